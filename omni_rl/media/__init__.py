@@ -1,0 +1,5 @@
+"""The one preprocessing path: a prompt with media is rendered once, for both sides."""
+
+from omni_rl import runtime
+
+runtime.prepare()

@@ -1,0 +1,97 @@
+"""What goes into the media path (a prompt) and what comes out (a rendered prompt that both sides use).
+
+Shapes: P prompt tokens after expansion, N tokens of one media item, F frames, H x W pixels, S samples.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Modality = Literal["image", "audio", "video"]
+Kind = Literal["text", "image", "audio", "video", "mixed"]
+KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video", "mixed")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One sound. `samples` float32 [S] (mono) or [channels, S]; `rate` in Hz."""
+
+    samples: NDArray[np.float32]
+    rate: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video. `frames` uint8 [F, H, W, 3]; `indices` are the frames' numbers in the source, `fps` its rate."""
+
+    frames: NDArray[np.uint8]
+    fps: float
+    indices: tuple[int, ...]
+    total_frames: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat text with one placeholder per media item: `<image>`, `<so_embedding>` (sound), `<video>`.
+
+    Media of one modality are given in the order of their placeholders. `answer` is what an exact-match reward
+    compares with, if the prompt has one.
+    """
+
+    id: str
+    text: str
+    images: tuple["Image", ...] = ()
+    sounds: tuple[Sound, ...] = ()
+    videos: tuple[Video, ...] = ()
+    answer: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        present: list[Kind] = []
+        if self.images:
+            present.append("image")
+        if self.sounds:
+            present.append("audio")
+        if self.videos:
+            present.append("video")
+        if not present:
+            return "text"
+        return present[0] if len(present) == 1 else "mixed"
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One image, sound or video as both sides use it.
+
+    `positions` int64 [N]: the prompt positions that take the item's features, in feature order (for a video the
+    frame separators inside its span are not among them). `offset` and `length` give the whole span, separators
+    included. `tensors` are the processor's outputs for this item, by the processor's names. `digests` holds, for
+    each tensor, blake3 over dtype, shape and bytes. `content_hash` is the engine's cache key for the item.
+    """
+
+    modality: Modality
+    index: int
+    offset: int
+    length: int
+    positions: NDArray[np.int64]
+    tensors: "dict[str, torch.Tensor]"
+    digests: dict[str, str]
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt rendered once. `ids` int64 [P] with expanded placeholders; `items` in order of their offsets."""
+
+    id: str
+    kind: Kind
+    ids: NDArray[np.int64]
+    items: tuple[MediaItem, ...] = ()
+    answer: str | None = None
+    text: str = field(default="", repr=False)

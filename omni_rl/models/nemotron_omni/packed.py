@@ -1,0 +1,51 @@
+"""Sequences of different lengths, back to back without padding, with the media that belong to them.
+
+Shapes: T tokens of all sequences together, S sequences, N features of one media item, L MoE layers, K experts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class PackedMedia:
+    """One media item. `positions` int64 [N]: packed positions that take its features, in feature order.
+
+    `tensors` are the processor's outputs for the item, by vLLM's names: image `pixel_values_flat` [3, H, W];
+    video `pixel_values_flat_video` [F, 3, H, W]; audio `input_audio_features` [clips, frames, mel] and
+    `feature_attention_mask` [clips, frames]. `sample` names the sequence in errors.
+    """
+
+    modality: Literal["image", "audio", "video"]
+    positions: torch.Tensor
+    tensors: dict[str, torch.Tensor]
+    sample: str
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """`ids` int64 [T]; `cu_seqlens` int32 [S + 1], starts of the sequences and the end, as flash-attention has it.
+
+    `score_mask` bool [T]: positions t whose token is to be scored, given the tokens before it in its sequence; a
+    sequence's first position is never one.
+    """
+
+    ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    score_mask: torch.Tensor
+    media: tuple[PackedMedia, ...] = ()
+
+
+@dataclass(frozen=True)
+class PackedScores:
+    """`logprobs` float32 [score_mask.sum()], differentiable, in packed order.
+
+    `experts` int16 [T, L, K] and `margins` float32 [T, L] (gap between the last chosen and the first refused
+    biased score), or None for a model without MoE layers.
+    """
+
+    logprobs: torch.Tensor
+    experts: torch.Tensor | None
+    margins: torch.Tensor | None

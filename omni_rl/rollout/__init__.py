@@ -1,0 +1,5 @@
+"""The policy that samples: vLLM, stepped, versioned and rescored."""
+
+from omni_rl import runtime
+
+runtime.prepare()

@@ -1,0 +1,65 @@
+"""What the rollout side is asked for and what it answers.
+
+Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.media.types import RenderedPrompt
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Sampling parameters, all explicit; nothing is taken from the checkpoint.
+
+    `seed` is the seed of the first request; request i of a batch uses `seed + i`. `top_k` (-1: off) and `top_p`
+    (1.0: off) cut the support, so behaviour logprobs are normalised over the kept tokens only: refused unless
+    `accept_truncated_support`.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+    ignore_eos: bool = False
+    top_k: int = -1
+    top_p: float = 1.0
+    accept_truncated_support: bool = False
+
+
+@dataclass(frozen=True)
+class VersionSpan:
+    """Tokens `start` to `end` (exclusive) of an answer were sampled under `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer.
+
+    `ids` int64 [T]; `logprobs` float64 [T], behaviour logprobs at `temperature`; `engine_digests`, one dict a media
+    item in the order of `prompt.items`: what the engine's model received. `experts` int16 [P + T - 1, L, K]: the
+    router's choices for every position that was computed (the last sampled token never is), or None.
+    """
+
+    prompt: RenderedPrompt
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
+    temperature: float
+    version_spans: tuple[VersionSpan, ...]
+    engine_digests: tuple[dict[str, str], ...]
+    experts: NDArray[np.int16] | None
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """An answer scored again by prefill: `logprobs` float64 [T] at temperature 1; `experts` as in `Rollout`."""
+
+    logprobs: NDArray[np.float64]
+    experts: NDArray[np.int16] | None

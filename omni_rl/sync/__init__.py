@@ -1,0 +1,1 @@
+"""Moves weights from the training copy into the engine."""

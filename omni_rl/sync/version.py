@@ -1,0 +1,27 @@
+"""The name of a set of weights: equal means equal digest."""
+
+from dataclasses import dataclass
+
+from omni_rl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WeightVersion:
+    """Weights number `number` of attempt `attempt` of `run`; `digest` (hex) is over every released tensor."""
+
+    run: str
+    attempt: int
+    number: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.attempt}/{self.number}/{self.digest[:16]}"
+
+    @classmethod
+    def parse(cls, text: str) -> "WeightVersion":
+        """Inverse of `str`, with the digest as short as it was printed."""
+        try:
+            run, attempt, number, digest = text.rsplit("/", 3)
+            return cls(run, int(attempt), int(number), digest)
+        except ValueError:
+            raise ConfigError(f"weight version {text!r} is not run/attempt/number/digest") from None

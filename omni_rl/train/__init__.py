@@ -1,0 +1,5 @@
+"""The policy that learns: the FSDP2 copy, packed scoring and the optimiser step."""
+
+from omni_rl import runtime
+
+runtime.prepare()

@@ -1,0 +1,32 @@
+"""What the trainer answers. Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Score:
+    """The trainer's view of one rollout.
+
+    `logprobs` float64 [T], at the rollout's temperature. `experts` int16 [P + T - 1, L, K] and `margins` float32
+    [P + T - 1, L]: the router's choices and the gap between the last chosen and the first refused biased score.
+    `digests`: of the media tensors the model used, one dict an item in the order of the prompt's items. `version`
+    of the weights that scored.
+    """
+
+    logprobs: NDArray[np.float64]
+    experts: NDArray[np.int16] | None
+    margins: NDArray[np.float32] | None
+    digests: tuple[dict[str, str], ...]
+    version: str
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """One optimiser step: `loss` (mean over tokens), `grad_norm` before clipping, `tokens` that took part."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
