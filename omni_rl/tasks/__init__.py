@@ -1,0 +1,1 @@
+"""Tasks with rewards that need no judge: a prompt, an expected answer, a pure function that compares."""

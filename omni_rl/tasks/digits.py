@@ -1,0 +1,61 @@
+"""scikit-learn's handwritten digits as a task: one image, one question, one digit as the answer.
+
+Shapes: N images.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from omni_rl.media.types import Prompt
+
+QUESTION = "What digit is this?"
+TRAIN_IMAGES = 1400  # of 1,797; the rest, 397, is held out. The order is that of the data set, never shuffled.
+SCALE = 8  # 8 x 8 to 64 x 64: four tokens of 32 x 32 pixels
+
+
+@dataclass(frozen=True)
+class Digits:
+    """`images` float64 [N, 8, 8], ink from 0 to 16; `labels` int64 [N]; `first` is the first's number in the set."""
+
+    images: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of image `index` of this split; its id names the image's place in the whole set."""
+        return digit_prompt(self.images[index], int(self.labels[index]), f"digit-{self.first + index}")
+
+
+@cache
+def load_digits(split: Literal["train", "held_out"]) -> Digits:
+    """One of the two fixed splits, which share no image. Needs scikit-learn (the extra `demo`)."""
+    from sklearn.datasets import load_digits as load_all
+
+    stored = load_all()
+    part = slice(0, TRAIN_IMAGES) if split == "train" else slice(TRAIN_IMAGES, None)
+    return Digits(stored.images[part], stored.target[part].astype(np.int64), part.start)
+
+
+def digit_image(image: NDArray[np.floating]) -> Image.Image:
+    """Ink [8, 8] from 0 to 16 as an RGB picture of 64 x 64, each pixel a square of 8 x 8: white ink on black."""
+    grey = np.round(np.asarray(image, np.float64) * (255 / 16)).astype(np.uint8)
+    return Image.fromarray(np.kron(grey, np.ones((SCALE, SCALE), np.uint8))).convert("RGB")
+
+
+def digit_prompt(image: NDArray[np.floating], answer: int, id: str) -> Prompt:  # noqa: A002
+    """The question that the small checkpoint was trained on, about ink [8, 8] from 0 to 16."""
+    text = f"<|im_start|>user\n<image>{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    return Prompt(id=id, text=text, images=(digit_image(image),), answer=str(answer))
+
+
+def exact_digit(answer_text: str, expected: str) -> float:
+    """1.0 if the answer starts with the expected digit, else 0.0. What follows the digit does not count."""
+    return 1.0 if answer_text.startswith(expected) else 0.0

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from omni_rl.tasks.digits import digit_image, exact_digit, load_digits
+
+
+def test_the_splits_share_no_image_and_hold_every_digit() -> None:
+    train, held_out = load_digits("train"), load_digits("held_out")
+
+    assert len(train) + len(held_out) == 1797
+    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in held_out.images}
+    assert set(train.labels) == set(held_out.labels) == set(range(10))
+    ids = [split.prompt(index).id for split in (train, held_out) for index in range(len(split))]
+    assert ids == [f"digit-{number}" for number in range(1797)]
+
+
+def test_a_prompt_shows_the_image_and_knows_its_answer() -> None:
+    held_out = load_digits("held_out")
+    prompt = held_out.prompt(3)
+
+    assert prompt.kind == "image"
+    assert prompt.text.count("<image>") == 1
+    assert prompt.text.endswith("<|im_start|>assistant\n")
+    assert prompt.answer == str(held_out.labels[3])
+
+
+def test_the_picture_is_the_ink_eight_times_larger() -> None:
+    ink = load_digits("train").images[0]
+    picture = digit_image(ink)
+
+    assert picture.mode == "RGB"
+    assert picture.size == (64, 64)
+    pixels = np.asarray(picture)
+    for row, column in np.ndindex(8, 8):
+        square = pixels[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        assert np.all(square == round(ink[row, column] * 255 / 16))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reward"), [("7", 1.0), ("7 is it", 1.0), ("", 0.0), (" 7", 0.0), ("17", 0.0), ("seven", 0.0)]
+)
+def test_only_an_answer_that_starts_with_the_digit_is_rewarded(answer: str, reward: float) -> None:
+    assert exact_digit(answer, "7") == reward
