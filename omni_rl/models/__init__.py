@@ -1,4 +1,4 @@
-"""Training copies of the policies, in plain PyTorch."""
+"""The training copies of the policies."""
 
 from omni_rl import runtime
 
