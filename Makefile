@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a new user needs; both set everything up first.
+PYTHON ?= python3
+VENV := $(or $(OMNI_RL_VENV),.venv)
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test test-slow check format bench lock clean
+
+help:
+	@echo "make setup      make $(VENV) (done by the others when needed)"
+	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
+	@echo "make test       the quick tests (3 minutes)"
+	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2"
+	@echo "make check      ruff and mypy"
+	@echo "make bench      the benchmarks (writes bench/)"
+
+setup:
+	@$(PYTHON) tools/setup.py
+
+demo: setup
+	@$(BIN)/omni-rl demo $(ARGS)
+
+test: setup
+	@$(BIN)/pytest $(ARGS)
+
+test-slow: setup
+	@$(BIN)/pytest -m slow $(ARGS)
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup
+	@$(BIN)/omni-rl bench all
+
+lock: setup
+	@$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

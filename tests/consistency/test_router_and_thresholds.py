@@ -1,0 +1,77 @@
+"""A flip excludes exactly what it touches, and the limits catch what they should."""
+
+import numpy as np
+import pytest
+
+from omni_rl.consistency.metrics import by_position, compare
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.router import first_flip, tokens_before
+from omni_rl.consistency.thresholds import THRESHOLDS, breaches
+
+PROMPT, SAMPLED, LAYERS = 4, 6, 2
+
+
+def record(flip_at: tuple[int, int] | None, margin: float = 1e-7, error: float = 0.0) -> SampleRecord:
+    """A record whose train logprobs are off by 1 wherever a flip at `flip_at` (position, layer) can reach."""
+    positions = PROMPT + SAMPLED - 1
+    experts = np.tile(np.array([0, 1], dtype=np.int16), (positions, LAYERS, 1))
+    other = experts[:, :, ::-1].copy()  # the same experts in another order: no flip
+    rollout = np.full(SAMPLED, -1.0)
+    train = rollout + error
+    margins = np.full((positions, LAYERS), 0.5, dtype=np.float32)
+    if flip_at:
+        position, layer = flip_at
+        other[position, layer] = (0, 2)
+        other[position + 1 :] = (3, 4)  # what follows flips too, as a consequence
+        margins[position, layer] = margin
+        predicting = PROMPT - 1 + np.arange(SAMPLED)
+        train = np.where(predicting >= position, -2.0, train)
+    return SampleRecord("s", "text", PROMPT, rollout, train, experts, other, margins)
+
+
+@pytest.mark.parametrize(("position", "kept"), [(0, 0), (3, 0), (4, 1), (8, 5)])
+def test_exactly_the_touched_tokens_are_left_out(position: int, kept: int) -> None:
+    one = record((position, 1))
+    flip = first_flip(one)
+    assert flip is not None
+    assert (flip.position, flip.layer) == (position, 1)
+    assert flip.margin == pytest.approx(1e-7)
+    assert tokens_before(flip, one) == kept
+    metrics = compare([one]).metrics
+    assert (metrics.tokens, metrics.excluded_tokens, metrics.router_flips) == (kept, SAMPLED - kept, 1)
+    if kept:
+        assert metrics.logprob_abs_diff_max == 0
+    everything = compare([one], exclude_after_flip=False).metrics
+    assert (everything.tokens, everything.excluded_tokens) == (SAMPLED, 0)
+    assert everything.logprob_abs_diff_max == 1
+
+
+def test_the_order_of_experts_is_no_flip() -> None:
+    assert first_flip(record(None)) is None
+
+
+def test_by_position_counts_what_it_leaves_out() -> None:
+    bins = by_position([record((6, 0))])
+    assert sum(m.tokens + m.excluded_tokens for m in bins.values()) == SAMPLED
+    assert sum(m.router_flips for m in bins.values()) == 1
+
+
+def test_clean_float32_agrees_and_each_limit_bites() -> None:
+    limits = THRESHOLDS["float32"]
+    assert breaches(compare([record(None, error=5e-6)]), limits) == []
+    assert any("logprob_abs_diff_mean" in b for b in breaches(compare([record(None, error=2e-5)]), limits))
+    assert any("logprob_abs_diff_max" in b for b in breaches(compare([record(None, error=2e-4)]), limits))
+    many = [record(None)] * 2000
+    assert breaches(compare([*many, record((6, 0))]), limits) == []
+    assert any("follow a router flip" in b for b in breaches(compare([record((6, 0))]), limits))
+    assert any("not a tie" in b for b in breaches(compare([*many, record((6, 0), margin=0.01)]), limits))
+
+
+def test_nan_never_agrees() -> None:
+    for limits in THRESHOLDS.values():
+        assert breaches(compare([record(None, error=float("nan"))]), limits)
+
+
+def test_bfloat16_uses_the_published_limit() -> None:
+    assert breaches(compare([record(None, error=0.04)]), THRESHOLDS["bfloat16"]) == []
+    assert breaches(compare([record(None, error=0.06)]), THRESHOLDS["bfloat16"])
