@@ -16,7 +16,7 @@ def tensor_digest(tensor: "torch.Tensor") -> str:
     plain = tensor.detach().contiguous().cpu()
     hasher = blake3(f"{str(plain.dtype).removeprefix('torch.')}{list(plain.shape)}".encode())
     if plain.numel():
-        hasher.update(plain.reshape(-1).view(torch.uint8).numpy())
+        hasher.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 

@@ -1,0 +1,203 @@
+"""A prompt becomes ids, spans and tensors once, by vLLM's own processor; both sides use the result.
+
+Shapes: P prompt tokens after expansion, N tokens of one media item.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from vllm.exceptions import VLLMValidationError
+from vllm.utils.torch_utils import set_default_torch_num_threads
+
+from omni_rl.errors import CheckpointError, ConfigError, MediaError, PromptError
+from omni_rl.media.digests import tensor_digest, tensors_digest
+from omni_rl.media.engine_input import plain_tensors
+from omni_rl.media.images import load_image
+from omni_rl.media.sounds import MODEL_RATE, to_mono_16k
+from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt, Sound, Video
+
+PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "audio": "<so_embedding>", "video": "<video>"}
+MAX_SOUND_SECONDS = 600  # the longest sound that vLLM sizes its buffers for
+MAX_FPS = 1000.0  # vLLM counts a frame's duration in whole milliseconds
+
+
+class Renderer:
+    """Renders prompts with the processor of one engine, whose checkpoint, dtype and context length it shares.
+
+    `engine` is vLLM's `LLMEngine` in this process. No cache of vLLM's takes part: with one, an item's tensors could
+    depend on what was rendered before it (the images of a prompt share a token budget, its sounds a padding).
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._renderer = engine.renderer
+        self._processor = self._renderer.get_mm_processor()
+        info = self._processor.info
+        hf_processor = info.get_hf_processor()
+        if hf_processor.dynamic_tiler is None:
+            raise CheckpointError("vision_config.args has no min_num_patches: only dynamic resolution is supported")
+        if info.get_video_pruning_rate():
+            raise ConfigError("video_pruning_rate is set: pruned videos no longer match their prompt ids; leave it out")
+        self._limits: dict[str, int] = info.allowed_mm_limits
+        self._tiler = hf_processor.dynamic_tiler
+        self._extractor = hf_processor.audio_extractor
+        self._image_token = int(hf_processor.image_token_id)
+        self.max_prompt_tokens = int(self._renderer.model_config.max_model_len) - 1  # room for one sampled token
+
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
+        """Renders each prompt, in order. The same prompt gives the same ids, tensors and digests every time.
+
+        Raises `PromptError` (placeholders and media do not match, prompt too long) or `MediaError` (an item is empty,
+        unreadable, too long or too elongated); both name the prompt and the item.
+        """
+        return [self._render(prompt) for prompt in prompts]
+
+    def _render(self, prompt: Prompt) -> RenderedPrompt:
+        self._check_counts(prompt)
+        media = self._media(prompt)
+        try:
+            parameters = self._renderer.default_cmpl_tok_params
+            ids = self._renderer.tokenize_prompt({"prompt": prompt.text}, parameters)["prompt_token_ids"]
+        except VLLMValidationError as error:
+            raise PromptError(f"prompt {prompt.id!r}: {error}") from error
+        if not ids:
+            raise PromptError(f"prompt {prompt.id!r} is empty")
+        items: list[MediaItem] = []
+        if media:
+            out = self._process(prompt.id, ids, media)
+            ids = out["prompt_token_ids"]
+            for modality, spans in out["mm_placeholders"].items():
+                for index, (span, kwargs) in enumerate(zip(spans, out["mm_kwargs"][modality], strict=True)):
+                    items.append(self._item(modality, index, span, kwargs, ids))
+        if len(ids) > self.max_prompt_tokens:
+            raise PromptError(
+                f"prompt {prompt.id!r} has {len(ids)} tokens with its media expanded; at most {self.max_prompt_tokens} "
+                "fit. Shorten it, give fewer or smaller media, or raise max_model_len"
+            )
+        return RenderedPrompt(
+            id=prompt.id,
+            kind=prompt.kind,
+            ids=np.array(ids, np.int64),
+            items=tuple(sorted(items, key=lambda item: item.offset)),
+            answer=prompt.answer,
+            text=prompt.text,
+        )
+
+    def _process(self, prompt_id: str, ids: list[int], media: dict[Modality, list[Any]]) -> Any:
+        """vLLM's processor on one prompt, as the engine's front end calls it, without its cache."""
+        # Names in place of vLLM's hashes, which nothing here reads: ours are of the tensors, not of the raw media.
+        names = {modality: [str(i) for i in range(len(items))] for modality, items in media.items()}
+        with set_default_torch_num_threads(), warnings.catch_warnings():
+            # Pillow's pixels are read-only, and vLLM only reads them.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            try:
+                return self._processor(ids, self._processor.info.parse_mm_data(media), names)
+            except (ValueError, RuntimeError, ZeroDivisionError) as error:
+                raise MediaError(f"prompt {prompt_id!r}: vLLM's processor refused its media: {error}") from error
+
+    def _item(self, modality: Modality, index: int, span: Any, kwargs: Any, ids: list[int]) -> MediaItem:
+        within = np.array(ids[span.offset : span.offset + span.length])
+        # Images and videos fill the same token; a video's separators are text between its frames.
+        takes_feature = within == self._image_token if modality == "video" else span.is_embed.numpy()
+        tensors = plain_tensors(kwargs)
+        return MediaItem(
+            modality=modality,
+            index=index,
+            offset=span.offset,
+            length=span.length,
+            positions=span.offset + np.flatnonzero(takes_feature).astype(np.int64),
+            tensors=tensors,
+            digests={name: tensor_digest(tensor) for name, tensor in tensors.items()},
+            content_hash=tensors_digest(tensors),
+        )
+
+    def _check_counts(self, prompt: Prompt) -> None:
+        given: dict[Modality, int] = {
+            "image": len(prompt.images),
+            "audio": len(prompt.sounds),
+            "video": len(prompt.videos),
+        }
+        for modality, count in given.items():
+            placeholder = PLACEHOLDERS[modality]
+            found = prompt.text.count(placeholder)
+            if found != count:
+                raise PromptError(
+                    f"prompt {prompt.id!r} has {found} {placeholder} in its text but {count} {modality} item(s); "
+                    "give one placeholder per item"
+                )
+            if count > self._limits.get(modality, 0):
+                raise PromptError(
+                    f"prompt {prompt.id!r} has {count} {modality} item(s); the engine takes at most "
+                    f"{self._limits.get(modality, 0)} (limit_mm_per_prompt)"
+                )
+
+    def _media(self, prompt: Prompt) -> dict[Modality, list[Any]]:
+        """The media as vLLM takes them, each one checked; modalities that are absent are left out."""
+        media: dict[Modality, list[Any]] = {"image": [], "audio": [], "video": []}
+        for index, image in enumerate(prompt.images):
+            with _named(prompt.id, "image", index):
+                media["image"].append(self._checked_image(image))
+        for index, sound in enumerate(prompt.sounds):
+            with _named(prompt.id, "audio", index):
+                media["audio"].append((self._checked_sound(sound), MODEL_RATE))
+        for index, video in enumerate(prompt.videos):
+            with _named(prompt.id, "video", index):
+                media["video"].append((_checked_frames(video), _metadata(video)))
+        return {modality: items for modality, items in media.items() if items}
+
+    def _checked_image(self, image: Any) -> Any:
+        picture = load_image(image)
+        try:
+            self._tiler.compute_params([picture], self._tiler.max_num_tokens_available(0))
+        except ZeroDivisionError:
+            raise MediaError(
+                f"{picture.width} x {picture.height} pixels are too elongated: the image would be scaled down to less "
+                "than one patch in height or width; crop it"
+            ) from None
+        return picture
+
+    def _checked_sound(self, sound: Sound) -> np.ndarray:
+        samples = to_mono_16k(sound)
+        seconds = len(samples) / MODEL_RATE
+        if seconds > MAX_SOUND_SECONDS:
+            raise MediaError(f"the sound lasts {seconds:.1f} s; at most {MAX_SOUND_SECONDS} s are supported")
+        tokens = self._extractor.audio_token_count(len(samples))
+        if tokens > self.max_prompt_tokens:
+            raise MediaError(
+                f"the sound lasts {seconds:.1f} s, which is {tokens} tokens; the context holds {self.max_prompt_tokens}"
+            )
+        return samples
+
+
+@contextmanager
+def _named(prompt_id: str, modality: Modality, index: int) -> Iterator[None]:
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(f"prompt {prompt_id!r}, {modality} {index}: {error}") from error
+
+
+def _checked_frames(video: Video) -> np.ndarray:
+    frames = video.frames
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise MediaError(f"frames are uint8 [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    if frames.size == 0:
+        raise MediaError("the video has no frames or no pixels")
+    if len(video.indices) != len(frames):
+        raise MediaError(f"{len(frames)} frames but {len(video.indices)} frame numbers")
+    if not 0 < video.fps <= MAX_FPS:
+        raise MediaError(f"the frame rate is {video.fps} fps; it must be above 0 and at most {MAX_FPS:g}")
+    if min(video.indices) < 0 or max(video.indices) >= video.total_frames:
+        raise MediaError(f"frame numbers {video.indices} do not lie within the video's {video.total_frames} frames")
+    return np.ascontiguousarray(frames)
+
+
+def _metadata(video: Video) -> dict[str, Any]:
+    return {
+        "fps": video.fps,
+        "frames_indices": list(video.indices),
+        "total_num_frames": video.total_frames,
+        "duration": video.total_frames / video.fps,
+    }

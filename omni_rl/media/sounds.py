@@ -1,0 +1,70 @@
+"""Any sound to what the model hears: 16 kHz, one channel, float32.
+
+Shapes: C channels, S samples.
+"""
+
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.errors import MediaError
+from omni_rl.media._container import open_container
+from omni_rl.media.types import Sound
+
+MODEL_RATE = 16_000
+
+
+def read_sound(source: str | Path | bytes) -> Sound:
+    """Decodes the first sound stream of a local file or of bytes, at its own rate, with all channels ([C, S]).
+
+    Raises `MediaError` if there is none or it cannot be decoded.
+    """
+    with open_container(source) as container:
+        if not container.streams.audio:
+            raise MediaError("the file has no sound")
+        stream = container.streams.audio[0]
+        # Planar float keeps rate and channels; only the number format changes.
+        planar = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=stream.rate)
+        chunks = [part.to_ndarray() for frame in container.decode(stream) for part in planar.resample(frame)]
+        chunks += [part.to_ndarray() for part in planar.resample(None)]
+        rate = int(stream.rate)
+    if not chunks:
+        raise MediaError("the sound is empty")
+    return Sound(np.concatenate(chunks, axis=1), rate)
+
+
+def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
+    """The mean of all channels, resampled to 16 kHz: float32 [round(S · 16000 / rate)], at least one sample.
+
+    A mono sound at 16 kHz passes unchanged. Raises `MediaError` for an empty sound, a rate that is no positive whole
+    number of Hz, and values that are not finite.
+    """
+    samples = np.asarray(sound.samples)
+    if samples.ndim not in (1, 2):
+        raise MediaError(f"a sound is [samples] or [channels, samples], not {list(samples.shape)}")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise MediaError(f"sound samples are floats between -1 and 1, not {samples.dtype}")
+    if samples.size == 0:
+        raise MediaError("the sound is empty")
+    if sound.rate < 1 or int(sound.rate) != sound.rate:
+        raise MediaError(f"a sound's rate is a positive whole number of Hz, not {sound.rate}")
+    if not np.isfinite(samples).all():
+        raise MediaError("the sound holds values that are not finite")
+    mono = samples.astype(np.float32, copy=False)
+    if mono.ndim == 2:
+        mono = mono.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.ascontiguousarray(mono if sound.rate == MODEL_RATE else _resample(mono, int(sound.rate)))
+
+
+def _resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    length = max(1, round(len(mono) * MODEL_RATE / rate))
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono)[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=MODEL_RATE)
+    parts = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
+    out = np.zeros(length, np.float32)  # the resampler's own length is a few samples off at the very end
+    heard = np.concatenate(parts)[:length] if parts else out
+    out[: len(heard)] = heard
+    return out

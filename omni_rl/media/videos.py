@@ -1,0 +1,61 @@
+"""Frames out of a video file, with the numbers and the rate from which vLLM writes their timestamps.
+
+Shapes: F frames, H x W pixels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from omni_rl.errors import MediaError
+from omni_rl.media._container import open_container
+from omni_rl.media.types import Video
+
+
+def read_frames(
+    source: str | Path | bytes,
+    count: int,
+    start: float = 0.0,
+    end: float | None = None,
+    size: tuple[int, int] | None = None,
+) -> Video:
+    """Decodes `count` frames, evenly spread over the seconds from `start` to `end` (None: to the end of the video).
+
+    Fewer if the window holds fewer. `size` is (width, height); None keeps the video's own. `indices` are the frames'
+    true numbers, counted from the first frame of the file; `fps` is the stream's mean rate. Raises `MediaError` for a
+    file without video, an empty window, and whatever cannot be decoded.
+    """
+    if count < 1:
+        raise MediaError(f"a video needs at least one frame, not {count}")
+    with open_container(source) as container:
+        if not container.streams.video:
+            raise MediaError("the file has no video")
+        stream = container.streams.video[0]
+        if stream.average_rate is None:
+            raise MediaError("the video does not say its frame rate")
+        fps = float(stream.average_rate)
+        # Counted by packets: what the header claims is missing or wrong in many files.
+        total = sum(1 for packet in container.demux(stream) if packet.size)
+        wanted = _spread(count, start, end, fps, total)
+        container.seek(0)
+        width, height = size if size is not None else (stream.width, stream.height)
+        pictures = {}
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                pictures[number] = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+            if number == wanted[-1]:
+                break
+    if len(pictures) != len(wanted):
+        raise MediaError(f"the video ends after {len(pictures)} of the {len(wanted)} frames asked for")
+    return Video(np.stack([pictures[number] for number in wanted]), fps, tuple(wanted), total)
+
+
+def _spread(count: int, start: float, end: float | None, fps: float, total: int) -> list[int]:
+    """Frame numbers, evenly spread and without repeats, whose times lie in [start, end]."""
+    first = max(0, int(np.ceil(start * fps - 1e-6)))
+    last = total - 1 if end is None else min(total - 1, int(np.floor(end * fps + 1e-6)))
+    if last < first:
+        shown = "its end" if end is None else f"{end:g} s"
+        raise MediaError(f"no frame lies between {start:g} s and {shown}; the video has {total} frames at {fps:g} fps")
+    spread = np.linspace(first, last, min(count, last - first + 1))
+    return [int(number) for number in spread.round()]
