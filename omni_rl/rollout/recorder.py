@@ -1,0 +1,142 @@
+"""What the engine's model received and chose, step by step: the evidence on the rollout's side.
+
+Shapes: R rows of one step (all requests together), L MoE layers, K experts per token.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+
+from omni_rl.media.digests import tensor_digest
+
+# Fields of which an item holds several rows, by the field that counts them; of all others an item holds one.
+ROWS_PER_ITEM = {
+    "pixel_values_flat_video": "video_num_patches",
+    "input_audio_features": "audio_num_clips",
+    "feature_attention_mask": "audio_num_clips",
+}
+
+
+def split_items(batch: Mapping[str, Any], count: int) -> list[dict[str, torch.Tensor]]:
+    """The tensors of each of `count` media items out of one modality's batch, sizes and counts as int64 tensors."""
+    items: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
+    for name, value in batch.items():
+        if name in ROWS_PER_ITEM:
+            parts = value.split([int(rows) for rows in batch[ROWS_PER_ITEM[name]]])
+        else:
+            parts = value
+        for item, part in zip(items, parts, strict=True):
+            item[name] = torch.as_tensor(part)
+    return items
+
+
+@dataclass
+class StepRecorder:
+    """Attached to one engine's model runner and model; see `attach`.
+
+    Expert choices are kept per request and position. A position that is computed again (preemption, new weights)
+    keeps the last choice: it is what the later tokens depended on. Within a position choices are sorted, because the
+    router returns them in no order.
+    """
+
+    runner: Any
+    layers: int
+    _choices: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+    _digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    _step: dict[int, torch.Tensor] = field(default_factory=dict)
+    _encoded: list[tuple[torch.Tensor, dict[str, str]]] = field(default_factory=list)
+
+    def open(self, request: str, positions: int, experts_per_token: int) -> None:
+        """Expect at most `positions` positions of `request` (the engine's own id)."""
+        if self.layers:
+            self._choices[request] = np.full((positions, self.layers, experts_per_token), -1, np.int16)
+
+    def close(self, request: str, positions: int) -> NDArray[np.int16] | None:
+        """Choices [positions, L, K] of a finished request, or None for a model that has, or records, none."""
+        choices = self._choices.pop(request, None)
+        if choices is None:
+            return None
+        assert (choices[:positions] >= 0).all(), "a position was never computed"
+        return choices[:positions].copy()
+
+    def digests(self, content_hash: str) -> dict[str, str]:
+        """Digests of the tensors that the model received for the item of this hash."""
+        return self._digests[content_hash]
+
+    def forget_evicted(self) -> None:
+        """Drop the digests of items that the encoder cache no longer holds."""
+        self._digests = {key: value for key, value in self._digests.items() if key in self.runner.encoder_cache}
+
+    def chosen(self, layer: int, topk_ids: torch.Tensor) -> None:
+        """Called by the router of MoE layer `layer` with int [R, K]."""
+        self._step[layer] = topk_ids
+
+    def received(self, batch: Mapping[str, Any], features: tuple[torch.Tensor, ...]) -> None:
+        """Called by the model after it encoded a batch of media items of one modality."""
+        for item, feature in zip(split_items(batch, len(features)), features, strict=True):
+            self._encoded.append((feature, {name: tensor_digest(tensor) for name, tensor in item.items()}))
+
+    def finish_step(self, positions: torch.Tensor) -> None:
+        """Called by the model at the end of a forward pass; `positions` int64 [R], padding after the last row."""
+        self._name_encoded()
+        if not self._step:
+            return
+        rows = torch.stack([self._step[layer] for layer in range(self.layers)], dim=1)
+        choices = rows.sort(dim=-1).values.to(torch.int16).cpu().numpy()
+        where = positions.cpu().numpy()
+        self._step.clear()
+        starts = self.runner.query_start_loc.np
+        for index, request in enumerate(self.runner.input_batch.req_ids):
+            kept = self._choices.get(request)
+            if kept is not None:
+                span = slice(starts[index], starts[index + 1])
+                kept[where[span]] = choices[span]
+
+    def _name_encoded(self) -> None:
+        """Find the cache key of what was just encoded: the very tensor that the runner put into its cache."""
+        if not self._encoded:
+            return
+        keys = {id(feature): key for key, feature in self.runner.encoder_cache.items()}
+        for feature, digests in self._encoded:
+            self._digests[keys[id(feature)]] = digests
+        self._encoded.clear()
+
+
+def attach(runner: Any, model: nn.Module, record_experts: bool) -> StepRecorder:
+    """Make `model`, run by vLLM's `runner`, report to a new recorder."""
+    routers = [module.router for module in model.modules() if isinstance(module, MoERunner)] if record_experts else []
+    recorder = StepRecorder(runner, len(routers))
+    for layer, router in enumerate(routers):
+        router.set_capture_fn(partial(recorder.chosen, layer))
+    encode = runner._execute_mm_encoder
+
+    def encode_sounds_alone(scheduler_output: Any) -> list[torch.Tensor]:
+        # vLLM pads the sounds of a batch to the longest one, so that the encoder's input would depend on the batch.
+        features = []
+        for part in split_off_sounds(scheduler_output.scheduled_encoder_inputs, runner.requests):
+            features += encode(replace(scheduler_output, scheduled_encoder_inputs=part))
+        return features
+
+    runner._execute_mm_encoder = encode_sounds_alone
+    model.recorder = recorder
+    return recorder
+
+
+def split_off_sounds(scheduled: Mapping[str, list[int]], requests: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    """Media items to encode, {request: item numbers}: everything but sounds first, then each sound by itself."""
+    others: dict[str, list[int]] = {}
+    sounds: list[dict[str, list[int]]] = []
+    for request, items in scheduled.items():
+        for item in items:
+            if requests[request].mm_features[item].modality == "audio":
+                sounds.append({request: [item]})
+            else:
+                others.setdefault(request, []).append(item)
+    return ([others] if others else []) + sounds

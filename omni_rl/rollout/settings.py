@@ -1,0 +1,32 @@
+"""How a rollout engine is set up; importable without torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class EngineSettings(BaseModel):
+    """One engine. Nothing is left to the checkpoint's or the library's defaults that could move a logprob.
+
+    `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
+    sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
+    `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path
+    dtype: Dtype = "float32"
+    run: str = "run"
+    max_model_len: int = Field(default=2048, ge=16)
+    max_num_seqs: int = Field(default=16, ge=1)
+    max_num_batched_tokens: int = Field(default=2048, ge=16)
+    kv_cache_memory_bytes: int = Field(default=2**28, ge=2**20)
+    images: int = Field(default=4, ge=0)
+    audios: int = Field(default=2, ge=0)
+    videos: int = Field(default=2, ge=0)
+    record_experts: bool = True
+    threads: int = Field(default=0, ge=0)

@@ -1,0 +1,60 @@
+"""Starting vLLM with every choice that could move a logprob made explicitly."""
+
+from typing import Any
+
+import torch
+from vllm import EngineArgs
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from omni_rl.errors import CheckpointError
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.rollout.settings import EngineSettings
+
+
+class ServeIn:
+    """Makes a checkpoint's config say the dtype it is served in: vLLM casts pixels to the config's dtype.
+
+    vLLM calls it on the top-level config and, while it reads a checkpoint, on a bare text config as well.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, config: Any) -> Any:
+        config.dtype = self.dtype
+        if isinstance(config, NemotronOmniConfig):
+            config.llm_config.dtype = self.dtype
+        return config
+
+
+def start(settings: EngineSettings) -> LLMEngine:
+    """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a served checkpoint."""
+    if not (settings.model / "config.json").is_file():
+        raise CheckpointError(f"{settings.model} has no config.json; give the directory of a saved checkpoint")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=str(settings.model),
+            dtype=settings.dtype,
+            hf_overrides=ServeIn(getattr(torch, settings.dtype)),
+            load_format="safetensors",
+            # Sampling defaults come from the caller, never out of the checkpoint.
+            generation_config="vllm",
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+            limit_mm_per_prompt={"image": settings.images, "audio": settings.audios, "video": settings.videos},
+            logprobs_mode="processed_logprobs",
+            enforce_eager=True,
+            # It crashes with Mamba on CPU at the first prompt longer than a block.
+            enable_prefix_caching=False,
+            # The trainer needs the tensors of every rendering; a cache would leave out those that the engine has.
+            mm_processor_cache_gb=0,
+            skip_mm_profiling=True,
+            # A step is finished before the next is planned: an update between two steps has a clear before and after.
+            async_scheduling=False,
+            disable_log_stats=True,
+        )
+    )
