@@ -49,3 +49,15 @@ class EngineDeadError(OmniRLError, RuntimeError):
     """The engine threw inside a step; it must be replaced, never reused."""
 
     code = "engine_dead"
+
+
+class TrainerDeadError(OmniRLError, RuntimeError):
+    """A trainer rank died or failed inside a collective; the group must be started anew."""
+
+    code = "trainer_dead"
+
+
+class GradientError(OmniRLError, ArithmeticError):
+    """A gradient was not finite; the weights were left as they were."""
+
+    code = "non_finite_gradient"

@@ -1,0 +1,151 @@
+"""Saves and loads a training state: released weights that vLLM serves, AdamW's state, and a record. No pickle."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from omni_rl.errors import CheckpointError
+from omni_rl.media.digests import tensors_digest
+
+RECORD = "step.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Record(BaseModel):
+    """`step.json`: which weights these are. `digests`: of the tensors in each safetensors file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    run: str
+    attempt: int
+    number: int
+    dtype: Literal["float32", "bfloat16"]
+    digests: dict[str, str]
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A directory to write into; it appears as `target`, durable and complete, or not at all.
+
+    Raises:
+        CheckpointError: `target` exists, or it cannot be written.
+    """
+    if target.exists():
+        raise CheckpointError(f"{target} exists; a checkpoint is never overwritten: choose another directory")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # In the same parent: a rename is atomic only within one file system.
+        partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {target.parent}: {error}") from error
+    try:
+        yield partial
+        for path in [*partial.iterdir(), partial]:
+            _fsync(path)
+        partial.rename(target)
+        _fsync(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {target}: {error}; nothing was left there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(
+    target: Path,
+    source: Path,
+    weights: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor],
+    **record: Any,
+) -> None:
+    """Write a checkpoint from full tensors. `source` is the directory whose config and tokenizer go along.
+
+    Weights are the float32 masters; config.json asks for the dtype of the forward that they were trained with, so
+    that an engine serves what was trained.
+    """
+    with atomic_directory(target) as directory:
+        for path in source.iterdir():
+            if path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name != RECORD:
+                shutil.copyfile(path, directory / path.name)
+        (directory / "model.safetensors.index.json").unlink(missing_ok=True)
+        config = json.loads((source / "config.json").read_text())
+        for section in (config, config["llm_config"]):
+            section["dtype"] = section["torch_dtype"] = record["dtype"]
+        (directory / "config.json").write_text(json.dumps(config, indent=1))
+        save_file(dict(weights), directory / MODEL, metadata={"format": "pt"})
+        save_file(dict(optimizer), directory / OPTIMIZER)
+        digests = {MODEL: tensors_digest(weights), OPTIMIZER: tensors_digest(optimizer)}
+        (directory / RECORD).write_text(Record(digests=digests, **record).model_dump_json(indent=1))
+
+
+def read_record(directory: Path) -> Record:
+    """The record of a checkpoint, once its tensors were found to be the ones that were saved.
+
+    Raises:
+        CheckpointError: no checkpoint, one of another schema, or one whose tensors changed.
+    """
+    try:
+        record = Record.model_validate_json((directory / RECORD).read_text())
+        for name, expected in record.digests.items():
+            if tensors_digest(_read(directory / name)) != expected:
+                raise CheckpointError(f"{directory / name} does not hold the tensors that were saved; use another one")
+    except (OSError, SafetensorError, ValidationError) as error:
+        raise CheckpointError(f"{directory} is no training checkpoint: {error}") from error
+    return record
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """AdamW's state as full tensors named `moment/parameter`; a collective: every rank walks through it."""
+    for name, parameter in model.named_parameters():
+        for moment, value in optimizer.state[parameter].items():
+            full = value.full_tensor() if isinstance(value, DTensor) else value
+            yield f"{moment}/{name}", full.detach()
+
+
+def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Put a saved state into a fresh optimiser; each rank takes its own shards, whatever the world size was.
+
+    Raises:
+        CheckpointError: the state names other parameters than the model has.
+    """
+    with safe_open(directory / OPTIMIZER, "pt") as stored:
+        names = set(stored.keys())
+        for name, parameter in model.named_parameters():
+            keys = {moment: f"{moment}/{name}" for moment in _MOMENTS}
+            if names.isdisjoint(keys.values()):
+                continue  # saved before its first step
+            for moment, key in keys.items():
+                value = stored.get_tensor(key)
+                if moment != "step" and isinstance(parameter, DTensor):
+                    value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                optimizer.state[parameter][moment] = value
+                names.discard(key)
+    if names:
+        raise CheckpointError(f"{directory / OPTIMIZER} has state for unknown parameters: {', '.join(sorted(names))}")

@@ -1,0 +1,132 @@
+"""The trainer as a job sees it: one policy over several ranks, whose work is dealt out here."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from omni_rl.errors import ConfigError
+from omni_rl.rollout.types import Rollout
+from omni_rl.sync.version import WeightVersion
+from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
+from omni_rl.train.ranks import Ranks
+from omni_rl.train.rendezvous import LOOPBACK
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.types import Score, StepStats
+from omni_rl.train.worker import TrainWorker
+
+PLACEMENT_TIMEOUT = 120.0
+"""Seconds for Ray to start the ranks; on a full cluster it would wait for ever, without a word."""
+
+
+class TrainerGroup:
+    """`settings.world_size` ranks that hold one FSDP copy of a policy. Make one with `start`; close it.
+
+    Rollouts keep their order. A rank that dies, or fails inside a collective, ends the group: the call raises
+    TrainerDeadError, and so does every later one.
+    """
+
+    def __init__(self, settings: TrainSettings, ranks: Ranks) -> None:
+        self.settings = settings
+        self._ranks = ranks
+
+    @classmethod
+    def start(cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1) -> "TrainerGroup":
+        """Start the ranks on the checkpoint in `model_path`, whose weights get number 0.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be loaded.
+            TrainerDeadError: Ray could not place the ranks, or one failed while starting.
+        """
+        actor = ray.remote(num_cpus=settings.cpus_per_rank, max_restarts=0)(TrainWorker)
+        ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank in range(settings.world_size)])
+        try:
+            addresses = ranks.locate(PLACEMENT_TIMEOUT)
+            host = LOOPBACK if len(set(addresses)) == 1 else addresses[0]
+            port = ranks.first("listen", host)
+            ranks.call("join", host, port)
+            ranks.call("build", Path(model_path).resolve(), 0)
+        except BaseException:
+            ranks.close()
+            raise
+        return cls(settings, ranks)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """The trainer's logprobs, router choices and media digests of every answer.
+
+        Raises:
+            ConfigError: a rollout is longer than `max_pack_tokens`.
+        """
+        plan = self._plan(rollouts)
+        return restore(plan, self._ranks.each("score", distribute(plan, rollouts)))
+
+    def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
+        """One optimiser step on the mean of -advantage * logprob over all sampled tokens.
+
+        Raises:
+            ConfigError: nothing to learn from; an advantage too many, too few or not finite.
+            GradientError: the gradient is not finite; weights and version are as before.
+        """
+        if len(rollouts) != len(advantages):
+            raise ConfigError(f"{len(rollouts)} rollouts but {len(advantages)} advantages; give one for each")
+        for rollout, advantage in zip(rollouts, advantages, strict=True):
+            if not math.isfinite(advantage):
+                raise ConfigError(f"the advantage of prompt {rollout.prompt.id!r} is {advantage}; it must be finite")
+        tokens = sum(len(rollout.ids) for rollout in rollouts)
+        if tokens == 0:
+            raise ConfigError("no sampled token in the batch; nothing to learn from")
+        plan = self._plan(rollouts)
+        packs, weights = distribute(plan, rollouts), distribute(plan, [float(a) for a in advantages])
+        stats: StepStats = self._ranks.each("update", packs, weights, [tokens] * len(self._ranks))[0]
+        return stats
+
+    def version(self) -> WeightVersion:
+        """The version of the current weights."""
+        version: WeightVersion = self._ranks.call("version")[0]
+        return version
+
+    def weights(self) -> tuple[Any, WeightVersion]:
+        """A Ray reference to the weights as an engine takes them (released name -> full tensor), and their version.
+
+        The reference goes to the actor that needs the tensors; they never pass through the driver.
+        """
+        replies = self._ranks.submit("weights", [()] * len(self._ranks), returns=2)
+        version: WeightVersion = self._ranks.collect([reply[1] for reply in replies])[0]
+        return replies[0][0], version
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint: weights that vLLM serves, optimiser state and record; complete or not at all.
+
+        Raises:
+            CheckpointError: the directory exists or cannot be written; the group lives on.
+        """
+        self._ranks.call("save", Path(directory).resolve())
+
+    def load(self, directory: Path) -> None:
+        """Continue from a checkpoint: weights, optimiser state and version number.
+
+        Raises:
+            CheckpointError: it is none, or its tensors changed since; the group keeps the weights it has.
+        """
+        path = Path(directory).resolve()
+        record = self._ranks.first("read_record", path)
+        self._ranks.call("build", path, record.number)
+
+    def close(self) -> None:
+        """End every rank's process. Idempotent."""
+        self._ranks.close()
+
+    def __enter__(self) -> "TrainerGroup":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _plan(self, rollouts: Sequence[Rollout]) -> Plan:
+        lengths = [sequence_length(rollout) for rollout in rollouts]
+        return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)

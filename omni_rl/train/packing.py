@@ -1,0 +1,114 @@
+"""Puts rollouts of different lengths back to back, under a token budget and evenly over the ranks."""
+
+import heapq
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.rollout.types import Rollout
+
+Item = TypeVar("Item")
+
+Plan = list[list[list[int]]]
+"""Rank -> its packs -> indices of the sequences in a pack. Every rank has the same number of packs."""
+
+
+def sequence_length(rollout: Rollout) -> int:
+    """Prompt and answer tokens of a rollout."""
+    return len(rollout.prompt.ids) + len(rollout.ids)
+
+
+def plan_packs(lengths: Sequence[int], budget: int, world_size: int) -> Plan:
+    """Deal sequences of `lengths` tokens into packs of at most `budget` tokens, the same number for every rank.
+
+    Longest first, each into the emptiest pack, with the fewest packs that hold them all: packs come out about
+    equally long, and the n-th packs of the ranks, which run in lockstep, most of all. A pack may be empty.
+
+    Raises:
+        ConfigError: a sequence alone is longer than the budget.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    if lengths and lengths[longest_first[0]] > budget:
+        index = longest_first[0]
+        raise ConfigError(
+            f"sequence {index} has {lengths[index]} tokens, more than max_pack_tokens = {budget}; raise "
+            "max_pack_tokens or shorten the prompt"
+        )
+    rounds = max(1, -(-sum(lengths) // (budget * world_size)))
+    while (packs := _deal(longest_first, lengths, budget, rounds * world_size)) is None:
+        rounds += 1
+    packs.sort(key=lambda pack: -sum(lengths[index] for index in pack))
+    return [packs[rank::world_size] for rank in range(world_size)]
+
+
+def _deal(order: list[int], lengths: Sequence[int], budget: int, count: int) -> list[list[int]] | None:
+    """`count` packs, or None if a sequence does not fit even in the emptiest of them."""
+    packs: list[list[int]] = [[] for _ in range(count)]
+    emptiest = [(0, pack) for pack in range(count)]
+    for index in order:
+        used, pack = emptiest[0]
+        if used + lengths[index] > budget:
+            return None
+        packs[pack].append(index)
+        heapq.heapreplace(emptiest, (used + lengths[index], pack))
+    return packs
+
+
+def distribute(plan: Plan, items: Sequence[Item]) -> list[list[list[Item]]]:
+    """The plan's shape with an item in place of its index."""
+    return [[[items[index] for index in pack] for pack in packs] for packs in plan]
+
+
+def restore(plan: Plan, results: Sequence[Sequence[Sequence[Item]]]) -> list[Item]:
+    """Results in the plan's shape, back in the order of the sequences."""
+    by_index = {
+        index: result
+        for packs, rank_results in zip(plan, results, strict=True)
+        for pack, pack_results in zip(packs, rank_results, strict=True)
+        for index, result in zip(pack, pack_results, strict=True)
+    }
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def pack(rollouts: Sequence[Rollout]) -> PackedSequences:
+    """Prompt and answer of every rollout back to back; the answer's tokens are scored.
+
+    Without rollouts: the smallest sequence that can be scored, for a rank that must run along with the others. Its
+    score counts for nothing.
+    """
+    if not rollouts:
+        return PackedSequences(
+            ids=torch.zeros(2, dtype=torch.int64),
+            cu_seqlens=torch.tensor([0, 2], dtype=torch.int32),
+            score_mask=torch.tensor([False, True]),
+        )
+    ids: list[torch.Tensor] = []
+    score_mask: list[torch.Tensor] = []
+    media: list[PackedMedia] = []
+    starts = [0]
+    for rollout in rollouts:
+        prompt = rollout.prompt
+        # Copied: arrays that crossed a process may be read-only.
+        ids += [torch.tensor(prompt.ids), torch.tensor(rollout.ids)]
+        score_mask += [torch.zeros(len(prompt.ids), dtype=torch.bool), torch.ones(len(rollout.ids), dtype=torch.bool)]
+        media += [
+            PackedMedia(item.modality, torch.tensor(item.positions) + starts[-1], item.tensors, sample=prompt.id)
+            for item in prompt.items
+        ]
+        starts.append(starts[-1] + sequence_length(rollout))
+    return PackedSequences(
+        ids=torch.cat(ids),
+        cu_seqlens=torch.tensor(starts, dtype=torch.int32),
+        score_mask=torch.cat(score_mask),
+        media=tuple(media),
+    )
+
+
+def temperatures(rollouts: Sequence[Rollout]) -> torch.Tensor:
+    """float32 [scored tokens]: the sampling temperature of each scored token of `pack(rollouts)`."""
+    if not rollouts:
+        return torch.ones(1)
+    return torch.cat([torch.full((len(rollout.ids),), rollout.temperature) for rollout in rollouts])

@@ -1,0 +1,131 @@
+"""The driver's hold on the rank processes: one call to all of them, and a diagnosis when one fails."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from omni_rl.errors import CheckpointError, GradientError, OmniRLError, TrainerDeadError
+
+DIAGNOSIS_TIME = 3.0
+"""Seconds to wait, after a rank failed, for the others: the first to fail is often the victim of the one that died."""
+EXIT_TIMEOUT = 10.0
+"""Seconds for killed processes to be gone."""
+HARMLESS = (CheckpointError, GradientError)
+"""Raised outside every collective: if all ranks have answered, they are still in step."""
+
+
+class Ranks:
+    """Ray actors that answer the same calls together."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = list(actors)
+        self._pids: list[int] = []
+        self._end: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def locate(self, timeout: float) -> list[str]:
+        """Wait until every rank runs; returns the addresses of their nodes.
+
+        Raises:
+            TrainerDeadError: one was not started within `timeout` seconds.
+        """
+        places = self.collect([actor.locate.remote() for actor in self._actors], timeout)
+        here = ray.util.get_node_ip_address()
+        self._pids = [pid for address, pid in places if address == here]
+        return [address for address, _ in places]
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call every rank with the same arguments; their answers by rank."""
+        return self.collect(self.submit(method, [arguments] * len(self)))
+
+    def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
+        """Call every rank with its own element of every share; their answers by rank."""
+        return self.collect(self.submit(method, list(zip(*shares, strict=True))))
+
+    def first(self, method: str, *arguments: Any) -> Any:
+        """Call rank 0 alone."""
+        return self.collect(self.submit(method, [arguments]))[0]
+
+    def submit(self, method: str, arguments: Sequence[Sequence[Any]], returns: int = 1) -> list[Any]:
+        """Start a call on the ranks from 0 on that have arguments; references to what they will return."""
+        if self._end is not None:
+            raise TrainerDeadError(f"the trainer group cannot be used: {self._end}; start a new one")
+        return [
+            getattr(actor, method).options(num_returns=returns).remote(*its)
+            for actor, its in zip(self._actors, arguments, strict=False)
+        ]
+
+    def collect(self, references: Sequence[Any], timeout: float | None = None) -> list[Any]:
+        """The referenced answers.
+
+        Raises:
+            TrainerDeadError: a rank died, failed or did not answer within `timeout`; the others are ended too.
+            CheckpointError, GradientError: raised by a rank while all stayed in step; the group lives on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pending = list(references)
+        while pending:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, pending = ray.wait(pending, num_returns=1, timeout=left)
+            if not ready:
+                self._fail(
+                    f"{len(pending)} of {len(self)} ranks were not started within {timeout:g} s; "
+                    "the cluster lacks CPUs for them: lower cpus_per_rank or world_size"
+                )
+            if _failure(ready[0]) is not None:
+                self._diagnose(references)
+        answers: list[Any] = ray.get(list(references))
+        return answers
+
+    def close(self) -> None:
+        """End every rank's process and wait until it is gone. Idempotent."""
+        self._end = self._end or "it was closed"
+        if not ray.is_initialized():
+            return
+        for actor in self._actors:
+            ray.kill(actor)
+        deadline = time.monotonic() + EXIT_TIMEOUT
+        while any(_runs(pid) for pid in self._pids) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _diagnose(self, references: Sequence[Any]) -> NoReturn:
+        done, pending = ray.wait(list(references), num_returns=len(references), timeout=DIAGNOSIS_TIME)
+        failures = {rank: _failure(r) for rank, r in enumerate(references) if r in done}
+        errors = {rank: error for rank, error in failures.items() if error is not None}
+        causes = {rank: e.cause if isinstance(e, RayTaskError) else e for rank, e in errors.items()}
+        first = next(iter(causes.values()))
+        if not pending and isinstance(first, HARMLESS) and all(isinstance(c, HARMLESS) for c in causes.values()):
+            raise first
+        # A rank whose process died is the cause; that its peers lost their connection is the effect.
+        dead = [rank for rank, error in errors.items() if not isinstance(error, RayTaskError)]
+        if dead:
+            self._fail(f"the process of rank {', '.join(map(str, dead))} died")
+        rank, cause = min(causes.items(), key=lambda item: not isinstance(item[1], OmniRLError))
+        self._fail(f"rank {rank} failed with {type(cause).__name__}: {cause}", cause)
+
+    def _fail(self, reason: str, cause: BaseException | None = None) -> NoReturn:
+        self._end = reason
+        self.close()
+        raise TrainerDeadError(f"trainer: {reason}; every rank was ended, start a new group") from cause
+
+
+def _failure(reference: Any) -> RayError | None:
+    try:
+        ray.get(reference)
+    except RayError as error:
+        return error
+    return None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Scores packs of rollouts on one rank."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from omni_rl.media.digests import tensor_digest
+from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.packing import pack, sequence_length, temperatures
+from omni_rl.train.types import Score
+
+
+class Policy(Protocol):
+    """What the trainer needs of a model."""
+
+    def score_packed(
+        self, batch: PackedSequences, *, temperature: float | torch.Tensor, logprob_chunk: int, record_routing: bool
+    ) -> PackedScores: ...
+
+
+def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, logprob_chunk: int) -> list[Score]:
+    """Score the answers of one pack, in order.
+
+    Without rollouts the policy still runs: under FSDP every rank must run the same units in the same order.
+    """
+    batch = pack(rollouts)
+    # Not inference_mode: FSDP reuses the gathered parameters, and a later backward could not take them.
+    with torch.no_grad():
+        packed = policy.score_packed(
+            batch, temperature=temperatures(rollouts), logprob_chunk=logprob_chunk, record_routing=True
+        )
+    logprobs = packed.logprobs.double().numpy()
+    experts = None if packed.experts is None else packed.experts.to(torch.int16).numpy()
+    margins = None if packed.margins is None else packed.margins.float().numpy()
+    digests = iter([{name: tensor_digest(t) for name, t in media.tensors.items()} for media in batch.media])
+    scores: list[Score] = []
+    scored = start = 0
+    for rollout in rollouts:
+        # The last token is only a target: the engine never routes it, so its choices are not comparable.
+        routed = slice(start, start + sequence_length(rollout) - 1)
+        scores.append(
+            Score(
+                logprobs=logprobs[scored : scored + len(rollout.ids)].astype(np.float64),
+                experts=None if experts is None else experts[routed].copy(),
+                margins=None if margins is None else margins[routed].copy(),
+                digests=tuple(next(digests) for _ in rollout.prompt.items),
+                version=version,
+            )
+        )
+        scored += len(rollout.ids)
+        start += sequence_length(rollout)
+    return scores

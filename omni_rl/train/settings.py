@@ -1,0 +1,33 @@
+"""What a trainer group is told; imports no torch, so that the command line can read it at once."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainSettings(BaseModel):
+    """Settings of a trainer group. Master weights and optimiser state are float32 whatever `dtype` is.
+
+    `dtype` is the forward's. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory;
+    `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
+    `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few cores, where whole
+    CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that is alive but
+    silent; a peer that died is noticed at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    world_size: int = Field(default=2, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_pack_tokens: int = Field(default=4096, ge=2)
+    logprob_chunk: int = Field(default=1024, ge=1)
+    threads: int = Field(default=1, ge=1)
+    seed: int = 0
+    backend: Literal["gloo"] = "gloo"
+    cpus_per_rank: float = Field(default=0.25, gt=0)
+    collective_timeout: float = Field(default=300.0, gt=0)

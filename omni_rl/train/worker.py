@@ -1,0 +1,136 @@
+"""One rank of a trainer group: the process that a Ray actor hosts."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from omni_rl.errors import GradientError
+from omni_rl.media.digests import tensors_digest
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.parallel import released_state, shard
+from omni_rl.rollout.types import Rollout
+from omni_rl.sync.version import WeightVersion
+from omni_rl.train import checkpoint, rendezvous
+from omni_rl.train.scoring import score_pack
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.step import build_optimizer, train_step
+from omni_rl.train.types import Score, StepStats
+
+
+class TrainWorker:
+    """Rank `rank` of `settings.world_size`. Every method that touches the weights is a collective: all ranks call it.
+
+    Args of `score` and `update` are this rank's share: packs of rollouts, as many on every rank.
+    """
+
+    def __init__(self, rank: int, settings: TrainSettings, run: str, attempt: int) -> None:
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        self._rank = rank
+        self._settings = settings
+        self._run = run
+        self._attempt = attempt
+        self._dtype = getattr(torch, settings.dtype)
+
+    def locate(self) -> tuple[str, int]:
+        """Where this rank runs: its node's address and its process id."""
+        return ray.util.get_node_ip_address(), os.getpid()
+
+    def listen(self, host: str) -> int:
+        """Rank 0 only: open the store that the ranks meet at; returns its port."""
+        self._store, port = rendezvous.listen(host, self._settings.collective_timeout)
+        return port
+
+    def join(self, host: str, port: int) -> None:
+        """Become a member of the process group."""
+        settings = self._settings
+        if self._rank != 0:
+            self._store = rendezvous.connect(host, port, settings.collective_timeout)
+        rendezvous.join(
+            self._rank, settings.world_size, settings.backend, host, self._store, settings.collective_timeout
+        )
+        self._mesh = init_device_mesh("cpu", (settings.world_size,))
+
+    def build(self, directory: Path, number: int) -> WeightVersion:
+        """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
+        model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+        shard(model, self._mesh, self._dtype)
+        optimizer = build_optimizer(model, self._settings)
+        if (directory / checkpoint.OPTIMIZER).exists():
+            checkpoint.load_optimizer(model, optimizer, directory)
+        self._model, self._optimizer = model, optimizer
+        self._source = directory
+        self._number = number
+        self._digest: str | None = None
+        return self.version()
+
+    def version(self) -> WeightVersion:
+        """The version of the current weights: the digest of exactly the tensors that `weights` sends."""
+        if self._digest is None:
+            self._set_digest(self._released(self._dtype))
+        assert self._digest is not None
+        return WeightVersion(self._run, self._attempt, self._number, self._digest)
+
+    def weights(self) -> tuple[dict[str, torch.Tensor], WeightVersion]:
+        """Released names and full tensors as an engine takes them, on rank 0 (empty elsewhere), and their version."""
+        tensors = self._released(self._dtype)
+        if self._digest is None:
+            self._set_digest(tensors)
+        return tensors, self.version()
+
+    def score(self, packs: Sequence[Sequence[Rollout]]) -> list[list[Score]]:
+        version = str(self.version())
+        return [
+            score_pack(self._model, rollouts, version=version, logprob_chunk=self._settings.logprob_chunk)
+            for rollouts in packs
+        ]
+
+    def update(
+        self, packs: Sequence[Sequence[Rollout]], advantages: Sequence[Sequence[float]], tokens: int
+    ) -> StepStats:
+        stats = train_step(self._model, self._optimizer, packs, advantages, tokens=tokens, settings=self._settings)
+        if not math.isfinite(stats.grad_norm):
+            raise GradientError(f"the gradient's norm is {stats.grad_norm}; the weights stay at {self.version()}")
+        self._number += 1
+        self._digest = None
+        return stats
+
+    def save(self, directory: Path) -> None:
+        """Gather everything on rank 0, which writes it."""
+        version = self.version()
+        weights = self._released(torch.float32)
+        state = {
+            name: tensor
+            for name, tensor in checkpoint.optimizer_tensors(self._model, self._optimizer)
+            if self._rank == 0
+        }
+        if self._rank == 0:
+            checkpoint.write(
+                directory,
+                self._source,
+                weights,
+                state,
+                run=version.run,
+                attempt=version.attempt,
+                number=version.number,
+                dtype=self._settings.dtype,
+            )
+
+    def read_record(self, directory: Path) -> checkpoint.Record:
+        """Verify a checkpoint; not a collective."""
+        return checkpoint.read_record(directory)
+
+    def _released(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Gathered tensor by tensor; only rank 0 keeps them."""
+        return {name: tensor for name, tensor in released_state(self._model, dtype) if self._rank == 0}
+
+    def _set_digest(self, tensors: dict[str, torch.Tensor]) -> None:
+        shared = [tensors_digest(tensors) if self._rank == 0 else None]
+        dist.broadcast_object_list(shared, src=0)
+        self._digest = shared[0]
