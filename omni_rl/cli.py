@@ -72,3 +72,47 @@ def make_checkpoint(
 
     figures = make(out, seed=seed, force=force, progress=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(asdict(figures)) if as_json else f"wrote {out}: {asdict(figures)}")
+
+
+@app.command()
+def demo(
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where report.json goes.  [default: runs/demo]")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; its [demo] section is read.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report on standard output, the rest aside.")
+    ] = False,
+) -> None:
+    """Run the main job: sample with vLLM, rescore with an FSDP2 copy, learn, update, and agree again.
+
+    Exit code 0 if every step agreed, 1 if one did not, 2 for a bad setting.
+    """
+    from omni_rl.config import load
+
+    flags = {"model": model, "dtype": dtype, "steps": steps, "seed": seed, "out": out}
+    settings = load(config, {f"demo.{name}": value for name, value in flags.items()}).demo
+    from omni_rl.demo.command import run_demo
+
+    raise typer.Exit(0 if run_demo(settings, as_json=as_json) else 1)
+
+
+bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+BenchOut = Annotated[Path, typer.Option(help="Directory of the result files.")]
+
+
+@bench.command("demo")
+def bench_demo(out: BenchOut = Path("bench")) -> None:
+    """The demo in float32 and bfloat16 (writes demo.json)."""
+    from omni_rl.bench.demo import bench_demo as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
+@bench.command("all")
+def bench_all(out: BenchOut = Path("bench")) -> None:
+    """Every benchmark, one after the other."""
+    bench_demo(out)

@@ -29,6 +29,7 @@ HARMFUL_ON_CPU = {
     "torchcodec": "it cannot load beside a CPU torch",
 }
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Ray's object store lives there
 MEMORY_GIB = 6  # the demo's peak over all its processes is below this
 
 
@@ -117,13 +118,13 @@ def _meminfo(field: str) -> int:
 
 
 def _shared_memory() -> Finding:
-    path = Path("/dev/shm")  # noqa: S108 - Ray's object store lives there
+    path = Path(SHARED_MEMORY)
     if not path.is_dir():
-        return Finding("/dev/shm", "warn", "absent", "Ray falls back to a slower object store on disk")
+        return Finding(SHARED_MEMORY, "warn", "absent", "Ray falls back to a slower object store on disk")
     free = shutil.disk_usage(path).free / 2**30
     if free < 1:
-        return Finding("/dev/shm", "warn", f"{free:.2f} GiB free", "in a container: raise shm_size to 2 GiB or more")
-    return Finding("/dev/shm", "ok", f"{free:.1f} GiB free")
+        return Finding(SHARED_MEMORY, "warn", f"{free:.2f} GiB free", "in a container: raise shm_size to 2 GiB or more")
+    return Finding(SHARED_MEMORY, "ok", f"{free:.1f} GiB free")
 
 
 def _compiler() -> Finding:

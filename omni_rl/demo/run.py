@@ -1,0 +1,160 @@
+"""The demo's loop: one vLLM actor, one trainer group, the same prompts through both, at every step."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.config import DemoSettings
+from omni_rl.consistency.metrics import Comparison, by_kind, compare
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.thresholds import THRESHOLDS, Thresholds, breaches, left_out
+from omni_rl.demo import pairing
+from omni_rl.demo.display import Display
+from omni_rl.demo.report import Report, StepReport
+from omni_rl.demo.reward import reward
+from omni_rl.media.samples import demo_prompts
+from omni_rl.media.types import KINDS, Prompt
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train.losses import group_advantages
+from omni_rl.train.types import Score
+
+PHASES = 4  # sample, score, learn, update: units of progress a step
+
+
+class Policies(Protocol):
+    """The two policies as the loop needs them; `cluster.Cluster` is the real pair."""
+
+    engine_version: str
+    parameters: int
+    weight_version: str
+
+    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]: ...
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
+    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]: ...
+    def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None: ...
+    def update(self) -> None: ...
+    def decode(self, ids: NDArray[np.int64]) -> str: ...
+
+
+@dataclass
+class Clock:
+    """Seconds by phase of one step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[phase] = time.monotonic() - started
+
+
+def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
+    """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
+    limits = THRESHOLDS[settings.dtype]
+    report = Report(
+        dtype=settings.dtype,
+        seed=settings.seed,
+        engine={"name": "vllm", "version": cluster.engine_version},
+        train={"world_size": settings.world_size, "sharding": "fsdp2"},
+        parameters=cluster.parameters,
+    )
+    records: list[SampleRecord] = []
+    for step in range(settings.steps):
+        clock = Clock()
+        display.phase(f"step {step}: sampling")
+        with clock.time("sample"):
+            rollouts = cluster.sample(step_prompts(settings, step), step_sampling(settings, step))
+        display.advance()
+        display.phase(f"step {step}: scoring the same tokens")
+        with clock.time("score"):
+            scores = cluster.score(rollouts)
+        display.advance()
+        pairs = pairing.train_against_decode(rollouts, scores)
+        records += pairs
+        last = step == settings.steps - 1
+        if last:
+            display.phase(f"step {step}: three legs")
+            with clock.time("legs"):
+                report.legs = legs(cluster, rollouts, scores, limits)
+        rewards = [reward(cluster.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
+        version = cluster.weight_version
+        # What was learnt in the last step would be sampled by nobody.
+        if not last:
+            display.phase(f"step {step}: learning")
+            with clock.time("learn"):
+                advantages = group_advantages(rewards, [rollout.prompt.kind for rollout in rollouts])
+                cluster.learn(rollouts, advantages)
+        display.advance()
+        if not last:
+            display.phase(f"step {step}: new weights into the engine")
+            with clock.time("update"):
+                cluster.update()
+        display.advance()
+        report.steps.append(
+            judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), limits, clock.seconds)
+        )
+        display.step(report.steps[-1])
+    report.breaches = left_out(compare(records, exclude_after_flip=limits.exclude_after_flip), limits)
+    return report
+
+
+def step_prompts(settings: DemoSettings, step: int) -> list[Prompt]:
+    """`prompts_per_kind` prompts of each kind; other ones in every step."""
+    seed = settings.seed + step
+    return [prompt for kind in KINDS for prompt in demo_prompts(kind, settings.prompts_per_kind, seed)]
+
+
+def step_sampling(settings: DemoSettings, step: int) -> SamplingSettings:
+    requests = settings.prompts_per_kind * len(KINDS)
+    return SamplingSettings(
+        max_tokens=settings.max_tokens, temperature=1.0, seed=(settings.seed + step) * requests, ignore_eos=True
+    )
+
+
+def judge(
+    step: int,
+    version: str,
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Score],
+    pairs: Sequence[SampleRecord],
+    mean_reward: float,
+    limits: Thresholds,
+    seconds: dict[str, float],
+) -> StepReport:
+    """Agreement means: same weights, same media, and every kind of prompt within its limits."""
+    kinds = by_kind(pairs, exclude_after_flip=limits.exclude_after_flip)
+    found = [
+        *pairing.version_mismatches(rollouts, scores),
+        *pairing.media_mismatches(rollouts, scores),
+        *(f"{kind}: {breach}" for kind, comparison in kinds.items() for breach in breaches(comparison, limits)),
+    ]
+    return StepReport(
+        step=step,
+        weight_version=version,
+        verdict="disagree" if found else "agree",
+        reward=mean_reward,
+        overall=compare(pairs, exclude_after_flip=limits.exclude_after_flip),
+        by_modality=kinds,
+        breaches=tuple(found),
+        seconds=seconds,
+    )
+
+
+def legs(
+    cluster: Policies, rollouts: Sequence[Rollout], scores: Sequence[Score], limits: Thresholds
+) -> dict[str, Comparison]:
+    """Trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
+    batch, alone = cluster.rescore(rollouts, alone=False), cluster.rescore(rollouts, alone=True)
+    decode = pairing.decode_as_leg(rollouts)
+    sides = {
+        "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),
+        "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
+        "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
+    }
+    return {leg: compare(pairs, exclude_after_flip=limits.exclude_after_flip) for leg, pairs in sides.items()}

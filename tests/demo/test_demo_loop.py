@@ -1,0 +1,147 @@
+"""The loop against hand-written policies: it must see every way in which the two sides can part."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from omni_rl.config import DemoSettings
+from omni_rl.demo.report import Report, StepReport
+from omni_rl.demo.run import run
+from omni_rl.media.types import KINDS, MediaItem, Prompt, RenderedPrompt
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, VersionSpan
+from omni_rl.train.types import Score
+
+SETTINGS = DemoSettings(steps=3, prompts_per_kind=2, max_tokens=8)
+PROMPT_TOKENS = 5
+
+
+class FakePolicies:
+    """Two policies that agree to 1e-6, until `spoil` is called on what the trainer answers."""
+
+    engine_version = "0"
+    parameters = 7
+
+    def __init__(self, spoil: Callable[[int, list[Score]], list[Score]] = lambda step, scores: scores) -> None:
+        self._spoil = spoil
+        self._updates = 0
+        self.weight_version = "run/1/0/aa"
+        self.events: list[str] = []
+
+    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
+        self.events.append("sample")
+        rng = np.random.default_rng(sampling.seed)
+        return [self._answer(prompt, sampling.max_tokens, rng) for prompt in prompts]
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        self.events.append("score")
+        scores = [
+            Score(
+                rollout.logprobs + 1e-6,
+                rollout.experts,
+                np.full((PROMPT_TOKENS + len(rollout.ids) - 1, 1), 0.1, np.float32),
+                tuple(item.digests for item in rollout.prompt.items),
+                self.weight_version,
+            )
+            for rollout in rollouts
+        ]
+        return self._spoil(self._updates, scores)
+
+    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]:
+        self.events.append("rescore")
+        return [Rescore(rollout.logprobs, rollout.experts) for rollout in rollouts]
+
+    def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
+        self.events.append("learn")
+        assert len(advantages) == len(rollouts)
+
+    def update(self) -> None:
+        self.events.append("update")
+        self._updates += 1
+        self.weight_version = f"run/1/{self._updates}/aa"
+
+    def decode(self, ids: NDArray[np.int64]) -> str:
+        return "x" * len(ids)
+
+    def _answer(self, prompt: Prompt, tokens: int, rng: np.random.Generator) -> Rollout:
+        item = MediaItem("image", 0, 1, 2, np.array([1, 2]), {}, {"pixel_values_flat": "d" * 64}, "hash")
+        items = () if prompt.kind == "text" else (item,)
+        experts = rng.integers(0, 8, (PROMPT_TOKENS + tokens - 1, 1, 2)).astype(np.int16)
+        return Rollout(
+            RenderedPrompt(prompt.id, prompt.kind, np.arange(PROMPT_TOKENS), items, prompt.answer),
+            np.arange(tokens),
+            -rng.random(tokens),
+            1.0,
+            (VersionSpan(self.weight_version, 0, tokens),),
+            tuple(item.digests for item in items),
+            experts,
+            "length",
+        )
+
+
+class Silent:
+    """Nobody watches."""
+
+    def phase(self, text: str) -> None: ...
+    def advance(self) -> None: ...
+    def step(self, report: StepReport) -> None: ...
+
+
+def spoilt_in_step_1(change: Callable[[Score], Score]) -> Report:
+    def spoil(step: int, scores: list[Score]) -> list[Score]:
+        return [change(scores[0]), *scores[1:]] if step == 1 else scores
+
+    return run(SETTINGS, FakePolicies(spoil), Silent())
+
+
+def test_agreement_is_reported_as_agreement() -> None:
+    policies = FakePolicies()
+    report = run(SETTINGS, policies, Silent())
+    assert report.agreed
+    assert [step.weight_version for step in report.steps] == [f"run/1/{n}/aa" for n in range(3)]
+    assert set(report.steps[0].by_modality) == set(KINDS)
+    assert policies.events == [*(["sample", "score", "learn", "update"] * 2), "sample", "score", "rescore", "rescore"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: replace(s, logprobs=s.logprobs + 0.1), "logprob_abs_diff_mean"),
+        (lambda s: replace(s, logprobs=s.logprobs * math.nan), "logprob_abs_diff_mean nan"),
+        (lambda s: replace(s, version="run/1/0/aa"), "sampled under run/1/1/aa, scored with run/1/0/aa"),
+        (lambda s: replace(s, experts=s.experts + 1), "router flip at position 0"),
+    ],
+)
+def test_a_fault_in_one_sample_of_one_step_is_found_and_named(change: Callable[[Score], Score], said: str) -> None:
+    report = spoilt_in_step_1(change)
+    assert not report.agreed
+    assert [step.verdict for step in report.steps] == ["agree", "disagree", "agree"]
+    assert any(said in breach for breach in report.steps[1].breaches)
+
+
+def test_media_that_the_trainer_saw_otherwise_are_named() -> None:
+    def spoil(step: int, scores: list[Score]) -> list[Score]:
+        return [replace(s, digests=({"pixel_values_flat": "e" * 64},)) if s.digests else s for s in scores]
+
+    report = run(SETTINGS, FakePolicies(spoil), Silent())
+    assert not report.agreed
+    assert any("image 0, tensor pixel_values_flat" in breach for breach in report.steps[0].breaches)
+
+
+def test_the_report_is_json_without_nan(tmp_path: Path) -> None:
+    report = spoilt_in_step_1(lambda s: replace(s, logprobs=s.logprobs * math.nan))
+    path = report.write(tmp_path / "new")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in the report")
+
+    stored = json.loads(path.read_text(), parse_constant=refuse)
+    assert stored["schema"] == 1
+    assert stored["steps"][1]["by_modality"]["text"]["logprob_abs_diff_mean"] is None
+    assert set(stored["legs"]) == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,28 @@
+"""What must start fast, or run where torch is not installed, imports nothing heavy."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "vllm", "ray", "transformers", "torchvision"}
+LIGHT = [
+    "omni_rl.cli",
+    "omni_rl.config",
+    "omni_rl.consistency.metrics",
+    "omni_rl.consistency.thresholds",
+    "omni_rl.demo.report",
+    "omni_rl.doctor",
+    "omni_rl.media.types",
+    "omni_rl.rollout.types",
+    "omni_rl.train.types",
+    "services",
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_module_imports_nothing_heavy(module: str) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stdout))
