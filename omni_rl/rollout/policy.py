@@ -80,9 +80,7 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
             self.recorder.received(kwargs, features)
         return features
 
-    def extract_feature_dynamic(
-        self, pixel_values: torch.Tensor, imgs_sizes: list[tuple[int, int]]
-    ) -> torch.Tensor:
+    def extract_feature_dynamic(self, pixel_values: torch.Tensor, imgs_sizes: list[tuple[int, int]]) -> torch.Tensor:
         """Packed images, sizes (height, width) in pixels, to [1, tokens of all images, llm_hidden]."""
         _, patches = self.vision_model(pixel_values, imgs_sizes=imgs_sizes)
         if self.vision_final_layernorm is not None:

@@ -48,15 +48,16 @@ class StepRecorder:
 
     runner: Any
     layers: int
+    experts_per_token: int
     _choices: dict[str, NDArray[np.int16]] = field(default_factory=dict)
     _digests: dict[str, dict[str, str]] = field(default_factory=dict)
     _step: dict[int, torch.Tensor] = field(default_factory=dict)
     _encoded: list[tuple[torch.Tensor, dict[str, str]]] = field(default_factory=list)
 
-    def open(self, request: str, positions: int, experts_per_token: int) -> None:
+    def open(self, request: str, positions: int) -> None:
         """Expect at most `positions` positions of `request` (the engine's own id)."""
         if self.layers:
-            self._choices[request] = np.full((positions, self.layers, experts_per_token), -1, np.int16)
+            self._choices[request] = np.full((positions, self.layers, self.experts_per_token), -1, np.int16)
 
     def close(self, request: str, positions: int) -> NDArray[np.int16] | None:
         """Choices [positions, L, K] of a finished request, or None for a model that has, or records, none."""
@@ -65,6 +66,10 @@ class StepRecorder:
             return None
         assert (choices[:positions] >= 0).all(), "a position was never computed"
         return choices[:positions].copy()
+
+    def discard(self, request: str) -> None:
+        """Forget a request that was taken back."""
+        self._choices.pop(request, None)
 
     def digests(self, content_hash: str) -> dict[str, str]:
         """Digests of the tensors that the model received for the item of this hash."""
@@ -112,7 +117,7 @@ class StepRecorder:
 def attach(runner: Any, model: nn.Module, record_experts: bool) -> StepRecorder:
     """Make `model`, run by vLLM's `runner`, report to a new recorder."""
     routers = [module.router for module in model.modules() if isinstance(module, MoERunner)] if record_experts else []
-    recorder = StepRecorder(runner, len(routers))
+    recorder = StepRecorder(runner, len(routers), routers[0].top_k if routers else 0)
     for layer, router in enumerate(routers):
         router.set_capture_fn(partial(recorder.chosen, layer))
     encode = runner._execute_mm_encoder

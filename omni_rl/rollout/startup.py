@@ -58,3 +58,9 @@ def start(settings: EngineSettings) -> LLMEngine:
             disable_log_stats=True,
         )
     )
+
+
+def model_runner(engine: LLMEngine) -> Any:
+    """The object of vLLM that runs the model: it knows which row of a step belongs to which request."""
+    (runner,) = engine.collective_rpc(lambda worker: worker.model_runner)
+    return runner
