@@ -1,0 +1,37 @@
+"""Grouped-query causal attention over packed sequences, without rotary embedding."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import NemotronHConfig
+
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+
+
+class Attention(nn.Module):
+    """[T, hidden] to [T, hidden]; every token sees its own sequence up to itself, scores scaled by head_dim^-½."""
+
+    def __init__(self, config: NemotronHConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        query, key, value = (
+            projected.view(len(projected), -1, self.head_dim).transpose(0, 1)
+            for projected in (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        )
+        parts = zip(*(torch.split(states, list(layout.lengths), dim=1) for states in (query, key, value)), strict=True)
+        mixed = [
+            F.scaled_dot_product_attention(
+                q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), is_causal=True, enable_gqa=True
+            ).squeeze(0)
+            for q, k, v in parts
+        ]
+        projected: torch.Tensor = self.o_proj(torch.cat(mixed, dim=1).transpose(0, 1).flatten(1))
+        return projected

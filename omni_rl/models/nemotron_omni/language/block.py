@@ -1,0 +1,61 @@
+"""One block: norm, mixer, residual."""
+
+import torch
+from torch import nn
+from transformers import NemotronHConfig
+
+from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.language.attention import Attention
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
+from omni_rl.models.nemotron_omni.language.mlp import MLP
+from omni_rl.models.nemotron_omni.language.moe import MoE, Routing
+from omni_rl.models.nemotron_omni.layers import RMSNorm
+
+
+class Block(nn.Module):
+    """[T, hidden] to [T, hidden]. `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP."""
+
+    def __init__(self, config: NemotronHConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.kind = config.hybrid_override_pattern[index]
+        self.norm = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.mixer = _mixer(config, self.kind, index)
+
+    def forward(
+        self, hidden_states: torch.Tensor, layout: PackedLayout, routings: dict[int, Routing] | None = None
+    ) -> torch.Tensor:
+        """`routings`, if given, takes this block's routing under its index (MoE blocks only)."""
+        normed = self.norm(hidden_states)
+        if self.kind == "E":
+            mixed, routing = self.mixer(normed)
+            if routings is not None:
+                routings[self.index] = routing
+        elif self.kind == "-":
+            mixed = self.mixer(normed)
+        else:
+            mixed = self.mixer(normed, layout)
+        result: torch.Tensor = hidden_states + mixed
+        return result
+
+
+def _mixer(config: NemotronHConfig, kind: str, index: int) -> nn.Module:
+    if kind == "M":
+        return MambaMixer(config)
+    if kind == "*":
+        return Attention(config)
+    if kind == "E":
+        return MoE(config)
+    if kind == "-":
+        return MLP(config, _width(config, index))
+    raise ConfigError(f"layer {index} of the pattern {config.hybrid_override_pattern!r} is {kind!r}; use M, *, E or -")
+
+
+def _width(config: NemotronHConfig, index: int) -> int:
+    """The MLP's width; a config may give one for all, or one for each MLP block."""
+    widths = config.intermediate_size
+    if not isinstance(widths, list):
+        return int(widths)
+    number = config.hybrid_override_pattern[:index].count("-")
+    return int(widths[number if len(widths) > 1 else 0])

@@ -1,0 +1,60 @@
+"""Depthwise causal convolution over packed sequences; nothing leaks from one sequence into the next.
+
+Shapes: T packed tokens, D channels, K taps.
+"""
+
+import torch
+
+
+def causal_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, position: torch.Tensor
+) -> torch.Tensor:
+    """y[t] = bias + sum over k of weight[K-1-k] · x[t-k], terms before the sequence's start left out.
+
+    `x` [T, D], `weight` [D, K], `bias` [D], `position` int64 [T] in its sequence; result float32 [T, D].
+    """
+    result: torch.Tensor = _CausalConv.apply(x, weight, bias, position)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _CausalConv(torch.autograd.Function):
+    """Saves the input alone: autograd would keep a shifted float32 copy of it for every tap."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        position: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, position)
+        ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
+        taps = weight.float()
+        last = weight.shape[1] - 1
+        y = x.float() * taps[:, last]
+        if bias is not None:
+            y += bias.float()
+        for shift in range(1, min(last, len(x) - 1) + 1):
+            inside = (position[shift:] >= shift).unsqueeze(1)
+            y[shift:] += (x[:-shift].float() * taps[:, last - shift]) * inside
+        return y
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, None]:
+        x, weight, position = ctx.saved_tensors  # type: ignore[attr-defined]
+        taps = weight.float()
+        last = weight.shape[1] - 1
+        values = x.float()
+        grad_x = grad * taps[:, last]
+        grad_taps = torch.zeros_like(taps)
+        grad_taps[:, last] = (grad * values).sum(0)
+        for shift in range(1, min(last, len(x) - 1) + 1):
+            masked = grad[shift:] * (position[shift:] >= shift).unsqueeze(1)
+            grad_x[:-shift] += masked * taps[:, last - shift]
+            grad_taps[:, last - shift] = (masked * values[:-shift]).sum(0)
+        bias_dtype = ctx.bias_dtype  # type: ignore[attr-defined]
+        grad_bias = None if bias_dtype is None else grad.sum(0).to(bias_dtype)
+        return grad_x.to(x.dtype), grad_taps.to(weight.dtype), grad_bias, None

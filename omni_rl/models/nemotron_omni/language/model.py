@@ -1,0 +1,74 @@
+"""NemotronH: embeddings, blocks, final norm, head. Shapes: T packed tokens, L MoE layers, K experts a token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import NemotronHConfig
+
+from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.language.block import Block
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.language.moe import Routing
+from omni_rl.models.nemotron_omni.layers import RMSNorm
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """What parallelism needs to know about the experts."""
+
+    n_routed_experts: int
+    n_activated_experts: int
+    n_shared_experts: int
+    dim: int
+    moe_inter_dim: int
+
+
+class NemotronHModel(nn.Module):
+    """The decoder without its head."""
+
+    def __init__(self, config: NemotronHConfig) -> None:
+        super().__init__()
+        if config.num_nextn_predict_layers:
+            raise ConfigError(
+                f"num_nextn_predict_layers is {config.num_nextn_predict_layers}; multi-token prediction is not "
+                "supported, set it to 0"
+            )
+        if config.tie_word_embeddings:
+            raise ConfigError("tie_word_embeddings is true; Nemotron Omni's head is not tied, set it to false")
+        self.config = config
+        self.moe_config = MoEConfig(
+            n_routed_experts=config.n_routed_experts,
+            n_activated_experts=config.num_experts_per_tok,
+            n_shared_experts=config.n_shared_experts,
+            dim=config.hidden_size,
+            moe_inter_dim=config.moe_intermediate_size,
+        )
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(len(config.hybrid_override_pattern)))
+        self.norm = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+
+    def forward(
+        self, inputs_embeds: torch.Tensor, layout: PackedLayout, routings: dict[int, Routing] | None = None
+    ) -> torch.Tensor:
+        """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, layout, routings)
+        final: torch.Tensor = self.norm(hidden_states)
+        return final
+
+
+class NemotronHForCausalLM(nn.Module):
+    """The decoder and its head, which is not tied to the embeddings."""
+
+    def __init__(self, config: NemotronHConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = NemotronHModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, inputs_embeds: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """Logits [T, vocabulary] of packed embeddings [T, hidden]."""
+        logits: torch.Tensor = self.lm_head(self.model(inputs_embeds, layout))
+        return logits

@@ -1,0 +1,90 @@
+"""The Mamba2 state space scan in chunks, over packed sequences.
+
+h[t] = exp(dt[t]·A)·h[t-1] + dt[t]·x[t] ⊗ B[t],  y[t] = C[t]·h[t],  h = 0 before each sequence's first token
+(Dao and Gu 2024, "Transformers are SSMs", listing 1: chunks in matrix form, a recurrence between chunks.)
+
+Chunks cut the packed tokens every Q, wherever sequences end: masks keep sequences apart, so short sequences cost
+no padding. Shapes: T tokens, K chunks of Q, H heads of P channels, G groups of B and C, N states.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def chunk_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    sequence: torch.Tensor,
+    chunk: int,
+) -> torch.Tensor:
+    """The scan, in float32 whatever the inputs' dtype: float32 [T, H, P].
+
+    `x` [T, H, P], `dt` [T, H], `a` [H], `b` and `c` [T, G, N]; `sequence` int64 [T] numbers the sequences.
+    """
+    tokens, heads, channels = x.shape
+    groups, states = b.shape[1:]
+    chunk = min(chunk, tokens)
+    pad = -tokens % chunk
+    chunks = (tokens + pad) // chunk
+
+    sequence = F.pad(sequence, (0, pad), value=-1).view(chunks, chunk)
+    dt = F.pad(dt, (0, 0, 0, pad)).view(chunks, chunk, heads).transpose(1, 2)  # KHQ
+    x = F.pad(x.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, heads, channels).transpose(1, 2)  # KHQP
+    b = F.pad(b.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)  # KGQN
+    c = F.pad(c.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)
+    share = heads // groups  # heads that share one B and C
+
+    coarse, fine = _prefix_sums(dt, a)
+    decay = torch.exp(_masked_difference(coarse, fine, sequence))  # KHQQ, row i column j: decay from j to i
+    scores = (c @ b.transpose(2, 3)).repeat_interleave(share, 1)  # KHQQ
+    y = (decay * scores * dt.unsqueeze(2)) @ x
+    if chunks == 1:
+        return _unchunk(y, tokens)
+
+    # What each chunk but the last adds to the state at its end, from the tokens of the sequence that is open there.
+    end = sequence[:-1, -1:]
+    since = torch.exp((coarse[:-1, :, -1:] - coarse[:-1]) + (fine[:-1, :, -1:] - fine[:-1]))
+    weight = since * dt[:-1] * (sequence[:-1] == end).unsqueeze(1)
+    added = (x[:-1] * weight.unsqueeze(-1)).transpose(2, 3) @ b[:-1].repeat_interleave(share, 1)  # KHPN
+
+    # The recurrence between chunks; a sequence that ends inside a chunk takes its state with it.
+    from_start = torch.exp(coarse + fine)  # KHQ
+    across = from_start[1:-1, :, -1] * (end[1:] == end[:-1])
+    states_before = [added[0]]
+    for keep, new in zip(across, added[1:], strict=True):
+        states_before.append(new + keep.view(-1, 1, 1) * states_before[-1])
+    entered = torch.stack(states_before).transpose(2, 3)  # KHNP
+
+    carried = from_start[1:] * (sequence[1:] == end).unsqueeze(1)
+    continued = (c[1:].repeat_interleave(share, 1) @ entered) * carried.unsqueeze(-1)
+    return _unchunk(torch.cat([y[:1], y[1:] + continued]), tokens)
+
+
+def _prefix_sums(dt: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Running sums of dt·A within a chunk as float32 pairs (coarse, fine).
+
+    Differences of two running sums are needed. In float32 alone one large step early in a chunk would cost every
+    later difference its low bits; the pair keeps them, at a fraction of float64's price.
+    """
+    exact = (dt.double() * a.double().view(-1, 1)).cumsum(-1)
+    coarse = exact.float()
+    fine = (exact.detach() - coarse.detach().double()).float()
+    return coarse, fine
+
+
+def _masked_difference(coarse: torch.Tensor, fine: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """sum[i] - sum[j] where token i follows j (or is j) in the same sequence, else -inf. [K, H, Q, Q]."""
+    chunk = sequence.shape[1]
+    difference = coarse.unsqueeze(-1) - coarse.unsqueeze(-2)
+    difference = difference + (fine.unsqueeze(-1) - fine.unsqueeze(-2))
+    past = torch.ones(chunk, chunk, dtype=torch.bool, device=sequence.device).tril()
+    visible = (sequence.unsqueeze(-1) == sequence.unsqueeze(-2)) & past
+    return difference.masked_fill(~visible.unsqueeze(1), -torch.inf)
+
+
+def _unchunk(y: torch.Tensor, tokens: int) -> torch.Tensor:
+    chunks, heads, chunk, channels = y.shape
+    return y.transpose(1, 2).reshape(chunks * chunk, heads, channels)[:tokens]
