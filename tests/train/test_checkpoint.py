@@ -1,0 +1,154 @@
+"""A checkpoint is there whole or not at all, and training goes on from it as if it had never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omni_rl.errors import CheckpointError
+from omni_rl.train import checkpoint
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.step import build_optimizer, train_step
+
+from .bigram import Bigram
+from .conftest import MakeRollout
+
+SETTINGS = TrainSettings(world_size=1, learning_rate=1e-2, weight_decay=0.1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The directory that a policy came from."""
+    directory = tmp_path / "source"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"dtype": "bfloat16", "llm_config": {"dtype": "bfloat16"}}))
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(b"weights of before")
+    return directory
+
+
+def _write(target: Path, source: Path, policy: Bigram, optimizer: torch.optim.Optimizer) -> None:
+    checkpoint.write(
+        target,
+        source,
+        {name: tensor.detach() for name, tensor in policy.named_parameters()},
+        dict(checkpoint.optimizer_tensors(policy, optimizer)),
+        run="run",
+        attempt=1,
+        number=3,
+        dtype="float32",
+    )
+
+
+def test_resumed_training_is_bitwise_the_uninterrupted_one(
+    make_rollout: MakeRollout, source: Path, tmp_path: Path
+) -> None:
+    def step(policy: Bigram, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        train_step(policy, optimizer, [[make_rollout(seed)]], [[1.0]], tokens=4, settings=SETTINGS)
+
+    policy = Bigram()
+    optimizer = build_optimizer(policy, SETTINGS)
+    step(policy, optimizer, 0)
+    _write(tmp_path / "saved", source, policy, optimizer)
+    step(policy, optimizer, 1)
+
+    resumed = Bigram()
+    resumed.load_state_dict(load_file(tmp_path / "saved" / "model.safetensors"))
+    optimizer = build_optimizer(resumed, SETTINGS)
+    checkpoint.load_optimizer(resumed, optimizer, tmp_path / "saved")
+    step(resumed, optimizer, 1)
+    for name, parameter in policy.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name))
+
+
+def test_a_checkpoint_has_what_an_engine_serves_in_the_dtype_of_training(source: Path, tmp_path: Path) -> None:
+    policy = Bigram()
+    _write(tmp_path / "saved", source, policy, build_optimizer(policy, SETTINGS))
+    saved = tmp_path / "saved"
+    assert {path.name for path in saved.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "step.json",
+    }
+    config = json.loads((saved / "config.json").read_text())
+    assert config["dtype"] == config["llm_config"]["dtype"] == "float32"
+    record = checkpoint.read_record(saved)
+    assert (record.run, record.attempt, record.number) == ("run", 1, 3)
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "saved"
+
+    def write() -> None:
+        with checkpoint.atomic_directory(target) as directory:
+            (directory / "half").write_text("half of it")
+            raise OSError("disk full")
+
+    with pytest.raises(CheckpointError, match="disk full"):
+        write()
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_writer_that_is_killed_leaves_no_checkpoint(tmp_path: Path) -> None:
+    target = tmp_path / "saved"
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from omni_rl.train.checkpoint import atomic_directory\n"
+        "with atomic_directory(pathlib.Path(sys.argv[1])) as directory:\n"
+        "    (directory / 'step.json').write_text('{}')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, os.fspath(target)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        checkpoint.read_record(target)
+
+
+def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "step.json").write_text("precious")
+    with pytest.raises(CheckpointError, match="never overwritten"), checkpoint.atomic_directory(tmp_path / "saved"):
+        pass
+    assert (tmp_path / "saved" / "step.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_changed_tensors_are_noticed(make_rollout: MakeRollout, source: Path, tmp_path: Path, file: str) -> None:
+    policy = Bigram()
+    optimizer = build_optimizer(policy, SETTINGS)
+    train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
+    _write(tmp_path / "saved", source, policy, optimizer)
+    path = tmp_path / "saved" / file
+    tensors = load_file(path)
+    next(tensor for tensor in tensors.values() if tensor.ndim == 2)[0, 0] += 1
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=f"{file} does not hold the tensors"):
+        checkpoint.read_record(tmp_path / "saved")
+
+
+def test_a_truncated_file_is_no_checkpoint(source: Path, tmp_path: Path) -> None:
+    policy = Bigram()
+    _write(tmp_path / "saved", source, policy, build_optimizer(policy, SETTINGS))
+    path = tmp_path / "saved" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        checkpoint.read_record(tmp_path / "saved")
+
+
+def test_optimizer_state_of_another_model_is_refused(make_rollout: MakeRollout, source: Path, tmp_path: Path) -> None:
+    policy = Bigram()
+    optimizer = build_optimizer(policy, SETTINGS)
+    train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
+    _write(tmp_path / "saved", source, policy, optimizer)
+    other = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="exp_avg/head"):
+        checkpoint.load_optimizer(other, build_optimizer(other, SETTINGS), tmp_path / "saved")
