@@ -54,9 +54,9 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
         video_pruning_rate: float = 0.7,
         **kwargs: Any,
     ) -> None:
-        self.vision_config = _section(RadioSectionConfig, vision_config)
-        self.llm_config = _section(NemotronHConfig, llm_config)
-        self.sound_config = _section(ParakeetSectionConfig, sound_config, drop=_SOUND_SET_BY_ENGINE)
+        self.vision_config: Any = _section(RadioSectionConfig, vision_config)
+        self.llm_config: Any = _section(NemotronHConfig, llm_config)
+        self.sound_config: Any = _section(ParakeetSectionConfig, sound_config, drop=_SOUND_SET_BY_ENGINE)
         self.force_image_size = force_image_size
         self.downsample_ratio = downsample_ratio
         self.patch_size = patch_size

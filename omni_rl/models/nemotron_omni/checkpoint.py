@@ -1,0 +1,102 @@
+"""Checkpoints on disk: safetensors in released names, read and written one tensor at a time."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+
+from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
+
+if TYPE_CHECKING:
+    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+_INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# What vLLM needs beside config and weights; the model does not own it, so it is copied.
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "added_tokens.json",
+)
+
+
+def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every (released name, tensor) of a checkpoint directory, one at a time.
+
+    Raises `CheckpointError` for a directory without safetensors, or an index that names a file that is not there.
+    """
+    for path in _weight_files(directory):
+        with safe_open(path, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
+                yield name, stored.get_tensor(name)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory; give a local checkpoint directory")
+    index = directory / _INDEX
+    if index.exists():
+        files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        absent = [path.name for path in files if not path.exists()]
+        if absent:
+            raise CheckpointError(f"{index} names files that are not there: {', '.join(absent)}")
+        return files
+    files = sorted(directory.glob("*.safetensors"))
+    if files:
+        return files
+    pickled = sorted(path.name for pattern in _PICKLED for path in directory.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{directory} has pickled weights only ({', '.join(pickled)}), which can run code; convert to safetensors"
+        )
+    raise CheckpointError(f"{directory} has no *.safetensors")
+
+
+def released_state(
+    model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every (released name, whole tensor) in the dtypes that an engine of `dtype` holds, one at a time.
+
+    A sharded tensor is gathered when its turn comes, so all ranks must iterate together, to the end.
+    """
+    return released_items(((name, _whole(tensor)) for name, tensor in model.state_dict().items()), dtype)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def save(model: "NemotronOmniForConditionalGeneration", directory: Path, dtype: torch.dtype) -> None:
+    """Write config, weights and the source checkpoint's tokenizer, so that vLLM serves `directory` unchanged."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in released_state(model, dtype)}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    config = type(model.config).from_dict(model.config.to_dict())
+    # vLLM's processor casts pixels to the config's dtype, and its language model reads its own section's.
+    config.dtype = config.llm_config.dtype = dtype
+    config.save_pretrained(directory)
+    source = Path(model.config.name_or_path)
+    if model.config.name_or_path and source.is_dir() and source.resolve() != directory.resolve():
+        for path in sorted(path for pattern in _TOKENIZER for path in source.glob(pattern)):
+            shutil.copy2(path, directory / path.name)
+
+
+def parse_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
+    """float32 or bfloat16, as an object or by name; None and "auto" give `default`. Raises `ConfigError` otherwise."""
+    if dtype is None or dtype == "auto":
+        return default
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    name = str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise ConfigError(f"dtype {name!r} is not supported; use one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,79 @@
+"""Runs the towers over the media of a packed batch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from omni_rl.errors import MediaError
+from omni_rl.models.nemotron_omni import sound, vision
+from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle
+
+if TYPE_CHECKING:
+    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+
+def media_features(model: "NemotronOmniForConditionalGeneration", media: Sequence[PackedMedia]) -> list[torch.Tensor]:
+    """Projected features [N, llm_hidden] of each item, in order. Images share one packed pass through the tower."""
+    found: dict[int, torch.Tensor] = {}
+    images = [index for index, item in enumerate(media) if item.modality == "image"]
+    if images:
+        pixels = [_tensor(media[index], "pixel_values_flat") for index in images]
+        found.update(zip(images, image_embeddings(model, pixels), strict=True))
+    for index, item in enumerate(media):
+        if item.modality == "video":
+            found[index] = video_embeddings(model, _tensor(item, "pixel_values_flat_video")).flatten(0, 1)
+        elif item.modality == "audio":
+            mel, mask = _tensor(item, "input_audio_features"), _tensor(item, "feature_attention_mask")
+            found[index] = torch.cat(sound_embeddings(model, mel, mask.bool()))
+    return [found[index] for index in range(len(media))]
+
+
+def image_embeddings(
+    model: "NemotronOmniForConditionalGeneration", images: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """[N, llm_hidden] of each image [3, H, W]: tower, pixel shuffle on its own grid, projector."""
+    weight = model.vision_model.embeddings.patch_projection.weight
+    prepared = [image.to(weight) for image in images]
+    patches = vision.image_features(model.vision_model, prepared)
+    merged = [
+        _shuffle(model, rows.unsqueeze(0), image.shape[-2:]).squeeze(0)
+        for rows, image in zip(patches, prepared, strict=True)
+    ]
+    projected: torch.Tensor = model.vision_projector(torch.cat(merged))
+    return list(torch.split(projected, [len(rows) for rows in merged]))
+
+
+def video_embeddings(model: "NemotronOmniForConditionalGeneration", frames: torch.Tensor) -> torch.Tensor:
+    """[F, 3, H, W] of one video to [ceil(F / T), N, llm_hidden]."""
+    weight = model.vision_model.embeddings.patch_projection.weight
+    patches = vision.video_features(model.vision_model, frames.to(weight))
+    embeddings: torch.Tensor = model.vision_projector(_shuffle(model, patches, frames.shape[-2:]))
+    return embeddings
+
+
+def sound_embeddings(
+    model: "NemotronOmniForConditionalGeneration", mel: torch.Tensor, mask: torch.Tensor
+) -> list[torch.Tensor]:
+    """[clips, frames, mel bins] with their mask to [N, llm_hidden] of each clip, trimmed to its valid length."""
+    if model.sound_encoder is None or model.sound_projection is None:
+        raise MediaError("this checkpoint has no sound tower (its config has no sound_config); leave sounds out")
+    weight = model.sound_encoder.subsampling.linear.weight
+    features, lengths = sound.sound_features(model.sound_encoder, mel.to(weight), mask.to(weight.device))
+    projected = model.sound_projection(features)
+    return [clip[:length] for clip, length in zip(projected, lengths.tolist(), strict=True)]
+
+
+def _shuffle(model: "NemotronOmniForConditionalGeneration", patches: torch.Tensor, pixels: torch.Size) -> torch.Tensor:
+    height, width = (side // model.patch_size for side in pixels)
+    grid = patches.reshape(len(patches), height, width, -1)
+    return pixel_shuffle(grid, model.downsample_ratio, model.ps_version).flatten(1, 2)
+
+
+def _tensor(item: PackedMedia, name: str) -> torch.Tensor:
+    if name not in item.tensors:
+        raise MediaError(
+            f"sample {item.sample}: {item.modality} lacks its tensor {name}; it has {sorted(item.tensors)}"
+        )
+    return item.tensors[name]

@@ -1,0 +1,44 @@
+"""FSDP2: which parts are sharded together, and in which precision they compute."""
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from omni_rl.models.nemotron_omni.language.block import Block
+from omni_rl.models.nemotron_omni.language.mamba import StateDecay
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+# Entry points that run under FSDP's hooks: parameters are gathered before and freed after.
+FORWARD_METHODS = ("score_packed",)
+
+
+def shard(
+    model: NemotronOmniForConditionalGeneration, mesh: DeviceMesh, compute_dtype: torch.dtype = torch.float32
+) -> NemotronOmniForConditionalGeneration:
+    """Shard `model` (float32 parameters: the master weights) in place over a one-dimensional `mesh`.
+
+    One unit a block; the root unit holds embeddings, towers, projectors and head, so that every rank gathers the same
+    units in the same order whatever media its batch has. With `compute_dtype` bfloat16 the forward uses bfloat16
+    copies of all parameters but A_log, and gradients are reduced in float32. Parameters that a rank's batch did not
+    use are reduced as zeros.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, StateDecay):
+            fully_shard(module, mesh=mesh, mp_policy=exact)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for unit in fsdp_units(model):
+        unit.set_reduce_scatter_unused_params(True)
+    for name in FORWARD_METHODS:
+        register_fsdp_forward_method(model, name)
+    return model
+
+
+def fsdp_units(model: nn.Module) -> list[FSDPModule]:
+    """Every FSDP unit of a sharded model, root included."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

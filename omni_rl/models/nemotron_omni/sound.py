@@ -1,0 +1,55 @@
+"""The sound tower, Parakeet. Shapes: c clips of up to M mel frames of B bins; D tower width."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import ParakeetEncoder, ParakeetEncoderConfig
+
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+
+# Read by the trainer's copy alone: they describe the projection and the extractor, not the encoder.
+_NOT_ENCODER = ("projection_hidden_size", "projection_bias", "sampling_rate", "model_type", "transformers_version")
+
+
+class FrozenBatchNorm(nn.BatchNorm1d):
+    """Batch norm by its running statistics, which are rounded to the input's dtype, as the engine holds them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, variance = self.running_mean.to(x.dtype), self.running_var.to(x.dtype)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+
+
+class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
+    """Parakeet's encoder, always in eval: dropout, layer drop and batch statistics would part it from the engine."""
+
+    def __init__(self, config: ParakeetEncoderConfig) -> None:
+        super().__init__(config)
+        for layer in self.layers:
+            layer.conv.norm = FrozenBatchNorm(config.hidden_size)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "SoundEncoder":
+        """Stays in eval, whatever `mode` asks for."""
+        super().train(False)
+        return self
+
+
+def build_encoder(config: NemotronOmniConfig) -> SoundEncoder:
+    """The encoder that a released `sound_config` describes, without input scaling and attention biases."""
+    section = {name: value for name, value in config.sound_config.to_dict().items() if name not in _NOT_ENCODER}
+    settings = ParakeetEncoderConfig(**section, scale_input=False, attention_bias=False, attn_implementation="sdpa")
+    return SoundEncoder(settings)
+
+
+def subsampled_lengths(encoder: SoundEncoder, frames: torch.Tensor) -> torch.Tensor:
+    """Feature counts int64 of clips with `frames` int64 mel frames: three times floor((n - 1) / 2) + 1."""
+    lengths: torch.Tensor = encoder._get_subsampling_output_length(frames)
+    return lengths.long()
+
+
+def sound_features(encoder: SoundEncoder, mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[c, M, B] with `mask` bool [c, M] to ([c, M', D], valid counts int64 [c]); features past a count are padding."""
+    features: torch.Tensor = encoder(input_features=mel, attention_mask=mask).last_hidden_state
+    return features, subsampled_lengths(encoder, mask.sum(1))
