@@ -60,6 +60,11 @@ class RolloutEngine:
         return str(self.llm_engine.get_weight_version())
 
     @property
+    def parameters(self) -> int:
+        """How many parameters the checkpoint has."""
+        return self._released.parameters
+
+    @property
     def busy(self) -> bool:
         """Whether requests are under way."""
         return bool(self._running)

@@ -5,6 +5,8 @@ on CPU keeps its plain weight (vLLM packs and drops it, after which no update co
 attached, sees what the towers received and which experts were chosen.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from vllm.config import VllmConfig
@@ -29,7 +31,7 @@ FRAMES_PER_CALL = 128
 class PlainEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
     """The output head multiplies by the weight itself, not by a packed copy made at loading."""
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         layer.cpu_linear = nn.functional.linear
 
 
@@ -39,7 +41,8 @@ class DtypeTrueParakeet(ProjectedParakeet):  # type: ignore[misc]
     def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """[clips, frames, mel] and bool [clips, frames] to [clips, tokens, llm_hidden]."""
         encoded = self.encoder(input_features=input_features, attention_mask=attention_mask)
-        return self.projection(encoded.last_hidden_state)
+        projected: torch.Tensor = self.projection(encoded.last_hidden_state)
+        return projected
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -68,7 +71,7 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
         **kwargs: object,
     ) -> torch.Tensor:
         """One step: `positions` int64 [rows], `inputs_embeds` [rows, hidden] or `input_ids` [rows]."""
-        hidden = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        hidden: torch.Tensor = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
         if self.recorder is not None:
             self.recorder.finish_step(positions)
         return hidden
@@ -85,7 +88,8 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
         _, patches = self.vision_model(pixel_values, imgs_sizes=imgs_sizes)
         if self.vision_final_layernorm is not None:
             patches = self.vision_final_layernorm(patches)
-        return self.mlp1(self.pixel_shuffle_dynamic_res(patches, imgs_sizes=imgs_sizes))
+        features: torch.Tensor = self.mlp1(self.pixel_shuffle_dynamic_res(patches, imgs_sizes=imgs_sizes))
+        return features
 
     def extract_feature(self, pixel_values: torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
         """Frames or tiles of one size [n, 3, height, width] to [groups, tokens, llm_hidden].
@@ -95,7 +99,7 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
         rows, columns = (side // self.patch_size for side in pixel_values.shape[-2:])
         temporal = self.video_temporal_patch_size if num_frames is not None else 1
         features = []
-        for chunk in pixel_values.split(FRAMES_PER_CALL - FRAMES_PER_CALL % temporal):
+        for chunk in torch.split(pixel_values, FRAMES_PER_CALL - FRAMES_PER_CALL % temporal):
             extra = {"num_frames": chunk.shape[0]} if temporal > 1 else {}
             _, patches = self.vision_model(chunk, **extra)
             if self.vision_final_layernorm is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
 from omni_rl.media.digests import tensor_digest
@@ -28,10 +27,7 @@ def split_items(batch: Mapping[str, Any], count: int) -> list[dict[str, torch.Te
     """The tensors of each of `count` media items out of one modality's batch, sizes and counts as int64 tensors."""
     items: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
     for name, value in batch.items():
-        if name in ROWS_PER_ITEM:
-            parts = value.split([int(rows) for rows in batch[ROWS_PER_ITEM[name]]])
-        else:
-            parts = value
+        parts = value.split([int(rows) for rows in batch[ROWS_PER_ITEM[name]]]) if name in ROWS_PER_ITEM else value
         for item, part in zip(items, parts, strict=True):
             item[name] = torch.as_tensor(part)
     return items
@@ -114,7 +110,7 @@ class StepRecorder:
         self._encoded.clear()
 
 
-def attach(runner: Any, model: nn.Module, record_experts: bool) -> StepRecorder:
+def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
     """Make `model`, run by vLLM's `runner`, report to a new recorder."""
     routers = [module.router for module in model.modules() if isinstance(module, MoERunner)] if record_experts else []
     recorder = StepRecorder(runner, len(routers), routers[0].top_k if routers else 0)

@@ -22,7 +22,7 @@ class ServeIn:
 
     def __call__(self, config: Any) -> Any:
         config.dtype = self.dtype
-        if isinstance(config, NemotronOmniConfig):
+        if isinstance(config, NemotronOmniConfig) and config.llm_config is not None:
             config.llm_config.dtype = self.dtype
         return config
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from omni_rl.errors import CheckpointError, WeightUpdateError
 from omni_rl.media.digests import tensors_digest
@@ -21,15 +21,16 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._files = {}
+        self._files: dict[str, Any] = {}
         for file in sorted(path.glob("*.safetensors")):
-            handle = safe_open(file, framework="pt")
+            handle: Any = safe_open(file, framework="pt")
             self._files.update(dict.fromkeys(handle.keys(), handle))
         if not self._files:
             raise CheckpointError(f"{path} has no *.safetensors file; other formats are not read")
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return as_sent(name, self._files[name].get_tensor(name), self._dtype)
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        return as_sent(name, tensor, self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -52,6 +53,7 @@ class ReleasedWeights:
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         tensors = CheckpointTensors(checkpoint, dtype)
         self.digest = tensors_digest(tensors)
+        self.parameters = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
         self.specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
     def check(self, tensors: Mapping[str, torch.Tensor], version: str) -> None:
@@ -74,8 +76,8 @@ class ReleasedWeights:
         ]
         if problems:
             raise WeightUpdateError(
-                f"the update to {version} is not the engine's set of released tensors: {'; '.join(problems)}. "
-                "Nothing was written; send every released tensor as omni_rl.sync.released.as_sent gives it"
+                f"the tensors sent as {version} are not those that the engine holds: {'; '.join(problems)}. Nothing "
+                "was written; send every released tensor as omni_rl.sync.released.as_sent gives it"
             )
         digest = tensors_digest(tensors)
         named = WeightVersion.parse(version).digest
@@ -86,7 +88,7 @@ class ReleasedWeights:
             )
 
 
-def write_in_place(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_in_place(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     """Copy released tensors into the engine's parameters by its own loader, as a fresh load would."""
     with torch.no_grad():
         model.load_weights(iter(tensors.items()))
