@@ -54,6 +54,11 @@ class TrainerGroup:
             raise
         return cls(settings, ranks)
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the ranks on this node."""
+        return self._ranks.pids
+
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """The trainer's logprobs, router choices and media digests of every answer.
 

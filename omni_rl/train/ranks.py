@@ -23,7 +23,7 @@ class Ranks:
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)
-        self._pids: list[int] = []
+        self.pids: list[int] = []  # of the ranks on this node
         self._end: str | None = None
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Ranks:
         """
         places = self.collect([actor.locate.remote() for actor in self._actors], timeout)
         here = ray.util.get_node_ip_address()
-        self._pids = [pid for address, pid in places if address == here]
+        self.pids = [pid for address, pid in places if address == here]
         return [address for address, _ in places]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
@@ -70,6 +70,7 @@ class Ranks:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pending = list(references)
+        answers: dict[Any, Any] = {}
         while pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, pending = ray.wait(pending, num_returns=1, timeout=left)
@@ -78,10 +79,11 @@ class Ranks:
                     f"{len(pending)} of {len(self)} ranks were not started within {timeout:g} s; "
                     "the cluster lacks CPUs for them: lower cpus_per_rank or world_size"
                 )
-            if _failure(ready[0]) is not None:
+            try:
+                answers[ready[0]] = ray.get(ready[0])
+            except RayError:
                 self._diagnose(references)
-        answers: list[Any] = ray.get(list(references))
-        return answers
+        return [answers[reference] for reference in references]
 
     def close(self) -> None:
         """End every rank's process and wait until it is gone. Idempotent."""
@@ -91,7 +93,7 @@ class Ranks:
         for actor in self._actors:
             ray.kill(actor)
         deadline = time.monotonic() + EXIT_TIMEOUT
-        while any(_runs(pid) for pid in self._pids) and time.monotonic() < deadline:
+        while any(_runs(pid) for pid in self.pids) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _diagnose(self, references: Sequence[Any]) -> NoReturn:

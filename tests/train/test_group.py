@@ -1,0 +1,226 @@
+"""Two ranks that hold one sharded Omni do what one process with the whole model does."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from omni_rl.errors import CheckpointError, ConfigError, GradientError, TrainerDeadError
+from omni_rl.media.digests import tensors_digest
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.rollout.types import Rollout
+from omni_rl.sync.released import all_as_sent
+from omni_rl.train import checkpoint
+from omni_rl.train.group import TrainerGroup
+from omni_rl.train.packing import pack
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.step import build_optimizer, train_step
+
+from .conftest import MakeRollout
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+SETTINGS = TrainSettings(world_size=2, learning_rate=1e-3, max_pack_tokens=64, collective_timeout=60.0)
+ADVANTAGES = [1.0, -0.5, 0.25, -1.0, 2.0]
+
+
+@pytest.fixture
+def rollouts(make_rollout: MakeRollout) -> list[Rollout]:
+    """The images stand in one rollout, so that one rank has pictures and the other none."""
+    return [
+        make_rollout(0, prompt=5, answer=7),
+        make_rollout(1, prompt=9, answer=3, images=[(64, 96), (32, 64)]),
+        make_rollout(2, prompt=20, answer=30),
+        make_rollout(3, prompt=2, answer=1),
+        make_rollout(4, prompt=11, answer=16, temperature=0.7),
+    ]
+
+
+@pytest.fixture
+def group(small_checkpoint: Path) -> Iterator[TrainerGroup]:
+    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as started:
+        yield started
+
+
+def _model(directory: Path) -> NemotronOmniForConditionalGeneration:
+    torch.set_num_threads(1)
+    return NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+
+
+def _weights(group: TrainerGroup) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = ray.get(group.weights()[0])
+    return weights
+
+
+def test_scores_are_those_of_the_whole_model_alone(
+    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path
+) -> None:
+    model = _model(small_checkpoint)
+    scores = group.score(rollouts)
+    assert len(scores) == len(rollouts)
+    for rollout, score in zip(rollouts, scores, strict=True):
+        with torch.no_grad():
+            alone = model.score_packed(pack([rollout]), temperature=rollout.temperature)
+        assert np.abs(score.logprobs - alone.logprobs.double().numpy()).max() < 1e-5
+        assert alone.experts is not None
+        assert alone.margins is not None
+        assert score.experts is not None
+        assert score.margins is not None
+        safe = alone.margins[:-1].numpy() > 1e-5
+        assert safe.mean() > 0.99
+        assert (score.experts == alone.experts[:-1].numpy())[safe].all()
+        assert np.abs(score.margins - alone.margins[:-1].numpy()).max() < 1e-5
+        assert score.digests == tuple(item.digests for item in rollout.prompt.items)
+        assert score.version == str(group.version())
+
+
+def test_fewer_rollouts_than_ranks(group: TrainerGroup, rollouts: list[Rollout]) -> None:
+    together = group.score(rollouts)
+    for index in (0, 1):
+        (alone,) = group.score([rollouts[index]])
+        assert np.abs(alone.logprobs - together[index].logprobs).max() < 1e-5
+    assert group.score([]) == []
+    assert group.update([rollouts[1]], [1.0]).tokens == 3
+
+
+def test_the_version_is_the_digest_that_an_engine_computes_for_the_same_checkpoint(
+    group: TrainerGroup, small_checkpoint: Path
+) -> None:
+    released = load_file(small_checkpoint / "model.safetensors")
+    sent = all_as_sent(released, torch.float32)
+    reference, version = group.weights()
+    weights = ray.get(reference)
+    assert weights.keys() == sent.keys()
+    assert all(torch.equal(weights[name], sent[name]) for name in sent)
+    assert version.digest == tensors_digest(sent)
+    assert (version.run, version.attempt, version.number) == ("test", 1, 0)
+
+
+def test_a_step_of_two_ranks_is_the_step_of_one_process(
+    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = group.version()
+    stats = group.update(rollouts, ADVANTAGES)
+    after = group.version()
+    assert (after.number, before.number) == (1, 0)
+    assert after.digest != before.digest
+    group.save(tmp_path / "saved")
+    sharded = load_file(tmp_path / "saved" / "optimizer.safetensors")
+
+    model = _model(small_checkpoint)
+    optimizer = build_optimizer(model, SETTINGS)
+    whole = train_step(
+        model, optimizer, [rollouts], [ADVANTAGES], tokens=57, settings=SETTINGS.model_copy(update={"world_size": 1})
+    )
+    assert stats.tokens == 57
+    assert stats.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert stats.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    # The first moment is (1 - beta1) times the clipped gradient.
+    expected = {name: t for name, t in checkpoint.optimizer_tensors(model, optimizer) if name.startswith("exp_avg/")}
+    assert expected.keys() == {name for name in sharded if name.startswith("exp_avg/")}
+    for name, moment in expected.items():
+        assert torch.allclose(sharded[name], moment, atol=1e-7, rtol=1e-4), name
+
+
+def test_every_part_of_the_model_learns_from_one_batch(group: TrainerGroup, rollouts: list[Rollout]) -> None:
+    before = _weights(group)
+    group.update(rollouts, ADVANTAGES)
+    moved = {name for name, tensor in _weights(group).items() if not torch.equal(tensor, before[name])}
+    parts = ["vision_model.", "mlp1.1.", "language_model.backbone.embeddings.", "language_model.lm_head."]
+    parts += [f"language_model.backbone.layers.{layer}.mixer." for layer in range(4)]
+    for part in parts:
+        assert any(name.startswith(part) for name in moved), part
+    assert not any(name.startswith("sound_") for name in moved)
+
+
+def test_training_resumes_bitwise(
+    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    group.update(rollouts, ADVANTAGES)
+    group.save(tmp_path / "saved")
+    group.update(rollouts[::-1], ADVANTAGES)
+    version, uninterrupted = group.version(), _weights(group)
+    group.close()
+    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as second:
+        second.load(tmp_path / "saved")
+        assert second.version().number == 1
+        second.update(rollouts[::-1], ADVANTAGES)
+        assert second.version() == version
+        resumed = _weights(second)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
+
+
+def test_a_checkpoint_that_cannot_be_used_leaves_the_group_as_it_was(
+    group: TrainerGroup, rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    version = group.version()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(CheckpointError, match="never overwritten"):
+        group.save(tmp_path / "there")
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        group.load(tmp_path / "there")
+    assert group.version() == version
+    assert len(group.score(rollouts)) == 5
+
+
+def test_what_cannot_be_learnt_from_is_refused_and_changes_nothing(
+    group: TrainerGroup, rollouts: list[Rollout]
+) -> None:
+    version = group.version()
+    with pytest.raises(ConfigError, match="5 rollouts but 1 advantages"):
+        group.update(rollouts, [1.0])
+    with pytest.raises(ConfigError, match="'prompt-0' is nan"):
+        group.update(rollouts, [float("nan"), 0, 0, 0, 0])
+    with pytest.raises(GradientError, match="the weights stay at"):
+        group.update(rollouts, [1e38] * 5)
+    assert group.version() == version
+
+
+def test_bfloat16_scores_with_float32_masters(small_checkpoint: Path, rollouts: list[Rollout]) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    exact = _model(small_checkpoint)
+    with TrainerGroup.start(small_checkpoint, settings, run="test") as group:
+        scores = group.score(rollouts)
+        stats = group.update(rollouts, ADVANTAGES)
+        weights = _weights(group)
+    for rollout, score in zip(rollouts, scores, strict=True):
+        with torch.no_grad():
+            alone = exact.score_packed(pack([rollout]), temperature=rollout.temperature).logprobs.double().numpy()
+        assert 1e-6 < np.abs(score.logprobs - alone).mean() < 0.1
+    assert stats.grad_norm > 0
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            exact_name = name.endswith((".A_log", ".gate.e_score_correction_bias"))
+            assert tensor.dtype == (torch.float32 if exact_name else torch.bfloat16), name
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_the_callers_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        TrainerGroup.start(tmp_path, SETTINGS, run="test")
+
+
+def test_a_rank_killed_while_it_works_raises_within_seconds(group: TrainerGroup, rollouts: list[Rollout]) -> None:
+    victim = group.pids[1]
+    started = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(TrainerDeadError, match="process of rank 1 died"):
+        group.update(rollouts, ADVANTAGES)
+    assert time.monotonic() - started < 10
+    with pytest.raises(TrainerDeadError):
+        group.score(rollouts)
+    assert not [pid for pid in group.pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_close_leaves_no_process(group: TrainerGroup) -> None:
+    assert all(os.path.exists(f"/proc/{pid}") for pid in group.pids)
+    group.close()
+    assert not [pid for pid in group.pids if os.path.exists(f"/proc/{pid}")]
+    with pytest.raises(TrainerDeadError, match="it was closed"):
+        group.version()
