@@ -10,21 +10,21 @@ from safetensors import safe_open
 
 from omni_rl.errors import CheckpointError, WeightUpdateError
 from omni_rl.media.digests import tensors_digest
-from omni_rl.sync.released import as_sent
+from omni_rl.sync.released import as_sent, is_sent
 from omni_rl.sync.version import WeightVersion
 
 NAMES_IN_MESSAGE = 10
 
 
 class CheckpointTensors(Mapping[str, torch.Tensor]):
-    """The released tensors of a checkpoint directory as sync would send them, each read when it is asked for."""
+    """The weights of a checkpoint directory as sync would send them, each read when it is asked for."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._files: dict[str, Any] = {}
         for file in sorted(path.glob("*.safetensors")):
             handle: Any = safe_open(file, framework="pt")
-            self._files.update(dict.fromkeys(handle.keys(), handle))
+            self._files.update((name, handle) for name in handle.keys() if is_sent(name))  # noqa: SIM118, not a dict
         if not self._files:
             raise CheckpointError(f"{path} has no *.safetensors file; other formats are not read")
 

@@ -1,5 +1,6 @@
 """The values that a weight sync sends: which dtype each released tensor travels and is served in."""
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -7,6 +8,18 @@ import torch
 # The engine holds A and the router's bias in float32 whatever the model's dtype: rounded to bfloat16 before it gets
 # them, the bias alone changed the routing of most tokens.
 FLOAT32_SUFFIXES = (".A_log", ".gate.e_score_correction_bias")
+
+# Some checkpoints store them too; both sides make them from the configuration instead.
+DERIVED = (
+    re.compile(r"vision_model\.radio_model\.(summary_idxs|input_conditioner\..*)"),
+    re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.ls[12](\..*)?"),
+    re.compile(r"sound_encoder\.encoder\.feature_extractor\..*"),
+)
+
+
+def is_sent(name: str) -> bool:
+    """Whether the released tensor `name` is a weight: sent, held and counted in a version's digest by both sides."""
+    return not any(pattern.fullmatch(name) for pattern in DERIVED)
 
 
 def as_sent(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -17,5 +30,5 @@ def as_sent(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
 
 
 def all_as_sent(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """`as_sent` for a whole set of released tensors; their `tensors_digest` is the weight version's digest."""
-    return {name: as_sent(name, tensor, dtype) for name, tensor in tensors.items()}
+    """The weights among released tensors, each `as_sent`; their `tensors_digest` is the weight version's digest."""
+    return {name: as_sent(name, tensor, dtype) for name, tensor in tensors.items() if is_sent(name)}

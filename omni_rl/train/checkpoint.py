@@ -1,6 +1,5 @@
 """Saves and loads a training state: released weights that vLLM serves, AdamW's state, and a record. No pickle."""
 
-import json
 import os
 import shutil
 import uuid
@@ -17,15 +16,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from omni_rl.errors import CheckpointError
 from omni_rl.media.digests import tensors_digest
+from omni_rl.models.nemotron_omni import checkpoint as omni_checkpoint
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 
-RECORD = "step.json"
 MODEL = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
+# In a folder of their own: vLLM takes every safetensors file beside config.json for weights.
+STATE = "training"
+RECORD = f"{STATE}/step.json"
+OPTIMIZER = f"{STATE}/optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Record(BaseModel):
-    """`step.json`: which weights these are. `digests`: of the tensors in each safetensors file."""
+    """`training/step.json`: which weights these are. `digests`: of the tensors in each safetensors file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +58,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         raise CheckpointError(f"cannot write to {target.parent}: {error}") from error
     try:
         yield partial
-        for path in [*partial.iterdir(), partial]:
+        for path in [*partial.rglob("*"), partial]:
             _fsync(path)
         partial.rename(target)
         _fsync(target.parent)
@@ -75,26 +78,19 @@ def _fsync(path: Path) -> None:
 
 def write(
     target: Path,
-    source: Path,
+    config: NemotronOmniConfig,
     weights: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
     **record: Any,
 ) -> None:
-    """Write a checkpoint from full tensors. `source` is the directory whose config and tokenizer go along.
+    """Write a checkpoint from full tensors; fields of the record but the digests are keywords.
 
     Weights are the float32 masters; config.json asks for the dtype of the forward that they were trained with, so
     that an engine serves what was trained.
     """
     with atomic_directory(target) as directory:
-        for path in source.iterdir():
-            if path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name != RECORD:
-                shutil.copyfile(path, directory / path.name)
-        (directory / "model.safetensors.index.json").unlink(missing_ok=True)
-        config = json.loads((source / "config.json").read_text())
-        for section in (config, config["llm_config"]):
-            section["dtype"] = section["torch_dtype"] = record["dtype"]
-        (directory / "config.json").write_text(json.dumps(config, indent=1))
-        save_file(dict(weights), directory / MODEL, metadata={"format": "pt"})
+        omni_checkpoint.write(config, weights, directory, getattr(torch, record["dtype"]))
+        (directory / STATE).mkdir()
         save_file(dict(optimizer), directory / OPTIMIZER)
         digests = {MODEL: tensors_digest(weights), OPTIMIZER: tensors_digest(optimizer)}
         (directory / RECORD).write_text(Record(digests=digests, **record).model_dump_json(indent=1))

@@ -12,8 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.errors import GradientError
 from omni_rl.media.digests import tensors_digest
+from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.parallel import released_state, shard
+from omni_rl.models.nemotron_omni.parallel import shard
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
@@ -65,7 +66,6 @@ class TrainWorker:
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
         self._model, self._optimizer = model, optimizer
-        self._source = directory
         self._number = number
         self._digest: str | None = None
         return self.version()
@@ -113,7 +113,7 @@ class TrainWorker:
         if self._rank == 0:
             checkpoint.write(
                 directory,
-                self._source,
+                self._model.config,
                 weights,
                 state,
                 run=version.run,

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 
 if TYPE_CHECKING:
+    from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 _INDEX = "model.safetensors.index.json"
@@ -78,16 +79,23 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def save(model: "NemotronOmniForConditionalGeneration", directory: Path, dtype: torch.dtype) -> None:
     """Write config, weights and the source checkpoint's tokenizer, so that vLLM serves `directory` unchanged."""
+    write(model.config, dict(released_state(model, dtype)), directory, dtype)
+
+
+def write(
+    config: "NemotronOmniConfig", weights: Mapping[str, torch.Tensor], directory: Path, dtype: torch.dtype
+) -> None:
+    """Write whole `weights` (released names), which an engine shall serve in `dtype`, and what vLLM needs beside."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in released_state(model, dtype)}
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    config = type(model.config).from_dict(model.config.to_dict())
+    plain = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+    save_file(plain, directory / "model.safetensors", metadata={"format": "pt"})
+    source = config.name_or_path
+    config = type(config).from_dict(config.to_dict())
     # vLLM's processor casts pixels to the config's dtype, and its language model reads its own section's.
     config.dtype = config.llm_config.dtype = dtype
     config.save_pretrained(directory)
-    source = Path(model.config.name_or_path)
-    if model.config.name_or_path and source.is_dir() and source.resolve() != directory.resolve():
-        for path in sorted(path for pattern in _TOKENIZER for path in source.glob(pattern)):
+    if source and Path(source).is_dir() and Path(source).resolve() != directory.resolve():
+        for path in sorted(path for pattern in _TOKENIZER for path in Path(source).glob(pattern)):
             shutil.copy2(path, directory / path.name)
 
 

@@ -8,13 +8,7 @@ from typing import Any
 import torch
 
 from omni_rl.errors import CheckpointError
-
-# Stored by some checkpoints, rebuilt from the configuration here; neither side's model holds them as weights.
-_DERIVED = (
-    re.compile(r"vision_model\.radio_model\.(summary_idxs|input_conditioner\..*)"),
-    re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.ls[12](\..*)?"),
-    re.compile(r"sound_encoder\.encoder\.feature_extractor\..*"),
-)
+from omni_rl.sync.released import as_sent, is_sent
 
 # Longest prefix first; the text after a prefix goes on through `_INNER`.
 _PREFIXES = (
@@ -61,7 +55,7 @@ class NemotronOmniStateDictAdapter:
 
         Raises `CheckpointError` for a name that no Nemotron Omni has.
         """
-        if any(pattern.fullmatch(released) for pattern in _DERIVED):
+        if not is_sent(released):
             return None
         internal = _translate(released)
         expert = _RELEASED_EXPERT.fullmatch(internal)
@@ -153,18 +147,6 @@ def _translate(name: str, back: bool = False) -> str:
     raise CheckpointError(f"{name} is no tensor of Nemotron Omni; remove it or use the checkpoint's own loader")
 
 
-def released_dtype(name: str, dtype: torch.dtype) -> torch.dtype | None:
-    """The dtype of the released tensor `name` for an engine of `dtype`; None keeps an integer tensor as it is.
-
-    The engine holds A and the router's bias in float32 whatever its dtype, so they are sent unrounded.
-    """
-    if name.endswith("num_batches_tracked"):
-        return None
-    if name.endswith((".mixer.A_log", ".e_score_correction_bias")):
-        return torch.float32
-    return dtype
-
-
 def released_items(
     tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -172,5 +154,4 @@ def released_items(
     adapter = NemotronOmniStateDictAdapter()
     for name, tensor in tensors:
         for released, value in adapter.convert_single_tensor_to_hf(name, tensor):
-            target = released_dtype(released, dtype)
-            yield released, value if target is None else value.to(target)
+            yield released, as_sent(released, value, dtype)
