@@ -5,6 +5,11 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """float32 for smaller dtypes; float64 stays, so that a double model is a reference for every part."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class SquaredReLU(nn.Module):
     """relu(x)²."""
 
@@ -21,6 +26,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        x = hidden_states.float()
+        x = at_least_float32(hidden_states)
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * self.weight.float()).to(hidden_states.dtype)
+        return (normed * at_least_float32(self.weight)).to(hidden_states.dtype)

@@ -6,6 +6,8 @@ Shapes: N positions, H hidden, V vocabulary.
 import torch
 from torch.nn import functional as F
 
+from omni_rl.models.nemotron_omni.layers import at_least_float32
+
 
 def token_logprobs(
     hidden: torch.Tensor,
@@ -36,7 +38,7 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden, weight, targets, temperature)
         ctx.chunk = chunk  # type: ignore[attr-defined]
-        result = hidden.new_empty(len(targets), dtype=torch.float32)
+        result = at_least_float32(hidden.new_empty(len(targets)))
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
             logits = _tempered(hidden[rows], weight, temperature[rows])
@@ -51,7 +53,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, temperature = ctx.saved_tensors  # type: ignore[attr-defined]
         chunk = ctx.chunk  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = at_least_float32(torch.zeros_like(weight))
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
             scaled = (grad[rows] / temperature[rows]).unsqueeze(1)
@@ -64,5 +66,5 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _tempered(hidden: torch.Tensor, weight: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    logits = F.linear(hidden, weight).float()
+    logits = at_least_float32(F.linear(hidden, weight))
     return logits / temperature.unsqueeze(1)

@@ -5,6 +5,8 @@ Shapes: T packed tokens, D channels, K taps.
 
 import torch
 
+from omni_rl.models.nemotron_omni.layers import at_least_float32
+
 
 def causal_conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, position: torch.Tensor
@@ -30,14 +32,14 @@ class _CausalConv(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, position)
         ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
-        taps = weight.float()
+        taps = at_least_float32(weight)
         last = weight.shape[1] - 1
-        y = x.float() * taps[:, last]
+        y = at_least_float32(x) * taps[:, last]
         if bias is not None:
-            y += bias.float()
+            y += bias
         for shift in range(1, min(last, len(x) - 1) + 1):
             inside = (position[shift:] >= shift).unsqueeze(1)
-            y[shift:] += (x[:-shift].float() * taps[:, last - shift]) * inside
+            y[shift:] += (at_least_float32(x[:-shift]) * taps[:, last - shift]) * inside
         return y
 
     @staticmethod
@@ -45,9 +47,9 @@ class _CausalConv(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, None]:
         x, weight, position = ctx.saved_tensors  # type: ignore[attr-defined]
-        taps = weight.float()
+        taps = at_least_float32(weight)
         last = weight.shape[1] - 1
-        values = x.float()
+        values = at_least_float32(x)
         grad_x = grad * taps[:, last]
         grad_taps = torch.zeros_like(taps)
         grad_taps[:, last] = (grad * values).sum(0)

@@ -8,6 +8,7 @@ from transformers import NemotronHConfig
 from omni_rl.models.nemotron_omni.language.conv import causal_conv
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.scan import chunk_scan
+from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 # On a CPU the Q x Q blocks of the scan cost more than the states they save beyond this size.
 _MAX_CHUNK = 64
@@ -24,7 +25,7 @@ class StateDecay(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(heads, dtype=torch.float32))
 
     def forward(self) -> torch.Tensor:
-        return -torch.exp(self.A_log.float())
+        return -torch.exp(at_least_float32(self.A_log))
 
 
 class GatedRMSNorm(nn.Module):
@@ -37,7 +38,7 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
     def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        gated = (x * F.silu(gate.float())).reshape(*x.shape[:-1], self.groups, -1)
+        gated = (x * F.silu(at_least_float32(gate))).reshape(*x.shape[:-1], self.groups, -1)
         normed = gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + self.eps)
         result: torch.Tensor = self.weight * normed.flatten(-2).to(gate.dtype)
         return result
@@ -73,7 +74,7 @@ class MambaMixer(nn.Module):
         convolved = causal_conv(mixed, self.conv1d.weight.squeeze(1), self.conv1d.bias, layout.position).to(dtype)
         x, b, c = torch.split(F.silu(convolved), [self.inner, self.groups * self.states, self.groups * self.states], -1)
         x = x.reshape(-1, self.heads, self.channels)
-        step = F.softplus(dt.float() + self.dt_bias.float()).clamp(*self.dt_limit)
+        step = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).clamp(*self.dt_limit)
         scanned = chunk_scan(
             x,
             step,
@@ -83,6 +84,6 @@ class MambaMixer(nn.Module):
             layout.sequence,
             self.chunk,
         )
-        y = (scanned + x.float() * self.D.float().unsqueeze(-1)).to(dtype)
+        y = (scanned + at_least_float32(x) * at_least_float32(self.D).unsqueeze(-1)).to(dtype)
         mixed_back: torch.Tensor = self.out_proj(self.norm(y.flatten(-2), gate))
         return mixed_back

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.language.mlp import MLP
+from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Router(nn.Module):
         nn.init.normal_(self.weight, std=config.initializer_range)
 
     def forward(self, hidden_states: torch.Tensor) -> Routing:
-        scores = F.linear(hidden_states.float(), self.weight.float()).sigmoid()
+        scores = F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)).sigmoid()
         with torch.no_grad():
             experts, margins = self._choose(scores + self.e_score_correction_bias)
         weights = scores.gather(1, experts)
@@ -90,8 +91,8 @@ class Experts(nn.Module):
                 torch.split(hidden_states[tokens], counts), self.up_proj.unbind(), self.down_proj.unbind(), strict=True
             )
         ]
-        weighted = torch.cat(outputs).float() * routing.weights.flatten()[order].unsqueeze(1)
-        total = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
+        weighted = at_least_float32(torch.cat(outputs)) * routing.weights.flatten()[order].unsqueeze(1)
+        total = torch.zeros(hidden_states.shape, dtype=weighted.dtype, device=hidden_states.device)
         return total.index_add(0, tokens, weighted).to(hidden_states.dtype)
 
 

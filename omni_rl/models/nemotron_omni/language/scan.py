@@ -10,6 +10,8 @@ no padding. Shapes: T tokens, K chunks of Q, H heads of P channels, G groups of 
 import torch
 from torch.nn import functional as F
 
+from omni_rl.models.nemotron_omni.layers import at_least_float32
+
 
 def chunk_scan(
     x: torch.Tensor,
@@ -20,7 +22,7 @@ def chunk_scan(
     sequence: torch.Tensor,
     chunk: int,
 ) -> torch.Tensor:
-    """The scan, in float32 whatever the inputs' dtype: float32 [T, H, P].
+    """The scan, in float32 (float64 if the inputs are): [T, H, P].
 
     `x` [T, H, P], `dt` [T, H], `a` [H], `b` and `c` [T, G, N]; `sequence` int64 [T] numbers the sequences.
     """
@@ -32,9 +34,9 @@ def chunk_scan(
 
     sequence = F.pad(sequence, (0, pad), value=-1).view(chunks, chunk)
     dt = F.pad(dt, (0, 0, 0, pad)).view(chunks, chunk, heads).transpose(1, 2)  # KHQ
-    x = F.pad(x.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, heads, channels).transpose(1, 2)  # KHQP
-    b = F.pad(b.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)  # KGQN
-    c = F.pad(c.float(), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)
+    x = F.pad(at_least_float32(x), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, heads, channels).transpose(1, 2)  # KHQP
+    b = F.pad(at_least_float32(b), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)  # KGQN
+    c = F.pad(at_least_float32(c), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)
     share = heads // groups  # heads that share one B and C
 
     coarse, fine = _prefix_sums(dt, a)
@@ -70,8 +72,8 @@ def _prefix_sums(dt: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch
     later difference its low bits; the pair keeps them, at a fraction of float64's price.
     """
     exact = (dt.double() * a.double().view(-1, 1)).cumsum(-1)
-    coarse = exact.float()
-    fine = (exact.detach() - coarse.detach().double()).float()
+    coarse = exact.to(dt.dtype)
+    fine = (exact.detach() - coarse.detach().double()).to(dt.dtype)
     return coarse, fine
 
 
