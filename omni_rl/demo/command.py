@@ -3,11 +3,9 @@
 import json
 import sys
 
-from rich.console import Console
-
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.thresholds import THRESHOLDS
-from omni_rl.demo.display import closing, live
+from omni_rl.demo.display import closing, console_for, live
 from omni_rl.errors import CheckpointError
 
 
@@ -18,7 +16,7 @@ def run_demo(settings: DemoSettings, *, as_json: bool) -> bool:
     from omni_rl.demo.cluster import Cluster
     from omni_rl.demo.run import PHASES, run
 
-    console = Console(stderr=as_json)
+    console = console_for(as_json)
     limits = THRESHOLDS[settings.dtype]
     with live(console, limits, settings.steps * PHASES) as display:
         display.phase("starting Ray, vLLM and the trainer group")

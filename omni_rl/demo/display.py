@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -11,6 +12,12 @@ from rich.table import Table
 from omni_rl.consistency.metrics import Comparison
 from omni_rl.consistency.thresholds import Thresholds, breaches
 from omni_rl.demo.report import Report, StepReport
+
+PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
+
+
+COLUMNS = ("tokens", "|d| mean", "|d| p99", "|d| max", "gen_kl_error", "token_mult_prob_error", "flips")
+WIDE_ONLY = ("|d| p99", "token_mult_prob_error")
 
 
 class Display(Protocol):
@@ -37,9 +44,15 @@ class _Live:
     def step(self, report: StepReport) -> None:
         title = f"step {report.step}  weights {report.weight_version}  reward {report.reward:.3f}"
         rows = report.by_modality | {"all": report.overall}
-        self._console.print(comparison_table(title, "kind", rows, self._limits))
+        self._console.print(comparison_table(title, "kind", rows, self._limits, self._console.width))
         for breach in report.breaches:
             self._console.print(f"  {breach}", style="red", highlight=False)
+
+
+def console_for(as_json: bool) -> Console:
+    """Standard output, or standard error where the report takes its place."""
+    console = Console(stderr=as_json)
+    return console if console.is_terminal else Console(stderr=as_json, width=PLAIN_WIDTH)
 
 
 @contextmanager
@@ -57,33 +70,33 @@ def live(console: Console, limits: Thresholds, phases: int) -> Iterator[Display]
         yield _Live(console, progress, limits, phases)
 
 
-def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Thresholds) -> Table:
-    """One row a comparison, with its verdict under `limits`."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Thresholds, width: int) -> Table:
+    """One row a comparison, with its verdict under `limits`; fewer columns where `width` characters are few."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first)
-    for heading in ("tokens", "|d| mean", "|d| p99", "|d| max", "gen_kl_error", "token_mult_prob_error", "flips"):
-        table.add_column(heading, justify="right")
+    columns = [column for column in COLUMNS if width >= PLAIN_WIDTH or column not in WIDE_ONLY]
+    for heading in columns:
+        table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict")
     for name, comparison in rows.items():
         m = comparison.metrics
-        agrees = not breaches(comparison, limits)
-        table.add_row(
-            name,
-            f"{m.tokens:,}",
-            f"{m.logprob_abs_diff_mean:.2e}",
-            f"{m.logprob_abs_diff_p99:.2e}",
-            f"{m.logprob_abs_diff_max:.2e}",
-            f"{m.gen_kl_error:.2e}",
-            f"{m.token_mult_prob_error:.6f}",
-            f"{m.router_flips}",
-            "[green]agree[/]" if agrees else "[red]disagree[/]",
-        )
+        cells = {
+            "tokens": f"{m.tokens:,}",
+            "|d| mean": f"{m.logprob_abs_diff_mean:.2e}",
+            "|d| p99": f"{m.logprob_abs_diff_p99:.2e}",
+            "|d| max": f"{m.logprob_abs_diff_max:.2e}",
+            "gen_kl_error": f"{m.gen_kl_error:.2e}",
+            "token_mult_prob_error": f"{m.token_mult_prob_error:.6f}",
+            "flips": f"{m.router_flips}",
+        }
+        verdict = "[red]disagree[/]" if breaches(comparison, limits) else "[green]agree[/]"
+        table.add_row(name, *(cells[column] for column in columns), verdict)
     return table
 
 
 def closing(console: Console, report: Report, limits: Thresholds, path: str) -> None:
     """The legs, the run's verdict and where the report is."""
-    console.print(comparison_table("where the difference comes from", "leg", report.legs, limits))
+    console.print(comparison_table("where the difference comes from", "leg", report.legs, limits, console.width))
     for breach in report.breaches:
         console.print(breach, style="red", highlight=False)
     verdict = "[green]every step agreed[/]" if report.agreed else "[red]the two policies disagree[/]"

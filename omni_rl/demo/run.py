@@ -29,10 +29,12 @@ PHASES = 4  # sample, score, learn, update: units of progress a step
 class Policies(Protocol):
     """The two policies as the loop needs them; `cluster.Cluster` is the real pair."""
 
-    engine_version: str
-    parameters: int
-    weight_version: str
-
+    @property
+    def engine_version(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def weight_version(self) -> str: ...
     def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]: ...
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]: ...
@@ -89,7 +91,7 @@ def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
             display.phase(f"step {step}: learning")
             with clock.time("learn"):
                 advantages = group_advantages(rewards, [rollout.prompt.kind for rollout in rollouts])
-                cluster.learn(rollouts, advantages)
+                cluster.learn(rollouts, advantages.tolist())
         display.advance()
         if not last:
             display.phase(f"step {step}: new weights into the engine")
