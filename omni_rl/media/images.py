@@ -62,7 +62,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if image.mode == "RGB":  # a colour named as transparent is left as it is, as vLLM leaves it
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return _from_array(np.asarray(image)).convert("RGB")

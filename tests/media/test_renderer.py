@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from omni_rl.errors import MediaError, PromptError
@@ -57,8 +59,7 @@ def test_spans_lie_on_the_placeholders_and_nowhere_else(renderer: Renderer, kind
             assert item.positions.max() < item.offset + item.length
             assert len(item.positions) == features(item.modality, item.tensors)
             slots += item.positions.tolist()
-        everywhere = np.flatnonzero(np.isin(rendered.ids, (RawPrompt = Callable[[Prompt], dict[str, Any]]
-IMAGE_TOKEN, SOUND_TOKEN)))
+        everywhere = np.flatnonzero(np.isin(rendered.ids, (IMAGE_TOKEN, SOUND_TOKEN)))
         assert slots == everywhere.tolist()
 
 
@@ -147,8 +148,7 @@ def test_tensors_own_their_storage(renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_engines_input_is_vllms_own(renderer: Renderer, front_end: Any, raw: RawPrompt, kind: Kind
-) -> None:
+def test_the_engines_input_is_vllms_own(renderer: Renderer, front_end: Any, raw: RawPrompt, kind: Kind) -> None:
     from vllm.multimodal.inputs import batched_tensors_equal
 
     for prompt in demo_prompts(kind, 4, 2):
@@ -169,6 +169,55 @@ def test_the_engines_input_is_vllms_own(renderer: Renderer, front_end: Any, raw:
                 assert dict(mine) == dict(vllms)
                 for name, element in vllms.items():
                     assert mine[name].field.keep_on_cpu == element.field.keep_on_cpu, name
+
+
+def odd_pictures() -> list[Image.Image]:
+    rgba = np.random.default_rng(3).integers(0, 256, (40, 90, 4), dtype=np.uint8)
+    colour = Image.fromarray(rgba[..., :3])
+    turned = colour.copy()
+    turned.getexif()[0x0112] = 8
+    indexed = colour.convert("P")
+    indexed.info["transparency"] = 3
+    return [
+        Image.fromarray(rgba),
+        Image.fromarray(rgba).convert("LA"),
+        colour.convert("L"),
+        colour.convert("1"),
+        colour.convert("CMYK"),
+        indexed,
+        turned,
+    ]
+
+
+@pytest.mark.parametrize("picture", odd_pictures(), ids=("RGBA", "LA", "L", "1", "CMYK", "P", "turned"))
+def test_pictures_of_every_mode_become_what_vllm_makes_of_them(
+    renderer: Renderer, front_end: Any, raw: RawPrompt, picture: Image.Image
+) -> None:
+    prompt = Prompt("odd", "<image>", (picture,))
+    front_end.renderer.clear_mm_cache()
+    (theirs,) = front_end.renderer.render_cmpl([raw(prompt)])
+    (item,) = one(renderer, prompt).items
+    assert torch.equal(item.tensors["pixel_values_flat"], theirs["mm_kwargs"]["image"][0]["pixel_values_flat"].data)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(1, 400),
+    height=st.integers(1, 400),
+    samples=st.integers(1, 40_000),
+    frames=st.integers(1, 9),
+    order=st.permutations(["<image>", "<so_embedding>", "<video>"]),
+)
+def test_every_item_has_as_many_slots_as_features(
+    renderer: Renderer, width: int, height: int, samples: int, frames: int, order: list[str]
+) -> None:
+    assume(max(width, height) < 100 * min(width, height))
+    media = (grey(width, height),), (noise(samples / 16_000),), (video(frames),)
+    rendered = one(renderer, Prompt("any", "look".join(order), *media))
+    names = {"image": "<image>", "audio": "<so_embedding>", "video": "<video>"}
+    assert [names[item.modality] for item in rendered.items] == list(order)
+    for item in rendered.items:
+        assert len(item.positions) == features(item.modality, item.tensors)
 
 
 def test_an_answer_follows_the_prompt_and_a_foreign_prompt_is_refused(renderer: Renderer) -> None:
@@ -200,6 +249,11 @@ def test_an_answer_follows_the_prompt_and_a_foreign_prompt_is_refused(renderer: 
         (Prompt("p", "word " * 1100), PromptError, "1023|context length"),
         (Prompt("p", "<video><video>", videos=(video(40), video(40))), PromptError, "at most 1023"),
         (Prompt("p", ""), PromptError, "empty"),
+        (
+            Prompt("p", "<video><video>", videos=(video(2), replace(video(2), frames=video(2).frames[:, :, :20]))),
+            MediaError,
+            "vLLM's processor refused its media",
+        ),
     ],
 )
 def test_bad_prompts_are_named_and_the_renderer_lives_on(
