@@ -15,7 +15,7 @@ from vllm.exceptions import VLLMValidationError
 from omni_rl.errors import EngineDeadError, PromptError, SamplingError
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.types import RenderedPrompt
-from omni_rl.rollout import recorder, startup
+from omni_rl.rollout import recorder, seeds, startup
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport, VersionSpan
@@ -46,6 +46,7 @@ class RolloutEngine:
         self.llm_engine = startup.start(settings)
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
+        seeds.spare_unfinished_prompts(runner)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
         self._released = ReleasedWeights(settings.model, getattr(torch, settings.dtype))
         self._numbers = count()

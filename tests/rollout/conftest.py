@@ -1,0 +1,55 @@
+"""Engines and prompts for the tests that start vLLM."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omni_rl.media.types import Prompt, Sound, Video
+
+PROMPT_COUNT = 6
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
+
+
+def hiss(seed: int, samples: int) -> Sound:
+    return Sound((np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32), 16000)
+
+
+def prompts(seed: int = 0) -> list[Prompt]:
+    """Every kind; two images of different shapes in one prompt, sounds of different lengths in one batch."""
+    wide, tall = Image.fromarray(noise(seed, 100, 150, 3)), Image.fromarray(noise(seed + 1, 300, 40, 3))
+    long, short = hiss(seed, 32000), hiss(seed + 1, 11000)
+    video = Video(noise(seed + 2, 5, 96, 96, 3), 2.0, tuple(range(5)), 5)
+    return [
+        Prompt("text", "def hello world how are you doing"),
+        Prompt("images", "look <image> now <image>", images=(wide, tall)),
+        Prompt("long sound", "hear <so_embedding> now", sounds=(long,)),
+        Prompt("short sound", "hear <so_embedding> now", sounds=(short,)),
+        Prompt("video", "see <video> now", videos=(video,)),
+        Prompt(
+            "mixed", "see <video> and <image> and <so_embedding> ok", images=(wide,), sounds=(short,), videos=(video,)
+        ),
+    ]
+
+
+@pytest.fixture
+def start(small_checkpoint: Path) -> Iterator[Callable[..., Any]]:
+    """Starts engines on the small checkpoint (or on `model`), and closes them after the test."""
+    from omni_rl.rollout.engine import RolloutEngine
+    from omni_rl.rollout.settings import EngineSettings
+
+    engines: list[RolloutEngine] = []
+
+    def begin(dtype: str = "float32", **settings: Any) -> RolloutEngine:
+        engines.append(RolloutEngine(EngineSettings(**{"model": small_checkpoint, "dtype": dtype} | settings)))
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        engine.close()
