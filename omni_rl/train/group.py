@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
@@ -38,7 +38,7 @@ class TrainerGroup:
         """Start the ranks on the checkpoint in `model_path`, whose weights get number 0.
 
         Raises:
-            CheckpointError: the checkpoint cannot be loaded.
+            CheckpointError, ConfigError: the checkpoint cannot be loaded.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
         actor = ray.remote(num_cpus=settings.cpus_per_rank, max_restarts=0)(TrainWorker)
@@ -49,6 +49,11 @@ class TrainerGroup:
             port = ranks.first("listen", host)
             ranks.call("join", host, port)
             ranks.call("build", Path(model_path).resolve(), 0)
+        except TrainerDeadError as error:
+            # No group to be dead yet: a bad checkpoint is the caller's to mend.
+            if isinstance(error.__cause__, OmniRLError):
+                raise error.__cause__ from None
+            raise
         except BaseException:
             ranks.close()
             raise

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omni_rl.errors import CheckpointError
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.train import checkpoint
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
@@ -23,20 +24,17 @@ SETTINGS = TrainSettings(world_size=1, learning_rate=1e-2, weight_decay=0.1)
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The directory that a policy came from."""
-    directory = tmp_path / "source"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps({"dtype": "bfloat16", "llm_config": {"dtype": "bfloat16"}}))
-    (directory / "tokenizer.json").write_text("{}")
-    (directory / "model.safetensors").write_bytes(b"weights of before")
-    return directory
+def config(small_checkpoint: Path) -> NemotronOmniConfig:
+    """The configuration, and with it the directory, that a policy came from."""
+    loaded: NemotronOmniConfig = NemotronOmniConfig.from_pretrained(small_checkpoint)
+    loaded.name_or_path = str(small_checkpoint)
+    return loaded
 
 
-def _write(target: Path, source: Path, policy: Bigram, optimizer: torch.optim.Optimizer) -> None:
+def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: torch.optim.Optimizer) -> None:
     checkpoint.write(
         target,
-        source,
+        config,
         {name: tensor.detach() for name, tensor in policy.named_parameters()},
         dict(checkpoint.optimizer_tensors(policy, optimizer)),
         run="run",
@@ -47,7 +45,7 @@ def _write(target: Path, source: Path, policy: Bigram, optimizer: torch.optim.Op
 
 
 def test_resumed_training_is_bitwise_the_uninterrupted_one(
-    make_rollout: MakeRollout, source: Path, tmp_path: Path
+    make_rollout: MakeRollout, config: NemotronOmniConfig, tmp_path: Path
 ) -> None:
     def step(policy: Bigram, optimizer: torch.optim.Optimizer, seed: int) -> None:
         train_step(policy, optimizer, [[make_rollout(seed)]], [[1.0]], tokens=4, settings=SETTINGS)
@@ -55,7 +53,7 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
     step(policy, optimizer, 0)
-    _write(tmp_path / "saved", source, policy, optimizer)
+    _write(tmp_path / "saved", config, policy, optimizer)
     step(policy, optimizer, 1)
 
     resumed = Bigram()
@@ -67,19 +65,19 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(
         assert torch.equal(parameter, resumed.get_parameter(name))
 
 
-def test_a_checkpoint_has_what_an_engine_serves_in_the_dtype_of_training(source: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_has_what_an_engine_serves_in_the_dtype_of_training(
+    config: NemotronOmniConfig, tmp_path: Path
+) -> None:
     policy = Bigram()
-    _write(tmp_path / "saved", source, policy, build_optimizer(policy, SETTINGS))
+    _write(tmp_path / "saved", config, policy, build_optimizer(policy, SETTINGS))
     saved = tmp_path / "saved"
-    assert {path.name for path in saved.iterdir()} == {
-        "config.json",
-        "tokenizer.json",
-        "model.safetensors",
-        "optimizer.safetensors",
-        "step.json",
-    }
-    config = json.loads((saved / "config.json").read_text())
-    assert config["dtype"] == config["llm_config"]["dtype"] == "float32"
+    served = {path.name for path in saved.iterdir() if path.is_file()}
+    assert {"config.json", "tokenizer.json"} <= served
+    # An engine takes every safetensors file it finds for weights.
+    assert [name for name in served if name.endswith(".safetensors")] == ["model.safetensors"]
+    written = json.loads((saved / "config.json").read_text())
+    assert config.dtype == torch.bfloat16
+    assert written["dtype"] == written["llm_config"]["dtype"] == "float32"
     record = checkpoint.read_record(saved)
     assert (record.run, record.attempt, record.number) == ("run", 1, 3)
 
@@ -121,12 +119,14 @@ def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "saved" / "step.json").read_text() == "precious"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-def test_changed_tensors_are_noticed(make_rollout: MakeRollout, source: Path, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.OPTIMIZER])
+def test_changed_tensors_are_noticed(
+    make_rollout: MakeRollout, config: NemotronOmniConfig, tmp_path: Path, file: str
+) -> None:
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
     train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
-    _write(tmp_path / "saved", source, policy, optimizer)
+    _write(tmp_path / "saved", config, policy, optimizer)
     path = tmp_path / "saved" / file
     tensors = load_file(path)
     next(tensor for tensor in tensors.values() if tensor.ndim == 2)[0, 0] += 1
@@ -135,20 +135,22 @@ def test_changed_tensors_are_noticed(make_rollout: MakeRollout, source: Path, tm
         checkpoint.read_record(tmp_path / "saved")
 
 
-def test_a_truncated_file_is_no_checkpoint(source: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_no_checkpoint(config: NemotronOmniConfig, tmp_path: Path) -> None:
     policy = Bigram()
-    _write(tmp_path / "saved", source, policy, build_optimizer(policy, SETTINGS))
+    _write(tmp_path / "saved", config, policy, build_optimizer(policy, SETTINGS))
     path = tmp_path / "saved" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         checkpoint.read_record(tmp_path / "saved")
 
 
-def test_optimizer_state_of_another_model_is_refused(make_rollout: MakeRollout, source: Path, tmp_path: Path) -> None:
+def test_optimizer_state_of_another_model_is_refused(
+    make_rollout: MakeRollout, config: NemotronOmniConfig, tmp_path: Path
+) -> None:
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
     train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
-    _write(tmp_path / "saved", source, policy, optimizer)
+    _write(tmp_path / "saved", config, policy, optimizer)
     other = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="exp_avg/head"):
         checkpoint.load_optimizer(other, build_optimizer(other, SETTINGS), tmp_path / "saved")

@@ -1,6 +1,7 @@
 """Two ranks that hold one sharded Omni do what one process with the whole model does."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -43,10 +44,23 @@ def rollouts(make_rollout: MakeRollout) -> list[Rollout]:
     ]
 
 
-@pytest.fixture
-def group(small_checkpoint: Path) -> Iterator[TrainerGroup]:
+@pytest.fixture(scope="module")
+def shared(
+    local_ray: None, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[TrainerGroup, Path]]:
+    """A group, and the state that it started with."""
+    initial = tmp_path_factory.mktemp("trainer") / "initial"
     with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as started:
-        yield started
+        started.save(initial)
+        yield started, initial
+
+
+@pytest.fixture
+def group(shared: tuple[TrainerGroup, Path]) -> TrainerGroup:
+    """A group that has learnt nothing yet."""
+    started, initial = shared
+    started.load(initial)
+    return started
 
 
 def _model(directory: Path) -> NemotronOmniForConditionalGeneration:
@@ -112,7 +126,7 @@ def test_a_step_of_two_ranks_is_the_step_of_one_process(
     assert (after.number, before.number) == (1, 0)
     assert after.digest != before.digest
     group.save(tmp_path / "saved")
-    sharded = load_file(tmp_path / "saved" / "optimizer.safetensors")
+    sharded = load_file(tmp_path / "saved" / checkpoint.OPTIMIZER)
 
     model = _model(small_checkpoint)
     optimizer = build_optimizer(model, SETTINGS)
@@ -124,9 +138,13 @@ def test_a_step_of_two_ranks_is_the_step_of_one_process(
     assert stats.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
     # The first moment is (1 - beta1) times the clipped gradient.
     expected = {name: t for name, t in checkpoint.optimizer_tensors(model, optimizer) if name.startswith("exp_avg/")}
-    assert expected.keys() == {name for name in sharded if name.startswith("exp_avg/")}
+    assert len(expected) > 50
     for name, moment in expected.items():
         assert torch.allclose(sharded[name], moment, atol=1e-7, rtol=1e-4), name
+    # What no rank used has no gradient in one process, and a zero one on the ranks.
+    unused = {name for name in sharded if name.startswith("exp_avg/")} - expected.keys()
+    assert any(name.startswith("exp_avg/sound_") for name in unused)
+    assert not any(sharded[name].any() for name in unused)
 
 
 def test_every_part_of_the_model_learns_from_one_batch(group: TrainerGroup, rollouts: list[Rollout]) -> None:
@@ -147,7 +165,6 @@ def test_training_resumes_bitwise(
     group.save(tmp_path / "saved")
     group.update(rollouts[::-1], ADVANTAGES)
     version, uninterrupted = group.version(), _weights(group)
-    group.close()
     with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as second:
         second.load(tmp_path / "saved")
         assert second.version().number == 1
@@ -201,26 +218,30 @@ def test_bfloat16_scores_with_float32_masters(small_checkpoint: Path, rollouts: 
             assert tensor.dtype == (torch.float32 if exact_name else torch.bfloat16), name
 
 
-def test_a_checkpoint_that_cannot_be_loaded_is_the_callers_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError):
+def test_a_checkpoint_that_cannot_be_loaded_is_the_callers_error(small_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(small_checkpoint / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="safetensors"):
         TrainerGroup.start(tmp_path, SETTINGS, run="test")
 
 
-def test_a_rank_killed_while_it_works_raises_within_seconds(group: TrainerGroup, rollouts: list[Rollout]) -> None:
-    victim = group.pids[1]
-    started = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    with pytest.raises(TrainerDeadError, match="process of rank 1 died"):
-        group.update(rollouts, ADVANTAGES)
-    assert time.monotonic() - started < 10
-    with pytest.raises(TrainerDeadError):
-        group.score(rollouts)
-    assert not [pid for pid in group.pids if os.path.exists(f"/proc/{pid}")]
+def test_a_rank_killed_while_it_works_raises_within_seconds(small_checkpoint: Path, rollouts: list[Rollout]) -> None:
+    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as group:
+        pids = group.pids
+        started = time.monotonic()
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(TrainerDeadError, match="process of rank 1 died"):
+            group.update(rollouts, ADVANTAGES)
+        assert time.monotonic() - started < 10
+        with pytest.raises(TrainerDeadError, match="start a new one"):
+            group.score(rollouts)
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
 
 
-def test_close_leaves_no_process(group: TrainerGroup) -> None:
-    assert all(os.path.exists(f"/proc/{pid}") for pid in group.pids)
+def test_close_leaves_no_process(small_checkpoint: Path) -> None:
+    group = TrainerGroup.start(small_checkpoint, SETTINGS, run="test")
+    pids = group.pids
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == pids
     group.close()
-    assert not [pid for pid in group.pids if os.path.exists(f"/proc/{pid}")]
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     with pytest.raises(TrainerDeadError, match="it was closed"):
         group.version()
