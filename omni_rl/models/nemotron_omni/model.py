@@ -17,7 +17,7 @@ from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mamba import StateDecay
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
-from omni_rl.models.nemotron_omni.language.moe import Router, Routing
+from omni_rl.models.nemotron_omni.language.moe import Router, RoutingRecord
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
 from omni_rl.models.nemotron_omni.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
@@ -103,6 +103,7 @@ class NemotronOmniForConditionalGeneration(nn.Module):
         """
         directory = Path(pretrained_model_name_or_path)
         config = NemotronOmniConfig.from_pretrained(directory)
+        config.name_or_path = str(directory)  # where `save_pretrained` finds the tokenizer
         dtype = checkpoint.parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
         model = cls(config, *model_args, **kwargs)._cast(dtype)
         model.state_dict_adapter.load(model.state_dict(), checkpoint.read_released(directory))
@@ -154,8 +155,8 @@ class NemotronOmniForConditionalGeneration(nn.Module):
         layout = PackedLayout.of(batch.cu_seqlens)
         scored = batch.score_mask.nonzero().squeeze(1)
         assert not (layout.position[scored] == 0).any(), "a sequence's first token has nothing before it to score it"
-        routings: dict[int, Routing] | None = {} if record_routing else None
-        hidden = self.language_model.model(self.embed_packed(batch.ids, batch.media), layout, routings)
+        record = RoutingRecord() if record_routing else None
+        hidden = self.language_model.model(self.embed_packed(batch.ids, batch.media), layout, record)
         logprobs = token_logprobs(
             hidden[scored - 1],
             self.language_model.lm_head.weight,
@@ -163,11 +164,9 @@ class NemotronOmniForConditionalGeneration(nn.Module):
             temperature,
             logprob_chunk or self.backend.logprob_chunk,
         )
-        if not routings:
+        if record is None or not record.layers:
             return PackedScores(logprobs, None, None)
-        ordered = [routings[index] for index in sorted(routings)]
-        experts = torch.stack([routing.experts.to(torch.int16) for routing in ordered], dim=1)
-        return PackedScores(logprobs, experts, torch.stack([routing.margins for routing in ordered], dim=1))
+        return PackedScores(logprobs, record.experts(), record.margins())
 
 
 ModelClass = NemotronOmniForConditionalGeneration

@@ -21,6 +21,26 @@ class FrozenBatchNorm(nn.BatchNorm1d):
         return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
 
+class RelativePositions(nn.Module):
+    """Sines and cosines of the distances between frames, from frequencies that are rounded as the engine holds them.
+
+    [c, M, D] to [c, 2M - 1, D]; Dai et al. 2019 (Transformer-XL), appendix B, sine and cosine interleaved.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        frames, device = hidden_states.shape[1], hidden_states.device
+        channel = torch.arange(0, self.hidden_size, 2, dtype=torch.float32, device=device)
+        frequency = (1.0 / 10000.0 ** (channel / self.hidden_size)).to(hidden_states.dtype)
+        distance = torch.arange(frames - 1, -frames, -1, dtype=torch.float32, device=device)
+        angle = distance.unsqueeze(1) * frequency.float()
+        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(hidden_states.dtype)
+        return waves.expand(len(hidden_states), -1, -1)
+
+
 class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
     """Parakeet's encoder, always in eval: dropout, layer drop and batch statistics would part it from the engine."""
 
@@ -28,6 +48,7 @@ class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
         super().__init__(config)
         for layer in self.layers:
             layer.conv.norm = FrozenBatchNorm(config.hidden_size)
+        self.encode_positions = RelativePositions(config.hidden_size)
         self.eval()
 
     def train(self, mode: bool = True) -> "SoundEncoder":

@@ -9,7 +9,7 @@ from omni_rl.models.nemotron_omni.language.attention import Attention
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
 from omni_rl.models.nemotron_omni.language.mlp import MLP
-from omni_rl.models.nemotron_omni.language.moe import MoE, Routing
+from omni_rl.models.nemotron_omni.language.moe import MoE, RoutingRecord
 from omni_rl.models.nemotron_omni.layers import RMSNorm
 
 
@@ -24,14 +24,14 @@ class Block(nn.Module):
         self.mixer = _mixer(config, self.kind, index)
 
     def forward(
-        self, hidden_states: torch.Tensor, layout: PackedLayout, routings: dict[int, Routing] | None = None
+        self, hidden_states: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
     ) -> torch.Tensor:
-        """`routings`, if given, takes this block's routing under its index (MoE blocks only)."""
+        """`record`, if given, takes this block's routing (MoE blocks only)."""
         normed = self.norm(hidden_states)
         if self.kind == "E":
             mixed, routing = self.mixer(normed)
-            if routings is not None:
-                routings[self.index] = routing
+            if record is not None:
+                record.layers[self.index] = routing
         elif self.kind == "-":
             mixed = self.mixer(normed)
         else:

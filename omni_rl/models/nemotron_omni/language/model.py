@@ -9,7 +9,7 @@ from transformers import NemotronHConfig
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.language.moe import Routing
+from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
 from omni_rl.models.nemotron_omni.layers import RMSNorm
 
 
@@ -49,12 +49,12 @@ class NemotronHModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def forward(
-        self, inputs_embeds: torch.Tensor, layout: PackedLayout, routings: dict[int, Routing] | None = None
+        self, inputs_embeds: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
     ) -> torch.Tensor:
         """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
         hidden_states = inputs_embeds
         for layer in self.layers:
-            hidden_states = layer(hidden_states, layout, routings)
+            hidden_states = layer(hidden_states, layout, record)
         final: torch.Tensor = self.norm(hidden_states)
         return final
 

@@ -26,6 +26,24 @@ class Routing:
     margins: torch.Tensor
 
 
+class RoutingRecord:
+    """Takes every MoE layer's routing during a forward; a layer that is recomputed replaces its own.
+
+    A plain object on purpose: FSDP rebuilds the dicts, lists and dataclasses that it finds among a unit's arguments.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, Routing] = {}
+
+    def experts(self) -> torch.Tensor:
+        """int16 [T, L, K], layers in the model's order."""
+        return torch.stack([self.layers[index].experts.to(torch.int16) for index in sorted(self.layers)], dim=1)
+
+    def margins(self) -> torch.Tensor:
+        """float32 [T, L]."""
+        return torch.stack([self.layers[index].margins for index in sorted(self.layers)], dim=1)
+
+
 class Router(nn.Module):
     """Chooses K of E experts by sigmoid scores plus a correction bias; the bias takes no part in the weights.
 
@@ -51,7 +69,7 @@ class Router(nn.Module):
         with torch.no_grad():
             experts, margins = self._choose(scores + self.e_score_correction_bias)
         weights = scores.gather(1, experts)
-        if self.normalise and self.top_k > 1:
+        if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return Routing(experts, weights, margins)
 
@@ -118,9 +136,9 @@ class MoE(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         routing = self.gate(hidden_states)
         routed = self.fc1_latent_proj(hidden_states) if self.has_latent else hidden_states
-        routed = self.experts(routed, routing)
+        # The engine scales the sum, not the weights, and before the latent projection: in bfloat16 that rounds
+        # differently, and the projection may have a bias.
+        routed = self.experts(routed, routing) * self.scaling
         if self.has_latent:
             routed = self.fc2_latent_proj(routed)
-        # The engine scales the sum, not the weights; in bfloat16 that rounds differently.
-        routed = routed * self.scaling
         return (routed if self.shared_experts is None else routed + self.shared_experts(hidden_states)), routing

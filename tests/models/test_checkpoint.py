@@ -1,0 +1,142 @@
+"""Released names both ways, and checkpoints on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
+
+
+def _rewrite(saved: Path, target: Path, change: dict[str, torch.Tensor | None]) -> Path:
+    """A copy of a checkpoint with some tensors replaced (or left out: None)."""
+    weights: dict[str, torch.Tensor | None] = load_file(saved / "model.safetensors") | change
+    save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, target / "model.safetensors")
+    (target / "config.json").write_bytes((saved / "config.json").read_bytes())
+    return target
+
+
+def test_the_released_checkpoint_comes_back_bit_for_bit(small_checkpoint: Path) -> None:
+    stored = load_file(small_checkpoint / "model.safetensors")
+    model = NemotronOmniForConditionalGeneration.from_pretrained(small_checkpoint, dtype="float32")
+    back = dict(released_state(model, torch.bfloat16))
+    derived = {name for name in stored if name not in back}
+    assert all("summary_idxs" in name or "input_conditioner" in name for name in derived)
+    assert set(back) <= set(stored)
+    for name, tensor in back.items():
+        assert torch.equal(tensor.to(stored[name].dtype), stored[name]), name
+
+
+def test_only_what_every_engine_holds_in_float32_is_sent_so(omni: NemotronOmniForConditionalGeneration) -> None:
+    for name, tensor in released_state(omni, torch.bfloat16):
+        if name.endswith(("A_log", "e_score_correction_bias")):
+            assert tensor.dtype == torch.float32, name
+        elif name.endswith("num_batches_tracked"):
+            assert tensor.dtype == torch.int64
+        else:
+            assert tensor.dtype == torch.bfloat16, name
+
+
+def test_both_directions_are_inverse_whole_and_one_tensor_at_a_time(
+    omni: NemotronOmniForConditionalGeneration,
+) -> None:
+    adapter = NemotronOmniStateDictAdapter()
+    internal = omni.state_dict()
+    released = adapter.to_hf(internal)
+    again = adapter.from_hf(released)
+    assert again.keys() == internal.keys()
+    assert all(torch.equal(again[name], internal[name]) for name in internal)
+    single = dict(item for name in internal for item in adapter.convert_single_tensor_to_hf(name, internal[name]))
+    assert single.keys() == released.keys()
+    assert all(torch.equal(single[name], released[name]) for name in released)
+
+
+@pytest.mark.parametrize(
+    ("released", "internal"),
+    [
+        ("mlp1.0.weight", "vision_projector.norm.weight"),
+        ("mlp1.1.weight", "vision_projector.linear1.weight"),
+        ("mlp1.3.weight", "vision_projector.linear2.weight"),
+        ("sound_encoder.encoder.layers.1.conv.norm.running_var", "sound_encoder.layers.1.conv.norm.running_var"),
+        ("sound_projection.linear2.weight", "sound_projection.linear2.weight"),
+        ("language_model.backbone.embeddings.weight", "language_model.model.embed_tokens.weight"),
+        ("language_model.backbone.norm_f.weight", "language_model.model.norm.weight"),
+        ("language_model.lm_head.weight", "language_model.lm_head.weight"),
+        ("language_model.backbone.layers.0.mixer.D", "language_model.model.layers.0.mixer.D"),
+    ],
+)
+def test_names_are_those_of_the_released_checkpoint(released: str, internal: str) -> None:
+    adapter = NemotronOmniStateDictAdapter()
+    target = adapter.target(released)
+    assert target is not None
+    assert target.name == internal
+    assert adapter.convert_single_tensor_to_hf(internal, torch.zeros(1))[0][0] == released
+
+
+def test_saved_loads_to_the_same_scores_and_dtype_follows_the_request(
+    omni: NemotronOmniForConditionalGeneration, saved: Path
+) -> None:
+    loaded = NemotronOmniForConditionalGeneration.from_pretrained(saved)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), omni.parameters(), strict=True))
+    rounded = NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype=torch.bfloat16)
+    dtypes = {name: tensor.dtype for name, tensor in rounded.state_dict().items() if tensor.is_floating_point()}
+    kept = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    assert kept == {name for name in dtypes if name.endswith(("A_log", "e_score_correction_bias"))}
+    assert json.loads((saved / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_every_missing_extra_and_misshapen_tensor_is_listed(saved: Path, tmp_path: Path) -> None:
+    broken = _rewrite(
+        saved,
+        tmp_path,
+        {
+            "mlp1.0.weight": None,
+            "language_model.backbone.layers.2.mixer.experts.3.up_proj.weight": None,
+            "language_model.lm_head.weight": torch.zeros(2, 2),
+            "language_model.backbone.layers.99.norm.weight": torch.zeros(64),
+            "somebody.elses.weight": torch.zeros(1),
+        },
+    )
+    with pytest.raises(CheckpointError) as raised:
+        NemotronOmniForConditionalGeneration.from_pretrained(broken)
+    for line in (
+        "missing mlp1.0.weight",
+        "missing language_model.backbone.layers.2.mixer.experts.3.up_proj.weight",
+        "shape of language_model.lm_head.weight: [2, 2]",
+        "unexpected language_model.backbone.layers.99.norm.weight",
+        "unexpected somebody.elses.weight",
+    ):
+        assert line in str(raised.value)
+
+
+def test_sharded_checkpoints_load_and_an_absent_shard_is_named(saved: Path, tmp_path: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    names = sorted(weights)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: weights[name] for name in part}, tmp_path / file)
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    loaded = NemotronOmniForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded.language_model.lm_head.weight, weights["language_model.lm_head.weight"])
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-2\.safetensors"):
+        NemotronOmniForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_pickled_weights_are_refused(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled"):
+        NemotronOmniForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_an_unknown_dtype_is_refused(saved: Path) -> None:
+    with pytest.raises(ConfigError, match="float8"):
+        NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype="float8")

@@ -1,0 +1,96 @@
+"""Two gloo ranks with FSDP2 against one process without."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import spawn
+
+from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.models.nemotron_omni.parallel import shard
+
+pytestmark = pytest.mark.slow
+
+
+def _batch(rank: int) -> PackedSequences:
+    """Rank 0 has an image and a sound, rank 1 a video and more tokens: the towers in use differ."""
+    generator = torch.Generator().manual_seed(rank)
+    lengths = [[20, 31], [64, 5, 9]][rank]
+    tensors: dict[str, tuple[dict[str, torch.Tensor], int]] = {
+        "image": ({"pixel_values_flat": torch.randn(3, 32, 64, generator=generator)}, 2),
+        "video": ({"pixel_values_flat_video": torch.randn(3, 3, 32, 64, generator=generator)}, 4),
+        "audio": (
+            {
+                "input_audio_features": torch.randn(1, 40, 16, generator=generator),
+                "feature_attention_mask": torch.ones(1, 40, dtype=torch.bool),
+            },
+            5,
+        ),
+    }
+    media, start = [], 1
+    for modality in (["image", "audio"], ["video"])[rank]:
+        values, count = tensors[modality]
+        media.append(PackedMedia(modality, torch.arange(start, start + count), values, "sample"))  # type: ignore[arg-type]
+        start += count
+    ids = torch.randint(40, 300, (sum(lengths),), generator=generator)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    mask = torch.ones(len(ids), dtype=torch.bool)
+    mask[cu_seqlens[:-1].long()] = False
+    return PackedSequences(ids, cu_seqlens, mask, tuple(media))
+
+
+def _rank(rank: int, checkpoint: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    for name in ("float32", "bfloat16"):
+        dtype = getattr(torch, name)
+        model = NemotronOmniForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+        shard(model, mesh, dtype)
+        scores = model.score_packed(_batch(rank))
+        torch.autograd.backward(scores.logprobs.sum())
+        gradients = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
+        found = {"logprobs": scores.logprobs.detach(), "experts": scores.experts, "gradients": gradients}
+        torch.save(found | {"released": dict(released_state(model, dtype))}, f"{out}/{name}.{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor()
+
+
+@pytest.fixture(scope="module")
+def ranks(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two ranks found, in both dtypes."""
+    out = tmp_path_factory.mktemp("ranks")
+    spawn(_rank, (str(saved), str(out)), nprocs=2)  # type: ignore[no-untyped-call]
+    return out
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_two_ranks_with_different_media_equal_one_process(saved: Path, ranks: Path, name: str) -> None:
+    first, second = (torch.load(ranks / f"{name}.{rank}.pt") for rank in range(2))
+    dtype = getattr(torch, name)
+    whole = NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype=dtype)
+    for rank, found in enumerate((first, second)):
+        scores = whole.score_packed(_batch(rank))
+        assert torch.equal(scores.logprobs, found["logprobs"])
+        assert scores.experts is not None
+        assert torch.equal(scores.experts, found["experts"])
+        torch.autograd.backward(scores.logprobs.sum())
+    for key, parameter in whole.named_parameters():
+        assert parameter.grad is not None
+        mine, theirs = first["gradients"][key], parameter.grad.float() / 2  # FSDP averages over ranks
+        assert mine.dtype == torch.float32
+        scale = theirs.norm() + 1e-6 * theirs.numel() ** 0.5
+        assert (mine - theirs).norm() / scale < (1e-5 if name == "float32" else 0.02), key
+    for key, tensor in released_state(whole, dtype):
+        for found in (first, second):
+            assert torch.equal(tensor, found["released"][key]), key

@@ -1,0 +1,117 @@
+"""Scoring a packed batch with media: places, gradients, routing, and what is refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from omni_rl.errors import MediaError, PromptError
+from omni_rl.models.nemotron_omni.features import media_features
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+
+MakeMedia = Callable[..., PackedMedia]
+
+
+def _batch(lengths: list[int], *media: PackedMedia, seed: int = 0) -> PackedSequences:
+    ids = torch.randint(40, 300, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    mask = torch.ones(len(ids), dtype=torch.bool)
+    mask[cu_seqlens[:-1].long()] = False
+    return PackedSequences(ids, cu_seqlens, mask, media)
+
+
+def test_scores_equal_log_softmax_over_embeddings_filled_by_hand(
+    omni: NemotronOmniForConditionalGeneration, media: MakeMedia
+) -> None:
+    items = (
+        media("image", [3, 4]),
+        media("video", [10, 11, 14, 15], seed=1),
+        media("audio", [21, 22, 23, 24, 25], seed=2),
+        media("image", [33, 34], seed=3),
+    )
+    batch = _batch([30, 12], *items)
+    with torch.no_grad():
+        scores = omni.score_packed(batch, temperature=0.7, logprob_chunk=5)
+        embeds = omni.language_model.model.embed_tokens(batch.ids)
+        for item, features in zip(items, media_features(omni, items), strict=True):
+            for position, feature in zip(item.positions.tolist(), features, strict=True):
+                embeds[position] = feature
+        logits = omni.language_model(embeds, PackedLayout.of(batch.cu_seqlens)) / 0.7
+    scored = batch.score_mask.nonzero()[:, 0]
+    expected = logits.log_softmax(-1)[scored - 1].gather(1, batch.ids[scored, None])[:, 0]
+    torch.testing.assert_close(scores.logprobs, expected, rtol=1e-5, atol=1e-5)
+    assert scores.experts is not None
+    assert scores.margins is not None
+    assert scores.experts.shape == (42, 2, 2)
+    assert scores.margins.shape == (42, 2)
+
+
+def test_the_order_of_the_items_does_not_matter(omni: NemotronOmniForConditionalGeneration, media: MakeMedia) -> None:
+    image, other, sound = media("image", [3, 4]), media("image", [8, 9], seed=1), media("audio", [12, 13, 14, 15, 16])
+    with torch.no_grad():
+        one = omni.score_packed(_batch([20], image, other, sound)).logprobs
+        two = omni.score_packed(_batch([20], sound, other, image)).logprobs
+        swapped = omni.score_packed(
+            _batch([20], media("image", [8, 9]), media("image", [3, 4], seed=1), sound)
+        ).logprobs
+    torch.testing.assert_close(one, two)
+    assert (one - swapped).abs().max() > 1e-3
+
+
+def test_a_placeholder_id_outside_of_the_spans_is_an_ordinary_token(
+    omni: NemotronOmniForConditionalGeneration, media: MakeMedia
+) -> None:
+    batch = _batch([20], media("image", [3, 4]))
+    for placeholder in (18, 27, 30):
+        batch.ids[15] = placeholder
+        with torch.no_grad():
+            scores = omni.score_packed(batch).logprobs
+            embeds = omni.embed_packed(batch.ids, batch.media)
+        assert torch.isfinite(scores).all()
+        assert torch.equal(embeds[15], omni.language_model.model.embed_tokens.weight[placeholder])
+
+
+@pytest.mark.parametrize("positions", [[3], [3, 4, 5]])
+def test_a_wrong_number_of_places_is_refused_with_sample_modality_and_counts(
+    omni: NemotronOmniForConditionalGeneration, media: MakeMedia, positions: list[int]
+) -> None:
+    with pytest.raises(PromptError, match=rf"sample-7: image has {len(positions)} placeholder tokens and 2 features"):
+        omni.score_packed(_batch([20], media("image", positions, seed=7)))
+
+
+def test_places_outside_of_the_batch_are_refused(omni: NemotronOmniForConditionalGeneration, media: MakeMedia) -> None:
+    with pytest.raises(PromptError, match="outside of 20 tokens"):
+        omni.score_packed(_batch([20], media("image", [19, 20])))
+
+
+def test_a_missing_tensor_is_named(omni: NemotronOmniForConditionalGeneration) -> None:
+    item = PackedMedia("image", torch.tensor([3, 4]), {"pixels": torch.zeros(3, 32, 64)}, sample="a")
+    with pytest.raises(MediaError, match="sample a: image lacks its tensor pixel_values_flat"):
+        omni.score_packed(_batch([20], item))
+
+
+def test_gradients_reach_every_parameter_and_no_placeholder_embedding(
+    omni: NemotronOmniForConditionalGeneration, media: MakeMedia
+) -> None:
+    items = (media("image", [3, 4]), media("video", [10, 11, 14, 15]), media("audio", [21, 22, 23, 24, 25]))
+    batch = _batch([30, 100], *items)
+    batch.ids[torch.cat([item.positions for item in items])] = 18
+    omni.zero_grad()
+    torch.autograd.backward(omni.score_packed(batch).logprobs.sum())
+    without = [name for name, parameter in omni.named_parameters() if parameter.grad is None]
+    zero = [name for name, p in omni.named_parameters() if p.grad is not None and not p.grad.any()]
+    embeddings = omni.language_model.model.embed_tokens.weight.grad
+    omni.zero_grad()
+    assert without == []
+    assert zero == []
+    assert embeddings is not None
+    assert not embeddings[18].any()
+
+
+def test_routing_is_left_out_when_not_asked_for(omni: NemotronOmniForConditionalGeneration) -> None:
+    with torch.no_grad():
+        scores = omni.score_packed(_batch([5]), record_routing=False)
+    assert scores.experts is None
+    assert scores.margins is None
