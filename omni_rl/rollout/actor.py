@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from omni_rl.errors import EngineDeadError
 from omni_rl.media.types import Prompt, RenderedPrompt
-from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class RolloutActor:
 
     def start(self, settings: EngineSettings) -> int:
         """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`."""
+        require_checkpoint(settings.model)
         from omni_rl.media.renderer import Renderer
         from omni_rl.rollout.engine import RolloutEngine
 
@@ -61,14 +62,15 @@ class RolloutHandle:
     """One rollout engine in a Ray actor. Make it with `start`; close it, or use it as a context.
 
     If the engine dies (it threw inside a step, or its process ended), the call under way and every later one raise
-    `EngineDeadError`, until `replace` has started another engine.
+    `EngineDeadError`, until `replace` has started another engine. `pid` is the engine's process if it runs on this
+    node, else None.
     """
 
     def __init__(self, settings: EngineSettings, name: str | None, namespace: str | None) -> None:
         self.settings = settings
         self._options = {"name": name, "namespace": namespace} if name else {}
+        self.pid: int | None = None
         self._actor: Any = None
-        self._pid: int | None = None  # of a process on this node
         self._end: str | None = "it was not started"
 
     @classmethod
@@ -126,9 +128,9 @@ class RolloutHandle:
         if self._actor is not None and ray.is_initialized():
             ray.kill(self._actor)
             deadline = time.monotonic() + EXIT_TIMEOUT
-            while self._pid is not None and _runs(self._pid) and time.monotonic() < deadline:
+            while self.pid is not None and _runs(self.pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
-        self._actor = self._pid = None
+        self._actor = self.pid = None
 
     def __enter__(self) -> "RolloutHandle":
         return self
@@ -140,7 +142,7 @@ class RolloutHandle:
 
     def _start(self) -> None:
         self._actor = ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options).remote()
-        self._end, self._pid = None, None
+        self._end, self.pid = None, None
         try:
             try:
                 address, pid = ray.get(self._actor.process.remote(), timeout=PLACEMENT_TIMEOUT)
@@ -149,7 +151,7 @@ class RolloutHandle:
                     f"Ray did not start the rollout actor within {PLACEMENT_TIMEOUT:g} s; it needs {CPUS} of a CPU"
                 ) from None
             if address == ray.util.get_node_ip_address():
-                self._pid = pid
+                self.pid = pid
             self.parameters: int = self._call("start", self.settings)
         except BaseException:
             self._end = "it failed to start"

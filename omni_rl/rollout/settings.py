@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from omni_rl.errors import CheckpointError
+
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -30,3 +32,10 @@ class EngineSettings(BaseModel):
     videos: int = Field(default=2, ge=0)
     record_experts: bool = True
     threads: int = Field(default=0, ge=0)
+
+
+def require_checkpoint(model: Path) -> None:
+    """Raise `CheckpointError` unless `model` is a directory with what vLLM serves, before anything heavy is loaded."""
+    for pattern in ("config.json", "tokenizer.json", "*.safetensors"):
+        if not any(model.glob(pattern)):
+            raise CheckpointError(f"{model} has no {pattern}; give the directory of a saved checkpoint")

@@ -6,9 +6,8 @@ import torch
 from vllm import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from omni_rl.errors import CheckpointError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 
 
 class ServeIn:
@@ -29,8 +28,7 @@ class ServeIn:
 
 def start(settings: EngineSettings) -> LLMEngine:
     """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a served checkpoint."""
-    if not (settings.model / "config.json").is_file():
-        raise CheckpointError(f"{settings.model} has no config.json; give the directory of a saved checkpoint")
+    require_checkpoint(settings.model)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return LLMEngine.from_engine_args(

@@ -10,8 +10,6 @@ from PIL import Image
 
 from omni_rl.media.types import Prompt, Sound, Video
 
-PROMPT_COUNT = 6
-
 
 def noise(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
@@ -47,7 +45,8 @@ def start(small_checkpoint: Path) -> Iterator[Callable[..., Any]]:
     engines: list[RolloutEngine] = []
 
     def begin(dtype: str = "float32", **settings: Any) -> RolloutEngine:
-        engines.append(RolloutEngine(EngineSettings(**{"model": small_checkpoint, "dtype": dtype} | settings)))
+        given = {"model": small_checkpoint, "dtype": dtype} | settings
+        engines.append(RolloutEngine(EngineSettings.model_validate(given)))
         return engines[-1]
 
     yield begin

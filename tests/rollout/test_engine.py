@@ -125,12 +125,13 @@ def test_an_engine_that_threw_is_refused_at_once(start: Callable[..., Any]) -> N
     ragged = replace(image, tensors=image.tensors | {"pixel_values_flat": image.tensors["pixel_values_flat"][:, 1:]})
     with pytest.raises(EngineDeadError, match="a step ended in"):
         engine.sample([replace(rendered[1], items=(replace(ragged, content_hash="ragged"), other))], SAMPLING)
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: engine.sample(rendered[:1], SAMPLING),
         lambda: engine.rescore(answers),
         lambda: engine.update_weights({}, "run/1/1/00"),
         lambda: engine.step(),
         lambda: engine.weight_version,
-    ):
+    ]
+    for call in calls:
         with pytest.raises(EngineDeadError, match="dead"):
             call()
