@@ -13,6 +13,8 @@ from PIL import Image
 
 from omni_rl.media.types import Prompt
 
+Split = Literal["train", "held_out"]
+
 QUESTION = "What digit is this?"
 TRAIN_IMAGES = 1400  # of 1,797; the rest, 397, is held out. The order is that of the data set, never shuffled.
 SCALE = 8  # 8 x 8 to 64 x 64: four tokens of 32 x 32 pixels
@@ -35,7 +37,7 @@ class Digits:
 
 
 @cache
-def load_digits(split: Literal["train", "held_out"]) -> Digits:
+def load_digits(split: Split) -> Digits:
     """One of the two fixed splits, which share no image. Needs scikit-learn (the extra `demo`)."""
     from sklearn.datasets import load_digits as load_all
 

@@ -1,0 +1,31 @@
+"""Writes a random, untrained Nemotron Omni of any pattern, for tests and as the start of a trained one."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from omni_rl.checkpoints.initial import fill
+from omni_rl.checkpoints.shape import PATTERN, small_config
+from omni_rl.checkpoints.tokenizer import save_tokenizer
+from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+
+def random_checkpoint(directory: Path, seed: int, pattern: str = PATTERN, dtype: str = "bfloat16") -> Path:
+    """Write config, tokenizer and seeded weights in released names to `directory`, which is made; returns it.
+
+    `pattern` is one letter a layer: M (Mamba2), * (attention), E (MoE), - (MLP). `dtype` is "bfloat16" or "float32".
+    """
+    config = small_config(pattern, dtype)
+    tensors = {}
+    for name, own in released_state(NemotronOmniForConditionalGeneration(config), getattr(torch, dtype)):
+        values = torch.zeros(own.shape)
+        if own.is_floating_point():
+            fill(name, values, seed)
+        tensors[name] = values.to(own.dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(directory)
+    save_tokenizer(directory)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
