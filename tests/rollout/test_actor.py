@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 
 from omni_rl.errors import CheckpointError, EngineDeadError, PromptError
 from omni_rl.media.digests import tensors_digest
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
-from omni_rl.rollout.types import SamplingSettings
+from omni_rl.rollout.types import SamplingSettings, VersionSpan
+from omni_rl.rollout.weights import CheckpointTensors
 from omni_rl.sync.version import WeightVersion
 from tests.rollout.conftest import prompts
 
@@ -37,6 +39,13 @@ def handle(small_checkpoint: Path) -> Iterator[RolloutHandle]:
         yield started
 
 
+def doubled_head(checkpoint: Path, number: int) -> tuple[dict[str, torch.Tensor], str]:
+    """The checkpoint's weights with larger logits, and their version."""
+    tensors = dict(CheckpointTensors(checkpoint, torch.float32))
+    tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] * 2
+    return tensors, str(WeightVersion("run", 1, number, tensors_digest(tensors)))
+
+
 def engine_process(handle: RolloutHandle) -> int:
     assert handle.pid is not None
     return handle.pid
@@ -51,8 +60,6 @@ def runs(pid: int) -> bool:
 
 
 def test_renders_samples_rescores_and_updates(handle: RolloutHandle, small_checkpoint: Path) -> None:
-    from omni_rl.rollout.weights import CheckpointTensors
-
     rendered = handle.render(prompts())
     answers = handle.sample(rendered, SAMPLING)
     scores = handle.rescore(answers, alone=True)
@@ -60,11 +67,7 @@ def test_renders_samples_rescores_and_updates(handle: RolloutHandle, small_check
     for answer, score in zip(answers, scores, strict=True):
         assert np.abs(answer.logprobs - score.logprobs).max() < 1e-4
         assert answer.engine_digests == tuple(item.digests for item in answer.prompt.items)
-    import torch
-
-    tensors = dict(CheckpointTensors(small_checkpoint, torch.float32))
-    tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] * 2
-    version = str(WeightVersion("run", 1, 1, tensors_digest(tensors)))
+    tensors, version = doubled_head(small_checkpoint, 1)
     handle.update_weights(ray.put(tensors), version)
     assert handle.weight_version == version
     (again, *_) = handle.rescore(answers[:1], alone=True)
@@ -78,9 +81,9 @@ def test_refusals_keep_their_type_and_the_engine_lives_on(handle: RolloutHandle)
     assert len(handle.sample(rendered, SAMPLING)) == 1
 
 
-def test_an_engine_that_threw_is_refused_and_replaced(handle: RolloutHandle) -> None:
+def test_an_engine_that_threw_is_refused_and_replaced(handle: RolloutHandle, small_checkpoint: Path) -> None:
     rendered = handle.render(prompts()[:2])
-    before = handle.sample(rendered, SAMPLING)
+    handle.update_weights(*doubled_head(small_checkpoint, 2))
     (image, other) = rendered[1].items
     ragged = image.tensors | {"pixel_values_flat": image.tensors["pixel_values_flat"][:, 1:]}
     broken = replace(rendered[1], items=(replace(image, tensors=ragged, content_hash="ragged"), other))
@@ -93,8 +96,11 @@ def test_an_engine_that_threw_is_refused_and_replaced(handle: RolloutHandle) -> 
     dead = engine_process(handle)
     handle.replace()
     assert not runs(dead)
-    after = handle.sample(rendered, SAMPLING)
-    assert [answer.ids.tolist() for answer in after] == [answer.ids.tolist() for answer in before]
+    assert handle.weight_version.startswith("run/1/0/"), "a replaced engine has the checkpoint's weights"
+    tensors, version = doubled_head(small_checkpoint, 2)
+    handle.update_weights(tensors, version)
+    for answer in handle.sample(rendered, SAMPLING):
+        assert answer.version_spans == (VersionSpan(version, 0, SAMPLING.max_tokens),)
 
 
 def test_an_engine_whose_process_was_killed_is_replaced(handle: RolloutHandle) -> None:
