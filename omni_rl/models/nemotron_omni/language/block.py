@@ -10,24 +10,32 @@ from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
 from omni_rl.models.nemotron_omni.language.mlp import MLP
 from omni_rl.models.nemotron_omni.language.moe import MoE, RoutingRecord
-from omni_rl.models.nemotron_omni.layers import RMSNorm
+from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
 
 
 class Block(nn.Module):
-    """[T, hidden] to [T, hidden]. `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP."""
+    """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP.
+
+    Takes and gives the last mixer's output and the residual stream apart, so that the sum is formed, and rounded,
+    in the next norm.
+    """
 
     def __init__(self, config: NemotronHConfig, index: int) -> None:
         super().__init__()
         self.index = index
         self.kind = config.hybrid_override_pattern[index]
-        self.norm = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.norm = AddRMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.mixer = _mixer(config, self.kind, index)
 
     def forward(
-        self, hidden_states: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
-    ) -> torch.Tensor:
-        """`record`, if given, takes this block's routing (MoE blocks only)."""
-        normed = self.norm(hidden_states)
+        self,
+        mixed: torch.Tensor,
+        residual: torch.Tensor | None,
+        layout: PackedLayout,
+        record: RoutingRecord | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mixer output, residual stream), [T, hidden] each; `record`, if given, takes the routing of a MoE block."""
+        normed, residual = self.norm(mixed, residual)
         if self.kind == "E":
             mixed, routing = self.mixer(normed)
             if record is not None:
@@ -36,8 +44,7 @@ class Block(nn.Module):
             mixed = self.mixer(normed)
         else:
             mixed = self.mixer(normed, layout)
-        result: torch.Tensor = hidden_states + mixed
-        return result
+        return mixed, residual
 
 
 def _mixer(config: NemotronHConfig, kind: str, index: int) -> nn.Module:

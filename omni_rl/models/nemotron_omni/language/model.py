@@ -10,7 +10,7 @@ from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
-from omni_rl.models.nemotron_omni.layers import RMSNorm
+from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class NemotronHModel(nn.Module):
         )
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, index) for index in range(len(config.hybrid_override_pattern)))
-        self.norm = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.norm = AddRMSNorm(config.hidden_size, config.layer_norm_epsilon)
 
     def forward(
         self, inputs_embeds: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
     ) -> torch.Tensor:
         """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
-        hidden_states = inputs_embeds
+        mixed, residual = inputs_embeds, None
         for layer in self.layers:
-            hidden_states = layer(hidden_states, layout, record)
-        final: torch.Tensor = self.norm(hidden_states)
+            mixed, residual = layer(mixed, residual, layout, record)
+        final: torch.Tensor = self.norm(mixed, residual)[0]
         return final
 
 
