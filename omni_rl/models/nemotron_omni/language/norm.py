@@ -1,0 +1,25 @@
+"""The residual stream's norm, rounded where the engine rounds."""
+
+import torch
+from torch import nn
+
+from omni_rl.models.nemotron_omni.layers import at_least_float32
+
+
+class AddRMSNorm(nn.Module):
+    """Adds a mixer's output to the residual stream and normalises the sum.
+
+    The sum is normalised before it is rounded to the residual's dtype, and the weight is applied after rounding: what
+    the engine does, and not the same in bfloat16 as adding first or weighting in float32.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, mixed: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """[T, hidden] each to (normed sum, sum) in their dtype; without a residual, `mixed` is the stream itself."""
+        total = at_least_float32(mixed) if residual is None else at_least_float32(mixed) + at_least_float32(residual)
+        normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(mixed.dtype) * self.weight, total.to(mixed.dtype)
