@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def rollouts(make_rollout: MakeRollout) -> list[Rollout]:
     """The images stand in one rollout, so that one rank has pictures and the other none."""
     return [
         make_rollout(0, prompt=5, answer=7),
-        make_rollout(1, prompt=9, answer=3, images=[(64, 96), (32, 64)]),
+        make_rollout(1, prompt=9, answer=3, media=[("image", (64, 96)), ("image", (32, 64))]),
         make_rollout(2, prompt=20, answer=30),
         make_rollout(3, prompt=2, answer=1),
         make_rollout(4, prompt=11, answer=16, temperature=0.7),
@@ -117,23 +118,24 @@ def test_the_version_is_the_digest_that_an_engine_computes_for_the_same_checkpoi
     assert (version.run, version.attempt, version.number) == ("test", 1, 0)
 
 
-def test_a_step_of_two_ranks_is_the_step_of_one_process(
-    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+def _assert_same_step(
+    group: TrainerGroup, rollouts: list[Rollout], advantages: list[float], initial: Path, saved: Path
 ) -> None:
+    """The group's step and gradient are those of one process that holds the whole model of `initial`."""
     before = group.version()
-    stats = group.update(rollouts, ADVANTAGES)
+    stats = group.update(rollouts, advantages)
     after = group.version()
     assert (after.number, before.number) == (1, 0)
     assert after.digest != before.digest
-    group.save(tmp_path / "saved")
-    sharded = load_file(tmp_path / "saved" / checkpoint.OPTIMIZER)
+    group.save(saved)
+    sharded = load_file(saved / checkpoint.OPTIMIZER)
 
-    model = _model(small_checkpoint)
+    model = _model(initial)
     optimizer = build_optimizer(model, SETTINGS)
-    whole = train_step(
-        model, optimizer, [rollouts], [ADVANTAGES], tokens=57, settings=SETTINGS.model_copy(update={"world_size": 1})
-    )
-    assert stats.tokens == 57
+    alone = SETTINGS.model_copy(update={"world_size": 1})
+    tokens = sum(len(rollout.ids) for rollout in rollouts)
+    whole = train_step(model, optimizer, [rollouts], [advantages], tokens=tokens, settings=alone)
+    assert stats.tokens == tokens
     assert stats.loss == pytest.approx(whole.loss, abs=1e-5)
     assert stats.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
     # The first moment is (1 - beta1) times the clipped gradient.
@@ -143,8 +145,26 @@ def test_a_step_of_two_ranks_is_the_step_of_one_process(
         assert torch.allclose(sharded[name], moment, atol=1e-7, rtol=1e-4), name
     # What no rank used has no gradient in one process, and a zero one on the ranks.
     unused = {name for name in sharded if name.startswith("exp_avg/")} - expected.keys()
-    assert any(name.startswith("exp_avg/sound_") for name in unused)
+    assert unused
     assert not any(sharded[name].any() for name in unused)
+
+
+def test_a_step_of_two_ranks_is_the_step_of_one_process(
+    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    _assert_same_step(group, rollouts, ADVANTAGES, small_checkpoint, tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "media",
+    [[("image", (64, 96))], [("audio", (90,))], [("video", (3, 64, 32))], [("audio", (33,)), ("image", (32, 32))]],
+    ids=["image", "audio", "video", "mixed"],
+)
+def test_media_on_one_rank_only(
+    group: TrainerGroup, make_rollout: MakeRollout, media: Any, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    rollouts = [make_rollout(0, prompt=20, answer=9), make_rollout(1, media=media)]
+    _assert_same_step(group, rollouts, [0.5, -1.0], small_checkpoint, tmp_path / "saved")
 
 
 def test_every_part_of_the_model_learns_from_one_batch(group: TrainerGroup, rollouts: list[Rollout]) -> None:

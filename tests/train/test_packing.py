@@ -63,7 +63,11 @@ def test_packed_sequences_lie_back_to_back_and_only_answers_are_scored(make_roll
 
 
 def test_media_point_at_their_placeholders_in_the_pack(make_rollout: MakeRollout) -> None:
-    rollouts = [make_rollout(0, prompt=9), make_rollout(1, images=[(64, 32), (32, 96)]), make_rollout(2)]
+    rollouts = [
+        make_rollout(0, prompt=9),
+        make_rollout(1, media=[("image", (64, 32)), ("image", (32, 96))]),
+        make_rollout(2),
+    ]
     batch = pack(rollouts)
     assert [media.sample for media in batch.media] == ["prompt-1", "prompt-1"]
     for media, item in zip(batch.media, rollouts[1].prompt.items, strict=True):

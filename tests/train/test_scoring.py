@@ -47,7 +47,7 @@ def test_routing_covers_every_position_but_the_last(make_rollout: MakeRollout) -
 
 
 def test_digests_are_of_the_tensors_that_went_in_not_of_the_ones_promised(make_rollout: MakeRollout) -> None:
-    rollout = make_rollout(0, images=[(32, 32), (64, 32)])
+    rollout = make_rollout(0, media=[("image", (32, 32)), ("image", (64, 32))])
     item = rollout.prompt.items[1]
     swapped = {"pixel_values_flat": item.tensors["pixel_values_flat"] + 1}
     items = (rollout.prompt.items[0], dataclasses.replace(item, tensors=swapped))
