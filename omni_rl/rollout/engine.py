@@ -89,7 +89,6 @@ class RolloutEngine:
             if progress is not None:
                 done = sum(len(rollout.ids) for rollout in finished.values())
                 progress(done + sum(len(request.ids) for request in self._running.values()))
-        self._recorder.forget_evicted()
         return [finished[name] for name in names]
 
     def submit(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[str]:
@@ -118,6 +117,8 @@ class RolloutEngine:
             if output.finished:
                 del self._running[output.request_id]
                 finished[output.request_id] = self._rollout(request, completion)
+        if finished:
+            self._forget_evicted()
         return finished
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
@@ -126,7 +127,7 @@ class RolloutEngine:
         The media are the prompt's own tensors, at the prompt's own spans.
         """
         self._refuse_if_busy()
-        groups = [[rollout] for rollout in rollouts] if alone else [list(rollouts)]
+        groups = [[rollout] for rollout in rollouts] if alone or not rollouts else [list(rollouts)]
         return [score for group in groups for score in self._rescore(group, cold=alone)]
 
     def update_weights(self, tensors: Mapping[str, torch.Tensor], version: str) -> UpdateReport:
@@ -163,9 +164,8 @@ class RolloutEngine:
         self.llm_engine.engine_core.shutdown()
 
     def _rescore(self, rollouts: Sequence[Rollout], cold: bool) -> list[Rescore]:
-        check_lengths(
-            [rollout.prompt for rollout in rollouts], max(len(r.ids) for r in rollouts), self.settings.max_model_len
-        )
+        for rollout in rollouts:
+            check_lengths([rollout.prompt], len(rollout.ids), self.settings.max_model_len)
         if cold:
             self.llm_engine.reset_encoder_cache()
         names = [
@@ -184,6 +184,7 @@ class RolloutEngine:
                 ]
                 experts = self._recorder.close(request.internal_id, first + len(rollout.ids) - 1)
                 scores[output.request_id] = Rescore(np.array(logprobs, np.float64), experts)
+        self._forget_evicted()
         return [scores[name] for name in names]
 
     def _rollout(self, request: _Request, completion: Any) -> Rollout:
@@ -213,6 +214,10 @@ class RolloutEngine:
         self.llm_engine.abort_request(list(names))
         for name in names:
             self._recorder.discard(self._running.pop(name).internal_id)
+
+    def _forget_evicted(self) -> None:
+        running = (request.prompt for request in self._running.values())
+        self._recorder.forget_evicted(item.content_hash for prompt in running for item in prompt.items)
 
     def _step(self) -> list[Any]:
         self._refuse_if_dead()

@@ -3,7 +3,7 @@
 Shapes: R rows of one step (all requests together), L MoE layers, K experts per token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -71,9 +71,10 @@ class StepRecorder:
         """Digests of the tensors that the model received for the item of this hash."""
         return self._digests[content_hash]
 
-    def forget_evicted(self) -> None:
-        """Drop the digests of items that the encoder cache no longer holds."""
-        self._digests = {key: value for key, value in self._digests.items() if key in self.runner.encoder_cache}
+    def forget_evicted(self, needed: Iterable[str]) -> None:
+        """Drop the digests of items that are neither in the encoder cache nor `needed` by a request under way."""
+        kept = self.runner.encoder_cache.keys() | set(needed)
+        self._digests = {key: digests for key, digests in self._digests.items() if key in kept}
 
     def chosen(self, layer: int, topk_ids: torch.Tensor) -> None:
         """Called by the router of MoE layer `layer` with int [R, K]."""

@@ -70,6 +70,29 @@ def test_company_and_chunks_change_nothing(start: Callable[..., Any]) -> None:
     assert_same(answers, chunked.rescore(answers))
 
 
+def test_requests_that_were_pushed_out_and_computed_again_come_out_the_same(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(max_model_len=512)
+    rendered = render(engine)
+    longer = replace(SAMPLING, max_tokens=200)
+    answers = engine.sample(rendered, longer)
+    cramped = start(max_model_len=512, kv_cache_memory_bytes=2 * 2**20)
+    scheduler = cramped.llm_engine.engine_core.engine_core.scheduler
+    preempt, pushed_out = scheduler._preempt_request, []
+
+    def count(request: Any, *arguments: Any, **keywords: Any) -> Any:
+        pushed_out.append(request.request_id)
+        return preempt(request, *arguments, **keywords)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", count)
+    again = cramped.sample(rendered, longer)
+    assert pushed_out, "the cache was large enough for all"
+    for answer, same in zip(answers, again, strict=True):
+        np.testing.assert_array_equal(answer.ids, same.ids)
+    assert_same(answers, [Rescore(same.logprobs, same.experts) for same in again])
+
+
 def test_a_router_whose_bias_forces_the_choice_is_recorded_so(start: Callable[..., Any]) -> None:
     engine = start()
     for name, parameter in engine.model.named_parameters():
@@ -99,9 +122,11 @@ def test_digests_are_of_what_the_model_received(start: Callable[..., Any]) -> No
 
 
 def test_temperature_is_in_the_logprobs(start: Callable[..., Any]) -> None:
-    engine = start()
+    engine = start(record_experts=False)
     (cold,) = engine.sample(render(engine, 1), replace(SAMPLING, temperature=0.5))
     (score,) = engine.rescore([cold])
+    assert cold.experts is None
+    assert score.experts is None
     difference = np.abs(cold.logprobs - score.logprobs)
     assert difference.max() > 0.05, "rescoring is at temperature 1"
 
@@ -111,7 +136,11 @@ def test_a_prompt_that_cannot_be_answered_is_refused_before_anything_starts(star
     text, images = render(engine, 2)
     with pytest.raises(PromptError, match=r"'images'.*raise max_model_len"):
         engine.sample([text, images], replace(SAMPLING, max_tokens=90))
+    impossible = replace(text, id="impossible", ids=np.append(text.ids, 10**6))
+    with pytest.raises(PromptError, match="'impossible': the engine refused it"):
+        engine.sample([text, impossible], SAMPLING)
     assert not engine.busy
+    assert engine.rescore([]) == []
     longest = SamplingSettings(max_tokens=128 - len(text.ids) - 1, ignore_eos=True)
     answers = engine.sample([text], longest)
     assert_same(answers, engine.rescore(answers))
