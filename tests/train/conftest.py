@@ -31,9 +31,7 @@ def _tensors(
         for _ in range(3):
             tokens = (tokens - 1) // 2 + 1
         mel = noise.reshape(1, frames, MEL_BINS)
-        return {"input_audio_features": mel, "feature_attention_mask": torch.ones(1, frames, dtype=torch.bool)}, tokens[
-            0
-        ]
+        return {"input_audio_features": mel, "feature_attention_mask": torch.ones(1, frames, dtype=torch.bool)}, tokens
     height, width = shape[-2:]
     cells = (height // 32) * (width // 32)
     if modality == "image":
