@@ -36,13 +36,14 @@ def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     Raises `CheckpointError` for a directory without safetensors, or an index that names a file that is not there.
     """
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         with safe_open(path, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
                 yield name, stored.get_tensor(name)
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory. Raises as `read_released` does."""
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; give a local checkpoint directory")
     index = directory / _INDEX

@@ -1,9 +1,11 @@
 """Runs the towers over the media of a packed batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from omni_rl.errors import MediaError
 from omni_rl.models.nemotron_omni import sound, vision
@@ -37,12 +39,30 @@ def image_embeddings(
     weight = model.vision_model.embeddings.patch_projection.weight
     prepared = [image.to(weight) for image in images]
     patches = vision.image_features(model.vision_model, prepared)
-    merged = [
-        _shuffle(model, rows.unsqueeze(0), image.shape[-2:]).squeeze(0)
-        for rows, image in zip(patches, prepared, strict=True)
-    ]
-    projected: torch.Tensor = model.vision_projector(torch.cat(merged))
-    return list(torch.split(projected, [len(rows) for rows in merged]))
+    sizes = [(image.shape[-2], image.shape[-1]) for image in prepared]
+    merged = model._pixel_shuffle_dynamic_res(torch.cat(patches).unsqueeze(0), sizes).squeeze(0)
+    ratio = round(1 / model.downsample_ratio)
+    return list(torch.split(model.vision_projector(merged), [len(rows) // ratio**2 for rows in patches]))
+
+
+def tile_embeddings(model: "NemotronOmniForConditionalGeneration", tiles: torch.Tensor) -> torch.Tensor:
+    """[n, 3, H, W] of one size to [n, N, llm_hidden]."""
+    weight = model.vision_model.embeddings.patch_projection.weight
+    with evaluating(model.vision_model):
+        patches = vision.tile_features(model.vision_model, tiles.to(weight))
+    embeddings: torch.Tensor = model.vision_projector(_shuffle(model, patches, tiles.shape[-2:]))
+    return embeddings
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """`module` in eval for the block; its mode comes back even if the block raises."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def video_embeddings(model: "NemotronOmniForConditionalGeneration", frames: torch.Tensor) -> torch.Tensor:
@@ -57,12 +77,20 @@ def sound_embeddings(
     model: "NemotronOmniForConditionalGeneration", mel: torch.Tensor, mask: torch.Tensor
 ) -> list[torch.Tensor]:
     """[clips, frames, mel bins] with their mask to [N, llm_hidden] of each clip, trimmed to its valid length."""
+    projected, lengths = padded_sound_embeddings(model, mel, mask)
+    return [clip[:length] for clip, length in zip(projected, lengths.tolist(), strict=True)]
+
+
+def padded_sound_embeddings(
+    model: "NemotronOmniForConditionalGeneration", mel: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[clips, frames, mel bins] to ([clips, N, llm_hidden], valid lengths int64 [clips])."""
     if model.sound_encoder is None or model.sound_projection is None:
         raise MediaError("this checkpoint has no sound tower (its config has no sound_config); leave sounds out")
     weight = model.sound_encoder.subsampling.linear.weight
-    features, lengths = sound.sound_features(model.sound_encoder, mel.to(weight), mask.to(weight.device))
-    projected = model.sound_projection(features)
-    return [clip[:length] for clip, length in zip(projected, lengths.tolist(), strict=True)]
+    present = None if mask is None else mask.to(weight.device)
+    features, lengths = sound.sound_features(model.sound_encoder, mel.to(weight), present)
+    return model.sound_projection(features), lengths
 
 
 def _shuffle(model: "NemotronOmniForConditionalGeneration", patches: torch.Tensor, pixels: torch.Size) -> torch.Tensor:

@@ -1,31 +1,34 @@
 """The training copy of Nemotron Omni: towers, projectors and language model under one root.
 
-Shapes: T packed tokens, N scored positions, L MoE layers, K experts a token.
+Shapes: B samples of up to L tokens; T packed tokens; N scored positions; n images; N features.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omni_rl.errors import ConfigError
-from omni_rl.models.nemotron_omni import checkpoint, features, sound, vision
+from omni_rl.models.nemotron_omni import checkpoint, features, placement, plain_inputs, scoring, sound, vision
 from omni_rl.models.nemotron_omni.backend import BackendConfig
+from omni_rl.models.nemotron_omni.causal_output import causal_output
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.language.mamba import StateDecay
+from omni_rl.models.nemotron_omni.grad_sync import MoEFSDPSyncMixin
+from omni_rl.models.nemotron_omni.initial import initialise
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
-from omni_rl.models.nemotron_omni.language.moe import Router, RoutingRecord
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
-from omni_rl.models.nemotron_omni.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
+from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
 from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
 
 __all__ = [
+    "BackendConfig",
     "ModelClass",
     "NemotronOmniConfig",
     "NemotronOmniForConditionalGeneration",
@@ -48,11 +51,15 @@ class _ModelProxy:
         self.moe_config = llm.model.moe_config
 
 
-class NemotronOmniForConditionalGeneration(nn.Module):
-    """Nemotron Omni for training: differentiable scores of token sequences with images, sounds and videos."""
+class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
+    """Nemotron Omni for training: differentiable scores of token sequences with images, sounds and videos.
+
+    `score_packed` is the way for sequences whose media spans are known; `forward` takes padded batches.
+    """
 
     def __init__(self, config: NemotronOmniConfig, backend: BackendConfig | None = None, **kwargs: Any) -> None:
         super().__init__()
+        _refuse(kwargs)
         if config.vision_config is None or config.llm_config is None:
             raise ConfigError("the configuration needs a vision_config and an llm_config; load it from a checkpoint")
         self.config = config
@@ -93,19 +100,34 @@ class NemotronOmniForConditionalGeneration(nn.Module):
                 part._non_persistent_buffers_set.add("summary_idxs")
 
     @classmethod
+    def from_config(
+        cls, config: NemotronOmniConfig, backend: BackendConfig | None = None, **kwargs: Any
+    ) -> "NemotronOmniForConditionalGeneration":
+        """Random weights (torch's global generator) in the configuration's dtype, float32 if it has none."""
+        model = cls(config, backend, **kwargs)
+        model.initialize_weights(dtype=config.dtype or torch.float32)
+        return model
+
+    @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **kwargs: Any
     ) -> "NemotronOmniForConditionalGeneration":
         """Load a local checkpoint directory in released names, safetensors only.
 
         `dtype` (a torch dtype or its name; default: the checkpoint's) is the dtype of the parameters; A_log and the
-        router's bias stay float32. Raises `CheckpointError` that lists missing and unexpected tensors.
+        router's bias stay float32. `device` defaults to the CPU. Raises `CheckpointError` that lists every missing,
+        unexpected or misshapen tensor.
         """
         directory = Path(pretrained_model_name_or_path)
+        checkpoint.weight_files(directory)  # says what is wrong with the directory before anything is built
         config = NemotronOmniConfig.from_pretrained(directory)
         config.name_or_path = str(directory)  # where `save_pretrained` finds the tokenizer
         dtype = checkpoint.parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
-        model = cls(config, *model_args, **kwargs)._cast(dtype)
+        device = torch.device(kwargs.pop("device", "cpu"))
+        with torch.device("meta"):
+            model = cls(config, *model_args, **kwargs)
+        placement.cast(model, dtype)
+        placement.materialise(model, device)
         model.state_dict_adapter.load(model.state_dict(), checkpoint.read_released(directory))
         return model
 
@@ -114,30 +136,186 @@ class NemotronOmniForConditionalGeneration(nn.Module):
         embeddings = self.language_model.model.embed_tokens.weight
         checkpoint.save(self, Path(directory), embeddings.dtype if dtype is None else dtype)
 
-    def _cast(self, dtype: torch.dtype) -> "NemotronOmniForConditionalGeneration":
-        """All floating-point tensors to `dtype`, but those that every engine holds in float32."""
-        self.to(dtype)
-        for module in self.modules():
-            if isinstance(module, StateDecay):
-                module.float()
-            elif isinstance(module, Router):
-                module.e_score_correction_bias = module.e_score_correction_bias.float()
-        return self
+    def initialize_weights(
+        self, buffer_device: torch.device | None = None, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """Fill all weights at random, in `dtype`; a model on the meta device moves to `buffer_device` (or the CPU)."""
+        if any(parameter.is_meta for parameter in self.parameters()):
+            placement.materialise(self, buffer_device or torch.device("cpu"))
+        self.float()
+        initialise(self)
+        placement.cast(self, dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's input embeddings."""
         return self.language_model.model.embed_tokens
 
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the language model's input embeddings."""
+        self.language_model.model.embed_tokens = value
+
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
         return self.language_model.lm_head
 
-    def embed_packed(self, ids: torch.Tensor, media: tuple[PackedMedia, ...]) -> torch.Tensor:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the language model's head."""
+        self.language_model.lm_head = new_embeddings
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute each block, and each layer of the vision tower, in backward instead of keeping what is in it."""
+        self.language_model.model.gradient_checkpointing = True
+        self.vision_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        self.language_model.model.gradient_checkpointing = False
+        self.vision_model.gradient_checkpointing_disable()
+
+    def pixel_shuffle(self, x: torch.Tensor, scale_factor: float = 0.5) -> torch.Tensor:
+        """[n, W, H, C] to [n, W·s, H·s, C/s²], in the order of the configured `ps_version`."""
+        return pixel_shuffle(x, scale_factor, self.ps_version)
+
+    def _pixel_shuffle_dynamic_res(self, x: torch.Tensor, imgs_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Patches [1, p of all images, C] to [1, p / r² of all images, C·r²]; each image on its own grid."""
+        return pixel_shuffle_dynamic(x, imgs_sizes, self.patch_size, self.downsample_ratio, self.ps_version)
+
+    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Tiles [n, C, H, W] of one size to [n, N, llm_hidden]."""
+        return features.tile_embeddings(self, pixel_values)
+
+    def extract_feature_dynamic(
+        self, pixel_values: torch.Tensor, imgs_sizes: torch.Tensor | list[tuple[int, int]]
+    ) -> torch.Tensor:
+        """Images of their own sizes (h, w) in a padded batch [n, C, H, W] to [1, N of all images, llm_hidden].
+
+        Raises `MediaError` (a ValueError) that names the image whose size is missing, too large or no multiple of the
+        patch.
+        """
+        images = features.image_embeddings(self, plain_inputs.crop(pixel_values, imgs_sizes))
+        return torch.cat(images).unsqueeze(0)
+
+    def extract_video_feature(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """One video [F, C, H, W] to [ceil(F / T), N, llm_hidden], T frames a tubelet."""
+        return features.video_embeddings(self, pixel_values_videos)
+
+    def extract_sound_feature(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mel clips [c, frames, bins] to [c, N, llm_hidden]; rows past a clip's own length are padding."""
+        return features.padded_sound_embeddings(self, input_features, attention_mask)[0]
+
+    def prepare_model_inputs_for_cp(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        imgs_sizes: plain_inputs.Sizes | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        sound_features: torch.Tensor | None = None,
+        sound_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """`inputs_embeds` [B, L, hidden] of whole sequences with their media, to be sharded by context afterwards."""
+        embeds = plain_inputs.merge(
+            self,
+            input_ids,
+            pixel_values=pixel_values,
+            image_flags=image_flags,
+            imgs_sizes=imgs_sizes,
+            pixel_values_videos=pixel_values_videos,
+            sound_features=sound_features,
+            sound_attention_mask=sound_attention_mask,
+        )
+        return {"inputs_embeds": embeds}
+
+    def prepare_inputs_embeds_for_cp(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        imgs_sizes: plain_inputs.Sizes | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        sound_features: torch.Tensor | None = None,
+        sound_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What `prepare_model_inputs_for_cp` gives under `inputs_embeds`."""
+        return self.prepare_model_inputs_for_cp(
+            input_ids,
+            pixel_values,
+            image_flags,
+            imgs_sizes,
+            pixel_values_videos,
+            sound_features,
+            sound_attention_mask,
+        )["inputs_embeds"]
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        image_flags: torch.Tensor | None = None,
+        imgs_sizes: plain_inputs.Sizes | None = None,
+        past_key_values: list[torch.Tensor] | None = None,
+        labels: torch.Tensor | None = None,
+        sound_features: torch.Tensor | None = None,
+        sound_attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        _pre_embed_only: bool = False,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...] | dict[str, torch.Tensor]:
+        """Loss, logits and, if asked for, the final hidden states of a batch `input_ids` [B, L] padded on the right.
+
+        Media are given by the plain arguments, whose features go to their placeholder ids, or by `media` (a sequence of
+        `PackedMedia` with positions in the flattened batch, B·L), which knows its spans. `inputs_embeds` [B, L, hidden]
+        skips both. `_pre_embed_only` gives what `prepare_model_inputs_for_cp` gives. `position_ids` and `use_cache`
+        change nothing: there is no rotary embedding and no cache. See `causal_output` for the other arguments.
+        """
+        media: Sequence[PackedMedia] = kwargs.pop("media", ())
+        _refuse(kwargs)
+        if past_key_values is not None or output_attentions:
+            raise ConfigError("the training copy has no cache and keeps no attention weights; leave both out")
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ConfigError("forward needs input_ids or inputs_embeds")
+            inputs_embeds = plain_inputs.merge(
+                self,
+                input_ids,
+                pixel_values=pixel_values,
+                image_flags=image_flags,
+                imgs_sizes=imgs_sizes,
+                pixel_values_videos=pixel_values_videos,
+                sound_features=sound_features,
+                sound_attention_mask=sound_attention_mask,
+            )
+            if media:
+                found = features.media_features(self, media)
+                inputs_embeds = scatter_features(inputs_embeds.flatten(0, 1), media, found).view_as(inputs_embeds)
+        if _pre_embed_only:
+            return {"inputs_embeds": inputs_embeds}
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.llm_config.output_hidden_states)
+        output = causal_output(
+            self.language_model,
+            inputs_embeds,
+            attention_mask,
+            labels,
+            logits_to_keep,
+            output_hidden_states,
+            self.backend.logprob_chunk,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def embed_packed(self, ids: torch.Tensor, media: Sequence[PackedMedia]) -> torch.Tensor:
         """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
-        embeds: torch.Tensor = self.language_model.model.embed_tokens(ids)
-        if not media:
-            return embeds
-        return scatter_features(embeds, media, features.media_features(self, media))
+        return scoring.embed(self, ids, media)
 
     def score_packed(
         self,
@@ -152,21 +330,13 @@ class NemotronOmniForConditionalGeneration(nn.Module):
         `temperature` divides the float32 logits: a number, or float32 [N] for the N scored tokens. `logprob_chunk`
         positions have their logits in memory at once. Raises `PromptError` where media and placeholders differ.
         """
-        layout = PackedLayout.of(batch.cu_seqlens)
-        scored = batch.score_mask.nonzero().squeeze(1)
-        assert not (layout.position[scored] == 0).any(), "a sequence's first token has nothing before it to score it"
-        record = RoutingRecord() if record_routing else None
-        hidden = self.language_model.model(self.embed_packed(batch.ids, batch.media), layout, record)
-        logprobs = token_logprobs(
-            hidden[scored - 1],
-            self.language_model.lm_head.weight,
-            batch.ids[scored],
-            temperature,
-            logprob_chunk or self.backend.logprob_chunk,
-        )
-        if record is None or not record.layers:
-            return PackedScores(logprobs, None, None)
-        return PackedScores(logprobs, record.experts(), record.margins())
+        return scoring.score(self, batch, temperature, logprob_chunk or self.backend.logprob_chunk, record_routing)
+
+
+def _refuse(unknown: dict[str, Any]) -> None:
+    """A misspelt media argument that is ignored would be an image that only one side sees."""
+    if unknown:
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
 
 
 ModelClass = NemotronOmniForConditionalGeneration

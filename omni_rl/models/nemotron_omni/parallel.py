@@ -10,7 +10,14 @@ from omni_rl.models.nemotron_omni.language.mamba import StateDecay
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 # Entry points that run under FSDP's hooks: parameters are gathered before and freed after.
-FORWARD_METHODS = ("score_packed",)
+FORWARD_METHODS = (
+    "score_packed",
+    "extract_feature",
+    "extract_feature_dynamic",
+    "extract_video_feature",
+    "extract_sound_feature",
+    "prepare_model_inputs_for_cp",
+)
 
 
 def shard(

@@ -1,6 +1,7 @@
 """Pixel shuffle: four neighbouring patches become one token with four times the channels."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -27,3 +28,16 @@ def pixel_shuffle(x: torch.Tensor, scale_factor: float = 0.5, ps_version: str = 
     else:
         cells = cells.permute(0, 1, 3, 2, 4, 5)
     return cells.reshape(*cells.shape[:3], channels * ratio * ratio)
+
+
+def pixel_shuffle_dynamic(
+    x: torch.Tensor, sizes: Sequence[tuple[int, int]], patch_size: int, scale_factor: float, ps_version: str
+) -> torch.Tensor:
+    """Patches [1, p, C] of images of `sizes` (h, w) pixels, back to back, to [1, p·s², C/s²], each on its own grid."""
+    grids = [(int(height) // patch_size, int(width) // patch_size) for height, width in sizes]
+    parts = torch.split(x, [rows * columns for rows, columns in grids], dim=-2)
+    merged = [
+        pixel_shuffle(part.reshape(len(part), rows, columns, -1), scale_factor, ps_version).flatten(1, 2)
+        for part, (rows, columns) in zip(parts, grids, strict=True)
+    ]
+    return torch.cat(merged, dim=-2)

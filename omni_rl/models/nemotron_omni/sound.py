@@ -70,7 +70,10 @@ def subsampled_lengths(encoder: SoundEncoder, frames: torch.Tensor) -> torch.Ten
     return lengths.long()
 
 
-def sound_features(encoder: SoundEncoder, mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sound_features(
+    encoder: SoundEncoder, mel: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """[c, M, B] with `mask` bool [c, M] to ([c, M', D], valid counts int64 [c]); features past a count are padding."""
     features: torch.Tensor = encoder(input_features=mel, attention_mask=mask).last_hidden_state
-    return features, subsampled_lengths(encoder, mask.sum(1))
+    frames = mel.new_full((len(mel),), mel.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
+    return features, subsampled_lengths(encoder, frames)

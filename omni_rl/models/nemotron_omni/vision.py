@@ -110,13 +110,19 @@ def image_features(tower: RadioModel, images: Sequence[torch.Tensor]) -> list[to
     return list(torch.split(features, [rows * columns for rows, columns in grids]))
 
 
+def tile_features(tower: RadioModel, tiles: torch.Tensor) -> torch.Tensor:
+    """[n, 3, H, W] to [n, p, D]; the position embedding fits the tiles' own size."""
+    _grid(tiles[0], tower.patch_size, "tile 0")
+    features: torch.Tensor = tower(tiles).features
+    return features
+
+
 def video_features(tower: RadioModel, frames: torch.Tensor) -> torch.Tensor:
     """[F, 3, H, W] to [ceil(F / T), p, D]; the last frame is repeated up to a multiple of T."""
     temporal = tower.config.video_temporal_patch_size
     _grid(frames[0], tower.patch_size, "video frame 0")
     if temporal is None:
-        images: torch.Tensor = tower(frames).features
-        return images
+        return tile_features(tower, frames)
     missing = -len(frames) % temporal
     padded = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
     # Frames stacked in the channels give patches in the order (frame, channel, y, x), as the embedder was trained.

@@ -56,6 +56,7 @@ class MambaMixer(nn.Module):
         self.inner = self.heads * self.channels
         self.conv_dim = self.inner + 2 * self.groups * self.states
         self.dt_limit = tuple(float(limit) for limit in config.time_step_limit)
+        self.dt_range = (config.time_step_min, config.time_step_max, config.time_step_floor)
         self.chunk = min(config.chunk_size, _MAX_CHUNK)
         self.in_proj = nn.Linear(config.hidden_size, self.inner + self.conv_dim + self.heads, bias=config.use_bias)
         # Holds the convolution's parameters by their released names; `causal_conv` applies them, Conv1d cannot restart.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import NemotronHConfig
 
 from omni_rl.errors import ConfigError
@@ -47,6 +48,7 @@ class NemotronHModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, index) for index in range(len(config.hybrid_override_pattern)))
         self.norm = AddRMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.gradient_checkpointing = False
 
     def forward(
         self, inputs_embeds: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
@@ -54,7 +56,13 @@ class NemotronHModel(nn.Module):
         """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
         mixed, residual = inputs_embeds, None
         for layer in self.layers:
-            mixed, residual = layer(mixed, residual, layout, record)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                # Nothing in a block is random, so no generator state needs to be kept for the recomputation.
+                mixed, residual = checkpoint(
+                    layer, mixed, residual, layout, record, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                mixed, residual = layer(mixed, residual, layout, record)
         final: torch.Tensor = self.norm(mixed, residual)[0]
         return final
 

@@ -62,7 +62,6 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         # Rounded to bfloat16 it would change most choices; a buffer is out of mixed precision's reach.
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
-        nn.init.normal_(self.weight, std=config.initializer_range)
 
     def forward(self, hidden_states: torch.Tensor) -> Routing:
         scores = F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)).sigmoid()
@@ -93,8 +92,6 @@ class Experts(nn.Module):
         experts, width = config.n_routed_experts, config.moe_intermediate_size
         self.up_proj = nn.Parameter(torch.empty(experts, width, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, width))
-        for weight in (self.up_proj, self.down_proj):
-            nn.init.normal_(weight, std=config.initializer_range)
 
     def forward(self, hidden_states: torch.Tensor, routing: Routing) -> torch.Tensor:
         """The weighted sum over each token's experts, accumulated in float32, in the input's dtype."""

@@ -1,0 +1,98 @@
+"""The plain arguments of `forward` (padded ids, tiles or padded images, frames, mel features) as embeddings."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from omni_rl.errors import MediaError, PromptError
+from omni_rl.models.nemotron_omni.features import (
+    image_embeddings,
+    sound_embeddings,
+    tile_embeddings,
+    video_embeddings,
+)
+from omni_rl.models.nemotron_omni.slots import fill_slots
+
+if TYPE_CHECKING:
+    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+Sizes = torch.Tensor | list[tuple[int, int]]
+
+
+def merge(
+    model: "NemotronOmniForConditionalGeneration",
+    input_ids: torch.Tensor,
+    pixel_values: torch.Tensor | None,
+    image_flags: torch.Tensor | None,
+    imgs_sizes: Sizes | None,
+    pixel_values_videos: torch.Tensor | None,
+    sound_features: torch.Tensor | None,
+    sound_attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Embeddings [B, L, hidden] of `input_ids` [B, L] with all media in place.
+
+    A modality without input leaves its placeholder ids ordinary tokens. Raises `PromptError` for images and video
+    together: they share one placeholder id, and without spans nobody knows whose is whose.
+    """
+    if pixel_values is not None and pixel_values_videos is not None:
+        raise PromptError(
+            "images and video share one placeholder id; give their spans (`media`) to use both in one batch"
+        )
+    embeds: torch.Tensor = model.get_input_embeddings()(input_ids)
+    if pixel_values is not None:
+        items = _image_items(model, pixel_values, image_flags, imgs_sizes)
+        embeds = fill_slots(embeds, input_ids, model.img_context_token_id, "image", items)
+    if pixel_values_videos is not None:
+        tubelets = list(video_embeddings(model, pixel_values_videos))
+        embeds = fill_slots(embeds, input_ids, model.img_context_token_id, "video", tubelets)
+    if sound_features is not None:
+        clips = sound_embeddings(model, sound_features, _sound_mask(sound_features, sound_attention_mask))
+        embeds = fill_slots(embeds, input_ids, model.sound_context_token_id, "audio", clips)
+    return embeds
+
+
+def crop(pixel_values: torch.Tensor, imgs_sizes: Sizes) -> list[torch.Tensor]:
+    """Each image of a padded batch [n, C, H, W] at its own size (h, w), so that padding never matters.
+
+    Raises `MediaError` (a ValueError) that names the image whose size is missing or larger than the batch.
+    """
+    sizes = [(int(height), int(width)) for height, width in imgs_sizes]
+    if len(sizes) != len(pixel_values):
+        first = min(len(sizes), len(pixel_values))
+        raise MediaError(
+            f"imgs_sizes gives {len(sizes)} sizes for {len(pixel_values)} images; image {first} has no counterpart"
+        )
+    height, width = pixel_values.shape[-2:]
+    for number, (own_height, own_width) in enumerate(sizes):
+        if own_height > height or own_width > width:
+            raise MediaError(
+                f"image {number} is said to be {own_height} x {own_width} in a batch of {height} x {width} pixels"
+            )
+    return [image[:, :h, :w] for image, (h, w) in zip(pixel_values, sizes, strict=True)]
+
+
+def _image_items(
+    model: "NemotronOmniForConditionalGeneration",
+    pixel_values: torch.Tensor,
+    image_flags: torch.Tensor | None,
+    imgs_sizes: Sizes | None,
+) -> list[torch.Tensor]:
+    if imgs_sizes is not None:
+        return image_embeddings(model, crop(pixel_values, imgs_sizes))
+    tiles = tile_embeddings(model, pixel_values)
+    if image_flags is None:
+        return list(tiles)
+    flags = image_flags.reshape(-1).tolist()
+    if len(flags) != len(tiles):
+        raise MediaError(f"image_flags has {len(flags)} entries for {len(tiles)} tiles")
+    return [tile for tile, real in zip(tiles, flags, strict=True) if real == 1]
+
+
+def _sound_mask(sound_features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return torch.ones(sound_features.shape[:2], dtype=torch.bool, device=sound_features.device)
+    if mask.shape != sound_features.shape[:2]:
+        raise MediaError(
+            f"sound_attention_mask has the shape {list(mask.shape)}, sound_features have {list(sound_features.shape)}"
+        )
+    return mask.bool()
