@@ -1,7 +1,6 @@
 """A rollout engine and its renderer in a process of their own, and the driver's hold on them."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from omni_rl.errors import EngineDeadError
 from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport
 
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 CPUS = 0.5
 """Ray's share for one engine: asking for whole CPUs, a few actors on a small machine would wait for ever."""
-PLACEMENT_TIMEOUT = 120.0
-"""Seconds for Ray to start the process; on a full cluster it would wait for ever, without a word."""
-EXIT_TIMEOUT = 10.0
-"""Seconds for a killed process to be gone."""
 
 
 class RolloutActor:
@@ -127,9 +123,7 @@ class RolloutHandle:
         self._end = self._end or "it was closed"
         if self._actor is not None and ray.is_initialized():
             ray.kill(self._actor)
-            deadline = time.monotonic() + EXIT_TIMEOUT
-            while self.pid is not None and _runs(self.pid) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_until_gone([] if self.pid is None else [self.pid])
         self._actor = self.pid = None
 
     def __enter__(self) -> "RolloutHandle":
@@ -170,11 +164,3 @@ class RolloutHandle:
         except RayActorError as error:
             self._end = f"its process ended during {method}"
             raise EngineDeadError(f"rollout engine: {self._end}; replace() starts another") from error
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,6 +1,6 @@
 """vLLM's engine in this process, driven step by step: sampling, rescoring, weight updates between two steps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
@@ -21,6 +22,9 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport, VersionSpan
 from omni_rl.rollout.weights import ReleasedWeights, write_in_place
 from omni_rl.sync.version import WeightVersion
+
+# A prompt, the ids to run, vLLM's parameters, and how many tokens may follow.
+_Arguments = tuple[RenderedPrompt, NDArray[np.int64], SamplingParams, int]
 
 
 @dataclass
@@ -96,14 +100,10 @@ class RolloutEngine:
         self._refuse_if_dead()
         check_sampling(sampling)
         check_lengths(prompts, sampling.max_tokens, self.settings.max_model_len)
-        names: list[str] = []
-        for index, prompt in enumerate(prompts):
-            try:
-                names.append(self._add(prompt, prompt.ids, sampling_params(sampling, index), sampling.max_tokens))
-            except PromptError:
-                self._abort(names)
-                raise
-        return names
+        return self._add_all(
+            (prompt, prompt.ids, sampling_params(sampling, index), sampling.max_tokens)
+            for index, prompt in enumerate(prompts)
+        )
 
     def step(self) -> dict[str, Rollout]:
         """One step of everything under way; the answers that it finished, by name."""
@@ -168,10 +168,10 @@ class RolloutEngine:
             check_lengths([rollout.prompt], len(rollout.ids), self.settings.max_model_len)
         if cold:
             self.llm_engine.reset_encoder_cache()
-        names = [
-            self._add(rollout.prompt, np.concatenate([rollout.prompt.ids, rollout.ids]), rescoring_params(), 0)
+        names = self._add_all(
+            (rollout.prompt, np.concatenate([rollout.prompt.ids, rollout.ids]), rescoring_params(), 0)
             for rollout in rollouts
-        ]
+        )
         scores: dict[str, Rescore] = {}
         by_name = dict(zip(names, rollouts, strict=True))
         while self._running:
@@ -200,7 +200,20 @@ class RolloutEngine:
             finish_reason=completion.finish_reason,
         )
 
-    def _add(self, prompt: RenderedPrompt, ids: np.ndarray, params: SamplingParams, answer: int) -> str:
+    def _add_all(self, requests: Iterable[_Arguments]) -> list[str]:
+        """Queue all requests, or none if the engine refuses one."""
+        names: list[str] = []
+        try:
+            for request in requests:
+                names.append(self._add(*request))
+        except BaseException:
+            self.llm_engine.abort_request(names)
+            for name in names:
+                self._recorder.discard(self._running.pop(name).internal_id)
+            raise
+        return names
+
+    def _add(self, prompt: RenderedPrompt, ids: NDArray[np.int64], params: SamplingParams, answer: int) -> str:
         name = str(next(self._numbers))
         try:
             internal_id = self.llm_engine.add_request(name, to_engine_input(prompt, ids), params)
@@ -209,11 +222,6 @@ class RolloutEngine:
         self._recorder.open(internal_id, len(ids) + answer)
         self._running[name] = _Request(prompt, internal_id, params.temperature)
         return name
-
-    def _abort(self, names: Sequence[str]) -> None:
-        self.llm_engine.abort_request(list(names))
-        for name in names:
-            self._recorder.discard(self._running.pop(name).internal_id)
 
     def _forget_evicted(self) -> None:
         running = (request.prompt for request in self._running.values())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from omni_rl.errors import EngineDeadError, PromptError
-from omni_rl.media.types import RenderedPrompt
+from omni_rl.media.renderer import Renderer
+from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from tests.rollout.conftest import prompts
 
@@ -20,8 +21,6 @@ FLOAT32_TOLERANCE = 1e-4
 
 
 def render(engine: Any, count: int | None = None) -> list[RenderedPrompt]:
-    from omni_rl.media.renderer import Renderer
-
     return Renderer(engine.llm_engine).render(prompts()[:count])
 
 
@@ -110,6 +109,10 @@ def test_digests_are_of_what_the_model_received(start: Callable[..., Any]) -> No
     for _ in range(2):  # the second time out of the encoder cache
         for answer in engine.sample([*rendered, *rendered], SAMPLING):
             assert answer.engine_digests == tuple(item.digests for item in answer.prompt.items)
+    picture = prompts()[1].images[0]
+    twice = Prompt("twice", "once <image> twice <image>", images=(picture, picture))
+    (answer,) = engine.sample(Renderer(engine.llm_engine).render([twice]), SAMPLING)
+    assert answer.engine_digests == tuple(item.digests for item in answer.prompt.items)
     (image, other) = rendered[1].items
     touched = image.tensors["pixel_values_flat"].clone()
     touched[0, 0, 0] += 1
