@@ -104,7 +104,8 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         cls, config: NemotronOmniConfig, backend: BackendConfig | None = None, **kwargs: Any
     ) -> "NemotronOmniForConditionalGeneration":
         """Random weights (torch's global generator) in the configuration's dtype, float32 if it has none."""
-        model = cls(config, backend, **kwargs)
+        with torch.device("meta"):  # built without weights, so that the generator is used for the final ones only
+            model = cls(config, backend, **kwargs)
         model.initialize_weights(dtype=config.dtype or torch.float32)
         return model
 

@@ -22,7 +22,7 @@ def cast(model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype) -> N
 
 
 def materialise(model: "NemotronOmniForConditionalGeneration", device: torch.device) -> None:
-    """Give a model on the meta device memory on `device`; its weights hold nothing yet, what is no weight is computed."""
+    """Give a model on the meta device memory on `device`, for weights to be filled; what is no weight is computed."""
     model.to_empty(device=device)
     indices = torch.tensor(model.vision_model.config.summary_idxs, dtype=torch.int64, device=device)
     model.vision_model.summary_idxs = indices
