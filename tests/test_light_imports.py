@@ -16,6 +16,7 @@ LIGHT = [
     "omni_rl.doctor",
     "omni_rl.media.types",
     "omni_rl.rollout.types",
+    "omni_rl.train.settings",
     "omni_rl.train.types",
     "services",
 ]

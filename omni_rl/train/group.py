@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
+from omni_rl.processes import PLACEMENT_TIMEOUT
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
@@ -17,9 +18,6 @@ from omni_rl.train.rendezvous import LOOPBACK
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score, StepStats
 from omni_rl.train.worker import TrainWorker
-
-PLACEMENT_TIMEOUT = 120.0
-"""Seconds for Ray to start the ranks; on a full cluster it would wait for ever, without a word."""
 
 
 class TrainerGroup:

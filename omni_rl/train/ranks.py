@@ -1,6 +1,5 @@
 """The driver's hold on the rank processes: one call to all of them, and a diagnosis when one fails."""
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -9,11 +8,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from omni_rl.errors import CheckpointError, GradientError, OmniRLError, TrainerDeadError
+from omni_rl.processes import wait_until_gone
 
 DIAGNOSIS_TIME = 3.0
 """Seconds to wait, after a rank failed, for the others: the first to fail is often the victim of the one that died."""
-EXIT_TIMEOUT = 10.0
-"""Seconds for killed processes to be gone."""
 HARMLESS = (CheckpointError, GradientError)
 """Raised outside every collective: if all ranks have answered, they are still in step."""
 
@@ -92,9 +90,7 @@ class Ranks:
             return
         for actor in self._actors:
             ray.kill(actor)
-        deadline = time.monotonic() + EXIT_TIMEOUT
-        while any(_runs(pid) for pid in self.pids) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until_gone(self.pids)
 
     def _diagnose(self, references: Sequence[Any]) -> NoReturn:
         done, pending = ray.wait(list(references), num_returns=len(references), timeout=DIAGNOSIS_TIME)
@@ -123,11 +119,3 @@ def _failure(reference: Any) -> RayError | None:
     except RayError as error:
         return error
     return None
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

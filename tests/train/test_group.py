@@ -194,6 +194,26 @@ def test_training_resumes_bitwise(
     assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
 
 
+def test_training_resumes_on_another_number_of_ranks(
+    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    group.update(rollouts, ADVANTAGES)
+    group.save(tmp_path / "two")
+    version = group.version()
+    group.update(rollouts, ADVANTAGES)
+    group.save(tmp_path / "two-again")
+    with TrainerGroup.start(small_checkpoint, SETTINGS.model_copy(update={"world_size": 1}), run="test") as single:
+        single.load(tmp_path / "two")
+        assert single.version() == version
+        single.update(rollouts, ADVANTAGES)
+        single.save(tmp_path / "one")
+    expected = load_file(tmp_path / "two-again" / checkpoint.OPTIMIZER)
+    resumed = load_file(tmp_path / "one" / checkpoint.OPTIMIZER)
+    assert resumed.keys() == expected.keys()
+    for name, moment in expected.items():
+        assert torch.allclose(resumed[name], moment, atol=1e-6, rtol=1e-3), name
+
+
 def test_a_checkpoint_that_cannot_be_used_leaves_the_group_as_it_was(
     group: TrainerGroup, rollouts: list[Rollout], tmp_path: Path
 ) -> None:
