@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import Flip, first_flip, tokens_before
+from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
 Array = NDArray[np.float64]
 
@@ -78,36 +78,24 @@ def k3(d: Array) -> Array:
     return np.expm1(d) - d
 
 
-def compare(records: Sequence[SampleRecord], *, exclude_after_flip: bool = True) -> Comparison:
-    """Reduce sequences to metrics.
+def compare(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip") -> Comparison:
+    """Reduce sequences to metrics; what `leave_out` drops is counted in `excluded_tokens`.
 
-    With `exclude_after_flip` a sequence's tokens from its first router flip on are left out and counted in
-    `excluded_tokens`; without, all tokens stay in and flips are only counted. NaN or infinite logprobs come through
-    as NaN or infinite metrics: they are never dropped.
+    NaN or infinite logprobs come through as NaN or infinite metrics: they are never dropped.
     """
-    flips = [first_flip(record) for record in records]
-    kept = [
-        tokens_before(flip, record) if exclude_after_flip else len(record.rollout_logprobs)
-        for flip, record in zip(flips, records, strict=True)
-    ]
-    rollout = [record.rollout_logprobs[:n] for record, n in zip(records, kept, strict=True)]
-    train = [record.train_logprobs[:n] for record, n in zip(records, kept, strict=True)]
-    excluded = sum(len(record.rollout_logprobs) for record in records) - sum(kept)
-    found = tuple(flip for flip in flips if flip is not None)
-    return Comparison(_reduce(rollout, train, len(found), excluded), found)
+    flips = tuple(flip for record in records if (flip := first_flip(record)) is not None)
+    return Comparison(_reduce(records, [kept(record, leave_out) for record in records], len(flips)), flips)
 
 
-def by_kind(records: Sequence[SampleRecord], *, exclude_after_flip: bool = True) -> dict[str, Comparison]:
+def by_kind(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip") -> dict[str, Comparison]:
     """`compare` for each kind of prompt, in order of first appearance."""
     kinds = dict.fromkeys(record.kind for record in records)
-    return {
-        kind: compare([r for r in records if r.kind == kind], exclude_after_flip=exclude_after_flip) for kind in kinds
-    }
+    return {kind: compare([r for r in records if r.kind == kind], leave_out=leave_out) for kind in kinds}
 
 
-def by_sequence(records: Sequence[SampleRecord], *, exclude_after_flip: bool = True) -> dict[str, Comparison]:
+def by_sequence(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip") -> dict[str, Comparison]:
     """`compare` for each sequence, by its sample name."""
-    return {record.sample: compare([record], exclude_after_flip=exclude_after_flip) for record in records}
+    return {record.sample: compare([record], leave_out=leave_out) for record in records}
 
 
 def position_bins(longest: int) -> list[tuple[int, int]]:
@@ -118,26 +106,37 @@ def position_bins(longest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def by_position(records: Sequence[SampleRecord], *, exclude_after_flip: bool = True) -> dict[tuple[int, int], Metrics]:
-    """Metrics of the tokens in each bin of `position_bins`; flips are counted in the bin that they start in."""
-    flips = [first_flip(record) for record in records]
+def by_position(
+    records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip"
+) -> dict[tuple[int, int], Metrics]:
+    """Metrics of the tokens in each bin of `position_bins`; a sequence's flip counts in the bin where it first touches
+    a token."""
     longest = max((len(record.rollout_logprobs) for record in records), default=0)
+    masks = [kept(record, leave_out) for record in records]
+    firsts = [
+        max(0, flip.position - record.prompt_tokens + 1)
+        for record in records
+        if (flip := first_flip(record)) is not None
+    ]
     result = {}
     for start, end in position_bins(longest):
-        rollout, train, excluded, started = [], [], 0, 0
-        for record, flip in zip(records, flips, strict=True):
-            kept = tokens_before(flip, record) if exclude_after_flip else len(record.rollout_logprobs)
-            rollout.append(record.rollout_logprobs[start : min(end, kept)])
-            train.append(record.train_logprobs[start : min(end, kept)])
-            excluded += len(record.rollout_logprobs[max(start, kept) : end])
-            started += flip is not None and start <= tokens_before(flip, record) < end
-        result[start, end] = _reduce(rollout, train, started, excluded)
+        inside = [_part(record, start, end) for record in records]
+        started = sum(start <= first < end for first in firsts)
+        result[start, end] = _reduce(inside, [mask[start:end] for mask in masks], started)
     return result
+
+
+def _part(record: SampleRecord, start: int, end: int) -> SampleRecord:
+    """The sampled tokens from `start` to `end`, without router choices."""
+    logprobs = record.rollout_logprobs[start:end], record.train_logprobs[start:end]
+    return SampleRecord(record.sample, record.kind, record.prompt_tokens, *logprobs)
 
 
 # NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
 @np.errstate(all="ignore")
-def _reduce(rollout: Sequence[Array], train: Sequence[Array], flips: int, excluded: int) -> Metrics:
+def _reduce(records: Sequence[SampleRecord], masks: Sequence[NDArray[np.bool_]], flips: int) -> Metrics:
+    rollout = [record.rollout_logprobs[mask] for record, mask in zip(records, masks, strict=True)]
+    train = [record.train_logprobs[mask] for record, mask in zip(records, masks, strict=True)]
     lr = np.concatenate([*rollout, np.empty(0)]).astype(np.float64)
     lt = np.concatenate([*train, np.empty(0)]).astype(np.float64)
     d = lt - lr
@@ -169,7 +168,7 @@ def _reduce(rollout: Sequence[Array], train: Sequence[Array], flips: int, exclud
         seq_mult_prob_error_mean=_over(np.mean, sequence_error),
         seq_mult_prob_error_max=_over(np.max, sequence_error),
         router_flips=flips,
-        excluded_tokens=excluded,
+        excluded_tokens=sum(int((~mask).sum()) for mask in masks),
     )
 
 

@@ -1,14 +1,20 @@
 """Router flips: where the two sides sent a token to different experts.
 
-A flip changes that position's output by a whole expert, and every later token of the sequence sees it: what comes
-after the first flip says nothing about agreement.
+A flip changes that position's output by a whole expert, and every later token of the sequence sees it. Where flips are
+rare accidents (float32) nothing after the first one says anything about agreement. Where rounding flips some position
+of nearly every sequence (bfloat16) that rule would leave nothing to judge, and only the flipped positions go.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from omni_rl.consistency.records import SampleRecord
+
+LeaveOut = Literal["nothing", "flipped", "after_flip"]
+"""What metrics leave out: no token; tokens predicted at a position with a flip; all from a sequence's first flip on."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,26 @@ class Flip:
     margin: float
 
 
+def flipped_positions(record: SampleRecord) -> NDArray[np.bool_] | None:
+    """Positions [P + T - 1] at which any layer chose another set of experts; None where choices are not known."""
+    differs = _differing(record)
+    return None if differs is None else np.logical_or.reduce(differs, axis=-1)
+
+
+def _differing(record: SampleRecord) -> NDArray[np.bool_] | None:
+    if record.rollout_experts is None or record.train_experts is None:
+        return None
+    result: NDArray[np.bool_] = np.any(
+        np.sort(record.rollout_experts, axis=-1) != np.sort(record.train_experts, axis=-1), axis=-1
+    )
+    return result
+
+
 def first_flip(record: SampleRecord) -> Flip | None:
     """The earliest position, and there the lowest layer, whose sets of chosen experts differ; None if none does."""
-    if record.rollout_experts is None or record.train_experts is None or record.margins is None:
+    differs = _differing(record)
+    if differs is None or record.margins is None:
         return None
-    differs = (np.sort(record.rollout_experts, axis=-1) != np.sort(record.train_experts, axis=-1)).any(axis=-1)
     places = np.argwhere(differs)
     if not len(places):
         return None
@@ -36,11 +57,16 @@ def first_flip(record: SampleRecord) -> Flip | None:
     return Flip(record.sample, position, layer, float(record.margins[position, layer]))
 
 
-def tokens_before(flip: Flip | None, record: SampleRecord) -> int:
-    """How many sampled tokens, from the first, a flip did not touch.
+def kept(record: SampleRecord, rule: LeaveOut) -> NDArray[np.bool_]:
+    """Which sampled tokens [T] a rule keeps.
 
-    Sampled token t is predicted from position P + t - 1, so a flip at position p touches every t >= p - P + 1.
+    Sampled token t is predicted from position P + t - 1. A flip at position p touches the token predicted there, whose
+    own computation went through another expert, and through the sequence's state every later one.
     """
-    if flip is None:
-        return len(record.rollout_logprobs)
-    return max(0, min(len(record.rollout_logprobs), flip.position - record.prompt_tokens + 1))
+    tokens = len(record.rollout_logprobs)
+    flipped = flipped_positions(record)
+    if flipped is None or rule == "nothing":
+        return np.ones(tokens, np.bool_)
+    if rule == "after_flip":
+        flipped = np.logical_or.accumulate(flipped)
+    return ~flipped[record.prompt_tokens - 1 :]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rl.consistency.metrics import Comparison
+from omni_rl.consistency.router import LeaveOut
 
 Verdict = Literal["agree", "disagree"]
 
@@ -22,15 +23,14 @@ class Thresholds:
     token_mult_prob_error: float | None = None
     excluded_fraction: float | None = None
     router_margin: float | None = None
-    exclude_after_flip: bool = True
+    leave_out: LeaveOut = "after_flip"
 
 
 THRESHOLDS: dict[str, Thresholds] = {
     "float32": Thresholds(
         logprob_abs_diff_mean=1e-5, logprob_abs_diff_max=1e-4, excluded_fraction=1e-3, router_margin=1e-5
     ),
-    # Rounding flips routers all the time in bfloat16; leaving those tokens out would flatter the figures.
-    "bfloat16": Thresholds(token_mult_prob_error=1.05, exclude_after_flip=False),
+    "bfloat16": Thresholds(token_mult_prob_error=1.05, leave_out="flipped"),
 }
 
 

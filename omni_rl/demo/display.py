@@ -13,7 +13,7 @@ from omni_rl.consistency.metrics import Comparison
 from omni_rl.consistency.thresholds import Thresholds, breaches
 from omni_rl.demo.report import Report, StepReport
 
-PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
+PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
 
 COLUMNS = ("tokens", "|d| mean", "|d| p99", "|d| max", "gen_kl_error", "token_mult_prob_error", "flips")
@@ -73,7 +73,7 @@ def live(console: Console, limits: Thresholds, phases: int) -> Iterator[Display]
 def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Thresholds, width: int) -> Table:
     """One row a comparison, with its verdict under `limits`; fewer columns where `width` characters are few."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     columns = [column for column in COLUMNS if width >= PLAIN_WIDTH or column not in WIDE_ONLY]
     for heading in columns:
         table.add_column(heading, justify="right", overflow="fold")

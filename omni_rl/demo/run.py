@@ -102,7 +102,7 @@ def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
             judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), limits, clock.seconds)
         )
         display.step(report.steps[-1])
-    report.breaches = left_out(compare(records, exclude_after_flip=limits.exclude_after_flip), limits)
+    report.breaches = left_out(compare(records, leave_out=limits.leave_out), limits)
     return report
 
 
@@ -130,7 +130,7 @@ def judge(
     seconds: dict[str, float],
 ) -> StepReport:
     """Agreement means: same weights, same media, and every kind of prompt within its limits."""
-    kinds = by_kind(pairs, exclude_after_flip=limits.exclude_after_flip)
+    kinds = by_kind(pairs, leave_out=limits.leave_out)
     found = [
         *pairing.version_mismatches(rollouts, scores),
         *pairing.media_mismatches(rollouts, scores),
@@ -141,7 +141,7 @@ def judge(
         weight_version=version,
         verdict="disagree" if found else "agree",
         reward=mean_reward,
-        overall=compare(pairs, exclude_after_flip=limits.exclude_after_flip),
+        overall=compare(pairs, leave_out=limits.leave_out),
         by_modality=kinds,
         breaches=tuple(found),
         seconds=seconds,
@@ -159,4 +159,4 @@ def legs(
         "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
         "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
     }
-    return {leg: compare(pairs, exclude_after_flip=limits.exclude_after_flip) for leg, pairs in sides.items()}
+    return {leg: compare(pairs, leave_out=limits.leave_out) for leg, pairs in sides.items()}

@@ -5,7 +5,7 @@ import pytest
 
 from omni_rl.consistency.metrics import by_position, compare
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import first_flip, tokens_before
+from omni_rl.consistency.router import first_flip, kept
 from omni_rl.consistency.thresholds import THRESHOLDS, breaches, left_out
 
 PROMPT, SAMPLED, LAYERS = 4, 6, 2
@@ -29,21 +29,31 @@ def record(flip_at: tuple[int, int] | None, margin: float = 1e-7, error: float =
     return SampleRecord("s", "text", PROMPT, rollout, train, experts, other, margins)
 
 
-@pytest.mark.parametrize(("position", "kept"), [(0, 0), (3, 0), (4, 1), (8, 5)])
-def test_exactly_the_touched_tokens_are_left_out(position: int, kept: int) -> None:
+@pytest.mark.parametrize(("position", "first"), [(0, 0), (3, 0), (4, 1), (8, 5)])
+def test_exactly_the_touched_tokens_are_left_out(position: int, first: int) -> None:
     one = record((position, 1))
     flip = first_flip(one)
     assert flip is not None
     assert (flip.position, flip.layer) == (position, 1)
     assert flip.margin == pytest.approx(1e-7)
-    assert tokens_before(flip, one) == kept
+    assert kept(one, "after_flip").tolist() == [True] * first + [False] * (SAMPLED - first)
     metrics = compare([one]).metrics
-    assert (metrics.tokens, metrics.excluded_tokens, metrics.router_flips) == (kept, SAMPLED - kept, 1)
-    if kept:
+    assert (metrics.tokens, metrics.excluded_tokens, metrics.router_flips) == (first, SAMPLED - first, 1)
+    if first:
         assert metrics.logprob_abs_diff_max == 0
-    everything = compare([one], exclude_after_flip=False).metrics
+    everything = compare([one], leave_out="nothing").metrics
     assert (everything.tokens, everything.excluded_tokens) == (SAMPLED, 0)
     assert everything.logprob_abs_diff_max == 1
+
+
+def test_only_flipped_positions_can_be_left_out() -> None:
+    one = record(None)
+    experts = one.train_experts
+    assert experts is not None
+    experts[0, 0] = experts[PROMPT + 1, 1] = (6, 7)  # in the prompt, and where sampled token 2 is predicted
+    assert kept(one, "flipped").tolist() == [True, True, False, True, True, True]
+    metrics = compare([one], leave_out="flipped").metrics
+    assert (metrics.tokens, metrics.excluded_tokens, metrics.router_flips) == (SAMPLED - 1, 1, 1)
 
 
 def test_the_order_of_experts_is_no_flip() -> None:
