@@ -7,29 +7,31 @@ from collections.abc import Iterator
 
 from omni_rl.checkpoints.choices import Choices
 
+# One independent choice a word: a model that knows the grammar perfectly is still unsure of every other token.
+_HOW = (
+    "small", "old", "grey", "young", "tall", "tired", "clever", "brown", "quiet", "green", "angry", "blue", "red",
+    "heavy", "broken", "yellow", "bright", "empty", "narrow", "cold", "wooden", "white", "long", "slow",
+)  # fmt: skip
 _WHO = (
-    "a small dog", "an old sailor", "the grey cat", "a young rabbit", "the tall nurse", "a tired farmer",
-    "the clever child", "a brown horse", "the night guard", "a green bird", "my brother", "the new teacher",
-    "an angry goose", "the quiet neighbour", "a blue robot", "the village doctor", "a red squirrel", "the painter",
+    "dog", "sailor", "cat", "rabbit", "nurse", "farmer", "child", "horse", "guard", "bird", "brother", "teacher",
+    "goose", "neighbour", "robot", "doctor", "squirrel", "painter", "queen", "baker", "fox", "pilot", "judge", "owl",
 )  # fmt: skip
 _DOES = (
-    "looks for a lost key", "paints the wooden door", "counts the white stones", "sings a slow song",
-    "sleeps under the table", "jumps over the fence", "reads a long letter", "carries a heavy basket",
-    "waits for the morning train", "listens to the rain", "draws a yellow circle", "follows the butterfly",
-    "opens the kitchen window", "builds a paper boat", "plays the broken piano", "watches the bright moon",
+    "finds", "paints", "counts", "carries", "follows", "opens", "builds", "watches", "draws", "forgets", "sells",
+    "hides", "holds", "repairs", "loses", "wants",
+)  # fmt: skip
+_WHAT = (
+    "key", "door", "stone", "song", "table", "fence", "letter", "basket", "train", "circle", "window", "boat", "piano",
+    "moon", "picture", "bridge", "lamp", "clock", "bottle", "map",
 )  # fmt: skip
 _WHERE = (
-    "in the garden", "near the river", "on the roof", "behind the old house", "in front of the school",
-    "at the edge of the forest", "on a narrow bridge", "in a crowded market", "by the fire", "across the street",
-    "between two hills", "inside the empty church",
+    "in the garden", "near the river", "on the roof", "behind the house", "at school", "in the forest", "by the fire",
+    "across the street", "between two hills", "at home", "at the market", "under a tree",
 )  # fmt: skip
-_WHEN = (
-    "every evening", "before breakfast", "after the storm", "on a cold Sunday", "without a sound", "for the first time",
-    "until the sun goes down", "with great care", "while everybody laughs", "again and again",
-)  # fmt: skip
+_WHEN = ("today", "again", "before breakfast", "after the storm", "on Sunday", "in the evening", "with care", "at last")
 _ASKS = (
-    "Tell me a short story.", "What happened next?", "Write one sentence about {place}.", "Who is {place}?",
-    "Describe what you see.", "Say something about {who}.", "Continue: {who} {does}",
+    "Tell me a story.", "What happened next?", "Write one sentence about a {what}.", "Who is {where}?",
+    "Say something about the {who}.", "What does the {how} {who} do?",
 )  # fmt: skip
 
 
@@ -38,15 +40,16 @@ def chats(seed: int) -> Iterator[tuple[str, str]]:
     choices = Choices(seed)
     while True:
         question = choices.pick(_ASKS).format(
-            place=choices.pick(_WHERE), who=choices.pick(_WHO), does=choices.pick(_DOES)
+            what=choices.pick(_WHAT), where=choices.pick(_WHERE), who=choices.pick(_WHO), how=choices.pick(_HOW)
         )
         yield question, " ".join(_sentence(choices) for _ in range(1 + choices.below(2)))
 
 
 def _sentence(choices: Choices) -> str:
-    who, does = choices.pick(_WHO), choices.pick(_DOES)
-    place, when = choices.pick(_WHERE), choices.pick(_WHEN)
-    text = choices.pick((f"{who} {does} {place}", f"{when}, {who} {does}", f"{place}, {who} {does} {when}"))
+    who = f"the {choices.pick(_HOW)} {choices.pick(_WHO)}"
+    does = f"{choices.pick(_DOES)} the {choices.pick(_HOW)} {choices.pick(_WHAT)}"
+    where, when = choices.pick(_WHERE), choices.pick(_WHEN)
+    text = choices.pick((f"{who} {does} {where}", f"{when}, {who} {does}", f"{where}, {who} {does} {when}"))
     return text[0].upper() + text[1:] + "."
 
 

@@ -13,8 +13,8 @@ _COLOURS = {
     "red": (220, 30, 30), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40),
     "white": (240, 240, 240), "grey": (120, 120, 120),
 }  # fmt: skip
-_PITCHES = {"a low hum": (120.0, 250.0), "a clear voice": (400.0, 700.0), "a high whistle": (2000.0, 4000.0)}  # Hz
-_NOISE = "wind in the leaves"
+_PITCHES = {"a low drum": (120.0, 250.0), "a clear bell": (400.0, 700.0), "a high whistle": (2000.0, 4000.0)}  # Hz
+_NOISE = "waves of wind"
 _ABOUT_PICTURE = ("What is in this picture?", "Describe the picture.", "Which colours do you see?")
 _ABOUT_SOUND = ("What do you hear?", "Describe the sound.", "Is the sound low or high?")
 _ABOUT_VIDEO = ("What happens in the video?", "Describe the clip.", "How does the video end?")
@@ -23,6 +23,9 @@ _SOUND_ANSWERS = ("I hear {0}.", "It is {0}, nothing else.", "Only {0}.")
 _VIDEO_ANSWERS = ("The picture is {0}. Then it turns {1}.", "First {0}, then {1}.", "It changes from {0} to {1}.")
 _RATE = 16000
 _SECONDS = (0.5, 1.5)
+_PULSE = (
+    0.3  # seconds: the engine removes each mel band's mean over time, so a steady tone could not be told from noise
+)
 _FRAMES, _FPS = 4, 4.0
 _SIDES = (48, 64, 80, 96)  # pixels
 
@@ -51,7 +54,7 @@ def _picture(choices: Choices, name: str) -> Prompt:
     colour = choices.pick(list(_COLOURS))
     width, height = choices.pick(_SIDES), choices.pick(_SIDES)
     image = Image.new("RGB", (width, height))
-    image.paste(_COLOURS[colour], (width // 4, height // 4, 3 * width // 4, 3 * height // 4))
+    image.paste(_COLOURS[colour], (width // 8, height // 8, width * 7 // 8, height * 7 // 8))
     text = question_text("<image>" + choices.pick(_ABOUT_PICTURE))
     return Prompt(name, text, images=(image,), answer=choices.pick(_PICTURE_ANSWERS).format(colour))
 
@@ -60,10 +63,8 @@ def _sound(choices: Choices, noise: np.random.Generator, name: str) -> Prompt:
     heard = choices.pick((*_PITCHES, _NOISE))
     time = np.arange(int(choices.between(*_SECONDS) * _RATE)) / _RATE
     hiss = noise.standard_normal(len(time))
-    if heard == _NOISE:
-        samples = 0.2 * hiss
-    else:
-        samples = 0.3 * np.sin(2 * np.pi * choices.between(*_PITCHES[heard]) * time) + 0.002 * hiss
+    tone = hiss if heard == _NOISE else np.sin(2 * np.pi * choices.between(*_PITCHES[heard]) * time)
+    samples = 0.2 * tone * (time % _PULSE < _PULSE / 2) + 0.002 * hiss
     text = question_text("<so_embedding>" + choices.pick(_ABOUT_SOUND))
     sound = Sound(samples.astype(np.float32), _RATE)
     return Prompt(name, text, sounds=(sound,), answer=choices.pick(_SOUND_ANSWERS).format(heard))

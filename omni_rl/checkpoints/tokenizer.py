@@ -10,7 +10,7 @@ from omni_rl.checkpoints.corpus import chats
 from omni_rl.checkpoints.scenes import sentences
 from omni_rl.tasks.digits import QUESTION
 
-VOCABULARY = 800  # no multiple of 64: the engine pads its embedding and head, and whoever reads them must notice
+VOCABULARY = 780  # no multiple of 64: the engine pads its embedding and head, and whoever reads them must notice
 IM_START, IM_END, IMAGE, SOUND, VIDEO = 10, 11, 18, 27, 30
 _NAMED = {
     0: "<unk>",
