@@ -62,7 +62,7 @@ def _define_missing_schemas() -> None:
     same_build = "+cpu" in importlib.metadata.version("torchvision") or "+cpu" not in torch.__version__
     if same_build or hasattr(torch.ops.torchvision, "nms"):
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _library = library
