@@ -89,19 +89,22 @@ def _learn(
 def sampled_accuracy(model: NemotronOmniForConditionalGeneration, digits: Sequence[Example]) -> float:
     """Expected accuracy at temperature 1: the mean probability of the right digit, among the whole vocabulary."""
     questions = [replace(example, ids=example.ids[: example.scored_from + 1]) for example in digits]
-    parts = [
-        model.score_packed(pack_examples(questions[start : start + _SCORED_AT_ONCE]), record_routing=False).logprobs
-        for start in range(0, len(questions), _SCORED_AT_ONCE)
-    ]
-    return float(torch.cat(parts).double().exp().mean())
+    logprobs = [model.score_packed(pack_examples(part), record_routing=False).logprobs for part in _parts(questions)]
+    return float(torch.cat(logprobs).double().exp().mean())
 
 
 @torch.no_grad()
 def greedy_accuracy(model: NemotronOmniForConditionalGeneration, digits: Sequence[Example]) -> float:
     """Share of the digits that are the most probable token of the whole vocabulary."""
     right = 0
-    for example in digits:
-        prompt, answer = example.ids[: example.scored_from], example.ids[example.scored_from]
-        media = () if example.media is None else (example.media,)
-        right += int(model(input_ids=prompt[None], media=media, logits_to_keep=1).logits[0, -1].argmax() == answer)
+    for part in _parts(digits):
+        # Digit prompts are all of one length, so back to back they are a batch without padding.
+        batch = pack_examples([replace(example, ids=example.ids[: example.scored_from]) for example in part])
+        output = model(input_ids=batch.ids.view(len(part), -1), media=batch.media, logits_to_keep=1)
+        answers = torch.stack([example.ids[example.scored_from] for example in part])
+        right += int((output.logits[:, -1].argmax(-1) == answers).sum())
     return right / len(digits)
+
+
+def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    return (examples[start : start + _SCORED_AT_ONCE] for start in range(0, len(examples), _SCORED_AT_ONCE))
