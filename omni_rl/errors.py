@@ -61,3 +61,63 @@ class GradientError(OmniRLError, ArithmeticError):
     """A gradient was not finite; the weights were left as they were."""
 
     code = "non_finite_gradient"
+
+
+class SyncRunningError(OmniRLError, RuntimeError):
+    """A weight sync is under way; only one runs at a time."""
+
+    code = "sync_running"
+
+
+class SyncRolledBackError(WeightUpdateError):
+    """A weight sync did not go through: every replica that serves has the weights from before."""
+
+    code = "sync_rolled_back"
+
+
+class SyncUndecidedError(OmniRLError, RuntimeError):
+    """The journal could not say whether a sync was decided; gates stay closed until recovery reads it."""
+
+    code = "sync_undecided"
+
+
+class FencedError(OmniRLError, RuntimeError):
+    """A command or decision came from a coordinator that a newer one has replaced."""
+
+    code = "fenced"
+
+
+class CoordinatorRunningError(OmniRLError, RuntimeError):
+    """Another live process coordinates the syncs of this journal."""
+
+    code = "coordinator_running"
+
+
+class JournalError(OmniRLError, RuntimeError):
+    """The journal of weight syncs cannot be read or written."""
+
+    code = "journal_failed"
+
+
+class ReplicaDeadError(OmniRLError, RuntimeError):
+    """A replica's process is gone."""
+
+    code = "replica_dead"
+
+
+class ReplicaStoppedError(OmniRLError, RuntimeError):
+    """A replica's process exists but is stopped or frozen: it is not dead, and may wake up."""
+
+    code = "replica_stopped"
+
+
+class ReplicaSilentError(OmniRLError, TimeoutError):
+    """A replica runs but did not answer a command in time."""
+
+    code = "replica_silent"
+
+
+class QuarantinedError(OmniRLError, RuntimeError):
+    """A replica whose weights could not be proven; it samples nothing until it is replaced."""
+
+    code = "replica_quarantined"

@@ -1,0 +1,131 @@
+"""What a coordinator says to one rollout replica, and what it hears; both ends of any transport use these.
+
+A command carries the fencing epoch of the coordinator that gave it. A replica refuses every command that is older than
+the newest epoch it has seen, so that a coordinator that was replaced, or slept, changes nothing any more.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+InFlight = Literal["recompute", "drain", "keep"]
+"""What becomes of requests under way: their state is built anew, they are finished first, or they keep their state."""
+
+Standing = Literal["closed", "serving", "paused", "unproven", "proven", "quarantined"]
+"""closed: just started, nothing proven. paused: as it was, between two steps. unproven: weights were written, or
+began to be. proven: every byte is that of `holds`; only Resume opens the gate. quarantined: until it is replaced."""
+
+
+@dataclass(frozen=True)
+class SlabRef:
+    """A sealed set of weights on the replica's host: the slab's file, and the version its manifest must have."""
+
+    path: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """`sync` names the transaction in errors; it plays no part in what is allowed."""
+
+    epoch: int
+    sync: str
+
+
+@dataclass(frozen=True)
+class Fence(Command):
+    """Nothing but the epoch: earlier coordinators are refused from here on."""
+
+
+@dataclass(frozen=True)
+class Pause(Command):
+    """Stop between two steps and close the gate; `drain_seconds` bounds how long `drain` may take."""
+
+    mode: InFlight = "recompute"
+    drain_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Apply(Command):
+    slab: SlabRef
+
+
+@dataclass(frozen=True)
+class Verify(Command):
+    """Read back every byte of the engine against the slab, and the slab against its checksums."""
+
+    slab: SlabRef
+
+
+@dataclass(frozen=True)
+class Score(Command):
+    """Score the canonical probe with the proven weights, gate closed."""
+
+    probe: Any
+
+
+@dataclass(frozen=True)
+class Resume(Command):
+    """Open the gate; refused unless the replica holds exactly `version`, proven or untouched."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Quarantine(Command):
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """What a replica says of itself. `holds` is the version whose weights it certainly has, None while unproven."""
+
+    name: str
+    pid: int
+    epoch: int
+    standing: Standing
+    holds: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `Verify` found. No `mismatches` (one sentence each, naming the tensor): the engine is the slab."""
+
+    version: str
+    tensors: int
+    bytes: int
+    elements_proven: int
+    elements: int
+    mismatches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """`stall`: seconds from the last step before the pause to the opened gate, by the replica's own clock."""
+
+    version: str
+    stall: float
+
+
+class Deadline(NamedTuple):
+    """How long a command may take, under the name that errors give it."""
+
+    name: str
+    seconds: float
+
+
+class Replica(Protocol):
+    """The coordinator's hold on one replica, over whatever carries its commands.
+
+    `call` returns the answer: `ReplicaStatus` to Fence, Pause, Apply and Quarantine, `Proof` to Verify, `Resumed` to
+    Resume, the engine's scores to Score. Raises `ReplicaDeadError` if its process is gone, `ReplicaStoppedError` if it
+    is stopped, `ReplicaSilentError` if it runs and the deadline passed, `FencedError` if a newer coordinator is at
+    work, or what the engine raised.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def call(self, command: Command, deadline: Deadline) -> Any: ...
+    def status(self, deadline: Deadline) -> ReplicaStatus: ...
+    def replace(self) -> None:
+        """End the process for certain, whatever its state, and start another with a closed gate."""
