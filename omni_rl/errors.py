@@ -45,6 +45,12 @@ class WeightUpdateError(OmniRLError, RuntimeError):
     code = "weight_update_failed"
 
 
+class LayoutError(OmniRLError, RuntimeError):
+    """Where an engine keeps its weights cannot be stated, or is not as it was stated."""
+
+    code = "layout_refused"
+
+
 class EngineDeadError(OmniRLError, RuntimeError):
     """The engine threw inside a step; it must be replaced, never reused."""
 

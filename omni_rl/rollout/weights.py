@@ -1,7 +1,6 @@
 """New weights for a running engine: checked as a whole, then written in place."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from safetensors import safe_open
 
 from omni_rl.errors import CheckpointError, WeightUpdateError
 from omni_rl.media.digests import tensors_digest
-from omni_rl.sync.released import as_sent, is_sent
+from omni_rl.sync.released import TensorSpec, as_sent, is_sent
 from omni_rl.sync.version import WeightVersion
 
 NAMES_IN_MESSAGE = 10
@@ -37,14 +36,6 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What is expected under one released name."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
 
 
 class ReleasedWeights:

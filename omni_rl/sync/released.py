@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -15,6 +16,14 @@ DERIVED = (
     re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.ls[12](\..*)?"),
     re.compile(r"sound_encoder\.encoder\.feature_extractor\..*"),
 )
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is sent under one released name."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 def is_sent(name: str) -> bool:
