@@ -127,3 +127,27 @@ class QuarantinedError(OmniRLError, RuntimeError):
     """A replica whose weights could not be proven; it samples nothing until it is replaced."""
 
     code = "replica_quarantined"
+
+
+class SlabError(OmniRLError, RuntimeError):
+    """A slab is missing, not sealed, damaged, or of another run."""
+
+    code = "slab_unusable"
+
+
+class SlabFullError(SlabError):
+    """Weights do not fit: the slab is too small, or its file system is full."""
+
+    code = "slab_full"
+
+
+class SlabBusyError(SlabError):
+    """Another process is writing the slab."""
+
+    code = "slab_busy"
+
+
+class SourceError(OmniRLError, RuntimeError):
+    """A source of weights failed or died before they were complete; nothing was sealed."""
+
+    code = "source_failed"

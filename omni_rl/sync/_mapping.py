@@ -1,0 +1,78 @@
+"""Files as memory: allocated in full, so that a full file system is an error and not a signal, and faulted in early."""
+
+import ctypes
+import errno
+import mmap
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from omni_rl.errors import SlabError, SlabFullError
+
+# Linux 5.14; Python 3.11 does not name them.
+_MADV_POPULATE_READ = 22
+_MADV_POPULATE_WRITE = 23
+
+
+def allocate(path: Path, nbytes: int) -> None:
+    """Make the file `path` of `nbytes` with all its blocks. A sparse one kills its writer when the disk fills up.
+
+    Raises `SlabFullError` if there is no room, `SlabError` if it exists or cannot be made; it leaves nothing behind.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise SlabError(f"{path} exists; open it, or remove it first") from None
+    except OSError as error:
+        raise SlabError(f"{path} cannot be made: {error}") from error
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if nbytes > free:  # else tmpfs would fill all memory before it gives up
+            raise OSError(errno.ENOSPC, f"{free} bytes are free")
+        os.posix_fallocate(descriptor, 0, max(nbytes, 1))
+    except OSError as error:
+        path.unlink()
+        raise SlabFullError(
+            f"{path} needs {nbytes} bytes: {error}; free some, enlarge {path.parent}, or choose another directory"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+class Mapped:
+    """A whole file as `bytes`, in memory at once. Writing to a read-only mapping ends the process (SIGSEGV)."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Raises `SlabError` if the file cannot be mapped."""
+        access, populate = (
+            (mmap.ACCESS_WRITE, _MADV_POPULATE_WRITE) if writable else (mmap.ACCESS_READ, _MADV_POPULATE_READ)
+        )
+        try:
+            with path.open("r+b" if writable else "rb") as file:
+                memory = mmap.mmap(file.fileno(), 0, access=access)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise SlabError(f"{path} cannot be opened: {error}") from error
+        self.bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        try:
+            memory.madvise(populate)
+        except OSError:
+            self.bytes[:: mmap.PAGESIZE].sum()
+
+    def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        """A view of the file, which stays mapped as long as the view lives."""
+        data = self.bytes[offset : offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))]
+        if not data.size:
+            return torch.empty(shape, dtype=dtype)
+        # torch warns of read-only buffers; through an address it takes them. A stray write is then a crash at the
+        # place that did it, where a private copy would hide it from everybody.
+        buffer = (ctypes.c_ubyte * data.size).from_address(data.ctypes.data)
+        buffer.owner = data  # type: ignore[attr-defined]
+        return torch.frombuffer(buffer, dtype=dtype).view(shape)
+
+    def close(self) -> None:
+        """Unmap, as soon as no view is left. Idempotent."""
+        self.bytes = np.empty(0, np.uint8)

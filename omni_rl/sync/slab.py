@@ -1,0 +1,177 @@
+"""One set of weights in a memory-mapped file: written by one source at a time, sealed, then read without a copy."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from omni_rl.errors import SlabError, SlabFullError
+from omni_rl.sync._mapping import Mapped, allocate
+from omni_rl.sync.checksum import Checksum, as_bytes
+from omni_rl.sync.lock import WriterLock
+from omni_rl.sync.manifest import Entry, Manifest, end
+
+COPY_BYTES = 2**18
+"""Written at a time: what was just copied is still in the core's cache when its checksum is computed."""
+
+
+class Slab:
+    """`nbytes` of memory in the file `path`, which outlives the processes that map it; `create` or `open` one.
+
+    A source calls `begin`, `write` for every tensor, `seal`. From `begin` to `seal` the slab has no manifest, so a
+    source that dies leaves a slab that nobody takes for whole. Several processes may write together: one begins and
+    seals, the others join it with the ticket that `begin` returned. Once sealed, `tensors` are views of the file:
+    read only, and valid until the next `begin`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = Mapped(path, writable=False)
+        self._written: Mapped | None = None
+        self._manifest_path = path.with_suffix(".json")
+        self._lock = WriterLock(path.with_suffix(".lock"))
+        self._places: dict[str, Entry] = {}
+
+    @classmethod
+    def create(cls, path: Path, nbytes: int) -> "Slab":
+        """A new slab, every page of it in memory.
+
+        Raises:
+            SlabFullError: the file system has not that much room; no file is left.
+            SlabError: the file exists, or cannot be made.
+        """
+        allocate(path, nbytes)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "Slab":
+        """An existing slab, mapped and pre-faulted. Raises `SlabError` if there is none."""
+        return cls(path)
+
+    @property
+    def nbytes(self) -> int:
+        """How much it can hold."""
+        return self._read.bytes.size
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What it holds, or None while nothing is sealed. Raises `SlabError` if the manifest is damaged."""
+        try:
+            text = self._manifest_path.read_text()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SlabError(f"{self._manifest_path} cannot be read: {error}") from error
+        return Manifest.parse(text, str(self._manifest_path))
+
+    def sealed(self, run: str | None = None) -> Manifest:
+        """Its manifest. Raises `SlabError` if nothing is sealed, or if it is of another run than `run`."""
+        manifest = self.manifest
+        if manifest is None:
+            raise SlabError(f"{self.path} is not sealed: its source has not finished, or died; fill it again")
+        if run is not None and manifest.version.run != run:
+            raise SlabError(
+                f"{self.path} holds weights of run {manifest.version.run!r}, not of {run!r}; use that run's slabs"
+            )
+        if manifest.nbytes > self.nbytes:
+            raise SlabError(f"{self.path} has {self.nbytes} bytes, its manifest speaks of {manifest.nbytes}")
+        return manifest
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Released name -> view of the file, in the manifest's order. Writing to one ends the process (SIGSEGV)."""
+        return {
+            entry.name: self._read.tensor(entry.offset, getattr(torch, entry.dtype), entry.shape)
+            for entry in self.sealed().entries
+        }
+
+    def check(self) -> tuple[str, ...]:
+        """Names of the tensors whose bytes do not have the checksum that the manifest states."""
+        return tuple(
+            entry.name
+            for entry in self.sealed().entries
+            if str(Checksum.of(self._read.bytes[entry.offset : entry.offset + entry.nbytes])) != entry.checksum
+        )
+
+    def begin(self, places: tuple[Entry, ...]) -> str:
+        """Start to write tensors at `places`; what the slab held is gone. Returns the ticket for those who join.
+
+        Raises:
+            SlabFullError: they need more than the slab has.
+            SlabBusyError: a living process is writing.
+        """
+        if end(places) > self.nbytes:
+            first = next(entry for entry in places if entry.offset + entry.nbytes > self.nbytes)
+            raise SlabFullError(
+                f"{self.path} has {self.nbytes} bytes, the weights need {end(places)}: {first.name} does not fit; "
+                "create the slabs of a run for its largest weights"
+            )
+        ticket = self._lock.take()
+        self._manifest_path.unlink(missing_ok=True)
+        self._enter(places)
+        return ticket
+
+    def join(self, places: tuple[Entry, ...], ticket: str) -> None:
+        """Write along with the process that began. Raises `SlabBusyError` if that one is no longer the writer."""
+        self._lock.join(ticket)
+        self._enter(places)
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> Checksum:
+        """Copy a tensor, or a contiguous part that begins `start` elements into it; returns its share of the checksum.
+
+        The checksum is of the source's bytes, so `check` also finds what went wrong on the way into the slab.
+
+        Raises:
+            SlabError: not begun, no place for `name`, another dtype, or the part does not fit.
+        """
+        entry = self._places.get(name)
+        if entry is None or self._written is None:
+            raise SlabError(f"{self.path} has no place for {name}; begin with the places of all tensors")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        whole = start == 0 and tuple(tensor.shape) == entry.shape
+        if dtype != entry.dtype or not (whole or start + tensor.numel() <= entry.elements):
+            raise SlabError(
+                f"{name} has the place of {entry.dtype} {list(entry.shape)}; {dtype} {list(tensor.shape)} from element "
+                f"{start} on does not fit there"
+            )
+        data = as_bytes(tensor)
+        first = start * tensor.element_size()
+        target = self._written.bytes[entry.offset + first :]
+        shares = []
+        for position in range(0, data.size, COPY_BYTES):
+            chunk = data[position : position + COPY_BYTES]
+            target[position : position + chunk.size] = chunk
+            shares.append(Checksum.of(chunk, first + position))
+        return Checksum.total(shares)
+
+    def seal(self, manifest: Manifest) -> None:
+        """Publish what was written, in one step, and let the next writer in."""
+        partial = self._manifest_path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            partial.write_text(manifest.model_dump_json())
+            partial.replace(self._manifest_path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise SlabFullError(f"{self._manifest_path} cannot be written: {error}") from error
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop writing; without a `seal` before it, the slab holds nothing. Idempotent."""
+        self._places = {}
+        self._lock.release()
+
+    def close(self) -> None:
+        """Let the file go; the memory is unmapped when the last view of it is gone. Idempotent."""
+        self.leave()
+        self._read.close()
+        if self._written is not None:
+            self._written.close()
+
+    def remove(self) -> None:
+        """Delete the file and what belongs to it. Processes that map it keep what they see."""
+        self.close()
+        for path in (self.path, self._manifest_path, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+
+    def _enter(self, places: tuple[Entry, ...]) -> None:
+        self._written = self._written or Mapped(self.path, writable=True)
+        self._places = {entry.name: entry for entry in places}
