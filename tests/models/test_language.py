@@ -108,10 +108,9 @@ def test_a_token_changes_nothing_before_it_or_in_another_sequence() -> None:
     changed = second.clone()
     changed[10] = (changed[10] + 1) % 300
     before, after = _logprobs(model, [first, second, first]), _logprobs(model, [first, changed, first])
-    assert torch.equal(before[0], after[0])
-    assert torch.equal(before[2], after[2])
-    assert torch.equal(before[1][:10], after[1][:10])
-    assert not torch.equal(before[1][10], after[1][10])
+    for unmoved in ((before[0], after[0]), (before[2], after[2]), (before[1][:10], after[1][:10])):
+        assert (unmoved[0] - unmoved[1]).abs().max() < 5e-5
+    assert (before[1][10:] - after[1][10:]).abs().max(-1).values.min() > 1e-3
 
 
 def test_margin_is_the_smallest_push_that_changes_the_choice() -> None:

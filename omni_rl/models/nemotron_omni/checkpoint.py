@@ -3,11 +3,12 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
@@ -37,9 +38,23 @@ def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises `CheckpointError` for a directory without safetensors, or an index that names a file that is not there.
     """
     for path in weight_files(directory):
-        with safe_open(path, framework="pt") as stored:
+        with open_weights(path) as stored:
             for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
                 yield name, stored.get_tensor(name)
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises `CheckpointError` for anything else under that name, a pickle for one."""
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no safetensors file, or is damaged ({error}); pickled weights can run code and are never "
+            "loaded, whatever their file is called"
+        ) from error
+    with file as stored:
+        yield stored
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -101,9 +116,9 @@ def write(
 
 
 def parse_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
-    """float32 or bfloat16, as an object or by name; None and "auto" give `default`. Raises `ConfigError` otherwise."""
+    """float32 or bfloat16, as an object or by name; None and "auto" mean `default`. Raises `ConfigError` otherwise."""
     if dtype is None or dtype == "auto":
-        return default
+        dtype = default
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     name = str(dtype).removeprefix("torch.")
     if name not in known:

@@ -10,6 +10,8 @@ from omni_rl.errors import ConfigError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+
 # The engine sets these itself, always to the same values; a checkpoint that carried them would be refused there.
 _SOUND_SET_BY_ENGINE = ("scale_input", "attention_bias", "max_position_embeddings")
 
@@ -54,6 +56,7 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
         video_pruning_rate: float = 0.7,
         **kwargs: Any,
     ) -> None:
+        _check_dtypes(config=kwargs, llm_config=llm_config, vision_config=vision_config, sound_config=sound_config)
         self.vision_config: Any = _section(RadioSectionConfig, vision_config)
         self.llm_config: Any = _section(NemotronHConfig, llm_config)
         self.sound_config: Any = _section(ParakeetSectionConfig, sound_config, drop=_SOUND_SET_BY_ENGINE)
@@ -86,6 +89,15 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The language model's section; the config itself where there is none, as transformers has it."""
         return self if self.llm_config is None else self.llm_config
+
+
+def _check_dtypes(**sections: dict[str, Any] | PretrainedConfig | None) -> None:
+    """transformers looks the name up in torch's module, and fails there without saying whose it is."""
+    for name, section in sections.items():
+        for key in ("dtype", "torch_dtype"):
+            value = section.get(key) if isinstance(section, dict) else None
+            if isinstance(value, str) and value not in _DTYPES:
+                raise ConfigError(f"{key} of {name} is {value!r}; use one of {', '.join(_DTYPES)}")
 
 
 def _section(

@@ -20,7 +20,7 @@ def causal_conv(
 
 
 class _CausalConv(torch.autograd.Function):
-    """Saves the input alone: autograd would keep a shifted float32 copy of it for every tap."""
+    """Saves the input alone; autograd would keep a shifted float32 copy of it for every tap."""
 
     @staticmethod
     def forward(
@@ -32,14 +32,18 @@ class _CausalConv(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, position)
         ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
-        taps = at_least_float32(weight)
-        last = weight.shape[1] - 1
-        y = at_least_float32(x) * taps[:, last]
+        taps = at_least_float32(weight).T.contiguous()
+        last = len(taps) - 1
+        values = at_least_float32(x)
+        y = values * taps[last]
         if bias is not None:
             y += bias
+        starts = (position == 0).nonzero().squeeze(1)
+        reach = values.clone() if values is x else values
         for shift in range(1, min(last, len(x) - 1) + 1):
-            inside = (position[shift:] >= shift).unsqueeze(1)
-            y[shift:] += (at_least_float32(x[:-shift]) * taps[:, last - shift]) * inside
+            # Zero the tokens from which `shift` steps lead into another sequence; further shifts cross there too.
+            reach[starts[starts >= shift] - shift] = 0
+            y[shift:].addcmul_(reach[:-shift], taps[last - shift])
         return y
 
     @staticmethod
@@ -47,16 +51,17 @@ class _CausalConv(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, None]:
         x, weight, position = ctx.saved_tensors  # type: ignore[attr-defined]
-        taps = at_least_float32(weight)
-        last = weight.shape[1] - 1
+        taps = at_least_float32(weight).T.contiguous()
+        last = len(taps) - 1
         values = at_least_float32(x)
-        grad_x = grad * taps[:, last]
+        grad_x = grad * taps[last]
         grad_taps = torch.zeros_like(taps)
-        grad_taps[:, last] = (grad * values).sum(0)
-        for shift in range(1, min(last, len(x) - 1) + 1):
-            masked = grad[shift:] * (position[shift:] >= shift).unsqueeze(1)
-            grad_x[:-shift] += masked * taps[:, last - shift]
-            grad_taps[:, last - shift] = (masked * values[:-shift]).sum(0)
+        grad_taps[last] = (grad * values).sum(0)
         bias_dtype = ctx.bias_dtype  # type: ignore[attr-defined]
         grad_bias = None if bias_dtype is None else grad.sum(0).to(bias_dtype)
-        return grad_x.to(x.dtype), grad_taps.to(weight.dtype), grad_bias, None
+        inside = grad.clone()
+        for shift in range(1, min(last, len(x) - 1) + 1):
+            inside[position == shift - 1] = 0
+            grad_x[:-shift].addcmul_(inside[shift:], taps[last - shift])
+            grad_taps[last - shift] = (inside[shift:] * values[:-shift]).sum(0)
+        return grad_x.to(x.dtype), grad_taps.T.to(weight.dtype), grad_bias, None

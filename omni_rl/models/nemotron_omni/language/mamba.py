@@ -10,8 +10,8 @@ from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.scan import chunk_scan
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
-# On a CPU the Q x Q blocks of the scan cost more than the states they save beyond this size.
-_MAX_CHUNK = 64
+# Beyond this size the Q x Q blocks of the scan cost a CPU more than the states between chunks that they save.
+_MAX_CHUNK = 32
 
 
 class StateDecay(nn.Module):

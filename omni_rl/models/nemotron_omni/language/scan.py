@@ -35,21 +35,22 @@ def chunk_scan(
     sequence = F.pad(sequence, (0, pad), value=-1).view(chunks, chunk)
     dt = F.pad(dt, (0, 0, 0, pad)).view(chunks, chunk, heads).transpose(1, 2)  # KHQ
     x = F.pad(at_least_float32(x), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, heads, channels).transpose(1, 2)  # KHQP
+    x = x * dt.unsqueeze(-1)
     b = F.pad(at_least_float32(b), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)  # KGQN
     c = F.pad(at_least_float32(c), (0, 0, 0, 0, 0, pad)).view(chunks, chunk, groups, states).transpose(1, 2)
     share = heads // groups  # heads that share one B and C
 
     coarse, fine = _prefix_sums(dt, a)
-    decay = torch.exp(_masked_difference(coarse, fine, sequence))  # KHQQ, row i column j: decay from j to i
-    scores = (c @ b.transpose(2, 3)).repeat_interleave(share, 1)  # KHQQ
-    y = (decay * scores * dt.unsqueeze(2)) @ x
+    decay = _decay(coarse, fine, sequence).view(chunks, groups, share, chunk, chunk)
+    scores = (c @ b.transpose(2, 3)).unsqueeze(2)
+    y = (decay * scores).view(chunks, heads, chunk, chunk) @ x
     if chunks == 1:
         return _unchunk(y, tokens)
 
     # What each chunk but the last adds to the state at its end, from the tokens of the sequence that is open there.
     end = sequence[:-1, -1:]
     since = torch.exp((coarse[:-1, :, -1:] - coarse[:-1]) + (fine[:-1, :, -1:] - fine[:-1]))
-    weight = since * dt[:-1] * (sequence[:-1] == end).unsqueeze(1)
+    weight = since * (sequence[:-1] == end).unsqueeze(1)
     added = (x[:-1] * weight.unsqueeze(-1)).transpose(2, 3) @ b[:-1].repeat_interleave(share, 1)  # KHPN
 
     # The recurrence between chunks; a sequence that ends inside a chunk takes its state with it.
@@ -77,14 +78,34 @@ def _prefix_sums(dt: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch
     return coarse, fine
 
 
-def _masked_difference(coarse: torch.Tensor, fine: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
-    """sum[i] - sum[j] where token i follows j (or is j) in the same sequence, else -inf. [K, H, Q, Q]."""
+def _decay(coarse: torch.Tensor, fine: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """exp(sum[i] - sum[j]) where token i is j or follows it in its sequence, else 0: [K, H, Q, Q], row i, column j."""
     chunk = sequence.shape[1]
-    difference = coarse.unsqueeze(-1) - coarse.unsqueeze(-2)
-    difference = difference + (fine.unsqueeze(-1) - fine.unsqueeze(-2))
     past = torch.ones(chunk, chunk, dtype=torch.bool, device=sequence.device).tril()
     visible = (sequence.unsqueeze(-1) == sequence.unsqueeze(-2)) & past
-    return difference.masked_fill(~visible.unsqueeze(1), -torch.inf)
+    result: torch.Tensor = _Decay.apply(coarse, fine, ~visible.unsqueeze(1))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Decay(torch.autograd.Function):
+    """One buffer of Q x Q, worked on in place; autograd would keep four."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, coarse: torch.Tensor, fine: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        decay = coarse.unsqueeze(-1) - coarse.unsqueeze(-2)
+        decay += fine.unsqueeze(-1)
+        decay -= fine.unsqueeze(-2)
+        decay.masked_fill_(hidden, -torch.inf).exp_()
+        ctx.save_for_backward(decay)
+        return decay
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (decay,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        moved = grad * decay
+        return moved.sum(-1) - moved.sum(-2), None, None
 
 
 def _unchunk(y: torch.Tensor, tokens: int) -> torch.Tensor:
