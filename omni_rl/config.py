@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni_rl.errors import ConfigError
+from omni_rl.settings import describe
 
 PREFIX = "OMNI_RL_"
 SMALL_CHECKPOINT = Path(__file__).parent / "checkpoints" / "small"
@@ -60,8 +61,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
-        raise ConfigError("; ".join(lines)) from None
+        raise ConfigError(describe(error)) from None
 
 
 def _set(tree: dict[str, Any], path: list[str], value: object) -> None:

@@ -4,24 +4,20 @@ Shapes: P prompt tokens after expansion, N tokens of one media item.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.utils.torch_utils import set_default_torch_num_threads
 
 from omni_rl.errors import CheckpointError, ConfigError, MediaError, PromptError
 from omni_rl.media.digests import tensor_digest, tensors_digest
 from omni_rl.media.engine_input import plain_tensors
-from omni_rl.media.images import load_image
-from omni_rl.media.sounds import MODEL_RATE, to_mono_16k
+from omni_rl.media.prompts import named, plain
+from omni_rl.media.sounds import MODEL_RATE
 from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt, Sound, Video
-
-PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "audio": "<so_embedding>", "video": "<video>"}
-MAX_SOUND_SECONDS = 600  # the longest sound that vLLM sizes its buffers for
-MAX_FPS = 1000.0  # vLLM counts a frame's duration in whole milliseconds
 
 
 class Renderer:
@@ -55,8 +51,8 @@ class Renderer:
         return [self._render(prompt) for prompt in prompts]
 
     def _render(self, prompt: Prompt) -> RenderedPrompt:
-        self._check_counts(prompt)
-        media = self._media(prompt)
+        self._check_limits(prompt)
+        media = self._media(plain(prompt))
         try:
             parameters = self._renderer.default_cmpl_tok_params
             ids = self._renderer.tokenize_prompt({"prompt": prompt.text}, parameters)["prompt_token_ids"]
@@ -70,7 +66,7 @@ class Renderer:
             ids = out["prompt_token_ids"]
             for modality, spans in out["mm_placeholders"].items():
                 for index, (span, kwargs) in enumerate(zip(spans, out["mm_kwargs"][modality], strict=True)):
-                    items.append(self._item(modality, index, span, kwargs, ids))
+                    items.append(self._item(prompt.id, modality, index, span, kwargs, ids))
         if len(ids) > self.max_prompt_tokens:
             raise PromptError(
                 f"prompt {prompt.id!r} has {len(ids)} tokens with its media expanded; at most {self.max_prompt_tokens} "
@@ -97,11 +93,15 @@ class Renderer:
             except (ValueError, RuntimeError, ZeroDivisionError) as error:
                 raise MediaError(f"prompt {prompt_id!r}: vLLM's processor refused its media: {error}") from error
 
-    def _item(self, modality: Modality, index: int, span: Any, kwargs: Any, ids: list[int]) -> MediaItem:
+    def _item(
+        self, prompt_id: str, modality: Modality, index: int, span: Any, kwargs: Any, ids: list[int]
+    ) -> MediaItem:
         within = np.array(ids[span.offset : span.offset + span.length])
         # Images and videos fill the same token; a video's separators are text between its frames.
         takes_feature = within == self._image_token if modality == "video" else span.is_embed.numpy()
         tensors = plain_tensors(kwargs)
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise MediaError(f"prompt {prompt_id!r}, {modality} {index}: its values are too large; scale them down")
         return MediaItem(
             modality=modality,
             index=index,
@@ -113,20 +113,13 @@ class Renderer:
             content_hash=tensors_digest(tensors),
         )
 
-    def _check_counts(self, prompt: Prompt) -> None:
+    def _check_limits(self, prompt: Prompt) -> None:
         given: dict[Modality, int] = {
             "image": len(prompt.images),
             "audio": len(prompt.sounds),
             "video": len(prompt.videos),
         }
         for modality, count in given.items():
-            placeholder = PLACEHOLDERS[modality]
-            found = prompt.text.count(placeholder)
-            if found != count:
-                raise PromptError(
-                    f"prompt {prompt.id!r} has {found} {placeholder} in its text but {count} {modality} item(s); "
-                    "give one placeholder per item"
-                )
             if count > self._limits.get(modality, 0):
                 raise PromptError(
                     f"prompt {prompt.id!r} has {count} {modality} item(s); the engine takes at most "
@@ -134,21 +127,20 @@ class Renderer:
                 )
 
     def _media(self, prompt: Prompt) -> dict[Modality, list[Any]]:
-        """The media as vLLM takes them, each one checked; modalities that are absent are left out."""
+        """A plain prompt's media as vLLM takes them; modalities that are absent are left out."""
         media: dict[Modality, list[Any]] = {"image": [], "audio": [], "video": []}
         for index, image in enumerate(prompt.images):
-            with _named(prompt.id, "image", index):
-                media["image"].append(self._checked_image(image))
+            with named(prompt.id, "image", index):
+                self._check_image(image)
+                media["image"].append(image)
         for index, sound in enumerate(prompt.sounds):
-            with _named(prompt.id, "audio", index):
-                media["audio"].append((self._checked_sound(sound), MODEL_RATE))
-        for index, video in enumerate(prompt.videos):
-            with _named(prompt.id, "video", index):
-                media["video"].append((_checked_frames(video), _metadata(video)))
+            with named(prompt.id, "audio", index):
+                self._check_sound(sound)
+                media["audio"].append((sound.samples, MODEL_RATE))
+        media["video"] = [(video.frames, _metadata(video)) for video in prompt.videos]
         return {modality: items for modality, items in media.items() if items}
 
-    def _checked_image(self, image: Any) -> Any:
-        picture = load_image(image)
+    def _check_image(self, picture: Any) -> None:
         try:
             self._tiler.compute_params([picture], self._tiler.max_num_tokens_available(0))
         except ZeroDivisionError:
@@ -156,42 +148,14 @@ class Renderer:
                 f"{picture.width} x {picture.height} pixels are too elongated: the image would be scaled down to less "
                 "than one patch in height or width; crop it"
             ) from None
-        return picture
 
-    def _checked_sound(self, sound: Sound) -> np.ndarray:
-        samples = to_mono_16k(sound)
-        seconds = len(samples) / MODEL_RATE
-        if seconds > MAX_SOUND_SECONDS:
-            raise MediaError(f"the sound lasts {seconds:.1f} s; at most {MAX_SOUND_SECONDS} s are supported")
-        tokens = self._extractor.audio_token_count(len(samples))
+    def _check_sound(self, sound: Sound) -> None:
+        tokens = self._extractor.audio_token_count(len(sound.samples))
         if tokens > self.max_prompt_tokens:
             raise MediaError(
-                f"the sound lasts {seconds:.1f} s, which is {tokens} tokens; the context holds {self.max_prompt_tokens}"
+                f"the sound lasts {len(sound.samples) / MODEL_RATE:.1f} s, which is {tokens} tokens; the context holds "
+                f"{self.max_prompt_tokens}"
             )
-        return samples
-
-
-@contextmanager
-def _named(prompt_id: str, modality: Modality, index: int) -> Iterator[None]:
-    try:
-        yield
-    except MediaError as error:
-        raise MediaError(f"prompt {prompt_id!r}, {modality} {index}: {error}") from error
-
-
-def _checked_frames(video: Video) -> np.ndarray:
-    frames = video.frames
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-        raise MediaError(f"frames are uint8 [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
-    if frames.size == 0:
-        raise MediaError("the video has no frames or no pixels")
-    if len(video.indices) != len(frames):
-        raise MediaError(f"{len(frames)} frames but {len(video.indices)} frame numbers")
-    if not 0 < video.fps <= MAX_FPS:
-        raise MediaError(f"the frame rate is {video.fps} fps; it must be above 0 and at most {MAX_FPS:g}")
-    if min(video.indices) < 0 or max(video.indices) >= video.total_frames:
-        raise MediaError(f"frame numbers {video.indices} do not lie within the video's {video.total_frames} frames")
-    return np.ascontiguousarray(frames)
 
 
 def _metadata(video: Video) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: C channels, S samples.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -14,12 +15,13 @@ from omni_rl.media._container import open_container
 from omni_rl.media.types import Sound
 
 MODEL_RATE = 16_000
+MAX_SECONDS = 600  # the longest sound that vLLM sizes its buffers for
 
 
 def read_sound(source: str | Path | bytes) -> Sound:
     """Decodes the first sound stream of a local file or of bytes, at its own rate, with all channels ([C, S]).
 
-    Raises `MediaError` if there is none or it cannot be decoded.
+    Raises `MediaError` if there is none, it cannot be decoded or it lasts too long.
     """
     with open_container(source) as container:
         if not container.streams.audio:
@@ -27,9 +29,14 @@ def read_sound(source: str | Path | bytes) -> Sound:
         stream = container.streams.audio[0]
         # Planar float keeps rate and channels; only the number format changes.
         planar = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=stream.rate)
-        chunks = [part.to_ndarray() for frame in container.decode(stream) for part in planar.resample(frame)]
-        chunks += [part.to_ndarray() for part in planar.resample(None)]
         rate = int(stream.rate)
+        chunks: list[NDArray[np.float32]] = []
+        decoded = 0
+        for frame in chain(container.decode(stream), [None]):
+            parts = [part.to_ndarray() for part in planar.resample(frame)]
+            chunks += parts
+            decoded += sum(part.shape[1] for part in parts)
+            _check_length(decoded, rate)  # while decoding: what a header claims may be wrong
     if not chunks:
         raise MediaError("the sound is empty")
     return Sound(np.concatenate(chunks, axis=1), rate)
@@ -38,8 +45,8 @@ def read_sound(source: str | Path | bytes) -> Sound:
 def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
     """The mean of all channels, resampled to 16 kHz: float32 [round(S · 16000 / rate)], at least one sample.
 
-    A mono sound at 16 kHz passes unchanged. Raises `MediaError` for an empty sound, a rate that is no positive whole
-    number of Hz, and values that are not finite.
+    A mono sound at 16 kHz passes unchanged. Raises `MediaError` for a sound that is empty or too long, a rate that is
+    no positive whole number of Hz, and values that are not finite.
     """
     samples = np.asarray(sound.samples)
     if samples.ndim not in (1, 2):
@@ -50,12 +57,18 @@ def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
         raise MediaError("the sound is empty")
     if sound.rate < 1 or int(sound.rate) != sound.rate:
         raise MediaError(f"a sound's rate is a positive whole number of Hz, not {sound.rate}")
-    if not np.isfinite(samples).all():
-        raise MediaError("the sound holds values that are not finite")
-    mono = samples.astype(np.float32, copy=False)
-    if mono.ndim == 2:
-        mono = mono.mean(axis=0, dtype=np.float64).astype(np.float32)
+    _check_length(samples.shape[-1], int(sound.rate))
+    mono = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        mono = mono.astype(np.float32, copy=False)
+    if not np.isfinite(mono).all():
+        raise MediaError("the sound holds values that are not finite as float32")
     return np.ascontiguousarray(mono if sound.rate == MODEL_RATE else _resample(mono, int(sound.rate)))
+
+
+def _check_length(samples: int, rate: int) -> None:
+    if samples > MAX_SECONDS * rate:
+        raise MediaError(f"the sound lasts {samples / rate:.1f} s; at most {MAX_SECONDS} s are supported")
 
 
 def _resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from omni_rl.errors import EngineDeadError
+from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
@@ -90,8 +91,11 @@ class RolloutHandle:
         self._start()
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
-        rendered: list[RenderedPrompt] = self._call("render", prompts)
+        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`.
+
+        Media are made plain here: a picture that cannot be decoded, or hours of sound, never cross to the engine.
+        """
+        rendered: list[RenderedPrompt] = self._call("render", [plain(prompt) for prompt in prompts])
         return rendered
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:

@@ -15,6 +15,7 @@ from vllm.exceptions import VLLMValidationError
 
 from omni_rl.errors import EngineDeadError, PromptError, SamplingError
 from omni_rl.media.engine_input import to_engine_input
+from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout import recorder, seeds, startup
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
@@ -51,6 +52,7 @@ class RolloutEngine:
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
         seeds.spare_unfinished_prompts(runner)
+        self._features = FeatureCounts.of(self.llm_engine.model_config.hf_config)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
         self._released = ReleasedWeights(settings.model, getattr(torch, settings.dtype))
         self._numbers = count()
@@ -99,6 +101,7 @@ class RolloutEngine:
         """Queue one request per prompt and return their names; `step` then works on them."""
         self._refuse_if_dead()
         check_sampling(sampling)
+        self._features.check(prompts)
         check_lengths(prompts, sampling.max_tokens, self.settings.max_model_len)
         return self._add_all(
             (prompt, prompt.ids, sampling_params(sampling, index), sampling.max_tokens)
@@ -127,6 +130,7 @@ class RolloutEngine:
         The media are the prompt's own tensors, at the prompt's own spans.
         """
         self._refuse_if_busy()
+        self._features.check([rollout.prompt for rollout in rollouts])
         groups = [[rollout] for rollout in rollouts] if alone or not rollouts else [list(rollouts)]
         return [score for group in groups for score in self._rescore(group, cold=alone)]
 

@@ -3,22 +3,22 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from omni_rl.errors import CheckpointError
+from omni_rl.settings import StrictSettings
 
 Dtype = Literal["float32", "bfloat16"]
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(StrictSettings):
     """One engine. Nothing is left to the checkpoint's or the library's defaults that could move a logprob.
 
     `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
     `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path
     dtype: Dtype = "float32"
@@ -37,5 +37,11 @@ class EngineSettings(BaseModel):
 def require_checkpoint(model: Path) -> None:
     """Raise `CheckpointError` unless `model` is a directory with what vLLM serves, before anything heavy is loaded."""
     for pattern in ("config.json", "tokenizer.json", "*.safetensors"):
-        if not any(model.glob(pattern)):
-            raise CheckpointError(f"{model} has no {pattern}; give the directory of a saved checkpoint")
+        if any(model.glob(pattern)):
+            continue
+        pickled = sorted(path.name for suffix in PICKLED for path in model.glob(suffix))
+        if pickled and pattern == "*.safetensors":
+            raise CheckpointError(
+                f"{model} has pickled weights only ({', '.join(pickled)}), which can run code; convert to safetensors"
+            )
+        raise CheckpointError(f"{model} has no {pattern}; give the directory of a saved checkpoint")

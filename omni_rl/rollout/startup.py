@@ -7,6 +7,7 @@ from vllm import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.rollout.served import check_checkpoint
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 
 
@@ -27,8 +28,9 @@ class ServeIn:
 
 
 def start(settings: EngineSettings) -> LLMEngine:
-    """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a served checkpoint."""
+    """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a whole checkpoint."""
     require_checkpoint(settings.model)
+    check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return LLMEngine.from_engine_args(

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
+from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.version import WeightVersion
@@ -27,9 +28,10 @@ class TrainerGroup:
     TrainerDeadError, and so does every later one.
     """
 
-    def __init__(self, settings: TrainSettings, ranks: Ranks) -> None:
+    def __init__(self, settings: TrainSettings, ranks: Ranks, features: FeatureCounts) -> None:
         self.settings = settings
         self._ranks = ranks
+        self._features = features
 
     @classmethod
     def start(cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1) -> "TrainerGroup":
@@ -47,6 +49,7 @@ class TrainerGroup:
             port = ranks.first("listen", host)
             ranks.call("join", host, port)
             ranks.call("build", Path(model_path).resolve(), 0)
+            features: FeatureCounts = ranks.first("feature_counts")
         except TrainerDeadError as error:
             # No group to be dead yet: a bad checkpoint is the caller's to mend.
             if isinstance(error.__cause__, OmniRLError):
@@ -55,7 +58,7 @@ class TrainerGroup:
         except BaseException:
             ranks.close()
             raise
-        return cls(settings, ranks)
+        return cls(settings, ranks, features)
 
     @property
     def pids(self) -> list[int]:
@@ -67,6 +70,7 @@ class TrainerGroup:
 
         Raises:
             ConfigError: a rollout is longer than `max_pack_tokens`.
+            PromptError, MediaError: a media item does not fit its slots in the prompt.
         """
         plan = self._plan(rollouts)
         return restore(plan, self._ranks.each("score", distribute(plan, rollouts)))
@@ -75,7 +79,8 @@ class TrainerGroup:
         """One optimiser step on the mean of -advantage * logprob over all sampled tokens.
 
         Raises:
-            ConfigError: nothing to learn from; an advantage too many, too few or not finite.
+            ConfigError: nothing to learn from; an advantage too many, too few or not finite; a rollout too long.
+            PromptError, MediaError: a media item does not fit its slots in the prompt.
             GradientError: the gradient is not finite; weights and version are as before.
         """
         if len(rollouts) != len(advantages):
@@ -136,5 +141,7 @@ class TrainerGroup:
         self.close()
 
     def _plan(self, rollouts: Sequence[Rollout]) -> Plan:
+        # A rank that refuses its share would leave the others waiting in a collective.
+        self._features.check([rollout.prompt for rollout in rollouts])
         lengths = [sequence_length(rollout) for rollout in rollouts]
         return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from omni_rl.settings import StrictSettings
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(StrictSettings):
     """Settings of a trainer group. Master weights and optimiser state are float32 whatever `dtype` is.
 
     `dtype` is the forward's. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory;
@@ -14,8 +16,6 @@ class TrainSettings(BaseModel):
     CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that is alive but
     silent; a peer that died is noticed at once.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     world_size: int = Field(default=2, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.errors import GradientError
 from omni_rl.media.digests import tensors_digest
+from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.parallel import shard
@@ -69,6 +70,10 @@ class TrainWorker:
         self._number = number
         self._digest: str | None = None
         return self.version()
+
+    def feature_counts(self) -> FeatureCounts:
+        """What the model makes of media; not a collective."""
+        return FeatureCounts.of(self._model.config)
 
     def version(self) -> WeightVersion:
         """The version of the current weights: the digest of exactly the tensors that `weights` sends."""

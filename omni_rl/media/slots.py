@@ -1,0 +1,92 @@
+"""How many features a model will make of a rendered item, from its tensors' shapes: checked before a model runs.
+
+A count that is off would surface inside a step, where it costs the engine, or the whole trainer group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omni_rl.errors import MediaError, PromptError
+from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
+
+if TYPE_CHECKING:
+    import torch
+
+_NEEDED: dict[Modality, tuple[str, ...]] = {
+    "image": ("pixel_values_flat",),
+    "video": ("pixel_values_flat_video",),
+    "audio": ("input_audio_features", "feature_attention_mask"),
+}
+
+
+@dataclass(frozen=True)
+class FeatureCounts:
+    """One feature per square of `side` pixels, of `frames` frames of a video together; per 2^`halvings` mel frames.
+
+    `halvings` is None for a model without a sound tower.
+    """
+
+    side: int
+    frames: int
+    halvings: int | None
+
+    @classmethod
+    def of(cls, config: Any) -> "FeatureCounts":
+        """What a `NemotronOmniConfig` says."""
+        sound = config.sound_config
+        return cls(
+            side=round(config.patch_size / config.downsample_ratio),
+            frames=config.video_temporal_patch_size or 1,
+            halvings=None if sound is None else int(sound.subsampling_factor).bit_length() - 1,
+        )
+
+    def check(self, prompts: Sequence[RenderedPrompt]) -> None:
+        """Raise `PromptError` or `MediaError` that names prompt and item where slots and features do not fit."""
+        for prompt in prompts:
+            end = 0
+            for item in prompt.items:
+                name = f"prompt {prompt.id!r}, {item.modality} {item.index}"
+                absent = [tensor for tensor in _NEEDED[item.modality] if tensor not in item.tensors]
+                if absent:
+                    raise MediaError(f"{name} lacks {' and '.join(absent)}; it has {sorted(item.tensors)}")
+                if not end <= item.offset <= item.offset + item.length <= len(prompt.ids):
+                    raise PromptError(
+                        f"{name} spans {item.offset} to {item.offset + item.length} of {len(prompt.ids)} tokens; "
+                        "spans lie in the prompt, in order and apart"
+                    )
+                end = item.offset + item.length
+                self._check_item(name, item)
+
+    def _check_item(self, name: str, item: MediaItem) -> None:
+        slots = np.asarray(item.positions)
+        features = self._features(name, item)
+        if len(slots) != features:
+            raise PromptError(
+                f"{name} has {len(slots)} slots in the prompt, its tensors make {features} features; render the prompt "
+                "and its media together, once"
+            )
+        inside = (slots >= item.offset) & (slots < item.offset + item.length)
+        if not inside.all() or not (np.diff(slots) > 0).all():
+            raise PromptError(f"{name} has slots outside of its span, or out of order; render the prompt anew")
+
+    def _features(self, name: str, item: MediaItem) -> int:
+        if item.modality == "image":
+            return self._cells(name, item.tensors["pixel_values_flat"])
+        if item.modality == "video":
+            pixels = item.tensors["pixel_values_flat_video"]
+            return -(-len(pixels) // self.frames) * self._cells(name, pixels)
+        if self.halvings is None:
+            raise MediaError(f"{name}: this checkpoint has no sound tower; leave sounds out")
+        clips = item.tensors["feature_attention_mask"].sum(1).tolist()
+        for _ in range(self.halvings):
+            clips = [(length - 1) // 2 + 1 for length in clips]
+        return int(sum(clips))
+
+    def _cells(self, name: str, pixels: "torch.Tensor") -> int:
+        height, width = pixels.shape[-2:]
+        if height % self.side or width % self.side or not height or not width:
+            raise MediaError(f"{name} is {height} x {width} pixels; both must be multiples of {self.side}")
+        return int(height // self.side) * int(width // self.side)

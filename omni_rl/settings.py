@@ -1,0 +1,25 @@
+"""The base of what actors are started with; importable without torch."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from omni_rl.errors import ConfigError
+
+
+def describe(error: ValidationError) -> str:
+    """Every invalid setting by name, with what was given."""
+    lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
+    return "; ".join(lines)
+
+
+class StrictSettings(BaseModel):
+    """Frozen, without unknown names; what does not validate raises `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(f"{type(self).__name__}: {describe(error)}") from None
