@@ -14,7 +14,7 @@ def small_config(pattern: str = PATTERN, dtype: str = "bfloat16") -> NemotronOmn
     """The configuration for a pattern of M (Mamba2), * (attention), E (MoE) and - (MLP).
 
     Attention heads are 32 wide, the engine's least on a CPU. An image becomes 4 to 64 tokens, two frames of a video
-    at most 8, a second of sound 13.
+    about 8, a second of sound 13.
     """
     hidden = 128
     language: dict[str, Any] = {
