@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from omni_rl.errors import CheckpointError, WeightUpdateError
-from omni_rl.media.digests import tensors_digest
+from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.released import TensorSpec, as_sent, is_sent
 from omni_rl.sync.version import WeightVersion
 
@@ -43,7 +43,7 @@ class ReleasedWeights:
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         tensors = CheckpointTensors(checkpoint, dtype)
-        self.digest = tensors_digest(tensors)
+        self.digest = weights_digest(tensors)
         self.parameters = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
         self.specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
@@ -70,7 +70,7 @@ class ReleasedWeights:
                 f"the tensors sent as {version} are not those that the engine holds: {'; '.join(problems)}. Nothing "
                 "was written; send every released tensor as omni_rl.sync.released.as_sent gives it"
             )
-        digest = tensors_digest(tensors)
+        digest = weights_digest(tensors)
         named = WeightVersion.parse(version).digest
         if not named or not digest.startswith(named):
             raise WeightUpdateError(

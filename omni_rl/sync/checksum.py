@@ -1,6 +1,6 @@
 """Position-sensitive checksums of weights: faster to compute than to copy, and additive over parts of a tensor."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numba
 import numpy as np
@@ -70,11 +70,6 @@ def as_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     """A tensor's elements in row-major order as bytes: a view if it is contiguous and on the CPU, else a copy."""
     plain: NDArray[np.uint8] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return plain
-
-
-def checksums(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Of named whole tensors, as manifests hold them."""
-    return {name: str(Checksum.of_tensor(tensor)) for name, tensor in tensors.items()}
 
 
 def _splitmix64(index: NDArray[np.uint64]) -> NDArray[np.uint64]:

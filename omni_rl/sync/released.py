@@ -39,5 +39,5 @@ def as_sent(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
 
 
 def all_as_sent(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights among released tensors, each `as_sent`; their `tensors_digest` is the weight version's digest."""
+    """The weights among released tensors, each `as_sent`; their `weights_digest` is the weight version's digest."""
     return {name: as_sent(name, tensor, dtype) for name, tensor in tensors.items() if is_sent(name)}

@@ -7,7 +7,8 @@ from omni_rl.errors import ConfigError
 
 @dataclass(frozen=True)
 class WeightVersion:
-    """Weights number `number` of attempt `attempt` of `run`; `digest` (hex) is over every released tensor."""
+    """Weights number `number` of attempt `attempt` of `run`; `digest` (hex) is over every released tensor
+    (`omni_rl.sync.digest.weights_digest`)."""
 
     run: str
     attempt: int

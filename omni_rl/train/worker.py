@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.errors import GradientError
-from omni_rl.media.digests import tensors_digest
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.parallel import shard
 from omni_rl.rollout.types import Rollout
+from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
 from omni_rl.train.scoring import score_pack
@@ -136,6 +136,6 @@ class TrainWorker:
         return {name: tensor for name, tensor in released_state(self._model, dtype) if self._rank == 0}
 
     def _set_digest(self, tensors: dict[str, torch.Tensor]) -> None:
-        shared = [tensors_digest(tensors) if self._rank == 0 else None]
+        shared = [weights_digest(tensors) if self._rank == 0 else None]
         dist.broadcast_object_list(shared, src=0)
         self._digest = shared[0]

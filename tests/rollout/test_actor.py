@@ -13,11 +13,11 @@ import ray
 import torch
 
 from omni_rl.errors import CheckpointError, EngineDeadError, PromptError
-from omni_rl.media.digests import tensors_digest
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings, VersionSpan
 from omni_rl.rollout.weights import CheckpointTensors
+from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.version import WeightVersion
 from tests.rollout.conftest import prompts
 
@@ -43,7 +43,7 @@ def doubled_head(checkpoint: Path, number: int) -> tuple[dict[str, torch.Tensor]
     """The checkpoint's weights with larger logits, and their version."""
     tensors = dict(CheckpointTensors(checkpoint, torch.float32))
     tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] * 2
-    return tensors, str(WeightVersion("run", 1, number, tensors_digest(tensors)))
+    return tensors, str(WeightVersion("run", 1, number, weights_digest(tensors)))
 
 
 def engine_process(handle: RolloutHandle) -> int:

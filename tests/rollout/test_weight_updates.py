@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from omni_rl.errors import WeightUpdateError
-from omni_rl.media.digests import tensors_digest
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.rollout.weights import CheckpointTensors
+from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.version import WeightVersion
 from tests.rollout.conftest import prompts
 
@@ -32,7 +32,7 @@ def moved(checkpoint: Path, dtype: str, number: int = 1) -> tuple[dict[str, torc
             scale = 0.05 * tensor.float().abs().mean() + 1e-3
             shift = scale * torch.rand(tensor.shape, generator=generator)
             tensors[name] = (tensor.float() + shift).to(tensor.dtype)
-    return tensors, str(WeightVersion("run", 1, number, tensors_digest(tensors)))
+    return tensors, str(WeightVersion("run", 1, number, weights_digest(tensors)))
 
 
 def checkpoint_of(tensors: dict[str, torch.Tensor], like: Path, directory: Path) -> Path:
@@ -97,7 +97,7 @@ def test_a_single_stale_tensor_would_be_seen(start: Callable[..., Any], small_ch
     before = engine.rescore(answers, alone=True)
     tensors = dict(CheckpointTensors(small_checkpoint, torch.float32))
     tensors["mlp1.1.weight"] = tensors["mlp1.1.weight"] * 1.5
-    engine.update_weights(tensors, str(WeightVersion("run", 1, 1, tensors_digest(tensors))))
+    engine.update_weights(tensors, str(WeightVersion("run", 1, 1, weights_digest(tensors))))
     after = engine.rescore(answers, alone=True)
     same = [old == new for old, new in zip(logprobs(before), logprobs(after), strict=True)]
     assert {answer.prompt.id: equal for answer, equal in zip(answers, same, strict=True)} == {

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from omni_rl.errors import CheckpointError, ConfigError, GradientError, TrainerDeadError
-from omni_rl.media.digests import tensors_digest
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rollout
+from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.released import all_as_sent
 from omni_rl.train import checkpoint
 from omni_rl.train.group import TrainerGroup
@@ -114,7 +114,7 @@ def test_the_version_is_the_digest_that_an_engine_computes_for_the_same_checkpoi
     weights = ray.get(reference)
     assert weights.keys() == sent.keys()
     assert all(torch.equal(weights[name], sent[name]) for name in sent)
-    assert version.digest == tensors_digest(sent)
+    assert version.digest == weights_digest(sent)
     assert (version.run, version.attempt, version.number) == ("test", 1, 0)
 
 
