@@ -140,3 +140,13 @@ def test_pickled_weights_are_refused(saved: Path, tmp_path: Path) -> None:
 def test_an_unknown_dtype_is_refused(saved: Path) -> None:
     with pytest.raises(ConfigError, match="float8"):
         NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype="float8")
+
+
+def test_convolution_biases_of_a_config_without_them_are_passed_over_as_the_engine_does() -> None:
+    adapter = NemotronOmniStateDictAdapter()
+    kept = "sound_encoder.layers.0.conv.depthwise_conv.weight"
+    surplus = "sound_encoder.encoder.layers.0.conv.depthwise_conv.bias"
+    model_state = {kept: torch.zeros(2)}
+    released = [("sound_encoder.encoder.layers.0.conv.depthwise_conv.weight", torch.ones(2)), (surplus, torch.ones(2))]
+    adapter.load(model_state, released)
+    assert model_state[kept].tolist() == [1, 1]

@@ -10,6 +10,9 @@ import torch
 from omni_rl.errors import CheckpointError
 from omni_rl.sync.released import as_sent, is_sent
 
+# Some checkpoints store these although their configuration turns them off; the engine passes over them too.
+_SURPLUS = re.compile(r"sound_encoder\.encoder\.layers\.\d+\.conv\.(pointwise_conv[12]|depthwise_conv)\.bias")
+
 # Longest prefix first; the text after a prefix goes on through `_INNER`.
 _PREFIXES = (
     ("vision_model.radio_model.model.patch_generator.", "vision_model.embeddings."),
@@ -116,6 +119,8 @@ class NemotronOmniStateDictAdapter:
             if target is None:
                 continue
             if name not in expected:
+                if _SURPLUS.fullmatch(name):
+                    continue
                 problems.append(f"unexpected {name}")
                 continue
             expected.remove(name)
