@@ -1,0 +1,7 @@
+"""Where every released element lies in an engine: found out by loading, proven, then used to copy and to verify."""
+
+from omni_rl.sync.layout.cache import prepare
+from omni_rl.sync.layout.kinds import Kind
+from omni_rl.sync.layout.map import Coverage, LayoutMap, Mismatch, named
+
+__all__ = ["Coverage", "Kind", "LayoutMap", "Mismatch", "named", "prepare"]

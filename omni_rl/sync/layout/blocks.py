@@ -1,0 +1,130 @@
+"""Where released elements lie in an engine, as few strided blocks instead of one number per element."""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from omni_rl.sync.layout.kinds import Kind
+
+
+class Transform(IntEnum):
+    """What the engine's loader does to a value. Every one starts with a copy into the engine's dtype."""
+
+    COPY = 0
+    NEGATIVE_EXPONENTIAL = 1
+    """Mamba's A = -exp(A_log), in float32."""
+
+    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`values` as a parameter of `dtype` holds them after loading, bit for bit."""
+        values = values.to(dtype)
+        if self is Transform.NEGATIVE_EXPONENTIAL:
+            return (-torch.exp(values.float())).to(dtype)
+        return values
+
+
+class Block(NamedTuple):
+    """`rows` runs of `length` elements: run i is tensor[source + i * source_stride :] at storage[target + ...].
+
+    `storage` and `tensor` are numbers in the map's lists; offsets and strides count elements of the flat tensors.
+    """
+
+    storage: int
+    tensor: int
+    transform: Transform
+    rows: int
+    length: int
+    source: int
+    source_stride: int
+    target: int
+    target_stride: int
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.length
+
+    def of_tensor(self, flat: torch.Tensor) -> torch.Tensor:
+        """Its view [rows, length] (or [length], if there is one run) of the released tensor's flat view."""
+        return self._view(flat, self.source, self.source_stride)
+
+    def of_storage(self, flat: torch.Tensor) -> torch.Tensor:
+        """Its view of the engine's storage, shaped alike."""
+        return self._view(flat, self.target, self.target_stride)
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.RELEASED if self.transform is Transform.COPY else Kind.TRANSFORMED
+
+    def places(self, positions: torch.Tensor) -> torch.Tensor:
+        """Elements of the storage at row-major `positions` of the view."""
+        return self.target + positions // self.length * self.target_stride + positions % self.length
+
+    def _view(self, flat: torch.Tensor, offset: int, stride: int) -> torch.Tensor:
+        if self.rows == 1:
+            return flat[offset : offset + self.length]
+        return flat.as_strided((self.rows, self.length), (stride, 1), flat.storage_offset() + offset)
+
+
+class Run(NamedTuple):
+    """`length` neighbours of one tensor that are neighbours in the storage too."""
+
+    tensor: int
+    transform: int
+    length: int
+    source: int
+    target: int
+
+
+def runs(numbers: NDArray[np.int64], transforms: NDArray[np.int8], first: NDArray[np.int64]) -> Iterator[Run]:
+    """The longest runs of one storage, in its order.
+
+    `numbers` [elements] says which released element lies at each place (negative: none), `first` [tensors + 1] with
+    which number each tensor starts.
+    """
+    if not len(numbers):
+        return
+    tensors = np.searchsorted(first, numbers, side="right") - 1
+    breaks = (np.diff(numbers) != 1) | (np.diff(transforms) != 0) | (np.diff(tensors) != 0)
+    starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+    ends = np.concatenate([starts[1:], [len(numbers)]])
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        if numbers[start] >= 0:
+            tensor = int(tensors[start])
+            source = int(numbers[start] - first[tensor])
+            yield Run(tensor, int(transforms[start]), end - start, source, start)
+
+
+def blocks(storage: int, pieces: Iterable[Run]) -> Iterator[Block]:
+    """Runs of equal length at equal distances, joined."""
+    joined: list[Run] = []
+    for run in pieces:
+        if joined and not _continues(joined, run):
+            yield _block(storage, joined)
+            joined = []
+        joined.append(run)
+    if joined:
+        yield _block(storage, joined)
+
+
+def _continues(joined: list[Run], run: Run) -> bool:
+    last = joined[-1]
+    if (run.tensor, run.transform, run.length) != (last.tensor, last.transform, last.length):
+        return False
+    if len(joined) == 1:
+        return run.source >= last.source  # torch has no negative strides
+    before = joined[-2]
+    return (run.source - last.source, run.target - last.target) == (
+        last.source - before.source,
+        last.target - before.target,
+    )
+
+
+def _block(storage: int, joined: list[Run]) -> Block:
+    one, count = joined[0], len(joined)
+    step = (joined[1].source - one.source, joined[1].target - one.target) if count > 1 else (0, 0)
+    return Block(
+        storage, one.tensor, Transform(one.transform), count, one.length, one.source, step[0], one.target, step[1]
+    )

@@ -1,0 +1,116 @@
+"""Finds out where an engine's own loader puts every released element, by loading tensors that say so themselves."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from omni_rl.errors import LayoutError
+from omni_rl.sync.layout.blocks import Block, Run, blocks, runs
+from omni_rl.sync.layout.codes import BASE, UNDECODED, CodedTensors, decode, digits_needed, first_numbers
+from omni_rl.sync.layout.compare import bits
+from omni_rl.sync.layout.recorded import Recorded, record
+from omni_rl.sync.layout.storages import Storage, storages
+from omni_rl.sync.released import TensorSpec
+
+Load = Callable[[Mapping[str, torch.Tensor]], None]
+"""Loads released tensors into the model as the engine's loader does; it asks for each tensor once."""
+
+# A storage in more pieces than this is shuffled rather than sliced, and would not copy at memory speed.
+MAX_BLOCKS = 4096
+NAMES_IN_MESSAGE = 10
+
+
+def derive(
+    model: nn.Module, specs: Mapping[str, TensorSpec], load: Load
+) -> tuple[tuple[Storage, ...], tuple[Block, ...], tuple[Recorded, ...]]:
+    """The storages of `model`, the blocks that released elements fill, and what nothing released fills.
+
+    The model holds codes afterwards. Needs memory for a copy of the model and for 4 bytes an element. Raises
+    `LayoutError`, naming the parameter or the released tensor, if the loader does what blocks cannot say.
+    """
+    found = storages(model)
+    first = np.array(first_numbers(specs))
+    numbers, transforms = _numbers(found, specs, load)
+    pieces = [list(runs(n, t, first)) for n, t in zip(numbers, transforms, strict=True)]
+    for storage, several in zip(found, pieces, strict=True):
+        _refuse_misfits(storage, several, specs)
+    _refuse_lost(pieces, specs)
+    joined = []
+    for index, several in enumerate(pieces):
+        joined.append(list(blocks(index, several)))
+        if len(joined[-1]) > MAX_BLOCKS:
+            raise LayoutError(
+                f"engine parameter {found[index].spec.name} is filled in {len(joined[-1])} pieces: its format is "
+                "shuffled, which the layout map does not cover. Serve it unquantised and plain"
+            )
+    ordered = sorted((block for several in joined for block in several), key=lambda block: block.tensor)
+    recorded = [record(index, found[index], torch.from_numpy(n < 0)) for index, n in enumerate(numbers)]
+    return found, tuple(ordered), tuple(one for several in recorded for one in several)
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few names, for a message."""
+    return separator.join(names[:NAMES_IN_MESSAGE]) + " ..." * (len(names) > NAMES_IN_MESSAGE)
+
+
+def _numbers(
+    found: Sequence[Storage], specs: Mapping[str, TensorSpec], load: Load
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int8]]]:
+    """For each storage, which released element every element is (-1: none), and the transform it came through."""
+    load(CodedTensors(specs, digit=0))
+    before = [storage.flat.clone() for storage in found]
+    load(CodedTensors(specs, digit=0, shift=BASE // 2))
+    numbers, transforms = [], []
+    elements = first_numbers(specs)[-1]
+    dtype = torch.int32 if elements < 2**31 else torch.int64
+    for storage, old in zip(found, before, strict=True):
+        (digits, transform), (shifted, again) = decode(old), decode(storage.flat)
+        written = bits(old) != bits(storage.flat)
+        coded = (shifted == (digits + BASE // 2) % BASE) & (digits != UNDECODED) & (transform == again)
+        _refuse_at(storage, written & ~coded)
+        numbers.append(torch.where(written, digits, -1).to(dtype))
+        transforms.append(torch.where(written, transform, 0).cpu().numpy())
+    del before
+    for digit in range(1, digits_needed(elements)):
+        load(CodedTensors(specs, digit))
+        for storage, number in zip(found, numbers, strict=True):
+            digits, _ = decode(storage.flat)
+            _refuse_at(storage, (number >= 0) & (digits == UNDECODED))
+            number += torch.where(number >= 0, digits.to(dtype) * BASE**digit, 0)
+    return [number.cpu().numpy() for number in numbers], transforms
+
+
+def _refuse_at(storage: Storage, wrong: torch.Tensor) -> None:
+    if wrong.any():
+        raise LayoutError(
+            f"engine parameter {storage.spec.name} holds {int(wrong.sum())} values that no released element explains, "
+            f"the first at element {int(wrong.nonzero()[0])}: its format is not covered. Serve it unquantised and plain"
+        )
+
+
+def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, TensorSpec]) -> None:
+    """Codes are small: they would come through a storage too narrow for real values as well."""
+    listed = list(specs.items())
+    for tensor in sorted({run.tensor for run in pieces}):
+        name, spec = listed[tensor]
+        if torch.promote_types(spec.dtype, storage.spec.dtype) != storage.spec.dtype:
+            raise LayoutError(
+                f"engine parameter {storage.spec.name} ({storage.spec.dtype}) is loaded from {name} ({spec.dtype}): "
+                "sent values would be rounded by the engine. Send the engine's dtype"
+            )
+
+
+def _refuse_lost(pieces: Sequence[Sequence[Run]], specs: Mapping[str, TensorSpec]) -> None:
+    """Every released element has to land somewhere: the trainer computes with it, so the engine must too."""
+    landed = {name: np.zeros(torch.Size(spec.shape).numel(), np.bool_) for name, spec in specs.items()}
+    names = list(specs)
+    for run in (run for several in pieces for run in several):
+        landed[names[run.tensor]][run.source : run.source + run.length] = True
+    lost = [f"{name} ({int((~mask).sum())} of {mask.size} elements)" for name, mask in landed.items() if not mask.all()]
+    if lost:
+        raise LayoutError(
+            f"{len(lost)} released tensors do not reach the engine, which would compute without them: {listed(lost)}"
+        )

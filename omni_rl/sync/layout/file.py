@@ -1,0 +1,76 @@
+"""The layout map as a file: tables of whole numbers and recorded values in safetensors, names in its metadata."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from omni_rl.errors import LayoutError
+from omni_rl.sync.layout.blocks import Block, Transform
+from omni_rl.sync.layout.kinds import Kind
+from omni_rl.sync.layout.map import LayoutMap
+from omni_rl.sync.layout.recorded import Recorded
+from omni_rl.sync.layout.storages import StorageSpec
+from omni_rl.sync.released import TensorSpec
+
+FORMAT = 1
+
+
+def write(layout: LayoutMap, path: Path) -> None:
+    """Write `layout` to `path`: whole or not at all, whoever else writes it at the same time."""
+    head = {
+        "format": FORMAT,
+        "specs": [[name, _text(spec.dtype), list(spec.shape)] for name, spec in layout.specs.items()],
+        "storages": [[s.name, list(s.aliases), _text(s.dtype), s.elements, s.persistent] for s in layout.storages],
+        "recorded": [[one.storage, one.kind.value, one.start] for one in layout.recorded],
+    }
+    tensors = {f"values.{index}": one.values for index, one in enumerate(layout.recorded)}
+    tensors["blocks"] = torch.tensor(layout.blocks, dtype=torch.int64).reshape(-1, len(Block._fields))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, unfinished, metadata={"layout": json.dumps(head)})
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: Path) -> LayoutMap:
+    """Raises `LayoutError` unless `path` is a complete layout map of this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = json.loads((file.metadata() or {}).get("layout", "{}"))
+            if head.get("format") != FORMAT:
+                raise LayoutError(f"{path} is no layout map of format {FORMAT}; delete it, it will be made again")
+            table = file.get_tensor("blocks").tolist()
+            values = [file.get_tensor(f"values.{index}") for index in range(len(head["recorded"]))]
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise LayoutError(
+            f"{path} cannot be read as a layout map: {error}; delete it, it will be made again"
+        ) from error
+    layout = LayoutMap(
+        specs={name: TensorSpec(_dtype(dtype), tuple(shape)) for name, dtype, shape in head["specs"]},
+        storages=tuple(
+            StorageSpec(name, tuple(aliases), _dtype(dtype), elements, persistent)
+            for name, aliases, dtype, elements, persistent in head["storages"]
+        ),
+        blocks=tuple(Block._make([*row[:2], Transform(row[2]), *row[3:]]) for row in table),
+        recorded=tuple(
+            Recorded(storage, Kind(kind), start, held)
+            for (storage, kind, start), held in zip(head["recorded"], values, strict=True)
+        ),
+    )
+    layout.check_complete()
+    return layout
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(text: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, text)
+    return dtype

@@ -1,0 +1,202 @@
+"""The layout map: for every element of an engine, the released element it must equal, or the value it must keep."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from omni_rl.errors import LayoutError
+from omni_rl.sync.layout import derive as derivation
+from omni_rl.sync.layout.blocks import Block, Transform
+from omni_rl.sync.layout.compare import differing, same_bits
+from omni_rl.sync.layout.derive import Load, listed
+from omni_rl.sync.layout.kinds import Kind
+from omni_rl.sync.layout.random_weights import RandomTensors
+from omni_rl.sync.layout.recorded import Recorded
+from omni_rl.sync.layout.storages import StorageSpec, storages
+from omni_rl.sync.released import TensorSpec
+
+# One wrong element could hold the right value by chance, in bfloat16 once in some thousand; not twice.
+FRESH_LOADS = 2
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of an engine's elements are what; the five add up to `total`, all that its storages hold."""
+
+    released: int
+    transformed: int
+    constant: int
+    derived: int
+    padding: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """`elements` elements that an engine should hold and does not, the first at element `index` of `parameter`.
+
+    `tensor` is the released name they come from, None for elements that must keep a recorded value.
+    """
+
+    tensor: str | None
+    parameter: str
+    kind: Kind
+    index: int
+    elements: int
+
+    def __str__(self) -> str:
+        source = f" (released as {self.tensor})" if self.tensor else ""
+        return f"{self.parameter}{source}: {self.elements} {self.kind} elements differ, the first is {self.index}"
+
+
+@dataclass(frozen=True)
+class LayoutMap:
+    """One engine's map. Make it with `derive` or `load`; `omni_rl.sync.layout.prepare` does both and checks it."""
+
+    specs: Mapping[str, TensorSpec]
+    storages: tuple[StorageSpec, ...]
+    blocks: tuple[Block, ...]
+    recorded: tuple[Recorded, ...]
+
+    @classmethod
+    def derive(cls, model: nn.Module, specs: Mapping[str, TensorSpec], load: Load) -> "LayoutMap":
+        """The map of `model`, whose loader is `load`; `specs` are the released tensors as they are sent.
+
+        The model holds neither old nor new weights afterwards: load some. Raises `LayoutError`, naming the parameter,
+        for a format that the map does not cover.
+        """
+        found, blocks, recorded = derivation.derive(model, specs, load)
+        return cls(dict(specs), tuple(storage.spec for storage in found), blocks, recorded)
+
+    @classmethod
+    def load(cls, path: Path) -> "LayoutMap":
+        """The map that `save` wrote. Raises `LayoutError` if the file is not one."""
+        from omni_rl.sync.layout.file import read
+
+        return read(path)
+
+    def save(self, path: Path) -> None:
+        """Write the map as a safetensors file, whole or not at all."""
+        from omni_rl.sync.layout.file import write
+
+        write(self, path)
+
+    def coverage(self) -> Coverage:
+        """Elements by kind, and all that the engine's storages hold."""
+        count = dict.fromkeys(Kind, 0)
+        for block in self.blocks:
+            count[block.kind] += block.elements
+        for recorded in self.recorded:
+            count[recorded.kind] += recorded.values.numel()
+        return Coverage(**{kind.value: count[kind] for kind in Kind}, total=sum(s.elements for s in self.storages))
+
+    def apply(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+        """Copy released tensors to where the engine's loader would put them.
+
+        Raises `LayoutError` before anything is written if the tensors or the engine are not the map's. Recorded values
+        are left alone: if one was damaged, `verify` has to see it.
+        """
+        self._check_names(tensors)
+        for name, tensor in tensors.items():
+            self._check_spec(name, tensor)
+        flats = self._flats(model)
+        for name, blocks in self._by_tensor():
+            source = tensors[name].detach().reshape(-1)
+            for block in blocks:
+                flat = flats[block.storage]
+                values = block.of_tensor(source)
+                if block.transform is not Transform.COPY:
+                    values = block.transform(values, flat.dtype)
+                block.of_storage(flat).copy_(values)
+
+    def verify(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[Mismatch, ...]:
+        """Read every byte of the engine and compare it with what `tensors` and the recorded values say.
+
+        Raises `LayoutError` if the tensors or the engine's storages are not the map's.
+        """
+        self._check_names(tensors)
+        return tuple(self._mismatches(tensors, self._flats(model)))
+
+    def check_fresh(self, model: nn.Module, load: Load, seed: int = 0) -> None:
+        """Load random weights by the engine's own loader and compare them with what the map says they look like.
+
+        Raises `LayoutError` naming what is not as the map says. The model holds random weights afterwards.
+        """
+        self.check_complete()
+        for number in range(FRESH_LOADS):
+            tensors = RandomTensors(self.specs, seed + number)
+            load(tensors)
+            if wrong := self.verify(tensors, model):
+                raise LayoutError(f"the layout map is wrong: a fresh load differs from it: {named(wrong)}")
+
+    def check_complete(self) -> None:
+        """Raise `LayoutError` unless every element of every storage is in exactly one block or recorded region."""
+        covered = [np.zeros(spec.elements, np.uint8) for spec in self.storages]
+        for block in self.blocks:
+            block.of_storage(torch.from_numpy(covered[block.storage])).add_(1)
+        for recorded in self.recorded:
+            recorded.of_storage(torch.from_numpy(covered[recorded.storage])).add_(1)
+        for spec, times in zip(self.storages, covered, strict=True):
+            if wrong := int((times != 1).sum()):
+                raise LayoutError(f"the layout map says nothing, or two things, of {wrong} elements of {spec.name}")
+
+    def _mismatches(self, tensors: Mapping[str, torch.Tensor], flats: Sequence[torch.Tensor]) -> Iterator[Mismatch]:
+        for name, blocks in self._by_tensor():
+            self._check_spec(name, tensors[name])
+            source = tensors[name].detach().reshape(-1)
+            for block in blocks:
+                flat = flats[block.storage]
+                expected, held = block.transform(block.of_tensor(source), flat.dtype), block.of_storage(flat)
+                if not same_bits(expected, held):
+                    places = block.places(differing(expected, held))
+                    parameter = self.storages[block.storage].name
+                    yield Mismatch(name, parameter, block.kind, int(places[0]), len(places))
+        for recorded in self.recorded:
+            held = recorded.of_storage(flats[recorded.storage])
+            values = recorded.values.to(held.device)
+            if not same_bits(values, held):
+                places = recorded.start + differing(values, held)
+                parameter = self.storages[recorded.storage].name
+                yield Mismatch(None, parameter, recorded.kind, int(places[0]), len(places))
+
+    def _by_tensor(self) -> Iterator[tuple[str, list[Block]]]:
+        """Blocks grouped by released tensor, in order: each tensor is looked up once."""
+        names = list(self.specs)
+        for tensor, blocks in groupby(self.blocks, key=lambda block: block.tensor):
+            yield names[tensor], list(blocks)
+
+    def _flats(self, model: nn.Module) -> list[torch.Tensor]:
+        """The storages of `model`, found anew: a parameter that was replaced must be seen where it is now."""
+        found = storages(model)
+        if differing_specs := set(self.storages) ^ {storage.spec for storage in found}:
+            names = sorted({spec.name for spec in differing_specs})
+            raise LayoutError(
+                f"the engine is not the one that the layout map was made for: {listed(names)} differ in dtype, size or "
+                "in what shares their storage. Derive the map again"
+            )
+        flats = {storage.spec.name: storage.flat for storage in found}
+        return [flats[spec.name] for spec in self.storages]
+
+    def _check_names(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        if names := sorted(self.specs.keys() ^ tensors.keys()):
+            raise LayoutError(
+                f"missing or unexpected among the tensors to apply: {listed(names)}; send all, and no more"
+            )
+
+    def _check_spec(self, name: str, tensor: torch.Tensor) -> None:
+        spec = self.specs[name]
+        if TensorSpec(tensor.dtype, tuple(tensor.shape)) != spec:
+            raise LayoutError(
+                f"{name} is {tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}; send it as "
+                "omni_rl.sync.released.as_sent gives it"
+            )
+
+
+def named(mismatches: Sequence[Mismatch]) -> str:
+    """The first mismatches, for a message."""
+    return listed([str(mismatch) for mismatch in mismatches], "; ")
