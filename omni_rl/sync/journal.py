@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,19 +42,21 @@ class Journal(Protocol):
     """Every method that returns has made its change durable. Raises `JournalError`, and `FencedError` where a newer
     coordinator took over."""
 
-    def take_over(self) -> int:
-        """A new epoch, higher than any before; from now on decisions of older ones are refused."""
+    def next_epoch(self, held: int | None) -> int:
+        """A new epoch, higher than any before; from now on what comes with an older one is refused.
+
+        A coordinator names the epoch it holds, and is refused if a newer one took over; None takes over."""
 
     def begin(self, sync: str, key: str | None, epoch: int, slab: str, mode: InFlight) -> None:
         """A sync starts; its `previous` is what is committed now."""
 
-    def prepared(self, sync: str, version: str) -> None:
+    def prepared(self, sync: str, epoch: int, version: str) -> None:
         """The new weights lie sealed in the sync's slab."""
 
     def decide(self, sync: str, epoch: int, decision: Decision) -> Decision:
         """Write the row that decides for all replicas. The first one stands: returns what is decided."""
 
-    def finish(self, sync: str, result: Mapping[str, Any]) -> None:
+    def finish(self, sync: str, epoch: int, result: Mapping[str, Any]) -> None:
         """Every replica is accounted for: it has the decided weights, or it samples nothing."""
 
     def unfinished(self) -> SyncRecord | None: ...
@@ -114,10 +117,10 @@ class SqliteJournal:
             self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalError(f"the journal {path} cannot be opened: {error.strerror}") from error
+        self._turn = threading.RLock()  # whoever asks for the state reads beside the thread that runs a sync
         try:
             self._claim(force)
             with self._reported("opened"):
-                # Used by one thread at a time: whoever runs the sync.
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
@@ -126,8 +129,10 @@ class SqliteJournal:
             os.close(self._lock)
             raise
 
-    def take_over(self) -> int:
+    def next_epoch(self, held: int | None) -> int:
         with self._write("a new epoch") as db:
+            if held is not None:
+                self._refuse_fenced(db, held, "a new epoch")
             (epoch,) = db.execute("UPDATE fence SET epoch = epoch + 1 RETURNING epoch").fetchone()
         return int(epoch)
 
@@ -150,8 +155,9 @@ class SqliteJournal:
                 ),
             )
 
-    def prepared(self, sync: str, version: str) -> None:
+    def prepared(self, sync: str, epoch: int, version: str) -> None:
         with self._write(f"the version of sync {sync}") as db:
+            self._refuse_fenced(db, epoch, f"the version of sync {sync}")
             db.execute("UPDATE syncs SET version = ? WHERE sync = ?", (version, sync))
 
     def decide(self, sync: str, epoch: int, decision: Decision) -> Decision:
@@ -162,8 +168,9 @@ class SqliteJournal:
         result: Decision = decided
         return result
 
-    def finish(self, sync: str, result: Mapping[str, Any]) -> None:
+    def finish(self, sync: str, epoch: int, result: Mapping[str, Any]) -> None:
         with self._write(f"the result of sync {sync}") as db:
+            self._refuse_fenced(db, epoch, f"the result of sync {sync}")
             db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", (sync, time.time(), json.dumps(result)))
 
     def unfinished(self) -> SyncRecord | None:
@@ -209,13 +216,13 @@ class SqliteJournal:
         return next(iter(self._select(where, *values)), None)
 
     def _select(self, where: str, *values: Any) -> list[SyncRecord]:
-        with self._reported("read"):
+        with self._turn, self._reported("read"):
             return [_record(row) for row in self._db.execute(_SELECT + where, values)]
 
     @contextmanager
     def _write(self, what: str) -> Iterator[sqlite3.Connection]:
         """One transaction; what it wrote is on the disk afterwards, or nothing of it counts."""
-        with self._reported(f"written ({what})"):
+        with self._turn, self._reported(f"written ({what})"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db

@@ -1,6 +1,8 @@
 """The phases of a weight sync, and which may follow which."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -19,48 +21,83 @@ class Phase(StrEnum):
     QUARANTINE = "quarantine"
 
 
-# By what is decided: nothing yet, the new weights (every replica goes forward), the old ones (every replica goes back).
-_UNDECIDED = {
-    Phase.IDLE: {Phase.PREPARE},
-    Phase.PREPARE: {Phase.PAUSE},
-    Phase.PAUSE: {Phase.APPLY},
-    Phase.APPLY: {Phase.VERIFY},
-    Phase.VERIFY: {Phase.COMMIT},
+Course = Literal["open", "forward", "aborted", "back"]
+"""open: nothing is decided. forward: commit was, every replica gets the new weights. aborted: they are given up, and
+what they touched has to be undone. back: that is under way."""
+
+# A coordinator that finds a decided sync after a crash begins in IDLE again.
+ALLOWED: Mapping[Course, Mapping[Phase, frozenset[Phase]]] = {
+    "open": {
+        Phase.IDLE: frozenset({Phase.PREPARE}),
+        Phase.PREPARE: frozenset({Phase.PAUSE}),
+        Phase.PAUSE: frozenset({Phase.APPLY}),
+        Phase.APPLY: frozenset({Phase.VERIFY}),
+        Phase.VERIFY: frozenset({Phase.COMMIT}),
+    },
+    "forward": {
+        Phase.IDLE: frozenset({Phase.RESUME}),
+        Phase.COMMIT: frozenset({Phase.RESUME}),
+        Phase.RESUME: frozenset({Phase.IDLE, Phase.QUARANTINE}),
+        Phase.QUARANTINE: frozenset({Phase.IDLE}),
+    },
+    "aborted": {
+        Phase.IDLE: frozenset({Phase.ROLLBACK}),
+        Phase.PREPARE: frozenset({Phase.IDLE}),
+        Phase.PAUSE: frozenset({Phase.ROLLBACK}),
+        Phase.APPLY: frozenset({Phase.ROLLBACK}),
+        Phase.VERIFY: frozenset({Phase.ROLLBACK}),
+        Phase.COMMIT: frozenset({Phase.ROLLBACK}),
+    },
+    "back": {
+        Phase.ROLLBACK: frozenset({Phase.VERIFY}),
+        Phase.VERIFY: frozenset({Phase.RESUME}),
+        Phase.RESUME: frozenset({Phase.IDLE, Phase.QUARANTINE}),
+        Phase.QUARANTINE: frozenset({Phase.IDLE}),
+    },
 }
-_FORWARD = {
-    Phase.IDLE: {Phase.RESUME},  # after a crash of the coordinator
-    Phase.COMMIT: {Phase.RESUME},
-    Phase.RESUME: {Phase.IDLE, Phase.QUARANTINE},
-    Phase.QUARANTINE: {Phase.IDLE},
-}
-_BACK = {
-    Phase.IDLE: {Phase.ROLLBACK},  # after a crash of the coordinator
-    Phase.PREPARE: {Phase.IDLE},  # no replica was touched
-    Phase.PAUSE: {Phase.ROLLBACK},
-    Phase.APPLY: {Phase.ROLLBACK},
-    Phase.VERIFY: {Phase.ROLLBACK, Phase.RESUME, Phase.QUARANTINE},
-    Phase.COMMIT: {Phase.ROLLBACK},  # the decision for the new weights could not be written
-    Phase.ROLLBACK: {Phase.VERIFY, Phase.QUARANTINE},
-    Phase.RESUME: {Phase.IDLE, Phase.QUARANTINE},
-    Phase.QUARANTINE: {Phase.RESUME, Phase.IDLE},
-}
-ALLOWED: Mapping[Decision | None, Mapping[Phase, set[Phase]]] = {None: _UNDECIDED, "commit": _FORWARD, "abort": _BACK}
+
+
+@dataclass(frozen=True)
+class SyncEvent:
+    """Something that happened in a sync: a phase was entered, or a replica (`replica`) did its part of it or failed."""
+
+    sync: str
+    phase: Phase
+    what: Literal["entered", "done", "failed"]
+    replica: str | None = None
+    detail: str = ""
+
+
+Observer = Callable[[SyncEvent], None]
 
 
 class Machine:
-    """Where one sync stands. An assertion fails on a step that `ALLOWED` does not have: that is a fault of ours."""
+    """Where one sync stands, and how long each phase took.
 
-    def __init__(self) -> None:
+    An assertion fails on a step that `ALLOWED` does not have: that is a fault of ours.
+    """
+
+    def __init__(self, sync: str, observe: Observer) -> None:
+        self.sync = sync
         self.phase = Phase.IDLE
-        self.decision: Decision | None = None
+        self.course: Course = "open"
+        self.seconds: dict[str, float] = {}
+        self._observe = observe
+        self._entered = time.perf_counter()
 
     def enter(self, phase: Phase) -> None:
-        allowed = ALLOWED[self.decision].get(self.phase, set())
-        assert phase in allowed, f"{self.phase} -> {phase} with decision {self.decision} is no step of a sync"
-        self.phase = phase
+        allowed = ALLOWED[self.course].get(self.phase, frozenset())
+        assert phase in allowed, f"{self.phase} -> {phase} is no step of a sync that is {self.course}"
+        now = time.perf_counter()
+        if self.phase is not Phase.IDLE:
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._entered
+        self.phase, self._entered = phase, now
+        if phase is Phase.ROLLBACK:
+            self.course = "back"
+        self._observe(SyncEvent(self.sync, phase, "entered"))
 
     def decide(self, decision: Decision) -> None:
-        """Final. The new weights can only be decided for in COMMIT, when every replica has been proven."""
-        assert self.decision is None, f"already decided: {self.decision}"
+        """Final. The new weights can only be decided for when every replica has been proven, or was before a crash."""
+        assert self.course == "open", f"already decided: {self.course}"
         assert decision == "abort" or self.phase in (Phase.COMMIT, Phase.IDLE), f"commit in {self.phase}"
-        self.decision = decision
+        self.course = "forward" if decision == "commit" else "aborted"

@@ -1,0 +1,219 @@
+"""The weight syncs of one run: one at a time, one operation a key, and nothing left undone by a crash."""
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from omni_rl.errors import QuarantinedError, SyncRolledBackError, SyncRunningError, WeightUpdateError
+from omni_rl.sync.crew import Crew, Deadlines
+from omni_rl.sync.journal import Journal
+from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
+from omni_rl.sync.replica import InFlight, Replica, SlabRef
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Machine, Observer, Phase, SyncEvent
+from omni_rl.sync.transaction import Probe, Slabs, Transaction
+
+CRASHED = "its coordinator ended before anything was decided"
+
+
+@dataclass
+class _Running:
+    """What holds the turn: a sync, or the opening of the run."""
+
+    sync: str
+    key: str | None
+    phase: Phase = Phase.IDLE
+    result: "Future[SyncResult]" = field(default_factory=Future)
+
+
+class WeightSync:
+    """Brings weights from sources to all replicas of a run. `open` comes first, `close` last; any thread may call."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        slabs: Slabs,
+        replicas: Sequence[Replica],
+        *,
+        deadlines: Deadlines | None = None,
+        observe: Observer = lambda event: None,
+    ) -> None:
+        self._journal = journal
+        self._slabs = slabs
+        self._observer = observe
+        self._crew = Crew(replicas, deadlines or Deadlines(), self._observe)
+        self._turn = threading.Lock()
+        self._running: _Running | None = None
+        self._epoch = 0
+
+    @property
+    def running(self) -> tuple[str, Phase] | None:
+        """The sync under way and its phase, if there is one."""
+        running = self._running
+        return None if running is None else (running.sync, running.phase)
+
+    @property
+    def version(self) -> str:
+        """The version that every replica serves, or samples nothing."""
+        return self._committed().version
+
+    def open(self, initial: Any) -> SyncResult:
+        """Take over the run: finish or roll back what a crash left, and let every replica serve the committed weights.
+
+        A run that has none yet starts with those of the source `initial`.
+
+        Raises:
+            WeightUpdateError: the committed weights are lost, and `initial` has others.
+            QuarantinedError: no replica could be brought to them.
+        """
+        with self._alone(_Running(f"open-{uuid.uuid4().hex[:8]}", None)) as running:
+            self._epoch = self._journal.next_epoch(None)
+            if self._journal.committed() is None:
+                self._start(running.sync, initial)
+            elif not self._slabs.holds(self._committed()):
+                self._restore(self._committed(), initial)
+            return self._serving(self._settle(running.sync))
+
+    def sync(
+        self, source: Any, *, key: str | None = None, mode: InFlight = "recompute", probe: Probe | None = None
+    ) -> SyncResult:
+        """Serve the weights of `source` on every replica.
+
+        The same `key` is the same operation: it runs once, and its result, or its failure, is what every caller gets.
+
+        Raises:
+            SyncRunningError: another sync is under way; the message names it.
+            SyncRolledBackError: it failed; the replicas serve what they served before.
+            SyncUndecidedError: the journal could not be written at the moment of decision; gates stay closed until the
+                next `sync` or `open` settles it.
+            FencedError: another coordinator took over; nothing more is done here.
+            QuarantinedError: no replica is left that serves.
+        """
+        other = self._running
+        if key is not None and other is not None and other.key == key:
+            return self._told(other.result.result())
+        with self._alone(_Running(uuid.uuid4().hex[:12], key)) as running:
+            if self._journal.unfinished() is not None:
+                self._settle(running.sync)
+            known = self._journal.by_key(key) if key is not None else None
+            if known is not None and known.result is not None:
+                result = SyncResult.from_json(known.result)
+            else:
+                transaction = Transaction(
+                    sync=running.sync,
+                    key=key,
+                    previous=self._committed(),
+                    epoch=self._journal.next_epoch(self._epoch),
+                    journal=self._journal,
+                    slabs=self._slabs,
+                    crew=self._crew,
+                    observe=self._observe,
+                )
+                self._epoch = transaction.epoch
+                try:
+                    result = transaction.run(source, mode, probe)
+                finally:
+                    self._epoch = transaction.epoch
+            running.result.set_result(result)
+        return self._told(result)
+
+    def close(self) -> None:
+        """Let go. Replicas go on serving; another coordinator may open the run."""
+        self._crew.close()
+
+    def _start(self, sync: str, initial: Any) -> None:
+        """The run's first weights: nothing serves yet, so there is nothing to go back to."""
+        if (earlier := self._journal.unfinished()) is not None:
+            self._journal.decide(earlier.sync, self._epoch, "abort")
+            given_up = SyncResult(earlier.sync, "rolled_back", earlier.slab.version, "", reason=CRASHED)
+            self._journal.finish(earlier.sync, self._epoch, given_up.to_json())
+        path = self._slabs.idle(None)
+        self._journal.begin(sync, None, self._epoch, path, "recompute")
+        filled = self._slabs.fill(path, initial)
+        self._journal.prepared(sync, self._epoch, filled.slab.version)
+        self._journal.decide(sync, self._epoch, "commit")
+
+    def _restore(self, target: SlabRef, initial: Any) -> None:
+        filled = self._slabs.fill(target.path, initial)
+        if filled.slab.version != target.version:
+            raise WeightUpdateError(
+                f"the run's weights {target.version} are lost: {target.path} does not hold them any more, and the "
+                f"source given has {filled.slab.version}; open with the source that has them, or start a new attempt"
+            )
+
+    def _settle(self, sync: str) -> SyncResult:
+        """Finish or roll back what the journal has not finished, and bring every replica to the committed weights."""
+        left = self._journal.unfinished()
+        decision = "commit"
+        if left is not None:
+            sync = left.sync
+            decision = left.decision or self._journal.decide(sync, self._epoch, "abort")
+        target = self._committed()
+        machine = Machine(sync, self._observe)
+        convergence = Convergence(self._crew, self._crew.names, target, self._epoch, sync)
+        if decision == "commit":
+            machine.decide("commit")
+            settled = bring_forward(machine, convergence)
+        else:
+            machine.decide("abort")
+            settled = roll_back(machine, convergence, {})
+        result = SyncResult(
+            sync=sync,
+            outcome="committed" if decision == "commit" else "rolled_back",
+            version=left.slab.version if left is not None else target.version,
+            serving=target.version,
+            seconds=dict(machine.seconds),
+            reason="" if decision == "commit" else CRASHED,
+            replaced=settled.replaced,
+            out=settled.out,
+        )
+        if left is not None:
+            self._journal.finish(sync, self._epoch, result.to_json())
+        return result
+
+    def _told(self, result: SyncResult) -> SyncResult:
+        if result.outcome == "rolled_back":
+            raise SyncRolledBackError(
+                f"sync {result.sync} to {result.version or 'new weights'} was rolled back, replicas serve "
+                f"{result.serving}: {result.reason}"
+            )
+        return self._serving(result)
+
+    def _serving(self, result: SyncResult) -> SyncResult:
+        if set(result.out) == set(self._crew.names):
+            raise QuarantinedError(
+                f"no replica serves {result.serving}: "
+                + "; ".join(f"{name}: {why}" for name, why in sorted(result.out.items()))
+            )
+        return result
+
+    def _committed(self) -> SlabRef:
+        committed = self._journal.committed()
+        assert committed is not None, "open() comes first"
+        return committed
+
+    def _observe(self, event: SyncEvent) -> None:
+        running = self._running
+        if running is not None and event.what == "entered":
+            running.phase = event.phase
+        self._observer(event)
+
+    @contextmanager
+    def _alone(self, running: _Running) -> Iterator[_Running]:
+        if not self._turn.acquire(blocking=False):
+            other = self._running
+            raise SyncRunningError(f"sync {other.sync if other else '?'} is under way; wait for it, or for its result")
+        self._running = running
+        try:
+            yield running
+        except BaseException as error:
+            # Callers with the same key wait for it.
+            running.result.set_exception(error)
+            raise
+        finally:
+            self._running = None
+            self._turn.release()
