@@ -1,8 +1,10 @@
 """Starting vLLM with every choice that could move a logprob made explicitly."""
 
+from functools import cache
 from typing import Any
 
 import torch
+from llvmlite.binding import ffi
 from vllm import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -31,6 +33,7 @@ def start(settings: EngineSettings) -> LLMEngine:
     """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a whole checkpoint."""
     require_checkpoint(settings.model)
     check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
+    _hide_from_vllms_scan()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return LLMEngine.from_engine_args(
@@ -58,6 +61,22 @@ def start(settings: EngineSettings) -> LLMEngine:
             disable_log_stats=True,
         )
     )
+
+
+@cache
+def _hide_from_vllms_scan() -> None:
+    """Make llvmlite's library handle (numba's) answer no special names.
+
+    At its start vLLM reads `__dict__` of every object in every module, and this one takes any name for a C function.
+    """
+    take_any = ffi._lib_wrapper.__getattr__
+
+    def take_functions(handle: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return take_any(handle, name)
+
+    ffi._lib_wrapper.__getattr__ = take_functions
 
 
 def model_runner(engine: LLMEngine) -> Any:
