@@ -1,11 +1,13 @@
 """Both policies of the small checkpoint in this process, in float32, and what counts as agreement."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
@@ -28,6 +30,18 @@ def hiss(seed: int, samples: int, channels: int = 1, rate: int = 16_000) -> Soun
 
 def clip(seed: int, frames: int, height: int, width: int) -> Video:
     return Video(noise(seed, frames, height, width, 3), 10.0, tuple(range(frames)), frames)
+
+
+def cut_off() -> Image.Image:
+    """Opens, as Pillow opens lazily, and cannot be decoded."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "PNG")
+    return Image.open(io.BytesIO(buffer.getvalue()[:500]))
+
+
+def silence(seconds: int, rate: int, channels: int = 1) -> Sound:
+    """Takes no memory: one value, repeated by a stride of zero."""
+    return Sound(np.broadcast_to(np.float32(0), (channels, seconds * rate)), rate)
 
 
 class BothSides:

@@ -43,7 +43,7 @@ def _palette(transparent: bool) -> Image.Image:
     return indexed
 
 
-PICTURES = {
+PICTURES: dict[str, Any] = {
     "1 x 1": noise(0, 1, 1, 3),
     "1 x 90": noise(0, 1, 90, 3),
     "3 x 2": noise(0, 3, 2, 3),
