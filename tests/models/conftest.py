@@ -90,6 +90,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 tensor.add_(noise * 0.3)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def config() -> NemotronOmniConfig:
     return NemotronOmniConfig(**json.loads(json.dumps(CONFIG)))

@@ -98,7 +98,7 @@ def test_packed_equals_alone() -> None:
         (alone,) = _logprobs(model, [sequence])
         difference = (packed - alone).abs()
         assert difference.mean() < 5e-6
-        assert difference.max() < 5e-5
+        assert difference.max() < 1e-4
 
 
 def test_a_token_changes_nothing_before_it_or_in_another_sequence() -> None:

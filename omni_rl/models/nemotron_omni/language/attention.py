@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import NemotronHConfig
 
+from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 
 
@@ -26,12 +27,36 @@ class Attention(nn.Module):
             projected.view(len(projected), -1, self.head_dim).transpose(0, 1)
             for projected in (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
         )
-        parts = zip(*(torch.split(states, list(layout.lengths), dim=1) for states in (query, key, value)), strict=True)
-        mixed = [
-            F.scaled_dot_product_attention(
-                q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), is_causal=True, enable_gqa=True
-            ).squeeze(0)
-            for q, k, v in parts
-        ]
-        projected: torch.Tensor = self.o_proj(torch.cat(mixed, dim=1).transpose(0, 1).flatten(1))
+        if layout.context is None:
+            mixed = _over_sequences(query, key, value, layout)
+        else:
+            mixed = _over_context(query, key, value, layout.context)
+        projected: torch.Tensor = self.o_proj(mixed)
         return projected
+
+
+def _over_sequences(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+    """[heads, T, head_dim] of queries, keys and values: [T, heads·head_dim]."""
+    parts = zip(*(torch.split(states, list(layout.lengths), dim=1) for states in (query, key, value)), strict=True)
+    mixed = [
+        F.scaled_dot_product_attention(
+            q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), is_causal=True, enable_gqa=True
+        ).squeeze(0)
+        for q, k, v in parts
+    ]
+    return torch.cat(mixed, dim=1).transpose(0, 1).flatten(1)
+
+
+def _over_context(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: Context) -> torch.Tensor:
+    """[heads, B·l, head_dim] of this rank's queries against the keys and values of all ranks: [B·l, heads·head_dim]."""
+    keys, values = (context.gather(states.transpose(0, 1)) for states in (key, value))
+    keys, values = (s.view(context.batch, context.length, *s.shape[1:]).transpose(1, 2) for s in (keys, values))
+    queries = query.transpose(0, 1).reshape(context.batch, -1, len(query), query.shape[-1]).transpose(1, 2)
+    mixed = []
+    for chunk, (start, end) in zip(queries.chunk(2, dim=2), context.chunk_spans(), strict=True):
+        visible = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
+        seen = F.scaled_dot_product_attention(
+            chunk, keys[:, :, :end], values[:, :, :end], attn_mask=visible, enable_gqa=True
+        )
+        mixed.append(seen)
+    return torch.cat(mixed, dim=2).transpose(1, 2).flatten(2).flatten(0, 1)

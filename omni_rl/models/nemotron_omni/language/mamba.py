@@ -1,10 +1,14 @@
 """The Mamba2 mixer over packed sequences. Shapes: T packed tokens, H heads of P channels, G groups, N states."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import NemotronHConfig
 
+from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.conv import causal_conv
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.scan import chunk_scan
@@ -33,15 +37,28 @@ class GatedRMSNorm(nn.Module):
 
     def __init__(self, hidden_size: int, groups: int, eps: float) -> None:
         super().__init__()
-        self.groups = groups
+        self.group_size = hidden_size // groups
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
-    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        gated = (x * F.silu(at_least_float32(gate))).reshape(*x.shape[:-1], self.groups, -1)
+    def forward(self, x: torch.Tensor, gate: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
+        """`part`: the channels that `x` and `gate` hold, whole groups of them."""
+        gated = (x * F.silu(at_least_float32(gate))).reshape(*x.shape[:-1], -1, self.group_size)
         normed = gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + self.eps)
-        result: torch.Tensor = self.weight * normed.flatten(-2).to(gate.dtype)
+        result: torch.Tensor = self.weight[part] * normed.flatten(-2).to(gate.dtype)
         return result
+
+
+@dataclass(frozen=True)
+class HeadShare:
+    """Share `rank` of `ranks` equal shares of a mixer's heads, with the groups that belong to them."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, size: int) -> slice:
+        """This share of `size` channels."""
+        return slice(self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks)
 
 
 class MambaMixer(nn.Module):
@@ -70,21 +87,40 @@ class MambaMixer(nn.Module):
         self.out_proj = nn.Linear(self.inner, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        dtype = hidden_states.dtype
-        gate, mixed, dt = torch.split(self.in_proj(hidden_states), [self.inner, self.conv_dim, self.heads], -1)
-        convolved = causal_conv(mixed, self.conv1d.weight.squeeze(1), self.conv1d.bias, layout.position).to(dtype)
-        x, b, c = torch.split(F.silu(convolved), [self.inner, self.groups * self.states, self.groups * self.states], -1)
-        x = x.reshape(-1, self.heads, self.channels)
-        step = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).clamp(*self.dt_limit)
-        scanned = chunk_scan(
-            x,
-            step,
-            self.decay(),
-            b.reshape(-1, self.groups, self.states),
-            c.reshape(-1, self.groups, self.states),
-            layout.sequence,
-            self.chunk,
-        )
-        y = (scanned + at_least_float32(x) * at_least_float32(self.D).unsqueeze(-1)).to(dtype)
-        mixed_back: torch.Tensor = self.out_proj(self.norm(y.flatten(-2), gate))
-        return mixed_back
+        projected: torch.Tensor = self.in_proj(hidden_states)
+        if layout.context is None:
+            mixed = self._mix(projected, layout, HeadShare())
+        else:
+            mixed = self._mix_over_context(projected, layout, layout.context)
+        result: torch.Tensor = self.out_proj(mixed)
+        return result
+
+    def _mix(self, projected: torch.Tensor, layout: PackedLayout, share: HeadShare) -> torch.Tensor:
+        """Convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
+        dtype = projected.dtype
+        inner, state, heads = share.of(self.inner), share.of(self.groups * self.states), share.of(self.heads)
+        sizes = [self.inner, self.inner, self.groups * self.states, self.groups * self.states, self.heads]
+        gate, x, b, c, dt = torch.split(projected, sizes, -1)
+        taps = torch.split(self.conv1d.weight.squeeze(1), sizes[1:4])
+        biases = [None] * 3 if self.conv1d.bias is None else torch.split(self.conv1d.bias, sizes[1:4])
+        convolved = [
+            F.silu(
+                causal_conv(values[:, part], tap[part], None if bias is None else bias[part], layout.position).to(dtype)
+            )
+            for values, tap, bias, part in zip((x, b, c), taps, biases, (inner, state, state), strict=True)
+        ]
+        x = convolved[0].reshape(len(projected), -1, self.channels)
+        b, c = (values.reshape(len(projected), -1, self.states) for values in convolved[1:])
+        step = F.softplus(at_least_float32(dt[:, heads]) + at_least_float32(self.dt_bias[heads])).clamp(*self.dt_limit)
+        scanned = chunk_scan(x, step, self.decay()[heads], b, c, layout.sequence, self.chunk)
+        y = (scanned + at_least_float32(x) * at_least_float32(self.D[heads]).unsqueeze(-1)).to(dtype)
+        normed: torch.Tensor = self.norm(y.flatten(-2), gate[:, inner], inner)
+        return normed
+
+    def _mix_over_context(self, projected: torch.Tensor, layout: PackedLayout, context: Context) -> torch.Tensor:
+        if self.groups % context.ranks:
+            raise ConfigError(
+                f"{self.groups} Mamba groups cannot be shared by {context.ranks} context-parallel ranks; use a divisor"
+            )
+        share = self._mix(context.gather(projected), layout, HeadShare(context.rank, context.ranks))
+        return context.scatter(context.gather_features(share))
