@@ -54,6 +54,7 @@ class Mapped:
         try:
             with path.open("r+b" if writable else "rb") as file:
                 memory = mmap.mmap(file.fileno(), 0, access=access)
+                self._inode = os.fstat(file.fileno()).st_ino
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise SlabError(f"{path} cannot be opened: {error}") from error
         self.bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
@@ -72,6 +73,13 @@ class Mapped:
         buffer = (ctypes.c_ubyte * data.size).from_address(data.ctypes.data)
         buffer.owner = data  # type: ignore[attr-defined]
         return torch.frombuffer(buffer, dtype=dtype).view(shape)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names the mapped file: it may have been removed, or made anew."""
+        try:
+            return path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Unmap, as soon as no view is left. Idempotent."""

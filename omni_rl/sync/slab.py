@@ -166,6 +166,10 @@ class Slab:
         if self._written is not None:
             self._written.close()
 
+    def is_current(self) -> bool:
+        """Whether its path still names the file that is mapped here."""
+        return self._read.is_at(self.path)
+
     def remove(self) -> None:
         """Delete the file and what belongs to it. Processes that map it keep what they see."""
         self.close()
@@ -175,3 +179,25 @@ class Slab:
     def _enter(self, places: tuple[Entry, ...]) -> None:
         self._written = self._written or Mapped(self.path, writable=True)
         self._places = {entry.name: entry for entry in places}
+
+
+class OpenSlabs:
+    """Slabs that a process uses again and again: mapped once, and anew when the file at a path is another one."""
+
+    def __init__(self) -> None:
+        self._slabs: dict[Path, Slab] = {}
+
+    def at(self, path: Path) -> Slab:
+        """The slab at `path`. Raises `SlabError` if there is none."""
+        slab = self._slabs.get(path)
+        if slab is None or not slab.is_current():
+            if slab is not None:
+                slab.close()
+                del self._slabs[path]
+            slab = self._slabs[path] = Slab.open(path)
+        return slab
+
+    def close(self) -> None:
+        """Let all of them go. Idempotent."""
+        while self._slabs:
+            self._slabs.popitem()[1].close()

@@ -12,6 +12,7 @@ from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
 from omni_rl.rollout.types import Rollout
+from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
 from omni_rl.train.ranks import Ranks
@@ -109,6 +110,17 @@ class TrainerGroup:
         replies = self._ranks.submit("weights", [()] * len(self._ranks), returns=2)
         version: WeightVersion = self._ranks.collect([reply[1] for reply in replies])[0]
         return replies[0][0], version
+
+    def fill(self, path: Path) -> Manifest:
+        """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, and seal it.
+
+        Raises:
+            SlabError: the slab is not there, too small, or being written (its kinds tell); the group lives on.
+        """
+        addresses = self._ranks.addresses
+        here = [address == addresses[0] for address in addresses]
+        manifest: Manifest = self._ranks.each("fill", [path] * len(addresses), here)[0]
+        return manifest
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: weights that vLLM serves, optimiser state and record; complete or not at all.

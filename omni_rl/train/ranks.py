@@ -7,13 +7,13 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from omni_rl.errors import CheckpointError, GradientError, OmniRLError, TrainerDeadError
+from omni_rl.errors import CheckpointError, GradientError, OmniRLError, SlabError, SourceError, TrainerDeadError
 from omni_rl.processes import wait_until_gone
 
 DIAGNOSIS_TIME = 3.0
 """Seconds to wait, after a rank failed, for the others: the first to fail is often the victim of the one that died."""
-HARMLESS = (CheckpointError, GradientError)
-"""Raised outside every collective: if all ranks have answered, they are still in step."""
+HARMLESS = (CheckpointError, GradientError, SlabError, SourceError)
+"""Raised outside every collective, or by all ranks together: if all have answered, they are still in step."""
 
 
 class Ranks:
@@ -22,6 +22,7 @@ class Ranks:
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)
         self.pids: list[int] = []  # of the ranks on this node
+        self.addresses: list[str] = []  # of every rank's node
         self._end: str | None = None
 
     def __len__(self) -> int:
@@ -36,7 +37,8 @@ class Ranks:
         places = self.collect([actor.locate.remote() for actor in self._actors], timeout)
         here = ray.util.get_node_ip_address()
         self.pids = [pid for address, pid in places if address == here]
-        return [address for address, _ in places]
+        self.addresses = [address for address, _ in places]
+        return self.addresses
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call every rank with the same arguments; their answers by rank."""
@@ -64,7 +66,7 @@ class Ranks:
 
         Raises:
             TrainerDeadError: a rank died, failed or did not answer within `timeout`; the others are ended too.
-            CheckpointError, GradientError: raised by a rank while all stayed in step; the group lives on.
+            one of HARMLESS: raised by a rank while all stayed in step; the group lives on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pending = list(references)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import ray
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.errors import GradientError
@@ -15,8 +14,12 @@ from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.parallel import shard
+from omni_rl.models.nemotron_omni.shards import released_tensors
 from omni_rl.rollout.types import Rollout
-from omni_rl.sync.digest import weights_digest
+from omni_rl.sync import fill
+from omni_rl.sync.group import Group
+from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
 from omni_rl.train.scoring import score_pack
@@ -58,6 +61,8 @@ class TrainWorker:
             self._rank, settings.world_size, settings.backend, host, self._store, settings.collective_timeout
         )
         self._mesh = init_device_mesh("cpu", (settings.world_size,))
+        self._group = Group.default()
+        self._slabs = OpenSlabs()
 
     def build(self, directory: Path, number: int) -> WeightVersion:
         """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
@@ -78,16 +83,32 @@ class TrainWorker:
     def version(self) -> WeightVersion:
         """The version of the current weights: the digest of exactly the tensors that `weights` sends."""
         if self._digest is None:
-            self._set_digest(self._released(self._dtype))
-        assert self._digest is not None
+            self._digest = fill.digest(released_tensors(self._model), self._dtype, group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
 
     def weights(self) -> tuple[dict[str, torch.Tensor], WeightVersion]:
         """Released names and full tensors as an engine takes them, on rank 0 (empty elsewhere), and their version."""
-        tensors = self._released(self._dtype)
-        if self._digest is None:
-            self._set_digest(tensors)
-        return tensors, self.version()
+        return self._released(self._dtype), self.version()
+
+    def fill(self, path: Path, here: bool) -> Manifest:
+        """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host."""
+
+        def open_it() -> None:
+            if here:
+                self._slabs.at(path)
+
+        self._group.together(open_it)
+        manifest = fill.fill(
+            self._slabs.at(path) if here else None,
+            released_tensors(self._model),
+            self._dtype,
+            run=self._run,
+            attempt=self._attempt,
+            number=self._number,
+            group=self._group,
+        )
+        self._digest = manifest.version.digest
+        return manifest
 
     def score(self, packs: Sequence[Sequence[Rollout]]) -> list[list[Score]]:
         version = str(self.version())
@@ -134,8 +155,3 @@ class TrainWorker:
     def _released(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Gathered tensor by tensor; only rank 0 keeps them."""
         return {name: tensor for name, tensor in released_state(self._model, dtype) if self._rank == 0}
-
-    def _set_digest(self, tensors: dict[str, torch.Tensor]) -> None:
-        shared = [weights_digest(tensors) if self._rank == 0 else None]
-        dist.broadcast_object_list(shared, src=0)
-        self._digest = shared[0]

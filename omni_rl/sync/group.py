@@ -1,0 +1,54 @@
+"""Processes that write one slab together, or a single one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from omni_rl.errors import OmniRLError, SourceError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's view of the group: its `rank` of `size`. Several are torch's default process group."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def default(cls) -> "Group":
+        """The default process group; raises `RuntimeError` (torch's) if there is none."""
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def together(self, act: Callable[[], T]) -> list[T]:
+        """Every process does its `act`; their results by rank. An error of one is raised in all of them.
+
+        Raises:
+            OmniRLError: the error of the lowest rank that raised one; any other becomes a `SourceError`.
+        """
+        if self.size == 1:
+            return [act()]
+        result: Any = None
+        error: OmniRLError | None = None
+        try:
+            result = act()
+        except OmniRLError as raised:
+            error = raised
+        except Exception as raised:  # the others wait: they must hear of it, whatever it is
+            error = SourceError(f"rank {self.rank} failed to send its weights: {type(raised).__name__}: {raised}")
+        answers: list[Any] = [None] * self.size
+        dist.all_gather_object(answers, (result, error))
+        for _, failure in answers:
+            if failure is not None:
+                raise failure
+        return [answer for answer, _ in answers]
+
+
+ALONE = Group(0, 1)

@@ -1,0 +1,80 @@
+"""What one process holds of released tensors: all of each, or the rows that a sharded state dict gave it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+
+@dataclass(frozen=True)
+class Released:
+    """One released tensor: `tensor` itself, or its row `row` where several released tensors are stacked in it.
+
+    `tensor` is whole, or a DTensor; every process of its mesh then has this object, with its own shard.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    row: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole released tensor."""
+        return tuple(self.tensor.shape if self.row is None else self.tensor.shape[1:])
+
+
+class Shares:
+    """Reads what this process contributes to each tensor; what all processes contribute is the tensor.
+
+    Whole tensors are contributed by the `first` process, sharded rows by the process that has them, without
+    communication. Other shardings, and all if `gather`, are gathered for the first process: a collective, so all
+    processes must ask for the same tensors in the same order.
+    """
+
+    def __init__(self, *, first: bool, gather: bool = False) -> None:
+        self._first = first
+        self._gather = gather
+        self._gathered: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def of(self, released: Released) -> tuple[int, torch.Tensor]:
+        """The element of the tensor where this process's share starts, and the share: contiguous, possibly empty."""
+        tensor = released.tensor
+        if not isinstance(tensor, DTensor) or self._gather or not _is_in_rows(tensor):
+            whole = self._whole(tensor)
+            own = whole if released.row is None else whole[released.row]
+            return 0, own if self._first else own.new_empty(0)
+        local = tensor.detach().to_local()  # type: ignore[attr-defined]
+        if not local.numel() or not _speaks_for_its_rows(tensor):
+            return 0, local.new_empty(0)
+        if released.row is None and not tensor.ndim:
+            return 0, local
+        _, (first_row, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        if released.row is None:
+            return first_row * (tensor.numel() // tensor.shape[0]), local
+        inside = first_row <= released.row < first_row + len(local)
+        return 0, local[released.row - first_row] if inside else local.new_empty(0)
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor.detach()
+        if self._gathered is None or self._gathered[0] is not tensor:  # rows of one stack follow each other
+            self._gathered = None
+            self._gathered = tensor, tensor.detach().full_tensor()  # type: ignore[attr-defined]
+        return self._gathered[1]
+
+
+def _is_in_rows(tensor: DTensor) -> bool:
+    """Whether each process has all of some rows. A strided shard (a subclass) has them in another order."""
+    return all(isinstance(p, Replicate) or (type(p) is Shard and p.dim == 0) for p in tensor.placements)
+
+
+def _speaks_for_its_rows(tensor: DTensor) -> bool:
+    """Whether this process is the first among those that hold the same rows."""
+    position = tensor.device_mesh.get_coordinate()
+    assert position is not None, "a process outside the mesh of its own state dict"
+    return all(at == 0 for at, p in zip(position, tensor.placements, strict=True) if isinstance(p, Replicate))
