@@ -151,3 +151,69 @@ class SourceError(OmniRLError, RuntimeError):
     """A source of weights failed or died before they were complete; nothing was sealed."""
 
     code = "source_failed"
+
+
+class UnauthenticatedError(OmniRLError, PermissionError):
+    """A request came without a token, or with one that the coordinator does not know."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(OmniRLError, PermissionError):
+    """The token is known, but its scope does not reach that far."""
+
+    code = "forbidden"
+
+
+class NotFoundError(OmniRLError, LookupError):
+    """There is no run, step, sample, sync or job of that name."""
+
+    code = "not_found"
+
+
+class InvalidRequestError(OmniRLError, ValueError):
+    """A request's body, path or query does not say what it has to."""
+
+    code = "invalid_request"
+
+
+class TooLargeError(OmniRLError, ValueError):
+    """A request has more bytes, pixels, frames or samples than the coordinator takes."""
+
+    code = "too_large"
+
+
+class UnsupportedMediaTypeError(OmniRLError, ValueError):
+    """A request's content type is none that the route reads."""
+
+    code = "unsupported_media_type"
+
+
+class IdempotencyError(OmniRLError, ValueError):
+    """An idempotency key came again with another request."""
+
+    code = "idempotency_mismatch"
+
+
+class TooManyError(OmniRLError, RuntimeError):
+    """More connections, or more work at once, than the coordinator takes; try again later."""
+
+    code = "too_many"
+
+
+class RayUnavailableError(OmniRLError, ConnectionError):
+    """The Ray cluster does not answer: nothing can be synced, checked, paused or submitted until it does."""
+
+    code = "ray_unavailable"
+
+
+class CoordinatorUnreachableError(OmniRLError, ConnectionError):
+    """No coordinator answers at that address."""
+
+    code = "coordinator_unreachable"
+
+
+class ApiError(OmniRLError, RuntimeError):
+    """The coordinator answered with an error that this client does not know."""
+
+    code = "api_error"

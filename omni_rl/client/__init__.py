@@ -1,0 +1,1 @@
+"""What other processes use of omni-rl; importing it needs neither torch nor Ray."""
