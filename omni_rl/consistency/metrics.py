@@ -1,68 +1,27 @@
-"""Mismatch metrics under the field's names, reduced in float64.
+"""The mismatch figures of a set of sequences: of all, by kind of prompt, by position, by sequence."""
 
-`lr` is the rollout engine's logprob of a sampled token, `lt` the trainer's, d = lt - lr.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.consistency.figures import REPORTED, Metrics, Terms, figures, k3
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Over a set of sampled tokens; every figure is NaN where `tokens` is 0.
-
-    Names and formulas: NeMo RL (`token_mult_prob_error`, `gen_kl_error`, `policy_kl_error`, `js_divergence_error`,
-    `seq_mult_prob_error_*`), TRL and SkyRL (`logprob_abs_diff_*`), verl (`rollout_probs_diff_*`, `chi2_*`, `ess`).
-    The percentiles are ours.
-    """
-
-    tokens: int
-    logprob_abs_diff_mean: float
-    logprob_abs_diff_max: float
-    logprob_abs_diff_p50: float
-    logprob_abs_diff_p95: float
-    logprob_abs_diff_p99: float
-    token_mult_prob_error: float
-    gen_kl_error: float
-    policy_kl_error: float
-    js_divergence_error: float
-    rollout_probs_diff_mean: float
-    rollout_probs_diff_max: float
-    rollout_probs_diff_std: float
-    chi2_token: float
-    chi2_seq: float
-    ess: float
-    seq_mult_prob_error_mean: float
-    seq_mult_prob_error_max: float
-    router_flips: int
-    excluded_tokens: int
-
-    def report(self) -> dict[str, float]:
-        """The subset that a run's report carries."""
-        return {name: getattr(self, name) for name in REPORTED}
-
-
-REPORTED = (
-    "tokens",
-    "logprob_abs_diff_mean",
-    "logprob_abs_diff_max",
-    "logprob_abs_diff_p50",
-    "logprob_abs_diff_p99",
-    "gen_kl_error",
-    "policy_kl_error",
-    "token_mult_prob_error",
-    "router_flips",
-    "excluded_tokens",
-)
+__all__ = [
+    "REPORTED",
+    "Comparison",
+    "Metrics",
+    "by_kind",
+    "by_position",
+    "by_sequence",
+    "compare",
+    "k3",
+    "position_bins",
+]
 
 
 @dataclass(frozen=True)
@@ -71,11 +30,6 @@ class Comparison:
 
     metrics: Metrics
     flips: tuple[Flip, ...]
-
-
-def k3(d: Array) -> Array:
-    """exp(d) - 1 - d, the low-variance KL estimate of Schulman's note; expm1 keeps it from underflowing to 0."""
-    return np.expm1(d) - d
 
 
 def compare(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip") -> Comparison:
@@ -132,45 +86,12 @@ def _part(record: SampleRecord, start: int, end: int) -> SampleRecord:
     return SampleRecord(record.sample, record.kind, record.prompt_tokens, *logprobs)
 
 
-# NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
-@np.errstate(all="ignore")
 def _reduce(records: Sequence[SampleRecord], masks: Sequence[NDArray[np.bool_]], flips: int) -> Metrics:
     rollout = [record.rollout_logprobs[mask] for record, mask in zip(records, masks, strict=True)]
     train = [record.train_logprobs[mask] for record, mask in zip(records, masks, strict=True)]
     lr = np.concatenate([*rollout, np.empty(0)]).astype(np.float64)
     lt = np.concatenate([*train, np.empty(0)]).astype(np.float64)
-    d = lt - lr
-    size = np.abs(d)
-    ratio = np.exp(d)
-    sequence_d = np.array([(t - r).sum() for r, t in zip(rollout, train, strict=True) if len(r)])
-    sequence_error = np.array([np.exp(np.abs(t - r)).mean() for r, t in zip(rollout, train, strict=True) if len(r)])
-    probability_gap = np.abs(np.exp(lt) - np.exp(lr))
-    # log of the mixture's probability of the sampled token; logaddexp does not underflow for rare tokens
-    mixture = np.logaddexp(lt, lr) - np.log(2)
-    p50, p95, p99 = np.percentile(size, (50, 95, 99)) if len(size) else (np.nan,) * 3
-    return Metrics(
-        tokens=len(d),
-        logprob_abs_diff_mean=_over(np.mean, size),
-        logprob_abs_diff_max=_over(np.max, size),
-        logprob_abs_diff_p50=float(p50),
-        logprob_abs_diff_p95=float(p95),
-        logprob_abs_diff_p99=float(p99),
-        token_mult_prob_error=_over(np.mean, np.exp(size)),
-        gen_kl_error=_over(np.mean, k3(d)),
-        policy_kl_error=_over(np.mean, k3(-d)),
-        js_divergence_error=0.5 * _over(np.mean, k3(mixture - lt)) + 0.5 * _over(np.mean, k3(mixture - lr)),
-        rollout_probs_diff_mean=_over(np.mean, probability_gap),
-        rollout_probs_diff_max=_over(np.max, probability_gap),
-        rollout_probs_diff_std=_over(np.std, probability_gap),
-        chi2_token=_over(np.mean, ratio**2) - 1,
-        chi2_seq=_over(np.mean, np.exp(2 * sequence_d)) - 1,
-        ess=_over(np.mean, ratio) ** 2 / _over(np.mean, ratio**2),
-        seq_mult_prob_error_mean=_over(np.mean, sequence_error),
-        seq_mult_prob_error_max=_over(np.max, sequence_error),
-        router_flips=flips,
-        excluded_tokens=sum(int((~mask).sum()) for mask in masks),
-    )
-
-
-def _over(reduction: Callable[[Array], np.float64], values: Array) -> float:
-    return float(reduction(values)) if len(values) else float("nan")
+    terms = Terms.of(lr, lt)
+    edges = np.cumsum([0, *(len(kept_logprobs) for kept_logprobs in rollout if len(kept_logprobs))])
+    excluded = sum(int((~mask).sum()) for mask in masks)
+    return figures(terms, *terms.by_sequence(edges), flips, excluded)
