@@ -8,7 +8,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from omni_rl.errors import CheckpointError
+from omni_rl.sync.manifest import Entry, arrange
 from omni_rl.sync.released import as_sent, is_sent
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class CheckpointTensors(Mapping[str, torch.Tensor]):
@@ -26,6 +40,17 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
             self._files.update((name, handle) for name in handle.keys() if is_sent(name))  # noqa: SIM118, not a dict
         if not self._files:
             raise CheckpointError(f"{path} has no *.safetensors file; other formats are not read")
+
+    def places(self) -> tuple[Entry, ...]:
+        """Where the weights lie in a slab; reads the files' headers only. Raises `CheckpointError` for other dtypes."""
+        found = {}
+        for name, file in self._files.items():
+            stored = file.get_slice(name)
+            if stored.get_dtype() not in _DTYPES:
+                raise CheckpointError(f"{name} is stored as {stored.get_dtype()}, which is not synced; convert it")
+            sent = as_sent(name, torch.empty(0, dtype=_DTYPES[stored.get_dtype()]), self._dtype).dtype
+            found[name] = str(sent).removeprefix("torch."), tuple(stored.get_shape())
+        return arrange(found)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._files[name].get_tensor(name)

@@ -1,6 +1,7 @@
 """Writes weights into a slab: one process alone, or all processes of a sharded model together, each its own shards."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from omni_rl.sync.slab import Slab
 def fill(
     slab: Slab | None,
     tensors: Sequence[Released],
-    dtype: torch.dtype,
+    places: tuple[Entry, ...],
     *,
     run: str,
     attempt: int,
     number: int,
     group: Group = ALONE,
 ) -> Manifest:
-    """Write `tensors` as sent to an engine of `dtype`, and seal.
+    """Write `tensors` to their `places`, in the dtypes that those have, and seal.
 
     Every process of `group` calls this, and gets the same manifest. Whatever fails in one is raised in all, and nothing
     is sealed. A process on another host than the slab's has None for it; the weights are then gathered and written by
@@ -34,14 +35,13 @@ def fill(
         SlabBusyError, SlabFullError, SlabError: as `Slab` raises them; the source lives on.
         SourceError: a process failed while it read its weights.
     """
-    places = places_of(tensors, dtype)
     local = group.together(lambda: slab is not None)
     shares = Shares(first=group.first, gather=not all(local))
     try:
         ticket = group.together(lambda: _begin(slab, places) if group.first else "")[0]
         group.together(lambda: None if slab is None or group.first else slab.join(places, ticket))
         lanes = group.together(
-            lambda: _lanes(shares, tensors, dtype, lambda name, part, start: _write(slab, name, part, start))
+            lambda: _lanes(shares, tensors, places, lambda name, part, start: _write(slab, name, part, start))
         )
         manifest = Manifest.seal(places, _texts(tensors, lanes), run=run, attempt=attempt, number=number)
         group.together(lambda: slab.seal(manifest) if slab is not None and group.first else None)
@@ -51,21 +51,19 @@ def fill(
             slab.leave()
 
 
-def digest(tensors: Sequence[Released], dtype: torch.dtype, *, group: Group = ALONE) -> str:
-    """The digest of a slab filled with these, without one; every process of `group` calls this."""
+def digest(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> str:
+    """The digest of a slab filled with these, without a slab; every process of `group` calls this."""
     shares = Shares(first=group.first)
     lanes = group.together(
         lambda: _lanes(
             shares,
             tensors,
-            dtype,
+            places,
             lambda name, part, start: Checksum.of(as_bytes(part), start * part.element_size()),
         )
     )
     checksums = _texts(tensors, lanes)
-    return root_digest(
-        Entry(entry.name, entry.dtype, entry.shape, 0, checksums[entry.name]) for entry in places_of(tensors, dtype)
-    )
+    return root_digest(replace(entry, checksum=checksums[entry.name]) for entry in places)
 
 
 def places_of(tensors: Sequence[Released], dtype: torch.dtype) -> tuple[Entry, ...]:
@@ -87,15 +85,16 @@ def _write(slab: Slab | None, name: str, part: torch.Tensor, start: int) -> Chec
 def _lanes(
     shares: Shares,
     tensors: Sequence[Released],
-    dtype: torch.dtype,
+    places: tuple[Entry, ...],
     take: Callable[[str, torch.Tensor, int], Checksum],
 ) -> NDArray[np.uint64]:
     """Hand this process's shares to `take`; their checksums, [tensors, LANES]."""
+    dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
     lanes = np.zeros((len(tensors), LANES), np.uint64)
     for row, released in zip(lanes, tensors, strict=True):
         start, part = shares.of(released)
         if part.numel():
-            row[:] = take(released.name, as_sent(released.name, part, dtype), start).lanes
+            row[:] = take(released.name, part.to(dtypes[released.name]), start).lanes
     return lanes
 
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from omni_rl.errors import SlabBusyError, SlabError
@@ -46,6 +47,19 @@ class WriterLock:
         if _holder(descriptor) != ticket:
             raise self._busy(descriptor)
         self._descriptor = descriptor
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Nobody takes the lock meanwhile. Raises `SlabBusyError` if somebody is about to."""
+        descriptor = self._open()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            raise self._busy(descriptor) from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def release(self) -> None:
         """Idempotent."""

@@ -1,9 +1,13 @@
 """One set of weights in a memory-mapped file: written by one source at a time, sealed, then read without a copy."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from omni_rl.errors import SlabError, SlabFullError
 from omni_rl.sync._mapping import Mapped, allocate
@@ -18,10 +22,10 @@ COPY_BYTES = 2**18
 class Slab:
     """`nbytes` of memory in the file `path`, which outlives the processes that map it; `create` or `open` one.
 
-    A source calls `begin`, `write` for every tensor, `seal`. From `begin` to `seal` the slab has no manifest, so a
-    source that dies leaves a slab that nobody takes for whole. Several processes may write together: one begins and
-    seals, the others join it with the ticket that `begin` returned. Once sealed, `tensors` are views of the file:
-    read only, and valid until the next `begin`.
+    A source calls `write` for every tensor and `seal` inside of `writing`. From its beginning to `seal` the slab has no
+    manifest, so a source that dies leaves a slab that nobody takes for whole. Several processes may write together: one
+    begins and seals, the others join it with the ticket that `begin` returned. Once sealed, `tensors` are views of the
+    file: read only, and valid until the next `begin`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,6 +96,26 @@ class Slab:
             if str(Checksum.of(self._read.bytes[entry.offset : entry.offset + entry.nbytes])) != entry.checksum
         )
 
+    @contextmanager
+    def writing(self, places: tuple[Entry, ...]) -> Iterator[None]:
+        """From `begin` to `leave`, whatever happens between."""
+        self.begin(places)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Nobody begins to write meanwhile. Raises `SlabBusyError` if somebody has."""
+        with self._lock.reading():
+            yield
+
+    def discard(self) -> None:
+        """Make it hold nothing. Raises `SlabBusyError` if it is being written."""
+        with self.writing(()):
+            pass
+
     def begin(self, places: tuple[Entry, ...]) -> str:
         """Start to write tensors at `places`; what the slab held is gone. Returns the ticket for those who join.
 
@@ -118,14 +142,10 @@ class Slab:
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> Checksum:
         """Copy a tensor, or a contiguous part that begins `start` elements into it; returns its share of the checksum.
 
-        The checksum is of the source's bytes, so `check` also finds what went wrong on the way into the slab.
-
         Raises:
             SlabError: not begun, no place for `name`, another dtype, or the part does not fit.
         """
-        entry = self._places.get(name)
-        if entry is None or self._written is None:
-            raise SlabError(f"{self.path} has no place for {name}; begin with the places of all tensors")
+        entry = self._place(name)
         dtype = str(tensor.dtype).removeprefix("torch.")
         whole = start == 0 and tuple(tensor.shape) == entry.shape
         if dtype != entry.dtype or not (whole or start + tensor.numel() <= entry.elements):
@@ -133,14 +153,22 @@ class Slab:
                 f"{name} has the place of {entry.dtype} {list(entry.shape)}; {dtype} {list(tensor.shape)} from element "
                 f"{start} on does not fit there"
             )
-        data = as_bytes(tensor)
-        first = start * tensor.element_size()
-        target = self._written.bytes[entry.offset + first :]
+        return self.write_bytes(name, as_bytes(tensor), start * tensor.element_size())
+
+    def write_bytes(self, name: str, data: NDArray[np.uint8], start: int = 0) -> Checksum:
+        """As `write`, for the bytes of a tensor from byte `start` on.
+
+        The checksum is of the source's bytes, so `check` also finds what went wrong on the way into the slab.
+        """
+        entry = self._place(name)
+        if self._written is None or start + data.size > entry.nbytes:
+            raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
+        target = self._written.bytes[entry.offset + start :]
         shares = []
         for position in range(0, data.size, COPY_BYTES):
             chunk = data[position : position + COPY_BYTES]
             target[position : position + chunk.size] = chunk
-            shares.append(Checksum.of(chunk, first + position))
+            shares.append(Checksum.of(chunk, start + position))
         return Checksum.total(shares)
 
     def seal(self, manifest: Manifest) -> None:
@@ -175,6 +203,12 @@ class Slab:
         self.close()
         for path in (self.path, self._manifest_path, self.path.with_suffix(".lock")):
             path.unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Entry:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise SlabError(f"{self.path} has no place for {name}; begin with the places of all tensors") from None
 
     def _enter(self, places: tuple[Entry, ...]) -> None:
         self._written = self._written or Mapped(self.path, writable=True)

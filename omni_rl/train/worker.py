@@ -83,7 +83,8 @@ class TrainWorker:
     def version(self) -> WeightVersion:
         """The version of the current weights: the digest of exactly the tensors that `weights` sends."""
         if self._digest is None:
-            self._digest = fill.digest(released_tensors(self._model), self._dtype, group=self._group)
+            tensors = released_tensors(self._model)
+            self._digest = fill.digest(tensors, fill.places_of(tensors, self._dtype), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
 
     def weights(self) -> tuple[dict[str, torch.Tensor], WeightVersion]:
@@ -98,10 +99,11 @@ class TrainWorker:
                 self._slabs.at(path)
 
         self._group.together(open_it)
+        tensors = released_tensors(self._model)
         manifest = fill.fill(
             self._slabs.at(path) if here else None,
-            released_tensors(self._model),
-            self._dtype,
+            tensors,
+            fill.places_of(tensors, self._dtype),
             run=self._run,
             attempt=self._attempt,
             number=self._number,

@@ -1,0 +1,93 @@
+"""For programs that are not ours: hand a trainer's weights to a run, from any process on the run's host."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from omni_rl.errors import SlabError
+from omni_rl.sync.fill import fill
+from omni_rl.sync.group import ALONE, Group
+from omni_rl.sync.manifest import arrange
+from omni_rl.sync.parts import Released
+from omni_rl.sync.released import is_sent
+from omni_rl.sync.slab import Slab
+from omni_rl.sync.slabs import INBOX, SHARED_MEMORY, RunRecord, slab_directory
+
+
+@dataclass(frozen=True)
+class Published:
+    """Sealed weights that a sync can name: the slab they lie in, and their version as `str(WeightVersion)`."""
+
+    path: Path
+    version: str
+
+
+def publish(
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    run: str,
+    number: int,
+    attempt: int = 1,
+    directory: Path = SHARED_MEMORY,
+) -> Published:
+    """Put a model's weights where a sync of `run` takes them from; they become number `number` of `attempt`.
+
+    Names are the released checkpoint's. Floating-point tensors are rounded to the dtypes that the run serves. If any
+    tensor is a DTensor, every process of the default process group calls this with its own shards and writes just
+    those; else one process calls it. What was published before is overwritten. `directory` is where the run's slabs
+    are.
+
+    Raises:
+        SourceError: tensors are missing, unexpected or of another shape (all are named), or another rank failed.
+        SlabBusyError: another process is publishing, or a sync is reading what was published before; try again.
+        SlabFullError: there is no room for one more set of weights.
+        SlabError: the run has no slabs on this host.
+    """
+    group = Group.default() if any(isinstance(tensor, DTensor) for tensor in state_dict.values()) else ALONE
+    tensors = [Released(name, tensor) for name, tensor in state_dict.items() if is_sent(name)]
+    path = slab_directory(run, directory) / INBOX
+    record = group.together(lambda: _accepted(path.parent, tensors))[0]
+    group.together(lambda: _make(path, record.nbytes) if group.first else None)
+    inbox = _open_together(path, group)
+    try:
+        manifest = fill(inbox, tensors, record.places, run=run, attempt=attempt, number=number, group=group)
+    finally:
+        inbox.close()
+    return Published(path, str(manifest.version))
+
+
+def _accepted(directory: Path, tensors: list[Released]) -> RunRecord:
+    """The run's record. Raises `SourceError` unless `tensors` are its weights, whatever floating-point dtype."""
+    record = RunRecord.read(directory)
+    served = {entry.name: entry.dtype for entry in record.places}
+    found = {}
+    for released in tensors:
+        own = str(released.dtype).removeprefix("torch.")
+        found[released.name] = (
+            served.get(released.name, own) if released.dtype.is_floating_point else own,
+            released.shape,
+        )
+    record.check(arrange(found), "the state dict")
+    return record
+
+
+def _make(path: Path, nbytes: int) -> None:
+    """A slab of at least `nbytes` at `path`, the one that is there if it will do."""
+    with contextlib.suppress(SlabError):
+        present = Slab.open(path)
+        enough = present.nbytes >= nbytes
+        present.close()
+        if enough:
+            return
+    path.unlink(missing_ok=True)
+    Slab.create(path, nbytes).close()
+
+
+def _open_together(path: Path, group: Group) -> Slab:
+    opened: list[Slab] = []
+    group.together(lambda: opened.append(Slab.open(path)))
+    return opened[0]

@@ -1,0 +1,130 @@
+"""The owner of a run's slabs on one host: makes them, adopts those of a keeper that died, removes them at the end."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from omni_rl.errors import SlabBusyError, SlabError
+from omni_rl.sync.manifest import Entry
+from omni_rl.sync.slab import Slab
+from omni_rl.sync.slabs import FILES, PREFIX, RECORD, SHARED_MEMORY, RunRecord, slab_directory
+
+_LOCK = "keeper.lock"
+
+
+class Keeper:
+    """Owns the slabs of `run` on this host as long as it lives; use it as a context, or `close` it.
+
+    Slabs are files: they outlive a keeper that dies, and the next one adopts them as they are. (Python's own shared
+    memory would be unlinked when its creator dies, and what an engine could roll back to with it.)
+    """
+
+    def __init__(self, run: str, places: Iterable[Entry], base: Path = SHARED_MEMORY) -> None:
+        """Make the run's slabs, or adopt them. `places` are the tensors that every version of the run consists of.
+
+        Raises:
+            SlabBusyError: a living keeper has them.
+            SlabFullError: there is no room for two sets of weights; nothing is left behind.
+            SlabError: they are there, but for other tensors.
+        """
+        self.directory = slab_directory(run, base)
+        self.record = RunRecord(run=run, places=tuple(places))
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SlabError(f"{self.directory} cannot be made: {error}") from error
+        self._lock: int | None = _take(self.directory)
+        try:
+            self.adopted = self._adopt()
+            if not self.adopted:
+                self._make()
+        except BaseException:
+            self._release()
+            raise
+
+    def close(self, *, remove: bool = True) -> None:
+        """Remove the slabs with everything in their directory; or only let go of them, for another to adopt.
+
+        Processes that map them keep what they see. Idempotent.
+        """
+        if self._lock is None:
+            return
+        if remove:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self._release()
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _adopt(self) -> bool:
+        """Whether there are whole slabs to adopt."""
+        if not (self.directory / RECORD).exists():
+            return False
+        found = RunRecord.read(self.directory)
+        if found != self.record:
+            raise SlabError(
+                f"{self.directory} holds slabs for other weights than this run {self.record.run!r} has; give the run "
+                "another name, or remove the directory"
+            )
+        return all((self.directory / name).exists() for name in FILES)
+
+    def _make(self) -> None:
+        """The record comes last: without it, a directory is what a keeper left that died while it made the slabs."""
+        self._clear()
+        try:
+            for name in FILES:
+                Slab.create(self.directory / name, self.record.nbytes).close()
+            partial = self.directory / f"{RECORD}.partial"
+            partial.write_text(self.record.model_dump_json())
+            partial.replace(self.directory / RECORD)
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    def _clear(self) -> None:
+        for path in self.directory.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def abandoned(base: Path = SHARED_MEMORY) -> list[Path]:
+    """Directories of runs on this host that no living keeper owns; they hold memory until they are removed."""
+    found = []
+    for directory in sorted(base.glob(f"{PREFIX}*/")):
+        with contextlib.suppress(SlabError):
+            os.close(_take(directory))
+            found.append(directory)
+    return found
+
+
+def _take(directory: Path) -> int:
+    """The lock of the directory's keeper. Raises `SlabBusyError` if a living process has it."""
+    try:
+        descriptor = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SlabError(f"{directory} cannot be used: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 20, 0).decode() or "unknown"
+        os.close(descriptor)
+        raise SlabBusyError(
+            f"{directory} belongs to another keeper (process {holder}), which lives; end that one first"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor

@@ -1,0 +1,150 @@
+"""The two slabs of a run on one host: one holds what is served, the other takes what comes next."""
+
+import contextlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from omni_rl.errors import ConfigError, SlabError, SourceError
+from omni_rl.sync.manifest import Entry, Manifest, end
+from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.slab import OpenSlabs, Slab
+from omni_rl.sync.sources import Source
+from omni_rl.sync.transaction import Filled
+from omni_rl.sync.transport import SlabTransport, WeightTransport
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
+"""Where slabs lie unless told otherwise: memory, not a disk."""
+PREFIX = "omni-rl-"
+RECORD = "run.json"
+FILES = ("slab-0.weights", "slab-1.weights")
+INBOX = "inbox.weights"
+"""A third slab, made when a process that is not ours first publishes: it cannot know which of the two is served."""
+NAMES_IN_MESSAGE = 10
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class RunRecord(BaseModel):
+    """`run.json`: whose slabs these are, and the tensors that every version of the run consists of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    run: str
+    places: tuple[Entry, ...]
+
+    @classmethod
+    def read(cls, directory: Path) -> "RunRecord":
+        """Raises `SlabError` if there is none."""
+        path = directory / RECORD
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise SlabError(f"{directory} holds no slabs; start the run's keeper on this host first") from None
+        except (OSError, ValidationError) as error:
+            raise SlabError(f"{path} cannot be used: {error}; remove the directory and start the run anew") from error
+
+    @property
+    def nbytes(self) -> int:
+        return end(self.places)
+
+    def check(self, places: Iterable[Entry], what: str) -> None:
+        """Raise `SourceError`, naming tensors, unless `what` has exactly the run's, in their dtypes and shapes."""
+        expected = {entry.name: entry for entry in self.places}
+        found = {entry.name: entry for entry in places}
+        wrong = [
+            f"{name} is {entry.dtype} {list(entry.shape)}, not {expected[name].dtype} {list(expected[name].shape)}"
+            for name, entry in sorted(found.items())
+            if name in expected and (entry.dtype, entry.shape) != (expected[name].dtype, expected[name].shape)
+        ]
+        problems = [
+            *_listed("missing", sorted(expected.keys() - found.keys())),
+            *_listed("unexpected", sorted(found.keys() - expected.keys())),
+            *_listed("other", wrong),
+        ]
+        if problems:
+            raise SourceError(
+                f"{what} does not have the weights of run {self.run!r}: {'; '.join(problems)}. Give every released "
+                "tensor under its released name"
+            )
+
+
+class SlabPair:
+    """A run's slabs, as a coordinator uses them; `Keeper` makes them."""
+
+    def __init__(self, directory: Path, transport: WeightTransport | None = None) -> None:
+        """Raises `SlabError` if `directory` holds no slabs. `transport` brings weights to other hosts."""
+        self.directory = directory
+        self.record = RunRecord.read(directory)
+        self._transport = transport or SlabTransport()
+        self._open = OpenSlabs()
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        first, second = (self.directory / name for name in FILES)
+        return first, second
+
+    def at(self, path: str) -> Slab:
+        """The slab at `path`, which is one of the two. Raises `SlabError` if it is not, or is gone."""
+        if Path(path) not in self.paths:
+            raise SlabError(f"{path} is no slab of run {self.record.run!r}, whose slabs are in {self.directory}")
+        return self._open.at(Path(path))
+
+    def idle(self, active: SlabRef | None) -> str:
+        """Path of the slab that may be overwritten: the one that does not hold `active`."""
+        first, second = map(str, self.paths)
+        return second if active is not None and active.path == first else first
+
+    def fill(self, path: str, source: Source) -> Filled:
+        """Let `source` write all its weights and seal them, and bring them to the other hosts.
+
+        Raises:
+            SlabError and its kinds: the slab is gone, too small or being written.
+            SourceError: the source failed, or has other weights than the run; nothing is sealed.
+        """
+        slab = self.at(path)
+        manifest = source.fill(slab)
+        try:
+            self._accept(manifest, type(source).__name__)
+        except SourceError:
+            slab.discard()
+            raise
+        self._transport.stage(slab)
+        ref = SlabRef(path, str(manifest.version))
+        return Filled(ref, len(manifest.entries), sum(entry.nbytes for entry in manifest.entries))
+
+    def holds(self, slab: SlabRef) -> bool:
+        """Whether the slab is there, sealed with that version, and undamaged, on every host."""
+        with contextlib.suppress(SlabError):
+            here = self.at(slab.path)
+            if str(here.sealed().version) == slab.version and not here.check():
+                return self._transport.holds(slab)
+        return False
+
+    def close(self) -> None:
+        """Let the files go. Idempotent."""
+        self._open.close()
+
+    def _accept(self, manifest: Manifest, what: str) -> None:
+        if manifest.version.run != self.record.run:
+            raise SourceError(
+                f"{what} has weights of run {manifest.version.run!r}, these slabs are of run {self.record.run!r}"
+            )
+        self.record.check(manifest.entries, f"{what} ({manifest.version})")
+
+
+def slab_directory(run: str, base: Path = SHARED_MEMORY) -> Path:
+    """Where the slabs of `run` lie on every host. Raises `ConfigError` for a name that is no file name."""
+    if not _RUN.fullmatch(run):
+        raise ConfigError(f"run {run!r}: use letters, digits, '.', '_' and '-', at most 64, beginning with a letter")
+    return base / f"{PREFIX}{run}"
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = len(names) - NAMES_IN_MESSAGE
+    return [f"{len(names)} {what}: {', '.join(names[:NAMES_IN_MESSAGE])}" + (f" and {more} more" if more > 0 else "")]

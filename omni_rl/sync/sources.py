@@ -1,0 +1,80 @@
+"""Where new weights come from; whatever can write all of them into a slab."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from omni_rl.errors import SourceError
+from omni_rl.sync.checkpoint import CheckpointTensors
+from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.slab import Slab
+
+if TYPE_CHECKING:
+    from omni_rl.train.group import TrainerGroup
+
+
+class Source(Protocol):
+    """The seam. `fill` writes everything and seals, or raises and seals nothing; it may be called again."""
+
+    def fill(self, slab: Slab) -> Manifest: ...
+
+
+class FsdpSource:
+    """Our trainer's current weights: every rank writes its own shards, and nothing is gathered."""
+
+    def __init__(self, group: "TrainerGroup") -> None:
+        self._group = group
+
+    def fill(self, slab: Slab) -> Manifest:
+        return self._group.fill(slab.path)
+
+
+class DirectorySource:
+    """A directory of safetensors in released names; it is weights number `number` of attempt `attempt` of `run`."""
+
+    def __init__(self, path: Path, dtype: torch.dtype, *, run: str, attempt: int = 1, number: int = 0) -> None:
+        self._path = path
+        self._dtype = dtype
+        self._run = run
+        self._attempt = attempt
+        self._number = number
+
+    def fill(self, slab: Slab) -> Manifest:
+        tensors = CheckpointTensors(self._path, self._dtype)
+        places = tensors.places()
+        with slab.writing(places):
+            checksums = {name: str(slab.write(name, tensor)) for name, tensor in tensors.items()}
+            manifest = Manifest.seal(places, checksums, run=self._run, attempt=self._attempt, number=self._number)
+            slab.seal(manifest)
+        return manifest
+
+
+class PublishedSource:
+    """What a process published as `version` in the slab at `path` (see `omni_rl.client.publish`), copied."""
+
+    def __init__(self, path: Path, version: str) -> None:
+        self._path = path
+        self._version = version
+
+    def fill(self, slab: Slab) -> Manifest:
+        inbox = Slab.open(self._path)
+        try:
+            with inbox.reading():
+                return self._copy(inbox, slab)
+        finally:
+            inbox.close()
+
+    def _copy(self, inbox: Slab, slab: Slab) -> Manifest:
+        published = inbox.sealed()
+        if str(published.version) != self._version:
+            raise SourceError(
+                f"{self._path} holds {published.version}, no longer {self._version}; sync that, or publish again"
+            )
+        with slab.writing(published.entries):
+            checksums = {name: str(slab.write(name, tensor)) for name, tensor in inbox.tensors().items()}
+            damaged = [entry.name for entry in published.entries if checksums[entry.name] != entry.checksum]
+            if damaged:
+                raise SourceError(f"{self._path}: {', '.join(damaged)} changed since it was published; publish again")
+            slab.seal(published)
+        return published

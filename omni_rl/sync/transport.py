@@ -1,0 +1,40 @@
+"""How weights get from the host of their source to the replicas: the seam, and what lies behind it on one host."""
+
+from typing import Literal, Protocol
+
+from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.slab import Slab
+
+Rollback = Literal["slab", "host_snapshot", "none"]
+"""What an engine goes back to when an update fails: the other slab on its host, a copy that it made of itself, or
+nothing, which means that it is quarantined and loaded anew."""
+
+
+class WeightTransport(Protocol):
+    """The seam. A slab has the same path on every host, so one `SlabRef` is right for all replicas."""
+
+    @property
+    def rollback(self) -> Rollback: ...
+
+    def stage(self, slab: Slab) -> None:
+        """Bring a sealed slab to where replicas take it from, while they generate.
+
+        Raises `SourceError`, naming the host, if one cannot be reached, `SlabError` if one has no room.
+        """
+
+    def holds(self, slab: SlabRef) -> bool:
+        """Whether every other host has the slab, sealed with that version, and undamaged."""
+
+
+class SlabTransport:
+    """Replicas on the host of the slab map it: nothing is to be done."""
+
+    @property
+    def rollback(self) -> Rollback:
+        return "slab"
+
+    def stage(self, slab: Slab) -> None:
+        pass
+
+    def holds(self, slab: SlabRef) -> bool:
+        return True
