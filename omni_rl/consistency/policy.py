@@ -1,0 +1,181 @@
+"""The state machine on drift: from judged steps, found causes and finished actions to a severity, a gate and commands.
+
+Pure: the same inputs give the same outcomes. Whoever drives it carries the commands out and feeds their results back.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.limits import Judgement, Severity
+
+Gate = Literal["open", "paused", "halted"]
+Pursuit = Literal["nothing", "attributing", "resyncing", "rechecking"]
+
+
+class Command(StrEnum):
+    """What the driver has to do, in order."""
+
+    CLOSE = "close"
+    ATTRIBUTE = "attribute"
+    RESYNC = "resync"
+    RECHECK = "recheck"
+    OPEN = "open"
+    ALARM = "alarm"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Where a run stands.
+
+    `calm`: judged steps in a row that would allow a lower severity. `gate`: paused until a pursuit ends, or halted
+    until a person opens it; always open where the gate is not ours (`Policy.gated`). `pursuit`: what is under way about
+    the incident. `at`: the severity that the pursuit began with. `resynced`: this incident has had its resync;
+    `excused`: its gate was opened again once because noise explained it. An incident ends where severity is OK.
+    """
+
+    severity: Severity = Severity.OK
+    calm: int = 0
+    gate: Gate = "open"
+    pursuit: Pursuit = "nothing"
+    at: Severity = Severity.OK
+    cause: Cause | None = None
+    resynced: bool = False
+    excused: bool = False
+
+
+Part = Literal["severity", "gate", "pursuit"]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One change of one part of `Drift`, and why."""
+
+    what: Part
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`drift` after an input, what is to be done, and every change with its reason."""
+
+    drift: Drift
+    commands: tuple[Command, ...] = ()
+    transitions: tuple[Transition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`settle`: judged steps in a row within the lower limits before a severity falls. `gated`: generation is ours to
+    stop; where it is not (another framework's run), verdicts advise and nothing is pursued."""
+
+    settle: int = 3
+    gated: bool = True
+
+    def judged(self, drift: Drift, judgement: Judgement) -> Outcome:
+        """A step was judged. Severity rises at once, and falls after `settle` calm steps; never while the gate is shut,
+        because steps that were under way when it closed prove nothing."""
+        severity, calm = drift.severity, drift.calm
+        if judgement.severity > severity:
+            severity, calm = judgement.severity, 0
+        elif drift.gate != "open" or judgement.holding >= severity:
+            calm = 0
+        else:
+            calm += 1
+            if calm >= self.settle:
+                severity, calm = judgement.holding, 0
+        after = replace(drift, severity=severity, calm=calm)
+        if severity is Severity.OK and drift.pursuit == "nothing":
+            after = replace(after, cause=None, resynced=False, excused=False)
+        if not self.gated or severity <= drift.severity:
+            return _outcome(drift, after, judgement.reason)
+        commands = []
+        if severity is Severity.PAUSE and drift.gate == "open":
+            after = replace(after, gate="paused")
+            commands.append(Command.CLOSE)
+        if drift.pursuit == "nothing" and drift.gate != "halted":
+            after = replace(after, pursuit="attributing", at=severity)
+            commands.append(Command.ATTRIBUTE)
+        return _outcome(drift, after, judgement.reason, *commands)
+
+    def attributed(self, drift: Drift, cause: Cause, evidence: str) -> Outcome:
+        """The search for the cause ended; `evidence` in one sentence. It comes too late where the gate was opened."""
+        if drift.pursuit != "attributing":
+            return Outcome(drift)
+        found = replace(drift, cause=cause, pursuit="nothing")
+        action = ACTIONS[cause, drift.severity]
+        reason = f"{cause}: {evidence}"
+        if action is Action.RESYNC and drift.resynced:
+            return self._halted(drift, found, f"{reason}; it persists after a resync")
+        if action is Action.MASK and drift.severity is Severity.PAUSE and drift.excused:
+            return self._halted(
+                drift, found, f"{reason}; noise does not do that twice, or the run's limits are too low"
+            )
+        match action:
+            case Action.RESYNC:
+                resyncing = replace(found, pursuit="resyncing", resynced=True, at=drift.severity)
+                return _outcome(drift, resyncing, reason, Command.RESYNC)
+            case Action.HALT:
+                return self._halted(drift, found, reason)
+            case Action.MASK:
+                excused = drift.excused or drift.severity is Severity.PAUSE
+                return self._opened(drift, replace(found, severity=Severity.MASK, excused=excused), reason)
+            case Action.NONE:
+                return _outcome(drift, found, reason)
+
+    def resynced(self, drift: Drift, failure: str | None = None) -> Outcome:
+        """The resync went through, or failed."""
+        if drift.pursuit != "resyncing":
+            return Outcome(drift)
+        if failure is not None:
+            return self._halted(drift, replace(drift, pursuit="nothing"), f"the resync failed: {failure}")
+        return _outcome(drift, replace(drift, pursuit="rechecking"), "resynced", Command.RECHECK)
+
+    def rechecked(self, drift: Drift, judgement: Judgement | None) -> Outcome:
+        """The probe batch was judged after the resync; None: it could not be."""
+        if drift.pursuit != "rechecking":
+            return Outcome(drift)
+        done = replace(drift, pursuit="nothing")
+        if judgement is None:
+            return self._halted(drift, done, "the recheck could not be made")
+        severity = judgement.severity
+        if severity >= drift.at and severity >= Severity.MASK:
+            return self._halted(drift, done, f"it persists after a resync: {judgement.reason}")
+        done = replace(done, severity=severity, calm=0)
+        if severity is Severity.OK:
+            done = replace(done, cause=None, resynced=False, excused=False)
+        return self._opened(drift, done, f"rechecked: {judgement.reason}")
+
+    def paused(self, drift: Drift, reason: str) -> Outcome:
+        """A person, or a job, closes the gate. What is pursued goes on, and does not open it."""
+        return _outcome(drift, replace(drift, gate="halted"), reason, *_if(drift.gate == "open", Command.CLOSE))
+
+    def resumed(self, drift: Drift, reason: str) -> Outcome:
+        """A person opens the gate and vouches for it: the incident is over, the next step is judged afresh."""
+        return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", Command.OPEN))
+
+    def _halted(self, before: Drift, after: Drift, reason: str) -> Outcome:
+        close = _if(before.gate == "open", Command.CLOSE)
+        return _outcome(before, replace(after, gate="halted"), reason, *close, Command.ALARM)
+
+    def _opened(self, before: Drift, after: Drift, reason: str) -> Outcome:
+        if before.gate != "paused":
+            return _outcome(before, after, reason)
+        return _outcome(before, replace(after, gate="open"), reason, Command.OPEN)
+
+
+def _if(condition: bool, command: Command) -> tuple[Command, ...]:
+    return (command,) if condition else ()
+
+
+def _outcome(before: Drift, after: Drift, reason: str, *commands: Command) -> Outcome:
+    changes: tuple[tuple[Part, str, str], ...] = (
+        ("severity", before.severity.label, after.severity.label),
+        ("gate", before.gate, after.gate),
+        ("pursuit", before.pursuit, after.pursuit),
+    )
+    transitions = tuple(Transition(what, old, new, reason) for what, old, new in changes if old != new)
+    return Outcome(after, commands, transitions)

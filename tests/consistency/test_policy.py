@@ -1,0 +1,223 @@
+"""The state machine on drift: limits, hysteresis, actions, and what must hold over any course of events."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.limits import Judgement, Limit, Severity, judge, limits_for
+from omni_rl.consistency.policy import Command, Drift, Outcome, Policy
+from omni_rl.errors import ConfigError
+
+OK, WARN, MASK, PAUSE = Severity
+LIMITS = limits_for("bfloat16", {"overall": {"gen_kl_error": {"warn": 1.0, "mask": 2.0, "pause": 3.0}}})
+
+
+def of(value: float, bucket: str = "overall") -> Judgement:
+    return judge({bucket: {"tokens": 10, "gen_kl_error": value}}, LIMITS)
+
+
+def drive(*values: float, policy: Policy | None = None, drift: Drift | None = None) -> list[Outcome]:
+    outcomes = [Outcome(drift or Drift())]
+    for value in values:
+        outcomes.append((policy or Policy()).judged(outcomes[-1].drift, of(value)))
+    return outcomes[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "severity"), [(1.0, OK), (1.01, WARN), (2.01, MASK), (3.01, PAUSE), (math.nan, PAUSE), (math.inf, PAUSE)]
+)
+def test_a_value_has_a_severity(value: float, severity: Severity) -> None:
+    assert of(value).severity is severity
+
+
+def test_a_kind_has_limits_of_its_own_or_those_of_all() -> None:
+    figures = {kind: {"tokens": 5, "token_mult_prob_error": 1.07} for kind in ("text", "audio")}
+    judgement = judge(figures, limits_for("bfloat16"))
+    assert [(breach.bucket, breach.severity) for breach in judgement.breaches] == [("text", WARN)]
+
+
+def test_the_worst_breach_is_the_reason() -> None:
+    figures = {"overall": {"tokens": 5, "gen_kl_error": 1.5}, "image": {"tokens": 5, "gen_kl_error": 9.0}}
+    assert judge(figures, LIMITS).reason == "image: gen_kl_error 9 is over 3 (pause)"
+
+
+def test_a_bucket_without_tokens_is_not_judged() -> None:
+    figures = {"overall": {"tokens": 0, "gen_kl_error": math.nan}}
+    assert judge(figures, LIMITS).severity is OK
+
+
+def test_published_figures_of_clean_runs_are_ok_and_dropped_images_are_not() -> None:
+    clean = {"overall": {"tokens": 9, "token_mult_prob_error": 1.0364}}
+    assert judge(clean, limits_for("bfloat16")).severity is OK
+    assert judge({"image": {"tokens": 9, "gen_kl_error": 5.2}}, limits_for("bfloat16")).severity is PAUSE
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.5, 2.0), (0.0, 1.0, 2.0), (1.0, 2.0, math.nan)])
+def test_limits_must_rise(limits: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="must rise"):
+        Limit(*limits)
+
+
+def test_unknown_dtypes_and_bad_changes_are_named() -> None:
+    with pytest.raises(ConfigError, match="float8"):
+        limits_for("float8")
+    with pytest.raises(ConfigError, match=r"image\.gen_kl_error"):
+        limits_for("float32", {"image": {"gen_kl_error": {"warn": 2, "mask": 1, "pause": 3}}})
+
+
+def test_severity_rises_at_once_and_falls_after_calm_steps() -> None:
+    severities = [outcome.drift.severity for outcome in drive(2.5, 0.1, 0.1, 2.5, 0.1, 0.1, 0.1, 0.1)]
+    assert severities == [MASK, MASK, MASK, MASK, MASK, MASK, OK, OK]
+
+
+def test_a_figure_around_its_limit_does_not_flap() -> None:
+    outcomes = drive(*[1.05, 0.95] * 20, policy=Policy(gated=False))
+    assert sum(len(outcome.transitions) for outcome in outcomes) == 1
+
+
+def test_severity_falls_to_what_the_figures_still_hold() -> None:
+    assert drive(2.5, 1.5, 1.5, 1.5)[-1].drift.severity is WARN
+
+
+def test_a_pause_closes_the_gate_and_searches_for_the_cause() -> None:
+    (outcome,) = drive(5.0)
+    assert outcome.commands == (Command.CLOSE, Command.ATTRIBUTE)
+    assert outcome.drift == Drift(PAUSE, gate="paused", pursuit="attributing", at=PAUSE)
+    assert [(t.what, t.before, t.after) for t in outcome.transitions] == [
+        ("severity", "ok", "pause"),
+        ("gate", "open", "paused"),
+        ("pursuit", "nothing", "attributing"),
+    ]
+
+
+def test_steps_under_way_when_the_gate_closed_do_not_open_it() -> None:
+    assert drive(5.0, *[0.0] * 10)[-1].drift.severity is PAUSE
+
+
+def test_where_the_gate_is_not_ours_verdicts_advise_only() -> None:
+    outcomes = drive(5.0, 0, 0, 0, policy=Policy(gated=False))
+    assert all(outcome.commands == () and outcome.drift.gate == "open" for outcome in outcomes)
+    assert [outcome.drift.severity for outcome in outcomes] == [PAUSE, PAUSE, PAUSE, OK]
+
+
+def test_stale_weights_are_resynced_and_rechecked() -> None:
+    policy, drift = Policy(), drive(5.0)[0].drift
+    resync = policy.attributed(drift, Cause.STALE_WEIGHTS, "engine has 7, trainer 8")
+    recheck = policy.resynced(resync.drift)
+    mended = policy.rechecked(recheck.drift, of(0.1))
+    assert [*resync.commands, *recheck.commands, *mended.commands] == [Command.RESYNC, Command.RECHECK, Command.OPEN]
+    assert mended.drift == Drift(at=PAUSE)
+
+
+def test_what_persists_after_a_resync_halts() -> None:
+    policy, drift = Policy(), drive(5.0)[0].drift
+    drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
+    halted = policy.rechecked(drift, of(4.0))
+    assert halted.drift.gate == "halted"
+    assert halted.commands == (Command.ALARM,)
+    assert "persists" in halted.transitions[0].reason
+
+
+@pytest.mark.parametrize("cause", [Cause.MEDIA, Cause.PROMPT, Cause.POST_PROCESSING])
+def test_faults_that_no_sync_mends_halt(cause: Cause) -> None:
+    halted = Policy().attributed(drive(2.5)[0].drift, cause, "digests differ")
+    assert halted.drift.gate == "halted"
+    assert halted.commands == (Command.CLOSE, Command.ALARM)
+
+
+def test_noise_is_masked_once_and_halts_when_it_comes_back_as_strong() -> None:
+    policy, drift = Policy(), drive(5.0)[0].drift
+    masked = policy.attributed(drift, Cause.ROUNDING, "the reference lies between both")
+    assert masked.commands == (Command.OPEN,)
+    assert masked.drift.severity is MASK
+    again = policy.judged(masked.drift, of(5.0))
+    assert policy.attributed(again.drift, Cause.ROUNDING, "again").drift.gate == "halted"
+
+
+def test_a_failed_resync_or_recheck_halts() -> None:
+    policy = Policy()
+    drift = policy.attributed(drive(5.0)[0].drift, Cause.WRONG_WEIGHTS, "3 tensors").drift
+    assert policy.resynced(drift, "replica 1 is gone").drift.gate == "halted"
+    assert policy.rechecked(policy.resynced(drift).drift, None).drift.gate == "halted"
+
+
+def test_a_persons_pause_is_not_opened_by_a_pursuit_and_a_persons_word_ends_an_incident() -> None:
+    policy = Policy()
+    paused = policy.paused(drive(5.0)[0].drift, "maintenance")
+    masked = policy.attributed(paused.drift, Cause.ROUNDING, "noise")
+    assert (masked.drift.gate, masked.commands) == ("halted", ())
+    resumed = policy.resumed(masked.drift, "ann")
+    assert (resumed.drift, resumed.commands) == (Drift(), (Command.OPEN,))
+    assert policy.attributed(resumed.drift, Cause.MEDIA, "too late").drift == Drift()
+
+
+def test_every_cause_has_an_action_at_every_severity() -> None:
+    assert set(ACTIONS) == {(cause, severity) for cause in Cause for severity in Severity}
+    assert all(ACTIONS[cause, OK] is Action.NONE for cause in Cause)
+
+
+STEP = st.tuples(st.just("judged"), st.floats(0, 6) | st.just(math.nan))
+EVENTS = st.lists(
+    STEP
+    | STEP
+    | st.tuples(st.just("attributed"), st.sampled_from(Cause))
+    | st.tuples(st.just("resynced"), st.sampled_from([None, "it failed"]))
+    | st.tuples(st.just("rechecked"), st.floats(0, 6) | st.none())
+    | st.tuples(st.just("paused"), st.none())
+    | st.tuples(st.just("resumed"), st.none()),
+    max_size=40,
+)
+
+
+def feed(policy: Policy, drift: Drift, event: tuple[str, object]) -> Outcome:
+    match event:
+        case ("judged", float(value)):
+            return policy.judged(drift, of(value))
+        case ("attributed", Cause() as cause):
+            return policy.attributed(drift, cause, "evidence")
+        case ("resynced", failure):
+            return policy.resynced(drift, None if failure is None else str(failure))
+        case ("rechecked", value):
+            return policy.rechecked(drift, of(value) if isinstance(value, float) else None)
+        case ("paused", _):
+            return policy.paused(drift, "a person")
+    return policy.resumed(drift, "a person")
+
+
+@given(EVENTS)
+def test_over_any_course_of_events(events: list[tuple[str, object]]) -> None:
+    policy, drift, opened, resyncs = Policy(), Drift(), True, 0
+    for event in events:
+        outcome = feed(policy, drift, event)
+        before, drift = drift, outcome.drift
+        assert outcome == feed(policy, before, event)
+        # A change without a reason, or a reason without a change, is a fault.
+        changed = {name for name in ("severity", "gate", "pursuit") if getattr(before, name) != getattr(drift, name)}
+        assert {transition.what for transition in outcome.transitions} == changed
+        assert all(transition.reason for transition in outcome.transitions)
+        # Commands are what moves the real gate: they and the state never part.
+        for command in outcome.commands:
+            assert (command is Command.CLOSE) <= opened
+            assert (command is Command.OPEN) <= (not opened)
+            opened = {Command.CLOSE: False, Command.OPEN: True}.get(command, opened)
+        assert opened == (drift.gate == "open")
+        if event[0] == "judged":
+            assert drift.severity >= of(event[1]).severity  # type: ignore[arg-type]
+        if before.gate == "halted":
+            assert drift.gate == "halted" or event[0] == "resumed"
+        # Nothing waits for ever without a person being told: a paused gate is always being seen to.
+        assert drift.gate != "paused" or drift.pursuit != "nothing"
+        # One resync an incident.
+        resyncs = 0 if not drift.resynced else resyncs + (Command.RESYNC in outcome.commands)
+        assert resyncs <= 1
+
+
+@given(st.lists(st.floats(0, 6), min_size=1, max_size=20), st.floats(0, 3))
+def test_worse_figures_never_have_a_lower_severity(values: list[float], more: float) -> None:
+    policy = Policy(gated=False)
+    better = drive(*values, policy=policy)
+    worse = drive(*[value + more for value in values], policy=policy)
+    assert all(w.drift.severity >= b.drift.severity for w, b in zip(worse, better, strict=True))
