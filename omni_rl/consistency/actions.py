@@ -6,36 +6,22 @@ from omni_rl.consistency.limits import Severity
 
 
 class Cause(StrEnum):
-    """Why the two policies parted. `timeout`: the search for the cause ran out of time."""
+    """Why the two policies parted. `unknown` also where the search for the cause ran out of time."""
 
-    STALE_WEIGHTS = "stale_weights"
-    WRONG_WEIGHTS = "wrong_weights"
-    MEDIA = "media"
-    PROMPT = "prompt"
-    POST_PROCESSING = "post_processing"
-    DECODE_PREFILL = "decode_prefill"
-    BATCH = "batch"
-    ROUTER = "router"
-    ROUNDING = "rounding"
-    UNKNOWN = "unknown"
-    TIMEOUT = "timeout"
+    STALE  # A sync resets the caches too.
 
 
-class Action(StrEnum):
-    """none: recorded, nothing more. resync: the weights are brought anew, then checked. halt: the gate stays closed
-    until a person opens it. mask: the loss gets weights, and the run goes on."""
-
-    NONE = "none"
-    MASK = "mask"
-    RESYNC = "resync"
-    HALT = "halt"
-
-
-_WEIGHTS = (Cause.STALE_WEIGHTS, Cause.WRONG_WEIGHTS)
-_FAULTS = (Cause.MEDIA, Cause.PROMPT, Cause.POST_PROCESSING)
-_ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH)
+_WEIGHTS = (Cause.STALE_WEIGHTS, Cause.CORRUPT_WEIGHTS, Cause.STALE_CACHE)
+_FAULTS = (
+    Cause.MEDIA_MISMATCH,
+    Cause.PROMPT_MISMATCH,
+    Cause.LOGPROB_POSTPROCESSING,
+    Cause.TOKEN_SHIFT,
+    Cause.SAMPLING_SUPPORT,
+)
+_ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH_VARIANCE, Cause.KERNEL)
 _NOISE = (Cause.ROUNDING, Cause.ROUTER)
-_UNKNOWN = (Cause.UNKNOWN, Cause.TIMEOUT)
+_UNKNOWN = (Cause.UNKNOWN,)
 
 
 def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -> dict[tuple[Cause, Severity], Action]:

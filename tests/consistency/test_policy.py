@@ -121,7 +121,7 @@ def test_what_persists_after_a_resync_halts() -> None:
     assert "persists" in halted.transitions[0].reason
 
 
-@pytest.mark.parametrize("cause", [Cause.MEDIA, Cause.PROMPT, Cause.POST_PROCESSING])
+@pytest.mark.parametrize("cause", [Cause.MEDIA_MISMATCH, Cause.PROMPT_MISMATCH, Cause.LOGPROB_POSTPROCESSING])
 def test_faults_that_no_sync_mends_halt(cause: Cause) -> None:
     halted = Policy().attributed(drive(2.5)[0].drift, cause, "digests differ")
     assert halted.drift.gate == "halted"
@@ -139,7 +139,7 @@ def test_noise_is_masked_once_and_halts_when_it_comes_back_as_strong() -> None:
 
 def test_a_failed_resync_or_recheck_halts() -> None:
     policy = Policy()
-    drift = policy.attributed(drive(5.0)[0].drift, Cause.WRONG_WEIGHTS, "3 tensors").drift
+    drift = policy.attributed(drive(5.0)[0].drift, Cause.CORRUPT_WEIGHTS, "3 tensors").drift
     assert policy.resynced(drift, "replica 1 is gone").drift.gate == "halted"
     assert policy.rechecked(policy.resynced(drift).drift, None).drift.gate == "halted"
 
@@ -151,7 +151,7 @@ def test_a_persons_pause_is_not_opened_by_a_pursuit_and_a_persons_word_ends_an_i
     assert (masked.drift.gate, masked.commands) == ("halted", ())
     resumed = policy.resumed(masked.drift, "ann")
     assert (resumed.drift, resumed.commands) == (Drift(), (Command.OPEN,))
-    assert policy.attributed(resumed.drift, Cause.MEDIA, "too late").drift == Drift()
+    assert policy.attributed(resumed.drift, Cause.MEDIA_MISMATCH, "too late").drift == Drift()
 
 
 def test_every_cause_has_an_action_at_every_severity() -> None:
