@@ -8,20 +8,43 @@ from omni_rl.consistency.limits import Severity
 class Cause(StrEnum):
     """Why the two policies parted. `unknown` also where the search for the cause ran out of time."""
 
-    STALE  # A sync resets the caches too.
+    STALE_WEIGHTS = "stale_weights"
+    CORRUPT_WEIGHTS = "corrupt_weights"
+    STALE_CACHE = "stale_cache"
+    MEDIA_MISMATCH = "media_mismatch"
+    PROMPT_MISMATCH = "prompt_mismatch"
+    LOGPROB_POSTPROCESSING = "logprob_postprocessing"
+    TOKEN_SHIFT = "token_shift"  # noqa: S105 - no password
+    SAMPLING_SUPPORT = "sampling_support"
+    DECODE_PREFILL = "decode_prefill"
+    BATCH_VARIANCE = "batch_variance"
+    KERNEL = "kernel"
+    ROUTER = "router"
+    ROUNDING = "rounding"
+    UNKNOWN = "unknown"
 
 
-_WEIGHTS = (Cause.STALE_WEIGHTS, Cause.CORRUPT_WEIGHTS, Cause.STALE_CACHE)
-_FAULTS = (
+class Action(StrEnum):
+    """none: recorded, nothing more. resync: the weights are brought anew, then checked. halt: the gate stays closed
+    until a person opens it. mask: the loss gets weights, and the run goes on."""
+
+    NONE = "none"
+    MASK = "mask"
+    RESYNC = "resync"
+    HALT = "halt"
+
+
+# A sync resets the caches too.
+WEIGHTS = (Cause.STALE_WEIGHTS, Cause.CORRUPT_WEIGHTS, Cause.STALE_CACHE)
+FAULTS = (
     Cause.MEDIA_MISMATCH,
     Cause.PROMPT_MISMATCH,
     Cause.LOGPROB_POSTPROCESSING,
     Cause.TOKEN_SHIFT,
     Cause.SAMPLING_SUPPORT,
 )
-_ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH_VARIANCE, Cause.KERNEL)
-_NOISE = (Cause.ROUNDING, Cause.ROUTER)
-_UNKNOWN = (Cause.UNKNOWN,)
+ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH_VARIANCE, Cause.KERNEL)
+NOISE = (Cause.ROUNDING, Cause.ROUTER)
 
 
 def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -> dict[tuple[Cause, Severity], Action]:
@@ -31,12 +54,12 @@ def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -
 
 ACTIONS: dict[tuple[Cause, Severity], Action] = {
     # Bringing the weights anew is safe and takes seconds, so it need not wait for worse.
-    **_row(_WEIGHTS, Action.RESYNC, Action.RESYNC, Action.RESYNC),
+    **_row(WEIGHTS, Action.RESYNC, Action.RESYNC, Action.RESYNC),
     # No sync mends what the two sides were given, or how logprobs were made from it.
-    **_row(_FAULTS, Action.NONE, Action.HALT, Action.HALT),
-    # An engine that disagrees with itself: weights can bear a little of that.
-    **_row(_ENGINE, Action.NONE, Action.MASK, Action.HALT),
-    **_row(_NOISE, Action.NONE, Action.MASK, Action.MASK),
+    **_row(FAULTS, Action.NONE, Action.HALT, Action.HALT),
+    # An engine that disagrees with itself: weights in the loss can bear a little of that.
+    **_row(ENGINE, Action.NONE, Action.MASK, Action.HALT),
+    **_row(NOISE, Action.NONE, Action.MASK, Action.MASK),
     # At PAUSE: once, then halt if it persists.
-    **_row(_UNKNOWN, Action.NONE, Action.MASK, Action.RESYNC),
+    **_row((Cause.UNKNOWN,), Action.NONE, Action.MASK, Action.RESYNC),
 }
