@@ -1,6 +1,7 @@
 """Two gloo ranks with FSDP2 against one process without."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,19 @@ def _rank(rank: int, checkpoint: str, out: str) -> None:
         scores = model.score_packed(_batch(rank))
         torch.autograd.backward(scores.logprobs.sum())
         gradients = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
-        found = {"logprobs": scores.logprobs.detach(), "experts": scores.experts, "gradients": gradients}
+        model.zero_grad()
+        model.prepare_for_grad_accumulation()
+        torch.autograd.backward(model.score_packed(_batch(rank)).logprobs.sum())
+        reduced_early = [key for key, parameter in model.named_parameters() if parameter.grad is not None]
+        model.prepare_for_final_backward()
+        torch.autograd.backward(model.score_packed(_batch(rank)).logprobs.sum())
+        accumulated = {key: _whole(parameter.grad) for key, parameter in model.named_parameters()}
+        found: dict[str, Any] = {
+            "logprobs": scores.logprobs.detach(),
+            "experts": scores.experts,
+            "gradients": gradients,
+        }
+        found |= {"accumulated": accumulated, "reduced_early": reduced_early}
         torch.save(found | {"released": dict(released_state(model, dtype))}, f"{out}/{name}.{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -94,3 +107,10 @@ def test_two_ranks_with_different_media_equal_one_process(saved: Path, ranks: Pa
     for key, tensor in released_state(whole, dtype):
         for found in (first, second):
             assert torch.equal(tensor, found["released"][key]), key
+
+
+def test_accumulation_reduces_once_and_sums_the_steps(ranks: Path) -> None:
+    found = torch.load(ranks / "float32.0.pt")
+    assert found["reduced_early"] == []
+    for key, gradient in found["gradients"].items():
+        torch.testing.assert_close(found["accumulated"][key], 2 * gradient, rtol=1e-5, atol=1e-5)

@@ -115,3 +115,22 @@ def test_routing_is_left_out_when_not_asked_for(omni: NemotronOmniForConditional
         scores = omni.score_packed(_batch([5]), record_routing=False)
     assert scores.experts is None
     assert scores.margins is None
+
+
+@pytest.mark.parametrize("modality", ["image", "video", "audio", None])
+def test_towers_that_a_batch_does_not_use_get_zero_gradients(
+    omni: NemotronOmniForConditionalGeneration, media: MakeMedia, modality: str | None
+) -> None:
+    """Ranks whose batches differ in media must reduce the same parameters."""
+    places = {"image": [3, 4], "video": [3, 4, 5, 6], "audio": [3, 4, 5, 6, 7]}
+    items = () if modality is None else (media(modality, places[modality]),)
+    omni.zero_grad()
+    torch.autograd.backward(omni.score_packed(_batch([20], *items)).logprobs.sum())
+    moved = {name for name, p in omni.named_parameters() if p.grad is not None and p.grad.any()}
+    without = [name for name, p in omni.named_parameters() if p.grad is None]
+    omni.zero_grad()
+    assert without == []
+    assert any(name.startswith("sound_encoder.") for name in moved) == (modality == "audio")
+    assert any(name.startswith("vision_projector.") for name in moved) == (modality in ("image", "video"))
+    assert ("vision_model.embeddings.patch_projection.weight" in moved) == (modality == "image")
+    assert ("vision_model.embeddings.video_patch_projection.weight" in moved) == (modality == "video")

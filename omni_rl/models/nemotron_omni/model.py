@@ -24,7 +24,6 @@ from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
 from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
-from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
 
 __all__ = [
@@ -295,10 +294,8 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
                 pixel_values_videos=pixel_values_videos,
                 sound_features=sound_features,
                 sound_attention_mask=sound_attention_mask,
+                media=media,
             )
-            if media:
-                found = features.media_features(self, media)
-                inputs_embeds = scatter_features(inputs_embeds.flatten(0, 1), media, found).view_as(inputs_embeds)
         if _pre_embed_only:
             return {"inputs_embeds": inputs_embeds}
         if output_hidden_states is None:

@@ -27,8 +27,7 @@ def shard(
 
     One unit a block; the root unit holds embeddings, towers, projectors and head, so that every rank gathers the same
     units in the same order whatever media its batch has. With `compute_dtype` bfloat16 the forward uses bfloat16
-    copies of all parameters but A_log, and gradients are reduced in float32. Parameters that a rank's batch did not
-    use are reduced as zeros.
+    copies of all parameters but A_log, and gradients are reduced in float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -39,8 +38,6 @@ def shard(
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for unit in fsdp_units(model):
-        unit.set_reduce_scatter_unused_params(True)
     for name in FORWARD_METHODS:
         register_fsdp_forward_method(model, name)
     return model

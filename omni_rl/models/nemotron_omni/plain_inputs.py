@@ -1,5 +1,6 @@
 """The plain arguments of `forward` (padded ids, tiles or padded images, frames, mel features) as embeddings."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,11 +8,15 @@ import torch
 from omni_rl.errors import MediaError, PromptError
 from omni_rl.models.nemotron_omni.features import (
     image_embeddings,
+    media_features,
     sound_embeddings,
     tile_embeddings,
     video_embeddings,
 )
+from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.slots import fill_slots
+from omni_rl.models.nemotron_omni.touch import touch_unused
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -28,8 +33,9 @@ def merge(
     pixel_values_videos: torch.Tensor | None,
     sound_features: torch.Tensor | None,
     sound_attention_mask: torch.Tensor | None,
+    media: Sequence[PackedMedia] = (),
 ) -> torch.Tensor:
-    """Embeddings [B, L, hidden] of `input_ids` [B, L] with all media in place.
+    """Embeddings [B, L, hidden] of `input_ids` [B, L] with all media in place; `media` by their spans in B·L.
 
     A modality without input leaves its placeholder ids ordinary tokens. Raises `PromptError` for images and video
     together: they share one placeholder id, and without spans nobody knows whose is whose.
@@ -48,7 +54,11 @@ def merge(
     if sound_features is not None:
         clips = sound_embeddings(model, sound_features, _sound_mask(sound_features, sound_attention_mask))
         embeds = fill_slots(embeds, input_ids, model.sound_context_token_id, "audio", clips)
-    return embeds
+    if media:
+        embeds = scatter_features(embeds.flatten(0, 1), media, media_features(model, media)).view_as(embeds)
+    plain = {"image": pixel_values, "video": pixel_values_videos, "audio": sound_features}
+    present = [name for name, given in plain.items() if given is not None]
+    return touch_unused(model, embeds, [*present, *(item.modality for item in media)])
 
 
 def crop(pixel_values: torch.Tensor, imgs_sizes: Sizes) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
 from omni_rl.models.nemotron_omni.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
 from omni_rl.models.nemotron_omni.scatter import scatter_features
+from omni_rl.models.nemotron_omni.touch import touch_unused
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -24,7 +25,9 @@ def embed(
 ) -> torch.Tensor:
     """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
     embeds: torch.Tensor = model.get_input_embeddings()(ids)
-    return scatter_features(embeds, media, media_features(model, media)) if media else embeds
+    if media:
+        embeds = scatter_features(embeds, media, media_features(model, media))
+    return touch_unused(model, embeds, (item.modality for item in media))
 
 
 def score(
