@@ -88,6 +88,10 @@ class Slab:
             for entry in self.sealed().entries
         }
 
+    def content(self) -> NDArray[np.uint8]:
+        """All bytes in use, gaps between tensors included: a read-only view."""
+        return self._read.bytes[: self.sealed().nbytes]
+
     def check(self) -> tuple[str, ...]:
         """Names of the tensors whose bytes do not have the checksum that the manifest states."""
         return tuple(

@@ -1,0 +1,90 @@
+"""vLLM's own weight transfer (nccl, ipc) as a transport, through its documented interface. Not yet run on a GPU.
+
+vLLM's engines load what arrives with their own reload, which has no way back, and which is known to leave Omni's vision
+projector as it was: what an engine holds afterwards has to be proven against the slab like anything else.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, VLLMWeightSyncClient, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+from omni_rl.errors import WeightUpdateError
+from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.slab import Slab
+from omni_rl.sync.transport import Rollback
+
+
+class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
+    """A sealed slab as vLLM reads a trainer's weights: one tensor at a time on `device`, in the manifest's order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.slab: Slab | None = None
+
+    def metadata(self) -> list[Any]:
+        return [ParamMeta(e.name, getattr(torch, e.dtype), e.shape) for e in self.staged().sealed().entries]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in self.staged().tensors().items():
+            yield name, tensor.to(self._device)
+
+    def _staged(self) -> Slab:
+        if self.slab is None:
+            raise WeightUpdateError("nothing was staged; stage a sealed slab before push()")
+        return self.slab
+
+
+class VllmTransport:
+    """Sends from this process, which is rank 0 of the transfer, to replicas whose control plane is `client`.
+
+    `init_info` is vLLM's `NCCLTrainerInitInfo` or `IPCTrainerInitInfo`: its class picks the backend. The connection is
+    made at the first `push`, which the caller makes while the replicas are paused. One that fails leaves the engines
+    with unknown weights, and the connection is given up.
+    """
+
+    def __init__(self, init_info: TrainerInitInfo, client: VLLMWeightSyncClient, device: torch.device) -> None:
+        self._init_info = init_info
+        self._client = client
+        self._weights = SlabWeights(device)
+        self._engine: Any = None
+
+    @property
+    def rollback(self) -> Rollback:
+        return "none"
+
+    def stage(self, slab: Slab) -> None:
+        """Raises `SlabError` unless it is sealed."""
+        slab.sealed()
+        self._weights.slab = slab
+
+    def holds(self, slab: SlabRef) -> bool:
+        """Replicas of this transport map nothing."""
+        return True
+
+    def push(self) -> None:
+        """Send what was staged into the engines.
+
+        Raises `WeightUpdateError`: there is no way back; quarantine the replicas and load them anew.
+        """
+        version = self._weights.staged().sealed().version
+        try:
+            if self._engine is None:
+                self._engine = WeightTransferTrainerFactory.trainer_init(
+                    self._init_info, client=self._client, source=self._weights
+                )
+            self._engine.send_weights()
+        except Exception as error:  # another program's network and device code: anything may come
+            self.close()
+            raise WeightUpdateError(
+                f"{self._init_info.backend}: sending {version} failed ({type(error).__name__}: {error}); engines hold "
+                "unknown weights and have no rollback: quarantine them and load them anew"
+            ) from error
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
