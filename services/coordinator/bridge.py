@@ -1,0 +1,175 @@
+"""The seam to the Ray cluster: what the coordinator asks of the process that holds the connection.
+
+Every method raises `RayUnavailableError` while there is no connection, and says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.limits import Figures
+from omni_rl.errors import RayUnavailableError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer
+
+SourceKind = Literal["trainer", "published", "directory"]
+InFlight = Literal["recompute", "drain", "keep"]
+JobKind = Literal["grpo", "ppo"]
+JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
+
+
+@dataclass(frozen=True)
+class SyncRequest:
+    """`sync`: the name it gets. `key`: the same key is the same operation. `source`: the trainer's weights, what was
+    published as `version` (see `omni_rl.client.publish`), or the safetensors in `path`. `probe`: agreement by kind."""
+
+    sync: str
+    key: str | None
+    source: SourceKind
+    version: str | None = None
+    path: str | None = None
+    mode: InFlight = "recompute"
+    probe: bool = True
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """The canonical probe, or the `worst` samples of a step. `legs`, `reference` (float32) and `localise` cost more
+    each. `seconds`: when the search for a cause gives up."""
+
+    run: str | None = None
+    attempt: int | None = None
+    step: int | None = None
+    legs: bool = True
+    reference: bool = False
+    localise: bool = False
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """`figures` of trainer against engine by bucket; `legs` the same by name of the leg. `cause` and its `evidence` (one
+    entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained."""
+
+    version: str
+    figures: Figures
+    legs: Mapping[str, Figures] = field(default_factory=dict)
+    cause: Cause | None = None
+    sentence: str = ""
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """One rollout replica or trainer: what it serves or has, and how it is."""
+
+    name: str
+    role: Literal["rollout", "trainer"]
+    version: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """`connected` False: `reason` says what is missing, and `members` is what was known last."""
+
+    connected: bool
+    reason: str = ""
+    address: str = ""
+    run: str | None = None
+    gate: Literal["open", "closed", "unknown"] = "unknown"
+    members: tuple[ReplicaState, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """`job`: the submission id; a second submission with it changes nothing. Parameters are validated already."""
+
+    job: str
+    kind: JobKind
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job. Times are Unix seconds."""
+
+    job: str
+    kind: JobKind
+    status: JobStatus
+    message: str = ""
+    submitted: float | None = None
+    ended: float | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Bridge(Protocol):
+    """One implementation talks to a supervised child process that owns Ray; tests have a hand-written one."""
+
+    async def state(self) -> ClusterState:
+        """Never raises for a lost connection: it is what this says."""
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        """Run a weight sync to its end; `observe` hears each phase and replica, in this event loop's thread.
+
+        Raises what `omni_rl.sync.weight_sync.WeightSync.sync` raises.
+        """
+
+    async def check(self, request: CheckRequest) -> CheckResult:
+        """Compare both policies now."""
+
+    async def pause(self, reason: str) -> None:
+        """Close the gate of every replica: generation stops between two engine steps. Again is fine."""
+
+    async def resume(self) -> None:
+        """Open it again. Replicas whose weights are not proven stay closed."""
+
+    async def submit(self, request: JobRequest) -> Job: ...
+    async def jobs(self) -> list[Job]: ...
+    async def stop(self, job: str) -> Job:
+        """Raises `NotFoundError`."""
+
+    async def logs(self, job: str) -> str:
+        """All it has printed. Raises `NotFoundError`."""
+
+    async def close(self) -> None: ...
+
+
+class NoBridge:
+    """A coordinator without a Ray cluster: it judges what other frameworks post, and can do nothing to them."""
+
+    def __init__(self, reason: str = "this coordinator was started without a Ray cluster (omni-rl up starts one)"):
+        self._reason = reason
+
+    async def state(self) -> ClusterState:
+        return ClusterState(connected=False, reason=self._reason)
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        raise RayUnavailableError(self._reason)
+
+    async def check(self, request: CheckRequest) -> CheckResult:
+        raise RayUnavailableError(self._reason)
+
+    async def pause(self, reason: str) -> None:
+        raise RayUnavailableError(self._reason)
+
+    async def resume(self) -> None:
+        raise RayUnavailableError(self._reason)
+
+    async def submit(self, request: JobRequest) -> Job:
+        raise RayUnavailableError(self._reason)
+
+    async def jobs(self) -> list[Job]:
+        raise RayUnavailableError(self._reason)
+
+    async def stop(self, job: str) -> Job:
+        raise RayUnavailableError(self._reason)
+
+    async def logs(self, job: str) -> str:
+        raise RayUnavailableError(self._reason)
+
+    async def close(self) -> None:
+        return None

@@ -1,0 +1,128 @@
+"""What the coordinator is started with; what would be unsafe is refused, and said."""
+
+import ipaddress
+import json
+import stat
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from omni_rl.errors import ConfigError
+from omni_rl.ledger.schema import RecordLimits
+from omni_rl.settings import StrictSettings
+from services.coordinator.auth import Scope
+
+MIB = 1 << 20
+
+
+class TokenEntry(StrictSettings):
+    """A token as it is kept: its holder's name, what it may do, and its SHA-256. The token itself is nowhere."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    scope: Scope
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Bounds(StrictSettings):
+    """How much a client may send or hold. Bytes unless said."""
+
+    body: int = Field(default=MIB, gt=0)
+    """Of any request but those below."""
+    part: int = Field(default=256 * MIB, gt=0)
+    """Of one rank's records as an Arrow stream."""
+    json_part: int = Field(default=8 * MIB, gt=0)
+    """Of one rank's records as JSON, which is parsed while nothing else runs."""
+    media: int = Field(default=32 * MIB, gt=0)
+    """Of one media item."""
+    pixels: int = Field(default=89_478_485, gt=0)
+    """Of one picture, or of one frame (Pillow's own limit)."""
+    frames: int = Field(default=4096, gt=0)
+    """Of one video."""
+    samples: int = Field(default=57_600_000, gt=0)
+    """Of one sound: an hour at 16 kHz."""
+    in_flight: int = Field(default=1024 * MIB, gt=0)
+    """Of all parts that are being taken in at once; more have to wait."""
+    subscribers: int = Field(default=512, gt=0)
+    """Open event streams."""
+
+    @property
+    def records(self) -> RecordLimits:
+        return RecordLimits()
+
+
+class WandbSettings(StrictSettings):
+    """Send every step's figures to Weights & Biases; needs the `wandb` package."""
+
+    project: str
+    entity: str | None = None
+
+
+class CoordinatorSettings(StrictSettings):
+    """Without a token anyone who reaches the port may do anything, so only this machine is let near it."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8400, ge=0, le=65535)
+    ledger: str = "sqlite:///runs/ledger.db"
+    """sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
+    media: Path = Path("runs/media")
+    """Where the media of kept samples lie."""
+    tokens: tuple[TokenEntry, ...] = ()
+    tokens_file: Path | None = None
+    """JSON: a list of token entries; only its owner may read it."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names besides its own addresses under which browsers may reach a coordinator without tokens."""
+    secure_cookies: bool = False
+    """True behind TLS: the session cookie is then sent over TLS alone."""
+    weight_roots: tuple[Path, ...] = ()
+    """Directories from which a sync may take safetensors; none: only from the trainer and from `publish`."""
+    bounds: Bounds = Bounds()
+    metrics_threads: int = Field(default=1, ge=1)
+    worst_samples: int = Field(default=16, ge=0)
+    """Samples of a step that are kept with their tokens."""
+    settle: int = Field(default=3, ge=1)
+    """Calm steps before a severity falls."""
+    wandb: WandbSettings | None = None
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if not self.is_loopback and not self.tokens and self.tokens_file is None:
+            raise ValueError(
+                f"host {self.host} is reachable from other machines, so tokens are needed: make one with "
+                "`omni-rl token --name NAME --scope admin --file FILE` and set tokens_file, or bind to 127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def all_tokens(self) -> tuple[TokenEntry, ...]:
+        """Those given and those of the file.
+
+        Raises:
+            ConfigError: the file cannot be read, is no list of tokens, or others may read it.
+        """
+        return self.tokens + (load_tokens(self.tokens_file) if self.tokens_file is not None else ())
+
+
+def load_tokens(path: Path) -> tuple[TokenEntry, ...]:
+    """Token entries of a file that only its owner may read."""
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigError(f"tokens file {path} may be read by others; run: chmod 600 {path}")
+        entries = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"tokens file {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"tokens file {path} is not JSON") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f'tokens file {path} must be a list of {{"name", "scope", "sha256"}}')
+    if not entries:
+        raise ConfigError(f"tokens file {path} holds no token; nobody could use the coordinator")
+    return tuple(TokenEntry(**entry) for entry in entries)
