@@ -105,7 +105,7 @@ class JournalError(OmniRLError, RuntimeError):
     code = "journal_failed"
 
 
-class ReplicaDeadError(OmniRLError, RuntimeError):
+class ReplicaDeadError(EngineDeadError):
     """A replica's process is gone."""
 
     code = "replica_dead"
@@ -145,6 +145,12 @@ class SlabBusyError(SlabError):
     """Another process is writing the slab."""
 
     code = "slab_busy"
+
+
+class KeeperDeadError(OmniRLError, RuntimeError):
+    """The process that owns a run's slabs on a host is gone; the slabs are not, and another one adopts them."""
+
+    code = "keeper_dead"
 
 
 class SourceError(OmniRLError, RuntimeError):
@@ -217,3 +223,27 @@ class ApiError(OmniRLError, RuntimeError):
     """The coordinator answered with an error that this client does not know."""
 
     code = "api_error"
+
+
+class LedgerError(OmniRLError, RuntimeError):
+    """The ledger cannot be opened, read or written; what was not acknowledged may or may not be in it."""
+
+    code = "ledger_failed"
+
+
+class LedgerVersionError(LedgerError):
+    """The ledger was written by a newer omni-rl."""
+
+    code = "ledger_too_new"
+
+
+class ConflictError(OmniRLError, ValueError):
+    """The same thing is already in the ledger with other content."""
+
+    code = "conflict"
+
+
+class RecordError(OmniRLError, ValueError):
+    """Records of a step do not follow the published schema, or contradict themselves."""
+
+    code = "invalid_records"

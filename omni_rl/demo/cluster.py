@@ -3,12 +3,14 @@
 import contextlib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 import ray
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -16,13 +18,19 @@ from omni_rl.config import DemoSettings
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.replica import RolloutReplica
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.sync.checkpoint import CheckpointTensors
+from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.keeper import Keeper
+from omni_rl.sync.slabs import SlabPair
+from omni_rl.sync.sources import DirectorySource, FsdpSource
+from omni_rl.sync.weight_sync import WeightSync
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
-RUN = "demo"
 T = TypeVar("T")
 OBJECT_STORE_BYTES = 256 * 2**20  # a step's media tensors and one set of weights, with room
 
@@ -43,6 +51,8 @@ class Cluster:
 
     def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
+        # Runs of one machine have their slabs side by side.
+        self._run = f"demo-{uuid.uuid4().hex[:8]}"
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Cluster":
@@ -53,7 +63,7 @@ class Cluster:
             engine = EngineSettings(
                 model=settings.model,
                 dtype=settings.dtype,
-                run=RUN,
+                run=self._run,
                 max_num_seqs=5 * settings.prompts_per_kind,
                 max_num_batched_tokens=4096,
             )
@@ -61,8 +71,9 @@ class Cluster:
             train = TrainSettings(
                 world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate
             )
-            self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, RUN))
+            self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, self._run))
             self._expect_same_version()
+            self._sync = stack.enter_context(self._open_sync())
             self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
             self._open = stack.pop_all()
         return self
@@ -97,29 +108,37 @@ class Cluster:
         self._trainer.update(rollouts, advantages)
 
     def update(self) -> None:
-        """Move the trainer's weights into the engine; their versions are equal afterwards."""
-        tensors, version = self._trainer.weights()
-        try:
-            self._rollout.update_weights(tensors, str(version))
-        except EngineDeadError:
-            self._rollout.replace()
-            self._rollout.update_weights(tensors, str(version))
+        """Bring the trainer's weights to the engine in a transaction; their versions are equal afterwards."""
+        self._sync.sync(FsdpSource(self._trainer))
 
     def decode(self, ids: NDArray[np.int64]) -> str:
         text: str = self._tokenizer.decode(ids.tolist())
         return text
 
     def _alive(self, call: Callable[[RolloutHandle], T]) -> T:
-        """Call the engine. One that died is replaced, gets the trainer's weights, and is asked once more."""
+        """Call the engine. One that died is replaced, brought to the trainer's weights, and asked once more."""
         try:
             return call(self._rollout)
         except EngineDeadError:
-            self._rollout.replace()
-            tensors, version = self._trainer.weights()
-            self._rollout.update_weights(tensors, str(version))
+            self._sync.repair()
             return call(self._rollout)
 
     def _expect_same_version(self) -> None:
         engine, trainer = self._rollout.weight_version, str(self._trainer.version())
         if engine != trainer:
             raise WeightUpdateError(f"the engine holds {engine}, the trainer {trainer}, of the same checkpoint")
+
+    @contextlib.contextmanager
+    def _open_sync(self) -> Iterator[WeightSync]:
+        """Weight syncs of this run, whose slabs and journal live as long as the run does."""
+        model, dtype = self._settings.model, getattr(torch, self._settings.dtype)
+        with Keeper(self._run, CheckpointTensors(model, dtype).places()) as keeper:
+            journal, slabs = SqliteJournal(keeper.directory / "journal.sqlite"), SlabPair(keeper.directory)
+            sync = WeightSync(journal, slabs, [RolloutReplica(self._rollout)])
+            try:
+                sync.open(DirectorySource(model, dtype, run=self._run))
+                yield sync
+            finally:
+                sync.close()
+                slabs.close()
+                journal.close()

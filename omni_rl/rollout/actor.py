@@ -1,101 +1,147 @@
 """A rollout engine and its renderer in a process of their own, and the driver's hold on them."""
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError
 
-from omni_rl.errors import EngineDeadError
-from omni_rl.media.prompts import plain
+from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt, RenderedPrompt
-from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
+from omni_rl.processes import PLACEMENT_TIMEOUT, ended
+from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
-from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.rollout.waiting import Waiter
+from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
 
 if TYPE_CHECKING:
-    import torch
+    from omni_rl.rollout.engine import RolloutEngine
 
 CPUS = 0.5
 """Ray's share for one engine: asking for whole CPUs, a few actors on a small machine would wait for ever."""
 
 
 class RolloutActor:
-    """What runs in the engine's process. `start` comes first: errors of a constructor lose their type on the way."""
+    """What runs in the engine's process. `start` comes first: errors of a constructor lose their type on the way.
 
-    def process(self) -> tuple[str, int]:
+    Its methods only wait: the work is done in the engine's own thread, so that a command, or a ping, never queues
+    behind a batch.
+    """
+
+    async def process(self) -> tuple[str, int]:
         """Address of the node, and process id; answers as soon as Ray has placed the actor."""
         return ray.util.get_node_ip_address(), os.getpid()
 
-    def start(self, settings: EngineSettings) -> int:
+    async def alive(self) -> None:
+        """Answers whatever the engine is doing, unless the process is stopped."""
+
+    async def start(self, settings: EngineSettings, name: str, closed: bool) -> int:
         """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`."""
         require_checkpoint(settings.model)
         from omni_rl.media.renderer import Renderer
         from omni_rl.rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(settings)
-        self._renderer = Renderer(self._engine.llm_engine)
-        return self._engine.parameters
+        def build() -> RolloutEngine:
+            return RolloutEngine(settings)
 
-    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        return self._renderer.render(prompts)
+        loop = asyncio.get_running_loop()
+        self._service: ReplicaService[RolloutEngine] = await loop.run_in_executor(
+            None, lambda: ReplicaService(name, build, closed=closed)
+        )
+        engine = self._service.loop.ready.result()
+        self._renderer = await asyncio.wrap_future(
+            self._service.loop.command(lambda engine: Renderer(engine.llm_engine))
+        )
+        return engine.parameters
 
-    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
-        return self._engine.sample(prompts, sampling)
+    async def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
+        def each(engine: "RolloutEngine") -> Iterator[RenderedPrompt]:
+            for prompt in prompts:
+                yield from self._renderer.render([prompt])
 
-    def rescore(self, rollouts: Sequence[Rollout], alone: bool) -> list[Rescore]:
-        return self._engine.rescore(rollouts, alone=alone)
+        return await asyncio.wrap_future(self._service.loop.task(each, gated=False))
 
-    def update_weights(self, tensors: "Mapping[str, torch.Tensor]", version: str) -> UpdateReport:
-        return self._engine.update_weights(tensors, version)
+    async def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+        return await asyncio.wrap_future(self._service.loop.requests(lambda engine: engine.submit(prompts, sampling)))
 
-    def weight_version(self) -> str:
-        return self._engine.weight_version
+    async def rescore(self, rollouts: Sequence[Rollout], alone: bool) -> list[Rescore]:
+        loop = self._service.loop
+        if alone:
+            return await asyncio.wrap_future(
+                loop.task(lambda engine: (engine.rescore_alone(rollout) for rollout in rollouts), gated=True)
+            )
+        return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit_rescoring(rollouts)))
+
+    async def obey(self, command: Command) -> Any:
+        return await asyncio.wrap_future(self._service.obey(command))
+
+    async def status(self) -> ReplicaStatus:
+        return self._service.status
+
+
+@dataclass
+class _Hold:
+    """One engine process: a handle has one after the other. `end` says why it cannot be used any more."""
+
+    actor: Any = None
+    pid: int | None = None
+    end: str | None = "it was not started"
 
 
 class RolloutHandle:
     """One rollout engine in a Ray actor. Make it with `start`; close it, or use it as a context.
 
-    If the engine dies (it threw inside a step, or its process ended), the call under way and every later one raise
+    Any thread may call; requests of several callers share the engine's steps.
+
+    If the engine dies (it threw inside a step, or its process ended), the calls under way and every later one raise
     `EngineDeadError`, until `replace` has started another engine. `pid` is the engine's process if it runs on this
     node, else None.
     """
 
     def __init__(self, settings: EngineSettings, name: str | None, namespace: str | None) -> None:
         self.settings = settings
+        self.name = name or "rollout"
         self._options = {"name": name, "namespace": namespace} if name else {}
-        self.pid: int | None = None
-        self._actor: Any = None
-        self._end: str | None = "it was not started"
+        self._hold = _Hold()
 
     @classmethod
     def start(
-        cls, settings: EngineSettings, *, name: str | None = None, namespace: str | None = None
+        cls,
+        settings: EngineSettings,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        closed: bool = False,
     ) -> "RolloutHandle":
         """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers find the actor.
 
-        Raises `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could not start it.
+        A `closed` one answers no request until a weight sync has brought it to the run's weights. Raises
+        `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could not start it.
         """
         handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace)
-        handle._start()
+        handle._start(closed)
         return handle
 
-    def replace(self) -> None:
-        """End this engine, dead or alive, and start a fresh one, which serves the checkpoint's weights.
+    @property
+    def pid(self) -> int | None:
+        return self._hold.pid
 
-        What it had been updated to has to be sent to it again before it samples.
+    def replace(self, *, closed: bool = False) -> None:
+        """End this engine, dead, stopped or alive, and start a fresh one, which has the checkpoint's weights.
+
+        Without `closed` it serves them.
         """
         self.close()
-        self._start()
+        self._start(closed)
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`.
-
-        Media are made plain here: a picture that cannot be decoded, or hours of sound, never cross to the engine.
-        """
-        rendered: list[RenderedPrompt] = self._call("render", [plain(prompt) for prompt in prompts])
+        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
+        rendered: list[RenderedPrompt] = self._call("render", prompts)
         return rendered
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
@@ -108,27 +154,32 @@ class RolloutHandle:
         scores: list[Rescore] = self._call("rescore", rollouts, alone)
         return scores
 
-    def update_weights(self, tensors: Any, version: str) -> UpdateReport:
-        """Serve new weights; see `RolloutEngine.update_weights`.
+    def obey(self, command: Command, deadline: Deadline) -> Any:
+        """Carry out a command of a weight sync; see `omni_rl.sync.replica.Replica.call`."""
+        return self._call("obey", command, deadline=deadline)
 
-        `tensors` is the mapping, or a Ray reference to it, which then does not pass through this process.
-        """
-        report: UpdateReport = self._call("update_weights", tensors, version)
-        return report
+    def status(self, deadline: Deadline | None = None) -> ReplicaStatus:
+        """Where the replica stands, answered at once whatever the engine is doing."""
+        status: ReplicaStatus = self._call("status", deadline=deadline)
+        return status
 
     @property
     def weight_version(self) -> str:
-        """The version of the weights that the engine samples with."""
-        version: str = self._call("weight_version")
-        return version
+        """The version of the weights that the engine samples with. Raises `WeightUpdateError` while it has none."""
+        status = self.status()
+        if status.holds is None:
+            raise WeightUpdateError(f"{self.name} is {status.standing}: the weights it holds are not proven")
+        return status.holds
 
     def close(self) -> None:
         """End the engine's process and wait until it is gone. Idempotent."""
-        self._end = self._end or "it was closed"
-        if self._actor is not None and ray.is_initialized():
-            ray.kill(self._actor)
-            wait_until_gone([] if self.pid is None else [self.pid])
-        self._actor = self.pid = None
+        hold = self._hold
+        hold.end = hold.end or "it was closed"
+        if hold.actor is not None and ray.is_initialized():
+            ray.kill(hold.actor)
+            if hold.pid is not None:
+                ended(hold.pid)
+        hold.actor = hold.pid = None
 
     def __enter__(self) -> "RolloutHandle":
         return self
@@ -138,33 +189,31 @@ class RolloutHandle:
     ) -> None:
         self.close()
 
-    def _start(self) -> None:
-        self._actor = ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options).remote()
-        self._end, self.pid = None, None
+    def _start(self, closed: bool) -> None:
+        actor = ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options).remote()
+        self._hold = hold = _Hold(actor, None, None)
         try:
             try:
-                address, pid = ray.get(self._actor.process.remote(), timeout=PLACEMENT_TIMEOUT)
+                address, pid = ray.get(actor.process.remote(), timeout=PLACEMENT_TIMEOUT)
             except GetTimeoutError:
                 raise EngineDeadError(
                     f"Ray did not start the rollout actor within {PLACEMENT_TIMEOUT:g} s; it needs {CPUS} of a CPU"
                 ) from None
             if address == ray.util.get_node_ip_address():
-                self.pid = pid
-            self.parameters: int = self._call("start", self.settings)
+                hold.pid = pid
+            self.parameters: int = self._call("start", self.settings, self.name, closed)
         except BaseException:
-            self._end = "it failed to start"
+            hold.end = "it failed to start"
             self.close()
             raise
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        if self._end is not None:
-            raise EngineDeadError(f"the rollout engine cannot be used: {self._end}; replace() starts another")
+    def _call(self, method: str, *arguments: Any, deadline: Deadline | None = None) -> Any:
+        hold = self._hold
+        if hold.end is not None:
+            raise EngineDeadError(f"{self.name}: the engine cannot be used: {hold.end}; replace() starts another")
+        waiter = Waiter(hold.actor, self.name, hold.pid)
         try:
-            return ray.get(getattr(self._actor, method).remote(*arguments))
-        except RayTaskError as error:
-            if isinstance(error.cause, EngineDeadError):
-                self._end = str(error.cause)
-            raise error.cause from None
-        except RayActorError as error:
-            self._end = f"its process ended during {method}"
-            raise EngineDeadError(f"rollout engine: {self._end}; replace() starts another") from error
+            return waiter.get(getattr(hold.actor, method).remote(*arguments), method, deadline)
+        except EngineDeadError as error:
+            hold.end = hold.end or str(error)
+            raise

@@ -1,10 +1,8 @@
 """vLLM's engine in this process, driven step by step: sampling, rescoring, weight updates between two steps."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,30 +11,21 @@ from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from omni_rl.errors import EngineDeadError, PromptError, SamplingError
+from omni_rl.errors import EngineDeadError, LayoutError, OmniRLError, PromptError, SamplingError
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import RenderedPrompt
-from omni_rl.rollout import recorder, seeds, startup
+from omni_rl.rollout import recorder, scheduling, seeds, startup
+from omni_rl.rollout.inflight import Request
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
 from omni_rl.rollout.settings import EngineSettings
-from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, UpdateReport, VersionSpan
-from omni_rl.rollout.weights import ReleasedWeights, write_in_place
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.rollout.weights import ServedWeights
+from omni_rl.sync.replica import InFlight, Proof, SlabRef
 from omni_rl.sync.version import WeightVersion
 
-# A prompt, the ids to run, vLLM's parameters, and how many tokens may follow.
-_Arguments = tuple[RenderedPrompt, NDArray[np.int64], SamplingParams, int]
-
-
-@dataclass
-class _Request:
-    """A request under way: what it was made from, and what it has sampled so far."""
-
-    prompt: RenderedPrompt
-    internal_id: str
-    temperature: float
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+# A request without its name, the ids to run, vLLM's parameters, and how many tokens may follow.
+_Arguments = tuple[Request, NDArray[np.int64], SamplingParams, int]
 
 
 class RolloutEngine:
@@ -54,11 +43,11 @@ class RolloutEngine:
         seeds.spare_unfinished_prompts(runner)
         self._features = FeatureCounts.of(self.llm_engine.model_config.hf_config)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
-        self._released = ReleasedWeights(settings.model, getattr(torch, settings.dtype))
+        self._weights = ServedWeights(self.model, settings.model, getattr(torch, settings.dtype))
         self._numbers = count()
-        self._running: dict[str, _Request] = {}
+        self._running: dict[str, Request] = {}
         self._dead: str | None = None
-        self.llm_engine.set_weight_version(str(WeightVersion(settings.run, 1, 0, self._released.digest)))
+        self.serve_as(str(WeightVersion(settings.run, 1, 0, self._weights.digest)))
 
     @property
     def weight_version(self) -> str:
@@ -69,7 +58,7 @@ class RolloutEngine:
     @property
     def parameters(self) -> int:
         """How many parameters the checkpoint has."""
-        return self._released.parameters
+        return self._weights.parameters
 
     @property
     def busy(self) -> bool:
@@ -89,13 +78,27 @@ class RolloutEngine:
         """
         self._refuse_if_busy()
         names = self.submit(prompts, sampling)
-        finished: dict[str, Rollout] = {}
+        finished: dict[str, Any] = {}
         while self._running:
             finished |= self.step()
             if progress is not None:
                 done = sum(len(rollout.ids) for rollout in finished.values())
                 progress(done + sum(len(request.ids) for request in self._running.values()))
         return [finished[name] for name in names]
+
+    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
+        """Score answers by prefill, at temperature 1, in their order: together, or each alone with cold caches.
+
+        The media are the prompt's own tensors, at the prompt's own spans.
+        """
+        self._refuse_if_busy()
+        if alone:
+            return [self.rescore_alone(rollout) for rollout in rollouts]
+        names = self.submit_rescoring(rollouts)
+        scores: dict[str, Any] = {}
+        while self._running:
+            scores |= self.step()
+        return [scores[name] for name in names]
 
     def submit(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[str]:
         """Queue one request per prompt and return their names; `step` then works on them."""
@@ -104,62 +107,98 @@ class RolloutEngine:
         self._features.check(prompts)
         check_lengths(prompts, sampling.max_tokens, self.settings.max_model_len)
         return self._add_all(
-            (prompt, prompt.ids, sampling_params(sampling, index), sampling.max_tokens)
+            (
+                Request(prompt, temperature=sampling.temperature),
+                prompt.ids,
+                sampling_params(sampling, index),
+                sampling.max_tokens,
+            )
             for index, prompt in enumerate(prompts)
         )
 
-    def step(self) -> dict[str, Rollout]:
+    def submit_rescoring(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """Queue one request per answer, which `step` finishes with a `Rescore`, and return their names."""
+        self._refuse_if_dead()
+        self._features.check([rollout.prompt for rollout in rollouts])
+        for rollout in rollouts:
+            check_lengths([rollout.prompt], len(rollout.ids), self.settings.max_model_len)
+        return self._add_all(_rescoring(rollout) for rollout in rollouts)
+
+    def step(self) -> dict[str, Rollout | Rescore]:
         """One step of everything under way; the answers that it finished, by name."""
-        finished = {}
+        finished: dict[str, Rollout | Rescore] = {}
+        version = self.weight_version
         for output in self._step():
             request = self._running[output.request_id]
-            (completion,) = output.outputs
-            for token, candidates in zip(completion.token_ids, completion.logprobs, strict=True):
-                request.ids.append(int(token))
-                request.logprobs.append(candidates[token].logprob)
+            if request.rescored is None:
+                request.add(output.outputs[0], version)
             if output.finished:
                 del self._running[output.request_id]
-                finished[output.request_id] = self._rollout(request, completion)
+                finished[output.request_id] = self._answer(request, output)
         if finished:
             self._forget_evicted()
         return finished
 
-    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
-        """Score answers by prefill, at temperature 1, in their order: together, or each alone with cold caches.
+    def rescore_alone(self, rollout: Rollout) -> Rescore:
+        """Score one answer as if nothing else had ever been there; requests under way wait and are not disturbed.
 
-        The media are the prompt's own tensors, at the prompt's own spans.
-        """
-        self._refuse_if_busy()
-        self._features.check([rollout.prompt for rollout in rollouts])
-        groups = [[rollout] for rollout in rollouts] if alone or not rollouts else [list(rollouts)]
-        return [score for group in groups for score in self._rescore(group, cold=alone)]
-
-    def update_weights(self, tensors: Mapping[str, torch.Tensor], version: str) -> UpdateReport:
-        """Serve `tensors` (released names, dtypes as `omni_rl.sync.released.as_sent` gives them) from the next step on.
-
-        Requests under way are computed again under the new weights; their answers carry version spans. Raises
-        `WeightUpdateError` before anything is written if names, shapes or dtypes are not the engine's, or if the
-        tensors' digest is not the one that `version` (`str` of a `WeightVersion`) names.
+        Raises `SamplingError` if they leave no room for it in the cache.
         """
         self._refuse_if_dead()
-        started = perf_counter()
-        self._released.check(tensors, version)
-        checked = perf_counter()
-        with self._fatal(f"the update to {version}"):
-            write_in_place(self.model, tensors)
-            written = perf_counter()
+        with self._fatal("scoring alone", OmniRLError), scheduling.alone(self.llm_engine):
+            self.llm_engine.reset_encoder_cache()
+            (name,) = self.submit_rescoring([rollout])
+            score: dict[str, Any] = {}
+            while name not in score:
+                before = self._computed(name)
+                score |= self.step()
+                if name not in score and self._computed(name) == before:
+                    self._discard([name])
+                    raise SamplingError(
+                        f"no room in the cache to score {rollout.prompt.id!r} beside {len(self._running)} requests "
+                        "under way; let them finish first, or raise kv_cache_memory_bytes"
+                    )
+        result: Rescore = score[name]
+        return result
+
+    def score(self, probe: Sequence[Rollout]) -> list[Rescore]:
+        """The canonical probe: each answer alone, in the order given, with cold caches."""
+        return [self.rescore_alone(rollout) for rollout in probe]
+
+    def apply(self, slab: SlabRef, mode: InFlight = "recompute") -> None:
+        """Write a slab's weights; from the next step on the engine computes with them.
+
+        Whatever was computed with other weights is dropped; of requests under way, `recompute` computes their state
+        anew, `keep` leaves it. `verify` and `serve_as` have to follow before anything is sampled.
+
+        Raises:
+            SlabError, LayoutError: it is not a sealed set of this engine's weights in that version; nothing is written.
+        """
+        self._refuse_if_dead()
+        sealed = self._weights.read(slab)
+        with self._fatal(f"writing {slab.version}", LayoutError):
+            self._weights.write(sealed)
+        with self._fatal(f"the caches' reset after writing {slab.version}"):
+            keep = mode == "keep"
+            if keep:
+                self._note_kept_state()
+                self._restart_rescoring()
             self.llm_engine.reset_mm_cache()
             self.llm_engine.reset_encoder_cache()
-            self.llm_engine.reset_prefix_cache(reset_running_requests=True)
-            self.llm_engine.set_weight_version(version)
-        return UpdateReport(
-            version=version,
-            tensors=len(tensors),
-            bytes=sum(tensor.nbytes for tensor in tensors.values()),
-            seconds_check=checked - started,
-            seconds_write=written - checked,
-            seconds_reset=perf_counter() - written,
-        )
+            self.llm_engine.reset_prefix_cache(reset_running_requests=not keep)
+            if not keep:
+                for request in self._running.values():
+                    request.state_of.clear()
+
+    def verify(self, slab: SlabRef) -> Proof:
+        """Compare every byte that the engine holds with a slab; see `ServedWeights.prove`."""
+        self._refuse_if_dead()
+        return self._weights.prove(self._weights.read(slab))
+
+    def serve_as(self, version: str) -> None:
+        """Name the weights: tokens sampled from now on are of `version`."""
+        self._refuse_if_dead()
+        self.llm_engine.set_weight_version(version)
 
     def close(self) -> None:
         """Let vLLM go; the engine cannot be used afterwards."""
@@ -167,65 +206,54 @@ class RolloutEngine:
             self._dead = "it was closed"
         self.llm_engine.engine_core.shutdown()
 
-    def _rescore(self, rollouts: Sequence[Rollout], cold: bool) -> list[Rescore]:
-        for rollout in rollouts:
-            check_lengths([rollout.prompt], len(rollout.ids), self.settings.max_model_len)
-        if cold:
-            self.llm_engine.reset_encoder_cache()
-        names = self._add_all(
-            (rollout.prompt, np.concatenate([rollout.prompt.ids, rollout.ids]), rescoring_params(), 0)
-            for rollout in rollouts
-        )
-        scores: dict[str, Rescore] = {}
-        by_name = dict(zip(names, rollouts, strict=True))
-        while self._running:
-            for output in self._step():
-                request, rollout = self._running.pop(output.request_id), by_name[output.request_id]
-                first = len(rollout.prompt.ids)
-                logprobs = [
-                    candidates[int(token)].logprob
-                    for token, candidates in zip(rollout.ids, output.prompt_logprobs[first:], strict=True)
-                ]
-                experts = self._recorder.close(request.internal_id, first + len(rollout.ids) - 1)
-                scores[output.request_id] = Rescore(np.array(logprobs, np.float64), experts)
-        self._forget_evicted()
-        return [scores[name] for name in names]
+    def _answer(self, request: Request, output: Any) -> Rollout | Rescore:
+        if request.rescored is not None:
+            positions = len(request.prompt.ids) + len(request.rescored.ids) - 1
+            return request.rescore(output, self._recorder.close(request.internal_id, positions))
+        experts = self._recorder.close(request.internal_id, len(request.prompt.ids) + len(request.ids) - 1)
+        digests = (self._recorder.digests(item.content_hash) for item in request.prompt.items)
+        return request.rollout(output.outputs[0], digests, experts)
 
-    def _rollout(self, request: _Request, completion: Any) -> Rollout:
-        prompt = request.prompt
-        return Rollout(
-            prompt=prompt,
-            ids=np.array(request.ids, np.int64),
-            logprobs=np.array(request.logprobs, np.float64),
-            temperature=request.temperature,
-            version_spans=tuple(VersionSpan(span.version, span.start, span.end) for span in completion.weight_versions),
-            engine_digests=tuple(self._recorder.digests(item.content_hash) for item in prompt.items),
-            experts=self._recorder.close(request.internal_id, len(prompt.ids) + len(request.ids) - 1),
-            finish_reason=completion.finish_reason,
-        )
+    def _computed(self, name: str) -> int:
+        return scheduling.computed_tokens(self.llm_engine, self._running[name].internal_id)
+
+    def _note_kept_state(self) -> None:
+        for name, request in self._running.items():
+            if self._computed(name):
+                request.state_of.add(self.weight_version)
+
+    def _restart_rescoring(self) -> None:
+        """Scores have to be of one version: what is half done begins again."""
+        for name, request in list(self._running.items()):
+            if request.rescored is not None:
+                self._discard([name])
+                self._add(name, *_rescoring(request.rescored))
 
     def _add_all(self, requests: Iterable[_Arguments]) -> list[str]:
         """Queue all requests, or none if the engine refuses one."""
         names: list[str] = []
         try:
             for request in requests:
-                names.append(self._add(*request))
+                name = str(next(self._numbers))
+                self._add(name, *request)
+                names.append(name)
         except BaseException:
-            self.llm_engine.abort_request(names)
-            for name in names:
-                self._recorder.discard(self._running.pop(name).internal_id)
+            self._discard(names)
             raise
         return names
 
-    def _add(self, prompt: RenderedPrompt, ids: NDArray[np.int64], params: SamplingParams, answer: int) -> str:
-        name = str(next(self._numbers))
+    def _add(self, name: str, request: Request, ids: NDArray[np.int64], params: SamplingParams, answer: int) -> None:
         try:
-            internal_id = self.llm_engine.add_request(name, to_engine_input(prompt, ids), params)
+            request.internal_id = self.llm_engine.add_request(name, to_engine_input(request.prompt, ids), params)
         except VLLMValidationError as error:
-            raise PromptError(f"prompt {prompt.id!r}: the engine refused it: {error}") from error
-        self._recorder.open(internal_id, len(ids) + answer)
-        self._running[name] = _Request(prompt, internal_id, params.temperature)
-        return name
+            raise PromptError(f"prompt {request.prompt.id!r}: the engine refused it: {error}") from error
+        self._recorder.open(request.internal_id, len(ids) + answer)
+        self._running[name] = request
+
+    def _discard(self, names: Sequence[str]) -> None:
+        self.llm_engine.abort_request(names)
+        for name in names:
+            self._recorder.discard(self._running.pop(name).internal_id)
 
     def _forget_evicted(self) -> None:
         running = (request.prompt for request in self._running.values())
@@ -237,10 +265,13 @@ class RolloutEngine:
             return list(self.llm_engine.step())
 
     @contextmanager
-    def _fatal(self, what: str) -> Iterator[None]:
-        """Whatever leaves this block, the engine's state is unknown: vLLM can spin for ever on its next call."""
+    def _fatal(self, what: str, harmless: type[Exception] = EngineDeadError) -> Iterator[None]:
+        """Whatever else than `harmless` leaves this block, the engine's state is unknown: vLLM can spin for ever on
+        its next call."""
         try:
             yield
+        except harmless:
+            raise
         except BaseException as error:
             self._dead = f"{what} ended in {type(error).__name__}: {error}"
             if isinstance(error, Exception):
@@ -255,3 +286,8 @@ class RolloutEngine:
         self._refuse_if_dead()
         if self._running:
             raise SamplingError(f"{len(self._running)} requests are under way; finish them with step() first")
+
+
+def _rescoring(rollout: Rollout) -> _Arguments:
+    ids = np.concatenate([rollout.prompt.ids, rollout.ids])
+    return Request(rollout.prompt, rescored=rollout), ids, rescoring_params(), 0

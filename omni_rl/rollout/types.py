@@ -31,11 +31,16 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class VersionSpan:
-    """Tokens `start` to `end` (exclusive) of an answer were sampled under `version`."""
+    """Tokens `start` to `end` (exclusive) of an answer were sampled under `version`.
+
+    `mixed_state`: the weights were `version`'s, but the request's state (attention's keys and values, Mamba's states)
+    came in part from older ones, because it was kept over a weight update.
+    """
 
     version: str
     start: int
     end: int
+    mixed_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,14 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Rescore:
-    """An answer scored again by prefill: `logprobs` float64 [T] at temperature 1; `experts` as in `Rollout`."""
+    """An answer scored again by prefill: `logprobs` float64 [T] at temperature 1; `experts` as in `Rollout`.
+
+    `version` of the weights that scored all of it; empty for scores that are not an engine's prefill.
+    """
 
     logprobs: NDArray[np.float64]
     experts: NDArray[np.int16] | None
+    version: str = ""
 
 
 @dataclass(frozen=True)

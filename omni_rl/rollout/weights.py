@@ -1,82 +1,76 @@
-"""New weights for a running engine: checked as a whole, then written in place."""
+"""The weights of a running engine: which version they are, how new ones get in, and the proof that they did."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+import vllm
 
-from omni_rl.errors import CheckpointError, WeightUpdateError
+from omni_rl.errors import SlabError
+from omni_rl.sync import layout
+from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.digest import weights_digest
-from omni_rl.sync.released import TensorSpec, as_sent, is_sent
-from omni_rl.sync.version import WeightVersion
-
-NAMES_IN_MESSAGE = 10
+from omni_rl.sync.replica import Proof, SlabRef
+from omni_rl.sync.slab import OpenSlabs, Slab
 
 
-class CheckpointTensors(Mapping[str, torch.Tensor]):
-    """The weights of a checkpoint directory as sync would send them, each read when it is asked for."""
+@dataclass(frozen=True)
+class SealedWeights:
+    """A slab's weights: views of the file, valid until it is filled anew."""
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._files: dict[str, Any] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            handle: Any = safe_open(file, framework="pt")
-            self._files.update((name, handle) for name in handle.keys() if is_sent(name))  # noqa: SIM118, not a dict
-        if not self._files:
-            raise CheckpointError(f"{path} has no *.safetensors file; other formats are not read")
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._files[name].get_tensor(name)
-        return as_sent(name, tensor, self._dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
+    version: str
+    slab: Slab
+    tensors: Mapping[str, torch.Tensor]
 
 
-class ReleasedWeights:
-    """The released names one engine was loaded from, with the dtypes and shapes that an update must have."""
+class ServedWeights:
+    """The weights of one running engine: what it was loaded from, and where every byte of an update lands in it."""
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, checkpoint: Path, dtype: torch.dtype) -> None:
+        """`model` has just loaded `checkpoint`. Raises `LayoutError` for an engine that no map covers."""
         tensors = CheckpointTensors(checkpoint, dtype)
+        self._model = model
+        self._slabs = OpenSlabs()
         self.digest = weights_digest(tensors)
         self.parameters = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
-        self.specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        served = {
+            "vllm": vllm.__version__,
+            "config": json.loads((checkpoint / "config.json").read_text()),
+            "dtype": str(dtype),
+        }
+        self._layout = layout.prepare(model, tensors, lambda given: write_in_place(model, given), served)
+        self._elements = self._layout.coverage().total
 
-    def check(self, tensors: Mapping[str, torch.Tensor], version: str) -> None:
-        """Raise `WeightUpdateError` unless `tensors` are complete and are what `version` names."""
-        missing = sorted(self.specs.keys() - tensors.keys())
-        unexpected = sorted(tensors.keys() - self.specs.keys())
-        wrong = [
-            f"{name} ({tensors[name].dtype} {list(tensors[name].shape)}, not {spec.dtype} {list(spec.shape)})"
-            for name, spec in sorted(self.specs.items())
-            if name in tensors and TensorSpec(tensors[name].dtype, tuple(tensors[name].shape)) != spec
-        ]
-        problems = [
-            f"{len(names)} {what}: {', '.join(names[:NAMES_IN_MESSAGE])}{' ...' * (len(names) > NAMES_IN_MESSAGE)}"
-            for what, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of the wrong dtype or shape", wrong),
-            )
-            if names
-        ]
-        if problems:
-            raise WeightUpdateError(
-                f"the tensors sent as {version} are not those that the engine holds: {'; '.join(problems)}. Nothing "
-                "was written; send every released tensor as omni_rl.sync.released.as_sent gives it"
-            )
-        digest = weights_digest(tensors)
-        named = WeightVersion.parse(version).digest
-        if not named or not digest.startswith(named):
-            raise WeightUpdateError(
-                f"the tensors sent as {version} have the digest {digest[:16]}: they are other weights, or were damaged "
-                "on the way. Nothing was written"
-            )
+    def read(self, slab: SlabRef) -> SealedWeights:
+        """The weights in a slab. Raises `SlabError` unless they are sealed and are the version asked for."""
+        opened = self._slabs.at(Path(slab.path))
+        manifest = opened.sealed()
+        if str(manifest.version) != slab.version:
+            raise SlabError(f"{slab.path} holds {manifest.version}, not {slab.version}; its source has filled it anew")
+        return SealedWeights(slab.version, opened, opened.tensors())
+
+    def write(self, sealed: SealedWeights) -> None:
+        """Copy them into the engine. Raises `LayoutError`, nothing written, if they are not this engine's set."""
+        self._layout.apply(sealed.tensors, self._model)
+
+    def prove(self, sealed: SealedWeights) -> Proof:
+        """Compare every byte of the engine with them, and them with the checksums that their source computed."""
+        with ThreadPoolExecutor(1) as beside:
+            damaged = beside.submit(sealed.slab.check)
+            wrong = self._layout.verify(sealed.tensors, self._model)
+        found = [f"{name}: the slab's bytes do not have the checksum of what was sent" for name in damaged.result()]
+        return Proof(
+            version=sealed.version,
+            tensors=len(sealed.tensors),
+            bytes=sum(tensor.nbytes for tensor in sealed.tensors.values()),
+            elements_proven=self._elements - sum(mismatch.elements for mismatch in wrong),
+            elements=self._elements,
+            mismatches=(*found, *map(str, wrong)),
+        )
 
 
 def write_in_place(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -50,7 +50,7 @@ def mismatch_text(proof: Proof) -> str:
 
 
 class Convergence:
-    """The way of the replicas `names` to `target`, whose stages are called in the order `find`, `write`, `prove`, `open`,
+    """The way of replicas to `target`, whose stages are called in the order `find`, `write`, `prove`, `open`,
     `replace_lost`.
 
     A replica that already is where a stage would bring it is left alone; one that fails a stage is lost and takes no

@@ -121,6 +121,17 @@ class WeightSync:
             running.result.set_result(result)
         return self._told(result)
 
+    def repair(self) -> SyncResult:
+        """Replace replicas that died, and bring all to the committed weights; those that serve them go on serving.
+
+        Raises:
+            SyncRunningError: a sync is under way, which does the same.
+            QuarantinedError: no replica could be brought to them.
+        """
+        with self._alone(_Running(f"repair-{uuid.uuid4().hex[:8]}", None)) as running:
+            self._epoch = self._journal.next_epoch(self._epoch)
+            return self._serving(self._settle(running.sync))
+
     def close(self) -> None:
         """Let go. Replicas go on serving; another coordinator may open the run."""
         self._crew.close()

@@ -6,9 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from omni_rl.media.types import Prompt, Sound, Video
+from omni_rl.sync.fill import fill, places_of
+from omni_rl.sync.manifest import end
+from omni_rl.sync.parts import Released
+from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.slab import Slab
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -34,6 +40,25 @@ def prompts(seed: int = 0) -> list[Prompt]:
             "mixed", "see <video> and <image> and <so_embedding> ok", images=(wide,), sounds=(short,), videos=(video,)
         ),
     ]
+
+
+def sealed(tensors: dict[str, torch.Tensor], dtype: str, number: int, path: Path) -> SlabRef:
+    """Tensors in a new slab at `path`, as version `number` of run "run"."""
+    released = [Released(name, tensor) for name, tensor in tensors.items()]
+    places = places_of(released, getattr(torch, dtype))
+    slab = Slab.create(path, end(places))
+    manifest = fill(slab, released, places, run="run", attempt=1, number=number)
+    slab.close()
+    return SlabRef(str(path), str(manifest.version))
+
+
+def update(engine: Any, slab: SlabRef) -> None:
+    """What a replica does between its pause and its resumption."""
+    engine.apply(slab)
+    proof = engine.verify(slab)
+    assert not proof.mismatches
+    assert proof.elements_proven == proof.elements > 0
+    engine.serve_as(slab.version)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from omni_rl.errors import EngineDeadError, PromptError
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.sync.replica import SlabRef
 from tests.rollout.conftest import prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -160,7 +161,7 @@ def test_an_engine_that_threw_is_refused_at_once(start: Callable[..., Any]) -> N
     calls: list[Callable[[], Any]] = [
         lambda: engine.sample(rendered[:1], SAMPLING),
         lambda: engine.rescore(answers),
-        lambda: engine.update_weights({}, "run/1/1/00"),
+        lambda: engine.apply(SlabRef("nowhere", "run/1/1/00")),
         lambda: engine.step(),
         lambda: engine.weight_version,
     ]
