@@ -149,10 +149,6 @@ class Policy:
             done = replace(done, cause=None, resynced=False, excused=False)
         return self._opened(drift, done, f"rechecked: {judgement.reason}")
 
-    def paused(self, drift: Drift, reason: str) -> Outcome:
-        """A person, or a job, closes the gate. What is pursued goes on, and does not open it."""
-        return _outcome(drift, replace(drift, gate="halted"), reason, *_if(drift.gate == "open", Command.CLOSE))
-
     def resumed(self, drift: Drift, reason: str) -> Outcome:
         """A person opens the gate and vouches for it: the incident is over, the next step is judged afresh."""
         return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", Command.OPEN))

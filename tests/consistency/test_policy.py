@@ -144,14 +144,18 @@ def test_a_failed_resync_or_recheck_halts() -> None:
     assert policy.rechecked(policy.resynced(drift).drift, None).drift.gate == "halted"
 
 
-def test_a_persons_pause_is_not_opened_by_a_pursuit_and_a_persons_word_ends_an_incident() -> None:
+def test_a_persons_word_opens_the_gate_and_ends_the_incident() -> None:
     policy = Policy()
-    paused = policy.paused(drive(5.0)[0].drift, "maintenance")
-    masked = policy.attributed(paused.drift, Cause.ROUNDING, "noise")
-    assert (masked.drift.gate, masked.commands) == ("halted", ())
-    resumed = policy.resumed(masked.drift, "ann")
+    halted = policy.attributed(drive(5.0)[0].drift, Cause.MEDIA_MISMATCH, "digests differ")
+    resumed = policy.resumed(halted.drift, "ann")
     assert (resumed.drift, resumed.commands) == (Drift(), (Command.OPEN,))
-    assert policy.attributed(resumed.drift, Cause.MEDIA_MISMATCH, "too late").drift == Drift()
+
+
+def test_a_result_that_comes_after_a_persons_word_changes_nothing() -> None:
+    policy = Policy()
+    resumed = policy.resumed(drive(5.0)[0].drift, "ann").drift
+    assert policy.attributed(resumed, Cause.MEDIA_MISMATCH, "too late") == Outcome(Drift())
+    assert policy.resynced(resumed, "too late") == policy.rechecked(resumed, None) == Outcome(Drift())
 
 
 def test_every_cause_has_an_action_at_every_severity() -> None:
@@ -166,7 +170,6 @@ EVENTS = st.lists(
     | st.tuples(st.just("attributed"), st.sampled_from(Cause))
     | st.tuples(st.just("resynced"), st.sampled_from([None, "it failed"]))
     | st.tuples(st.just("rechecked"), st.floats(0, 6) | st.none())
-    | st.tuples(st.just("paused"), st.none())
     | st.tuples(st.just("resumed"), st.none()),
     max_size=40,
 )
@@ -182,8 +185,6 @@ def feed(policy: Policy, drift: Drift, event: tuple[str, object]) -> Outcome:
             return policy.resynced(drift, None if failure is None else str(failure))
         case ("rechecked", value):
             return policy.rechecked(drift, of(value) if isinstance(value, float) else None)
-        case ("paused", _):
-            return policy.paused(drift, "a person")
     return policy.resumed(drift, "a person")
 
 
