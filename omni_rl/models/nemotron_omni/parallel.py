@@ -1,9 +1,8 @@
 """FSDP2: which parts are sharded together, and in which precision they compute."""
 
 import torch
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.mamba import StateDecay
@@ -41,8 +40,3 @@ def shard(
     for name in FORWARD_METHODS:
         register_fsdp_forward_method(model, name)
     return model
-
-
-def fsdp_units(model: nn.Module) -> list[FSDPModule]:
-    """Every FSDP unit of a sharded model, root included."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
