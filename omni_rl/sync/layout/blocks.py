@@ -78,7 +78,7 @@ class Run(NamedTuple):
     target: int
 
 
-def runs(numbers: NDArray[np.int64], transforms: NDArray[np.int8], first: NDArray[np.int64]) -> Iterator[Run]:
+def runs(numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first: NDArray[np.int64]) -> Iterator[Run]:
     """The longest runs of one storage, in its order.
 
     `numbers` [elements] says which released element lies at each place (negative: none), `first` [tensors + 1] with
@@ -86,15 +86,23 @@ def runs(numbers: NDArray[np.int64], transforms: NDArray[np.int8], first: NDArra
     """
     if not len(numbers):
         return
-    tensors = np.searchsorted(first, numbers, side="right") - 1
-    breaks = (np.diff(numbers) != 1) | (np.diff(transforms) != 0) | (np.diff(tensors) != 0)
-    starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+    neighbours = (numbers[1:] - numbers[:-1] == 1) | ((numbers[1:] < 0) & (numbers[:-1] < 0))
+    neighbours &= transforms[1:] == transforms[:-1]
+    starts = np.concatenate([[0], np.flatnonzero(~neighbours) + 1])
     ends = np.concatenate([starts[1:], [len(numbers)]])
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         if numbers[start] >= 0:
-            tensor = int(tensors[start])
-            source = int(numbers[start] - first[tensor])
-            yield Run(tensor, int(transforms[start]), end - start, source, start)
+            yield from _split(int(numbers[start]), end - start, start, int(transforms[start]), first)
+
+
+def _split(number: int, length: int, target: int, transform: int, first: NDArray[np.int64]) -> Iterator[Run]:
+    """Elements from `number` on, cut where one tensor ends and the next begins."""
+    tensor = int(np.searchsorted(first, number, side="right")) - 1
+    while length:
+        part = min(length, int(first[tensor + 1]) - number)
+        if part:
+            yield Run(tensor, transform, part, number - int(first[tensor]), target)
+        number, target, length, tensor = number + part, target + part, length - part, tensor + 1
 
 
 def blocks(storage: int, pieces: Iterable[Run]) -> Iterator[Block]:

@@ -4,14 +4,17 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from omni_rl.sync.layout.blocks import Transform
 from omni_rl.sync.released import TensorSpec
 
 # bfloat16 holds 256 equidistant values exactly. Quarters of 0 to 63.75 do too, and their exponential fits in float32
 # with room: a code that a loader turned into -exp(code) is still told from its neighbours.
-BASE = 256
+BITS = 8
+BASE = 2**BITS
 STEP = 0.25
 ROUNDING = 1e-3  # of a digit; float32's error in log(exp(63.75)) is a hundredth of it
 UNDECODED = -1
+CHUNK = 2**18  # elements worked on at a time, so that intermediate values stay in the processor's cache
 
 
 class CodedTensors(Mapping[str, torch.Tensor]):
@@ -26,11 +29,15 @@ class CodedTensors(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         spec, first = self._specs[name], self._first[name]
-        elements = torch.Size(spec.shape).numel()
-        numbers = torch.arange(first, first + elements, dtype=torch.int64)
-        digits = (numbers // BASE**self._digit + self._shift) % BASE
-        values: torch.Tensor = digits * STEP if spec.dtype.is_floating_point else digits
-        return values.to(spec.dtype).reshape(spec.shape)
+        values = torch.empty(spec.shape, dtype=spec.dtype)
+        flat = values.view(-1)
+        for part in chunks(flat.numel()):
+            numbers = torch.arange(first + part.start, first + part.stop)
+            digits = (numbers >> BITS * self._digit).add_(self._shift).bitwise_and_(BASE - 1)
+            flat[part].copy_(digits)
+            if spec.dtype.is_floating_point:
+                flat[part].mul_(STEP)
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
@@ -55,18 +62,25 @@ def digits_needed(elements: int) -> int:
     return digits
 
 
-def decode(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Digits (int16, `UNDECODED` where a value is no code) and the `Transform` each came through (int8) of `values`.
+def chunks(elements: int) -> Iterator[slice]:
+    """Consecutive slices of at most `CHUNK` elements."""
+    return (slice(start, min(start + CHUNK, elements)) for start in range(0, elements, CHUNK))
 
-    A plain code is never negative, a negative exponential always is.
+
+def decode(values: torch.Tensor) -> torch.Tensor:
+    """The code (int16) of each of `values`: its digit plus `BASE` times its `Transform`, `UNDECODED` if it has none.
+
+    A plain digit is never negative, a negative exponential always is.
     """
-    if not values.is_floating_point():
-        found = (values >= 0) & (values < BASE)
-        return torch.where(found, values, UNDECODED).to(torch.int16), torch.zeros_like(values, dtype=torch.int8)
-    wide = values.double()
-    negative = wide < 0
-    digits = torch.where(negative, torch.log(-wide.clamp(max=-1e-300)), wide) / STEP
+    wide = values.float()
+    digits = wide / STEP if values.is_floating_point() else wide
     nearest = digits.round()
-    found = torch.where(negative, (digits - nearest).abs() < ROUNDING, digits == nearest)
+    found = digits == nearest
+    negative = wide < 0
+    if values.is_floating_point() and negative.any():
+        logarithms = torch.log(-wide[negative]) / STEP
+        nearest[negative] = logarithms.round()
+        found[negative] = (logarithms - logarithms.round()).abs() < ROUNDING
     found &= (nearest >= 0) & (nearest < BASE)
-    return torch.where(found, nearest, UNDECODED).to(torch.int16), negative.to(torch.int8)
+    codes = torch.where(found, nearest, UNDECODED).to(torch.int16)
+    return codes.add_(BASE * Transform.NEGATIVE_EXPONENTIAL * (negative & found))

@@ -9,7 +9,7 @@ from torch import nn
 
 from omni_rl.errors import LayoutError
 from omni_rl.sync.layout.blocks import Block, Run, blocks, runs
-from omni_rl.sync.layout.codes import BASE, UNDECODED, CodedTensors, decode, digits_needed, first_numbers
+from omni_rl.sync.layout.codes import BASE, BITS, UNDECODED, CodedTensors, chunks, decode, digits_needed, first_numbers
 from omni_rl.sync.layout.compare import bits
 from omni_rl.sync.layout.recorded import Recorded, record
 from omni_rl.sync.layout.storages import Storage, storages
@@ -58,36 +58,41 @@ def listed(names: Sequence[str], separator: str = ", ") -> str:
 
 def _numbers(
     found: Sequence[Storage], specs: Mapping[str, TensorSpec], load: Load
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int8]]]:
+) -> tuple[list[NDArray[np.signedinteger]], list[NDArray[np.int8]]]:
     """For each storage, which released element every element is (-1: none), and the transform it came through."""
     load(CodedTensors(specs, digit=0))
     before = [storage.flat.clone() for storage in found]
     load(CodedTensors(specs, digit=0, shift=BASE // 2))
-    numbers, transforms = [], []
     elements = first_numbers(specs)[-1]
     dtype = torch.int32 if elements < 2**31 else torch.int64
-    for storage, old in zip(found, before, strict=True):
-        (digits, transform), (shifted, again) = decode(old), decode(storage.flat)
-        written = bits(old) != bits(storage.flat)
-        coded = (shifted == (digits + BASE // 2) % BASE) & (digits != UNDECODED) & (transform == again)
-        _refuse_at(storage, written & ~coded)
-        numbers.append(torch.where(written, digits, -1).to(dtype))
-        transforms.append(torch.where(written, transform, 0).cpu().numpy())
+    numbers = [torch.empty(storage.flat.numel(), dtype=dtype) for storage in found]
+    transforms = [torch.empty(storage.flat.numel(), dtype=torch.int8) for storage in found]
+    for storage, old, number, transform in zip(found, before, numbers, transforms, strict=True):
+        for part in chunks(old.numel()):
+            code, shifted = decode(old[part]), decode(storage.flat[part])
+            written = bits(old[part]) != bits(storage.flat[part])
+            # Half a round further, and through the same transform.
+            coded = (code ^ shifted == BASE // 2) & (code != UNDECODED) & (shifted != UNDECODED)
+            _refuse_at(storage, part.start, written & ~coded)
+            number[part] = torch.where(written, code & BASE - 1, -1)
+            transform[part] = torch.where(written, code >> BITS, 0)
     del before
     for digit in range(1, digits_needed(elements)):
         load(CodedTensors(specs, digit))
         for storage, number in zip(found, numbers, strict=True):
-            digits, _ = decode(storage.flat)
-            _refuse_at(storage, (number >= 0) & (digits == UNDECODED))
-            number += torch.where(number >= 0, digits.to(dtype) * BASE**digit, 0)
-    return [number.cpu().numpy() for number in numbers], transforms
+            for part in chunks(number.numel()):
+                code, written = decode(storage.flat[part]), number[part] >= 0
+                _refuse_at(storage, part.start, written & (code == UNDECODED))
+                number[part] += ((code & BASE - 1) * written).to(dtype) << BITS * digit
+    return [number.numpy() for number in numbers], [transform.numpy() for transform in transforms]
 
 
-def _refuse_at(storage: Storage, wrong: torch.Tensor) -> None:
+def _refuse_at(storage: Storage, start: int, wrong: torch.Tensor) -> None:
     if wrong.any():
         raise LayoutError(
-            f"engine parameter {storage.spec.name} holds {int(wrong.sum())} values that no released element explains, "
-            f"the first at element {int(wrong.nonzero()[0])}: its format is not covered. Serve it unquantised and plain"
+            f"engine parameter {storage.spec.name} holds values that no released element explains, "
+            f"the first at element {start + int(wrong.nonzero()[0])}: its format is not covered. Serve it "
+            "unquantised and plain"
         )
 
 
