@@ -1,5 +1,6 @@
 """Weights small enough to look at, of every dtype that is sent."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from omni_rl.sync.manifest import Entry, Manifest, arrange, end
 from omni_rl.sync.slab import Slab
 
 Weights = dict[str, torch.Tensor]
+ROOT = Path(__file__).parents[2]
+"""Where processes that a test starts find `tests`."""
 
 
 def make_weights(seed: int = 0) -> Weights:
@@ -44,6 +47,14 @@ def same(left: Weights, right: Weights) -> bool:
     return left.keys() == right.keys() and all(
         left[name].dtype == right[name].dtype and torch.equal(left[name], right[name]) for name in left
     )
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip bit `bit` of a file."""
+    descriptor = os.open(path, os.O_RDWR)
+    (byte,) = os.pread(descriptor, 1, bit // 8)
+    os.pwrite(descriptor, bytes([byte ^ 1 << bit % 8]), bit // 8)
+    os.close(descriptor)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The checksum against its formula, and against damage."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_large_words_do_not_overflow_a_lane_differently() -> None:
 def test_shares_of_any_parts_add_up(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     array = np.frombuffer(data, np.uint8)
-    shares = [Checksum.of(array[a:b], a) for a, b in zip(edges, edges[1:], strict=False)]
+    shares = [Checksum.of(array[a:b], a) for a, b in pairwise(edges)]
     assert str(Checksum.total(shares)) == checksum(data)
 
 
