@@ -49,7 +49,7 @@ class CheckRequest:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """`figures` of trainer against engine by bucket; `legs` the same by name of the leg. `cause` and its `evidence` (one
+    """`figures` of trainer against engine by bucket; `legs` the same by name of the leg. `cause` and `evidence` (one
     entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained."""
 
     version: str

@@ -1,0 +1,90 @@
+"""Jobs: fixed entry points, validated parameters. A client never names a command, a package or an environment."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from services.coordinator.bridge import JobKind, JobStatus
+from services.coordinator.schemas.base import Answer, Body, Name, example
+from services.coordinator.schemas.runs import CorrectionBody
+
+
+class PolicyGradientParameters(Body):
+    """What GRPO and PPO have in common. `task` is one of the operator's (deploy/jobs)."""
+
+    run: Name
+    task: Name = "digits"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: int = Field(default=50, ge=1, le=1_000_000)
+    prompts: int = Field(default=16, ge=1, le=65536, description="A step.")
+    max_tokens: int = Field(default=32, ge=1, le=1_048_576)
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    learning_rate: float = Field(default=1e-3, ge=0, le=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    kl: float = Field(default=0.0, ge=0, description="Weight of the k3 estimate against the reference.")
+    correction: CorrectionBody = CorrectionBody()
+    max_staleness: int = Field(default=0, ge=0, le=64)
+    resume: bool = Field(default=False, description="From the last saved step, as a new attempt.")
+
+
+class GrpoParameters(PolicyGradientParameters):
+    """Groups of answers to each prompt, compared among themselves."""
+
+    group: int = Field(default=8, ge=2, le=1024, description="Answers to a prompt.")
+    normalise: bool = Field(default=True, description="Divide advantages by the group's standard deviation.")
+    leave_one_out: bool = False
+    aggregation: Literal["token", "sequence"] = "token"
+
+    model_config = example(run="digits-grpo", task="digits", steps=50, prompts=16, group=8, learning_rate=1e-3)
+
+
+class PpoParameters(PolicyGradientParameters):
+    """A value head on the copy, and generalised advantages."""
+
+    epochs: int = Field(default=1, ge=1, le=64)
+    minibatches: int = Field(default=1, ge=1, le=1024)
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    value_clip: float = Field(default=0.2, gt=0)
+    value_weight: float = Field(default=0.5, ge=0)
+
+    model_config = example(run="digits-ppo", task="digits", steps=50, prompts=64, epochs=2)
+
+
+class GrpoBody(Body):
+    """Submit a GRPO job."""
+
+    kind: Literal["grpo"]
+    parameters: GrpoParameters
+
+
+class PpoBody(Body):
+    """Submit a PPO job."""
+
+    kind: Literal["ppo"]
+    parameters: PpoParameters
+
+
+JobBody = Annotated[GrpoBody | PpoBody, Field(discriminator="kind")]
+
+
+class JobAnswer(Answer):
+    """A submitted job; times are Unix seconds."""
+
+    job: str
+    kind: JobKind
+    status: JobStatus
+    message: str = ""
+    submitted: float | None = None
+    ended: float | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    model_config = example(
+        job="grpo-5b2e91c04d7a",
+        kind="grpo",
+        status="running",
+        submitted=1795500000.0,
+        parameters={"run": "digits-grpo", "steps": 50},
+    )

@@ -1,0 +1,111 @@
+"""A run: what is compared, and how strictly."""
+
+from dataclasses import fields
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from omni_rl.consistency.corrections import Correction, Method
+from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.limits import Limits, limits_for
+from omni_rl.consistency.router import LeaveOut
+from services.coordinator.schemas.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
+
+METRICS = tuple(field.name for field in fields(Metrics))
+LEAVE_OUT: dict[str, LeaveOut] = {"float32": "after_flip", "bfloat16": "flipped"}
+
+
+class LimitValues(Body):
+    """Above which value a metric asks for which severity."""
+
+    warn: float
+    mask: float
+    pause: float
+
+    model_config = example(warn=1.05, mask=1.1, pause=1.5)
+
+
+class CorrectionBody(Body):
+    """Per-token weights of a step: `omni_rl.consistency.corrections` has the formulas and their sources."""
+
+    method: Method = "tis"
+    cap: float = Field(default=2.0, ge=1)
+    low: float = Field(default=0.5, ge=0, le=1)
+    high: float = Field(default=5.0, ge=1)
+    geometric_low: float = Field(default=0.99, ge=0, le=1)
+    geometric_high: float = Field(default=1.01, ge=1)
+    veto: float | None = Field(default=None, ge=0, lt=1)
+    when: Literal["mask", "always"] = Field(default="mask", description="From severity mask on, or at every step.")
+
+    model_config = example(method="icepop", low=0.5, high=5.0, when="mask")
+
+    def correction(self) -> Correction:
+        return Correction(**self.model_dump(exclude={"when"}))
+
+
+class RunBody(Body):
+    """A run of any framework. The same again is fine; other content under the same name is a conflict."""
+
+    run: Name
+    model: Text = Field(description="What is trained; for people.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="In which the engine serves; picks the limits.")
+    framework: Text = "omni-rl"
+    gated: bool = Field(
+        default=False,
+        description="Whether this coordinator's cluster samples for the run, so that its gate stops it and syncs heal "
+        "it. Otherwise verdicts advise.",
+    )
+    limits: dict[Bucket, dict[str, LimitValues]] = Field(
+        default_factory=dict, description="In place of the dtype's own, by bucket and metric."
+    )
+    correction: CorrectionBody = CorrectionBody()
+    leave_out: LeaveOut | None = Field(default=None, description="Tokens that router flips leave out of the figures.")
+
+    model_config = example(
+        run="digits-grpo",
+        model="nemotron-omni-small",
+        dtype="bfloat16",
+        framework="verl",
+        limits={"image": {"token_mult_prob_error": {"warn": 1.04, "mask": 1.08, "pause": 1.5}}},
+        correction={"method": "tis", "cap": 2.0},
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for bucket, metrics in self.limits.items():
+            if unknown := sorted(set(metrics) - set(METRICS)):
+                raise ValueError(f"limits.{bucket}: no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        self.judged_by()
+        return self
+
+    def judged_by(self) -> Limits:
+        """Raises ConfigError, a ValueError, where limits do not rise."""
+        return limits_for(
+            self.dtype,
+            {bucket: {name: v.model_dump() for name, v in metrics.items()} for bucket, metrics in self.limits.items()},
+        )
+
+    def leaving_out(self) -> LeaveOut:
+        return self.leave_out or LEAVE_OUT[self.dtype]
+
+
+class DriftAnswer(Answer):
+    """Where the state machine stands, and what it is doing about it."""
+
+    severity: SeverityName = "ok"
+    gate: GateName = "open"
+    pursuit: Literal["nothing", "attributing", "resyncing", "rechecking"] = "nothing"
+    cause: str | None = None
+
+    model_config = example(severity="pause", gate="paused", pursuit="resyncing", cause="stale_weights")
+
+
+class RunAnswer(Answer):
+    """A run and where it stands."""
+
+    run: str
+    created: float = Field(description="Unix seconds.")
+    config: RunBody
+    drift: DriftAnswer
+    attempt: int | None = Field(description="The latest one; null before the first step.")
+    step: int | None = Field(description="The latest sealed one of that attempt.")

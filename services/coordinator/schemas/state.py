@@ -1,0 +1,112 @@
+"""The coordinator itself: sessions, gate, cluster, health."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, StringConstraints
+
+from services.coordinator.auth import Scope
+from services.coordinator.schemas.base import Answer, Body, Name, example
+from services.coordinator.schemas.runs import RunAnswer
+
+
+class SessionBody(Body):
+    """A token, in exchange for a session cookie."""
+
+    token: SecretStr = Field(max_length=256)
+
+    model_config = example(token="orl_…")  # noqa: S106 - no token
+
+
+class SessionAnswer(Answer):
+    """Who is asking, and what they may do. `open`: there are no tokens, everyone on this machine may do anything."""
+
+    name: str
+    scope: Scope
+    open: bool
+
+    model_config = example(name="ann", scope="sync", open=False)
+
+
+class PauseBody(Body):
+    """Why generation is to stop; everyone sees it."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+    model_config = example(reason="the node is taken down for maintenance")
+
+
+class Hold(Answer):
+    """One reason why the gate is closed. `holder`: `person`, or the run whose drift closed it."""
+
+    holder: str
+    reason: str
+    since: float = Field(description="Unix seconds.")
+
+
+class GateAnswer(Answer):
+    """Generation goes on while nothing holds it. `confirmed`: every replica has said so."""
+
+    gate: Literal["open", "closed"]
+    confirmed: bool
+    holds: list[Hold]
+
+    model_config = example(
+        gate="closed",
+        confirmed=True,
+        holds=[{"holder": "person", "reason": "maintenance, by ann", "since": 1795500000.0}],
+    )
+
+
+class MemberAnswer(Answer):
+    """One rollout replica or trainer."""
+
+    name: str
+    role: Literal["rollout", "trainer"]
+    version: str
+    state: str
+    detail: str = ""
+
+
+class ClusterAnswer(Answer):
+    """What the Ray cluster says of itself; not connected: `reason`, and what was known last."""
+
+    connected: bool
+    reason: str
+    address: str
+    run: Name | None
+    members: list[MemberAnswer]
+
+
+class AlarmAnswer(Answer):
+    """Something that a person has to look at. `closed`: when it was over, null while it is not."""
+
+    alarm: int
+    run: str
+    attempt: int | None
+    step: int | None
+    severity: str
+    cause: str | None
+    sentence: str
+    opened: float
+    closed: float | None
+
+
+class StateAnswer(Answer):
+    """Everything that the head of the dashboard shows."""
+
+    version: str = Field(description="Of omni-rl.")
+    started: float
+    gate: GateAnswer
+    cluster: ClusterAnswer
+    sync: str | None = Field(description="The one under way.")
+    runs: list[RunAnswer]
+    alarms: list[AlarmAnswer] = Field(description="Those that are not over.")
+
+
+class ReadyAnswer(Answer):
+    """Whether the actors answered."""
+
+    ready: bool
+    reason: str = ""
+
+    model_config = example(ready=True, reason="")

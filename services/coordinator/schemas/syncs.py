@@ -1,0 +1,137 @@
+"""Weight syncs and checks."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from services.coordinator.schemas.base import Answer, Body, Figures, Name, SeverityName, example
+
+Outcome = Literal["committed", "rolled_back", "failed"]
+
+
+class SyncBody(Body):
+    """Where the weights come from, and what becomes of requests in flight."""
+
+    source: Literal["trainer", "published", "directory"] = "trainer"
+    version: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        default=None, description="With `published`: what `omni_rl.client.publish` returned."
+    )
+    path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="With `directory`: safetensors, below one of the operator's weight_roots."
+    )
+    mode: Literal["recompute", "drain", "keep"] = "recompute"
+    probe: bool = Field(default=True, description="Score the canonical probe, for the agreement by kind.")
+
+    model_config = example(source="trainer", mode="recompute", probe=True)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.source == "published") != (self.version is not None):
+            raise ValueError("version belongs to source published, and is needed there")
+        if (self.source == "directory") != (self.path is not None):
+            raise ValueError("path belongs to source directory, and is needed there")
+        return self
+
+
+class SyncPhase(Answer):
+    """One thing that happened in a sync."""
+
+    at: float = Field(description="Unix seconds.")
+    phase: str
+    what: str
+    replica: str | None = None
+    detail: str = ""
+
+
+class SyncAnswer(Answer):
+    """A sync, under way or over."""
+
+    sync: str
+    state: Literal["running", "finished"]
+    phase: str = Field(description="The one it is in, or was in last.")
+    outcome: Outcome | None = None
+    key: str | None = None
+    source: str = "trainer"
+    started: float
+    finished: float | None = None
+    version: str = Field(default="", description="What it brings.")
+    serving: str = Field(default="", description="What replicas sample with now.")
+    tensors: int = 0
+    bytes: int = 0
+    elements_proven: int = 0
+    elements: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict, description="By phase.")
+    stall: float = Field(default=0.0, description="The longest time without an engine step, in seconds.")
+    agreement: Figures | None = None
+    reason: str = ""
+    mismatches: list[str] = Field(default_factory=list)
+    replaced: dict[str, str] = Field(default_factory=dict)
+    out: dict[str, str] = Field(default_factory=dict)
+    phases: list[SyncPhase] = Field(default_factory=list)
+
+    model_config = example(
+        sync="3f1c9a20be77",
+        state="finished",
+        phase="idle",
+        outcome="committed",
+        key="step-12",
+        source="trainer",
+        started=1795500000.0,
+        finished=1795500000.42,
+        version="digits-grpo/1/12/9f2c3c1d0a44b7e1",
+        serving="digits-grpo/1/12/9f2c3c1d0a44b7e1",
+        tensors=168,
+        bytes=2961408,
+        elements_proven=1480704,
+        elements=1480704,
+        seconds={"prepare": 0.21, "pause": 0.002, "apply": 0.011, "verify": 0.08, "commit": 0.004},
+        stall=0.12,
+        agreement={"text": {"tokens": 32, "logprob_abs_diff_mean": 7.5e-7}},
+        phases=[{"at": 1795500000.0, "phase": "prepare", "what": "entered"}],
+    )
+
+
+class CheckBody(Body):
+    """The canonical probe, or a step's worst samples; each further part costs time."""
+
+    run: Name | None = None
+    attempt: int | None = Field(default=None, ge=0)
+    step: int | None = Field(default=None, ge=0)
+    legs: bool = True
+    reference: bool = Field(default=False, description="A float32 reference of the trainer.")
+    localise: bool = Field(default=False, description="The first module that diverges.")
+    seconds: float = Field(default=60.0, gt=0, le=600, description="When the search for a cause gives up.")
+
+    model_config = example(run="digits-grpo", attempt=1, step=12, legs=True)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len({value is None for value in (self.run, self.attempt, self.step)}) > 1:
+            raise ValueError("run, attempt and step name a step together; leave all out for the probe")
+        return self
+
+
+class CheckAnswer(Answer):
+    """Both policies, compared now."""
+
+    version: str
+    severity: SeverityName
+    reason: str
+    figures: Figures
+    legs: dict[str, Figures]
+    cause: str | None
+    sentence: str
+    evidence: list[dict[str, Any]]
+    seconds: float
+
+    model_config = example(
+        version="digits-grpo/1/12/9f2c3c1d0a44b7e1",
+        severity="ok",
+        reason="every figure is within its limits",
+        figures={"text": {"tokens": 32, "logprob_abs_diff_mean": 7.5e-7}},
+        legs={"train_vs_prefill": {"overall": {"tokens": 160, "logprob_abs_diff_mean": 7.3e-7}}},
+        cause=None,
+        sentence="",
+        evidence=[],
+        seconds=1.9,
+    )
