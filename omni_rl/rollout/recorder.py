@@ -119,26 +119,29 @@ def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
         router.set_capture_fn(partial(recorder.chosen, layer))
     encode = runner._execute_mm_encoder
 
-    def encode_sounds_alone(scheduler_output: Any) -> list[torch.Tensor]:
-        # vLLM pads the sounds of a batch to the longest one, so that the encoder's input would depend on the batch.
+    def encode_padded_alone(scheduler_output: Any) -> list[torch.Tensor]:
         features = []
-        for part in split_off_sounds(scheduler_output.scheduled_encoder_inputs, runner.requests):
+        for part in split_off_padded(scheduler_output.scheduled_encoder_inputs, runner.requests):
             features += encode(replace(scheduler_output, scheduled_encoder_inputs=part))
         return features
 
-    runner._execute_mm_encoder = encode_sounds_alone
+    runner._execute_mm_encoder = encode_padded_alone
     model.recorder = recorder
     return recorder
 
 
-def split_off_sounds(scheduled: Mapping[str, list[int]], requests: Mapping[str, Any]) -> list[dict[str, list[int]]]:
-    """Media items to encode, {request: item numbers}: everything but sounds first, then each sound by itself."""
-    others: dict[str, list[int]] = {}
-    sounds: list[dict[str, list[int]]] = []
+def split_off_padded(scheduled: Mapping[str, list[int]], requests: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    """Media items to encode, {request: item numbers}: images together, then each sound and each video by itself.
+
+    vLLM pads the sounds of a batch to the longest and its videos to the largest one: a sound's features would depend
+    on the batch, and a video would be seen with black borders, its features at the wrong places.
+    """
+    images: dict[str, list[int]] = {}
+    alone: list[dict[str, list[int]]] = []
     for request, items in scheduled.items():
         for item in items:
-            if requests[request].mm_features[item].modality == "audio":
-                sounds.append({request: [item]})
+            if requests[request].mm_features[item].modality == "image":
+                images.setdefault(request, []).append(item)
             else:
-                others.setdefault(request, []).append(item)
-    return ([others] if others else []) + sounds
+                alone.append({request: [item]})
+    return ([images] if images else []) + alone

@@ -112,6 +112,19 @@ def test_videos_of_one_frame_and_odd_sizes(both: BothSides, frames: int, height:
     both.agree([Prompt("video", "see <video> now", videos=(clip(frames, frames, height, width),))])
 
 
+def test_media_of_different_sizes_share_a_batch(both: BothSides) -> None:
+    """Left to itself, vLLM pads the videos and the sounds of a batch to the largest one, without a word."""
+    sizes = ((64, 128), (128, 64), (96, 96), (33, 70))
+    both.agree(
+        [
+            *(Prompt(f"video {h}", "<video>", videos=(clip(h, 4, h, w),)) for h, w in sizes),
+            *(Prompt(f"picture {h}", "<image>", images=(load_image(noise(h, h, w, 3)),)) for h, w in sizes),
+            *(Prompt(f"sound {h}", "<so_embedding>", sounds=(hiss(h, 200 * h),)) for h, _ in sizes),
+            Prompt("two videos", "<video> and <video>", videos=(clip(1, 3, 40, 90), clip(2, 3, 90, 40))),
+        ]
+    )
+
+
 def test_everything_odd_in_one_prompt(both: BothSides) -> None:
     both.agree(
         [

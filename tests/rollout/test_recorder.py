@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from omni_rl.media.digests import tensor_digest
-from omni_rl.rollout.recorder import StepRecorder, split_items, split_off_sounds
+from omni_rl.rollout.recorder import StepRecorder, split_items, split_off_padded
 
 
 def runner(requests: list[str], rows: list[int]) -> Any:
@@ -82,11 +82,11 @@ def test_a_batch_of_sounds_or_videos_comes_apart_by_its_counts() -> None:
     assert int(second["audio_num_clips"]) == 2
 
 
-def test_every_sound_is_encoded_by_itself() -> None:
+def test_every_sound_and_every_video_is_encoded_by_itself() -> None:
     def features(*modalities: str) -> Any:
         return SimpleNamespace(mm_features=[SimpleNamespace(modality=modality) for modality in modalities])
 
     requests = {"a": features("image", "audio", "video"), "b": features("audio", "image")}
-    parts = split_off_sounds({"a": [0, 1, 2], "b": [0, 1]}, requests)
-    assert parts == [{"a": [0, 2], "b": [1]}, {"a": [1]}, {"b": [0]}]
-    assert split_off_sounds({}, {}) == []
+    parts = split_off_padded({"a": [0, 1, 2], "b": [0, 1]}, requests)
+    assert parts == [{"a": [0], "b": [1]}, {"a": [1]}, {"a": [2]}, {"b": [0]}]
+    assert split_off_padded({}, {}) == []
