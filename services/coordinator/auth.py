@@ -7,26 +7,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
+
+from omni_rl.api.state import Scope
 
 SESSION_COOKIE = "omni_rl_session"
 SESSION_SECONDS = 8 * 3600
 """A working day."""
 MAX_SESSIONS = 1024
 """The oldest goes when one more is opened."""
-
-
-class Scope(StrEnum):
-    """Each includes the ones before it. read: look. sync: post steps, sync, check. admin: jobs, pause, resume."""
-
-    READ = "read"
-    SYNC = "sync"
-    ADMIN = "admin"
-
-    def covers(self, needed: "Scope") -> bool:
-        order = list(Scope)
-        return order.index(self) >= order.index(needed)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from omni_rl.api.jobs import JobKind, JobStatus
+from omni_rl.api.syncs import InFlight, SourceKind
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Figures
 from omni_rl.errors import RayUnavailableError
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
-
-SourceKind = Literal["trainer", "published", "directory"]
-InFlight = Literal["recompute", "drain", "keep"]
-JobKind = Literal["grpo", "ppo"]
-JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
 
 
 @dataclass(frozen=True)

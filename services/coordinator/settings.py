@@ -8,10 +8,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.settings import StrictSettings
-from services.coordinator.auth import Scope
 
 MIB = 1 << 20
 

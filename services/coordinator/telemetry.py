@@ -6,8 +6,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from omni_rl.api.runs import METRICS
 from omni_rl.sync.result import SyncResult
-from services.coordinator.schemas.runs import METRICS
 from services.coordinator.sinks import JudgedStep
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -4,22 +4,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from services.coordinator.schemas.base import Answer, Body, Figures, Name, SeverityName, example
+from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 
+SourceKind = Literal["trainer", "published", "directory"]
+InFlight = Literal["recompute", "drain", "keep"]
 Outcome = Literal["committed", "rolled_back", "failed"]
 
 
 class SyncBody(Body):
     """Where the weights come from, and what becomes of requests in flight."""
 
-    source: Literal["trainer", "published", "directory"] = "trainer"
+    source: SourceKind = "trainer"
     version: Annotated[str, StringConstraints(max_length=256)] | None = Field(
         default=None, description="With `published`: what `omni_rl.client.publish` returned."
     )
     path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None, description="With `directory`: safetensors, below one of the operator's weight_roots."
     )
-    mode: Literal["recompute", "drain", "keep"] = "recompute"
+    mode: InFlight = "recompute"
     probe: bool = Field(default=True, description="Score the canonical probe, for the agreement by kind.")
 
     model_config = example(source="trainer", mode="recompute", probe=True)
@@ -51,7 +53,7 @@ class SyncAnswer(Answer):
     phase: str = Field(description="The one it is in, or was in last.")
     outcome: Outcome | None = None
     key: str | None = None
-    source: str = "trainer"
+    source: SourceKind = "trainer"
     started: float
     finished: float | None = None
     version: str = Field(default="", description="What it brings.")

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from services.coordinator.schemas.base import Answer, Body, Figures, Name, SeverityName, example
-from services.coordinator.schemas.runs import DriftAnswer
+from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
+from omni_rl.api.runs import DriftAnswer
 
 
 class PartAnswer(Answer):

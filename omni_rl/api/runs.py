@@ -5,11 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from omni_rl.api.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Limits, limits_for
 from omni_rl.consistency.router import LeaveOut
-from services.coordinator.schemas.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
 
 METRICS = tuple(field.name for field in fields(Metrics))
 LEAVE_OUT: dict[str, LeaveOut] = {"float32": "after_flip", "bfloat16": "flipped"}

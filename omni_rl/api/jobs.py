@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from services.coordinator.bridge import JobKind, JobStatus
-from services.coordinator.schemas.base import Answer, Body, Name, example
-from services.coordinator.schemas.runs import CorrectionBody
+from omni_rl.api.base import Answer, Body, Name, example
+from omni_rl.api.runs import CorrectionBody
+
+JobKind = Literal["grpo", "ppo"]
+JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
 
 
 class PolicyGradientParameters(Body):

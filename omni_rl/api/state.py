@@ -1,12 +1,24 @@
 """The coordinator itself: sessions, gate, cluster, health."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from services.coordinator.auth import Scope
-from services.coordinator.schemas.base import Answer, Body, Name, example
-from services.coordinator.schemas.runs import RunAnswer
+from omni_rl.api.base import Answer, Body, Name, example
+from omni_rl.api.runs import RunAnswer
+
+
+class Scope(StrEnum):
+    """Each includes the ones before it. read: look. sync: post steps, sync, check. admin: jobs, pause, resume."""
+
+    READ = "read"
+    SYNC = "sync"
+    ADMIN = "admin"
+
+    def covers(self, needed: "Scope") -> bool:
+        order = list(Scope)
+        return order.index(self) >= order.index(needed)
 
 
 class SessionBody(Body):
