@@ -4,13 +4,12 @@ import contextlib
 import importlib.metadata
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -18,15 +17,10 @@ from omni_rl.config import DemoSettings
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.rollout.replica import RolloutReplica
 from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.journal import SqliteJournal
-from omni_rl.sync.keeper import Keeper
-from omni_rl.sync.slabs import SlabPair
-from omni_rl.sync.sources import DirectorySource, FsdpSource
-from omni_rl.sync.weight_sync import WeightSync
+from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
@@ -73,7 +67,7 @@ class Cluster:
             )
             self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, self._run))
             self._expect_same_version()
-            self._sync = stack.enter_context(self._open_sync())
+            self._sync = stack.enter_context(weight_sync([self._rollout]))
             self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
             self._open = stack.pop_all()
         return self
@@ -127,18 +121,3 @@ class Cluster:
         engine, trainer = self._rollout.weight_version, str(self._trainer.version())
         if engine != trainer:
             raise WeightUpdateError(f"the engine holds {engine}, the trainer {trainer}, of the same checkpoint")
-
-    @contextlib.contextmanager
-    def _open_sync(self) -> Iterator[WeightSync]:
-        """Weight syncs of this run, whose slabs and journal live as long as the run does."""
-        model, dtype = self._settings.model, getattr(torch, self._settings.dtype)
-        with Keeper(self._run, CheckpointTensors(model, dtype).places()) as keeper:
-            journal, slabs = SqliteJournal(keeper.directory / "journal.sqlite"), SlabPair(keeper.directory)
-            sync = WeightSync(journal, slabs, [RolloutReplica(self._rollout)])
-            try:
-                sync.open(DirectorySource(model, dtype, run=self._run))
-                yield sync
-            finally:
-                sync.close()
-                slabs.close()
-                journal.close()

@@ -19,6 +19,7 @@ from omni_rl.errors import (
     FencedError,
     PromptError,
     QuarantinedError,
+    ReplicaDeadError,
     ReplicaStoppedError,
     WeightUpdateError,
 )
@@ -179,8 +180,9 @@ def test_an_engine_that_threw_is_refused_and_replaced(
     rendered = handle.render(prompts()[:2])
     slab = doubled_head(small_checkpoint, 2, tmp_path)
     (image, other) = rendered[1].items
-    ragged = image.tensors | {"pixel_values_flat": image.tensors["pixel_values_flat"][:, 1:]}
-    broken = replace(rendered[1], items=(replace(image, tensors=ragged, content_hash="ragged"), other))
+    pixels = image.tensors["pixel_values_flat"]
+    four = image.tensors | {"pixel_values_flat": torch.cat([pixels, pixels[:1]])}
+    broken = replace(rendered[1], items=(replace(image, tensors=four, content_hash="four channels"), other))
     with pytest.raises(EngineDeadError, match="a step ended in"):
         handle.sample([broken], SAMPLING)
     started = time.monotonic()
@@ -204,7 +206,7 @@ def test_an_engine_that_threw_is_refused_and_replaced(
 def test_an_engine_whose_process_was_killed_is_replaced(handle: RolloutHandle) -> None:
     rendered = handle.render(prompts()[:1])
     os.kill(engine_process(handle), signal.SIGKILL)
-    with pytest.raises(EngineDeadError, match="its process ended"):
+    with pytest.raises(ReplicaDeadError, match="its process ended"):
         handle.sample(rendered, SAMPLING)
     with pytest.raises(EngineDeadError, match="cannot be used"):
         handle.rescore([])

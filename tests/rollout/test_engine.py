@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from omni_rl.errors import EngineDeadError, PromptError
 from omni_rl.media.renderer import Renderer
@@ -155,9 +156,10 @@ def test_an_engine_that_threw_is_refused_at_once(start: Callable[..., Any]) -> N
     rendered = render(engine)
     answers = engine.sample(rendered[:1], SAMPLING)
     (image, other) = rendered[1].items
-    ragged = replace(image, tensors=image.tensors | {"pixel_values_flat": image.tensors["pixel_values_flat"][:, 1:]})
+    pixels = image.tensors["pixel_values_flat"]
+    four = replace(image, tensors=image.tensors | {"pixel_values_flat": torch.cat([pixels, pixels[:1]])})
     with pytest.raises(EngineDeadError, match="a step ended in"):
-        engine.sample([replace(rendered[1], items=(replace(ragged, content_hash="ragged"), other))], SAMPLING)
+        engine.sample([replace(rendered[1], items=(replace(four, content_hash="four channels"), other))], SAMPLING)
     calls: list[Callable[[], Any]] = [
         lambda: engine.sample(rendered[:1], SAMPLING),
         lambda: engine.rescore(answers),

@@ -10,7 +10,9 @@ from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.sync.sources import FsdpSource
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -52,8 +54,11 @@ def test_both_sides_agree_before_and_after_an_update_and_on_what_was_saved(
         _assert_agreement(rollouts, before)
 
         trainer.update(rollouts, [1.0, -1.0] * len(KINDS))
-        weights, version = trainer.weights()
-        engine.update_weights(weights, str(version))
+        version = trainer.version()
+        with weight_sync([engine], base=tmp_path) as sync:
+            result = sync.sync(FsdpSource(trainer))
+        assert result.version == result.serving == str(version)
+        assert result.elements_proven == result.elements > engine.parameters
         rollouts = _sample(engine)
         after = trainer.score(rollouts)
         _assert_agreement(rollouts, after)
