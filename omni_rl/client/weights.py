@@ -43,6 +43,7 @@ def publish(
 
     Raises:
         SourceError: tensors are missing, unexpected or of another shape (all are named), or another rank failed.
+        TrainerDeadError: another rank died; nothing was published.
         SlabBusyError: another process is publishing, or a sync is reading what was published before; try again.
         SlabFullError: there is no room for one more set of weights.
         SlabError: the run has no slabs on this host.
@@ -63,14 +64,12 @@ def publish(
 def _accepted(directory: Path, tensors: list[Released]) -> RunRecord:
     """The run's record. Raises `SourceError` unless `tensors` are its weights, whatever floating-point dtype."""
     record = RunRecord.read(directory)
-    served = {entry.name: entry.dtype for entry in record.places}
+    served: dict[str, torch.dtype] = {entry.name: getattr(torch, entry.dtype) for entry in record.places}
     found = {}
     for released in tensors:
-        own = str(released.dtype).removeprefix("torch.")
-        found[released.name] = (
-            served.get(released.name, own) if released.dtype.is_floating_point else own,
-            released.shape,
-        )
+        dtype = served.get(released.name, released.dtype)
+        rounded = dtype if dtype.is_floating_point and released.dtype.is_floating_point else released.dtype
+        found[released.name] = str(rounded).removeprefix("torch."), released.shape
     record.check(arrange(found), "the state dict")
     return record
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from omni_rl.errors import OmniRLError, SourceError
+from omni_rl.errors import OmniRLError, SourceError, TrainerDeadError
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Group:
 
         Raises:
             OmniRLError: the error of the lowest rank that raised one; any other becomes a `SourceError`.
+            TrainerDeadError: a rank died, or did not answer within the group's timeout.
         """
         if self.size == 1:
             return [act()]
@@ -44,7 +45,12 @@ class Group:
         except Exception as raised:  # the others wait: they must hear of it, whatever it is
             error = SourceError(f"rank {self.rank} failed to send its weights: {type(raised).__name__}: {raised}")
         answers: list[Any] = [None] * self.size
-        dist.all_gather_object(answers, (result, error))
+        try:
+            dist.all_gather_object(answers, (result, error))
+        except RuntimeError as broken:  # what torch's backends raise
+            raise TrainerDeadError(
+                f"a rank that writes weights with this one died or fell silent: {broken}"
+            ) from broken
         for _, failure in answers:
             if failure is not None:
                 raise failure
