@@ -58,6 +58,16 @@ class Block(NamedTuple):
     def kind(self) -> Kind:
         return Kind.RELEASED if self.transform is Transform.COPY else Kind.TRANSFORMED
 
+    def fits(self, released: int, stored: int) -> bool:
+        """Whether it stays inside a released tensor and a storage of so many elements."""
+        last = self.rows - 1
+        return (
+            min(self.rows, self.length) > 0
+            and min(self.source, self.source_stride, self.target, self.target_stride) >= 0
+            and self.source + last * self.source_stride + self.length <= released
+            and self.target + last * self.target_stride + self.length <= stored
+        )
+
     def places(self, positions: torch.Tensor) -> torch.Tensor:
         """Elements of the storage at row-major `positions` of the view."""
         return self.target + positions // self.length * self.target_stride + positions % self.length

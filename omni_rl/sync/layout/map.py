@@ -135,15 +135,22 @@ class LayoutMap:
                 raise LayoutError(f"the layout map is wrong: a fresh load differs from it: {named(wrong)}")
 
     def check_complete(self) -> None:
-        """Raise `LayoutError` unless every element of every storage is in exactly one block or recorded region."""
+        """Raise `LayoutError` unless every element of every storage is in exactly one block or recorded region, every
+        released element is in some block, and nothing reaches beyond a tensor."""
+        landed = [np.zeros(torch.Size(spec.shape).numel(), np.bool_) for spec in self.specs.values()]
         covered = [np.zeros(spec.elements, np.uint8) for spec in self.storages]
         for block in self.blocks:
+            if not block.fits(landed[block.tensor].size, covered[block.storage].size):
+                raise LayoutError(f"the layout map is wrong: {block} reaches beyond its tensor")
+            block.of_tensor(torch.from_numpy(landed[block.tensor])).fill_(True)
             block.of_storage(torch.from_numpy(covered[block.storage])).add_(1)
         for recorded in self.recorded:
             recorded.of_storage(torch.from_numpy(covered[recorded.storage])).add_(1)
         for spec, times in zip(self.storages, covered, strict=True):
             if wrong := int((times != 1).sum()):
                 raise LayoutError(f"the layout map says nothing, or two things, of {wrong} elements of {spec.name}")
+        if lost := [name for name, mask in zip(self.specs, landed, strict=True) if not mask.all()]:
+            raise LayoutError(f"the layout map leaves out elements of {listed(lost)}")
 
     def _mismatches(self, tensors: Mapping[str, torch.Tensor], flats: Sequence[torch.Tensor]) -> Iterator[Mismatch]:
         for name, blocks in self._by_tensor():
