@@ -12,10 +12,11 @@ import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.utils.torch_utils import set_default_torch_num_threads
 
-from omni_rl.errors import CheckpointError, ConfigError, MediaError, PromptError
+from omni_rl.errors import CheckpointError, MediaError, PromptError
 from omni_rl.media.digests import tensor_digest, tensors_digest
 from omni_rl.media.engine_input import plain_tensors
 from omni_rl.media.prompts import named, plain
+from omni_rl.media.pruning import Pruning
 from omni_rl.media.sounds import MODEL_RATE
 from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt, Sound, Video
 
@@ -34,12 +35,12 @@ class Renderer:
         hf_processor = info.get_hf_processor()
         if hf_processor.dynamic_tiler is None:
             raise CheckpointError("vision_config.args has no min_num_patches: only dynamic resolution is supported")
-        if info.get_video_pruning_rate():
-            raise ConfigError("video_pruning_rate is set: pruned videos no longer match their prompt ids; leave it out")
         self._limits: dict[str, int] = info.allowed_mm_limits
         self._tiler = hf_processor.dynamic_tiler
         self._extractor = hf_processor.audio_extractor
         self._image_token = int(hf_processor.image_token_id)
+        self._hf_processor = hf_processor
+        self._pruning_rate = float(info.get_video_pruning_rate() or 0)
         self.max_prompt_tokens = int(self._renderer.model_config.max_model_len) - 1  # room for one sampled token
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
@@ -111,7 +112,26 @@ class Renderer:
             tensors=tensors,
             digests={name: tensor_digest(tensor) for name, tensor in tensors.items()},
             content_hash=tensors_digest(tensors),
+            pruning=self._pruning(tensors) if modality == "video" and self._pruning_rate else None,
         )
+
+    def _pruning(self, tensors: dict[str, torch.Tensor]) -> Pruning:
+        """Where a pruned video's features go among its text, from vLLM's own text with one slot a tubelet."""
+        processor = self._hf_processor
+        temporal = processor.video_temporal_patch_size
+        tubelets = -(-int(tensors["video_num_patches"]) // temporal)
+        one_each = processor.get_video_repl(
+            tokens_per_frame=[1] * tubelets,
+            frames_indices=tensors["frames_indices"].tolist(),
+            frame_duration_ms=int(tensors["frame_duration_ms"]),
+            tokenizer=processor.tokenizer,
+            img_start_token_ids=processor._img_start_token_ids,
+            img_end_token_ids=processor._img_end_token_ids,
+            img_context_token_ids=processor._img_context_token_ids,
+            video_temporal_patch_size=temporal,
+        ).full
+        slots = np.flatnonzero(np.array(one_each) == self._image_token)
+        return Pruning(self._pruning_rate, slots.astype(np.int64) - np.arange(tubelets))
 
     def _check_limits(self, prompt: Prompt) -> None:
         given: dict[Modality, int] = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omni_rl.errors import MediaError, PromptError
+from omni_rl.media.pruning import kept_count
 from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ _NEEDED: dict[Modality, tuple[str, ...]] = {
 class FeatureCounts:
     """One feature per square of `side` pixels, of `frames` frames of a video together; per 2^`halvings` mel frames.
 
-    `halvings` is None for a model without a sound tower.
+    `halvings` is None for a model without a sound tower. `pruning_rate` is the only one at
+    which the model prunes videos; where it is None, each is pruned as it was rendered.
     """
 
     side: int
     frames: int
     halvings: int | None
+    pruning_rate: float | None = None
 
     @classmethod
     def of(cls, config: Any) -> "FeatureCounts":
@@ -77,7 +80,21 @@ class FeatureCounts:
             return self._cells(name, item.tensors["pixel_values_flat"])
         if item.modality == "video":
             pixels = item.tensors["pixel_values_flat_video"]
-            return -(-len(pixels) // self.frames) * self._cells(name, pixels)
+            tubelets, tokens = -(-len(pixels) // self.frames), self._cells(name, pixels)
+            rate = 0.0 if item.pruning is None else item.pruning.rate
+            if self.pruning_rate is not None and rate != self.pruning_rate:
+                raise PromptError(
+                    f"{name} was rendered for video_pruning_rate {rate}, the engine has {self.pruning_rate}; "
+                    "render the prompt with the engine's own renderer"
+                )
+            if item.pruning is None:
+                return tubelets * tokens
+            if len(item.pruning.text_before) != tubelets:
+                raise PromptError(
+                    f"{name} has text for {len(item.pruning.text_before)} tubelets, its tensors make {tubelets}; "
+                    "render the prompt anew"
+                )
+            return kept_count(tubelets, tokens, item.pruning.rate)
         if self.halvings is None:
             raise MediaError(f"{name}: this checkpoint has no sound tower; leave sounds out")
         clips = item.tensors["feature_attention_mask"].sum(1).tolist()

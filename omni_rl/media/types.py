@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.media.pruning import Pruning
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -72,7 +74,8 @@ class MediaItem:
     `positions` int64 [N]: the prompt positions that take the item's features, in feature order (for a video the
     frame separators inside its span are not among them). `offset` and `length` give the whole span, separators
     included. `tensors` are the processor's outputs for this item, by the processor's names. `digests` holds, for
-    each tensor, blake3 over dtype, shape and bytes. `content_hash` is the engine's cache key for the item.
+    each tensor, blake3 over dtype, shape and bytes. `content_hash` is the engine's cache key for the item. `pruning` is
+    there for a video that the model prunes: its `positions` are then only as many as its kept features.
     """
 
     modality: Modality
@@ -83,6 +86,7 @@ class MediaItem:
     tensors: "dict[str, torch.Tensor]"
     digests: dict[str, str]
     content_hash: str
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)

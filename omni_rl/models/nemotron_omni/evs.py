@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from omni_rl.media.pruning import kept_count
+
 
 def retention_mask(embeddings: torch.Tensor, pruning_rate: float) -> torch.Tensor:
     """bool [F, N]: the tokens of `embeddings` [F, N, hidden] that differ most from their place in the tubelet before.
@@ -14,7 +16,7 @@ def retention_mask(embeddings: torch.Tensor, pruning_rate: float) -> torch.Tenso
     similarity = F.cosine_similarity(embeddings[1:], embeddings[:-1], dim=-1)
     # 255 is above every dissimilarity (at most 2) and representable in every dtype.
     dissimilarity = torch.cat([torch.full_like(embeddings[:1, :, 0], 255), 1 - similarity]).flatten()
-    kept = max(tokens, int(tubelets * tokens * (1 - pruning_rate)))
+    kept = kept_count(tubelets, tokens, pruning_rate)
     order = dissimilarity.argsort(descending=True, stable=True)
     mask = torch.zeros(tubelets * tokens, dtype=torch.bool, device=embeddings.device)
     return mask.index_fill(0, order[:kept], True).view(tubelets, tokens)
