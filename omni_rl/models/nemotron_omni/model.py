@@ -313,7 +313,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
 
     def embed_packed(self, ids: torch.Tensor, media: Sequence[PackedMedia]) -> torch.Tensor:
         """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
-        return scoring.embed(self, ids, media)
+        return scoring.embed(self, ids, media)[0]
 
     def score_packed(
         self,

@@ -10,18 +10,34 @@ import torch
 
 
 @dataclass(frozen=True)
+class PackedPruning:
+    """How a video of F tubelets of N tokens is pruned at `rate`.
+
+    `span`: the packed positions of its text and slots, start and end. `text_before` int64 [F]: how many of the span's
+    text tokens precede each tubelet's features. `kept` bool [F, N]: the tokens to keep; None: the features decide.
+    """
+
+    rate: float
+    span: tuple[int, int]
+    text_before: torch.Tensor
+    kept: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class PackedMedia:
     """One media item. `positions` int64 [N]: packed positions that take its features, in feature order.
 
     `tensors` are the processor's outputs for the item, by vLLM's names: image `pixel_values_flat` [3, H, W];
     video `pixel_values_flat_video` [F, 3, H, W]; audio `input_audio_features` [clips, frames, mel] and
-    `feature_attention_mask` [clips, frames]. `sample` names the sequence in errors.
+    `feature_attention_mask` [clips, frames]. `sample` names the sequence in errors. `pruning`: of a
+    video, whose `positions` are then the prompt's slots, as many as it keeps features.
     """
 
     modality: Literal["image", "audio", "video"]
     positions: torch.Tensor
     tensors: dict[str, torch.Tensor]
     sample: str
+    pruning: PackedPruning | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +59,11 @@ class PackedScores:
     """`logprobs` float32 [score_mask.sum()], differentiable, in packed order.
 
     `experts` int16 [T, L, K] and `margins` float32 [T, L] (gap between the last chosen and the first refused
-    biased score), or None for a model without MoE layers.
+    biased score), or None for a model without MoE layers. `kept`, an entry a media item: bool [F, N], the tokens of a
+    pruned video that the features say are kept (also where others had to be), or None.
     """
 
     logprobs: torch.Tensor
     experts: torch.Tensor | None
     margins: torch.Tensor | None
+    kept: tuple[torch.Tensor | None, ...] = ()

@@ -14,6 +14,7 @@ from omni_rl.models.nemotron_omni.features import (
     video_embeddings,
 )
 from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.nemotron_omni.pruned import place
 from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.slots import fill_slots
 from omni_rl.models.nemotron_omni.touch import touch_unused
@@ -44,7 +45,8 @@ def merge(
         raise PromptError(
             "images and video share one placeholder id; give their spans (`media`) to use both in one batch"
         )
-    embeds: torch.Tensor = model.get_input_embeddings()(input_ids)
+    placed = place(input_ids.flatten(), media, media_features(model, media))
+    embeds: torch.Tensor = model.get_input_embeddings()(placed.ids.view_as(input_ids))
     if pixel_values is not None:
         items = _image_items(model, pixel_values, image_flags, imgs_sizes)
         embeds = fill_slots(embeds, input_ids, model.img_context_token_id, "image", items)
@@ -55,7 +57,7 @@ def merge(
         clips = sound_embeddings(model, sound_features, _sound_mask(sound_features, sound_attention_mask))
         embeds = fill_slots(embeds, input_ids, model.sound_context_token_id, "audio", clips)
     if media:
-        embeds = scatter_features(embeds.flatten(0, 1), media, media_features(model, media)).view_as(embeds)
+        embeds = scatter_features(embeds.flatten(0, 1), placed.media, placed.features).view_as(embeds)
     plain = {"image": pixel_values, "video": pixel_values_videos, "audio": sound_features}
     present = [name for name, given in plain.items() if given is not None]
     return touch_unused(model, embeds, [*present, *(item.modality for item in media)])

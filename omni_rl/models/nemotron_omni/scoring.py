@@ -13,6 +13,7 @@ from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
 from omni_rl.models.nemotron_omni.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
+from omni_rl.models.nemotron_omni.pruned import place
 from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.touch import touch_unused
 
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 
 def embed(
     model: "NemotronOmniForConditionalGeneration", ids: torch.Tensor, media: Sequence[PackedMedia]
-) -> torch.Tensor:
-    """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
-    embeds: torch.Tensor = model.get_input_embeddings()(ids)
+) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places.
+
+    And, for each item, the tokens of a pruned video that its features say are kept; see `pruned.place`.
+    """
+    placed = place(ids, media, media_features(model, media))
+    embeds: torch.Tensor = model.get_input_embeddings()(placed.ids)
     if media:
-        embeds = scatter_features(embeds, media, media_features(model, media))
-    return touch_unused(model, embeds, (item.modality for item in media))
+        embeds = scatter_features(embeds, placed.media, placed.features)
+    return touch_unused(model, embeds, (item.modality for item in media)), placed.kept
 
 
 def score(
@@ -42,9 +47,10 @@ def score(
     scored = batch.score_mask.nonzero().squeeze(1)
     assert not (layout.position[scored] == 0).any(), "a sequence's first token has nothing before it to score it"
     record = RoutingRecord() if record_routing else None
-    hidden = model.language_model.model(embed(model, batch.ids, batch.media), layout, record)
+    embeds, kept = embed(model, batch.ids, batch.media)
+    hidden = model.language_model.model(embeds, layout, record)
     head = model.language_model.lm_head.weight
     logprobs = token_logprobs(hidden[scored - 1], head, batch.ids[scored], temperature, logprob_chunk)
     if record is None or not record.layers:
-        return PackedScores(logprobs, None, None)
-    return PackedScores(logprobs, record.experts(), record.margins())
+        return PackedScores(logprobs, None, None, kept)
+    return PackedScores(logprobs, record.experts(), record.margins(), kept)
