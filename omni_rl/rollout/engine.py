@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -41,7 +42,8 @@ class RolloutEngine:
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
         seeds.spare_unfinished_prompts(runner)
-        self._features = FeatureCounts.of(self.llm_engine.model_config.hf_config)
+        config = self.llm_engine.model_config.hf_config
+        self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
         self._weights = ServedWeights(self.model, settings.model, getattr(torch, settings.dtype))
         self._numbers = count()
@@ -212,7 +214,8 @@ class RolloutEngine:
             return request.rescore(output, self._recorder.close(request.internal_id, positions))
         experts = self._recorder.close(request.internal_id, len(request.prompt.ids) + len(request.ids) - 1)
         digests = (self._recorder.digests(item.content_hash) for item in request.prompt.items)
-        return request.rollout(output.outputs[0], digests, experts)
+        kept = (self._recorder.kept(item.content_hash) for item in request.prompt.items)
+        return request.rollout(output.outputs[0], digests, experts, kept)
 
     def _computed(self, name: str) -> int:
         return scheduling.computed_tokens(self.llm_engine, self._running[name].internal_id)

@@ -34,7 +34,9 @@ class Request:
             self.logprobs.append(candidates[token].logprob)
             self.mixed.append(bool(self.state_of - {version}))
 
-    def rollout(self, completion: Any, digests: Iterable[dict[str, str]], experts: Any) -> Rollout:
+    def rollout(
+        self, completion: Any, digests: Iterable[dict[str, str]], experts: Any, kept: Iterable[Any] = ()
+    ) -> Rollout:
         """The finished answer."""
         return Rollout(
             prompt=self.prompt,
@@ -45,6 +47,7 @@ class Request:
             engine_digests=tuple(digests),
             experts=experts,
             finish_reason=completion.finish_reason,
+            kept=tuple(kept),
         )
 
     def rescore(self, output: Any, experts: Any) -> Rescore:

@@ -22,6 +22,7 @@ from vllm.model_executor.models.parakeet import ProjectedParakeet
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 
+from omni_rl.models.nemotron_omni.evs import retention_mask
 from omni_rl.rollout.recorder import StepRecorder
 
 # Frames that go through the tower in one call; even, so that no pair of frames that shares a patch is cut apart.
@@ -56,6 +57,7 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.recorder: StepRecorder | None = None
+        self._kept: list[torch.Tensor] = []
         if self.sound_encoder is not None:
             # The parent's constructor built it from its own class; same modules, another forward.
             self.sound_encoder.__class__ = DtypeTrueParakeet
@@ -80,8 +82,32 @@ class OmniPolicy(NemotronH_Nano_VL_V2):  # type: ignore[misc]
         """Features [tokens, hidden] of every item of one modality's batch."""
         features = tuple(super().embed_multimodal(**kwargs))
         if self.recorder is not None:
-            self.recorder.received(kwargs, features)
+            self.recorder.received(kwargs, features, self._kept)
+        self._kept = []
         return features
+
+    def _process_video_input(self, video_input: Any) -> tuple[torch.Tensor, ...]:
+        """What vLLM does with videos; but it tells nobody which tokens it keeps when it prunes."""
+        if not self.video_pruning_rate:
+            whole: tuple[torch.Tensor, ...] = super()._process_video_input(video_input)
+            return whole
+        frames = video_input["num_patches"].tolist()
+        temporal = self.video_temporal_patch_size
+        embeddings = []
+        for pixels, indices, duration in zip(
+            video_input["pixel_values_flat"].split(frames),
+            video_input["frames_indices"].split(frames),
+            video_input["frame_duration_ms"].tolist(),
+            strict=True,
+        ):
+            tubelets = self.extract_feature(pixels, num_frames=len(pixels))
+            kept = retention_mask(tubelets, self.video_pruning_rate)
+            self._kept.append(kept)
+            counts = kept.sum(1).tolist()
+            embeddings.append(
+                self._create_final_video_embeddings(tubelets[kept], counts, indices.tolist(), duration, temporal)
+            )
+        return tuple(embeddings)
 
     def extract_feature_dynamic(self, pixel_values: torch.Tensor, imgs_sizes: list[tuple[int, int]]) -> torch.Tensor:
         """Packed images, sizes (height, width) in pixels, to [1, tokens of all images, llm_hidden]."""

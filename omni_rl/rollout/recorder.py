@@ -3,7 +3,7 @@
 Shapes: R rows of one step (all requests together), L MoE layers, K experts per token.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -48,7 +48,8 @@ class StepRecorder:
     _choices: dict[str, NDArray[np.int16]] = field(default_factory=dict)
     _digests: dict[str, dict[str, str]] = field(default_factory=dict)
     _step: dict[int, torch.Tensor] = field(default_factory=dict)
-    _encoded: list[tuple[torch.Tensor, dict[str, str]]] = field(default_factory=list)
+    _kept: dict[str, NDArray[np.bool_] | None] = field(default_factory=dict)
+    _encoded: list[tuple[torch.Tensor, dict[str, str], NDArray[np.bool_] | None]] = field(default_factory=list)
 
     def open(self, request: str, positions: int) -> None:
         """Expect at most `positions` positions of `request` (the engine's own id)."""
@@ -71,19 +72,30 @@ class StepRecorder:
         """Digests of the tensors that the model received for the item of this hash."""
         return self._digests[content_hash]
 
+    def kept(self, content_hash: str) -> NDArray[np.bool_] | None:
+        """bool [tubelets, tokens each]: what the model kept of the pruned video of this hash, else None."""
+        return self._kept[content_hash]
+
     def forget_evicted(self, needed: Iterable[str]) -> None:
-        """Drop the digests of items that are neither in the encoder cache nor `needed` by a request under way."""
+        """Drop what is known of items that are neither in the encoder cache nor `needed` by a request under way."""
         kept = self.runner.encoder_cache.keys() | set(needed)
         self._digests = {key: digests for key, digests in self._digests.items() if key in kept}
+        self._kept = {key: mask for key, mask in self._kept.items() if key in kept}
 
     def chosen(self, layer: int, topk_ids: torch.Tensor) -> None:
         """Called by the router of MoE layer `layer` with int [R, K]."""
         self._step[layer] = topk_ids
 
-    def received(self, batch: Mapping[str, Any], features: tuple[torch.Tensor, ...]) -> None:
-        """Called by the model after it encoded a batch of media items of one modality."""
-        for item, feature in zip(split_items(batch, len(features)), features, strict=True):
-            self._encoded.append((feature, {name: tensor_digest(tensor) for name, tensor in item.items()}))
+    def received(
+        self, batch: Mapping[str, Any], features: tuple[torch.Tensor, ...], kept: Sequence[torch.Tensor] = ()
+    ) -> None:
+        """Called by the model after it encoded a batch of media items of one modality.
+
+        `kept`, for videos that were pruned: bool [tubelets, tokens each] of each.
+        """
+        masks = [mask.cpu().numpy() for mask in kept] if kept else [None] * len(features)
+        for item, feature, mask in zip(split_items(batch, len(features)), features, masks, strict=True):
+            self._encoded.append((feature, {name: tensor_digest(tensor) for name, tensor in item.items()}, mask))
 
     def finish_step(self, positions: torch.Tensor) -> None:
         """Called by the model at the end of a forward pass; `positions` int64 [R], padding after the last row."""
@@ -106,8 +118,9 @@ class StepRecorder:
         if not self._encoded:
             return
         keys = {id(feature): key for key, feature in self.runner.encoder_cache.items()}
-        for feature, digests in self._encoded:
-            self._digests[keys[id(feature)]] = digests
+        for feature, digests, mask in self._encoded:
+            key = keys[id(feature)]
+            self._digests[key], self._kept[key] = digests, mask
         self._encoded.clear()
 
 

@@ -18,6 +18,7 @@ class EngineSettings(StrictSettings):
     `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
     `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
+    `video_pruning_rate` is the share of a video's tokens that are left out (EVS), on both sides; 0: none.
     """
 
     model: Path
@@ -30,6 +31,7 @@ class EngineSettings(StrictSettings):
     images: int = Field(default=4, ge=0)
     audios: int = Field(default=2, ge=0)
     videos: int = Field(default=2, ge=0)
+    video_pruning_rate: float = Field(default=0.0, ge=0, lt=1)
     record_experts: bool = True
     threads: int = Field(default=0, ge=0)
 

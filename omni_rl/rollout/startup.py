@@ -49,6 +49,7 @@ def start(settings: EngineSettings) -> LLMEngine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
             limit_mm_per_prompt={"image": settings.images, "audio": settings.audios, "video": settings.videos},
+            video_pruning_rate=settings.video_pruning_rate or None,
             logprobs_mode="processed_logprobs",
             enforce_eager=True,
             # It crashes with Mamba on CPU at the first prompt longer than a block.

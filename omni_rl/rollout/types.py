@@ -49,7 +49,8 @@ class Rollout:
 
     `ids` int64 [T]; `logprobs` float64 [T], behaviour logprobs at `temperature`; `engine_digests`, one dict a media
     item in the order of `prompt.items`: what the engine's model received. `experts` int16 [P + T - 1, L, K]: the
-    router's choices for every position that was computed (the last sampled token never is), or None.
+    router's choices for every position that was computed (the last sampled token never is), or None. `kept`, one entry
+    a media item: bool [tubelets, tokens each], which tokens of a pruned video the engine kept, or None.
     """
 
     prompt: RenderedPrompt
@@ -60,6 +61,7 @@ class Rollout:
     engine_digests: tuple[dict[str, str], ...]
     experts: NDArray[np.int16] | None
     finish_reason: str
+    kept: tuple[NDArray[np.bool_] | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import TypeVar
 import torch
 
 from omni_rl.errors import ConfigError
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.media.types import MediaItem
+from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedSequences
 from omni_rl.rollout.types import Rollout
 
 Item = TypeVar("Item")
@@ -94,10 +95,7 @@ def pack(rollouts: Sequence[Rollout]) -> PackedSequences:
         # Copied: arrays that crossed a process may be read-only.
         ids += [torch.tensor(prompt.ids), torch.tensor(rollout.ids)]
         score_mask += [torch.zeros(len(prompt.ids), dtype=torch.bool), torch.ones(len(rollout.ids), dtype=torch.bool)]
-        media += [
-            PackedMedia(item.modality, torch.tensor(item.positions) + starts[-1], item.tensors, sample=prompt.id)
-            for item in prompt.items
-        ]
+        media += [_placed(rollout, index, item, starts[-1]) for index, item in enumerate(prompt.items)]
         starts.append(starts[-1] + sequence_length(rollout))
     return PackedSequences(
         ids=torch.cat(ids),
@@ -105,6 +103,22 @@ def pack(rollouts: Sequence[Rollout]) -> PackedSequences:
         score_mask=torch.cat(score_mask),
         media=tuple(media),
     )
+
+
+def _placed(rollout: Rollout, index: int, item: MediaItem, start: int) -> PackedMedia:
+    """Item `index` of a rollout's prompt, which begins at packed position `start`."""
+    pruning = None
+    if item.pruning is not None:
+        # What the engine kept is part of what it conditioned the answer on: near ties may fall the other way here.
+        mask = rollout.kept[index] if rollout.kept else None
+        first = start + item.offset
+        pruning = PackedPruning(
+            rate=item.pruning.rate,
+            span=(first, first + item.length),
+            text_before=torch.tensor(item.pruning.text_before),
+            kept=None if mask is None else torch.tensor(mask),
+        )
+    return PackedMedia(item.modality, torch.tensor(item.positions) + start, item.tensors, rollout.prompt.id, pruning)
 
 
 def temperatures(rollouts: Sequence[Rollout]) -> torch.Tensor:

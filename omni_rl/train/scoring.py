@@ -35,6 +35,7 @@ def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, log
     logprobs = packed.logprobs.double().numpy()
     experts = None if packed.experts is None else packed.experts.to(torch.int16).numpy()
     margins = None if packed.margins is None else packed.margins.float().numpy()
+    kept = iter([None if mask is None else mask.cpu().numpy() for mask in packed.kept or (None,) * len(batch.media)])
     digests = iter([{name: tensor_digest(t) for name, t in media.tensors.items()} for media in batch.media])
     scores: list[Score] = []
     scored = start = 0
@@ -48,6 +49,7 @@ def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, log
                 margins=None if margins is None else margins[routed].copy(),
                 digests=tuple(next(digests) for _ in rollout.prompt.items),
                 version=version,
+                kept=tuple(next(kept) for _ in rollout.prompt.items),
             )
         )
         scored += len(rollout.ids)

@@ -13,7 +13,8 @@ class Score:
     `logprobs` float64 [T], at the rollout's temperature. `experts` int16 [P + T - 1, L, K] and `margins` float32
     [P + T - 1, L]: the router's choices and the gap between the last chosen and the first refused biased score.
     `digests`: of the media tensors the model used, one dict an item in the order of the prompt's items. `version`
-    of the weights that scored.
+    of the weights that scored. `kept`, one entry a media item: bool [tubelets, tokens each], which tokens of a pruned
+    video the trainer itself would keep (it scores those that the engine kept), or None.
     """
 
     logprobs: NDArray[np.float64]
@@ -21,6 +22,7 @@ class Score:
     margins: NDArray[np.float32] | None
     digests: tuple[dict[str, str], ...]
     version: str
+    kept: tuple[NDArray[np.bool_] | None, ...] = ()
 
 
 @dataclass(frozen=True)
