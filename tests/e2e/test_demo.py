@@ -142,4 +142,4 @@ def test_weights_that_never_arrived_are_noticed() -> None:
     stale: dict[str, Any] = report.steps[1].overall.metrics.report()
     # The learning rate moves the weights visibly: a stale engine is far outside the limits, not just outside.
     assert stale["logprob_abs_diff_mean"] > 100 * (THRESHOLDS["float32"].logprob_abs_diff_mean or 0)
-    assert any("sampled under demo/1/0/" in breach for breach in report.steps[1].breaches)
+    assert any("sampled under demo-" in breach for breach in report.steps[1].breaches)
