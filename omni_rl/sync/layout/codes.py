@@ -1,6 +1,7 @@
 """Position codes: values that survive any dtype an engine loads through, and say which released element they were."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import torch
 
@@ -14,7 +15,8 @@ BASE = 2**BITS
 STEP = 0.25
 ROUNDING = 1e-3  # of a digit; float32's error in log(exp(63.75)) is a hundredth of it
 UNDECODED = -1
-CHUNK = 2**18  # elements worked on at a time, so that intermediate values stay in the processor's cache
+SMALLEST = -(2**15)  # of 16 bits, signed
+CHUNK = 2**15  # elements worked on at a time, so that intermediate values stay in the processor's cache
 
 
 class CodedTensors(Mapping[str, torch.Tensor]):
@@ -68,10 +70,21 @@ def chunks(elements: int) -> Iterator[slice]:
 
 
 def decode(values: torch.Tensor) -> torch.Tensor:
-    """The code (int16) of each of `values`: its digit plus `BASE` times its `Transform`, `UNDECODED` if it has none.
+    """The code (int16) of each of `values`: its digit plus `BASE` times its `Transform`, `UNDECODED` if it has none."""
+    if values.element_size() == 2:
+        return _table(values.dtype, values.device)[values.view(torch.int16).int() - SMALLEST]
+    return _decode_each(values)
 
-    A plain digit is never negative, a negative exponential always is.
-    """
+
+@cache
+def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Codes of all values of a dtype of 16 bits, ordered by their bits as a signed number."""
+    everything = torch.arange(SMALLEST, -SMALLEST, dtype=torch.int32, device=device).to(torch.int16)
+    return _decode_each(everything.view(dtype))
+
+
+def _decode_each(values: torch.Tensor) -> torch.Tensor:
+    """A plain digit is never negative, a negative exponential always is."""
     wide = values.float()
     digits = wide / STEP if values.is_floating_point() else wide
     nearest = digits.round()
