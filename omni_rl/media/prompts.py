@@ -21,9 +21,10 @@ MAX_FPS = 1000.0  # vLLM counts a frame's duration in whole milliseconds
 def plain(prompt: Prompt) -> Prompt:
     """The prompt with upright RGB pictures, mono sounds at 16 kHz and contiguous frames. Idempotent.
 
-    Raises `PromptError` if placeholders and media do not match, `MediaError` if an item is empty, unreadable or too
-    long; both name the prompt and the item.
+    Raises `PromptError` if the text is no Unicode or its placeholders and media do not match, `MediaError` if an item
+    is empty, unreadable or too long; both name the prompt and the item.
     """
+    _check_text(prompt)
     _check_counts(prompt)
     images = []
     for index, image in enumerate(prompt.images):
@@ -47,6 +48,16 @@ def named(prompt_id: str, modality: Modality, index: int) -> Iterator[None]:
         yield
     except MediaError as error:
         raise MediaError(f"prompt {prompt_id!r}, {modality} {index}: {error}") from error
+
+
+def _check_text(prompt: Prompt) -> None:
+    try:
+        prompt.text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"prompt {prompt.id!r}: its text has half a surrogate pair at {error.start}, which is no character; decode "
+            "the text as UTF-8"
+        ) from error
 
 
 def _check_counts(prompt: Prompt) -> None:

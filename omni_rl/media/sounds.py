@@ -58,8 +58,8 @@ def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
     if sound.rate < 1 or int(sound.rate) != sound.rate:
         raise MediaError(f"a sound's rate is a positive whole number of Hz, not {sound.rate}")
     _check_length(samples.shape[-1], int(sound.rate))
-    mono = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        mono = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float64)
         mono = mono.astype(np.float32, copy=False)
     if not np.isfinite(mono).all():
         raise MediaError("the sound holds values that are not finite as float32")
