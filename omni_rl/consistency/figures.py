@@ -121,6 +121,7 @@ class Terms:
 def figures(terms: Terms, sequence_d: Array, sequence_error: Array, flips: int, excluded: int) -> Metrics:
     """Reduce a set of tokens; `sequence_d` and `sequence_error` [S] are `Terms.by_sequence` of the same tokens."""
     size = terms.size
+    ratio = np.float64(_over(np.mean, terms.ratio))  # numpy's, because Python's own floats raise on overflow
     p50, p95, p99 = np.percentile(size, (50, 95, 99)) if len(size) else (np.nan,) * 3
     return Metrics(
         tokens=len(size),
@@ -138,7 +139,7 @@ def figures(terms: Terms, sequence_d: Array, sequence_error: Array, flips: int, 
         rollout_probs_diff_std=_over(np.std, terms.probs_diff),
         chi2_token=_over(np.mean, terms.ratio_squared) - 1,
         chi2_seq=_over(np.mean, np.exp(2 * sequence_d)) - 1,
-        ess=_over(np.mean, terms.ratio) ** 2 / _over(np.mean, terms.ratio_squared),
+        ess=float(ratio * ratio / np.float64(_over(np.mean, terms.ratio_squared))),
         seq_mult_prob_error_mean=_over(np.mean, sequence_error),
         seq_mult_prob_error_max=_over(np.max, sequence_error),
         router_flips=flips,

@@ -122,3 +122,12 @@ def test_a_step_without_tokens_has_no_figures(count: int) -> None:
     assert step.overall.metrics.tokens == 0
     assert math.isnan(step.overall.metrics.logprob_abs_diff_mean)
     assert step.worst(3) == []
+
+
+@pytest.mark.parametrize(("rollout", "train"), [(-1.0, -1e6), (-1e6, -1.0), (-1.0, 1e300), (-math.inf, -1.0)])
+def test_logprobs_that_are_absurdly_far_apart_still_have_figures(rollout: float, train: float) -> None:
+    """A ratio of 0 or infinity is a finding: exp(±1e6) neither raises nor warns."""
+    record = SampleRecord("a", "text", 1, np.array([rollout]), np.array([train]))
+    metrics = compare_step(StepColumns.of([record])).overall.metrics
+    assert metrics.token_mult_prob_error == math.inf
+    assert not metrics.ess <= 1

@@ -1,0 +1,130 @@
+"""A step's records of one rank: checked once, then kept, sent and reduced as columns."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from omni_rl.consistency.columns import Choices, StepColumns
+from omni_rl.ledger.checks import check
+from omni_rl.ledger.content import content_digest
+from omni_rl.ledger.lists import lists, numbers, single
+from omni_rl.ledger.schema import RecordLimits
+from omni_rl.ledger.wire import read_arrow, read_json, read_trusted, table_of, to_json, write_arrow
+
+LIMITS = RecordLimits()
+
+
+class StepRecords:
+    """Records that follow the published schema (`omni_rl.ledger.schema`).
+
+    Constructors raise `RecordError`, which names the row and the column. `table` has every column of the schema.
+    """
+
+    def __init__(self, table: pa.Table, payload: bytes | None = None) -> None:
+        """Of a table that was checked; use a class method for one that was not."""
+        self.table = table
+        self._payload = payload
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]], limits: RecordLimits = LIMITS) -> "StepRecords":
+        """From one mapping of column to value each; lists of numbers may be numpy arrays."""
+        return cls._checked(table_of(records, limits), limits)
+
+    @classmethod
+    def from_arrow(cls, body: bytes, limits: RecordLimits = LIMITS) -> "StepRecords":
+        """From an Arrow IPC stream."""
+        return cls._checked(read_arrow(body, limits), limits, body)
+
+    @classmethod
+    def from_json(cls, body: bytes | str, limits: RecordLimits = LIMITS) -> "StepRecords":
+        """From the JSON form."""
+        return cls._checked(read_json(body, limits), limits)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> "StepRecords":
+        """From a `payload` that the ledger kept."""
+        return cls(read_trusted(payload), payload)
+
+    @classmethod
+    def _checked(cls, table: pa.Table, limits: RecordLimits, payload: bytes | None = None) -> "StepRecords":
+        check(table, limits)
+        return cls(table, payload)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Sampled tokens."""
+        return len(single(self.table, "rollout_logprobs").flatten())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the content, however it was sent."""
+        return content_digest(self.table)
+
+    @property
+    def payload(self) -> bytes:
+        """An Arrow stream that gives these records again: as they came, if they came as one."""
+        return self._payload if self._payload is not None else write_arrow(self.table)
+
+    def to_arrow(self) -> bytes:
+        """As an Arrow IPC stream of the schema."""
+        return write_arrow(self.table)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document; a number that is not finite is null there."""
+        return to_json(self.table)
+
+    def row(self, number: int) -> "StepRecords":
+        """One record alone."""
+        return StepRecords(self.table.slice(number, 1))
+
+    @cached_property
+    def columns(self) -> StepColumns:
+        """What the figures are reduced from; views where the types allow."""
+        rollout, train = (lists(single(self.table, name)) for name in ("rollout_logprobs", "train_logprobs"))
+        ids = lists(single(self.table, "prompt_ids"))
+        given = single(self.table, "prompt_tokens")
+        prompt = numbers(pc.fill_null(given, 0)).astype(np.int64)
+        if given.null_count:
+            prompt = np.where(given.is_valid().to_numpy(zero_copy_only=False), prompt, ids.lengths)
+        return StepColumns(
+            single(self.table, "sample").to_pylist(),
+            pc.fill_null(single(self.table, "kind"), "text").to_pylist(),
+            prompt,
+            rollout.offsets,
+            rollout.numbers(),
+            train.numbers(),
+            self._loss_mask(rollout.offsets),
+            self._choices(),
+        )
+
+    def _loss_mask(self, offsets: Any) -> Any:
+        column = single(self.table, "loss_mask")
+        if column.null_count == len(column):
+            return None
+        mask = lists(column)
+        result = np.ones(int(offsets[-1]), np.bool_)
+        result[np.repeat(mask.present, np.diff(offsets))] = mask.numbers()
+        return result
+
+    def _choices(self) -> dict[int, Choices]:
+        columns = {name: single(self.table, name) for name in ("rollout_experts", "train_experts", "margins")}
+        rows = np.flatnonzero(columns["margins"].is_valid().to_numpy(zero_copy_only=False))
+        if not len(rows):
+            return {}
+        layers, chosen = (single(self.table, name) for name in ("moe_layers", "experts_per_token"))
+        of = {name: lists(column) for name, column in columns.items()}
+        result = {}
+        for row in rows.tolist():
+            rollout, train, margins = (
+                values.numbers()[values.offsets[row] : values.offsets[row + 1]] for values in of.values()
+            )
+            shape = (-1, layers[row].as_py(), chosen[row].as_py())
+            result[row] = Choices(rollout.reshape(shape), train.reshape(shape), margins.reshape(shape[:2]))
+        return result

@@ -1,0 +1,123 @@
+"""The published schema of a step's records: what any framework may post, one row a sampled answer.
+
+Letters: P prompt tokens, T sampled tokens, L MoE layers, K experts a token chooses, M media items. Only `sample`,
+`rollout_logprobs` and `train_logprobs` are required; every other column may be absent or null.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+VERSION = "omni_rl.step/1"
+VERSION_KEY = b"omni_rl.schema"
+"""The stream's schema carries the version in its metadata under this key; the JSON form as `schema`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`length` names what each row's list must be as long as: P, T or the router's (P + T - 1) * L * K and so on."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    length: str = ""
+    required: bool = False
+
+
+VERSION_SPAN = pa.struct(
+    [
+        pa.field("version", pa.string()),
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("mixed_state", pa.bool_()),
+    ]
+)
+TENSOR = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("rendered", pa.string()),
+        pa.field("engine", pa.string()),
+        pa.field("train", pa.string()),
+    ]
+)
+MEDIA_ITEM = pa.struct(
+    [
+        pa.field("modality", pa.string()),
+        pa.field("offset", pa.int32()),
+        pa.field("length", pa.int32()),
+        pa.field("content", pa.string()),
+        pa.field("tensors", pa.list_(TENSOR)),
+    ]
+)
+
+COLUMNS = (
+    Column("sample", pa.string(), "Name of the answer, unique in its step.", required=True),
+    Column("kind", pa.string(), "text, image, audio, video or mixed: the prompt's media. Absent: text."),
+    Column("prompt_tokens", pa.int32(), "P. Absent: the length of prompt_ids, or 0."),
+    Column("prompt_ids", pa.list_(pa.int32()), "The prompt's token ids, placeholders expanded.", "P"),
+    Column("ids", pa.list_(pa.int32()), "The sampled token ids.", "T"),
+    Column(
+        "rollout_logprobs",
+        pa.list_(pa.float64()),
+        "Logprob of each sampled id, by the policy that sampled, at `temperature`.",
+        "T",
+        required=True,
+    ),
+    Column(
+        "train_logprobs",
+        pa.list_(pa.float64()),
+        "Logprob of each sampled id, by the policy that learns, at the same temperature.",
+        "T",
+        required=True,
+    ),
+    Column("loss_mask", pa.list_(pa.bool_()), "Which sampled tokens count; the others are in no figure.", "T"),
+    Column("temperature", pa.float64(), "Of both logprobs. Absent: 1."),
+    Column("reward", pa.float64(), "What the answer earned."),
+    Column("version_spans", pa.list_(VERSION_SPAN), "Weights that sampled [start, end) of the answer, in order."),
+    Column("train_version", pa.string(), "Weights that scored the answer."),
+    Column(
+        "media",
+        pa.list_(MEDIA_ITEM),
+        "Media items: their place in the prompt, the blake3 of their bytes in the media store, and the digest of each "
+        "tensor as it was rendered, as the engine used it and as the trainer used it.",
+    ),
+    Column("prompt_text", pa.string(), "The prompt as text."),
+    Column("token_texts", pa.list_(pa.string()), "Each sampled token as text.", "T"),
+    Column("moe_layers", pa.int32(), "L, where the router's choices are given."),
+    Column("experts_per_token", pa.int32(), "K, where the router's choices are given."),
+    Column(
+        "rollout_experts",
+        pa.list_(pa.int16()),
+        "The engine's choices for each computed position, layer by layer.",
+        "(P + T - 1) * L * K",
+    ),
+    Column("train_experts", pa.list_(pa.int16()), "The trainer's choices.", "(P + T - 1) * L * K"),
+    Column(
+        "margins",
+        pa.list_(pa.float32()),
+        "The trainer's gap between the last chosen and the first refused score.",
+        "(P + T - 1) * L",
+    ),
+)
+
+SCHEMA = pa.schema(
+    [pa.field(column.name, column.type, nullable=not column.required) for column in COLUMNS],
+    metadata={VERSION_KEY: VERSION.encode()},
+)
+
+
+@dataclass(frozen=True)
+class RecordLimits:
+    """How much one part may hold; what is over is refused whole."""
+
+    records: int = 16_384
+    tokens: int = 8_388_608
+    """Sampled tokens of all records."""
+    tokens_per_record: int = 1_048_576
+    """Prompt and answer of one."""
+    values_per_record: int = 268_435_456
+    """Router choices of one."""
+    text: int = 1_048_576
+    """Bytes of one string; names are held to `name`."""
+    name: int = 512
+    media_per_record: int = 256

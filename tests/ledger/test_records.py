@@ -1,0 +1,274 @@
+"""Records as other frameworks send them: what is taken, what is refused and by which words, in Arrow and in JSON."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omni_rl.consistency.columns import compare_step
+from omni_rl.consistency.metrics import compare
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.errors import RecordError
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.schema import SCHEMA, VERSION, VERSION_KEY, RecordLimits
+
+MINIMAL = {"sample": "a", "rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.5, -2.0]}
+DIGEST = "ab" * 32
+WHOLE: dict[str, Any] = {
+    "sample": "whole",
+    "kind": "image",
+    "prompt_tokens": 3,
+    "prompt_ids": [5, 18, 18],
+    "ids": [7, 8],
+    "rollout_logprobs": [-1.0, -2.5],
+    "train_logprobs": [-1.25, -2.5],
+    "loss_mask": [True, False],
+    "temperature": 0.5,
+    "reward": 1.0,
+    "version_spans": [
+        {"version": "r/0/1/ab", "start": 0, "end": 1, "mixed_state": False},
+        {"version": "r/0/2/cd", "start": 1, "end": 2, "mixed_state": True},
+    ],
+    "train_version": "r/0/2/cd",
+    "media": [
+        {
+            "modality": "image",
+            "offset": 1,
+            "length": 2,
+            "content": DIGEST,
+            "tensors": [{"name": "pixel_values", "rendered": "aa", "engine": "aa", "train": "bb"}],
+        }
+    ],
+    "prompt_text": "what is this? <image>",
+    "token_texts": ["a", " dog"],
+    "moe_layers": 2,
+    "experts_per_token": 1,
+    "rollout_experts": [0, 1, 2, 3, 0, 1, 2, 3],
+    "train_experts": [0, 1, 2, 3, 0, 1, 2, 2],
+    "margins": [0.5] * 8,
+}
+
+
+def document(*records: dict[str, Any]) -> str:
+    return json.dumps({"schema": VERSION, "records": list(records)})
+
+
+def stream(table: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def test_json_and_arrow_are_the_same_records() -> None:
+    from_json = StepRecords.from_json(document(MINIMAL, WHOLE))
+    from_arrow = StepRecords.from_arrow(from_json.to_arrow())
+    assert from_arrow.to_json() == from_json.to_json() == {"schema": VERSION, "records": [MINIMAL, WHOLE]}
+    assert from_arrow.digest == from_json.digest
+    assert StepRecords.from_payload(from_json.payload).digest == from_json.digest
+    assert from_arrow.row(1).to_json()["records"] == [WHOLE]
+    assert (len(from_json), from_json.tokens) == (2, 4)
+
+
+def test_numpy_arrays_are_taken() -> None:
+    arrays = MINIMAL | {name: np.array(MINIMAL[name]) for name in ("rollout_logprobs", "train_logprobs")}
+    assert StepRecords.of([arrays]).digest == StepRecords.from_json(document(MINIMAL)).digest
+
+
+@pytest.mark.parametrize("change", ["value", "order", "null"])
+def test_the_digest_sees_every_change(change: str) -> None:
+    other = dict(MINIMAL, sample="b")
+    changed = {
+        "value": [MINIMAL, dict(other, train_logprobs=[-1.5, -2.0000000000000004])],
+        "order": [other, MINIMAL],
+        "null": [MINIMAL, dict(other, loss_mask=[True, True])],
+    }[change]
+    assert StepRecords.of(changed).digest != StepRecords.of([MINIMAL, other]).digest
+
+
+def test_the_digest_does_not_see_how_records_were_laid_out() -> None:
+    records = [dict(MINIMAL, sample=f"s{i}") for i in range(5)] + [WHOLE]
+    whole = StepRecords.of(records)
+    chunks = pa.concat_tables([whole.table.slice(0, 2), whole.table.slice(2)])
+    assert StepRecords.from_arrow(stream(chunks)).digest == whole.digest
+    wide = chunks.set_column(
+        chunks.schema.get_field_index("ids"), "ids", chunks["ids"].cast(pa.large_list(pa.int64()))
+    ).replace_schema_metadata(SCHEMA.metadata)
+    assert StepRecords.from_arrow(stream(wide)).digest == whole.digest
+
+
+def test_float32_is_exact_and_narrow_integers_are_taken() -> None:
+    table = pa.table(
+        {
+            "sample": pa.array(["a"], pa.large_string()),
+            "rollout_logprobs": pa.array([[-0.1]], pa.list_(pa.float32())),
+            "train_logprobs": pa.array([[-0.25]], pa.large_list(pa.float64())),
+            "ids": pa.array([[7]], pa.list_(pa.int8())),
+        }
+    ).replace_schema_metadata(SCHEMA.metadata)
+    columns = StepRecords.from_arrow(stream(table)).columns
+    assert columns.rollout_logprobs[0] == np.float64(np.float32(-0.1))
+    assert columns.kinds == ["text"]
+
+
+def test_figures_from_the_wire_are_those_of_the_records() -> None:
+    records = StepRecords.from_json(document(MINIMAL, {**WHOLE, "loss_mask": None}))
+    plain = [
+        SampleRecord("a", "text", 0, np.array([-1.0, -2.0]), np.array([-1.5, -2.0])),
+        SampleRecord(
+            "whole",
+            "image",
+            3,
+            np.array([-1.0, -2.5]),
+            np.array([-1.25, -2.5]),
+            np.array([[[0], [1]], [[2], [3]], [[0], [1]], [[2], [3]]], np.int16),
+            np.array([[[0], [1]], [[2], [3]], [[0], [1]], [[2], [2]]], np.int16),
+            np.full((4, 2), 0.5, np.float32),
+        ),
+    ]
+    found = compare_step(records.columns)
+    assert found.overall == compare(plain)
+    assert found.overall.metrics.router_flips == found.overall.metrics.excluded_tokens == 1
+
+
+def test_a_loss_mask_of_some_rows_leaves_the_others_whole() -> None:
+    records = StepRecords.of([MINIMAL, dict(MINIMAL, sample="b", loss_mask=[False, True])])
+    mask = records.columns.loss_mask
+    assert mask is not None
+    assert mask.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("text", ["NaN", "null"])
+def test_a_logprob_that_is_no_number_is_a_finding_not_an_error(text: str) -> None:
+    body = document(MINIMAL).replace("-1.5", text)
+    records = StepRecords.from_json(body)
+    assert math.isnan(records.columns.train_logprobs[0])
+    assert math.isnan(compare_step(records.columns).overall.metrics.gen_kl_error)
+    assert records.to_json()["records"][0]["train_logprobs"] == [None, -2.0]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"sample": None}, r"row 1, column sample: is required"),
+    ({"sample": ""}, r"row 1.*column sample: is empty"),
+    ({"sample": "first"}, r"row 1 \(sample 'first'\), column sample: is also the name of row 0"),
+    ({"sample": "x" * 600}, r"row 1.*column sample: has 600 bytes, over 512"),
+    ({"kind": "smell"}, r"row 1 \(sample 'a'\), column kind: is 'smell'"),
+    ({"train_logprobs": None}, r"row 1.*column train_logprobs: is required"),
+    ({"train_logprobs": [-1.0]}, r"row 1.*column train_logprobs: has 1 values, rollout_logprobs has 2"),
+    ({"train_logprobs": ["x", -1.0]}, r"row 1, column train_logprobs"),
+    ({"ids": [1, 2, 3]}, r"row 1.*column ids: has 3 values"),
+    ({"ids": [1, -2]}, r"row 1.*column ids: value 1 is negative"),
+    ({"ids": [1, None]}, r"row 1.*column ids: value 1 is null"),
+    ({"ids": [1, 2**40]}, r"row 1, column ids"),
+    ({"ids": [1, 0.5]}, r"row 1, column ids"),
+    ({"prompt_tokens": -1}, r"row 1.*column prompt_tokens: is negative"),
+    ({"prompt_tokens": 2, "prompt_ids": [1]}, r"row 1.*column prompt_ids: has 1 values, prompt_tokens says 2"),
+    ({"prompt_tokens": 2**30}, r"row 1.*column prompt_tokens: and the answer are 1073741826 tokens"),
+    ({"loss_mask": [True]}, r"row 1.*column loss_mask: has 1 values"),
+    ({"temperature": -1.0}, r"row 1.*column temperature: is -1.0"),
+    ({"temperature": math.nan}, r"row 1.*column temperature: is nan"),
+    ({"version_spans": [{"version": "v", "start": 0, "end": 3}]}, r"row 1.*version_spans: value 0 .*ends after"),
+    (
+        {"version_spans": [{"version": "v", "start": 0, "end": 2}, {"version": "w", "start": 1, "end": 2}]},
+        r"row 1.*version_spans: value 1",
+    ),
+    ({"version_spans": [{"version": None, "start": 0, "end": 2}]}, r"version_spans: version is null"),
+    ({"media": [{"modality": "smell", "offset": 0, "length": 0}]}, r"row 1.*media: value 0 has a modality"),
+    ({"prompt_tokens": 2, "media": [{"modality": "image", "offset": 1, "length": 2}]}, r"row 1.*media: value 0 lies"),
+    ({"media": [{"modality": "image", "offset": 0, "length": 0, "content": "../x"}]}, r"media: value 0 has a content"),
+    ({"media": [{"modality": "image", "offset": 0, "length": 0, "tensors": [{"name": None}]}]}, r"name is null"),
+    ({"token_texts": ["a"]}, r"row 1.*column token_texts: has 1 values"),
+    ({"moe_layers": 2}, r"row 1.*rollout_experts: moe_layers, .* go together"),
+    ({"no_such": 1}, r"row 1: unknown columns no_such"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[", ".join(change) for change, _ in REFUSED])
+def test_what_is_wrong_is_refused_by_row_and_column(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        StepRecords.from_json(document(dict(MINIMAL, sample="first"), MINIMAL | change))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rollout_experts", [0] * 7, r"rollout_experts: has 7 values, .* is 8"),
+        ("margins", [0.0] * 7, r"margins: has 7 values, .* is 8"),
+        ("experts_per_token", 0, r"experts_per_token: must be 1 to 4096"),
+        ("moe_layers", 1 << 20, r"moe_layers: must be 1 to 4096"),
+    ],
+)
+def test_router_choices_must_fit(name: str, value: Any, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        StepRecords.of([WHOLE | {name: value}])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (RecordLimits(records=1), "more than 1 records"),
+        (RecordLimits(tokens=3), "4 sampled tokens in one part, over 3"),
+        (RecordLimits(tokens_per_record=1), "has 2 tokens, over 1"),
+    ],
+)
+def test_parts_are_bounded(limits: RecordLimits, message: str) -> None:
+    records = [MINIMAL, dict(MINIMAL, sample="b")]
+    with pytest.raises(RecordError, match=message):
+        StepRecords.from_json(document(*records), limits)
+    with pytest.raises(RecordError, match=message):
+        StepRecords.from_arrow(StepRecords.of(records).to_arrow(), limits)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'{"schema": "omni_rl.step/2", "records": []}', b"{", b'{"records": []}', b"\xff"],
+)
+def test_other_json_is_refused(body: bytes) -> None:
+    with pytest.raises(RecordError):
+        StepRecords.from_json(body)
+
+
+def spoilt(change: Callable[[pa.Table], pa.Table], **options: Any) -> bytes:
+    table = StepRecords.of([MINIMAL]).table.select(["sample", "rollout_logprobs", "train_logprobs"])
+    return stream(change(table), **options)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not an Arrow IPC stream"),
+        (b"GET / HTTP/1.1", "not an Arrow IPC stream"),
+        (spoilt(lambda t: t.replace_schema_metadata(None)), "must carry omni_rl.schema = omni_rl.step/1; it has none"),
+        (spoilt(lambda t: t.replace_schema_metadata({VERSION_KEY: b"omni_rl.step/9"})), "it says 'omni_rl.step/9'"),
+        (spoilt(lambda t: t.append_column("extra", pa.array([1]))), "unknown columns extra"),
+        (spoilt(lambda t: t.drop_columns("train_logprobs")), "columns train_logprobs are missing"),
+        (spoilt(lambda t: t.set_column(0, "sample", pa.array([1]))), "column sample is int64; expected string"),
+        (spoilt(lambda t: t, compression="zstd"), "compressed buffers"),
+    ],
+)
+def test_other_streams_are_refused(body: bytes, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        StepRecords.from_arrow(body)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_damaged_stream_is_refused_or_read_but_never_worse(data: st.DataObject) -> None:
+    body = bytearray(StepRecords.of([MINIMAL, WHOLE]).to_arrow())
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del body[data.draw(st.integers(0, len(body) - 1)) :]
+    try:
+        records = StepRecords.from_arrow(bytes(body))
+    except RecordError:
+        return
+    compare_step(records.columns)
+    assert len(records.digest) == 64
+    records.to_json()
