@@ -13,8 +13,11 @@ from omni_rl.media.types import Prompt
 
 
 @pytest.fixture(scope="session")
-def start_front_end(small_checkpoint: Path) -> Callable[[int], Any]:
-    """Makes the part of vLLM that renders, for a context length, in float32; no model is loaded."""
+def start_front_end(small_checkpoint: Path) -> Callable[..., Any]:
+    """Makes the part of vLLM that renders, for a context length, in float32; no model is loaded.
+
+    `video_pruning_rate` is vLLM's engine argument.
+    """
     from vllm import EngineArgs
     from vllm.renderers import renderer_from_config
 
@@ -22,7 +25,7 @@ def start_front_end(small_checkpoint: Path) -> Callable[[int], Any]:
 
     register()
 
-    def start(max_model_len: int) -> Any:
+    def start(max_model_len: int, video_pruning_rate: float | None = None) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about settings that only matter to an engine
             config = EngineArgs(
@@ -32,6 +35,7 @@ def start_front_end(small_checkpoint: Path) -> Callable[[int], Any]:
                 enforce_eager=True,
                 limit_mm_per_prompt={"image": 3, "audio": 2, "video": 2},
                 kv_cache_memory_bytes=2**28,
+                video_pruning_rate=video_pruning_rate,
             ).create_engine_config()
         return SimpleNamespace(renderer=renderer_from_config(config))
 
@@ -39,7 +43,7 @@ def start_front_end(small_checkpoint: Path) -> Callable[[int], Any]:
 
 
 @pytest.fixture(scope="session")
-def front_end(start_front_end: Callable[[int], Any]) -> Any:
+def front_end(start_front_end: Callable[..., Any]) -> Any:
     return start_front_end(1024)
 
 
