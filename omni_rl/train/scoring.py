@@ -1,6 +1,7 @@
 """Scores packs of rollouts on one rank."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,12 @@ class Policy(Protocol):
 def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, logprob_chunk: int) -> list[Score]:
     """Score the answers of one pack, in order.
 
+    Of a pruned video the tokens count that the engine kept, if `version` is what it sampled with; under other weights
+    an engine would choose anew, and so does the policy.
+
     Without rollouts the policy still runs: under FSDP every rank must run the same units in the same order.
     """
-    batch = pack(rollouts)
+    batch = pack([_pruned_as(rollout, version) for rollout in rollouts])
     # Not inference_mode: FSDP reuses the gathered parameters, and a later backward could not take them.
     with torch.no_grad():
         packed = policy.score_packed(
@@ -55,3 +59,9 @@ def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, log
         scored += len(rollout.ids)
         start += sequence_length(rollout)
     return scores
+
+
+def _pruned_as(rollout: Rollout, version: str) -> Rollout:
+    """The rollout, with the engine's choice of video tokens if the weights of `version` made it."""
+    made_by = [span.version for span in rollout.version_spans[-1:]]
+    return rollout if made_by == [version] else replace(rollout, kept=())
