@@ -31,7 +31,8 @@ class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
         for name, tensor in self.staged().tensors().items():
             yield name, tensor.to(self._device)
 
-    def _staged(self) -> Slab:
+    def staged(self) -> Slab:
+        """Raises `WeightUpdateError` if there is none."""
         if self.slab is None:
             raise WeightUpdateError("nothing was staged; stage a sealed slab before push()")
         return self.slab

@@ -42,6 +42,16 @@ def write(slab: Slab, weights: Weights, number: int = 0) -> Manifest:
     return manifest
 
 
+class Given:
+    """A source of weights in this process."""
+
+    def __init__(self, weights: Weights, number: int = 0) -> None:
+        self.weights, self.number = weights, number
+
+    def fill(self, slab: Slab) -> Manifest:
+        return write(slab, self.weights, self.number)
+
+
 def same(left: Weights, right: Weights) -> bool:
     """The same names, dtypes, shapes and bits."""
     return left.keys() == right.keys() and all(

@@ -14,23 +14,12 @@ from omni_rl.client import publish
 from omni_rl.errors import CheckpointError, ConfigError, SlabBusyError, SlabError, SlabFullError, SourceError
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.keeper import Keeper, abandoned
-from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, PublishedSource
 
-from .conftest import ROOT, Weights, flip, make_weights, places, same, write
-
-
-class Given:
-    """A source of weights in this process."""
-
-    def __init__(self, weights: Weights, number: int = 0) -> None:
-        self.weights, self.number = weights, number
-
-    def fill(self, slab: Slab) -> Manifest:
-        return write(slab, self.weights, self.number)
+from .conftest import ROOT, Given, Weights, flip, make_weights, places, same
 
 
 def start(base: Path, weights: Weights) -> tuple[Keeper, SlabPair]:

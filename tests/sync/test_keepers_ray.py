@@ -1,0 +1,133 @@
+"""Keepers as Ray actors: they may die, and weights get to the slabs of other hosts through the object store."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from omni_rl.errors import KeeperDeadError, SlabError, SlabFullError, SourceError
+from omni_rl.processes import wait_until_gone
+from omni_rl.sync import object_store
+from omni_rl.sync.keeper import Keeper
+from omni_rl.sync.keepers import KeeperHandle
+from omni_rl.sync.manifest import Entry
+from omni_rl.sync.object_store import ObjectStoreTransport
+from omni_rl.sync.slab import Slab
+from omni_rl.sync.slabs import SlabPair, slab_directory
+
+from .conftest import Given, Weights, flip, make_weights, places, same, write
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def here(tmp_path: Path, weights: Weights) -> Iterator[SlabPair]:
+    """This host's slabs."""
+    with Keeper("run", places(weights), tmp_path / "here") as keeper:
+        yield SlabPair(keeper.directory)
+
+
+@pytest.fixture
+def there(tmp_path: Path, weights: Weights) -> Iterator[KeeperHandle]:
+    """Another host, played by another directory of this one."""
+    with KeeperHandle.start("run", places(weights), base=tmp_path / "there") as handle:
+        yield handle
+
+
+def kill(handle: KeeperHandle) -> None:
+    assert handle.pid is not None
+    os.kill(handle.pid, signal.SIGKILL)
+    wait_until_gone([handle.pid])
+
+
+def over_there(handle: KeeperHandle, number: int) -> Slab:
+    return Slab.open(handle.directory / f"slab-{number}.weights")
+
+
+def test_a_killed_keeper_is_told_and_replaced_and_its_slabs_are_as_they_were(
+    there: KeeperHandle, weights: Weights
+) -> None:
+    for number in range(2):
+        write(over_there(there, number), make_weights(number), number)
+    kill(there)
+    with pytest.raises(KeeperDeadError, match="its slabs are still there"):
+        there.ping()
+    assert same(over_there(there, 0).tensors(), weights)
+    there.replace()
+    there.ping()
+    for number in range(2):
+        assert same(over_there(there, number).tensors(), make_weights(number))
+        assert over_there(there, number).check() == ()
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_closing_removes_the_slabs_even_if_the_keeper_died(tmp_path: Path, weights: Weights, dead: bool) -> None:
+    handle = KeeperHandle.start("run", places(weights), base=tmp_path)
+    pid = handle.pid
+    assert pid is not None
+    if dead:
+        kill(handle)
+    handle.close()
+    handle.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_keeper_that_cannot_make_its_slabs_says_why(tmp_path: Path) -> None:
+    huge = [Entry("w", "float32", (2**58,), 0)]
+    with pytest.raises(SlabFullError, match="bytes are free"):
+        KeeperHandle.start("run", huge, base=tmp_path)
+    assert not slab_directory("run", tmp_path).exists()
+
+
+@pytest.mark.parametrize("message_bytes", [2**26, 100])
+def test_weights_arrive_on_the_other_host_in_the_slab_of_the_same_name(
+    here: SlabPair, there: KeeperHandle, weights: Weights, message_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "MESSAGE_BYTES", message_bytes)
+    transport = ObjectStoreTransport([there])
+    assert transport.rollback == "slab"
+    pair = SlabPair(here.directory, transport)
+    for number in range(2):
+        filled = pair.fill(str(pair.paths[number]), Given(make_weights(number), number))
+        arrived = over_there(there, number)
+        assert str(arrived.sealed().version) == filled.slab.version
+        assert same(arrived.tensors(), make_weights(number))
+        assert pair.holds(filled.slab)
+    flip(there.directory / "slab-1.weights", 5)
+    assert not pair.holds(filled.slab)
+
+
+def test_a_keeper_that_died_is_replaced_and_gets_everything(
+    here: SlabPair, there: KeeperHandle, weights: Weights
+) -> None:
+    kill(there)
+    filled = SlabPair(here.directory, ObjectStoreTransport([there])).fill(here.idle(None), Given(weights))
+    assert same(over_there(there, 0).tensors(), weights)
+    assert str(over_there(there, 0).sealed().version) == filled.slab.version
+
+
+def test_what_was_damaged_before_it_left_is_not_sealed_there(
+    here: SlabPair, there: KeeperHandle, weights: Weights
+) -> None:
+    slab = here.at(here.idle(None))
+    entry = next(entry for entry in write(slab, weights).entries if entry.name == "mixer.A_log")
+    flip(slab.path, 8 * entry.offset)
+    with pytest.raises(SourceError, match=r"mixer\.A_log arrived damaged"):
+        ObjectStoreTransport([there]).stage(slab)
+    with pytest.raises(SlabError, match="not sealed"):
+        over_there(there, 0).sealed()
+    write(slab, weights)
+    ObjectStoreTransport([there]).stage(slab)
+    assert same(over_there(there, 0).tensors(), weights)
