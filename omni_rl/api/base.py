@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from omni_rl.consistency.limits import Label
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_INT = 2**31 - 1
 
 Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Bucket = Literal["overall", "text", "image", "audio", "video", "mixed"]
-SeverityName = Literal["ok", "warn", "mask", "pause"]
+SeverityName = Label
 GateName = Literal["open", "paused", "halted"]
 Figures = dict[str, dict[str, float | None]]
 """Bucket to the field's metric names to values; null where a figure is not a number, or infinite."""

@@ -1,11 +1,16 @@
 """A step's parts, its verdict, and what is kept of it."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 from omni_rl.api.runs import DriftAnswer
+
+
+VERDICT_KEY = b"omni_rl.verdict"
+"""An Arrow answer to a seal has a row a sample (`sample`, `weights`) and the verdict as JSON in its schema's metadata,
+under this key."""
 
 
 class PartAnswer(Answer):
@@ -116,4 +121,24 @@ class StepAnswer(Answer):
     training: dict[str, float]
 
 
-Metric = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+class SampleAnswer(Answer):
+    """A kept sample: its record in the published schema (`omni_rl.ledger.schema`), tokens and logprobs included."""
+
+    run: str
+    attempt: int
+    step: int
+    sample: str
+    kind: str
+    error: float | None = Field(description="mean exp(abs d); null where that is not a number.")
+    record: dict[str, Any]
+
+
+class Timeline(Answer):
+    """Figures over steps, column by column. Where `decimated`, points are chosen so that no extreme is lost."""
+
+    run: str
+    attempts: list[int]
+    steps: list[int]
+    severity: list[SeverityName]
+    series: dict[str, dict[str, list[float | None]]] = Field(description="Bucket to metric to values.")
+    decimated: bool

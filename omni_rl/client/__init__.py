@@ -1,17 +1,21 @@
-"""What other processes use of omni-rl; importing it needs neither torch nor Ray."""
+"""What other processes use of omni-rl: the coordinator's API, and a way to hand weights to a run."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omni_rl.client.aio import AsyncClient
+    from omni_rl.client.blocking import Client
     from omni_rl.client.weights import Published, publish
 
-__all__ = ["Published", "publish"]
+__all__ = ["AsyncClient", "Client", "Published", "publish"]
+
+# Weights need torch, which a program that only talks to the coordinator may not have; the API needs httpx, which one
+# that only publishes may not have.
+_HOMES = {"AsyncClient": "aio", "Client": "blocking", "Published": "weights", "publish": "weights"}
 
 
 def __getattr__(name: str) -> Any:
-    """Weights need torch, which a program that only talks to the coordinator may not have."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from omni_rl.client import weights
-
-    return getattr(weights, name)
+    return getattr(importlib.import_module(f"omni_rl.client.{_HOMES[name]}"), name)

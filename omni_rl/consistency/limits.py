@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal, get_args
 
 from omni_rl.errors import ConfigError
 
 Figures = Mapping[str, Mapping[str, float]]
 """Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
 OVERALL = "overall"
+Label = Literal["ok", "warn", "mask", "pause"]
 
 
 class Severity(IntEnum):
@@ -21,11 +23,11 @@ class Severity(IntEnum):
     PAUSE = 3
 
     @property
-    def label(self) -> str:
-        return self.name.lower()
+    def label(self) -> Label:
+        return LABELS[self]
 
 
-LABELS = tuple(severity.label for severity in Severity)
+LABELS: tuple[Label, ...] = get_args(Label)
 
 
 @dataclass(frozen=True)

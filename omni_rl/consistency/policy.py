@@ -22,7 +22,6 @@ class Command(StrEnum):
     RESYNC = "resync"
     RECHECK = "recheck"
     OPEN = "open"
-    ALARM = "alarm"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Drift:
     cause: Cause | None = None
     resynced: bool = False
     excused: bool = False
+
+    @property
+    def alarming(self) -> bool:
+        """Whether a person has to look."""
+        return self.severity is Severity.PAUSE or self.gate == "halted"
 
 
 Part = Literal["severity", "gate", "pursuit"]
@@ -154,8 +158,7 @@ class Policy:
         return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", Command.OPEN))
 
     def _halted(self, before: Drift, after: Drift, reason: str) -> Outcome:
-        close = _if(before.gate == "open", Command.CLOSE)
-        return _outcome(before, replace(after, gate="halted"), reason, *close, Command.ALARM)
+        return _outcome(before, replace(after, gate="halted"), reason, *_if(before.gate == "open", Command.CLOSE))
 
     def _opened(self, before: Drift, after: Drift, reason: str) -> Outcome:
         if before.gate != "paused":

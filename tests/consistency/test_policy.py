@@ -116,8 +116,8 @@ def test_what_persists_after_a_resync_halts() -> None:
     policy, drift = Policy(), drive(5.0)[0].drift
     drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
     halted = policy.rechecked(drift, of(4.0))
-    assert halted.drift.gate == "halted"
-    assert halted.commands == (Command.ALARM,)
+    assert (halted.drift.gate, halted.commands) == ("halted", ())
+    assert halted.drift.alarming
     assert "persists" in halted.transitions[0].reason
 
 
@@ -125,7 +125,7 @@ def test_what_persists_after_a_resync_halts() -> None:
 def test_faults_that_no_sync_mends_halt(cause: Cause) -> None:
     halted = Policy().attributed(drive(2.5)[0].drift, cause, "digests differ")
     assert halted.drift.gate == "halted"
-    assert halted.commands == (Command.CLOSE, Command.ALARM)
+    assert halted.commands == (Command.CLOSE,)
 
 
 def test_noise_is_masked_once_and_halts_when_it_comes_back_as_strong() -> None:

@@ -1,0 +1,15 @@
+"""Media of kept samples."""
+
+from typing import Literal
+
+from omni_rl.api.base import Answer, example
+
+
+class MediaAnswer(Answer):
+    """A media item that is kept. `stored` "redacted": this coordinator keeps media out."""
+
+    digest: str
+    bytes: int
+    stored: Literal["new", "same", "redacted"]
+
+    model_config = example(digest="9f2c…", bytes=20480, stored="new")

@@ -1,0 +1,208 @@
+"""The coordinator's API for programs that wait."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import httpx
+
+from omni_rl.api.events import EventAnswer
+from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
+from omni_rl.api.media import MediaAnswer
+from omni_rl.api.runs import RunAnswer, RunBody
+from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
+from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, Timeline
+from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
+from omni_rl.client import calls
+from omni_rl.client.calls import Call
+from omni_rl.client.failures import raise_for_problem
+from omni_rl.client.retries import Retries, after_answer, after_failure
+from omni_rl.client.settings import ClientSettings
+from omni_rl.client.streams import EventReader
+
+if TYPE_CHECKING:
+    from omni_rl.client.sealed import Sealed
+    from omni_rl.ledger.records import StepRecords
+
+T = TypeVar("T")
+DEFAULT = Retries()
+
+
+class Client:
+    """Every method raises what the coordinator raised (`omni_rl.errors`, by the problem's code), or
+    `CoordinatorUnreachableError`. A request whose answer was lost is sent again where that changes nothing.
+
+    Without `url` and `token`, OMNI_RL_URL and OMNI_RL_TOKEN say where and as whom. Use it as a context manager, or
+    `close` it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retries: Retries = DEFAULT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        settings = ClientSettings.of(url, token)
+        self._retries = retries
+        self._http = httpx.Client(
+            base_url=settings.url, headers=settings.headers, timeout=timeout, transport=transport, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def whoami(self) -> SessionAnswer:
+        """Whose token this is, and its scope."""
+        return self._send(calls.whoami())
+
+    def ready(self) -> ReadyAnswer:
+        """Whether the ledger and every actor answer; raises nothing if they do not."""
+        return self._send(calls.ready())
+
+    def state(self) -> StateAnswer:
+        """Gate, cluster, runs, the sync under way, open alarms."""
+        return self._send(calls.state())
+
+    def pause(self, reason: str) -> GateAnswer:
+        """Stop generation."""
+        return self._send(calls.pause(reason))
+
+    def resume(self) -> GateAnswer:
+        """Let generation go on, and vouch for it."""
+        return self._send(calls.resume())
+
+    def create_run(self, body: RunBody) -> RunAnswer:
+        """Make a run; the same again is fine."""
+        return self._send(calls.create_run(body))
+
+    def runs(self, limit: int = 100) -> list[RunAnswer]:
+        """The newest first."""
+        return self._send(calls.runs(limit))
+
+    def run(self, name: str) -> RunAnswer:
+        return self._send(calls.run(name))
+
+    def put_part(
+        self, run: str, attempt: int, step: int, rank: int, records: "StepRecords | Sequence[Mapping[str, Any]]"
+    ) -> PartAnswer:
+        """One rank's records of a step; the same again is fine. Durable when this returns."""
+        return self._send(calls.put_part(run, attempt, step, rank, calls.as_arrow(records)))
+
+    def seal(
+        self,
+        run: str,
+        attempt: int,
+        step: int,
+        *,
+        parts: int | None = None,
+        training: Mapping[str, float] | None = None,
+    ) -> "Sealed":
+        """Close a step and judge it. `parts`: how many ranks must have posted; `training`: the trainer's figures."""
+        return self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
+
+    def steps(
+        self,
+        run: str,
+        *,
+        attempt: int | None = None,
+        after: int | None = None,
+        before: int | None = None,
+        points: int | None = None,
+    ) -> Timeline:
+        """The run's timeline; with `points` decimated so that no spike is lost."""
+        return self._send(calls.steps(run, attempt=attempt, after=after, before=before, points=points))
+
+    def step(self, run: str, attempt: int, step: int) -> StepAnswer:
+        return self._send(calls.step(run, attempt, step))
+
+    def sample(self, run: str, attempt: int, step: int, sample: str) -> SampleAnswer:
+        """A kept sample's tokens, and the digests of its media."""
+        return self._send(calls.sample(run, attempt, step, sample))
+
+    def put_media(self, content: bytes, content_type: str) -> MediaAnswer:
+        """Keep a picture, sound or video, by the digest that records name it with."""
+        return self._send(calls.put_media(content, content_type))
+
+    def media(self, digest: str) -> bytes:
+        return self._send(calls.media(digest))
+
+    def sync(
+        self, body: SyncBody = calls.FROM_TRAINER, *, wait: bool = True, key: str | None = None, seconds: float = 600.0
+    ) -> SyncAnswer:
+        """Bring weights to every replica; `wait` for the result at most `seconds`. The same key is the same sync."""
+        return self._send(calls.sync(body, wait=wait, key=key, seconds=seconds))
+
+    def syncs(self, limit: int = 100) -> list[SyncAnswer]:
+        """The newest first."""
+        return self._send(calls.syncs(limit))
+
+    def sync_named(self, sync: str) -> SyncAnswer:
+        return self._send(calls.sync_named(sync))
+
+    def check(self, body: CheckBody = calls.PROBE) -> CheckAnswer:
+        """Compare both policies now."""
+        return self._send(calls.check(body))
+
+    def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
+        """Submit a job. The same key is the same job."""
+        return self._send(calls.submit(parameters, key))
+
+    def jobs(self) -> list[JobAnswer]:
+        """The newest first."""
+        return self._send(calls.jobs())
+
+    def job(self, job: str) -> JobAnswer:
+        return self._send(calls.job(job))
+
+    def stop_job(self, job: str) -> JobAnswer:
+        return self._send(calls.stop_job(job))
+
+    def logs(self, job: str) -> str:
+        return self._send(calls.logs(job))
+
+    def event_page(self, after: int | None = None, limit: int = 512) -> list[EventAnswer]:
+        """Events after a number; without one, the last."""
+        return self._send(calls.event_page(after, limit))
+
+    def events(self, after: int | None = None, run: str | None = None) -> Iterator[EventAnswer]:
+        """Follow events for ever. A lost connection is taken up again after the last event seen."""
+        reader, attempt = EventReader(after), 1
+        while True:
+            call = calls.follow(reader.last, run)
+            try:
+                with self._http.stream(
+                    call.method, call.path, params=call.params, headers=call.headers, timeout=calls.STREAM_TIMEOUT
+                ) as response:
+                    if not response.is_success:
+                        response.read()
+                        raise_for_problem(response)
+                    attempt = 1
+                    for line in response.iter_lines():
+                        if (event := reader.feed(line)) is not None:
+                            yield event
+            except httpx.TransportError as error:
+                time.sleep(after_failure(call, error, attempt, self._retries))
+                attempt += 1
+
+    def _send(self, call: Call[T]) -> T:
+        for attempt in count(1):
+            try:
+                response = self._http.request(**call.request(self._http.timeout))
+            except httpx.TransportError as error:
+                time.sleep(after_failure(call, error, attempt, self._retries))
+                continue
+            wait = after_answer(response, attempt, self._retries)
+            if wait is None:
+                return call.answer(response)
+            time.sleep(wait)
+        raise AssertionError("attempts end")

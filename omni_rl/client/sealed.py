@@ -1,0 +1,32 @@
+"""What sealing a step gives a trainer: the verdict, and the weights to learn with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from omni_rl.api.steps import VERDICT_KEY, Verdict
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """`weights`: float32, one a token, by sample; None where every token that counts weighs 1."""
+
+    verdict: Verdict
+    weights: Mapping[str, NDArray[np.float32]] | None
+
+
+def read_sealed(response: httpx.Response) -> Sealed:
+    """From the Arrow answer to a seal."""
+    table = pa.ipc.open_stream(response.content).read_all()
+    verdict = Verdict.model_validate_json(table.schema.metadata[VERDICT_KEY])
+    column = table.column("weights").combine_chunks()
+    if column.null_count == len(column):
+        return Sealed(verdict, None)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    bounds = column.offsets.to_numpy()
+    names = table.column("sample").to_pylist()
+    return Sealed(verdict, {name: values[bounds[n] : bounds[n + 1]] for n, name in enumerate(names)})

@@ -1,0 +1,25 @@
+"""Where the coordinator is, and who asks."""
+
+import os
+from dataclasses import dataclass
+
+from omni_rl.errors import ConfigError
+
+DEFAULT_URL = "http://127.0.0.1:8400"
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """Base address and headers of every request."""
+
+    url: str
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, url: str | None, token: str | None) -> "ClientSettings":
+        """As given, or else OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default."""
+        base = url or os.environ.get("OMNI_RL_URL") or DEFAULT_URL
+        if not base.startswith(("http://", "https://")):
+            raise ConfigError(f"coordinator address {base!r} must begin with http:// or https://")
+        secret = token or os.environ.get("OMNI_RL_TOKEN")
+        return cls(base.rstrip("/"), {"Authorization": f"Bearer {secret}"} if secret else {})

@@ -1,0 +1,23 @@
+"""Server-sent events, read line by line (WHATWG HTML, "Server-sent events")."""
+
+from omni_rl.api.events import EventAnswer
+
+
+class EventReader:
+    """`last`: the number of the last event seen, after which a lost stream is taken up again."""
+
+    def __init__(self, last: int | None) -> None:
+        self.last = last
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> EventAnswer | None:
+        """An event, where this line ends one."""
+        if line.startswith("data:"):
+            self._data.append(line.removeprefix("data:").removeprefix(" "))
+            return None
+        if line or not self._data:
+            return None
+        event = EventAnswer.model_validate_json("\n".join(self._data))
+        self._data.clear()
+        self.last = event.id
+        return event

@@ -1,0 +1,79 @@
+"""From a step's records to figures, a judgement and weights; runs in a worker thread, in numpy alone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from omni_rl.api.steps import VERDICT_KEY
+from omni_rl.consistency.columns import OVERALL, StepColumns, StepComparison, compare_step
+from omni_rl.consistency.corrections import Correction, weights
+from omni_rl.consistency.limits import Figures, Judgement, Limits, judge
+from omni_rl.consistency.router import LeaveOut
+from omni_rl.ledger.records import StepRecords
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A step, reduced. `worst`: numbers of the sequences that are furthest apart, worst first."""
+
+    columns: StepColumns
+    comparison: StepComparison
+    figures: Figures
+    judgement: Judgement
+    worst: list[int]
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """`values` float32, token by token of the step's columns; 0 where the loss mask is."""
+
+    method: str
+    values: NDArray[np.float32]
+    clipped_fraction: float
+    effective_sample_size: float
+
+
+def judge_step(parts: Sequence[StepRecords], limits: Limits, leave_out: LeaveOut, worst: int) -> Judged:
+    """Reduce the parts of all ranks, in the order given."""
+    columns = StepColumns.joined([part.columns for part in parts])
+    comparison = compare_step(columns, leave_out=leave_out)
+    figures = figures_of(comparison)
+    return Judged(columns, comparison, figures, judge(figures, limits), comparison.worst(worst))
+
+
+def figures_of(comparison: StepComparison) -> Figures:
+    """By bucket: overall, then each kind."""
+    of_kind = {kind: asdict(kept.metrics) for kind, kept in comparison.by_kind.items()}
+    return {OVERALL: asdict(comparison.overall.metrics), **of_kind}
+
+
+def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
+    """Weights of a step's tokens, what share of those that count was clipped or masked, and Kish's sample size."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is no number, and gets no weight
+        d = columns.train_logprobs - columns.rollout_logprobs
+    counted = np.ones(len(d), np.bool_) if columns.loss_mask is None else columns.loss_mask
+    values = weights(d, columns.offsets, counted, correction)
+    used = values[counted]
+    with np.errstate(over="ignore"):
+        changed = used != np.exp(d[counted])
+    squares = float((used**2).sum())
+    size = float(used.sum()) ** 2 / (len(used) * squares) if squares > 0 else 0.0
+    return StepWeights(correction.method, values.astype(np.float32), float(changed.mean()) if len(used) else 0.0, size)
+
+
+def weights_stream(columns: StepColumns, found: StepWeights | None, verdict: str) -> bytes:
+    """An Arrow stream with a row a sample: `sample`, `weights` (null: all 1); the verdict is in the metadata."""
+    names = pa.array(columns.samples, pa.string())
+    if found is None:
+        lists = pa.nulls(len(columns.samples), pa.list_(pa.float32()))
+    else:
+        lists = pa.ListArray.from_arrays(pa.array(columns.offsets, pa.int32()), pa.array(found.values))
+    table = pa.table({"sample": names, "weights": lists}).replace_schema_metadata({VERDICT_KEY: verdict.encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    result: bytes = sink.getvalue().to_pybytes()
+    return result

@@ -1,0 +1,125 @@
+"""Carries out what the policy commands for a gated run, and feeds the results back until the incident rests."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from omni_rl.api.syncs import SyncBody
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.limits import Judgement, judge
+from omni_rl.consistency.policy import Command, Drift, Outcome
+from omni_rl.errors import OmniRLError
+from services.coordinator.bridge import Bridge, CheckRequest
+from services.coordinator.gate import Gate
+from services.coordinator.problems import SyncIsRunningError
+from services.coordinator.runs import Run
+from services.coordinator.syncs import Syncs
+
+logger = logging.getLogger("omni_rl.coordinator")
+GATE_SECONDS = 5.0
+"""How long the answer to a step waits for the gate to move; if it has not by then, it is moved later."""
+ATTRIBUTION_SECONDS = 60.0
+"""When the search for a cause gives up."""
+
+Record = Callable[[Run, Outcome], Awaitable[None]]
+"""Makes an outcome durable with its events and alarm, and sets the run's drift. The run's turn is held."""
+
+
+class Responder:
+    """One pursuit a run at a time; a person's word ends it."""
+
+    def __init__(self, bridge: Bridge, gate: Gate, syncs: Syncs, record: Record) -> None:
+        self._bridge = bridge
+        self._gate = gate
+        self._syncs = syncs
+        self._record = record
+        self._pursuits: dict[str, asyncio.Task[None]] = {}
+
+    async def respond(self, run: Run, outcome: Outcome) -> None:
+        """Move the gate before this returns, and pursue the cause beside."""
+        await self._move(run, outcome)
+        if Command.ATTRIBUTE in outcome.commands:
+            self.pursue(run)
+
+    def pursue(self, run: Run) -> None:
+        """Begin, or after a restart go on with, what the run's drift says is under way."""
+        assert run.latest is not None, "a run that drifted has a step"
+        self._pursuits[run.name] = asyncio.create_task(self._pursue(run, *run.latest))
+
+    async def forget(self, run: Run) -> None:
+        """End what is pursued for a run."""
+        if (task := self._pursuits.pop(run.name, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        for task in self._pursuits.values():
+            task.cancel()
+        await asyncio.gather(*self._pursuits.values(), return_exceptions=True)
+
+    async def _pursue(self, run: Run, attempt: int, step: int) -> None:
+        try:
+            while run.drift.pursuit != "nothing":
+                advance = await self._finish(run, attempt, step)
+                async with run.turn:
+                    # Steps may have been judged meanwhile: the result is applied to the drift as it is now.
+                    outcome = advance(run.drift)
+                    await self._record(run, outcome)
+                await self._move(run, outcome)
+        except Exception:
+            # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
+            logger.exception("the pursuit of what parts run %s's policies failed", run.name)
+
+    async def _finish(self, run: Run, attempt: int, step: int) -> Callable[[Drift], Outcome]:
+        match run.drift.pursuit:
+            case "attributing":
+                cause, evidence = await self._attribute(run, attempt, step)
+                return partial(run.policy.attributed, cause=cause, evidence=evidence)
+            case "resyncing":
+                return partial(run.policy.resynced, failure=await self._resync())
+            case _:
+                return partial(run.policy.rechecked, judgement=await self._recheck(run))
+
+    async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str]:
+        request = CheckRequest(run=run.name, attempt=attempt, step=step, legs=True, seconds=ATTRIBUTION_SECONDS)
+        try:
+            found = await self._bridge.check(request)
+        except OmniRLError as error:
+            return Cause.UNKNOWN, f"the search for the cause failed: {error}"
+        if found.cause is None:
+            return Cause.UNKNOWN, found.sentence or "no check explained it"
+        return found.cause, found.sentence
+
+    async def _resync(self) -> str | None:
+        """None if it went through, else why not. One that runs already may have begun before the cause was found."""
+        while True:
+            try:
+                result = await self._syncs.result(await self._syncs.begin(SyncBody(probe=False), None))
+            except SyncIsRunningError as running:
+                await self._syncs.over(running.sync)
+                continue
+            except OmniRLError as error:
+                return str(error)
+            return None if result.outcome == "committed" else result.reason
+
+    async def _recheck(self, run: Run) -> Judgement | None:
+        try:
+            found = await self._bridge.check(CheckRequest(legs=False))
+        except OmniRLError as error:
+            logger.warning("the recheck of run %s could not be made: %s", run.name, error)
+            return None
+        return judge(found.figures, run.limits)
+
+    async def _move(self, run: Run, outcome: Outcome) -> None:
+        if Command.CLOSE in outcome.commands:
+            self._gate.hold(run.holder, outcome.transitions[0].reason)
+        elif Command.OPEN in outcome.commands:
+            self._gate.release(run.holder)
+        else:
+            return
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self._gate.settle()
+        except (OmniRLError, TimeoutError) as error:
+            logger.warning("the gate did not move for run %s yet: %s", run.name, error)

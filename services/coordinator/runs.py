@@ -1,0 +1,86 @@
+"""Runs as the coordinator holds them: how each is judged, and where its drift stands. One writer each."""
+
+import asyncio
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omni_rl.api.runs import DriftAnswer, RunAnswer, RunBody
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.corrections import Correction
+from omni_rl.consistency.limits import Limits, Severity
+from omni_rl.consistency.policy import Drift, Outcome, Policy
+from omni_rl.consistency.router import LeaveOut
+
+
+@dataclass
+class Run:
+    """`turn` is held by whoever changes `drift`, from its judgement to its row in the ledger."""
+
+    body: RunBody
+    created: float
+    policy: Policy
+    limits: Limits
+    leave_out: LeaveOut
+    correction: Correction
+    drift: Drift = field(default_factory=Drift)
+    latest: tuple[int, int] | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def of(cls, body: RunBody, created: float, settle: int) -> "Run":
+        policy = Policy(settle=settle, gated=body.gated)
+        return cls(body, created, policy, body.judged_by(), body.leaving_out(), body.correction.correction())
+
+    @property
+    def name(self) -> str:
+        return self.body.run
+
+    @property
+    def holder(self) -> str:
+        """Under which name its drift holds the gate."""
+        return f"run:{self.name}"
+
+    def weighs(self, severity: Severity) -> bool:
+        """Whether a step of this severity gets weights."""
+        if self.body.correction.method == "none":
+            return False
+        return severity >= Severity.MASK or self.body.correction.when == "always"
+
+    def answer(self) -> RunAnswer:
+        attempt, step = self.latest or (None, None)
+        return RunAnswer(
+            run=self.name,
+            created=self.created,
+            config=self.body,
+            drift=drift_answer(self.drift),
+            attempt=attempt,
+            step=step,
+        )
+
+
+def drift_answer(drift: Drift) -> DriftAnswer:
+    return DriftAnswer(severity=drift.severity.label, gate=drift.gate, pursuit=drift.pursuit, cause=drift.cause)
+
+
+def drift_to_json(drift: Drift) -> dict[str, Any]:
+    return asdict(drift)
+
+
+def drift_from_json(values: dict[str, Any]) -> Drift:
+    cause = values["cause"]
+    return Drift(
+        **{
+            **values,
+            "severity": Severity(values["severity"]),
+            "at": Severity(values["at"]),
+            "cause": None if cause is None else Cause(cause),
+        }
+    )
+
+
+def transition_events(outcome: Outcome, **where: Any) -> list[tuple[str, dict[str, Any]]]:
+    """An event for each transition: its kind and data."""
+    return [
+        (change.what, {**where, "before": change.before, "after": change.after, "reason": change.reason})
+        for change in outcome.transitions
+    ]

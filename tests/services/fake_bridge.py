@@ -1,0 +1,127 @@
+"""A Ray cluster that is not there: hand-written, with a record of what it was asked."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.limits import Figures
+from omni_rl.errors import NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer, Phase, SyncEvent
+from services.coordinator.bridge import (
+    CheckRequest,
+    CheckResult,
+    ClusterState,
+    Job,
+    JobRequest,
+    ReplicaState,
+    SyncRequest,
+)
+
+AGREE: Figures = {
+    "overall": {"tokens": 160, "logprob_abs_diff_mean": 7e-7, "logprob_abs_diff_max": 4e-6, "gen_kl_error": 5e-13},
+    "image": {"tokens": 32, "logprob_abs_diff_mean": 8e-7, "logprob_abs_diff_max": 6e-6, "gen_kl_error": 6e-13},
+}
+PART: Figures = {
+    "overall": {"tokens": 160, "logprob_abs_diff_mean": 0.2, "logprob_abs_diff_max": 3.0, "gen_kl_error": 0.9},
+    "image": {"tokens": 32, "logprob_abs_diff_mean": 0.9, "logprob_abs_diff_max": 3.0, "gen_kl_error": 5.2},
+}
+PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, Phase.RESUME, Phase.IDLE)
+
+
+@dataclass
+class FakeBridge:
+    """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it."""
+
+    calls: list[str] = field(default_factory=list)
+    down: str | None = None
+    open: bool = True
+    version: str = "digits/1/0/00000000"
+    figures: Figures = field(default_factory=lambda: AGREE)
+    cause: Cause | None = None
+    sync_error: OmniRLError | None = None
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    submitted: dict[str, Job] = field(default_factory=dict)
+    requests: list[SyncRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.go.set()
+
+    async def state(self) -> ClusterState:
+        if self.down is not None:
+            return ClusterState(connected=False, reason=self.down)
+        members = (
+            ReplicaState("rollout-0", "rollout", self.version, "serving"),
+            ReplicaState("trainer", "trainer", self.version, "idle"),
+        )
+        gate = "open" if self.open else "closed"
+        return ClusterState(True, "", "127.0.0.1:6379", "digits", gate, members)  # type: ignore[arg-type]
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        self._called("sync")
+        self.requests.append(request)
+        for phase in PHASES:
+            observe(SyncEvent(request.sync, phase, "entered"))
+            if phase is Phase.APPLY:
+                await self.go.wait()
+                if self.sync_error is not None:
+                    raise self.sync_error
+        self.version = f"digits/1/{len(self.requests)}/9f2c3c1d"
+        return SyncResult(
+            sync=request.sync,
+            outcome="committed",
+            version=self.version,
+            serving=self.version,
+            tensors=168,
+            bytes=2_961_408,
+            elements_proven=1_480_704,
+            elements=1_480_704,
+            seconds={"prepare": 0.2, "apply": 0.01, "verify": 0.08},
+            stall=0.12,
+            agreement=AGREE if request.probe else None,
+        )
+
+    async def check(self, request: CheckRequest) -> CheckResult:
+        self._called("check")
+        sentence = "" if self.cause is None else f"the {self.cause} check found it"
+        return CheckResult(self.version, self.figures, {"train_vs_prefill": self.figures}, self.cause, sentence)
+
+    async def pause(self, reason: str) -> None:
+        self._called("pause")
+        self.open = False
+
+    async def resume(self) -> None:
+        self._called("resume")
+        self.open = True
+
+    async def submit(self, request: JobRequest) -> Job:
+        self._called("submit")
+        job = Job(request.job, request.kind, "running", "", time.time(), None, request.parameters)
+        return self.submitted.setdefault(request.job, job)
+
+    async def jobs(self) -> list[Job]:
+        self._called("jobs")
+        return list(self.submitted.values())
+
+    async def stop(self, job: str) -> Job:
+        self._called("stop")
+        self.submitted[job] = replace(self._job(job), status="stopped", ended=time.time())
+        return self.submitted[job]
+
+    async def logs(self, job: str) -> str:
+        self._called("logs")
+        return f"{self._job(job).job}: step 1 of 50\n"
+
+    async def close(self) -> None:
+        return None
+
+    def _called(self, what: str) -> None:
+        if self.down is not None:
+            raise RayUnavailableError(self.down)
+        self.calls.append(what)
+
+    def _job(self, name: str) -> Job:
+        if name not in self.submitted:
+            raise NotFoundError(f"there is no job {name!r}")
+        return self.submitted[name]
