@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omni_rl.errors import CoordinatorRunningError, FencedError, JournalError
+from omni_rl.processes import life
 from omni_rl.sync.replica import InFlight, SlabRef
 from omni_rl.sync.states import Decision
+
+RELEASE_SECONDS = 2.0
+"""How long a process that was killed may hold its lock: until its last thread is gone."""
 
 
 @dataclass(frozen=True)
@@ -195,17 +199,27 @@ class SqliteJournal:
         os.close(self._lock)
 
     def _claim(self, force: bool) -> None:
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while not self._try_lock():
+            owner = os.pread(self._lock, 32, 0).decode()
+            if owner and life(int(owner)) == "gone" and time.monotonic() < deadline:
+                time.sleep(RELEASE_SECONDS / 100)
+            elif force:
+                break
+            else:
+                raise CoordinatorRunningError(
+                    f"process {owner or 'unknown'} coordinates the syncs of {self.path} and still runs; end it first, "
+                    "or take over with force=True if it is stopped"
+                )
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def _try_lock(self) -> bool:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not force:
-                owner = os.pread(self._lock, 32, 0).decode() or "unknown"
-                raise CoordinatorRunningError(
-                    f"process {owner} coordinates the syncs of {self.path} and still runs; end it first, or take over "
-                    "with force=True if it is stopped"
-                ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+            return False
+        return True
 
     def _refuse_fenced(self, db: sqlite3.Connection, epoch: int, what: str) -> None:
         (newest,) = db.execute("SELECT epoch FROM fence").fetchone()
