@@ -112,6 +112,20 @@ def bench_demo(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("sync")
+def bench_sync(
+    out: BenchOut = Path("bench"),
+    megabytes: Annotated[
+        list[int] | None, typer.Option(help="Size of the weights, 50 or 1000.  [default: both]")
+    ] = None,
+    syncs: Annotated[int, typer.Option(min=2, help="Syncs at each size.")] = 30,
+) -> None:
+    """Weight syncs against a plain copy, saving and reloading, and Ray's object store (writes sync.json)."""
+    from omni_rl.bench.sync import bench_sync as measure
+
+    typer.echo(f"wrote {measure(out, megabytes or [50, 1000], syncs, lambda line: typer.echo(line, err=True))}")
+
+
 @bench.command("all")
 def bench_all(out: BenchOut = Path("bench")) -> None:
     """Every benchmark, one after the other."""

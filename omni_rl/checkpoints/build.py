@@ -9,6 +9,7 @@ from omni_rl.checkpoints.initial import fill
 from omni_rl.checkpoints.shape import PATTERN, small_config
 from omni_rl.checkpoints.tokenizer import save_tokenizer
 from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 
@@ -17,9 +18,13 @@ def random_checkpoint(directory: Path, seed: int, pattern: str = PATTERN, dtype:
 
     `pattern` is one letter a layer: M (Mamba2), * (attention), E (MoE), - (MLP). `dtype` is "bfloat16" or "float32".
     """
-    config = small_config(pattern, dtype)
+    return write_random(small_config(pattern, dtype), directory, seed, getattr(torch, dtype))
+
+
+def write_random(config: NemotronOmniConfig, directory: Path, seed: int, dtype: torch.dtype) -> Path:
+    """The same for a configuration of any size."""
     tensors = {}
-    for name, own in released_state(NemotronOmniForConditionalGeneration(config), getattr(torch, dtype)):
+    for name, own in released_state(NemotronOmniForConditionalGeneration(config), dtype):
         values = torch.zeros(own.shape)
         if own.is_floating_point():
             fill(name, values, seed)

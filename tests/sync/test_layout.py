@@ -335,6 +335,16 @@ def test_a_bad_file_in_the_cache_is_made_again(damage: str, tmp_path: Path) -> N
     assert again.blocks == LayoutMap.load(path).blocks == good.blocks
 
 
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    model, weights = started()
+    before = held(model)
+    layout = prepare(model, weights, model.load, {}, tmp_path / "file" / "maps")
+    assert layout.verify(weights, model) == ()
+    assert not unequal(held(model), before)
+    assert "OMNI_RL_CACHE" in caplog.text
+
+
 def test_an_engine_whose_start_does_more_than_its_loader_is_refused(tmp_path: Path) -> None:
     """What vLLM's own reload misses for Omni: the engine after a full start is the reference, not its loader."""
     model, weights = started()

@@ -1,6 +1,7 @@
 """A checked layout map for an engine that has just loaded its checkpoint, derived once and then read from a file."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,13 @@ from omni_rl.sync.layout.map import LayoutMap
 from omni_rl.sync.layout.storages import storages
 from omni_rl.sync.released import TensorSpec
 
-CACHE_VARIABLE = "OMNI_RL_CACHE"
+VARIABLE = "OMNI_RL_CACHE"
+log = logging.getLogger(__name__)
 
 
 def directory() -> Path:
     """Where maps are kept: $OMNI_RL_CACHE/layout, or ~/.cache/omni-rl/layout."""
-    given = os.environ.get(CACHE_VARIABLE)
+    given = os.environ.get(VARIABLE)
     return (Path(given) if given else Path.home() / ".cache" / "omni-rl") / "layout"
 
 
@@ -74,7 +76,12 @@ def _derived(
             f"the layout map is wrong: applied with the checkpoint's weights, {listed(wrong)} differ from the engine's "
             "own load"
         )
-    layout.save(path)
+    try:
+        layout.save(path)
+    except OSError as error:
+        log.warning(
+            "the layout map is derived at every start: %s cannot be written (%s); set %s", path, error, VARIABLE
+        )
     return layout
 
 
