@@ -90,6 +90,20 @@ def test_saved_loads_to_the_same_scores_and_dtype_follows_the_request(
     assert json.loads((saved / "config.json").read_text())["dtype"] == "float32"
 
 
+def test_the_tokenizer_follows_into_every_copy(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory without it cannot be served. Loaded by a relative path, and saved from elsewhere."""
+    monkeypatch.chdir(small_checkpoint.parent)
+    model = NemotronOmniForConditionalGeneration.from_pretrained(small_checkpoint.name)
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("first")
+    NemotronOmniForConditionalGeneration.from_pretrained("first").save_pretrained(tmp_path / "second")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        for copy in ("first", "second"):
+            assert (tmp_path / copy / name).read_bytes() == (small_checkpoint / name).read_bytes()
+
+
 def test_every_missing_extra_and_misshapen_tensor_is_listed(saved: Path, tmp_path: Path) -> None:
     broken = _rewrite(
         saved,

@@ -121,7 +121,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         directory = Path(pretrained_model_name_or_path)
         checkpoint.weight_files(directory)  # says what is wrong with the directory before anything is built
         config = NemotronOmniConfig.from_pretrained(directory)
-        config.name_or_path = str(directory)  # where `save_pretrained` finds the tokenizer
+        config.name_or_path = str(directory.resolve())  # where `save_pretrained` finds the tokenizer
         dtype = checkpoint.parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
         device = torch.device(kwargs.pop("device", "cpu"))
         with torch.device("meta"):
