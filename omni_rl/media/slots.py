@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from omni_rl.errors import MediaError, PromptError
 from omni_rl.media.pruning import kept_count
@@ -62,6 +63,29 @@ class FeatureCounts:
                     )
                 end = item.offset + item.length
                 self._check_item(name, item)
+
+    def check_kept(self, prompt: RenderedPrompt, kept: Sequence[NDArray[np.bool_] | None]) -> None:
+        """Raise `PromptError` unless `kept`, an entry an item or nothing at all, fits the prompt's pruned videos."""
+        if kept and len(kept) != len(prompt.items):
+            raise PromptError(
+                f"prompt {prompt.id!r} has {len(prompt.items)} media items, `kept` has {len(kept)} entries"
+            )
+        for item, mask in zip(prompt.items, kept, strict=False):
+            name = f"prompt {prompt.id!r}, {item.modality} {item.index}"
+            if item.pruning is None:
+                if mask is not None:
+                    raise PromptError(f"{name} is not pruned, but some of its tokens are said to be kept")
+                continue
+            if mask is None:
+                continue
+            tokens = self._cells(name, item.tensors["pixel_values_flat_video"])
+            shape = (len(item.pruning.text_before), tokens)
+            if mask.shape != shape or int(mask.sum()) != len(item.positions):
+                raise PromptError(
+                    f"{name}: {int(mask.sum())} tokens of {list(mask.shape)} (tubelets, tokens each) are said to be "
+                    f"kept; it has {list(shape)}, and {len(item.positions)} slots in the prompt. Score a rollout with "
+                    "its own prompt"
+                )
 
     def _check_item(self, name: str, item: MediaItem) -> None:
         slots = np.asarray(item.positions)

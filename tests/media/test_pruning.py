@@ -97,3 +97,25 @@ def test_counts_and_text_that_do_not_fit_the_video_are_named(pruning_renderer: R
 @pytest.mark.parametrize(("rate", "kept"), [(0.3, 8), (0.5, 6), (0.7, 4), (0.99, 4)])
 def test_the_first_tubelet_is_never_cut(rate: float, kept: int) -> None:
     assert kept_count(3, 4, rate) == kept
+
+
+def test_what_an_engine_is_said_to_have_kept_must_fit_the_prompt(
+    renderer: Renderer, pruning_renderer: Renderer
+) -> None:
+    prompt = Prompt("p", "<video>", videos=(clip(6),))
+    (whole,), (pruned,) = renderer.render([prompt]), pruning_renderer.render([prompt])
+    slots = len(pruned.items[0].positions)
+    tokens = len(whole.items[0].positions) // 3
+    mask = np.arange(3 * tokens).reshape(3, tokens) < slots
+    for fitting in ((), (None,), (mask,)):
+        COUNTS.check_kept(pruned, fitting)
+    for kept, words in (
+        ((mask, mask), "has 1 media items, `kept` has 2 entries"),
+        ((mask[:2],), rf"video 0: {slots} tokens of \[2, {tokens}\] .* it has \[3, {tokens}\]"),
+        ((np.ones_like(mask),), rf"video 0: {3 * tokens} tokens of \[3, {tokens}\] .* {slots} slots"),
+    ):
+        with pytest.raises(PromptError, match=words):
+            COUNTS.check_kept(pruned, kept)
+    COUNTS.check_kept(whole, (None,))
+    with pytest.raises(PromptError, match="'p', video 0 is not pruned"):
+        COUNTS.check_kept(whole, (mask,))
