@@ -155,5 +155,7 @@ class TrainerGroup:
     def _plan(self, rollouts: Sequence[Rollout]) -> Plan:
         # A rank that refuses its share would leave the others waiting in a collective.
         self._features.check([rollout.prompt for rollout in rollouts])
+        for rollout in rollouts:
+            self._features.check_kept(rollout.prompt, rollout.kept)
         lengths = [sequence_length(rollout) for rollout in rollouts]
         return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)
