@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import ray
 
@@ -101,15 +100,6 @@ class TrainerGroup:
         """The version of the current weights."""
         version: WeightVersion = self._ranks.call("version")[0]
         return version
-
-    def weights(self) -> tuple[Any, WeightVersion]:
-        """A Ray reference to the weights as an engine takes them (released name -> full tensor), and their version.
-
-        The reference goes to the actor that needs the tensors; they never pass through the driver.
-        """
-        replies = self._ranks.submit("weights", [()] * len(self._ranks), returns=2)
-        version: WeightVersion = self._ranks.collect([reply[1] for reply in replies])[0]
-        return replies[0][0], version
 
     def fill(self, path: Path) -> Manifest:
         """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, and seal it.

@@ -52,14 +52,11 @@ class Ranks:
         """Call rank 0 alone."""
         return self.collect(self.submit(method, [arguments]))[0]
 
-    def submit(self, method: str, arguments: Sequence[Sequence[Any]], returns: int = 1) -> list[Any]:
+    def submit(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
         """Start a call on the ranks from 0 on that have arguments; references to what they will return."""
         if self._end is not None:
             raise TrainerDeadError(f"the trainer group cannot be used: {self._end}; start a new one")
-        return [
-            getattr(actor, method).options(num_returns=returns).remote(*its)
-            for actor, its in zip(self._actors, arguments, strict=False)
-        ]
+        return [getattr(actor, method).remote(*its) for actor, its in zip(self._actors, arguments, strict=False)]
 
     def collect(self, references: Sequence[Any], timeout: float | None = None) -> list[Any]:
         """The referenced answers.

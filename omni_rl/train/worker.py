@@ -81,15 +81,11 @@ class TrainWorker:
         return FeatureCounts.of(self._model.config)
 
     def version(self) -> WeightVersion:
-        """The version of the current weights: the digest of exactly the tensors that `weights` sends."""
+        """The version of the current weights: the digest of exactly the tensors that `fill` writes."""
         if self._digest is None:
             tensors = released_tensors(self._model)
             self._digest = fill.digest(tensors, fill.places_of(tensors, self._dtype), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
-
-    def weights(self) -> tuple[dict[str, torch.Tensor], WeightVersion]:
-        """Released names and full tensors as an engine takes them, on rank 0 (empty elsewhere), and their version."""
-        return self._released(self._dtype), self.version()
 
     def fill(self, path: Path, here: bool) -> Manifest:
         """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host."""
@@ -132,7 +128,7 @@ class TrainWorker:
     def save(self, directory: Path) -> None:
         """Gather everything on rank 0, which writes it."""
         version = self.version()
-        weights = self._released(torch.float32)
+        weights = {name: tensor for name, tensor in released_state(self._model, torch.float32) if self._rank == 0}
         state = {
             name: tensor
             for name, tensor in checkpoint.optimizer_tensors(self._model, self._optimizer)
@@ -153,7 +149,3 @@ class TrainWorker:
     def read_record(self, directory: Path) -> checkpoint.Record:
         """Verify a checkpoint; not a collective."""
         return checkpoint.read_record(directory)
-
-    def _released(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Gathered tensor by tensor; only rank 0 keeps them."""
-        return {name: tensor for name, tensor in released_state(self._model, dtype) if self._rank == 0}
