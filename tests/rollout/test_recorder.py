@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from omni_rl.media.digests import tensor_digest
@@ -72,6 +73,28 @@ def test_digests_follow_the_features_into_the_cache() -> None:
     assert recorder.digests("small")["pixel_values_flat"] == tensor_digest(small)
     assert recorder.digests("large")["pixel_values_flat"] == tensor_digest(large)
     assert recorder.digests("large")["imgs_sizes"] == tensor_digest(torch.tensor([64, 32]))
+
+
+def test_what_was_kept_of_a_video_is_known_while_its_features_are_needed() -> None:
+    machine = runner([], [])
+    recorder = StepRecorder(machine, layers=0, experts_per_token=0)
+    video, picture = torch.zeros(5, 8), torch.zeros(2, 8)
+    kept = torch.tensor([[True, True], [False, True]])
+    batch = {"pixel_values_flat_video": torch.zeros(4, 3, 32, 64), "video_num_patches": torch.tensor([4])}
+    recorder.received(batch, (video,), [kept])
+    recorder.received({"pixel_values_flat": [torch.zeros(3, 32, 64)]}, (picture,))
+    machine.encoder_cache.update({"video": video, "picture": picture})
+    recorder.finish_step(torch.tensor([0]))
+    mask = recorder.kept("video")
+    assert mask is not None
+    assert mask.tolist() == kept.tolist()
+    assert recorder.kept("picture") is None
+    machine.encoder_cache.clear()
+    recorder.forget_evicted(["video"])
+    assert recorder.kept("video") is mask
+    recorder.forget_evicted([])
+    with pytest.raises(KeyError):
+        recorder.kept("video")
 
 
 def test_a_batch_of_sounds_or_videos_comes_apart_by_its_counts() -> None:
