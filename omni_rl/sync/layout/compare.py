@@ -14,13 +14,23 @@ def bits(values: torch.Tensor) -> torch.Tensor:
     return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
 
 
+def copy(source: torch.Tensor, target: torch.Tensor) -> None:
+    """`target.copy_(source)` for tensors of one shape.
+
+    Plain memory is copied by one thread: it fills the memory bus, and waits for no other thread that a busy core delays.
+    """
+    if source.dtype == target.dtype and _plain(source) and _plain(target):
+        ctypes.memmove(target.data_ptr(), source.data_ptr(), target.nbytes)
+    else:
+        target.copy_(source)
+
+
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors of one shape and dtype hold the same bytes.
 
     C's memcmp where it can read both: several times faster than torch.equal, which compares element by element.
     """
-    plain = one.is_contiguous() and other.is_contiguous() and one.is_cpu and other.is_cpu
-    if plain:
+    if _plain(one) and _plain(other):
         return bool(_memcmp(one.data_ptr(), other.data_ptr(), one.nbytes) == 0)
     return torch.equal(bits(one), bits(other))
 
@@ -28,3 +38,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 def differing(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Positions (row-major, ascending) at which two tensors of one shape and dtype differ in a bit."""
     return (bits(one) != bits(other)).flatten().nonzero().flatten()
+
+
+def _plain(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu and tensor.is_contiguous()

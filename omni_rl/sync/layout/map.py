@@ -12,7 +12,7 @@ from torch import nn
 from omni_rl.errors import LayoutError
 from omni_rl.sync.layout import derive as derivation
 from omni_rl.sync.layout.blocks import Block, Transform
-from omni_rl.sync.layout.compare import differing, same_bits
+from omni_rl.sync.layout.compare import copy, differing, same_bits
 from omni_rl.sync.layout.derive import Load, listed
 from omni_rl.sync.layout.kinds import Kind
 from omni_rl.sync.layout.random_weights import RandomTensors
@@ -112,7 +112,7 @@ class LayoutMap:
                 values = block.of_tensor(source)
                 if block.transform is not Transform.COPY:
                     values = block.transform(values, flat.dtype)
-                block.of_storage(flat).copy_(values)
+                copy(values, block.of_storage(flat))
 
     def verify(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[Mismatch, ...]:
         """Read every byte of the engine and compare it with what `tensors` and the recorded values say.
