@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -72,9 +72,9 @@ class StepRecords:
         """An Arrow stream that gives these records again: as they came, if they came as one."""
         return self._payload if self._payload is not None else write_arrow(self.table)
 
-    def to_arrow(self) -> bytes:
-        """As an Arrow IPC stream of the schema."""
-        return write_arrow(self.table)
+    def to_arrow(self, *, compression: Literal["zstd"] | None = None) -> bytes:
+        """As an Arrow IPC stream of the schema. A compressed one is for keeping: it is not taken from others."""
+        return write_arrow(self.table, compression=compression)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; a number that is not finite is null there."""

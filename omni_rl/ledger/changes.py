@@ -1,0 +1,256 @@
+"""What is written, each within one transaction that its caller commits."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from blake3 import blake3
+from sqlalchemy.dialects import postgresql, sqlite
+
+from omni_rl.consistency.columns import OVERALL
+from omni_rl.consistency.figures import Metrics
+from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.ledger.tables import (
+    BIN_FIGURES,
+    alarms,
+    attempts,
+    bins,
+    events,
+    figures,
+    parts,
+    payloads,
+    runs,
+    samples,
+    steps,
+)
+from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey, Stored
+
+OK = 0
+"""Severity of a step that nothing is wrong with."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is thrown away, and when; figures, verdicts and events stay.
+
+    `payload_steps`: sealed steps of an attempt whose parts are still there, so that a seal whose answer was lost can
+    be asked for again. `sample_steps`: steps after which the samples of one that nothing was wrong with go.
+    """
+
+    payload_steps: int = 2
+    sample_steps: int = 1000
+
+
+@dataclass(frozen=True)
+class PartContent:
+    """A part, ready to be written."""
+
+    digest: str
+    samples: int
+    tokens: int
+    payload: bytes
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless one with its key is there; whether it was inserted."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(values).on_conflict_do_nothing().returning(sa.literal(1))
+    return connection.execute(statement).first() is not None
+
+
+def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> Stored:
+    """Register a run. Raises `ConflictError` if it is there with another `config`."""
+    if insert_new(connection, runs, {"run": run, "created": time.time(), "config": config}):
+        return "new"
+    known = connection.execute(sa.select(runs.c.config).where(runs.c.run == run)).scalar_one()
+    given = json.loads(json.dumps(config))
+    if known != given:
+        changed = sorted(name for name in known.keys() | given.keys() if known.get(name) != given.get(name))
+        raise ConflictError(
+            f"run {run} is registered with other values of {', '.join(changed)}; take another name, or its own values"
+        )
+    return "same"
+
+
+def put_state(connection: sa.Connection, run: str, state: Any, what: Iterable[NewEvent] = ()) -> None:
+    """Replace what a run's policy carries, together with the events that tell of it."""
+    if connection.execute(sa.update(runs).where(runs.c.run == run).values(state=state)).rowcount == 0:
+        raise NotFoundError(f"there is no run {run}")
+    add_events(connection, what)
+
+
+def put_part(connection: sa.Connection, key: StepKey, rank: int, part: PartContent) -> Stored:
+    """Raises `NotFoundError` without the run, `ConflictError` if the rank has posted something else or the step is
+    sealed without it."""
+    attempt = _attempt(connection, key)
+    where = {"attempt_id": attempt, "step": key.step, "rank": rank}
+    known = connection.execute(
+        sa.select(parts.c.digest).where(*(parts.c[name] == value for name, value in where.items()))
+    ).scalar()
+    if known == part.digest:
+        return "same"
+    if known is not None:
+        raise ConflictError(
+            f"rank {rank} has posted other records for {key}: {known[:12]} is there, this is {part.digest[:12]}"
+        )
+    if _sealed(connection, attempt, key.step) is not None:
+        raise ConflictError(f"{key} is sealed; rank {rank} came too late")
+    content = {"digest": part.digest, "samples": part.samples, "tokens": part.tokens, "received": time.time()}
+    connection.execute(sa.insert(parts).values(**where, **content))
+    connection.execute(sa.insert(payloads).values(**where, records=part.payload))
+    return "new"
+
+
+def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stored:
+    """Close a step with all that was found. "same" if it is sealed with the same parts: then nothing is written.
+
+    Raises:
+        NotFoundError: no part of it is there.
+        ConflictError: other parts are there than those that were judged, or it was sealed with others.
+    """
+    key = step.key
+    attempt = _attempt(connection, key)
+    digest = _digest_of(step.parts)
+    sealed = _sealed(connection, attempt, key.step)
+    if sealed == digest:
+        return "same"
+    if sealed is not None:
+        raise ConflictError(f"{key} was sealed with other parts")
+    of_step = (parts.c.attempt_id == attempt, parts.c.step == key.step)
+    known = connection.execute(sa.select(parts.c.rank, parts.c.digest).where(*of_step))
+    there = {row.rank: row.digest for row in known}
+    if not there:
+        raise NotFoundError(f"{key} has no parts; post them before it is sealed")
+    if there != step.parts:
+        others = sorted(rank for rank in there.keys() | step.parts.keys() if there.get(rank) != step.parts.get(rank))
+        raise ConflictError(
+            f"{key} has other parts than those that were judged: ranks {', '.join(map(str, others))}; seal it again"
+        )
+    where = {"attempt_id": attempt, "step": key.step}
+    connection.execute(
+        sa.insert(steps).values(
+            **where,
+            sealed=time.time(),
+            digest=digest,
+            severity=step.severity,
+            samples=step.samples,
+            tokens=step.tokens,
+            weight_version=step.weight_version,
+            verdict=step.verdict,
+            training=step.training,
+            flips=step.flips,
+        )
+    )
+    _insert_figures(connection, where, step)
+    if step.state is not None:
+        put_state(connection, key.run, step.state)
+    add_events(connection, step.events)
+    if step.alarm is not None:
+        open_alarm(connection, key.run, step.alarm, key)
+    _forget(connection, attempt, key.step, retention)
+    return "new"
+
+
+def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]:
+    """Their numbers, which rise."""
+    return [
+        connection.execute(
+            sa.insert(events)
+            .values(at=time.time(), kind=event.kind, run=event.run, data=event.data)
+            .returning(events.c.id)
+        ).scalar_one()
+        for event in what
+    ]
+
+
+def open_alarm(connection: sa.Connection, run: str, alarm: NewAlarm, key: StepKey | None = None) -> int:
+    """Its number."""
+    values = {**asdict(alarm), "run": run, "opened": time.time()}
+    if key is not None:
+        values |= {"attempt": key.attempt, "step": key.step}
+    number: int = connection.execute(sa.insert(alarms).values(**values).returning(alarms.c.id)).scalar_one()
+    return number
+
+
+def close_alarms(connection: sa.Connection, run: str, action: str = "") -> int:
+    """Close whatever alarms of a run are open, saying what was done; how many there were."""
+    values: dict[str, Any] = {"closed": time.time()} | ({"action": action} if action else {})
+    still_open = sa.update(alarms).where(alarms.c.run == run, alarms.c.closed.is_(None))
+    return connection.execute(still_open.values(**values)).rowcount
+
+
+def _attempt(connection: sa.Connection, key: StepKey) -> int:
+    """The attempt's row, made if it is the first that is heard of it."""
+    query = sa.select(attempts.c.id).where(attempts.c.run == key.run, attempts.c.attempt == key.attempt)
+    known = connection.execute(query).scalar()
+    if known is None:
+        if connection.execute(sa.select(runs.c.run).where(runs.c.run == key.run)).scalar() is None:
+            raise NotFoundError(f"there is no run {key.run}; register it first")
+        row = {"run": key.run, "attempt": key.attempt, "started": time.time()}
+        known = connection.execute(sa.insert(attempts).values(row).returning(attempts.c.id)).scalar_one()
+    return int(known)
+
+
+def _sealed(connection: sa.Connection, attempt: int, step: int) -> str | None:
+    query = sa.select(steps.c.digest).where(steps.c.attempt_id == attempt, steps.c.step == step)
+    return connection.execute(query).scalar()
+
+
+def _digest_of(ranks: Mapping[int, str]) -> str:
+    return blake3("".join(f"{rank}={digest};" for rank, digest in sorted(ranks.items())).encode()).hexdigest()
+
+
+def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: NewStep) -> None:
+    comparison = step.comparison
+    by_kind = {OVERALL: comparison.overall, **comparison.by_kind}
+    connection.execute(
+        sa.insert(figures), [{**where, "kind": kind, **asdict(found.metrics)} for kind, found in by_kind.items()]
+    )
+    rows = [
+        {**where, "kind": kind, "first": first, "last": last, **_some(metrics)}
+        for kind, of_kind in comparison.by_position.items()
+        for (first, last), metrics in of_kind.items()
+    ]
+    if rows:
+        connection.execute(sa.insert(bins), rows)
+    kept = [
+        {
+            **where,
+            "sample": record.columns.samples[0],
+            "place": place,
+            "kind": record.columns.kinds[0],
+            "figures": asdict(metrics),
+            "record": record.to_arrow(compression="zstd"),
+        }
+        for place, (record, metrics) in enumerate(step.kept)
+    ]
+    if kept:
+        connection.execute(sa.insert(samples), kept)
+
+
+def _some(metrics: Metrics) -> dict[str, float]:
+    return {name: getattr(metrics, name) for name in BIN_FIGURES}
+
+
+def _forget(connection: sa.Connection, attempt: int, step: int, retention: Retention) -> None:
+    """Drop what this step makes too old; each step drops the one that falls out, so that it costs the same always."""
+    newest = (
+        sa.select(steps.c.step)
+        .where(steps.c.attempt_id == attempt)
+        .order_by(steps.c.step.desc())
+        .offset(max(retention.payload_steps - 1, 0))
+        .limit(1)
+    )
+    oldest_kept = connection.execute(newest).scalar()
+    if oldest_kept is not None:
+        # Of the payloads there are few: look up the steps of those, not the payloads of all steps.
+        of_sealed = sa.exists().where(steps.c.attempt_id == attempt, steps.c.step == payloads.c.step)
+        connection.execute(
+            sa.delete(payloads).where(payloads.c.attempt_id == attempt, payloads.c.step < oldest_kept, of_sealed)
+        )
+    old = step - retention.sample_steps
+    calm = sa.select(steps.c.step).where(steps.c.attempt_id == attempt, steps.c.step == old, steps.c.severity == OK)
+    connection.execute(sa.delete(samples).where(samples.c.attempt_id == attempt, samples.c.step.in_(calm)))

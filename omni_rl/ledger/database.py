@@ -1,0 +1,140 @@
+"""One connection pool for reading and one for writing, on SQLite or PostgreSQL, set up so that a commit is durable."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from omni_rl.errors import ConfigError, LedgerError
+
+LOCK_SECONDS = 5
+"""How long a write waits for another process's; below the time for which a sync tries to decide again."""
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 60
+"""On PostgreSQL: a statement that takes longer is given up."""
+READERS = 16
+PAGE_BYTES = 16384
+"""Of a new SQLite file: payloads are long, and pages this size cost a third less to write than the default's."""
+WAL_KEPT_BYTES = 64 << 20
+WRITERS_LOCK = 0x6F6D6E69
+"""Key of the advisory lock that makes PostgreSQL's writers take turns, as SQLite's do: ids are then seen in order."""
+
+
+class Database:
+    """`read()` and `write()` give connections; whatever the database says no to is a `LedgerError`."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `ConfigError` for a URL that is neither sqlite:///FILE nor postgresql+psycopg://…."""
+        self.url = _parsed(url)
+        self.name = self.url.render_as_string(hide_password=True)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._writing, self._reading = _sqlite(self.url, writing=True), _sqlite(self.url, writing=False)
+        else:
+            self._writing, self._reading = _postgresql(self.url, writing=True), _postgresql(self.url, writing=False)
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file."""
+        return Path(self.url.database) if self.is_sqlite and self.url.database else None
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A snapshot."""
+        with self.reported("read"), self._reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction, durable when the block has ended; nobody else writes meanwhile. Database errors come as
+        SQLAlchemy's."""
+        with self._writing.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reported(self, what: str) -> Iterator[None]:
+        """Turns database errors into `LedgerError`."""
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise self.failure(what, error) from error
+
+    def failure(self, what: str, error: sa.exc.SQLAlchemyError) -> LedgerError:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}")
+
+    def close(self) -> None:
+        self._reading.dispose()
+        self._writing.dispose()
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(f"ledger: {error}") from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in ("sqlite", "postgresql+psycopg"):
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ConfigError("ledger: sqlite needs a file, sqlite:///runs/ledger.db say; nothing in memory is durable")
+        return parsed
+    raise ConfigError(f"ledger: {parsed.drivername} is neither sqlite nor postgresql+psycopg")
+
+
+def _sqlite(url: sa.URL, *, writing: bool) -> sa.Engine:
+    file = Path(str(url.database))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(f"the ledger's directory {file.parent} cannot be made: {error.strerror}") from error
+    engine = sa.create_engine(
+        url, connect_args={"timeout": LOCK_SECONDS}, pool_size=1 if writing else READERS, max_overflow=0
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_up(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # the driver would begin transactions by rules of its own
+        settings = [
+            f"page_size={PAGE_BYTES}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"journal_size_limit={WAL_KEPT_BYTES}",
+        ]
+        for setting in settings if writing else ["query_only=ON"]:
+            connection.execute(f"PRAGMA {setting}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A transaction that starts by reading and then writes would fail, not wait, if another wrote in between.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
+    settings = {
+        "synchronous_commit": "on",
+        "lock_timeout": f"{LOCK_SECONDS}s",
+        "statement_timeout": f"{STATEMENT_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    engine = sa.create_engine(
+        url,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "omni-rl"},
+        pool_pre_ping=True,
+        pool_size=1 if writing else READERS,
+        max_overflow=0,
+        isolation_level="READ COMMITTED" if writing else "REPEATABLE READ",
+    )
+    if writing:
+
+        @sa.event.listens_for(engine, "begin")
+        def _take_turn(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+
+    return engine

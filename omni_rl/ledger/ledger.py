@@ -1,0 +1,158 @@
+"""The ledger: writes return futures that are done when the disk has them, reads are snapshots."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from omni_rl.ledger import changes, queries
+from omni_rl.ledger.changes import PartContent, Retention
+from omni_rl.ledger.database import Database
+from omni_rl.ledger.migrations import upgrade
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.types import (
+    Alarm,
+    Event,
+    NewAlarm,
+    NewEvent,
+    NewStep,
+    Part,
+    Run,
+    Sample,
+    Step,
+    StepKey,
+    StepRow,
+    Stored,
+)
+from omni_rl.ledger.writer import Writer
+
+
+class Ledger:
+    """Any thread may call; asyncio code awaits `asyncio.wrap_future` of a write.
+
+    Writes go through one thread, several in one transaction: many small ones share the disk's flush. Every method may
+    raise `LedgerError` (of a write: its future).
+    """
+
+    def __init__(self, database: Database, retention: Retention) -> None:
+        """Use `open`."""
+        self.database = database
+        self.writer = Writer(database)
+        self._retention = retention
+
+    @classmethod
+    def open(cls, url: str, *, retention: Retention | None = None) -> Self:
+        """Open sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, and make or migrate its tables.
+
+        Raises:
+            ConfigError: another URL.
+            LedgerVersionError: a newer omni-rl wrote it.
+        """
+        database = Database(url)
+        try:
+            upgrade(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, retention or Retention())
+
+    def close(self) -> None:
+        """Write what waits, and let go of the database. Idempotent."""
+        self.writer.close()
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file."""
+        return self.database.file
+
+    def put_run(self, run: str, config: Mapping[str, Any]) -> "Future[Stored]":
+        """Register a run; the same again is "same". `ConflictError`: another `config` under its name."""
+        return self.writer.submit(lambda connection: changes.put_run(connection, run, config))
+
+    def put_state(self, run: str, state: Any, events: Iterable[NewEvent] = ()) -> "Future[None]":
+        """What the run's policy carries from here on, with the events that tell why, or neither."""
+        return self.writer.submit(lambda connection: changes.put_state(connection, run, state, events))
+
+    def put_part(self, key: StepKey, rank: int, records: StepRecords) -> "Future[Stored]":
+        """One rank's records of a step. `NotFoundError`: no such run. `ConflictError`: others are there, or the step
+        is sealed."""
+        part = PartContent(records.digest, len(records), records.tokens, records.payload)
+        return self.writer.submit(lambda connection: changes.put_part(connection, key, rank, part))
+
+    def seal(self, step: NewStep) -> "Future[Stored]":
+        """Close a step with its figures, samples, verdict, policy, events and alarm: all of it or none.
+
+        `NotFoundError`: it has no parts. `ConflictError`: a part came after those that were judged.
+        """
+        return self.writer.submit(lambda connection: changes.seal(connection, step, self._retention))
+
+    def add_event(self, kind: str, data: Mapping[str, Any], run: str | None = None) -> "Future[int]":
+        """Its number."""
+        event = NewEvent(kind, data, run)
+        return self.writer.submit(lambda connection: changes.add_events(connection, [event])[0])
+
+    def open_alarm(self, run: str, alarm: NewAlarm, key: StepKey | None = None) -> "Future[int]":
+        """Its number."""
+        return self.writer.submit(lambda connection: changes.open_alarm(connection, run, alarm, key))
+
+    def close_alarms(self, run: str, action: str = "") -> "Future[int]":
+        """Close a run's open alarms, saying what was done; how many there were."""
+        return self.writer.submit(lambda connection: changes.close_alarms(connection, run, action))
+
+    def runs(self) -> list[Run]:
+        """Oldest first."""
+        with self.database.read() as connection:
+            return queries.all_runs(connection)
+
+    def run(self, run: str) -> Run:
+        """Raises `NotFoundError`, as the methods below do for what is not there."""
+        with self.database.read() as connection:
+            return queries.one_run(connection, run)
+
+    def parts(self, key: StepKey) -> list[Part]:
+        """What was posted for a step, by rank."""
+        with self.database.read() as connection:
+            return queries.parts_of(connection, key)
+
+    def records(self, key: StepKey) -> dict[int, StepRecords]:
+        """The records of every rank of a step that is open, or was sealed not long ago."""
+        with self.database.read() as connection:
+            return queries.records_of(connection, key)
+
+    def steps(self, run: str, attempt: int, *, after: int = -1, limit: int = 1000) -> list[StepRow]:
+        """Sealed steps with numbers above `after`, in order."""
+        with self.database.read() as connection:
+            return queries.steps_after(connection, run, attempt, after, limit)
+
+    def step(self, key: StepKey) -> Step:
+        with self.database.read() as connection:
+            return queries.one_step(connection, key)
+
+    def sample(self, key: StepKey, sample: str) -> Sample:
+        with self.database.read() as connection:
+            return queries.one_sample(connection, key, sample)
+
+    def events(self, *, after: int = 0, limit: int = 1000, run: str | None = None) -> list[Event]:
+        """Events with numbers above `after`, in order."""
+        with self.database.read() as connection:
+            return queries.events_after(connection, after, limit, run)
+
+    def last_event(self) -> int:
+        """The newest event's number; 0 before the first."""
+        with self.database.read() as connection:
+            return queries.last_event(connection)
+
+    def alarms(self, run: str, *, limit: int = 100, still_open: bool = False) -> list[Alarm]:
+        """Newest first."""
+        with self.database.read() as connection:
+            return queries.alarms_of(connection, run, limit, still_open=still_open)

@@ -1,0 +1,185 @@
+"""What is read: each function takes a connection, which is a snapshot."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from omni_rl.consistency.columns import OVERALL
+from omni_rl.consistency.figures import Metrics
+from omni_rl.errors import NotFoundError
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.tables import (
+    BIN_FIGURES,
+    FIGURES,
+    alarms,
+    attempts,
+    bins,
+    events,
+    figures,
+    parts,
+    payloads,
+    runs,
+    samples,
+    steps,
+)
+from omni_rl.ledger.types import Alarm, Bin, Event, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
+
+KINDS = (OVERALL, "text", "image", "audio", "video", "mixed")
+
+
+def all_runs(connection: sa.Connection) -> list[Run]:
+    """Oldest first."""
+    rows = connection.execute(sa.select(runs).order_by(runs.c.created, runs.c.run)).all()
+    return [_run(connection, row) for row in rows]
+
+
+def one_run(connection: sa.Connection, run: str) -> Run:
+    row = connection.execute(sa.select(runs).where(runs.c.run == run)).first()
+    if row is None:
+        raise NotFoundError(f"there is no run {run}")
+    return _run(connection, row)
+
+
+def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
+    of_run = sa.select(attempts.c.attempt, attempts.c.id).where(attempts.c.run == row.run)
+    known = [tuple(found) for found in connection.execute(of_run.order_by(attempts.c.attempt))]
+    latest = None
+    for number, identity in reversed(known):
+        step = connection.execute(sa.select(sa.func.max(steps.c.step)).where(steps.c.attempt_id == identity)).scalar()
+        if step is not None:
+            latest = StepKey(row.run, number, step)
+            break
+    return Run(row.run, row.created, row.config, row.state, tuple(number for number, _ in known), latest)
+
+
+def attempt_id(connection: sa.Connection, run: str, attempt: int) -> int:
+    """Raises `NotFoundError`."""
+    query = sa.select(attempts.c.id).where(attempts.c.run == run, attempts.c.attempt == attempt)
+    found = connection.execute(query).scalar()
+    if found is None:
+        one_run(connection, run)
+        raise NotFoundError(f"run {run} has no attempt {attempt}")
+    return int(found)
+
+
+def parts_of(connection: sa.Connection, key: StepKey) -> list[Part]:
+    """What was posted for a step, by rank; empty if nothing was."""
+    identity = attempt_id(connection, key.run, key.attempt)
+    query = sa.select(parts).where(parts.c.attempt_id == identity, parts.c.step == key.step).order_by(parts.c.rank)
+    return [Part(row.rank, row.digest, row.samples, row.tokens, row.received) for row in connection.execute(query)]
+
+
+def records_of(connection: sa.Connection, key: StepKey) -> dict[int, StepRecords]:
+    """The records of every rank of a step that is not sealed, or was not long ago.
+
+    Raises:
+        NotFoundError: nothing was posted, or it has been dropped since the seal.
+    """
+    identity = attempt_id(connection, key.run, key.attempt)
+    query = sa.select(payloads.c.rank, payloads.c.records)
+    of_step = (payloads.c.attempt_id == identity, payloads.c.step == key.step)
+    found = connection.execute(query.where(*of_step).order_by(payloads.c.rank)).all()
+    if not found:
+        posted = bool(parts_of(connection, key))
+        raise NotFoundError(f"{key} " + ("was sealed long ago: its records are gone" if posted else "has no parts"))
+    return {rank: StepRecords.from_payload(bytes(payload)) for rank, payload in found}
+
+
+def steps_after(connection: sa.Connection, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
+    """Sealed steps with numbers above `after`, in order."""
+    identity = attempt_id(connection, run, attempt)
+    query = _step_rows(identity).where(steps.c.step > after).order_by(steps.c.step).limit(limit)
+    return [_step_row(run, attempt, row) for row in connection.execute(query)]
+
+
+def one_step(connection: sa.Connection, key: StepKey) -> Step:
+    """Raises `NotFoundError` if it is not sealed."""
+    identity = attempt_id(connection, key.run, key.attempt)
+    row = connection.execute(_step_rows(identity).where(steps.c.step == key.step)).first()
+    if row is None:
+        raise NotFoundError(f"{key} is not sealed")
+    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(KINDS), figures.c.step == key.step)
+    of_step = (samples.c.attempt_id == identity, samples.c.step == key.step)
+    by_kind = {found.kind: _metrics(found) for found in connection.execute(sa.select(figures).where(*of_kinds))}
+    by_position: dict[str, list[Bin]] = {}
+    query = sa.select(bins).where(bins.c.attempt_id == identity, bins.c.step == key.step)
+    for found in connection.execute(query.order_by(bins.c.kind, bins.c.first)):
+        values = {name: getattr(found, name) for name in BIN_FIGURES}
+        by_position.setdefault(found.kind, []).append(Bin(found.first, found.last, values))
+    kept = sa.select(samples.c.sample, samples.c.kind, samples.c.place, samples.c.figures).where(*of_step)
+    return Step(
+        _step_row(key.run, key.attempt, row),
+        row.verdict,
+        {kind: by_kind[kind] for kind in KINDS if kind in by_kind},
+        {kind: tuple(found) for kind, found in by_position.items()},
+        tuple(_kept(found) for found in connection.execute(kept.order_by(samples.c.place))),
+        tuple(parts_of(connection, key)),
+        None if row.flips is None else tuple(row.flips),
+    )
+
+
+def one_sample(connection: sa.Connection, key: StepKey, sample: str) -> Sample:
+    """Raises `NotFoundError` if it was not kept, or is not any more."""
+    identity = attempt_id(connection, key.run, key.attempt)
+    of_sample = (samples.c.attempt_id == identity, samples.c.step == key.step, samples.c.sample == sample)
+    found = connection.execute(sa.select(samples).where(*of_sample)).first()
+    if found is None:
+        raise NotFoundError(f"sample {sample} of {key} is not kept: the worst of a step are, for some time")
+    return Sample(key, _kept(found), StepRecords.from_payload(bytes(found.record)))
+
+
+def events_after(connection: sa.Connection, after: int, limit: int, run: str | None = None) -> list[Event]:
+    """In order of their numbers."""
+    query = sa.select(events).where(events.c.id > after)
+    if run is not None:
+        query = query.where(events.c.run == run)
+    return [
+        Event(row.id, row.at, row.kind, row.run, row.data)
+        for row in connection.execute(query.order_by(events.c.id).limit(limit))
+    ]
+
+
+def last_event(connection: sa.Connection) -> int:
+    """Its number; 0 before the first."""
+    return int(connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0)
+
+
+def alarms_of(connection: sa.Connection, run: str, limit: int, *, still_open: bool = False) -> list[Alarm]:
+    """Newest first."""
+    query = sa.select(alarms).where(alarms.c.run == run)
+    if still_open:
+        query = query.where(alarms.c.closed.is_(None))
+    return [
+        Alarm(**row._mapping)
+        for row in connection.execute(query.order_by(alarms.c.opened.desc(), alarms.c.id.desc()).limit(limit))
+    ]
+
+
+def _step_rows(identity: int) -> sa.Select[Any]:
+    joined = steps.join(
+        figures,
+        sa.and_(figures.c.attempt_id == steps.c.attempt_id, figures.c.kind == OVERALL, figures.c.step == steps.c.step),
+    )
+    columns = [figures.c[name].label(f"figure_{name}") for name in FIGURES]
+    return sa.select(steps, *columns).select_from(joined).where(steps.c.attempt_id == identity)
+
+
+def _step_row(run: str, attempt: int, row: sa.Row[Any]) -> StepRow:
+    return StepRow(
+        StepKey(run, attempt, row.step),
+        row.sealed,
+        row.severity,
+        row.samples,
+        row.tokens,
+        row.weight_version,
+        row.training,
+        _metrics(row, "figure_"),
+    )
+
+
+def _metrics(row: Any, prefix: str = "") -> Metrics:
+    return Metrics(**{name: getattr(row, prefix + name) for name in FIGURES})
+
+
+def _kept(row: Any) -> KeptSample:
+    return KeptSample(row.sample, row.kind, row.place, row.figures)

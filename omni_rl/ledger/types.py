@@ -1,0 +1,187 @@
+"""What goes into the ledger and what comes out; steps are numbered within an attempt, attempts within a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.consistency.columns import StepComparison
+from omni_rl.consistency.figures import Metrics
+from omni_rl.ledger.records import StepRecords
+
+Stored = Literal["new", "same"]
+
+
+class StepKey(NamedTuple):
+    run: str
+    attempt: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"step {self.step} of {self.run}, attempt {self.attempt}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """`config` is what the run was registered with, `state` what its policy carries from one step to the next."""
+
+    run: str
+    created: float
+    config: Mapping[str, Any]
+    state: Any = None
+    attempts: tuple[int, ...] = ()
+    latest: StepKey | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's records of a step, as they were acknowledged."""
+
+    rank: int
+    digest: str
+    samples: int
+    tokens: int
+    received: float
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    kind: str
+    data: Mapping[str, Any]
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """`id`s rise in the order in which events became durable."""
+
+    id: int
+    at: float
+    kind: str
+    run: str | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NewAlarm:
+    """`sentence` says what is wrong, `action` what was done about it."""
+
+    severity: int
+    sentence: str
+    cause: str | None = None
+    action: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    id: int
+    run: str
+    attempt: int | None
+    step: int | None
+    opened: float
+    closed: float | None
+    severity: int
+    cause: str | None
+    sentence: str
+    action: str
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NewStep:
+    """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
+    worst first, one row each. `state`: the run's policy afterwards; None leaves it. `flips` by MoE layer."""
+
+    key: StepKey
+    parts: Mapping[int, str]
+    severity: int
+    comparison: StepComparison
+    samples: int
+    tokens: int
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, float] = field(default_factory=dict)
+    weight_version: str = ""
+    kept: tuple[tuple[StepRecords, Metrics], ...] = ()
+    flips: tuple[int, ...] | None = None
+    state: Any = None
+    events: tuple[NewEvent, ...] = ()
+    alarm: NewAlarm | None = None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A sealed step in one line; `figures` are those of all its tokens."""
+
+    key: StepKey
+    sealed: float
+    severity: int
+    samples: int
+    tokens: int
+    weight_version: str
+    training: Mapping[str, float]
+    figures: Metrics
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Figures of the answer positions [first, last)."""
+
+    first: int
+    last: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class KeptSample:
+    """A sample without its tokens; `place` 0 is the worst of its step."""
+
+    sample: str
+    kind: str
+    place: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A sealed step whole: figures by kind (`overall` among them) and by position, and what is kept of its samples."""
+
+    row: StepRow
+    verdict: Mapping[str, Any]
+    by_kind: Mapping[str, Metrics]
+    by_position: Mapping[str, tuple[Bin, ...]]
+    samples: tuple[KeptSample, ...]
+    parts: tuple[Part, ...]
+    flips: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A kept sample with its tokens: `record` has one row."""
+
+    key: StepKey
+    kept: KeptSample
+    record: StepRecords
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Figures over steps, B buckets of `width` steps each (1: every step by itself), in order, empty ones left out.
+
+    `first`, `last` int64 [B]: the steps a bucket holds, inclusive; `steps` how many. `low` and `high` float64 [B] by
+    figure: the least and the greatest value in a bucket, NaN where it has none. `severity` the worst, `broken` the
+    number of steps with a figure that is not a number.
+    """
+
+    key: tuple[str, int]
+    kind: str
+    width: int
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    severity: NDArray[np.int64]
+    broken: NDArray[np.int64]
+    low: Mapping[str, NDArray[np.float64]]
+    high: Mapping[str, NDArray[np.float64]]

@@ -1,0 +1,118 @@
+"""One thread that writes: what waits while one transaction reaches the disk goes into the next one together."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from omni_rl.errors import LedgerError, OmniRLError
+from omni_rl.ledger.database import Database
+
+GROUP = 256
+"""Operations in one transaction at most."""
+T = TypeVar("T")
+
+
+@dataclass
+class _Job:
+    operation: Callable[[sa.Connection], Any]
+    future: "Future[Any]"
+    result: Any = None
+    error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Writer:
+    """Runs operations in the order in which they were submitted, several in one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Callable[[sa.Connection], T]) -> "Future[T]":
+        """The future is done when what `operation` wrote is on the disk, or when none of it counts.
+
+        An `OmniRLError` that it raises undoes only this operation. A `LedgerError` from the database leaves open
+        whether it was written: the connection may have broken after the commit.
+        """
+        future: Future[T] = Future()
+        with self._gate:
+            if self._closed:
+                raise LedgerError("the ledger is closed")
+            self._jobs.put(_Job(operation, future))
+        return future
+
+    def close(self) -> None:
+        """Write what waits, then end the thread."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            group, ending = self._next_group()
+            if group:
+                self._write(group)
+            if ending:
+                return
+
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        group: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            if job.future.set_running_or_notify_cancel():
+                group.append(job)
+            if len(group) == GROUP:
+                return group, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _write(self, group: list[_Job]) -> None:
+        ran = False
+        try:
+            with self._database.write() as connection:
+                for job in group:
+                    self._run(job, connection)
+                ran = True
+        except sa.exc.SQLAlchemyError as error:
+            unknown = ran and isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            if len(group) > 1 and not unknown:  # a full disk ends a whole transaction: let each stand or fall alone
+                for job in group:
+                    self._write([job])
+                return
+            for job in group:
+                job.error = self._database.failure("written", error)
+        for job in group:
+            job.settle()
+
+    @staticmethod
+    def _run(job: _Job, connection: sa.Connection) -> None:
+        job.result = job.error = None
+        try:
+            with connection.begin_nested():
+                job.result = job.operation(connection)
+        except OmniRLError as error:
+            job.error = error
+        except sa.exc.SQLAlchemyError:
+            raise
+        except Exception as error:  # reaches whoever waits for the future
+            job.error = error

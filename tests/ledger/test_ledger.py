@@ -1,0 +1,261 @@
+"""What is put into a ledger is in it, once, and comes out as it was; on SQLite and on PostgreSQL."""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from numpy.testing import assert_array_equal
+
+from omni_rl.consistency.columns import OVERALL, StepColumns, compare_step
+from omni_rl.errors import ConfigError, ConflictError, LedgerError, NotFoundError
+from omni_rl.ledger.changes import Retention
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.tables import BIN_FIGURES
+from omni_rl.ledger.types import NewAlarm, NewEvent, StepKey
+
+from .steps import CONFIG, judged, post, records, sealed
+
+KEY = StepKey("run", 0, 7)
+
+
+@pytest.fixture
+def run(ledger: Ledger) -> Ledger:
+    assert ledger.put_run("run", CONFIG).result() == "new"
+    return ledger
+
+
+def test_a_run_is_registered_once(run: Ledger) -> None:
+    assert run.put_run("run", CONFIG).result() == "same"
+    with pytest.raises(ConflictError, match=r"run run is registered with other values of dtype, extra"):
+        run.put_run("run", CONFIG | {"dtype": "bfloat16", "extra": 1}).result()
+    assert run.run("run").config == CONFIG
+    with pytest.raises(NotFoundError, match="no run other"):
+        run.run("other")
+
+
+def test_the_same_part_again_is_fine_and_another_is_not(run: Ledger) -> None:
+    part = records()
+    assert run.put_part(KEY, 0, part).result() == "new"
+    assert run.put_part(KEY, 0, StepRecords.from_arrow(part.to_arrow())).result() == "same"
+    with pytest.raises(ConflictError, match="rank 0 has posted other records for step 7 of run, attempt 0"):
+        run.put_part(KEY, 0, records(seed=1)).result()
+    assert run.put_part(KEY, 1, records(seed=1)).result() == "new"
+    assert [(p.rank, p.digest, p.samples, p.tokens) for p in run.parts(KEY)] == [
+        (0, part.digest, 3, 60),
+        (1, records(seed=1).digest, 3, 60),
+    ]
+
+
+def test_a_part_needs_its_run(ledger: Ledger) -> None:
+    with pytest.raises(NotFoundError, match="no run run; register it first"):
+        ledger.put_part(KEY, 0, records()).result()
+
+
+def test_records_come_back_as_they_were_posted(run: Ledger) -> None:
+    parts = records(), records(rank=1)
+    post(run, KEY, *parts)
+    found = run.records(KEY)
+    assert {rank: part.digest for rank, part in found.items()} == {0: parts[0].digest, 1: parts[1].digest}
+    assert_array_equal(found[1].columns.train_logprobs, parts[1].columns.train_logprobs)
+    with pytest.raises(NotFoundError, match="step 8 of run, attempt 0 has no parts"):
+        run.records(KEY._replace(step=8))
+
+
+def test_a_sealed_step_has_all_its_figures(run: Ledger) -> None:
+    parts = records(tokens=30), records(rank=1)
+    step = sealed(
+        run,
+        KEY,
+        *parts,
+        severity=2,
+        verdict={"reason": "because"},
+        training={"reward": 0.5},
+        weight_version="run/0/3/abcd",
+        flips=(0, 4),
+    )
+    found = run.step(KEY)
+    comparison = compare_step(StepColumns.joined([part.columns for part in parts]))
+    assert found.row.key == KEY
+    assert found.row.figures == comparison.overall.metrics
+    assert found.by_kind == {
+        OVERALL: comparison.overall.metrics,
+        **{kind: kept.metrics for kind, kept in comparison.by_kind.items()},
+    }
+    assert {kind: [(b.first, b.last, b.figures) for b in bins] for kind, bins in found.by_position.items()} == {
+        kind: [(*edges, {name: getattr(metrics, name) for name in BIN_FIGURES}) for edges, metrics in bins.items()]
+        for kind, bins in comparison.by_position.items()
+    }
+    assert (found.row.severity, found.verdict, found.row.training) == (2, {"reason": "because"}, {"reward": 0.5})
+    assert (found.row.samples, found.row.tokens, found.row.weight_version) == (6, 150, "run/0/3/abcd")
+    assert found.flips == (0, 4)
+    assert [(kept.place, kept.sample, kept.figures) for kept in found.samples] == [
+        (place, record.columns.samples[0], asdict(metrics)) for place, (record, metrics) in enumerate(step.kept)
+    ]
+    assert run.steps("run", 0) == [found.row]
+    assert run.run("run").latest == KEY
+
+
+def test_a_kept_sample_has_its_tokens(run: Ledger) -> None:
+    step = sealed(run, KEY, records())
+    worst = step.kept[0][0]
+    name = worst.columns.samples[0]
+    found = run.sample(KEY, name)
+    assert found.record.to_json() == worst.to_json()
+    assert found.kept.place == 0
+    with pytest.raises(NotFoundError, match="sample r0s0 of step 7 of run, attempt 0 is not kept"):
+        run.sample(KEY, "r0s0")
+
+
+def test_figures_that_are_no_numbers_come_back_so(run: Ledger) -> None:
+    broken = records().to_json()["records"]
+    broken[0]["train_logprobs"][0] = math.nan
+    broken[1]["train_logprobs"][0] = -math.inf
+    step = sealed(run, KEY, StepRecords.of(broken))
+    found = run.step(KEY)
+    assert_array_equal(list(asdict(found.row.figures).values()), list(asdict(step.comparison.overall.metrics).values()))
+    assert math.isnan(found.row.figures.gen_kl_error)
+    assert found.by_kind["image"].logprob_abs_diff_max == math.inf
+    assert math.isnan(run.sample(KEY, "r0s0").record.columns.train_logprobs[0])
+
+
+def test_sealing_is_once(run: Ledger) -> None:
+    step = sealed(run, KEY, records(), events=(NewEvent("verdict", {"n": 1}, "run"),))
+    assert run.seal(step).result() == "same"
+    assert len(run.events()) == 1
+    with pytest.raises(ConflictError, match="sealed with other parts"):
+        run.seal(replace(step, parts={0: "other"})).result()
+    assert run.put_part(KEY, 0, records()).result() == "same"
+    with pytest.raises(ConflictError, match="is sealed; rank 1 came too late"):
+        run.put_part(KEY, 1, records(rank=1)).result()
+
+
+def test_a_step_is_sealed_with_what_was_judged_or_not_at_all(run: Ledger) -> None:
+    """A part that came between judgement and seal must not be in a step that was judged without it."""
+    post(run, KEY, records(), records(rank=1))
+    step = judged(KEY, records(), events=(NewEvent("verdict", {}, "run"),), state={"calm": 1})
+    with pytest.raises(ConflictError, match="other parts than those that were judged: ranks 1"):
+        run.seal(step).result()
+    assert run.steps("run", 0) == []
+    assert run.events() == []
+    assert run.run("run").state is None
+    with pytest.raises(NotFoundError, match="step 9 of run, attempt 0 has no parts"):
+        run.seal(judged(KEY._replace(step=9), records())).result()
+
+
+def test_attempts_are_told_apart(run: Ledger) -> None:
+    again = StepKey("run", 1, 7)
+    sealed(run, KEY, records())
+    sealed(run, again, records(seed=5))
+    assert run.run("run").attempts == (0, 1)
+    assert run.run("run").latest == again
+    assert run.step(KEY).row.figures != run.step(again).row.figures
+    with pytest.raises(NotFoundError, match="run run has no attempt 2"):
+        run.steps("run", 2)
+
+
+def test_steps_are_paged_in_order(run: Ledger) -> None:
+    for number in (3, 1, 2):
+        sealed(run, StepKey("run", 0, number), records(seed=number))
+    assert [row.key.step for row in run.steps("run", 0, limit=2)] == [1, 2]
+    assert [row.key.step for row in run.steps("run", 0, after=2)] == [3]
+
+
+def test_the_policy_and_its_events_go_together(run: Ledger) -> None:
+    run.put_state("run", {"severity": 2}, [NewEvent("severity", {"after": "mask"}, "run")]).result()
+    sealed(run, KEY, records(), state={"severity": 3}, events=(NewEvent("severity", {"after": "pause"}, "run"),))
+    assert run.run("run").state == {"severity": 3}
+    assert [(event.kind, event.data["after"]) for event in run.events()] == [
+        ("severity", "mask"),
+        ("severity", "pause"),
+    ]
+    with pytest.raises(NotFoundError):
+        run.put_state("other", {}, [NewEvent("severity", {}, None)]).result()
+    assert len(run.events()) == 2
+
+
+def test_events_can_be_followed(run: Ledger) -> None:
+    assert run.last_event() == 0
+    numbers = [run.add_event("tick", {"n": n}, "run" if n % 2 else None).result() for n in range(6)]
+    assert numbers == sorted(set(numbers))
+    assert [event.data["n"] for event in run.events(after=numbers[1], limit=3)] == [2, 3, 4]
+    assert [event.data["n"] for event in run.events(run="run")] == [1, 3, 5]
+    assert run.last_event() == numbers[-1]
+
+
+def test_alarms_open_and_close(run: Ledger) -> None:
+    alarm = NewAlarm(3, "the projector holds old weights", "stale_weights", evidence={"tensor": "mlp1.1.weight"})
+    sealed(run, KEY, records(), severity=3, alarm=alarm)
+    run.open_alarm("run", NewAlarm(2, "rounding", action="masked")).result()
+    first = run.alarms("run")[1]
+    assert (first.attempt, first.step, first.cause, first.closed) == (0, 7, "stale_weights", None)
+    assert first.evidence == {"tensor": "mlp1.1.weight"}
+    assert run.close_alarms("run", "resynced").result() == 2
+    assert run.alarms("run", still_open=True) == []
+    assert {alarm.action for alarm in run.alarms("run")} == {"resynced"}
+
+
+def test_old_payloads_go_and_figures_stay(url: str) -> None:
+    with Ledger.open(url, retention=Retention(payload_steps=2, sample_steps=3)) as ledger:
+        ledger.put_run("run", CONFIG).result()
+        post(ledger, StepKey("run", 0, 0), records())  # never sealed: kept
+        for number in range(1, 7):
+            sealed(ledger, StepKey("run", 0, number), records(), severity=1 if number == 2 else 0)
+        kept = {number: len(ledger.step(StepKey("run", 0, number)).samples) for number in range(1, 7)}
+        assert kept == {1: 0, 2: 2, 3: 0, 4: 2, 5: 2, 6: 2}
+        assert ledger.records(StepKey("run", 0, 0))
+        assert ledger.records(StepKey("run", 0, 5))
+        with pytest.raises(NotFoundError, match="sealed long ago"):
+            ledger.records(StepKey("run", 0, 4))
+        assert ledger.put_part(StepKey("run", 0, 1), 0, records()).result() == "same"
+
+
+def test_all_is_there_after_reopening(url: str) -> None:
+    with Ledger.open(url) as ledger:
+        ledger.put_run("run", CONFIG).result()
+        sealed(ledger, KEY, records(), state={"calm": 2})
+        before = ledger.step(KEY)
+    with Ledger.open(url) as ledger:
+        assert ledger.step(KEY) == before
+        assert ledger.run("run").state == {"calm": 2}
+
+
+def test_what_waits_at_the_end_is_written(url: str) -> None:
+    with Ledger.open(url) as ledger:
+        waiting = [ledger.add_event("tick", {"n": n}) for n in range(300)]
+    assert all(future.done() for future in waiting)
+    with pytest.raises(LedgerError, match="closed"):
+        ledger.add_event("late", {})
+    with Ledger.open(url) as ledger:
+        assert [event.data["n"] for event in ledger.events()] == list(range(300))
+
+
+def test_a_refused_write_does_not_take_its_neighbours_along(run: Ledger) -> None:
+    """They share a transaction: one that fails is undone alone."""
+    post(run, KEY, records())
+    writes = [run.put_part(KEY, rank, records(seed=1, rank=rank)) for rank in (1, 0, 2, 0, 3)]
+    outcomes = [type(error).__name__ if (error := write.exception()) else write.result() for write in writes]
+    assert outcomes == ["new", "ConflictError", "new", "ConflictError", "new"]
+    assert [part.rank for part in run.parts(KEY)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://host/db", "sqlite://", "sqlite:///:memory:", "nonsense", "postgresql+asyncpg://host/db"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="ledger"):
+        Ledger.open(url)
+
+
+def test_an_unreachable_database_is_said_without_its_password() -> None:
+    with pytest.raises(LedgerError, match=r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/db") as error:
+        Ledger.open("postgresql://me:secret@127.0.0.1:1/db")
+    assert "secret" not in str(error.value)
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    file.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(LedgerError, match="cannot be opened: file is not a database"):
+        Ledger.open(f"sqlite:///{file}")
