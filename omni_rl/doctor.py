@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from omni_rl.sync.ownership import abandoned
+
 Level = Literal["ok", "warn", "missing"]
 
 # Distributions that the CPU path imports, and what they are for.
@@ -45,7 +47,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, in the order to read them."""
-    return [_python(), *_packages(), _gpu(), _cpu(), _memory(), _shared_memory(), _compiler()]
+    return [_python(), *_packages(), _gpu(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler()]
 
 
 def _python() -> Finding:
@@ -125,6 +127,16 @@ def _shared_memory() -> Finding:
     if free < 1:
         return Finding(SHARED_MEMORY, "warn", f"{free:.2f} GiB free", "in a container: raise shm_size to 2 GiB or more")
     return Finding(SHARED_MEMORY, "ok", f"{free:.1f} GiB free")
+
+
+def _abandoned() -> list[Finding]:
+    """Weights of runs whose processes were all killed stay in memory."""
+    found = []
+    for directory in abandoned(Path(SHARED_MEMORY)):
+        size = sum(path.stat().st_size for path in directory.iterdir()) / 2**30
+        detail = f"{size:.2f} GiB of a run that nobody owns any more"
+        found.append(Finding(str(directory), "warn", detail, "rm -r it, unless the run is about to be taken up again"))
+    return found
 
 
 def _compiler() -> Finding:

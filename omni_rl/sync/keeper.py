@@ -1,19 +1,16 @@
 """The owner of a run's slabs on one host: makes them, adopts those of a keeper that died, removes them at the end."""
 
-import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from omni_rl.errors import SlabBusyError, SlabError
+from omni_rl.errors import SlabError
 from omni_rl.sync.manifest import Entry
+from omni_rl.sync.ownership import LOCK, take
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import FILES, PREFIX, RECORD, SHARED_MEMORY, RunRecord, slab_directory
-
-_LOCK = "keeper.lock"
+from omni_rl.sync.slabs import FILES, RECORD, SHARED_MEMORY, RunRecord, slab_directory
 
 
 class Keeper:
@@ -37,7 +34,7 @@ class Keeper:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SlabError(f"{self.directory} cannot be made: {error}") from error
-        self._lock: int | None = _take(self.directory)
+        self._lock: int | None = take(self.directory)
         try:
             self.adopted = self._adopt()
             if not self.adopted:
@@ -92,39 +89,10 @@ class Keeper:
 
     def _clear(self) -> None:
         for path in self.directory.iterdir():
-            if path.name != _LOCK:
+            if path.name != LOCK:
                 path.unlink()
 
     def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def abandoned(base: Path = SHARED_MEMORY) -> list[Path]:
-    """Directories of runs on this host that no living keeper owns; they hold memory until they are removed."""
-    found = []
-    for directory in sorted(base.glob(f"{PREFIX}*/")):
-        with contextlib.suppress(SlabError):
-            os.close(_take(directory))
-            found.append(directory)
-    return found
-
-
-def _take(directory: Path) -> int:
-    """The lock of the directory's keeper. Raises `SlabBusyError` if a living process has it."""
-    try:
-        descriptor = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SlabError(f"{directory} cannot be used: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-        os.close(descriptor)
-        raise SlabBusyError(
-            f"{directory} belongs to another keeper (process {holder}), which lives; end that one first"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ConfigError, SlabError, SourceError
 from omni_rl.sync.manifest import Entry, Manifest, end
+from omni_rl.sync.ownership import PREFIX
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import OpenSlabs, Slab
 from omni_rl.sync.sources import Source
@@ -18,7 +19,6 @@ from omni_rl.sync.transport import SlabTransport, WeightTransport
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
 """Where slabs lie unless told otherwise: memory, not a disk."""
-PREFIX = "omni-rl-"
 RECORD = "run.json"
 FILES = ("slab-0.weights", "slab-1.weights")
 INBOX = "inbox.weights"

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from omni_rl.client import publish
 from omni_rl.errors import CheckpointError, ConfigError, SlabBusyError, SlabError, SlabFullError, SourceError
 from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.keeper import Keeper, abandoned
+from omni_rl.sync.keeper import Keeper
+from omni_rl.sync.ownership import abandoned
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
