@@ -16,7 +16,8 @@ class Deadlines:
 
     `answer`: commands that only change state, and the status; the replica may be in the middle of a step. `drain`:
     requests that are to be finished first. `write` and `prove`: one copy and two reads of the weights. `score`: the
-    canonical probe.
+    canonical probe. `decide`: how long the decision is tried again while the journal cannot be written (a full disk,
+    say); all replicas wait meanwhile.
     """
 
     answer: float = 30.0
@@ -24,6 +25,7 @@ class Deadlines:
     write: float = 120.0
     prove: float = 120.0
     score: float = 300.0
+    decide: float = 10.0
 
 
 @dataclass(frozen=True)

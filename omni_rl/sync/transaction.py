@@ -21,12 +21,10 @@ from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
 from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
 from omni_rl.sync.result import Outcome, SyncResult
-from omni_rl.sync.states import Decision, Machine, Observer, Phase
+from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
 
-DECIDE_SECONDS = 10.0
-"""How long a decision is tried again when the journal cannot be written (a full disk, say); replicas wait meanwhile."""
 DECIDE_PAUSE = 0.2
-"""Seconds between two tries."""
+"""Seconds between two tries of a decision that could not be written."""
 UNREACHABLE = (ReplicaDeadError, ReplicaStoppedError, ReplicaSilentError, EngineDeadError)
 """A replica that failed like this is not asked again: the others would wait for it with their gates closed."""
 
@@ -186,8 +184,8 @@ class Transaction:
             return self._decide("abort")
 
     def _decide(self, decision: Decision) -> Decision:
-        """Write the decision, however long the disk needs within `DECIDE_SECONDS`; returns the one that stands."""
-        deadline = time.monotonic() + DECIDE_SECONDS
+        """Write the decision, trying again while its deadline allows; returns the one that stands."""
+        deadline = time.monotonic() + self.crew.deadlines.decide
         while True:
             try:
                 return self.journal.decide(self.sync, self.epoch, decision)
@@ -245,8 +243,12 @@ class Transaction:
         )
 
     def _finish(self, result: SyncResult, error: BaseException | None) -> SyncResult:
-        if self.journal.record(self.sync) is not None:
-            self.journal.finish(self.sync, self.epoch, result.to_json())
+        try:
+            if self.journal.record(self.sync) is not None:
+                self.journal.finish(self.sync, self.epoch, result.to_json())
+        except JournalError as failure:
+            # What happened, happened. The journal has an unfinished sync now, which the next one settles.
+            self.observe(SyncEvent(self.sync, Phase.IDLE, "failed", detail=str(failure)))
         if error is not None and not isinstance(error, OmniRLError):
             raise error
         return result

@@ -60,8 +60,11 @@ class Scene:
         parties.ask(self.home, party, ("fault", faults), Deadline("fault", 5.0))
 
     def statuses(self) -> dict[str, ReplicaStatus]:
-        deadline = Deadline("status", 5.0)
-        return {name: parties.ask(self.home, name, ("status",), deadline) for name in REPLICAS}
+        return {name: self.status(name) for name in REPLICAS}
+
+    def status(self, name: str) -> ReplicaStatus:
+        status: ReplicaStatus = parties.ask(self.home, name, ("status",), Deadline("status", 5.0))
+        return status
 
     def restart_the_dead(self) -> None:
         """Trainer and keeper have owners of their own, who start them again; replicas are the coordinator's."""

@@ -2,11 +2,14 @@
 
 import json
 import os
+import resource
 import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -32,7 +35,7 @@ PARTIES = ("trainer", "keeper", *REPLICAS, "coordinator")
 LOOK_EVERY = 0.02
 STOPPED_AFTER = 0.3
 START_SECONDS = 20.0
-DEADLINES = Deadlines(answer=3.0, drain=3.0, write=3.0, prove=3.0, score=3.0)
+DEADLINES = Deadlines(answer=3.0, drain=3.0, write=3.0, prove=3.0, score=3.0, decide=1.0)
 # Requests under way at any moment: of different lengths, so that they end at different steps.
 TOKENS_PER_REQUEST = (3, 5, 11)
 
@@ -218,19 +221,26 @@ def keeper(home: Home, party: str) -> None:
 
 @dataclass(frozen=True)
 class Strike:
-    """Send `signal` to `victim` when the sync comes to `point` (see `label`)."""
+    """Send `signal` to `victim` when the sync comes to `point` (see `label`) for the `time`-th time."""
 
     point: str
     victim: str
     signal: int = signal.SIGKILL
+    time: int = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a coordinator does after it has opened the run: sync version `number`, if there is one."""
+    """What a coordinator does after it has opened the run: sync version `number`, if there is one.
+
+    `strike` falls in the sync, or in the opening if there is nothing else. `damage`: at PAUSE, one bit of this tensor
+    flips in the slab that the new weights lie in. `full_disk_at`: from this point on, files cannot grow.
+    """
 
     number: int | None = None
     strike: Strike | None = None
+    damage: str | None = None
+    full_disk_at: str | None = None
     seconds: float = 0.0
     key: str | None = None
     mode: InFlight = "recompute"
@@ -246,26 +256,34 @@ def label(event: SyncEvent, going_back: bool) -> str:
 def coordinator(home: Home, party: str, job: Job) -> None:
     """Open the run, sync once, and leave what came of it in a file."""
     going_back = False
-    striking = False
+    striking = job.number is None
+    passed: Counter[str] = Counter()
 
     def observe(event: SyncEvent) -> None:
         nonlocal going_back
         going_back = going_back or event.phase is Phase.ROLLBACK
         point = label(event, going_back)
-        os.write(1, f"{point} {event.what} {event.detail}\n".encode())
+        with suppress(OSError):  # where the disk is full
+            os.write(1, f"{point} {event.what} {event.detail}\n".encode())
         strike = job.strike
-        if striking and strike is not None and strike.point == point and event.what != "failed":
+        if striking and job.damage is not None and point == "pause":
+            flip(journal, job.damage)
+        if striking and job.full_disk_at == point:
+            fill_disk()
+        passed[point] += striking and event.what != "failed"
+        if strike is not None and strike.point == point and passed[point] == strike.time:
+            passed[point] += 1
             pid = os.getpid() if strike.victim == party else home.pid(strike.victim)
             os.kill(pid, strike.signal)
             if strike.victim != party and strike.signal == signal.SIGKILL:
                 wait_until_gone([pid])
 
-    journal = SqliteJournal(home.journal, force=job.force)
-    slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
-    replicas = [FakeReplica(home, name) for name in REPLICAS]
-    sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
     outcome: dict[str, Any] = {}
     try:
+        journal = SqliteJournal(home.journal, force=job.force)
+        slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
+        replicas = [FakeReplica(home, name) for name in REPLICAS]
+        sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
         outcome["opened"] = sync.open(NumberSource(0)).to_json()
         if job.number is not None:
             striking, going_back = True, False
@@ -273,7 +291,26 @@ def coordinator(home: Home, party: str, job: Job) -> None:
             outcome["result"] = sync.sync(source, key=job.key, mode=job.mode).to_json()
     except OmniRLError as error:
         outcome |= {"code": error.code, "error": str(error)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     (home.path / f"{party}.json").write_text(json.dumps(outcome))
+
+
+def flip(journal: SqliteJournal, tensor: str) -> None:
+    """One bit, in the middle of a tensor of the slab that is being synced."""
+    left = journal.unfinished()
+    assert left is not None
+    (entry,) = (entry for entry in PLACES if entry.name == tensor)
+    with Path(left.slab.path).open("r+b") as file:
+        file.seek(entry.offset + entry.nbytes // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def fill_disk() -> None:
+    """No file of this process can grow any more; those that exist stay as they are."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
 def rehearse() -> None:
