@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from omni_rl.errors import SlabError
+from omni_rl.errors import SlabError, SlabFullError
 from omni_rl.sync.manifest import Entry
 from omni_rl.sync.ownership import LOCK, take
 from omni_rl.sync.slab import Slab
@@ -63,7 +63,7 @@ class Keeper:
         self.close()
 
     def _adopt(self) -> bool:
-        """Whether there are whole slabs to adopt."""
+        """Whether there are slabs of this run to adopt; one that somebody removed is made anew."""
         if not (self.directory / RECORD).exists():
             return False
         found = RunRecord.read(self.directory)
@@ -72,20 +72,31 @@ class Keeper:
                 f"{self.directory} holds slabs for other weights than this run {self.record.run!r} has; give the run "
                 "another name, or remove the directory"
             )
-        return all((self.directory / name).exists() for name in FILES)
+        for name in FILES:
+            if not (self.directory / name).exists():
+                self._create(name)
+        return True
 
     def _make(self) -> None:
         """The record comes last: without it, a directory is what a keeper left that died while it made the slabs."""
-        self._clear()
         try:
+            self._clear()
             for name in FILES:
-                Slab.create(self.directory / name, self.record.nbytes).close()
+                self._create(name)
             partial = self.directory / f"{RECORD}.partial"
             partial.write_text(self.record.model_dump_json())
             partial.replace(self.directory / RECORD)
+        except OSError as error:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise SlabFullError(f"{self.directory} cannot be written: {error}; free some room there") from error
         except BaseException:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
+
+    def _create(self, name: str) -> None:
+        path = self.directory / name
+        path.with_suffix(".json").unlink(missing_ok=True)
+        Slab.create(path, self.record.nbytes).close()
 
     def _clear(self) -> None:
         for path in self.directory.iterdir():

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from omni_rl.errors import SlabBusyError, SlabError
+from omni_rl.errors import SlabBusyError, SlabError, SlabFullError
 
 
 class WriterLock:
@@ -23,17 +23,23 @@ class WriterLock:
         self._descriptor: int | None = None
 
     def take(self) -> str:
-        """Become the first writer; returns the group's ticket. Raises `SlabBusyError` if there is a living one."""
+        """Become the first writer; returns the group's ticket.
+
+        Raises `SlabBusyError` if there is a living one, `SlabFullError` if the file system has no room for a line.
+        """
         descriptor = self._open()
+        ticket = f"{os.getpid()}:{uuid.uuid4().hex}"
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ticket = f"{os.getpid()}:{uuid.uuid4().hex}"
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, ticket.encode(), 0)
             # Not atomic: who comes between the two gets the lock, and this process the error.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise self._busy(descriptor) from error
+        except OSError as error:
+            os.close(descriptor)
+            raise SlabFullError(f"{self._path} cannot be written: {error}; free some room there") from error
         self._descriptor = descriptor
         return ticket
 
@@ -42,7 +48,7 @@ class WriterLock:
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise self._busy(descriptor) from error
         if _holder(descriptor) != ticket:
             raise self._busy(descriptor)
@@ -54,7 +60,7 @@ class WriterLock:
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise self._busy(descriptor) from error
         try:
             yield
@@ -77,8 +83,7 @@ class WriterLock:
 
     def _busy(self, descriptor: int) -> SlabBusyError:
         holder = _holder(descriptor).partition(":")[0] or "unknown"
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+        os.close(descriptor)
         return SlabBusyError(
             f"{self._path.with_suffix('')} is being written by another source (process {holder}); "
             "wait until it has finished, or end it"

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from omni_rl.errors import SlabBusyError, SlabError
+from omni_rl.errors import SlabBusyError, SlabError, SlabFullError
 
 PREFIX = "omni-rl-"
 LOCK = "keeper.lock"
@@ -13,7 +13,8 @@ LOCK = "keeper.lock"
 def take(directory: Path) -> int:
     """Own the slabs in `directory` until the returned descriptor is closed, or this process ends.
 
-    Raises `SlabBusyError` if a living process owns them, `SlabError` if there is no such directory.
+    Raises `SlabBusyError` if a living process owns them, `SlabError` if there is no such directory, `SlabFullError` if
+    its file system has no room for a line.
     """
     try:
         descriptor = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -21,14 +22,17 @@ def take(directory: Path) -> int:
         raise SlabError(f"{directory} cannot be used: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except BlockingIOError as error:
         holder = os.pread(descriptor, 20, 0).decode() or "unknown"
         os.close(descriptor)
         raise SlabBusyError(
             f"{directory} belongs to another keeper (process {holder}), which lives; end that one first"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise SlabFullError(f"{directory / LOCK} cannot be written: {error}; free some room there") from error
     return descriptor
 
 

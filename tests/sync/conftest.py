@@ -1,7 +1,9 @@
 """Weights small enough to look at, of every dtype that is sent."""
 
 import os
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,17 @@ def flip(path: Path, bit: int) -> None:
     (byte,) = os.pread(descriptor, 1, bit // 8)
     os.pwrite(descriptor, bytes([byte ^ 1 << bit % 8]), bit // 8)
     os.close(descriptor)
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size` bytes: what a full file system does, at a place of our choice."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

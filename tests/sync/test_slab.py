@@ -16,7 +16,7 @@ from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.manifest import Manifest, end
 from omni_rl.sync.slab import OpenSlabs, Slab
 
-from .conftest import ROOT, Weights, flip, make_weights, places, same, write
+from .conftest import ROOT, Weights, files_end_at, flip, make_weights, places, same, write
 
 
 def test_another_mapping_reads_what_was_written(slab: Slab, weights: Weights) -> None:
@@ -153,6 +153,24 @@ def test_a_full_file_system_is_an_error_and_leaves_no_file(tmp_path: Path) -> No
     with pytest.raises(SlabFullError, match="bytes are free"):
         Slab.create(tmp_path / "huge.weights", 2**60)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_fills_up_meanwhile_leaves_no_file(tmp_path: Path) -> None:
+    with files_end_at(2**16), pytest.raises(SlabFullError, match="free some"):
+        Slab.create(tmp_path / "slab-0.weights", 2**20)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_no_room_for_lock_or_manifest_is_told_and_passes(slab: Slab, weights: Weights, room: int) -> None:
+    """The slab itself has its room; only what is written beside it can still fail."""
+    write(slab, make_weights(1), 1)
+    with files_end_at(room), pytest.raises(SlabFullError, match="cannot be written"):
+        write(slab, weights)
+    assert slab.manifest is None or same(slab.tensors(), make_weights(1))
+    write(slab, weights)
+    assert same(slab.tensors(), weights)
+    assert len(list(slab.path.parent.iterdir())) == 3
 
 
 def test_all_of_a_slab_is_allocated_at_once(tmp_path: Path) -> None:

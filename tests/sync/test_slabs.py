@@ -20,7 +20,7 @@ from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, PublishedSource
 
-from .conftest import ROOT, Given, Weights, flip, make_weights, places, same
+from .conftest import ROOT, Given, Weights, files_end_at, flip, make_weights, places, same
 
 
 def start(base: Path, weights: Weights) -> tuple[Keeper, SlabPair]:
@@ -159,6 +159,19 @@ def test_what_a_keeper_left_that_died_while_it_made_the_slabs_is_made_anew(tmp_p
         assert pair.holds(pair.fill(pair.idle(None), Given(weights)).slab)
 
 
+def test_a_slab_that_somebody_removed_is_made_anew_and_the_other_kept(tmp_path: Path, weights: Weights) -> None:
+    keeper, pair = start(tmp_path, weights)
+    served = pair.fill(pair.idle(None), Given(weights))
+    lost = pair.fill(pair.idle(served.slab), Given(make_weights(1)))
+    keeper.close(remove=False)
+    Path(lost.slab.path).unlink()
+    with Keeper("run", places(weights), tmp_path) as next_one:
+        assert next_one.adopted
+        assert pair.holds(served.slab)
+        assert not pair.holds(lost.slab)
+        assert pair.holds(pair.fill(lost.slab.path, Given(make_weights(2))).slab)
+
+
 def test_slabs_for_another_model_are_not_adopted(tmp_path: Path, weights: Weights) -> None:
     keeper, pair = start(tmp_path, weights)
     filled = pair.fill(pair.idle(None), Given(weights))
@@ -173,6 +186,16 @@ def test_no_room_for_two_slabs_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(SlabFullError, match="bytes are free"):
         Keeper("run", huge, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("room", [0, 500, 600])
+def test_a_file_system_that_fills_up_while_slabs_are_made_leaves_nothing(
+    tmp_path: Path, weights: Weights, room: int
+) -> None:
+    with files_end_at(room), pytest.raises(SlabFullError, match="free some"):
+        Keeper("run", places(weights), tmp_path)
+    with Keeper("run", places(weights), tmp_path) as keeper:
+        assert not keeper.adopted
 
 
 def test_a_directory_is_read_as_it_would_be_sent(tmp_path: Path) -> None:
