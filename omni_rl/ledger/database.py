@@ -12,6 +12,8 @@ from omni_rl.errors import ConfigError, LedgerError
 LOCK_SECONDS = 5
 """How long a write waits for another process's; below the time for which a sync tries to decide again."""
 CONNECT_SECONDS = 5
+SILENT_SECONDS = 10
+"""A connection whose other end does not acknowledge for so long is given up."""
 STATEMENT_SECONDS = 60
 """On PostgreSQL: a statement that takes longer is given up."""
 READERS = 16
@@ -52,6 +54,11 @@ class Database:
         SQLAlchemy's."""
         with self._writing.begin() as connection:
             yield connection
+
+    def session(self) -> sa.Connection:
+        """PostgreSQL: a connection of its own, without a transaction, for a lock that is the session's."""
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=_connecting())
+        return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def reported(self, what: str) -> Iterator[None]:
@@ -116,16 +123,9 @@ def _sqlite(url: sa.URL, *, writing: bool) -> sa.Engine:
 
 
 def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
-    settings = {
-        "synchronous_commit": "on",
-        "lock_timeout": f"{LOCK_SECONDS}s",
-        "statement_timeout": f"{STATEMENT_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     engine = sa.create_engine(
         url,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "omni-rl"},
+        connect_args=_connecting(),
         pool_pre_ping=True,
         pool_size=1 if writing else READERS,
         max_overflow=0,
@@ -138,3 +138,19 @@ def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
     return engine
+
+
+def _connecting() -> dict[str, Any]:
+    settings = {
+        "synchronous_commit": "on",
+        "lock_timeout": f"{LOCK_SECONDS}s",
+        "statement_timeout": f"{STATEMENT_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 1000 * SILENT_SECONDS,
+        "options": options,
+        "application_name": "omni-rl",
+    }

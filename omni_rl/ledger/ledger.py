@@ -11,6 +11,7 @@ from omni_rl.ledger.changes import PartContent, Retention
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.types import (
     Alarm,
     Event,
@@ -24,6 +25,7 @@ from omni_rl.ledger.types import (
     StepKey,
     StepRow,
     Stored,
+    Sync,
 )
 from omni_rl.ledger.writer import Writer
 
@@ -156,3 +158,13 @@ class Ledger:
         """Newest first."""
         with self.database.read() as connection:
             return queries.alarms_of(connection, run, limit, still_open=still_open)
+
+    def syncs(self, *, before: int | None = None, limit: int = 100, run: str | None = None) -> list[Sync]:
+        """Newest first, those with numbers below `before`; transitions come with one sync alone."""
+        with self.database.read() as connection:
+            return syncs_before(connection, before, limit, run)
+
+    def sync(self, sync: str) -> Sync:
+        """One sync with its transitions."""
+        with self.database.read() as connection:
+            return one_sync(connection, sync)

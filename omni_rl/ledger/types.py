@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from omni_rl.consistency.columns import StepComparison
 from omni_rl.consistency.figures import Metrics
 from omni_rl.ledger.records import StepRecords
+from omni_rl.sync.journal import SyncRecord
 
 Stored = Literal["new", "same"]
 
@@ -185,3 +186,24 @@ class Timeline:
     broken: NDArray[np.int64]
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class SyncTransition:
+    """`what`: a phase was entered, or a replica did its part of it, or failed. `at` in Unix seconds."""
+
+    at: float
+    phase: str
+    what: str
+    replica: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A weight sync of a run, numbered in the order in which syncs began."""
+
+    number: int
+    run: str
+    record: SyncRecord
+    transitions: tuple[SyncTransition, ...]
