@@ -17,7 +17,7 @@ def bits(values: torch.Tensor) -> torch.Tensor:
 def copy(source: torch.Tensor, target: torch.Tensor) -> None:
     """`target.copy_(source)` for tensors of one shape.
 
-    Plain memory is copied by one thread: it fills the memory bus, and waits for no other thread that a busy core delays.
+    Plain memory is copied by one thread, which fills the memory bus and waits for no other that a busy core delays.
     """
     if source.dtype == target.dtype and _plain(source) and _plain(target):
         ctypes.memmove(target.data_ptr(), source.data_ptr(), target.nbytes)
