@@ -1,12 +1,11 @@
 """A step's parts, its verdict, and what is kept of it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 from omni_rl.api.runs import DriftAnswer
-
 
 VERDICT_KEY = b"omni_rl.verdict"
 """An Arrow answer to a seal has a row a sample (`sample`, `weights`) and the verdict as JSON in its schema's metadata,
@@ -59,12 +58,13 @@ class SampleWeights(Answer):
 
 
 class WeightsAnswer(Answer):
-    """Of the policy gradient's tokens. `clipped_fraction`: tokens that got other than their own ratio."""
+    """How the policy gradient's tokens are weighed."""
 
     method: str
-    clipped_fraction: float
-    effective_sample_size: float | None = Field(description="Kish's, as a share of the tokens that count.")
-    samples: list[SampleWeights]
+    clipped_fraction: float = Field(description="Tokens that got other than their own ratio.")
+    effective_sample_size: float = Field(description="Kish's, as a share of the tokens that count.")
+
+    model_config = example(method="tis", clipped_fraction=0.5, effective_sample_size=0.93)
 
 
 class WorstSample(Answer):
@@ -90,6 +90,9 @@ class Verdict(Answer):
     figures: Figures
     worst: list[WorstSample]
     weights: WeightsAnswer | None = Field(default=None, description="Null: every token that counts weighs 1.")
+    sample_weights: list[SampleWeights] | None = Field(
+        default=None, description="With `weights`, in the answer to a seal. As an Arrow stream: Accept it."
+    )
 
     model_config = example(
         run="digits-grpo",
@@ -103,13 +106,17 @@ class Verdict(Answer):
         tokens=2,
         figures={"overall": {"tokens": 2, "gen_kl_error": 0.0171}, "image": {"tokens": 2, "gen_kl_error": 0.0171}},
         worst=[{"sample": "p7/0", "kind": "image", "error": 1.21}],
-        weights={
-            "method": "tis",
-            "clipped_fraction": 0.5,
-            "effective_sample_size": 0.93,
-            "samples": [{"sample": "p7/0", "weights": [0.97, 2.0]}],
-        },
+        weights={"method": "tis", "clipped_fraction": 0.5, "effective_sample_size": 0.93},
+        sample_weights=[{"sample": "p7/0", "weights": [0.97, 2.0]}],
     )
+
+
+class PositionBin(Answer):
+    """Figures of the answer positions [first, last)."""
+
+    first: int
+    last: int
+    figures: dict[str, float | None]
 
 
 class StepAnswer(Answer):
@@ -117,8 +124,10 @@ class StepAnswer(Answer):
 
     verdict: Verdict
     sealed: float = Field(description="Unix seconds.")
-    positions: dict[str, list[dict[str, Any]]] = Field(description="Bucket to bins of answer positions to figures.")
+    weight_version: str = Field(description="What sampled it; several are joined by a comma.")
+    positions: dict[str, list[PositionBin]] = Field(description="By bucket.")
     training: dict[str, float]
+    flips: list[int] | None = Field(description="Router flips by MoE layer; null where choices were not posted.")
 
 
 class SampleAnswer(Answer):
@@ -133,12 +142,57 @@ class SampleAnswer(Answer):
     record: dict[str, Any]
 
 
-class Timeline(Answer):
-    """Figures over steps, column by column. Where `decimated`, points are chosen so that no extreme is lost."""
+class StepLine(Answer):
+    """A sealed step in one line: figures of all its tokens."""
 
     run: str
-    attempts: list[int]
+    attempt: int
+    step: int
+    sealed: float = Field(description="Unix seconds.")
+    severity: SeverityName
+    samples: int
+    tokens: int
+    weight_version: str
+    training: dict[str, float]
+    figures: dict[str, float | None]
+
+
+class TimelineAnswer(Answer):
+    """Figures over steps, in buckets of `width` steps (1: each by itself), column by column; empty ones are left out.
+
+    `low` and `high` are the least and greatest value in a bucket, so no spike is lost; null where it has none.
+    `severity` is the worst; `broken` counts steps with a figure that is not a number.
+    """
+
+    run: str
+    attempt: int
+    kind: str
+    width: int
+    first: list[int]
+    last: list[int]
     steps: list[int]
     severity: list[SeverityName]
-    series: dict[str, dict[str, list[float | None]]] = Field(description="Bucket to metric to values.")
-    decimated: bool
+    broken: list[int]
+    low: dict[str, list[float | None]]
+    high: dict[str, list[float | None]]
+
+    @classmethod
+    def empty(cls, run: str, kind: str) -> Self:
+        """Of a run without a step."""
+        return cls(
+            run=run, attempt=0, kind=kind, width=1, first=[], last=[], steps=[], severity=[], broken=[], low={}, high={}
+        )
+
+    model_config = example(
+        run="digits-grpo",
+        attempt=1,
+        kind="image",
+        width=100,
+        first=[0, 100],
+        last=[99, 149],
+        steps=[100, 50],
+        severity=["ok", "warn"],
+        broken=[0, 0],
+        low={"gen_kl_error": [0.0009, 0.0011]},
+        high={"gen_kl_error": [0.0013, 0.0121]},
+    )

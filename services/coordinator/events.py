@@ -34,7 +34,7 @@ class Events:
         self._news = asyncio.Event()
         self._closed = False
 
-    async def publish(self, kind: str, run: str | None = None, **data: Any) -> None:
+    async def publish(self, kind: str, run: str | None = None, /, **data: Any) -> None:
         """Durable when this returns; listeners have it a moment later."""
         await self._store.add_event(kind, run, data)
         self.poke()

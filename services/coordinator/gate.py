@@ -27,8 +27,9 @@ class Gate:
         return bool(self._holds)
 
     def answer(self) -> GateAnswer:
-        gate = "closed" if self._holds else "open"
-        return GateAnswer(gate=gate, confirmed=self._confirmed, holds=list(self._holds.values()))
+        return GateAnswer(
+            gate="closed" if self._holds else "open", confirmed=self._confirmed, holds=list(self._holds.values())
+        )
 
     def hold(self, holder: str, reason: str) -> None:
         """The gate is to be closed; `settle` does it. The first reason of a holder stands."""

@@ -7,23 +7,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from omni_rl.api.steps import VERDICT_KEY
+from omni_rl.api.steps import VERDICT_KEY, SampleWeights
 from omni_rl.consistency.columns import OVERALL, StepColumns, StepComparison, compare_step
 from omni_rl.consistency.corrections import Correction, weights
+from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Figures, Judgement, Limits, judge
 from omni_rl.consistency.router import LeaveOut
+from omni_rl.ledger.lists import single
 from omni_rl.ledger.records import StepRecords
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A step, reduced. `worst`: numbers of the sequences that are furthest apart, worst first."""
+    """A step, reduced. `kept`: the samples that are furthest apart, worst first, a row and its figures each. `flips`
+    by MoE layer, None where no choices were posted. `versions`: the weights that sampled it."""
 
     columns: StepColumns
     comparison: StepComparison
     figures: Figures
     judgement: Judgement
-    worst: list[int]
+    kept: tuple[tuple[StepRecords, Metrics], ...]
+    flips: tuple[int, ...] | None
+    versions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,38 @@ class StepWeights:
 
 
 def judge_step(parts: Sequence[StepRecords], limits: Limits, leave_out: LeaveOut, worst: int) -> Judged:
-    """Reduce the parts of all ranks, in the order given."""
+    """Reduce the parts of all ranks, in the order given, and keep the `worst` samples."""
     columns = StepColumns.joined([part.columns for part in parts])
     comparison = compare_step(columns, leave_out=leave_out)
     figures = figures_of(comparison)
-    return Judged(columns, comparison, figures, judge(figures, limits), comparison.worst(worst))
+    rows = [_row(parts, number) for number in comparison.worst(worst)]
+    kept = tuple((row, compare_step(row.columns, leave_out=leave_out).overall.metrics) for row in rows)
+    versions = sorted({version for part in parts for version in _versions(part)})
+    flips = _flips(columns, comparison)
+    return Judged(columns, comparison, figures, judge(figures, limits), kept, flips, tuple(versions))
+
+
+def _row(parts: Sequence[StepRecords], number: int) -> StepRecords:
+    """A sample by its number among those of all parts."""
+    for part in parts:
+        if number < len(part):
+            return part.row(number)
+        number -= len(part)
+    raise AssertionError("no such sample")
+
+
+def _versions(part: StepRecords) -> list[str]:
+    spans = single(part.table, "version_spans").flatten()
+    return [version for version in spans.field("version").unique().to_pylist() if version]
+
+
+def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] | None:
+    """First flips of sequences, by MoE layer."""
+    layers = max((choices.margins.shape[1] for choices in columns.choices.values()), default=None)
+    if layers is None:
+        return None
+    at = np.array([flip.layer for flip in comparison.overall.flips], np.int64)
+    return tuple(np.bincount(at, minlength=layers).tolist())
 
 
 def figures_of(comparison: StepComparison) -> Figures:
@@ -62,6 +94,13 @@ def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
     squares = float((used**2).sum())
     size = float(used.sum()) ** 2 / (len(used) * squares) if squares > 0 else 0.0
     return StepWeights(correction.method, values.astype(np.float32), float(changed.mean()) if len(used) else 0.0, size)
+
+
+def sample_weights(columns: StepColumns, found: StepWeights) -> list[SampleWeights]:
+    """The same by sample."""
+    values = found.values.tolist()
+    bounds = zip(columns.samples, columns.offsets[:-1].tolist(), columns.offsets[1:].tolist(), strict=True)
+    return [SampleWeights(sample=sample, weights=values[start:end]) for sample, start, end in bounds]
 
 
 def weights_stream(columns: StepColumns, found: StepWeights | None, verdict: str) -> bytes:

@@ -19,6 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: Mapping[type[OmniRLError], int] = {
     errors.InvalidRequestError: 422,
+    errors.RecordError: 422,
     errors.ConfigError: 422,
     errors.MediaError: 422,
     errors.PromptError: 422,
@@ -36,6 +37,8 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.UnsupportedMediaTypeError: 415,
     errors.TooManyError: 429,
     errors.RayUnavailableError: 503,
+    errors.LedgerError: 503,
+    errors.JournalError: 503,
     errors.SyncUndecidedError: 503,
     errors.QuarantinedError: 503,
     errors.EngineDeadError: 503,
@@ -167,5 +170,5 @@ _DESCRIBED = {
     415: "A content type that is not read here (`unsupported_media_type`).",
     422: "A value is not as it should be (`invalid_request` and others).",
     429: "Too much at once; try again later (`too_many`).",
-    503: "The Ray cluster does not answer (`ray_unavailable`), or what it runs failed.",
+    503: "The Ray cluster does not answer (`ray_unavailable`); what it runs failed; or the ledger (`ledger_failed`).",
 }

@@ -46,6 +46,12 @@ class Run:
             return False
         return severity >= Severity.MASK or self.body.correction.when == "always"
 
+    def attempt(self, wanted: int | None) -> int | None:
+        """The one that is wanted, or else the latest; None before the first step."""
+        if wanted is not None:
+            return wanted
+        return None if self.latest is None else self.latest[0]
+
     def answer(self) -> RunAnswer:
         attempt, step = self.latest or (None, None)
         return RunAnswer(

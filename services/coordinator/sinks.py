@@ -41,7 +41,7 @@ class Aside:
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
-        self._name = name
+        self.name = name
         self._steps: queue.Queue[JudgedStep | None] = queue.Queue(BACKLOG)
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
@@ -52,6 +52,10 @@ class Aside:
             self._steps.put_nowait(step)
         except queue.Full:
             self._drop("it is too slow")
+
+    def count(self) -> int:
+        """Steps it missed so far."""
+        return self.dropped
 
     def close(self) -> None:
         """Let it finish what it has; one that hangs is left behind."""
@@ -70,12 +74,12 @@ class Aside:
         try:
             self._sink.close()
         except Exception as error:
-            logger.warning("sink %s did not close: %s", self._name, error)
+            logger.warning("sink %s did not close: %s", self.name, error)
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
         if self.dropped & (self.dropped - 1) == 0:  # 1, 2, 4, 8: a sink that stays down does not fill the log
-            logger.warning("sink %s missed %d steps so far: %s", self._name, self.dropped, why)
+            logger.warning("sink %s missed %d steps so far: %s", self.name, self.dropped, why)
 
 
 class WandbSink:

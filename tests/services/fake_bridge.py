@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Figures
 from omni_rl.errors import NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer, Phase, SyncEvent
 from services.coordinator.bridge import (
@@ -32,7 +33,8 @@ PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, P
 
 @dataclass
 class FakeBridge:
-    """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it."""
+    """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it. `journal`: where
+    it keeps its syncs, as a bridge does."""
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
@@ -44,6 +46,7 @@ class FakeBridge:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: dict[str, Job] = field(default_factory=dict)
     requests: list[SyncRequest] = field(default_factory=list)
+    journal: LedgerJournal | None = None
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -61,14 +64,15 @@ class FakeBridge:
     async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
         self._called("sync")
         self.requests.append(request)
-        for phase in PHASES:
-            observe(SyncEvent(request.sync, phase, "entered"))
-            if phase is Phase.APPLY:
-                await self.go.wait()
-                if self.sync_error is not None:
-                    raise self.sync_error
+        try:
+            for phase in PHASES:
+                await self._enter(request, phase, observe)
+        except OmniRLError as error:
+            given_up = SyncResult(request.sync, "rolled_back", "", self.version, reason=str(error))
+            await self._finish(given_up)
+            raise
         self.version = f"digits/1/{len(self.requests)}/9f2c3c1d"
-        return SyncResult(
+        result = SyncResult(
             sync=request.sync,
             outcome="committed",
             version=self.version,
@@ -81,6 +85,26 @@ class FakeBridge:
             stall=0.12,
             agreement=AGREE if request.probe else None,
         )
+        await self._finish(result)
+        return result
+
+    async def _enter(self, request: SyncRequest, phase: Phase, observe: Observer) -> None:
+        event = SyncEvent(request.sync, phase, "entered")
+        observe(event)
+        if self.journal is not None:
+            if phase is Phase.PREPARE:
+                epoch = await asyncio.to_thread(self.journal.next_epoch, None)
+                await asyncio.to_thread(self.journal.begin, request.sync, request.key, epoch, "/slab-1", request.mode)
+            self.journal.observe(event)
+        if phase is Phase.APPLY:
+            await self.go.wait()
+            if self.sync_error is not None:
+                raise self.sync_error
+
+    async def _finish(self, result: SyncResult) -> None:
+        if self.journal is not None:
+            epoch = await asyncio.to_thread(self.journal.next_epoch, None)
+            await asyncio.to_thread(self.journal.finish, result.sync, epoch, result.to_json())
 
     async def check(self, request: CheckRequest) -> CheckResult:
         self._called("check")

@@ -44,6 +44,8 @@ async def page(
     coordinator: CoordinatorDep, caller: Reader, after: After = None, limit: LimitQuery = 512
 ) -> list[EventAnswer]:
     """The same, one page at a time; without `after` the last ones."""
+    if after is None:
+        after = max(0, await coordinator.store.last_event() - limit)
     return await coordinator.store.events(after=after, limit=limit)
 
 

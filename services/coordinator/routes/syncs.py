@@ -41,7 +41,7 @@ async def begin(
     """Bring weights to every replica, proven byte by byte. While one runs, another is refused, naming it."""
     sync = await coordinator.syncs.begin(body, key)
     if wait:
-        await coordinator.syncs.result(sync)
+        await coordinator.syncs.wait(sync)
     answer = await coordinator.syncs.look(sync)
     response.status_code = 202 if answer.state == "running" else 200
     response.headers["Location"] = f"/v1/syncs/{sync}"

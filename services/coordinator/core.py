@@ -1,0 +1,203 @@
+"""The coordinator: one writer for every run's drift, the gate and the syncs, on top of the ledger."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from omni_rl import __version__
+from omni_rl.api.runs import RunBody
+from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
+from omni_rl.api.syncs import CheckAnswer, CheckBody
+from omni_rl.consistency.limits import judge, limits_for
+from omni_rl.consistency.policy import Outcome
+from omni_rl.errors import NotFoundError, OmniRLError
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.types import NewAlarm, StepKey
+from services.coordinator.auth import Sessions, Tokens
+from services.coordinator.bridge import Bridge, CheckRequest, ClusterState
+from services.coordinator.events import Events
+from services.coordinator.gate import PERSON, Gate
+from services.coordinator.jobs import Jobs
+from services.coordinator.responder import Responder
+from services.coordinator.runs import Run, drift_from_json
+from services.coordinator.settings import CoordinatorSettings
+from services.coordinator.sinks import Aside, Sink, WandbSink
+from services.coordinator.steps import Steps
+from services.coordinator.store import Store
+from services.coordinator.syncs import Syncs
+from services.coordinator.telemetry import Telemetry
+from services.coordinator.views import check_answer
+
+logger = logging.getLogger("omni_rl.coordinator")
+WATCH_SECONDS = 2.0
+"""How often the cluster is asked how it is."""
+
+
+class Coordinator:
+    """`open` comes first, `close` last; everything between runs in one event loop."""
+
+    def __init__(self, settings: CoordinatorSettings, ledger: Ledger, bridge: Bridge, sinks: Sequence[Sink] = ()):
+        self.settings = settings
+        self.tokens = Tokens(settings.all_tokens())
+        self.sessions = Sessions()
+        self.telemetry = Telemetry()
+        self.store = Store(ledger)
+        self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
+        self.gate = Gate(bridge)
+        self.jobs = Jobs(bridge, self.events)
+        self.syncs = Syncs(bridge, self.store, self.events, self.telemetry, settings.weight_roots)
+        self._bridge = bridge
+        self._responder = Responder(bridge, self.gate, self.syncs, self._record)
+        self._sinks = self._asides(sinks)
+        self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
+        self._runs: dict[str, Run] = {}
+        self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
+        self._started = time.time()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Take up every run where the ledger has it, with its gate and what was pursued."""
+        for row in await self.store.runs():
+            run = Run.of(RunBody.model_validate(row.config), row.created, self.settings.settle)
+            run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
+            if row.state is not None:
+                run.drift = drift_from_json(row.state)
+            self._runs[run.name] = run
+            if run.drift.gate != "open":
+                self.gate.hold(run.holder, f"the drift of run {run.name}")
+        if (reason := await self.store.held_by_person()) is not None:
+            self.gate.hold(PERSON, reason)
+        await self._look_at_cluster()
+        for run in self._runs.values():
+            if run.drift.pursuit != "nothing":
+                self._responder.pursue(run)
+        self._tasks = [asyncio.create_task(self.events.pump()), asyncio.create_task(self._watch())]
+
+    async def close(self) -> None:
+        """End what runs beside; nothing that was acknowledged is lost by it."""
+        self.events.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._responder.close()
+        await self.syncs.close()
+        await self._bridge.close()
+        self.steps.close()
+        for sink in self._sinks:
+            await asyncio.to_thread(sink.close)
+        await self.store.close()
+
+    async def create_run(self, body: RunBody) -> tuple[Run, bool]:
+        """The run, and whether it is new. Raises `ConflictError`."""
+        row, stored = await self.store.put_run(body)
+        run = self._runs.setdefault(body.run, Run.of(body, row.created, self.settings.settle))
+        if stored == "new":
+            await self.events.publish("run", body.run, what="created", framework=body.framework, dtype=body.dtype)
+        return run, stored == "new"
+
+    def run(self, name: str) -> Run:
+        if name not in self._runs:
+            raise NotFoundError(f"there is no run {name!r}; make it with POST /v1/runs")
+        return self._runs[name]
+
+    def newest_runs(self, limit: int) -> list[Run]:
+        return sorted(self._runs.values(), key=lambda run: run.created, reverse=True)[:limit]
+
+    async def pause(self, reason: str) -> GateAnswer:
+        """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
+        self.gate.hold(PERSON, reason)
+        await self.events.publish("gate", what="held", reason=reason)
+        await self.gate.settle()
+        return self.gate.answer()
+
+    async def resume(self, reason: str) -> GateAnswer:
+        """A person opens the gate, and ends every incident that held it."""
+        for run in self._runs.values():
+            if run.drift.gate != "open":
+                await self._responder.forget(run)
+                async with run.turn:
+                    await self._record(run, run.policy.resumed(run.drift, reason))
+                self.gate.release(run.holder)
+        self.gate.release(PERSON)
+        await self.events.publish("gate", what="released", reason=reason)
+        await self.gate.settle()
+        return self.gate.answer()
+
+    async def check(self, body: CheckBody) -> CheckAnswer:
+        """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
+        run = self.run(body.run) if body.run is not None else self._runs.get(self._cluster.run or "")
+        found = await self._bridge.check(CheckRequest(**body.model_dump()))
+        judgement = judge(found.figures, limits_for("float32") if run is None else run.limits)
+        return check_answer(found, judgement)
+
+    async def ready(self) -> ReadyAnswer:
+        try:
+            await self.store.last_event()
+        except OmniRLError as error:
+            return ReadyAnswer(ready=False, reason=str(error))
+        return ReadyAnswer(ready=self._cluster.connected, reason=self._cluster.reason)
+
+    async def state(self) -> StateAnswer:
+        cluster = self._cluster
+        return StateAnswer(
+            version=__version__,
+            started=self._started,
+            gate=self.gate.answer(),
+            cluster=ClusterAnswer(
+                connected=cluster.connected,
+                reason=cluster.reason,
+                address=cluster.address,
+                run=cluster.run,
+                members=[MemberAnswer(**vars(member)) for member in cluster.members],
+            ),
+            sync=self.syncs.running,
+            runs=[run.answer() for run in self.newest_runs(100)],
+            alarms=[
+                alarm
+                for run in self._runs.values()
+                if run.drift.alarming
+                for alarm in await self.store.open_alarms(run.name)
+            ],
+        )
+
+    async def _record(self, run: Run, outcome: Outcome) -> None:
+        """What changed between two steps: durable, then true."""
+        await self.store.put_drift(run.name, outcome)
+        before, after = run.drift, outcome.drift
+        run.drift = after
+        reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
+        news = after.alarming and (not before.alarming or after.cause != before.cause)
+        if before.alarming and (news or not after.alarming):
+            await self.store.close_alarms(run.name, reason)
+        if news:
+            key = None if run.latest is None else StepKey(run.name, *run.latest)
+            await self.store.open_alarm(run.name, NewAlarm(int(after.severity), reason, after.cause), key)
+        self.events.poke()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await self._look_at_cluster()
+            await self.gate.observe(self._cluster.gate)
+
+    async def _look_at_cluster(self) -> None:
+        seen = await self._bridge.state()
+        if seen.connected != self._cluster.connected:
+            await self.events.publish("cluster", connected=seen.connected, reason=seen.reason)
+        if not seen.connected:
+            seen = ClusterState(
+                False, seen.reason, self._cluster.address, self._cluster.run, "unknown", self._cluster.members
+            )
+        self._cluster = seen
+        self.telemetry.ray_up.set(seen.connected)
+        self.telemetry.gate_closed.set(self.gate.closed)
+
+    def _asides(self, sinks: Sequence[Sink]) -> list[Aside]:
+        named = [(f"extra{number}", sink) for number, sink in enumerate(sinks)]
+        if self.settings.wandb is not None:
+            named.append(("wandb", WandbSink(self.settings.wandb)))
+        asides = [Aside(sink, name) for name, sink in named]
+        for aside in asides:
+            self.telemetry.watch_dropped(aside.name, aside.count)
+        return asides

@@ -1,0 +1,54 @@
+"""What is said of a judged step."""
+
+import math
+
+from omni_rl.api.base import finite
+from omni_rl.api.steps import BreachAnswer, Verdict, WeightsAnswer, WorstSample
+from omni_rl.consistency.policy import Drift
+from omni_rl.ledger.types import StepKey
+from services.coordinator.judging import Judged, StepWeights
+from services.coordinator.runs import drift_answer
+
+
+def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights | None) -> Verdict:
+    """`drift`: after this step. The samples' own weights are left out: they are not kept."""
+    return Verdict(
+        run=key.run,
+        attempt=key.attempt,
+        step=key.step,
+        severity=drift.severity.label,
+        reason=judged.judgement.reason,
+        breaches=[
+            BreachAnswer(
+                bucket=breach.bucket,
+                metric=breach.metric,
+                value=_finite(breach.value),
+                limit=breach.limit,
+                severity=breach.severity.label,
+            )
+            for breach in judged.judgement.breaches
+        ],
+        drift=drift_answer(drift),
+        samples=len(judged.columns.samples),
+        tokens=judged.columns.tokens,
+        figures=finite(judged.figures),
+        worst=[
+            WorstSample(
+                sample=row.columns.samples[0],
+                kind=row.columns.kinds[0],
+                error=_finite(metrics.seq_mult_prob_error_mean),
+            )
+            for row, metrics in judged.kept
+        ],
+        weights=None
+        if weights is None
+        else WeightsAnswer(
+            method=weights.method,
+            clipped_fraction=weights.clipped_fraction,
+            effective_sample_size=weights.effective_sample_size,
+        ),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,234 @@
+"""Steps through the API: parts, seal, verdict, weights, and what is seen of them later."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from omni_rl.consistency.corrections import Correction, weights
+from omni_rl.consistency.metrics import by_kind, compare
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.ledger.records import StepRecords
+from tests.services.conftest import Serve, Served
+
+pytestmark = pytest.mark.anyio
+ARROW = "application/vnd.apache.arrow.stream"
+STEP = "/v1/runs/digits/attempts/1/steps/12"
+RUN = {"run": "digits", "model": "small", "dtype": "bfloat16", "framework": "verl"}
+
+
+def sample(name: str, kind: str, shift: float, tokens: int = 4) -> dict[str, Any]:
+    rollout = [-0.5 - 0.25 * n for n in range(tokens)]
+    return {
+        "sample": name,
+        "kind": kind,
+        "prompt_tokens": 3,
+        "ids": list(range(tokens)),
+        "rollout_logprobs": rollout,
+        "train_logprobs": [value + shift for value in rollout],
+    }
+
+
+CALM = [sample("a", "text", 0.001), sample("b", "image", -0.002)]
+DRIFTED = [sample("a", "text", 0.001), sample("b", "image", 1.0)]
+
+
+async def post(served: Served, records: list[dict[str, Any]], step: int = 12, rank: int = 0) -> dict[str, Any]:
+    path = f"/v1/runs/digits/attempts/1/steps/{step}/parts/{rank}"
+    answer = await served.http.put(path, json={"schema": "omni_rl.step/1", "records": records})
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+async def seal(served: Served, step: int = 12, **body: Any) -> dict[str, Any]:
+    answer = await served.http.post(f"/v1/runs/digits/attempts/1/steps/{step}/seal", json=body)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+async def test_a_calm_step(served: Served) -> None:
+    assert (await served.http.post("/v1/runs", json=RUN)).status_code == 201
+    part = await post(served, CALM)
+    assert (part["samples"], part["tokens"], part["stored"]) == (2, 8, "new")
+    verdict = await seal(served, training={"reward": 0.5})
+    assert (verdict["severity"], verdict["weights"], verdict["breaches"]) == ("ok", None, [])
+    records = [
+        SampleRecord(r["sample"], r["kind"], 3, np.array(r["rollout_logprobs"]), np.array(r["train_logprobs"]))
+        for r in CALM
+    ]
+    expected = {"overall": compare(records), **by_kind(records)}
+    assert {bucket: figures["gen_kl_error"] for bucket, figures in verdict["figures"].items()} == {
+        bucket: found.metrics.gen_kl_error for bucket, found in expected.items()
+    }
+
+
+async def test_a_drifted_step_is_masked_with_the_corrections_weights(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, DRIFTED)
+    verdict = await seal(served)
+    assert verdict["severity"] == "pause"
+    assert verdict["reason"].startswith("image: ")
+    assert verdict["worst"][0]["sample"] == "b"
+    d = np.array([0.001] * 4 + [1.0] * 4)
+    expected = weights(d, np.array([0, 4, 8]), np.ones(8, bool), Correction("tis"))
+    given = [weight for entry in verdict["sample_weights"] for weight in entry["weights"]]
+    np.testing.assert_allclose(given, expected, rtol=1e-6)
+    assert verdict["weights"]["clipped_fraction"] == 0.5
+
+
+async def test_weights_as_an_arrow_stream(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, DRIFTED)
+    answer = await served.http.post(f"{STEP}/seal", json={}, headers={"Accept": ARROW})
+    assert answer.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(answer.content).read_all()
+    assert table.column("sample").to_pylist() == ["a", "b"]
+    np.testing.assert_allclose(table.column("weights").to_pylist()[1], [2.0] * 4)
+    assert b'"severity":"pause"' in table.schema.metadata[b"omni_rl.verdict"]
+
+
+async def test_ranks_are_joined_in_their_order(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, [DRIFTED[1]], rank=1)
+    early = await served.http.post(f"{STEP}/seal", json={"parts": 2})
+    assert (early.status_code, early.json()["code"]) == (409, "conflict")
+    assert "1 of 2 ranks" in early.json()["detail"]
+    await post(served, [DRIFTED[0]], rank=0)
+    verdict = await seal(served, parts=2)
+    assert [entry["sample"] for entry in verdict["sample_weights"]] == ["a", "b"]
+
+
+async def test_the_same_again_is_fine_and_other_content_is_a_conflict(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    first = await post(served, DRIFTED)
+    body = StepRecords.of(DRIFTED).to_arrow()
+    again = await served.http.put(f"{STEP}/parts/0", content=body, headers={"Content-Type": ARROW})
+    assert (again.json()["stored"], again.json()["digest"]) == ("same", first["digest"])
+    other = await served.http.put(f"{STEP}/parts/0", json={"schema": "omni_rl.step/1", "records": CALM})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    verdict = await seal(served)
+    assert await seal(served) == verdict
+    late = await served.http.put(f"{STEP}/parts/1", json={"schema": "omni_rl.step/1", "records": CALM})
+    assert late.status_code == 409
+    drift = (await served.http.get("/v1/runs/digits")).json()["drift"]
+    assert drift["severity"] == "pause"
+
+
+async def test_a_restarted_coordinator_gives_the_same_verdict_and_goes_on_where_it_was(serve: Serve) -> None:
+    async with serve() as served:
+        await served.http.post("/v1/runs", json=RUN)
+        await post(served, DRIFTED)
+        verdict = await seal(served)
+        await post(served, CALM, step=13)
+    async with serve() as served:
+        assert await seal(served) == verdict
+        run = (await served.http.get("/v1/runs/digits")).json()
+        assert (run["attempt"], run["step"], run["drift"]["severity"]) == (1, 12, "pause")
+        # Its part came before the restart; the severity falls only after calm steps.
+        assert (await seal(served, step=13))["severity"] == "pause"
+
+
+async def test_a_verdict_with_figures_that_are_no_numbers(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    broken = sample("a", "text", 0.0)
+    broken["train_logprobs"][1] = math.nan
+    body = StepRecords.of([broken]).to_arrow()
+    await served.http.put(f"{STEP}/parts/0", content=body, headers={"Content-Type": ARROW})
+    verdict = await seal(served)
+    assert verdict["severity"] == "pause"
+    assert verdict["figures"]["overall"]["logprob_abs_diff_mean"] is None
+    assert verdict["sample_weights"][0]["weights"] == [1.0, 0.0, 1.0, 1.0]
+
+
+async def test_what_is_seen_of_a_step_later(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, DRIFTED)
+    verdict = await seal(served, training={"reward": 0.5})
+    step = (await served.http.get(STEP)).json()
+    assert step["training"] == {"reward": 0.5}
+    assert step["verdict"] == {**verdict, "sample_weights": None}
+    assert step["positions"]["image"][0]["first"] == 0
+    kept = (await served.http.get(f"{STEP}/samples/b")).json()
+    assert kept["record"]["ids"] == [0, 1, 2, 3]
+    assert kept["error"] == pytest.approx(math.e)
+    (line,) = (await served.http.get("/v1/runs/digits/steps")).json()
+    assert (line["step"], line["severity"], line["training"]) == (12, "pause", {"reward": 0.5})
+    assert (await served.http.get("/v1/runs/digits/steps?after=12")).json() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/runs/nobody", "nobody"),
+        ("/v1/runs/digits/attempts/1/steps/99", "step 99"),
+        (f"{STEP}/samples/zzz", "zzz"),
+        ("/v1/runs/digits/steps?attempt=7", "attempt 7"),
+    ],
+)
+async def test_what_is_not_there(served: Served, path: str, named: str) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, CALM)
+    await seal(served)
+    answer = await served.http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert named in answer.json()["detail"]
+
+
+async def test_a_seal_without_parts(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    answer = await served.http.post(f"{STEP}/seal", json={})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "code"),
+    [
+        (b"{}", "application/json", 422, "invalid_records"),
+        (b"not arrow", ARROW, 422, "invalid_records"),
+        (b"a,b", "text/csv", 415, "unsupported_media_type"),
+        (b"\x80\x04N.", "application/python-pickle", 415, "unsupported_media_type"),
+    ],
+)
+async def test_bodies_that_are_refused(
+    served: Served, content: bytes, content_type: str, status: int, code: str
+) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    answer = await served.http.put(f"{STEP}/parts/0", content=content, headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_records_of_no_run(served: Served) -> None:
+    answer = await served.http.put(f"{STEP}/parts/0", json={"schema": "omni_rl.step/1", "records": CALM})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_the_same_run_again_is_fine_another_one_is_a_conflict(served: Served) -> None:
+    assert (await served.http.post("/v1/runs", json=RUN)).status_code == 201
+    assert (await served.http.post("/v1/runs", json=RUN)).status_code == 200
+    other = await served.http.post("/v1/runs", json={**RUN, "dtype": "float32"})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    assert [run["run"] for run in (await served.http.get("/v1/runs")).json()] == ["digits"]
+
+
+async def test_a_runs_own_limits_and_correction(served: Served) -> None:
+    own = {
+        **RUN,
+        "limits": {"image": {"gen_kl_error": {"warn": 1e-9, "mask": 1e-8, "pause": 1.0}}},
+        "correction": {"method": "icepop", "when": "always"},
+    }
+    await served.http.post("/v1/runs", json=own)
+    await post(served, CALM)
+    verdict = await seal(served)
+    assert (verdict["severity"], verdict["weights"]["method"]) == ("mask", "icepop")
+
+
+async def test_limits_of_a_metric_that_does_not_exist(served: Served) -> None:
+    bad = {**RUN, "limits": {"text": {"kl": {"warn": 1, "mask": 2, "pause": 3}}}}
+    answer = await served.http.post("/v1/runs", json=bad)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "no metric kl" in answer.json()["detail"]

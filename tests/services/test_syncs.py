@@ -1,0 +1,212 @@
+"""Syncs, checks, the gate and jobs through the API, against a hand-written cluster."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.errors import SyncRolledBackError
+from tests.services.conftest import Serve, Served
+from tests.services.fake_bridge import PART, FakeBridge
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_sync_that_is_waited_for_answers_with_what_was_proven(served: Served) -> None:
+    answer = await served.http.post("/v1/syncs?wait=true", json={})
+    assert answer.status_code == 200
+    sync = answer.json()
+    assert (sync["state"], sync["outcome"]) == ("finished", "committed")
+    assert sync["elements_proven"] == sync["elements"] == 1_480_704
+    assert sync["agreement"]["image"]["logprob_abs_diff_mean"] == 8e-7
+    assert (sync["bytes"], sync["stall"], sync["seconds"]["verify"]) == (2_961_408, 0.12, 0.08)
+    assert [phase["phase"] for phase in sync["phases"]] == [
+        "prepare",
+        "pause",
+        "apply",
+        "verify",
+        "commit",
+        "resume",
+        "idle",
+    ]
+    assert answer.headers["location"] == f"/v1/syncs/{sync['sync']}"
+    assert (await served.http.get(answer.headers["location"])).json() == sync
+
+
+async def test_one_sync_at_a_time_and_the_refusal_names_the_other(served: Served) -> None:
+    served.bridge.go.clear()
+    begun = await served.http.post("/v1/syncs", json={})
+    assert (begun.status_code, begun.json()["state"]) == (202, "running")
+    name = begun.json()["sync"]
+    while (await served.http.get(f"/v1/syncs/{name}")).json()["phase"] != "apply":
+        await asyncio.sleep(0.01)
+    refused = await served.http.post("/v1/syncs", json={})
+    assert (refused.status_code, refused.json()["code"], refused.json()["sync"]) == (409, "sync_running", name)
+    assert refused.headers["location"] == f"/v1/syncs/{name}"
+    assert (await served.http.get("/v1/state")).json()["sync"] == name
+    served.bridge.go.set()
+    while (await served.http.get(f"/v1/syncs/{name}")).json()["state"] == "running":
+        await asyncio.sleep(0.01)
+    assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 200
+
+
+async def test_a_key_is_one_operation_however_often_it_is_sent(served: Served) -> None:
+    served.bridge.go.clear()
+    key = {"Idempotency-Key": "step-12"}
+    waiting = [asyncio.create_task(served.http.post("/v1/syncs?wait=true", json={}, headers=key)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    served.bridge.go.set()
+    answers = [(await task).json() for task in waiting]
+    assert len({answer["sync"] for answer in answers}) == 1
+    assert len(served.bridge.requests) == 1
+    again = await served.http.post("/v1/syncs", json={}, headers=key)
+    assert (again.status_code, again.json()["sync"]) == (200, answers[0]["sync"])
+    other = await served.http.post("/v1/syncs", json={"mode": "drain"}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_a_key_outlives_the_coordinator(serve: Serve) -> None:
+    key = {"Idempotency-Key": "step-12"}
+    async with serve() as served:
+        first = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+    async with serve() as served:
+        again = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+        assert again["sync"] == first["sync"]
+        assert (again["outcome"], again["elements_proven"]) == ("committed", 1_480_704)
+        assert [phase["phase"] for phase in again["phases"]] == [phase["phase"] for phase in first["phases"]]
+        assert served.bridge.requests == []
+        (listed,) = (await served.http.get("/v1/syncs")).json()
+        assert listed["sync"] == first["sync"]
+
+
+async def test_a_sync_that_was_rolled_back_says_so(served: Served) -> None:
+    served.bridge.sync_error = SyncRolledBackError("3 elements of mixer.D differ; replicas serve what they served")
+    answer = await served.http.post("/v1/syncs?wait=true", json={})
+    assert (answer.status_code, answer.json()["code"]) == (409, "sync_rolled_back")
+    assert "mixer.D" in answer.json()["detail"]
+    (listed,) = (await served.http.get("/v1/syncs")).json()
+    assert (listed["outcome"], listed["state"]) == ("failed", "finished")
+    served.bridge.sync_error = None
+    assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 200
+
+
+async def test_weights_come_only_from_where_the_operator_said(serve: Serve, tmp_path: Any) -> None:
+    inside, outside = tmp_path / "weights" / "step-3", tmp_path / "elsewhere"
+    async with serve(weight_roots=(tmp_path / "weights",)) as served:
+        for path in (outside, f"{inside}/../../elsewhere"):
+            answer = await served.http.post("/v1/syncs", json={"source": "directory", "path": str(path)})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        answer = await served.http.post("/v1/syncs?wait=true", json={"source": "directory", "path": str(inside)})
+        assert answer.status_code == 200
+        assert served.bridge.requests[0].path == str(inside)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"source": "published"},
+        {"source": "trainer", "path": "/etc"},
+        {"source": "http://example.com/weights"},
+        {"surprise": 1},
+    ],
+)
+async def test_sync_bodies_that_are_refused(served: Served, body: dict[str, Any]) -> None:
+    answer = await served.http.post("/v1/syncs", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_a_check_is_judged_and_says_the_cause(served: Served) -> None:
+    calm = (await served.http.post("/v1/checks", json={})).json()
+    assert (calm["severity"], calm["cause"]) == ("ok", None)
+    served.bridge.figures, served.bridge.cause = PART, Cause.MEDIA_MISMATCH
+    found = (await served.http.post("/v1/checks", json={})).json()
+    assert (found["severity"], found["cause"]) == ("pause", "media_mismatch")
+    assert found["legs"]["train_vs_prefill"]["image"]["gen_kl_error"] == 5.2
+
+
+async def test_a_person_holds_the_gate_over_a_restart(serve: Serve) -> None:
+    bridge = FakeBridge()
+    async with serve(bridge) as served:
+        gate = (await served.http.post("/v1/pause", json={"reason": "maintenance"})).json()
+        assert (gate["gate"], gate["confirmed"], bridge.open) == ("closed", True, False)
+        assert gate["holds"][0]["reason"] == "maintenance (by local)"
+    bridge.open = True  # a cluster that came up anew knows of no hold
+    async with serve(bridge) as served:
+        assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "closed"
+        async with asyncio.timeout(10):
+            while bridge.open:
+                await asyncio.sleep(0.05)
+        gate = (await served.http.post("/v1/resume")).json()
+        assert (gate["gate"], gate["holds"], bridge.open) == ("open", [], True)
+    async with serve(bridge) as served:
+        assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "open"
+
+
+async def test_jobs(served: Served) -> None:
+    body = {"kind": "grpo", "parameters": {"run": "digits", "steps": 50, "group": 4}}
+    key = {"Idempotency-Key": "once"}
+    made = await served.http.post("/v1/jobs", json=body, headers=key)
+    assert made.status_code == 201
+    job = made.json()
+    assert (job["status"], job["parameters"]["group"]) == ("running", 4)
+    assert (await served.http.post("/v1/jobs", json=body, headers=key)).json()["job"] == job["job"]
+    other = {"kind": "grpo", "parameters": {"run": "digits", "steps": 51}}
+    refused = await served.http.post("/v1/jobs", json=other, headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_mismatch")
+    path = made.headers["location"]
+    assert (await served.http.get(path)).json()["job"] == job["job"]
+    assert [found["job"] for found in (await served.http.get("/v1/jobs")).json()] == [job["job"]]
+    logs = await served.http.get(f"{path}/logs")
+    assert logs.headers["content-type"].startswith("text/plain")
+    assert "step 1 of 50" in logs.text
+    assert (await served.http.delete(path)).json()["status"] == "stopped"
+    assert (await served.http.get("/v1/jobs/nothing")).status_code == 404
+    assert (await served.http.delete("/v1/jobs/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "shell", "parameters": {"run": "digits"}},
+        {"kind": "grpo", "parameters": {"run": "digits", "entrypoint": "rm -rf /"}},
+        {"kind": "grpo", "parameters": {"run": "digits"}, "runtime_env": {"pip": ["evil"]}},
+        {"kind": "ppo", "parameters": {"run": "digits", "reward": "os.system"}},
+    ],
+)
+async def test_a_job_is_parameters_and_never_a_command(served: Served, body: dict[str, Any]) -> None:
+    answer = await served.http.post("/v1/jobs", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert served.bridge.calls == []
+
+
+async def test_without_ray_the_api_answers_and_says_what_is_missing(serve: Serve) -> None:
+    async with serve(FakeBridge(down="the head of Ray at 127.0.0.1:6379 is gone")) as served:
+        for method, path, body in (
+            ("POST", "/v1/syncs", {}),
+            ("POST", "/v1/checks", {}),
+            ("POST", "/v1/resume", None),
+            ("POST", "/v1/pause", {"reason": "x"}),
+            ("GET", "/v1/jobs", None),
+            ("GET", "/v1/jobs/grpo-1/logs", None),
+            ("DELETE", "/v1/jobs/grpo-1", None),
+            ("POST", "/v1/jobs", {"kind": "grpo", "parameters": {"run": "digits"}}),
+        ):
+            answer = await served.http.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "ray_unavailable"), path
+            assert "127.0.0.1:6379 is gone" in answer.json()["detail"]
+        state = (await served.http.get("/v1/state")).json()
+        assert (state["cluster"]["connected"], state["cluster"]["reason"]) == (False, served.bridge.down)
+        ready = await served.http.get("/readyz")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert (await served.http.get("/healthz")).status_code == 200
+        assert (await served.http.get("/v1/syncs")).json() == []
+
+
+async def test_ready_when_the_actors_answer(served: Served) -> None:
+    assert (await served.http.get("/readyz")).json() == {"ready": True, "reason": ""}
+    members = (await served.http.get("/v1/state")).json()["cluster"]["members"]
+    assert [(member["name"], member["role"]) for member in members] == [
+        ("rollout-0", "rollout"),
+        ("trainer", "trainer"),
+    ]
