@@ -12,7 +12,7 @@ from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
-from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, Timeline
+from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.client import calls
 from omni_rl.client.calls import Call
@@ -111,16 +111,25 @@ class Client:
         return self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
     def steps(
+        self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000
+    ) -> list[StepLine]:
+        """Sealed steps after number `after`, in order; of the latest attempt unless one is named."""
+        return self._send(calls.steps(run, attempt, after, limit))
+
+    def timeline(
         self,
         run: str,
         *,
         attempt: int | None = None,
-        after: int | None = None,
-        before: int | None = None,
-        points: int | None = None,
-    ) -> Timeline:
-        """The run's timeline; with `points` decimated so that no spike is lost."""
-        return self._send(calls.steps(run, attempt=attempt, after=after, before=before, points=points))
+        kind: str = "overall",
+        first: int | None = None,
+        last: int | None = None,
+        points: int = 1000,
+        metrics: Sequence[str] | None = None,
+    ) -> TimelineAnswer:
+        """Figures in at most `points` buckets of steps, with the extremes of each; all metrics, or those named."""
+        call = calls.timeline(run, attempt=attempt, kind=kind, first=first, last=last, points=points, metrics=metrics)
+        return self._send(call)
 
     def step(self, run: str, attempt: int, step: int) -> StepAnswer:
         return self._send(calls.step(run, attempt, step))

@@ -15,7 +15,7 @@ from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoPa
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, SessionAnswer, StateAnswer
-from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, Timeline
+from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.client.failures import raise_for_problem
 
@@ -42,7 +42,7 @@ class Call(Generic[T_co]):
     method: str
     path: str
     read: Callable[[httpx.Response], T_co]
-    params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
@@ -140,11 +140,23 @@ def seal(run: str, attempt: int, step: int, body: SealBody) -> "Call[Sealed]":
     return Call("POST", path, _sealed, content=content, headers=headers, seconds=120)
 
 
-def steps(
-    run: str, *, attempt: int | None, after: int | None, before: int | None, points: int | None
-) -> Call[Timeline]:
-    params = _given(attempt=attempt, after=after, before=before, points=points)
-    return Call("GET", f"/v1/runs/{run}/steps", _as(Timeline), params)
+def steps(run: str, attempt: int | None, after: int | None, limit: int) -> Call[list[StepLine]]:
+    params = _given(attempt=attempt, after=after, limit=limit)
+    return Call("GET", f"/v1/runs/{run}/steps", _as_list(StepLine), params)
+
+
+def timeline(
+    run: str,
+    *,
+    attempt: int | None,
+    kind: str,
+    first: int | None,
+    last: int | None,
+    points: int,
+    metrics: Sequence[str] | None,
+) -> Call[TimelineAnswer]:
+    params = _given(attempt=attempt, kind=kind, first=first, last=last, points=points, metric=metrics)
+    return Call("GET", f"/v1/runs/{run}/timeline", _as(TimelineAnswer), params)
 
 
 def step(run: str, attempt: int, step: int) -> Call[StepAnswer]:

@@ -1,7 +1,7 @@
 """The ledger, awaited: reads in threads of their own, writes until the disk has them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -29,6 +29,7 @@ from omni_rl.ledger.types import (
     StepRow,
     Stored,
     Sync,
+    Timeline,
 )
 from services.coordinator.runs import drift_to_json, transition_events
 
@@ -76,6 +77,20 @@ class Store:
 
     async def steps(self, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
         return await self._read(self._ledger.steps, run, attempt, after=after, limit=limit)
+
+    async def timeline(
+        self,
+        run: str,
+        attempt: int,
+        figures: Sequence[str],
+        kind: str,
+        first: int | None,
+        last: int | None,
+        points: int,
+    ) -> Timeline:
+        return await self._read(
+            self._ledger.timeline, run, attempt, figures, kind=kind, first=first, last=last, points=points
+        )
 
     async def step(self, key: StepKey) -> Step:
         return await self._read(self._ledger.step, key)

@@ -54,8 +54,7 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     )
 
 
-def timeline_answer(found: Timeline) -> TimelineAnswer:
-    run, attempt = found.key
+def timeline_answer(run: str, attempt: int, found: Timeline) -> TimelineAnswer:
     return TimelineAnswer(
         run=run,
         attempt=attempt,

@@ -232,3 +232,22 @@ async def test_limits_of_a_metric_that_does_not_exist(served: Served) -> None:
     answer = await served.http.post("/v1/runs", json=bad)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert "no metric kl" in answer.json()["detail"]
+
+
+async def test_the_timeline_keeps_a_spike(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    for step in range(40):
+        await post(served, DRIFTED if step == 21 else CALM, step=step)
+        await seal(served, step=step)
+    query: dict[str, str | int] = {"kind": "image", "points": 4, "metric": "logprob_abs_diff_max"}
+    found = (await served.http.get("/v1/runs/digits/timeline", params=query)).json()
+    assert found["width"] > 1
+    assert sum(found["steps"]) == 40
+    (high,) = found["high"].values()
+    assert max(high) == pytest.approx(1.0)
+    holding = next(n for n, value in enumerate(high) if value == max(high))
+    assert found["first"][holding] <= 21 <= found["last"][holding]
+    each = (await served.http.get("/v1/runs/digits/timeline?kind=image&first=20&last=22")).json()
+    assert (each["width"], each["first"]) == (1, [20, 21, 22])
+    assert each["severity"][1] == "pause"
+    assert (await served.http.get("/v1/runs/digits/timeline?metric=kl")).status_code == 422

@@ -140,9 +140,9 @@ async def timeline(
     caller: Reader,
     attempt: OfAttempt = None,
     kind: Annotated[Bucket, Query(description="A kind of prompt, or all.")] = "overall",
-    first: Annotated[int, Query(ge=0, le=MAX_INT)] = 0,
-    last: Annotated[int, Query(ge=0, le=MAX_INT)] = MAX_INT,
-    buckets: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 1000,
+    first: Annotated[int | None, Query(ge=0, le=MAX_INT, description="From this step on.")] = None,
+    last: Annotated[int | None, Query(ge=0, le=MAX_INT, description="To this step, inclusive.")] = None,
+    points: Annotated[int, Query(ge=1, le=4096, description="At most so many buckets.")] = 1000,
     metric: Annotated[list[str] | None, Query(max_length=len(METRICS), description="These metrics; else all.")] = None,
 ) -> TimelineAnswer:
     """Figures over steps, decimated so that every spike stays."""
@@ -151,8 +151,8 @@ async def timeline(
     of = coordinator.run(run).attempt(attempt)
     if of is None:
         return TimelineAnswer.empty(run, kind)
-    found = await coordinator.store.timeline(run, of, kind, first, last, buckets, metric or METRICS)
-    return timeline_answer(found)
+    found = await coordinator.store.timeline(run, of, metric or METRICS, kind, first, last, points)
+    return timeline_answer(run, of, found)
 
 
 @router.get(STEP, responses=documented(401, 403, 404, 422))
