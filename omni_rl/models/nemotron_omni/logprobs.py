@@ -66,5 +66,4 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _tempered(hidden: torch.Tensor, weight: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    logits = at_least_float32(F.linear(hidden, weight))
-    return logits / temperature.unsqueeze(1)
+    return at_least_float32(F.linear(hidden, weight)).div_(temperature.unsqueeze(1))

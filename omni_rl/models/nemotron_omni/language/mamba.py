@@ -9,13 +9,9 @@ from transformers import NemotronHConfig
 
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.context_parallel import Context
-from omni_rl.models.nemotron_omni.language.conv import causal_conv
+from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.language.scan import chunk_scan
 from omni_rl.models.nemotron_omni.layers import at_least_float32
-
-# Beyond this size the Q x Q blocks of the scan cost a CPU more than the states between chunks that they save.
-_MAX_CHUNK = 32
 
 
 class StateDecay(nn.Module):
@@ -74,9 +70,9 @@ class MambaMixer(nn.Module):
         self.conv_dim = self.inner + 2 * self.groups * self.states
         self.dt_limit = tuple(float(limit) for limit in config.time_step_limit)
         self.dt_range = (config.time_step_min, config.time_step_max, config.time_step_floor)
-        self.chunk = min(config.chunk_size, _MAX_CHUNK)
+        self.chunk = config.chunk_size
         self.in_proj = nn.Linear(config.hidden_size, self.inner + self.conv_dim + self.heads, bias=config.use_bias)
-        # Holds the convolution's parameters by their released names; `causal_conv` applies them, Conv1d cannot restart.
+        # Holds the convolution's parameters by their released names; `kernels` applies them, Conv1d cannot restart.
         self.conv1d = nn.Conv1d(
             self.conv_dim, self.conv_dim, config.conv_kernel, groups=self.conv_dim, bias=config.use_conv_bias
         )
@@ -97,23 +93,21 @@ class MambaMixer(nn.Module):
 
     def _mix(self, projected: torch.Tensor, layout: PackedLayout, share: HeadShare) -> torch.Tensor:
         """Convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
-        dtype = projected.dtype
+        kernels = mamba_kernels(projected.device, projected.dtype)
         inner, state, heads = share.of(self.inner), share.of(self.groups * self.states), share.of(self.heads)
         sizes = [self.inner, self.inner, self.groups * self.states, self.groups * self.states, self.heads]
         gate, x, b, c, dt = torch.split(projected, sizes, -1)
         taps = torch.split(self.conv1d.weight.squeeze(1), sizes[1:4])
         biases = [None] * 3 if self.conv1d.bias is None else torch.split(self.conv1d.bias, sizes[1:4])
-        convolved = [
-            F.silu(
-                causal_conv(values[:, part], tap[part], None if bias is None else bias[part], layout.position).to(dtype)
-            )
+        x, b, c = (
+            kernels.convolve(values[:, part], tap[part], None if bias is None else bias[part], layout)
             for values, tap, bias, part in zip((x, b, c), taps, biases, (inner, state, state), strict=True)
-        ]
-        x = convolved[0].reshape(len(projected), -1, self.channels)
-        b, c = (values.reshape(len(projected), -1, self.states) for values in convolved[1:])
+        )
+        x = x.reshape(len(projected), -1, self.channels)
+        b, c = (values.reshape(len(projected), -1, self.states) for values in (b, c))
         step = F.softplus(at_least_float32(dt[:, heads]) + at_least_float32(self.dt_bias[heads])).clamp(*self.dt_limit)
-        scanned = chunk_scan(x, step, self.decay()[heads], b, c, layout.sequence, self.chunk)
-        y = (scanned + at_least_float32(x) * at_least_float32(self.D[heads]).unsqueeze(-1)).to(dtype)
+        skip = at_least_float32(self.D[heads])
+        y = kernels.scan(x, step, self.decay()[heads], b, c, skip, layout, self.chunk)
         normed: torch.Tensor = self.norm(y.flatten(-2), gate[:, inner], inner)
         return normed
 

@@ -1,0 +1,149 @@
+"""The one place that decides what the Mamba mixer's convolution and scan run on.
+
+CPU: the compiled recurrence. CUDA: causal-conv1d's and mamba-ssm's kernels where both are installed (written for the
+signatures of causal-conv1d 1.7 and mamba-ssm 2.3; not yet run on a GPU). Elsewhere, and in float64 on a GPU: torch.
+
+Shapes: T packed tokens, D convolved channels, K taps, H heads of P channels, G groups of B and C, N states.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from omni_rl.models.nemotron_omni.language.conv import causal_conv
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.language.recurrence import recurrent_scan
+from omni_rl.models.nemotron_omni.language.scan import chunk_scan
+from omni_rl.models.nemotron_omni.layers import at_least_float32
+
+# Beyond this size torch's Q x Q blocks cost more than the states between chunks that they save.
+_MAX_TORCH_CHUNK = 32
+
+
+class MambaKernels(Protocol):
+    """Both restart at every sequence's first token and give x's dtype."""
+
+    def convolve(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    ) -> torch.Tensor:
+        """silu of the causal depthwise convolution of `x` [T, D] with `weight` [D, K] and `bias` [D]: [T, D]."""
+        ...
+
+    def scan(
+        self,
+        x: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor,
+        layout: PackedLayout,
+        chunk: int,
+    ) -> torch.Tensor:
+        """The state space scan plus D·x, [T, H, P]; state in float32.
+
+        `x` [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a` and `d` float32 [H]; `b`, `c` [T, G, N].
+        """
+        ...
+
+
+class TorchKernels:
+    """Any device."""
+
+    def convolve(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    ) -> torch.Tensor:
+        # The engine on CPU rounds before the activation.
+        return F.silu(causal_conv(x, weight, bias, layout.position).to(x.dtype))
+
+    def scan(
+        self,
+        x: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor,
+        layout: PackedLayout,
+        chunk: int,
+    ) -> torch.Tensor:
+        y = chunk_scan(x, dt, a, b, c, layout.sequence, min(chunk, _MAX_TORCH_CHUNK))
+        return (y + at_least_float32(x) * d.unsqueeze(-1)).to(x.dtype)
+
+
+class CompiledKernels(TorchKernels):
+    """CPU: the recurrence compiled, without chunks."""
+
+    def scan(
+        self,
+        x: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor,
+        layout: PackedLayout,
+        chunk: int,
+    ) -> torch.Tensor:
+        return recurrent_scan(x, dt, a, b, c, d, layout.lengths).to(x.dtype)
+
+
+class CudaKernels:
+    """causal-conv1d and mamba-ssm: a batch of one row, whose sequences `seq_idx` int32 [1, T] tells apart."""
+
+    def __init__(self) -> None:
+        self._conv = import_module("causal_conv1d").causal_conv1d_fn
+        self._scan = import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+
+    def convolve(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    ) -> torch.Tensor:
+        # [1, D, T] with channels last in memory, the only layout for which the kernel takes seq_idx.
+        rows = x.contiguous().T.unsqueeze(0)
+        y: torch.Tensor = self._conv(rows, weight.contiguous(), bias, seq_idx=_seq_idx(layout), activation="silu")
+        return y.squeeze(0).T
+
+    def scan(
+        self,
+        x: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor,
+        layout: PackedLayout,
+        chunk: int,
+    ) -> torch.Tensor:
+        rows = (tensor.contiguous().unsqueeze(0) for tensor in (x, dt))
+        keys, queries = (tensor.contiguous().unsqueeze(0) for tensor in (b, c))
+        # dt comes finished: softplus and limits are the mixer's, the same for every implementation.
+        y: torch.Tensor = self._scan(*rows, a, keys, queries, chunk, D=d, seq_idx=_seq_idx(layout), dt_softplus=False)
+        return y.squeeze(0)
+
+
+def mamba_kernels(device: torch.device, dtype: torch.dtype) -> MambaKernels:
+    """What tensors of `dtype` on `device` run on."""
+    return _chosen(device.type, dtype == torch.float64)
+
+
+@cache
+def _chosen(device_type: str, double: bool) -> MambaKernels:
+    return choose(device_type, double, lambda package: find_spec(package) is not None)
+
+
+def choose(device_type: str, double: bool, installed: Callable[[str], bool]) -> MambaKernels:
+    """The rule, with `installed` telling whether a package can be imported."""
+    if device_type == "cpu":
+        return CompiledKernels()
+    if device_type == "cuda" and not double and installed("mamba_ssm") and installed("causal_conv1d"):
+        return CudaKernels()
+    return TorchKernels()
+
+
+def _seq_idx(layout: PackedLayout) -> torch.Tensor:
+    return layout.sequence.to(torch.int32).unsqueeze(0)
