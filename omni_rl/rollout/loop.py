@@ -105,7 +105,8 @@ class EngineLoop(Generic[E]):
         return self._gate_open
 
     def open_gate(self) -> None:
-        self._gate_open = True
+        """Does nothing once the loop refuses."""
+        self._gate_open = self._refusal is None
 
     def close_gate(self) -> None:
         self._gate_open = False
@@ -193,6 +194,9 @@ class EngineLoop(Generic[E]):
             finished = engine.step()
         except EngineDeadError as error:
             self.refuse(error)
+            return
+        except Exception as error:  # this thread must live on, to say so
+            self.refuse(EngineDeadError(f"a step ended in {type(error).__name__}: {error}; replace the engine"))
             return
         for name, answer in finished.items():
             batch = self._under_way.pop(name)

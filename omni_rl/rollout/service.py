@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
-from omni_rl.errors import FencedError, QuarantinedError, WeightUpdateError
+from omni_rl.errors import EngineDeadError, FencedError, OmniRLError, QuarantinedError, WeightUpdateError
 from omni_rl.rollout.loop import EngineLoop, SteppedEngine
 from omni_rl.sync.replica import (
     Apply,
@@ -75,11 +75,21 @@ class ReplicaService(Generic[E]):
         The future raises `FencedError`, `QuarantinedError`, `WeightUpdateError` (the command does not fit the
         replica's standing, or failed), `EngineDeadError`.
         """
-        return self.loop.command(lambda engine: self._obey(engine, command))
+        return self.loop.command(lambda engine: self._obey_or_die(engine, command))
 
     def close(self) -> None:
         """End the engine and its thread."""
         self.loop.close()
+
+    def _obey_or_die(self, engine: E, command: Command) -> Any:
+        try:
+            return self._obey(engine, command)
+        except OmniRLError:
+            raise
+        except Exception as error:  # nobody foresaw it, so nobody knows what the engine holds now
+            raise EngineDeadError(
+                f"replica {self._name}: {type(command).__name__} ended in {type(error).__name__}: {error}; replace it"
+            ) from error
 
     def _obey(self, engine: E, command: Command) -> Any:
         if command.epoch < self._epoch:

@@ -1,0 +1,279 @@
+"""The transaction in one process: what callers are told, who hears what and when."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_rl.errors import (
+    ConfigError,
+    FencedError,
+    QuarantinedError,
+    ReplicaDeadError,
+    SyncRolledBackError,
+    SyncRunningError,
+    WeightUpdateError,
+)
+from omni_rl.sync.crew import Deadlines
+from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.replica import Pause
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Phase
+from omni_rl.sync.version import WeightVersion
+from omni_rl.sync.weight_sync import WeightSync
+from tests.chaos.fake_engine import Faults, NumberSource
+from tests.chaos.in_process import BrokenSource, LocalRun, SlowSource
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[LocalRun]:
+    started = LocalRun(tmp_path)
+    yield started
+    started.close()
+
+
+def number(version: str) -> int:
+    return WeightVersion.parse(version).number
+
+
+def test_a_run_opens_on_its_first_weights(run: LocalRun) -> None:
+    assert number(run.sync.version) == 0
+    assert run.all_serve(run.sync.version)
+
+
+def test_every_replica_serves_what_the_result_says(run: LocalRun) -> None:
+    result = run.sync.sync(NumberSource(1))
+    assert result.outcome == "committed"
+    assert result.version == result.serving == run.sync.version
+    assert number(result.version) == 1
+    assert run.all_serve(result.version)
+    assert (result.tensors, result.bytes) == (3, 336 * 8)
+    assert result.elements_proven == result.elements == 336
+    assert set(result.seconds) == {"prepare", "pause", "apply", "verify", "commit", "resume"}
+    assert 0 < result.stall <= sum(seconds for phase, seconds in result.seconds.items() if phase != "prepare")
+    assert (result.replaced, result.out, result.mismatches) == ({}, {}, ())
+    assert [event.phase for event in run.events if event.what == "entered"][-7:] == [
+        *(Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, Phase.RESUME, Phase.IDLE)
+    ]
+
+
+def test_requests_under_way_change_version_between_two_tokens(run: LocalRun) -> None:
+    answers = [replica.sample(300) for replica in run.replicas.values()]
+    while not all(replica.engine.busy for replica in run.replicas.values()):
+        pass
+    old, new = run.sync.version, run.sync.sync(NumberSource(1)).version
+    for answer in answers:
+        (tokens,) = answer.result(20)
+        assert all(token.is_right() for token in tokens)
+        versions = [token.version for token in tokens]
+        assert versions == sorted(versions, key=number)
+        assert set(versions) == {old, new}
+
+
+def test_drain_finishes_what_is_under_way_first(run: LocalRun) -> None:
+    answers = [replica.sample(30) for replica in run.replicas.values()]
+    while not all(replica.engine.busy for replica in run.replicas.values()):
+        pass
+    old = run.sync.version
+    run.sync.sync(NumberSource(1), mode="drain")
+    for answer in answers:
+        assert {token.version for token in answer.result(0)[0]} == {old}
+
+
+def test_a_drain_that_takes_too_long_changes_nothing(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path)
+    hasty = WeightSync(run.journal, run.slabs, list(run.replicas.values()), deadlines=Deadlines(drain=0.05))
+    hasty.open(NumberSource(0))
+    long = run.replicas["r0"].sample(500)
+    while not run.replicas["r0"].engine.busy:
+        pass
+    with pytest.raises(SyncRolledBackError, match=r"replica r0: .*not finished within the 0.05 s given to drain"):
+        hasty.sync(NumberSource(1), mode="drain")
+    assert run.all_serve(hasty.version)
+    assert all(token.is_right() for token in long.result(20)[0])
+    hasty.close()
+    run.close()
+
+
+def test_only_one_sync_runs_and_the_other_is_told_which(run: LocalRun) -> None:
+    slow = SlowSource(1)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(run.sync.sync, slow)
+        assert slow.started.wait(10)
+        assert run.sync.running is not None
+        running, phase = run.sync.running
+        assert phase is Phase.PREPARE
+        with pytest.raises(SyncRunningError, match=f"sync {running} is under way"):
+            run.sync.sync(NumberSource(2))
+        slow.go.set()
+        assert first.result().sync == running
+    assert number(run.sync.version) == 1
+
+
+def test_callers_with_one_key_share_one_operation(run: LocalRun) -> None:
+    slow = SlowSource(1)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(run.sync.sync, slow, key="step 1")
+        assert slow.started.wait(10)
+        second = threads.submit(run.sync.sync, NumberSource(2), key="step 1")
+        slow.go.set()
+        assert first.result() == second.result()
+    assert run.sync.sync(NumberSource(3), key="step 1") == first.result()
+    assert number(run.sync.version) == 1
+    assert run.sync.sync(NumberSource(3), key="step 2") != first.result()
+
+
+def test_one_key_has_one_failure_too(run: LocalRun) -> None:
+    for _ in range(2):
+        with pytest.raises(SyncRolledBackError, match="the trainer is gone"):
+            run.sync.sync(BrokenSource(), key="step 1")
+    with pytest.raises(SyncRolledBackError, match="the trainer is gone"):
+        run.sync.sync(NumberSource(1), key="step 1")
+    assert number(run.sync.sync(NumberSource(1), key="step 2").serving) == 1
+
+
+def test_a_source_that_fails_pauses_nobody(run: LocalRun) -> None:
+    version = run.sync.version
+    with pytest.raises(SyncRolledBackError, match=f"to new weights was rolled back, replicas serve {version}"):
+        run.sync.sync(BrokenSource())
+    assert run.all_serve(version)
+    assert not [heard for replica in run.replicas.values() for heard in replica.heard if isinstance(heard, Pause)]
+
+
+def test_an_engine_that_throws_what_nobody_foresaw_is_replaced(run: LocalRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = run.sync.version
+    monkeypatch.setattr(run.replicas["r1"].engine, "verify", lambda slab: 1 / 0)
+    with pytest.raises(SyncRolledBackError, match="replica r1: Verify ended in ZeroDivisionError"):
+        run.sync.sync(NumberSource(1))
+    assert run.all_serve(version)
+
+
+def test_the_defective_tensor_is_in_the_result(run: LocalRun) -> None:
+    run.replicas["r1"].engine.faults = Faults(skip_tensor="head")
+    with pytest.raises(SyncRolledBackError) as error:
+        run.sync.sync(NumberSource(1), key="defective")
+    assert "replica r1: does not hold chaos/1/1/" in str(error.value)
+    record = run.journal.by_key("defective")
+    assert record is not None
+    assert record.result is not None
+    assert SyncResult.from_json(record.result).mismatches == ("head: element 0 differs",)
+
+
+def test_another_coordinator_takes_over(run: LocalRun, tmp_path: Path) -> None:
+    successor = SqliteJournal(tmp_path / "journal.sqlite", force=True)
+    replicas = list(run.replicas.values())
+    other = WeightSync(successor, run.slabs, replicas)
+    other.open(NumberSource(0))
+    with pytest.raises(FencedError, match="a newer one took over"):
+        run.sync.sync(NumberSource(1))
+    assert number(other.version) == 0
+    assert number(other.sync(NumberSource(2)).serving) == 2
+    other.close()
+    successor.close()
+
+
+def test_a_dead_replica_is_replaced_before_anything_else(run: LocalRun) -> None:
+    run.sync.sync(NumberSource(1))
+    run.replicas["r0"].kill()
+    result = run.sync.sync(NumberSource(2))
+    assert "its process is gone" in result.replaced["r0"]
+    assert run.all_serve(result.version)
+
+
+def test_a_replica_without_a_successor_is_left_out_and_heals_later(run: LocalRun) -> None:
+    broken = run.replicas["r0"]
+    broken.kill()
+    broken.barren = True
+    result = run.sync.sync(NumberSource(1))
+    assert "no room for another" in result.out["r0"]
+    assert run.replicas["r1"].service.status.holds == result.serving
+    broken.barren = False
+    healed = run.sync.repair()
+    assert set(healed.replaced) == {"r0"}
+    assert run.all_serve(result.serving)
+
+
+def test_without_any_replica_nothing_is_reported_as_done(run: LocalRun) -> None:
+    for replica in run.replicas.values():
+        replica.kill()
+        replica.barren = True
+    with pytest.raises(SyncRolledBackError, match="no room for another"):
+        run.sync.sync(NumberSource(1))
+    with pytest.raises(QuarantinedError, match="no replica serves"):
+        run.sync.repair()
+    for replica in run.replicas.values():
+        replica.barren = False
+    assert run.all_serve(run.sync.sync(NumberSource(1)).version)
+
+
+def test_replicas_need_names_of_their_own(run: LocalRun) -> None:
+    with pytest.raises(ConfigError, match="each its own name"):
+        WeightSync(run.journal, run.slabs, [run.replicas["r0"], run.replicas["r0"]])
+
+
+@dataclass
+class FakeProbe:
+    """Remembers what was asked for, and what the replicas held then."""
+
+    run: LocalRun
+    command: str = "probe"
+    prepared_while: list[str] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def prepare(self) -> None:
+        self.prepared_while += [standing for standing, _ in self.run.standings().values()]
+
+    def agreement(self, scores: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+        if self.error is not None:
+            raise self.error
+        self.scores = dict(scores)
+        return {"text": {"tokens": 1.0}}
+
+
+def test_the_probe_is_prepared_outside_the_stall_and_scored_on_the_new_weights(run: LocalRun) -> None:
+    probe = FakeProbe(run)
+    result = run.sync.sync(NumberSource(1), probe=probe)
+    assert probe.prepared_while == ["serving", "serving"]
+    assert [token.held for tokens in probe.scores.values() for token in tokens] == [[1], [1]]
+    assert result.agreement == {"text": {"tokens": 1.0}}
+
+
+def test_a_probe_that_cannot_be_judged_rolls_back(run: LocalRun) -> None:
+    version = run.sync.version
+    with pytest.raises(SyncRolledBackError, match="no such kind"):
+        run.sync.sync(NumberSource(1), probe=FakeProbe(run, error=ConfigError("no such kind")))
+    assert run.all_serve(version)
+
+
+def reopened(run: LocalRun, initial: Any) -> WeightSync:
+    sync = WeightSync(run.journal, run.slabs, list(run.replicas.values()))
+    sync.open(initial)
+    return sync
+
+
+def test_lost_slabs_are_filled_again_by_whoever_has_the_weights(run: LocalRun) -> None:
+    version = run.sync.sync(NumberSource(1)).version
+    for path in run.slabs.paths:
+        run.slabs.at(str(path)).discard()
+    with pytest.raises(WeightUpdateError, match=r"the run's weights chaos/1/1/.* are lost.*has chaos/1/0/"):
+        reopened(run, NumberSource(0))
+    run.replicas["r0"].kill()
+    sync = reopened(run, NumberSource(1))
+    assert sync.version == version
+    assert run.all_serve(version)
+    sync.close()
+
+
+def test_a_run_whose_first_weights_never_came_opens_on_others(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path, opened=False)
+    with pytest.raises(ReplicaDeadError, match="the trainer is gone"):
+        run.sync.open(BrokenSource())
+    assert {standing for standing, _ in run.standings().values()} == {"closed"}
+    run.sync.open(NumberSource(0))
+    assert run.all_serve(run.sync.version)
+    assert run.journal.unfinished() is None
+    run.close()
