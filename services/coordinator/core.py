@@ -107,7 +107,7 @@ class Coordinator:
     async def pause(self, reason: str) -> GateAnswer:
         """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
         self.gate.hold(PERSON, reason)
-        await self.events.publish("gate", what="held", reason=reason)
+        await self.events.publish("hold", what="held", reason=reason)
         await self.gate.settle()
         return self.gate.answer()
 
@@ -120,7 +120,7 @@ class Coordinator:
                     await self._record(run, run.policy.resumed(run.drift, reason))
                 self.gate.release(run.holder)
         self.gate.release(PERSON)
-        await self.events.publish("gate", what="released", reason=reason)
+        await self.events.publish("hold", what="released", reason=reason)
         await self.gate.settle()
         return self.gate.answer()
 
@@ -165,14 +165,15 @@ class Coordinator:
         """What changed between two steps: durable, then true."""
         await self.store.put_drift(run.name, outcome)
         before, after = run.drift, outcome.drift
-        run.drift = after
         reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
-        news = after.alarming and (not before.alarming or after.cause != before.cause)
+        halted = after.gate == "halted" and before.gate != "halted"
+        news = after.alarming and (not before.alarming or halted or after.cause != before.cause)
         if before.alarming and (news or not after.alarming):
             await self.store.close_alarms(run.name, reason)
         if news:
             key = None if run.latest is None else StepKey(run.name, *run.latest)
             await self.store.open_alarm(run.name, NewAlarm(int(after.severity), reason, after.cause), key)
+        run.drift = after
         self.events.poke()
 
     async def _watch(self) -> None:

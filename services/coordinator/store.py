@@ -144,7 +144,7 @@ class Store:
 
     async def held_by_person(self) -> str | None:
         """Why a person holds the gate, if one does: the last word on it is an event."""
-        said = sa.select(events.c.data).where(events.c.kind == "gate").order_by(events.c.id.desc()).limit(1)
+        said = sa.select(events.c.data).where(events.c.kind == "hold").order_by(events.c.id.desc()).limit(1)
         data = await self._read(self._scalar, said)
         return str(data["reason"]) if data is not None and data["what"] == "held" else None
 

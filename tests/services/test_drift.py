@@ -1,0 +1,167 @@
+"""From a step that drifts to a gate that is closed, a cause, and what is done: through the API, on a gated run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.errors import ReplicaDeadError
+from tests.services.conftest import Serve, Served
+from tests.services.fake_bridge import AGREE, PART, FakeBridge
+from tests.services.test_steps import CALM, DRIFTED, RUN, post, seal
+
+pytestmark = pytest.mark.anyio
+GATED = {**RUN, "gated": True, "framework": "omni-rl"}
+
+
+async def rest(served: Served) -> dict[str, Any]:
+    """The run, when nothing is pursued any more."""
+    async with asyncio.timeout(10):
+        while True:
+            run: dict[str, Any] = (await served.http.get("/v1/runs/digits")).json()
+            if run["drift"]["pursuit"] == "nothing":
+                return run
+            await asyncio.sleep(0.01)
+
+
+async def told(served: Served) -> list[tuple[str, str, str]]:
+    """Kind, before and after of every transition."""
+    page = (await served.http.get("/v1/events/page")).json()
+    return [
+        (event["kind"], event["data"]["before"], event["data"]["after"])
+        for event in page
+        if event["kind"] in ("severity", "gate", "pursuit") and "before" in event["data"]
+    ]
+
+
+async def test_stale_weights_heal_themselves(served: Served) -> None:
+    served.bridge.cause = Cause.STALE_WEIGHTS
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    verdict = await seal(served)
+    assert (verdict["severity"], verdict["drift"]["gate"]) == ("pause", "paused")
+    # The gate is closed before the trainer hears of it.
+    assert served.bridge.calls[0] == "pause"
+    run = await rest(served)
+    assert run["drift"] == {"severity": "ok", "gate": "open", "pursuit": "nothing", "cause": None}
+    assert served.bridge.calls == ["pause", "check", "sync", "check", "resume"]
+    assert served.bridge.open
+    assert await told(served) == [
+        ("severity", "ok", "pause"),
+        ("gate", "open", "paused"),
+        ("pursuit", "nothing", "attributing"),
+        ("pursuit", "attributing", "resyncing"),
+        ("pursuit", "resyncing", "rechecking"),
+        ("severity", "pause", "ok"),
+        ("gate", "paused", "open"),
+        ("pursuit", "rechecking", "nothing"),
+    ]
+    assert (await served.http.get("/v1/state")).json()["alarms"] == []
+
+
+async def test_a_media_fault_halts_and_rings_until_a_person_comes(served: Served) -> None:
+    served.bridge.cause = Cause.MEDIA_MISMATCH
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    run = await rest(served)
+    assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "media_mismatch")
+    assert not served.bridge.open
+    (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
+    assert (alarm["cause"], alarm["step"]) == ("media_mismatch", 12)
+    assert "check found it" in alarm["sentence"]
+    gate = (await served.http.post("/v1/resume")).json()
+    assert (gate["gate"], served.bridge.open) == ("open", True)
+    state = (await served.http.get("/v1/state")).json()
+    assert state["alarms"] == []
+    assert state["runs"][0]["drift"]["severity"] == "ok"
+
+
+async def test_what_nobody_can_explain_is_resynced_once_and_halts_if_it_persists(served: Served) -> None:
+    served.bridge.figures = PART
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    run = await rest(served)
+    assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "unknown")
+    assert served.bridge.calls == ["pause", "check", "sync", "check"]
+
+
+async def test_a_failed_resync_halts(served: Served) -> None:
+    served.bridge.cause, served.bridge.sync_error = Cause.CORRUPT_WEIGHTS, ReplicaDeadError("rollout-0 is gone")
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    run = await rest(served)
+    assert run["drift"]["gate"] == "halted"
+    (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
+    assert "rollout-0 is gone" in alarm["sentence"]
+
+
+async def test_noise_is_masked_and_generation_goes_on(served: Served) -> None:
+    served.bridge.cause = Cause.ROUNDING
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    assert (await seal(served))["weights"]["method"] == "tis"
+    run = await rest(served)
+    assert run["drift"] == {"severity": "mask", "gate": "open", "pursuit": "nothing", "cause": "rounding"}
+    assert served.bridge.open
+
+
+async def test_a_run_that_is_not_ours_is_advised_only(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, DRIFTED)
+    verdict = await seal(served)
+    assert (verdict["severity"], verdict["drift"]["gate"]) == ("pause", "open")
+    assert served.bridge.calls == []
+    (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
+    assert alarm["severity"] == "pause"
+    for step in (13, 14, 15):
+        await post(served, CALM, step=step)
+        last = await seal(served, step=step)
+    assert last["severity"] == "ok"
+    assert (await served.http.get("/v1/state")).json()["alarms"] == []
+
+
+async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
+    bridge = FakeBridge(cause=Cause.STALE_WEIGHTS)
+    bridge.go.clear()
+    async with serve(bridge) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, DRIFTED)
+        await seal(served)
+        async with asyncio.timeout(10):
+            while bridge.requests == []:
+                await asyncio.sleep(0.01)
+    assert not bridge.open
+    bridge.go.set()
+    async with serve(bridge) as served:
+        run = await rest(served)
+        assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
+    assert bridge.open
+
+
+async def test_without_ray_a_drifted_run_stays_paused_and_halts(serve: Serve) -> None:
+    bridge = FakeBridge(down="the head of Ray is gone")
+    async with serve(bridge) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, DRIFTED)
+        assert (await seal(served))["drift"]["gate"] == "paused"
+        run = await rest(served)
+        assert run["drift"]["gate"] == "halted"
+        gate = (await served.http.get("/v1/state")).json()["gate"]
+        assert (gate["gate"], gate["confirmed"]) == ("closed", False)
+        # When the cluster is back it is told.
+        bridge.down = None
+        async with asyncio.timeout(10):
+            while bridge.open:
+                await asyncio.sleep(0.05)
+
+
+async def test_figures_of_the_probe_are_those_the_run_is_judged_by(served: Served) -> None:
+    strict = {"overall": {"logprob_abs_diff_mean": {"warn": 1e-9, "mask": 1e-8, "pause": 1.0}}}
+    await served.http.post("/v1/runs", json={**GATED, "dtype": "float32", "limits": strict})
+    served.bridge.figures = AGREE
+    body = {"run": "digits", "attempt": 1, "step": 12}
+    assert (await served.http.post("/v1/checks", json=body)).json()["severity"] == "mask"
