@@ -1,4 +1,4 @@
-"""Weight syncs of a run whose engines are on this host: keeper, slabs, journal and replicas put together."""
+"""Weight syncs of a run: this host's keeper and slabs, the journal and the replicas put together."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.slabs import SHARED_MEMORY, SlabPair
 from omni_rl.sync.sources import DirectorySource
 from omni_rl.sync.states import Observer
+from omni_rl.sync.transport import WeightTransport
 from omni_rl.sync.weight_sync import WeightSync
 
 JOURNAL = "journal.sqlite"
@@ -26,13 +27,14 @@ def weight_sync(
     *,
     journal: Path | None = None,
     base: Path = SHARED_MEMORY,
+    transport: WeightTransport | None = None,
     deadlines: Deadlines | None = None,
     observe: Observer = lambda event: None,
 ) -> Iterator[WeightSync]:
     """An opened `WeightSync` of engines that were started with the same settings.
 
     `journal` is the file that a successor of this process reads; without one it lies beside the slabs in `base`. Both
-    sets of slabs are removed at the end. Raises what `Keeper` and `WeightSync.open` raise.
+    sets of slabs are removed at the end. `transport` brings weights to engines on other hosts. Raises what `Keeper` and `WeightSync.open` raise.
     """
     settings = handles[0].settings
     dtype = getattr(torch, settings.dtype)
@@ -41,7 +43,7 @@ def weight_sync(
         keeper = stack.enter_context(Keeper(settings.run, places, base))
         records = SqliteJournal(journal or keeper.directory / JOURNAL)
         stack.callback(records.close)
-        slabs = SlabPair(keeper.directory)
+        slabs = SlabPair(keeper.directory, transport)
         stack.callback(slabs.close)
         replicas = [RolloutReplica(handle) for handle in handles]
         sync = WeightSync(records, slabs, replicas, deadlines=deadlines, observe=observe)
