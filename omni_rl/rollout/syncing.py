@@ -34,7 +34,9 @@ def weight_sync(
     """An opened `WeightSync` of engines that were started with the same settings.
 
     `journal` is the file that a successor of this process reads; without one it lies beside the slabs in `base`. Both
-    sets of slabs are removed at the end. `transport` brings weights to engines on other hosts. Raises what `Keeper` and `WeightSync.open` raise.
+    sets of slabs are removed at the end. `transport` brings weights to engines on other hosts.
+
+    Raises what `Keeper` and `WeightSync.open` raise.
     """
     settings = handles[0].settings
     dtype = getattr(torch, settings.dtype)

@@ -15,7 +15,7 @@ from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, end
 
-COPY_BYTES = 2**20
+COPY_BYTES = 2**22
 """Written at a time: what was just copied is still in the core's cache when its checksum is computed."""
 
 
