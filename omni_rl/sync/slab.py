@@ -16,7 +16,7 @@ from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, end
 
 COPY_BYTES = 2**22
-"""Written at a time: what was just copied is still in the core's cache when its checksum is computed."""
+"""Written at a time: what was just copied is still in the processor's cache when its checksum is computed."""
 
 
 class Slab:
