@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from omni_rl.consistency.columns import OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.ledger import timeline
 from omni_rl.ledger.tables import (
     BIN_FIGURES,
     alarms,
@@ -209,6 +210,8 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     connection.execute(
         sa.insert(figures), [{**where, "kind": kind, **asdict(found.metrics)} for kind, found in by_kind.items()]
     )
+    buckets = ((kind, found.metrics) for kind, found in by_kind.items())
+    timeline.add(connection, where["attempt_id"], where["step"], step.severity, buckets)
     rows = [
         {**where, "kind": kind, "first": first, "last": last, **_some(metrics)}
         for kind, of_kind in comparison.by_position.items()

@@ -1,12 +1,13 @@
 """The ledger: writes return futures that are done when the disk has them, reads are snapshots."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from omni_rl.ledger import changes, queries
+from omni_rl.consistency.columns import OVERALL
+from omni_rl.ledger import changes, queries, timeline
 from omni_rl.ledger.changes import PartContent, Retention
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.migrations import upgrade
@@ -26,6 +27,7 @@ from omni_rl.ledger.types import (
     StepRow,
     Stored,
     Sync,
+    Timeline,
 )
 from omni_rl.ledger.writer import Writer
 
@@ -135,6 +137,22 @@ class Ledger:
         """Sealed steps with numbers above `after`, in order."""
         with self.database.read() as connection:
             return queries.steps_after(connection, run, attempt, after, limit)
+
+    def timeline(
+        self,
+        run: str,
+        attempt: int,
+        figures: Sequence[str],
+        *,
+        kind: str = OVERALL,
+        first: int | None = None,
+        last: int | None = None,
+        points: int = 1000,
+    ) -> Timeline:
+        """Figures over the steps `first` to `last` in at most `points` buckets, without losing an extreme."""
+        with self.database.read() as connection:
+            identity = queries.attempt_id(connection, run, attempt)
+            return timeline.read(connection, identity, kind, figures, first, last, points)
 
     def step(self, key: StepKey) -> Step:
         with self.database.read() as connection:

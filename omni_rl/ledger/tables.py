@@ -161,6 +161,20 @@ figures = sa.Table(
     **_CLUSTERED,
 )
 
+timeline = sa.Table(
+    "timeline",
+    metadata,
+    _of_attempt(),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("width", sa.Integer, primary_key=True, autoincrement=False),  # steps of a bucket
+    sa.Column("bucket", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("steps", sa.BigInteger, nullable=False),  # how many of them there are
+    sa.Column("severity", sa.SmallInteger, nullable=False),
+    sa.Column("broken", sa.BigInteger, nullable=False),  # steps with logprobs that are no numbers
+    *(sa.Column(f"{name}_{end}", Figure) for name in FIGURES for end in ("low", "high")),
+    **_CLUSTERED,
+)
+
 bins = sa.Table(
     "bins",
     metadata,

@@ -171,12 +171,11 @@ class Sample:
 class Timeline:
     """Figures over steps, B buckets of `width` steps each (1: every step by itself), in order, empty ones left out.
 
-    `first`, `last` int64 [B]: the steps a bucket holds, inclusive; `steps` how many. `low` and `high` float64 [B] by
-    figure: the least and the greatest value in a bucket, NaN where it has none. `severity` the worst, `broken` the
-    number of steps with a figure that is not a number.
+    `first`, `last` int64 [B]: the steps that a bucket covers, inclusive; `steps` how many of them there are. `low` and
+    `high` float64 [B] by figure: the least and the greatest value, NaN where there is none. `severity` the worst;
+    `broken`: steps with logprobs that are no numbers.
     """
 
-    key: tuple[str, int]
     kind: str
     width: int
     first: NDArray[np.int64]
@@ -186,6 +185,15 @@ class Timeline:
     broken: NDArray[np.int64]
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
+
+    def at(self) -> NDArray[np.int64]:
+        """Where `line` has its points: each step, or a bucket's first and last."""
+        return self.first if self.width == 1 else np.stack([self.first, self.last], axis=1).reshape(-1)
+
+    def line(self, figure: str) -> NDArray[np.float64]:
+        """One line through every extreme: each step's value, or a bucket's least and greatest."""
+        low, high = self.low[figure], self.high[figure]
+        return high if self.width == 1 else np.stack([low, high], axis=1).reshape(-1)
 
 
 @dataclass(frozen=True)

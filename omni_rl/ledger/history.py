@@ -1,0 +1,91 @@
+"""Steps that were judged elsewhere, many at once: another run's logs, or a run to measure charts with."""
+
+import math
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from omni_rl.consistency.columns import OVERALL
+from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.ledger import timeline
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.tables import COUNTS, FIGURES, attempts, figures, runs, steps
+
+ROWS = 10_000
+"""Inserted by one statement."""
+
+
+def bring_in(
+    ledger: Ledger,
+    run: str,
+    attempt: int,
+    numbers: NDArray[np.int64],
+    values: Mapping[str, NDArray[np.float64]],
+    *,
+    severity: NDArray[np.int64] | None = None,
+    kind: str = OVERALL,
+) -> "Future[None]":
+    """Add a new attempt to a run: steps `numbers` [N] with figures [N] by name; those not given are no numbers, and
+    counts 0. All of it or none.
+
+    Raises (the future):
+        NotFoundError: no such run.
+        ConflictError: the attempt is there.
+    """
+
+    def operation(connection: sa.Connection) -> None:
+        if connection.execute(sa.select(runs.c.run).where(runs.c.run == run)).scalar() is None:
+            raise NotFoundError(f"there is no run {run}; register it first")
+        of_attempt = sa.select(attempts.c.id).where(attempts.c.run == run, attempts.c.attempt == attempt)
+        if connection.execute(of_attempt).scalar() is not None:
+            raise ConflictError(f"run {run} has an attempt {attempt}; take another number")
+        row = {"run": run, "attempt": attempt, "started": time.time()}
+        identity = int(connection.execute(sa.insert(attempts).values(row).returning(attempts.c.id)).scalar_one())
+        for start in range(0, len(numbers), ROWS):
+            part = slice(start, start + ROWS)
+            found = {name: column[part].tolist() for name, column in values.items()}
+            severities = [0] * len(numbers[part]) if severity is None else severity[part].tolist()
+            tokens = found.get("tokens", [0] * len(severities))
+            connection.execute(
+                sa.insert(steps),
+                [
+                    _step_row(identity, step, level, int(count))
+                    for step, level, count in zip(numbers[part].tolist(), severities, tokens, strict=True)
+                ],
+            )
+            columns = [found.get(name, [math.nan] * len(severities)) for name in FIGURES]
+            connection.execute(
+                sa.insert(figures),
+                [
+                    {"attempt_id": identity, "kind": kind, "step": step} | _figure_row(row)
+                    for step, *row in zip(numbers[part].tolist(), *columns, strict=True)
+                ],
+            )
+        timeline.rebuild(connection, identity)
+
+    return ledger.writer.submit(operation)
+
+
+def _step_row(identity: int, step: int, severity: int, tokens: int) -> dict[str, Any]:
+    return {
+        "attempt_id": identity,
+        "step": step,
+        "sealed": time.time(),
+        "digest": "",
+        "severity": severity,
+        "samples": 0,
+        "tokens": tokens,
+        "weight_version": "",
+        "verdict": {},
+        "training": {},
+    }
+
+
+def _figure_row(values: list[float]) -> dict[str, Any]:
+    row: dict[str, Any] = dict(zip(FIGURES, values, strict=True))
+    return row | {name: 0 if math.isnan(row[name]) else int(row[name]) for name in COUNTS}

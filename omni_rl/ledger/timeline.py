@@ -1,0 +1,177 @@
+"""Figures over steps at every scale: the extremes of 4 steps, of 16, of 64 and so on, kept up as steps come.
+
+A chart of a million steps then reads some thousand rows, and no spike is lost: it is an extreme of each bucket that
+holds it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.dialects import postgresql, sqlite
+
+from omni_rl.consistency.figures import Metrics
+from omni_rl.errors import ConfigError
+from omni_rl.ledger.tables import FIGURES, figures, steps, timeline
+from omni_rl.ledger.types import Timeline
+
+WIDTHS = tuple(4**level for level in range(1, 11))
+"""Steps of a bucket; the widest holds a million."""
+ROWS = 2048
+"""Read for one chart at most; a quarter of it at least, where there are more steps than that."""
+
+
+def add(
+    connection: sa.Connection, attempt: int, step: int, severity: int, found: Iterable[tuple[str, Metrics]]
+) -> None:
+    """Put a step's figures, by kind, into its buckets."""
+    rows = []
+    for kind, metrics in found:
+        of_kind = {"attempt_id": attempt, "kind": kind, "severity": severity} | _extremes(metrics)
+        rows += [of_kind | {"width": width, "bucket": step // width} for width in WIDTHS]
+    connection.execute(_ADD[connection.dialect.name], rows)
+
+
+def rebuild(connection: sa.Connection, attempt: int) -> None:
+    """Make all buckets of an attempt from its steps."""
+    connection.execute(sa.delete(timeline).where(timeline.c.attempt_id == attempt))
+    broken = sa.case((sa.and_(figures.c.tokens > 0, figures.c.logprob_abs_diff_mean.is_(None)), 1), else_=0)
+    extremes = [function(figures.c[name]) for name in FIGURES for function in (sa.func.min, sa.func.max)]
+    for width in WIDTHS:
+        bucket = figures.c.step // sa.literal_column(str(width))
+        query = (
+            sa.select(
+                figures.c.attempt_id,
+                figures.c.kind,
+                sa.literal(width, sa.Integer),
+                bucket,
+                sa.func.count(),
+                sa.func.max(steps.c.severity),
+                sa.func.sum(broken),
+                *extremes,
+            )
+            .join_from(
+                figures,
+                steps,
+                sa.and_(steps.c.attempt_id == figures.c.attempt_id, steps.c.step == figures.c.step),
+            )
+            .where(figures.c.attempt_id == attempt)
+            .group_by(figures.c.attempt_id, figures.c.kind, bucket)
+        )
+        connection.execute(sa.insert(timeline).from_select([column.name for column in timeline.columns], query))
+
+
+def read(
+    connection: sa.Connection,
+    attempt: int,
+    kind: str,
+    names: Sequence[str],
+    first: int | None,
+    last: int | None,
+    points: int,
+) -> Timeline:
+    """At most `points` buckets of the steps `first` to `last`, inclusive; a bucket at either end may reach beyond.
+
+    Raises:
+        ConfigError: a figure that there is none of.
+    """
+    if unknown := sorted(set(names) - set(FIGURES)):
+        raise ConfigError(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    low, high = _ends(connection, attempt, kind, first, last)
+    span = high - low + 1
+    width = next((width for width in (1, *WIDTHS) if math.ceil(span / width) < ROWS), WIDTHS[-1])
+    rows = _steps(connection, attempt, kind, names, low, high) if width == 1 else []
+    if width > 1:
+        rows = _buckets(connection, attempt, kind, names, width, low, high)
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * (4 + 2 * len(names))
+    bucket, count, severity, broken = (np.array(column, np.int64) for column in columns[:4])
+    lows = [np.array(column, np.float64) for column in columns[4::2]]
+    highs = [np.array(column, np.float64) for column in columns[5::2]]
+    together = math.ceil((span // width + 1) / points) if len(bucket) > points else 1
+    group = bucket // together
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    width *= together
+    return Timeline(
+        kind,
+        width,
+        np.maximum(group[starts] * width, low),
+        np.minimum(group[starts] * width + width - 1, high),
+        _each(np.add, count, starts),
+        _each(np.maximum, severity, starts),
+        _each(np.add, broken, starts),
+        {name: _each(np.fmin, values, starts) for name, values in zip(names, lows, strict=True)},
+        {name: _each(np.fmax, values, starts) for name, values in zip(names, highs, strict=True)},
+    )
+
+
+def _ends(connection: sa.Connection, attempt: int, kind: str, first: int | None, last: int | None) -> tuple[int, int]:
+    """The first and last step there is in a range; (0, -1) without any."""
+    where = [figures.c.attempt_id == attempt, figures.c.kind == kind]
+    where += [figures.c.step >= first] if first is not None else []
+    where += [figures.c.step <= last] if last is not None else []
+    step = sa.select(figures.c.step).where(*where).limit(1)
+    low, high = (connection.execute(step.order_by(order)).scalar() for order in (figures.c.step, figures.c.step.desc()))
+    return (0, -1) if low is None or high is None else (low, high)
+
+
+def _steps(
+    connection: sa.Connection, attempt: int, kind: str, names: Sequence[str], low: int, high: int
+) -> Sequence[Any]:
+    missing = sa.case((sa.and_(figures.c.tokens > 0, figures.c.logprob_abs_diff_mean.is_(None)), 1), else_=0)
+    values = [_plain(figures.c[name]).label(f"{name}_{end}") for name in names for end in ("low", "high")]
+    query = (
+        sa.select(figures.c.step, sa.literal_column("1"), steps.c.severity, missing, *values)
+        .join_from(figures, steps, sa.and_(steps.c.attempt_id == figures.c.attempt_id, steps.c.step == figures.c.step))
+        .where(figures.c.attempt_id == attempt, figures.c.kind == kind, figures.c.step.between(low, high))
+    )
+    return connection.execute(query.order_by(figures.c.step)).all()
+
+
+def _buckets(
+    connection: sa.Connection, attempt: int, kind: str, names: Sequence[str], width: int, low: int, high: int
+) -> Sequence[Any]:
+    of = timeline.c
+    values = [_plain(of[f"{name}_{end}"]) for name in names for end in ("low", "high")]
+    query = sa.select(of.bucket, of.steps, of.severity, of.broken, *values).where(
+        of.attempt_id == attempt, of.kind == kind, of.width == width, of.bucket.between(low // width, high // width)
+    )
+    return connection.execute(query.order_by(of.bucket)).all()
+
+
+def _plain(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """As the driver gives it: converting value by value would take longer than the query."""
+    return sa.type_coerce(column, sa.Double)
+
+
+def _each(reduction: np.ufunc, values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
+    result: NDArray[Any] = reduction.reduceat(values, starts) if len(starts) else values
+    return result
+
+
+def _extremes(metrics: Metrics) -> dict[str, Any]:
+    broken = metrics.tokens > 0 and math.isnan(metrics.logprob_abs_diff_mean)
+    values = {f"{name}_{end}": float(getattr(metrics, name)) for name in FIGURES for end in ("low", "high")}
+    return {"steps": 1, "broken": int(broken), **values}
+
+
+def _adding(insert: Any) -> Any:
+    """Insert a bucket, or widen the one that is there."""
+    statement = insert(timeline)
+    new, old = statement.excluded, timeline.c
+    changes: dict[str, Any] = {
+        "steps": old.steps + new.steps,
+        "broken": old.broken + new.broken,
+        "severity": sa.case((new.severity > old.severity, new.severity), else_=old.severity),
+    }
+    for name in FIGURES:
+        low, high = f"{name}_low", f"{name}_high"
+        changes[low] = sa.case((sa.or_(old[low].is_(None), new[low] < old[low]), new[low]), else_=old[low])
+        changes[high] = sa.case((sa.or_(old[high].is_(None), new[high] > old[high]), new[high]), else_=old[high])
+    keys = [old.attempt_id, old.kind, old.width, old.bucket]
+    return statement.on_conflict_do_update(index_elements=keys, set_=changes)
+
+
+_ADD = {"sqlite": _adding(sqlite.insert), "postgresql": _adding(postgresql.insert)}

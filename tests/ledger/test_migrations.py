@@ -1,0 +1,97 @@
+"""Ledgers of every age open: empty, older ones with their steps, and newer ones are refused untouched."""
+
+import threading
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from numpy.testing import assert_array_equal
+
+from omni_rl.errors import LedgerVersionError
+from omni_rl.ledger.database import Database
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.migrations import upgrade
+from omni_rl.ledger.tables import FIGURES, metadata
+
+
+def columns(connection: sa.Connection) -> dict[str, list[str]]:
+    inspector = sa.inspect(connection)
+    return {
+        name: [column["name"] for column in inspector.get_columns(name)]
+        for name in sorted(inspector.get_table_names())
+        if name != "alembic_version"
+    }
+
+
+def test_an_empty_database_gets_the_tables_that_the_code_knows(url: str) -> None:
+    with Ledger.open(url) as ledger, ledger.database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert columns(connection) == {
+            name: [column.name for column in table.columns] for name, table in sorted(metadata.tables.items())
+        }
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: str) -> None:
+    old = Database(url)
+    upgrade(old, "r0001")
+    values = np.random.default_rng(0).random(3000)
+    values[1234] = 77.0
+    with old.write() as connection:
+        connection.execute(sa.text("INSERT INTO runs (run, created, config) VALUES ('run', 1.0, '{}')"))
+        connection.execute(sa.text("INSERT INTO attempts (id, run, attempt, started) VALUES (1, 'run', 0, 1.0)"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO steps (attempt_id, step, sealed, digest, severity, samples, tokens, weight_version, "
+                "verdict, training) VALUES (1, :step, 1.0, '', 0, 1, 9, '', '{}', '{}')"
+            ),
+            [{"step": step} for step in range(3000)],
+        )
+        names = ", ".join(FIGURES)
+        marks = ", ".join(
+            "9" if name in ("tokens", "router_flips", "excluded_tokens") else ":value" for name in FIGURES
+        )
+        connection.execute(
+            sa.text(f"INSERT INTO figures (attempt_id, kind, step, {names}) VALUES (1, 'overall', :step, {marks})"),
+            [{"step": step, "value": value} for step, value in enumerate(values.tolist())],
+        )
+    old.close()
+    with Ledger.open(url) as ledger:
+        assert_array_equal([row.figures.ess for row in ledger.steps("run", 0, limit=5000)], values)
+        chart = ledger.timeline("run", 0, ["ess"])
+        assert chart.width > 1
+        assert chart.high["ess"].max() == 77.0
+        with ledger.database.read() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_newer_ledger_is_refused_and_left_alone(url: str) -> None:
+    with Ledger.open(url) as ledger, ledger.database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'r9999'"))
+    with pytest.raises(LedgerVersionError, match="has schema r9999, made by a newer omni-rl; this one knows up to"):
+        Ledger.open(url)
+    database = Database(url)
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "r9999"
+    database.close()
+
+
+def test_two_that_open_an_empty_ledger_at_once_both_get_it(url: str) -> None:
+    errors: list[BaseException] = []
+
+    def open_and_write(name: str) -> None:
+        try:
+            with Ledger.open(url) as ledger:
+                ledger.put_run(name, {}).result()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_and_write, args=(f"run{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with Ledger.open(url) as ledger:
+        assert {run.run for run in ledger.runs()} == {"run0", "run1", "run2", "run3"}

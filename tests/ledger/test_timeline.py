@@ -1,0 +1,151 @@
+"""Charts at every scale show every extreme, from few rows; kept up step by step as from all steps at once."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from omni_rl.consistency.metrics import Comparison, compare
+from omni_rl.errors import ConfigError, ConflictError, NotFoundError
+from omni_rl.ledger import timeline
+from omni_rl.ledger.history import bring_in
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.tables import timeline as buckets
+from omni_rl.ledger.types import StepKey, Timeline
+
+from .steps import judged, post, records
+
+MEAN, KL = "logprob_abs_diff_mean", "gen_kl_error"
+
+
+@pytest.fixture
+def run(ledger: Ledger) -> Ledger:
+    ledger.put_run("run", {}).result()
+    return ledger
+
+
+def seal_value(ledger: Ledger, step: int, value: float, severity: int = 0) -> None:
+    """A step whose mean is `value`."""
+    key, part = StepKey("run", 0, step), records(seed=step, rows=1)
+    post(ledger, key, part)
+    made = judged(key, part, severity=severity)
+    metrics = replace(made.comparison.overall.metrics, logprob_abs_diff_mean=value)
+    overall = Comparison(metrics, ())
+    ledger.seal(replace(made, comparison=replace(made.comparison, overall=overall))).result()
+
+
+def spiky(count: int, seed: int = 0) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    values = rng.random(count)
+    values[rng.integers(0, count, 20)] = 100 + rng.random(20)
+    values[rng.integers(0, count, 20)] = -100 - rng.random(20)
+    return values
+
+
+def check(found: Timeline, steps: NDArray[np.int64], values: NDArray[np.float64], points: int) -> None:
+    """Every bucket against the steps it covers."""
+    assert len(found.first) <= points
+    assert found.steps.sum() == len(steps)
+    assert np.all(found.first[1:] > found.last[:-1])
+    for number, (first, last) in enumerate(zip(found.first, found.last, strict=True)):
+        inside = values[(steps >= first) & (steps <= last)]
+        assert found.steps[number] == len(inside)
+        assert found.low[MEAN][number] == inside.min()
+        assert found.high[MEAN][number] == inside.max()
+
+
+@pytest.mark.parametrize(("count", "width"), [(50, 1), (2000, 1), (2100, 4), (20_000, 16)])
+def test_no_extreme_is_lost_at_any_scale(run: Ledger, count: int, width: int) -> None:
+    steps, values = np.arange(count), spiky(count)
+    bring_in(run, "run", 0, steps, {MEAN: values}).result()
+    found = run.timeline("run", 0, [MEAN], points=5000)
+    assert found.width == width
+    check(found, steps, values, 5000)
+    few = run.timeline("run", 0, [MEAN], points=64)
+    check(few, steps, values, 64)
+    assert few.line(MEAN).max() == values.max()
+    assert few.line(MEAN).min() == values.min()
+    assert len(few.at()) == len(few.line(MEAN))
+
+
+def test_a_range_is_what_was_asked_for(run: Ledger) -> None:
+    """Buckets at its ends cover steps beyond it, and say what they cover as far as was asked."""
+    steps, values = np.arange(0, 30_000, 3), spiky(10_000)
+    bring_in(run, "run", 0, steps, {MEAN: values}).result()
+    near = run.timeline("run", 0, [MEAN], first=299, last=1500)
+    assert near.width == 1
+    inside = (steps >= 299) & (steps <= 1500)
+    assert_array_equal(near.at(), steps[inside])
+    assert_array_equal(near.line(MEAN), values[inside])
+    far = run.timeline("run", 0, [MEAN], first=3000, last=20_000, points=500)
+    assert far.width > 1
+    assert (far.first[0], far.last[-1]) == (3000, 19_998)
+    assert far.high[MEAN].max() >= values[(steps >= 3000) & (steps <= 20_000)].max()
+
+
+def test_steps_one_by_one_make_the_same_buckets_as_all_at_once(run: Ledger) -> None:
+    rng = np.random.default_rng(3)
+    for step in rng.permutation(40)[:30].tolist():
+        seal_value(run, step, math.nan if step % 11 == 0 else rng.normal(), severity=int(step == 9) * 3)
+    rows = sa.select(buckets).order_by(*buckets.primary_key)
+    with run.database.read() as connection:
+        kept = connection.execute(rows).all()
+    with run.database.write() as connection:
+        timeline.rebuild(connection, kept[0].attempt_id)
+    with run.database.read() as connection:
+        assert_array_equal([tuple(row)[2:] for row in connection.execute(rows)], [tuple(row)[2:] for row in kept])
+
+
+def test_a_figure_that_is_no_number_hides_no_other_and_is_counted(run: Ledger) -> None:
+    values = np.arange(3000, dtype=np.float64)
+    values[[1700, 1701]] = math.nan
+    values[800] = math.inf
+    bring_in(run, "run", 0, np.arange(3000), {MEAN: values, "tokens": np.full(3000, 9.0)}).result()
+    found = run.timeline("run", 0, [MEAN, KL])
+    at = int(np.flatnonzero((found.first <= 1700) & (found.last >= 1700))[0])
+    assert found.broken[at] == 2
+    assert found.broken.sum() == 2
+    assert found.low[MEAN][at] == 1702
+    assert found.high[MEAN].max() == math.inf
+    assert np.isnan(found.high[KL]).all()
+    near = run.timeline("run", 0, [MEAN], first=1699, last=1702)
+    assert_array_equal(near.line(MEAN), [1699, math.nan, math.nan, 1702])
+    assert near.broken.tolist() == [0, 1, 1, 0]
+
+
+def test_the_worst_severity_of_a_bucket_is_kept(run: Ledger) -> None:
+    severity = np.zeros(5000, np.int64)
+    severity[4321] = 3
+    bring_in(run, "run", 0, np.arange(5000), {MEAN: np.zeros(5000)}, severity=severity).result()
+    found = run.timeline("run", 0, [MEAN], points=100)
+    at = np.flatnonzero(found.severity)
+    assert [(found.first[n] <= 4321 <= found.last[n], found.severity[n]) for n in at] == [(True, 3)]
+
+
+def test_kinds_have_lines_of_their_own(run: Ledger) -> None:
+    part = records(rows=2)
+    for step in range(3):
+        key = StepKey("run", 0, step)
+        post(run, key, part)
+        run.seal(judged(key, part)).result()
+    expected = {kind: compare([part.columns.record(n)]).metrics for n, kind in enumerate(("text", "image"))}
+    for kind, metrics in expected.items():
+        assert_array_equal(run.timeline("run", 0, [KL], kind=kind).line(KL), [metrics.gen_kl_error] * 3)
+    assert len(run.timeline("run", 0, [KL], kind="audio").at()) == 0
+
+
+def test_what_is_not_there(run: Ledger) -> None:
+    with pytest.raises(NotFoundError, match="run run has no attempt 0"):
+        run.timeline("run", 0, [KL])
+    bring_in(run, "run", 0, np.arange(3), {KL: np.zeros(3)}).result()
+    with pytest.raises(ConfigError, match="no figure beauty"):
+        run.timeline("run", 0, ["beauty"])
+    with pytest.raises(ConflictError, match="run run has an attempt 0"):
+        bring_in(run, "run", 0, np.arange(3), {}).result()
+    with pytest.raises(NotFoundError, match="no run other"):
+        bring_in(run, "other", 0, np.arange(3), {}).result()
+    assert len(run.timeline("run", 0, [KL], first=10).at()) == 0
