@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
+from omni_rl.models.nemotron_omni.language.compiled_conv import compiled_conv
 from omni_rl.models.nemotron_omni.language.conv import causal_conv
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.recurrence import recurrent_scan
@@ -47,7 +48,7 @@ class MambaKernels(Protocol):
     ) -> torch.Tensor:
         """The state space scan plus D·x, [T, H, P]; state in float32.
 
-        `x` [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a` and `d` float32 [H]; `b`, `c` [T, G, N].
+        `x` [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a`, `d` float32 [H]; `b`, `c` [T, G, N].
         """
         ...
 
@@ -76,8 +77,13 @@ class TorchKernels:
         return (y + at_least_float32(x) * d.unsqueeze(-1)).to(x.dtype)
 
 
-class CompiledKernels(TorchKernels):
-    """CPU: the recurrence compiled, without chunks."""
+class CompiledKernels:
+    """CPU: both recurrences compiled; the scan has no chunks."""
+
+    def convolve(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    ) -> torch.Tensor:
+        return F.silu(compiled_conv(x, weight, bias, layout.position).to(x.dtype))
 
     def scan(
         self,

@@ -9,9 +9,6 @@ keeps one in `_STRIDE` and computes those between once more.
 Shapes: T tokens, S sequences, H heads of P channels, G groups of B and C, N states.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numba
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from omni_rl.models.nemotron_omni.language.threads import on_threads
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 Array = NDArray[Any]
@@ -55,7 +53,7 @@ class _Scan(torch.autograd.Function):
         ctx.lengths = lengths
         y = torch.empty_like(x)
         decay = torch.exp(dt * a)
-        _on_threads(_forward, lengths, b.shape[1], *(_array(t) for t in (x, dt, decay, b, c, d, y)))
+        on_threads(_forward, _units(lengths, b.shape[1]), *(_array(t) for t in (x, dt, decay, b, c, d, y)))
         return y
 
     @staticmethod
@@ -63,12 +61,14 @@ class _Scan(torch.autograd.Function):
         x, dt, a, b, c, d = ctx.saved_tensors
         lengths = ctx.lengths
         decay = torch.exp(dt * a)
-        grad_x, grad_exponent, grad_dt = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(dt)
+        grad_x = torch.empty_like(x)
+        grad_dt, grad_exponent, grad_skip = (torch.empty_like(dt) for _ in range(3))
         grad_b, grad_c = torch.empty_like(b), torch.empty_like(c)
-        arrays = (x, dt, decay, b, c, d, grad.contiguous(), grad_x, grad_dt, grad_exponent, grad_b, grad_c)
-        _on_threads(_backward, lengths, b.shape[1], *(_array(t) for t in arrays))
-        grad_d = torch.einsum("thp,thp->h", grad, x)
-        return grad_x, grad_dt.addcmul_(grad_exponent, a), (grad_exponent * dt).sum(0), grad_b, grad_c, grad_d, None
+        inputs = (x, dt, decay, b, c, d, grad.contiguous())
+        arrays = (*inputs, grad_x, grad_dt, grad_exponent, grad_skip, grad_b, grad_c)
+        on_threads(_backward, _units(lengths, b.shape[1]), *(_array(t) for t in arrays))
+        grad_a, grad_d = (grad_exponent * dt).sum(0), grad_skip.sum(0)
+        return grad_x, grad_dt.addcmul_(grad_exponent, a), grad_a, grad_b, grad_c, grad_d, None
 
 
 def _array(tensor: torch.Tensor) -> Array:
@@ -76,27 +76,16 @@ def _array(tensor: torch.Tensor) -> Array:
     return values
 
 
-def _on_threads(kernel: Callable[..., None], lengths: tuple[int, ...], groups: int, *arrays: Array) -> None:
-    """Run `kernel` over every (sequence, group), longest first, on as many threads as torch uses."""
+def _units(lengths: tuple[int, ...], groups: int) -> Array:
+    """Start, end and group of everything that can be scanned by itself, longest first."""
     starts = np.cumsum([0, *lengths])
-    units = np.array(
+    return np.array(
         [
             (starts[index], starts[index + 1], group)
             for index in sorted(range(len(lengths)), key=lambda index: -lengths[index])
             for group in range(groups)
         ]
     )
-    threads = min(torch.get_num_threads(), len(units))
-    if threads == 1:
-        kernel(units, *arrays)
-        return
-    for done in [_pool(threads).submit(kernel, units[part::threads].copy(), *arrays) for part in range(threads)]:
-        done.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="scan")
 
 
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
@@ -176,10 +165,11 @@ def _backward(
     grad_x: Array,
     grad_dt: Array,
     grad_exponent: Array,
+    grad_skip: Array,
     grad_b: Array,
     grad_c: Array,
 ) -> None:
-    """`grad_dt` is that of dt as a factor of x alone, `grad_exponent` that of dt·A."""
+    """`grad_dt`: of dt as a factor of x alone; `grad_exponent`: of dt·A; `grad_skip`: a token's share of D's."""
     share, channels, states = x.shape[1] // b.shape[1], x.shape[2], b.shape[2]
     width = share * channels
     longest = 0
@@ -238,11 +228,13 @@ def _backward(
                     grad_queries[t, n] = grad_query
                 _spread(ones, decay[t], heads, keep)
                 for head in range(heads.start, heads.stop):
-                    of_step, of_exponent = x.dtype.type(0), x.dtype.type(0)
+                    of_step, of_exponent, of_skip = x.dtype.type(0), x.dtype.type(0), x.dtype.type(0)
                     for p in range(channels):
                         i = (head - heads.start) * channels + p
                         of_step += grad_value[i] * x[t, head, p]
                         of_exponent += moved[i] * keep[i]
+                        of_skip += out[i] * x[t, head, p]
                         grad_x[t, head, p] = grad_value[i] * dt[t, head] + d[head] * out[i]
                     grad_dt[t, head] = of_step
                     grad_exponent[t, head] = of_exponent
+                    grad_skip[t, head] = of_skip
