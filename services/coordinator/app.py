@@ -12,7 +12,7 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
 from services.coordinator.bridge import Bridge, NoBridge
 from services.coordinator.core import Coordinator
-from services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders
+from services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders, Unexpected
 from services.coordinator.openapi import add_records_schema
 from services.coordinator.problems import add_handlers
 from services.coordinator.routes import events, gate, health, jobs, media, runs, session, steps, syncs
@@ -66,6 +66,7 @@ def create_app(
     add_handlers(app)
     add_records_schema(app, RECORDS_VERSION)
     # The last one added is the outermost.
+    app.add_middleware(Unexpected)
     app.add_middleware(BodyLimit, bounds=settings.bounds)
     app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
     app.add_middleware(Measured, telemetry=coordinator.telemetry)

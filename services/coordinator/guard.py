@@ -1,5 +1,6 @@
 """What every request passes before a route sees it: whose page sent it, how long it is, and what goes back with it."""
 
+import logging
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -8,10 +9,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni_rl.errors import ForbiddenError, TooLargeError
+from omni_rl.errors import ForbiddenError, OmniRLError, TooLargeError
 from services.coordinator.problems import respond
 from services.coordinator.settings import Bounds
 
+logger = logging.getLogger("omni_rl.coordinator")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SECURITY_HEADERS = {
@@ -49,6 +51,29 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, sending)
+
+
+class Unexpected:
+    """The process boundary: a fault of ours is logged, and the client is told nothing of our insides."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:
+            if scope["type"] != "http" or started:
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await respond(OmniRLError, 500, "a fault of the coordinator's own; its log has it")(scope, receive, send)
 
 
 class SameOrigin:

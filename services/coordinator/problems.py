@@ -145,11 +145,6 @@ def add_handlers(app: FastAPI) -> None:
         kind = OF_STATUS.get(error.status_code, errors.InvalidRequestError)
         return respond(kind, error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers)
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # Starlette logs and raises it again; the client is told nothing of our insides.
-        return respond(OmniRLError, 500, "an error of the coordinator's own; its log has it")
-
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: which problems it may answer with."""

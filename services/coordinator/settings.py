@@ -114,11 +114,13 @@ class CoordinatorSettings(StrictSettings):
 def load_tokens(path: Path) -> tuple[TokenEntry, ...]:
     """Token entries of a file that only its owner may read."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"tokens file {path} may be read by others; run: chmod 600 {path}")
-        entries = json.loads(path.read_text())
+        mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
     except OSError as error:
         raise ConfigError(f"tokens file {path} cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise ConfigError(f"tokens file {path} may be read by others; run: chmod 600 {path}")
+    try:
+        entries = json.loads(text)
     except ValueError:
         raise ConfigError(f"tokens file {path} is not JSON") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

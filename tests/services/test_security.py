@@ -1,0 +1,294 @@
+"""Who may do what, what is refused before a route sees it, and what never leaks."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_rl.api.state import Scope
+from omni_rl.errors import ConfigError
+from services.coordinator.auth import MAX_SESSIONS, Caller, Sessions, Tokens, new_token
+from services.coordinator.settings import Bounds, CoordinatorSettings, TokenEntry
+from tests.services.conftest import Serve, Served
+from tests.services.test_steps import RUN
+
+pytestmark = pytest.mark.anyio
+STEP = "/v1/runs/digits/attempts/1/steps/12"
+
+
+def tokens() -> tuple[dict[str, str], tuple[TokenEntry, ...]]:
+    """A token of each scope, and how they are kept."""
+    made = {scope: new_token() for scope in Scope}
+    entries = tuple(TokenEntry(name=f"{scope}-er", scope=scope, sha256=kept) for scope, (_, kept) in made.items())
+    return {str(scope): token for scope, (token, _) in made.items()}, entries
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+ROUTES = [
+    ("GET", "/v1/session", "read", None),
+    ("GET", "/v1/state", "read", None),
+    ("GET", "/v1/runs", "read", None),
+    ("GET", "/v1/runs/digits", "read", None),
+    ("GET", "/v1/runs/digits/steps", "read", None),
+    ("GET", "/v1/runs/digits/timeline", "read", None),
+    ("GET", STEP, "read", None),
+    ("GET", f"{STEP}/samples/a", "read", None),
+    ("GET", "/v1/syncs", "read", None),
+    ("GET", "/v1/syncs/abc", "read", None),
+    ("GET", "/v1/jobs", "read", None),
+    ("GET", "/v1/jobs/abc", "read", None),
+    ("GET", "/v1/jobs/abc/logs", "read", None),
+    ("GET", "/v1/events/page", "read", None),
+    ("GET", f"/v1/media/{'0' * 64}", "read", None),
+    ("GET", "/metrics", "read", None),
+    ("POST", "/v1/runs", "sync", RUN),
+    ("PUT", f"{STEP}/parts/0", "sync", {}),
+    ("POST", f"{STEP}/seal", "sync", {}),
+    ("PUT", f"/v1/media/{'0' * 64}", "sync", {}),
+    ("POST", "/v1/syncs", "sync", {}),
+    ("POST", "/v1/checks", "sync", {}),
+    ("POST", "/v1/pause", "admin", {"reason": "x"}),
+    ("POST", "/v1/resume", "admin", None),
+    ("POST", "/v1/jobs", "admin", {"kind": "grpo", "parameters": {"run": "digits"}}),
+    ("DELETE", "/v1/jobs/abc", "admin", None),
+]
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/v1/session"), ("DELETE", "/v1/session")}
+
+
+@pytest.mark.parametrize(("method", "path", "scope", "body"), ROUTES)
+async def test_every_route_asks_for_its_scope(serve: Serve, method: str, path: str, scope: str, body: Any) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries) as served:
+        nobody = await served.http.request(method, path, json=body)
+        assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
+        assert nobody.headers["www-authenticate"] == "Bearer"
+        stranger = await served.http.request(method, path, json=body, headers=bearer("orl_wrong"))
+        assert stranger.status_code == 401
+        for have in Scope:
+            answer = await served.http.request(method, path, json=body, headers=bearer(known[have]))
+            assert (answer.status_code == 403) == (not have.covers(Scope(scope))), (have, answer.text)
+
+
+async def test_the_table_above_is_complete(served: Served) -> None:
+    document = (await served.http.get("/openapi.json")).json()
+    there = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    templates = {
+        (method, path.replace("digits", "{run}").replace("/1/steps/12", "/{attempt}/steps/{step}"))
+        for method, path, _, _ in ROUTES
+    }
+    named = {
+        (
+            method,
+            path.replace("parts/0", "parts/{rank}")
+            .replace("samples/a", "samples/{sample}")
+            .replace("syncs/abc", "syncs/{sync}")
+            .replace("jobs/abc", "jobs/{job}")
+            .replace("0" * 64, "{digest}"),
+        )
+        for method, path in templates
+    }
+    assert there == named | OPEN | {("GET", "/v1/events")}
+
+
+async def test_events_need_a_token_too(serve: Serve) -> None:
+    _, entries = tokens()
+    async with serve(tokens=entries) as served:
+        assert (await served.http.get("/v1/events")).status_code == 401
+
+
+async def test_a_session_cookie_for_browsers(serve: Serve) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries) as served:
+        assert (await served.http.post("/v1/session", json={"token": "orl_wrong"})).status_code == 401
+        answer = await served.http.post("/v1/session", json={"token": known["sync"]})
+        assert answer.json() == {"name": "sync-er", "scope": "sync", "open": False}
+        cookie = answer.headers["set-cookie"]
+        for flag in ("HttpOnly", "SameSite=strict", "Max-Age=28800", "Path=/"):
+            assert flag in cookie
+        assert known["sync"] not in cookie
+        assert (await served.http.get("/v1/session")).json()["name"] == "sync-er"
+        assert (await served.http.post("/v1/resume")).status_code == 403
+        assert (await served.http.delete("/v1/session")).status_code == 204
+        served.http.cookies.clear()
+        assert (await served.http.get("/v1/state")).status_code == 401
+
+
+async def test_behind_tls_the_cookie_goes_over_tls_alone(serve: Serve) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries, secure_cookies=True) as served:
+        answer = await served.http.post("/v1/session", json={"token": known["read"]})
+        assert "Secure" in answer.headers["set-cookie"]
+
+
+async def test_a_session_that_ended_is_no_key(serve: Serve) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries) as served:
+        await served.http.post("/v1/session", json={"token": known["read"]})
+        stolen = served.http.cookies["omni_rl_session"]
+        await served.http.delete("/v1/session")
+        answer = await served.http.get("/v1/state", headers={"Cookie": f"omni_rl_session={stolen}"})
+        assert answer.status_code == 401
+
+
+def test_sessions_end_and_are_bounded() -> None:
+    now = [0.0]
+    sessions = Sessions(lambda: now[0])
+    caller = Caller("ann", Scope.READ)
+    first = sessions.begin(caller)
+    assert sessions.caller(first) == caller
+    for _ in range(MAX_SESSIONS):
+        last = sessions.begin(caller)
+    assert sessions.caller(first) is None
+    now[0] = 8 * 3600
+    assert sessions.caller(last) is None
+
+
+def test_tokens_are_kept_as_hashes_only() -> None:
+    token, kept = new_token()
+    entry = TokenEntry(name="ann", scope=Scope.READ, sha256=kept)
+    assert token not in entry.model_dump_json()
+    assert Tokens([entry]).caller(token) == Caller("ann", Scope.READ)
+    assert Tokens([entry]).caller(token + "x") is None
+    assert len(token) >= 40
+
+
+async def test_tokens_are_in_no_log_and_no_answer(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    known, entries = tokens()
+    secret = known["admin"]
+    answers = []
+    with caplog.at_level(logging.DEBUG):
+        async with serve(tokens=entries) as served:
+            answers.append(await served.http.get("/v1/state", headers=bearer(secret)))
+            answers.append(await served.http.post("/v1/session", json={"token": secret, "surprise": secret}))
+            answers.append(await served.http.post("/v1/session", json={"token": [secret]}))
+            answers.append(await served.http.post("/v1/session", json={"token": secret * 9}))
+            answers.append(await served.http.post("/v1/session", content=f'{{"token": "{secret}"'.encode()))
+            answers.append(await served.http.get("/v1/state", headers={"Authorization": f"Basic {secret}"}))
+            answers.append(await served.http.get("/metrics", headers=bearer(secret)))
+    assert [answer.status_code for answer in answers] == [200, 422, 422, 422, 422, 401, 200]
+    assert secret not in caplog.text
+    assert all(secret not in answer.text for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost:8400", "Origin": "http://localhost:8400"}, 200),
+        ({"Host": "[::1]:8400"}, 200),
+    ],
+)
+async def test_another_sites_page_can_do_nothing(served: Served, headers: dict[str, str], status: int) -> None:
+    answer = await served.http.post("/v1/syncs?wait=true", json={}, headers=headers)
+    assert answer.status_code == status, answer.text
+
+
+async def test_a_rebound_name_may_not_even_read(served: Served) -> None:
+    answer = await served.http.get("/v1/state", headers={"Host": "rebound.example"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+async def test_with_tokens_any_name_will_do(serve: Serve) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries) as served:
+        headers = {**bearer(known["read"]), "Host": "omni.example"}
+        assert (await served.http.get("/v1/state", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/state", "/healthz", "/nowhere", "/v1/runs/none", "/metrics", "/openapi.json"])
+async def test_strict_headers_on_every_answer(served: Served, path: str) -> None:
+    headers = (await served.http.get(path)).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+
+
+SMALL = Bounds(body=1000, part=3000, json_part=2000, media=2500)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "limit"),
+    [
+        ("/v1/runs", "application/json", 1000),
+        (f"{STEP}/parts/0", "application/json", 2000),
+        (f"{STEP}/parts/0", "application/vnd.apache.arrow.stream", 3000),
+        (f"/v1/media/{'0' * 64}", "image/png", 2500),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_bodies_are_bounded(serve: Serve, path: str, content_type: str, limit: int, announced: bool) -> None:
+    method = "POST" if path == "/v1/runs" else "PUT"
+    headers = {"Content-Type": content_type}
+    async with serve(bounds=SMALL) as served:
+        await served.http.post("/v1/runs", json=RUN)
+
+        async def send(size: int) -> Any:
+            body = b" " * size
+
+            async def pieces() -> Any:
+                yield body[: size // 2]
+                yield body[size // 2 :]
+
+            content = body if announced else pieces()
+            return await served.http.request(method, path, content=content, headers=headers)
+
+        assert (await send(limit)).status_code != 413
+        refused = await send(limit + 1)
+        assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "omni.example"])
+def test_without_a_token_no_other_machine_is_let_near(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"tokens are needed.*127\.0\.0\.1"):
+        CoordinatorSettings(host=host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_needs_none(host: str) -> None:
+    assert CoordinatorSettings(host=host).all_tokens() == ()
+
+
+def test_a_tokens_file_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    settings = CoordinatorSettings(host="0.0.0.0", tokens_file=path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings.all_tokens()
+    _, kept = new_token()
+    path.write_text(json.dumps([{"name": "ann", "scope": "admin", "sha256": kept}]))
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        settings.all_tokens()
+    path.chmod(0o600)
+    assert [entry.name for entry in settings.all_tokens()] == ["ann"]
+    for content, named in (("{", "not JSON"), ("{}", "a list"), ("[]", "no token"), ('[{"name": "ann"}]', "scope")):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=named):
+            settings.all_tokens()
+
+
+async def test_an_error_of_our_own_tells_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as served:
+
+        async def broken(*_: object) -> None:
+            raise RuntimeError("the password is hunter2")
+
+        monkeypatch.setattr(served.bridge, "check", broken)
+        answer = await served.http.post("/v1/checks", json={})
+        assert (answer.status_code, answer.json()["code"]) == (500, "omni_rl_error")
+        assert "hunter2" not in answer.text
+        assert answer.headers["x-content-type-options"] == "nosniff"
