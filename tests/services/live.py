@@ -1,0 +1,37 @@
+"""A coordinator behind a real socket, in a thread of its own."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal
+from services.coordinator.app import create_app
+from services.coordinator.server import make_server
+from services.coordinator.settings import CoordinatorSettings
+from tests.services.fake_bridge import FakeBridge
+
+
+@contextmanager
+def live(directory: Path, bridge: FakeBridge | None = None, **settings: Any) -> Iterator[str]:
+    """The address of a coordinator whose ledger is in `directory`."""
+    chosen = {"ledger": f"sqlite:///{directory / 'ledger.db'}", "media": directory / "media", "port": 0, **settings}
+    ledger = Ledger.open(chosen["ledger"])
+    cluster = bridge or FakeBridge()
+    cluster.journal = LedgerJournal(ledger, "digits", force=True)
+    server = make_server(create_app(CoordinatorSettings(**chosen), ledger=ledger, bridge=cluster))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        cluster.journal.close()
+        assert not thread.is_alive(), "the server did not end"

@@ -1,0 +1,109 @@
+"""The event stream over a real socket: in order, nothing missed, nothing twice."""
+
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from omni_rl.api.runs import RunBody
+from omni_rl.client import Client
+from omni_rl.errors import TooManyError
+from services.coordinator import events
+from services.coordinator.settings import Bounds
+from tests.services.live import live
+
+
+def body(name: str) -> RunBody:
+    return RunBody(run=name, model="small", dtype="float32")
+
+
+def test_events_are_replayed_from_the_last_one_seen_and_then_followed(tmp_path: Path) -> None:
+    with live(tmp_path) as url, Client(url) as client:
+        for number in range(5):
+            client.create_run(body(f"r{number}"))
+        page = client.event_page(after=0)
+        assert [event.run for event in page if event.kind == "run"] == ["r0", "r1", "r2", "r3", "r4"]
+        seen = []
+        follower = client.events(after=page[2].id)
+        for event in follower:
+            seen.append(event)
+            if event.run == "r4":
+                break
+        client.create_run(body("r5"))
+        seen.append(next(follower))
+        assert [event.id for event in seen] == [event.id for event in page[3:]] + [seen[-1].id]
+        assert seen[-1].run == "r5"
+
+
+def test_what_a_browser_sends_when_it_comes_back(tmp_path: Path) -> None:
+    with live(tmp_path) as url, Client(url) as client, httpx.Client(base_url=url) as browser:
+        for name in ("a", "b"):
+            client.create_run(body(name))
+        first = client.event_page(after=0)[-2]
+        with browser.stream("GET", "/v1/events", headers={"Last-Event-ID": str(first.id)}) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            lines = answer.iter_lines()
+            assert next(lines) == "retry: 2000"
+            assert next(lines) == ""
+            assert next(lines) == f"id: {first.id + 1}"
+            assert next(lines) == "event: run"
+            assert '"run":"b"' in next(lines)
+
+
+def test_a_client_that_was_away_for_long_is_served_from_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "KEPT", 2)
+    monkeypatch.setattr(events, "PAGE", 3)
+    with live(tmp_path) as url, Client(url) as client:
+        for number in range(20):
+            client.create_run(body(f"r{number}"))
+        follower = client.events(after=0)
+        names = [event.run for event in (next(follower) for _ in range(21)) if event.kind == "run"]
+        assert names == [f"r{number}" for number in range(20)]
+
+
+def test_a_stream_survives_the_coordinators_restart(tmp_path: Path) -> None:
+    """The client takes it up again where it was; the port is the same."""
+    seen: list[str | None] = []
+    ended = threading.Event()
+    with live(tmp_path) as url, Client(url) as client:
+        client.create_run(body("before"))
+        port = int(url.rsplit(":", 1)[1])
+        follower = Client(url)
+
+        def follow() -> None:
+            for event in follower.events(after=0):
+                if event.kind == "run":
+                    seen.append(event.run)
+                if event.run == "after":
+                    ended.set()
+                    return
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+    with live(tmp_path, port=port) as url, Client(url) as client:
+        client.create_run(body("after"))
+        assert ended.wait(30)
+        thread.join()
+    follower.close()
+    assert seen == ["before", "after"]
+
+
+def test_of_one_run_alone(tmp_path: Path) -> None:
+    with live(tmp_path) as url, Client(url) as client:
+        for name in ("a", "b", "a2"):
+            client.create_run(body(name))
+        follower = client.events(after=0, run="b")
+        assert next(follower).run == "b"
+
+
+def test_streams_are_bounded(tmp_path: Path) -> None:
+    with live(tmp_path, bounds=Bounds(subscribers=1)) as url, Client(url) as client:
+        client.create_run(body("a"))
+        follower = client.events(after=0)
+        next(follower)
+        with httpx.Client(base_url=url) as other:
+            refused = other.get("/v1/events")
+            assert (refused.status_code, refused.json()["code"]) == (429, TooManyError.code)
