@@ -91,13 +91,18 @@ def _units(lengths: tuple[int, ...], groups: int) -> Array:
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 
+# Rows are cut before the inner loops: an index that starts elsewhere than at 0 may be negative, and numba's handling of
+# that keeps LLVM from vectorising.
+
+
 @_compiled
-def _spread(row: Array, scale: Array, heads: slice, wide: Array) -> None:
-    """wide [W] = row [H, P] · scale [H] of the heads in question."""
+def _spread(row: Array, scale: Array, first: int, wide: Array) -> None:
+    """wide [W] = row [H, P] · scale [H] of the heads from `first` on."""
     channels = row.shape[1]
-    for head in range(heads.start, heads.stop):
-        for p in range(channels):
-            wide[(head - heads.start) * channels + p] = row[head, p] * scale[head]
+    for head in range(len(wide) // channels):
+        part, source, factor = wide[head * channels : (head + 1) * channels], row[first + head], scale[first + head]
+        for p in range(len(part)):
+            part[p] = source[p] * factor
 
 
 @_compiled
@@ -134,22 +139,23 @@ def _forward(units: Array, x: Array, dt: Array, decay: Array, b: Array, c: Array
     keep, value, out = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(width, x.dtype)
     ones = np.ones((x.shape[1], channels), x.dtype)
     for unit in range(len(units)):
-        heads = slice(units[unit, 2] * share, (units[unit, 2] + 1) * share)
+        first_head = units[unit, 2] * share
         keys, queries = b[:, units[unit, 2]], c[:, units[unit, 2]]
         state[:] = 0
         for t in range(units[unit, 0], units[unit, 1]):
-            _spread(ones, decay[t], heads, keep)
-            _spread(x[t], dt[t], heads, value)
-            _spread(x[t], d, heads, out)
+            _spread(ones, decay[t], first_head, keep)
+            _spread(x[t], dt[t], first_head, value)
+            _spread(x[t], d, first_head, out)
             for n in range(states):
                 key, query = keys[t, n], queries[t, n]
                 for i in range(width):
                     moved = keep[i] * state[n, i] + key * value[i]
                     state[n, i] = moved
                     out[i] += query * moved
-            for head in range(heads.start, heads.stop):
-                for p in range(channels):
-                    y[t, head, p] = out[(head - heads.start) * channels + p]
+            for head in range(share):
+                part, to = out[head * channels : (head + 1) * channels], y[t, first_head + head]
+                for p in range(len(part)):
+                    to[p] = part[p]
 
 
 @_compiled
@@ -183,15 +189,15 @@ def _backward(
     ones, plain = np.ones((x.shape[1], channels), x.dtype), np.ones(x.shape[1], x.dtype)
     for unit in range(len(units)):
         start, end = units[unit, 0], units[unit, 1]
-        heads = slice(units[unit, 2] * share, (units[unit, 2] + 1) * share)
+        first_head = units[unit, 2] * share
         keys, queries = b[:, units[unit, 2]], c[:, units[unit, 2]]
         grad_keys, grad_queries = grad_b[:, units[unit, 2]], grad_c[:, units[unit, 2]]
         between[0] = 0
         for t in range(start, end):
             if (t - start) % _STRIDE == 0:
                 _copy(between[0], kept[(t - start) // _STRIDE])
-            _spread(ones, decay[t], heads, keep)
-            _spread(x[t], dt[t], heads, value)
+            _spread(ones, decay[t], first_head, keep)
+            _spread(x[t], dt[t], first_head, value)
             _advance(between[0], keep, keys[t], value)
         grad_state[:] = 0
         for block in range((end - start - 1) // _STRIDE, -1, -1):
@@ -199,17 +205,17 @@ def _backward(
             last = min(first + _STRIDE, end)
             _copy(kept[block], between[0])
             for t in range(first, last):
-                _spread(ones, decay[t], heads, keep)
-                _spread(x[t], dt[t], heads, value)
+                _spread(ones, decay[t], first_head, keep)
+                _spread(x[t], dt[t], first_head, value)
                 _copy_advanced(between[t - first], keep, keys[t], value, between[t - first + 1])
             # Between t and t - 1 the state's gradient passes the decay of t; the last token has nothing after it.
             keep[:] = 0
             if last < end:
-                _spread(ones, decay[last], heads, keep)
+                _spread(ones, decay[last], first_head, keep)
             for t in range(last - 1, first - 1, -1):
                 before, after = between[t - first], between[t - first + 1]
-                _spread(x[t], dt[t], heads, value)
-                _spread(grad_y[t], plain, heads, out)
+                _spread(x[t], dt[t], first_head, value)
+                _spread(grad_y[t], plain, first_head, out)
                 grad_value[:] = 0
                 moved[:] = 0
                 for n in range(states):
@@ -226,15 +232,17 @@ def _backward(
                         moved[i] += grad_state[n, i] * before[n, i]
                     grad_keys[t, n] = grad_key
                     grad_queries[t, n] = grad_query
-                _spread(ones, decay[t], heads, keep)
-                for head in range(heads.start, heads.stop):
+                _spread(ones, decay[t], first_head, keep)
+                for own in range(share):
+                    head, columns = first_head + own, slice(own * channels, (own + 1) * channels)
+                    of_value, of_state, of_out = grad_value[columns], moved[columns], out[columns]
+                    row, to = x[t, head], grad_x[t, head]
                     of_step, of_exponent, of_skip = x.dtype.type(0), x.dtype.type(0), x.dtype.type(0)
-                    for p in range(channels):
-                        i = (head - heads.start) * channels + p
-                        of_step += grad_value[i] * x[t, head, p]
-                        of_exponent += moved[i] * keep[i]
-                        of_skip += out[i] * x[t, head, p]
-                        grad_x[t, head, p] = grad_value[i] * dt[t, head] + d[head] * out[i]
+                    for p in range(len(row)):
+                        of_step += of_value[p] * row[p]
+                        of_exponent += of_state[p]
+                        of_skip += of_out[p] * row[p]
+                        to[p] = of_value[p] * dt[t, head] + d[head] * of_out[p]
                     grad_dt[t, head] = of_step
-                    grad_exponent[t, head] = of_exponent
+                    grad_exponent[t, head] = of_exponent * decay[t, head]
                     grad_skip[t, head] = of_skip
