@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from omni_rl.errors import LayoutError
-from omni_rl.sync.layout import Coverage, Kind, LayoutMap, prepare
+from omni_rl.sync.digest import checksums
+from omni_rl.sync.layout import Coverage, Kind, LayoutMap, Mismatch, prepare
 from omni_rl.sync.layout.blocks import Block, Transform
 from omni_rl.sync.released import TensorSpec
 from tests.sync.toy_engine import (
@@ -34,6 +35,13 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 def derived(dtype: torch.dtype = torch.float32) -> tuple[ToyEngine, LayoutMap]:
     model = ToyEngine(dtype)
     return model, LayoutMap.derive(model, toy_specs(dtype), model.load)
+
+
+def found_in(model: ToyEngine, layout: LayoutMap, weights: Mapping[str, torch.Tensor]) -> tuple[Mismatch, ...]:
+    """What is wrong with an engine that was given `weights`: by comparing, and by checksums, which must agree."""
+    wrong = layout.verify(weights, model)
+    assert layout.prove(weights, checksums(weights), model) == wrong
+    return wrong
 
 
 def with_block(layout: LayoutMap, index: int, **changes: Any) -> LayoutMap:
@@ -68,7 +76,7 @@ def test_applying_equals_loading_bit_for_bit(dtype: torch.dtype) -> None:
     assert len(unequal(held(model), loaded)) >= 8
     layout.apply(weights, model)
     assert not unequal(held(model), loaded)
-    assert layout.verify(weights, model) == ()
+    assert found_in(model, layout, weights) == ()
 
 
 def test_bits_that_no_comparison_of_numbers_would_see_are_seen() -> None:
@@ -76,10 +84,10 @@ def test_bits_that_no_comparison_of_numbers_would_see_are_seen() -> None:
     weights = toy_weights(torch.float32, 1)
     weights["q"][0, 0], weights["q"][0, 1] = torch.nan, 0.0
     layout.apply(weights, model)
-    assert layout.verify(weights, model) == ()
+    assert found_in(model, layout, weights) == ()
     with torch.no_grad():
         model.qkv[0, 1] = -0.0
-    (found,) = layout.verify(weights, model)
+    (found,) = found_in(model, layout, weights)
     assert (found.tensor, found.parameter, found.kind, found.index, found.elements) == ("q", "qkv", Kind.RELEASED, 1, 1)
 
 
@@ -97,11 +105,11 @@ def test_one_flipped_bit_anywhere_is_found_and_named(data: st.DataObject) -> Non
     raw = tensor.view(-1).view(torch.uint8)
     byte, bit = data.draw(st.integers(0, raw.numel() - 1)), data.draw(st.integers(0, 7))
     raw[byte] ^= 1 << bit
-    (found,) = layout.verify(weights, model)
+    (found,) = found_in(model, layout, weights)
     assert found.parameter == name.replace("view", "left")
     assert (found.index, found.elements) == (byte // tensor.element_size(), 1)
     raw[byte] ^= 1 << bit
-    assert layout.verify(weights, model) == ()
+    assert found_in(model, layout, weights) == ()
 
 
 @pytest.mark.parametrize("name", list(toy_specs(torch.float32)))
@@ -110,7 +118,7 @@ def test_a_tensor_that_was_skipped_is_named(name: str) -> None:
     old, new = toy_weights(torch.float32, 1), toy_weights(torch.float32, 2)
     layout.apply(old, model)
     model.load({other: tensor for other, tensor in new.items() if other != name})
-    assert {found.tensor for found in layout.verify(new, model)} == {name}
+    assert {found.tensor for found in found_in(model, layout, new)} == {name}
 
 
 @pytest.mark.parametrize("name", [name for name, spec in toy_specs(torch.float32).items() if spec.shape])
@@ -121,7 +129,7 @@ def test_two_values_that_changed_places_are_named(name: str) -> None:
     flat = swapped[name].view(-1)
     flat[[0, 2]] = flat[[2, 0]]
     model.load(swapped)
-    found = layout.verify(weights, model)
+    found = found_in(model, layout, weights)
     assert {one.tensor for one in found} == {name}
     changed = {
         one.parameter: sum(other.elements for other in found if other.parameter == one.parameter) for one in found
@@ -136,7 +144,7 @@ def test_a_changed_constant_is_named_and_not_healed_by_applying(name: str, kind:
     layout.apply(weights, model)
     getattr(model, name).data[2] += 1e-6
     layout.apply(weights, model)
-    (found,) = layout.verify(weights, model)
+    (found,) = found_in(model, layout, weights)
     assert (found.tensor, found.parameter, found.kind, found.index) == (None, name, kind, 2)
     assert name in str(found)
 
@@ -146,8 +154,48 @@ def test_changed_padding_is_named() -> None:
     weights = toy_weights(torch.float32, 1)
     layout.apply(weights, model)
     model.embedding.data[-1, -1] = 1.0
-    (found,) = layout.verify(weights, model)
+    (found,) = found_in(model, layout, weights)
     assert (found.parameter, found.kind, found.index) == ("embedding", Kind.PADDING, PADDED * WIDTH - 1)
+
+
+def test_a_slab_that_was_damaged_before_the_engine_got_it_is_named() -> None:
+    model, layout = derived()
+    sent = toy_weights(torch.float32, 1)
+    for name in ("q", "gate", "wide", "a_log"):
+        damaged = {other: tensor.clone() for other, tensor in sent.items()}
+        damaged[name].view(-1).view(torch.int32)[1] ^= 1
+        layout.apply(damaged, model)
+        assert layout.verify(damaged, model) == ()
+        wrong = layout.prove(damaged, checksums(sent), model)
+        assert {(one.tensor, one.index) for one in wrong} == {(name, None)}
+        assert all("checksum" in str(one) and name in str(one) for one in wrong)
+
+
+class Sliced(nn.Module):
+    """Both halves of every row of what is released, in rows long enough for checksums of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.empty(5, 1500))
+        self.right = nn.Parameter(torch.empty(5, 1501))
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            self.left.copy_(tensors["both"][:, :1500])
+            self.right.copy_(tensors["both"][:, 1500:])
+
+
+def test_rows_in_several_places_add_up_to_one_checksum() -> None:
+    model = Sliced()
+    layout = LayoutMap.derive(model, {"both": TensorSpec(torch.float32, (5, 3001))}, model.load)
+    layout.check_fresh(model, model.load)
+    weights = {"both": torch.randn(5, 3001)}
+    model.load(weights)
+    # What the engine holds is enough: the slab is not even read.
+    assert layout.prove({"both": torch.zeros(5, 3001)}, checksums(weights), model) == ()
+    model.right.data[3, 7] += 1
+    (wrong,) = layout.prove(weights, checksums(weights), model)
+    assert (wrong.tensor, wrong.parameter, wrong.index, wrong.elements) == ("both", "right", 3 * 1501 + 7, 1)
 
 
 def every_wrong_entry(layout: LayoutMap) -> list[LayoutMap]:
@@ -265,7 +313,7 @@ def test_a_map_comes_back_from_its_file(tmp_path: Path) -> None:
     assert all(type(block) is Block and type(block.transform) is Transform for block in again.blocks)
     weights = toy_weights(torch.bfloat16, 1)
     again.apply(weights, model)
-    assert again.verify(weights, model) == layout.verify(weights, model) == ()
+    assert found_in(model, again, weights) == found_in(model, layout, weights) == ()
     assert [file.name for file in tmp_path.iterdir()] == ["map.safetensors"]
 
 
@@ -340,7 +388,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     model, weights = started()
     before = held(model)
     layout = prepare(model, weights, model.load, {}, tmp_path / "file" / "maps")
-    assert layout.verify(weights, model) == ()
+    assert found_in(model, layout, weights) == ()
     assert not unequal(held(model), before)
     assert "OMNI_RL_CACHE" in caplog.text
 

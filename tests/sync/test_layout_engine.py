@@ -12,7 +12,8 @@ from torch import nn
 
 from omni_rl.checkpoints.build import random_checkpoint
 from omni_rl.errors import LayoutError
-from omni_rl.sync.layout import Kind, LayoutMap, prepare
+from omni_rl.sync.digest import checksums
+from omni_rl.sync.layout import Kind, LayoutMap, Mismatch, prepare
 from omni_rl.sync.released import all_as_sent
 from tests.sync.toy_engine import held, unequal
 
@@ -38,6 +39,12 @@ class Served:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
             self.model.load_weights(iter(tensors.items()))  # type: ignore[operator]
+
+    def wrong(self, weights: Weights) -> tuple[Mismatch, ...]:
+        """By comparing, and by checksums, which must agree."""
+        wrong = self.layout.verify(weights, self.model)
+        assert self.layout.prove(weights, checksums(weights), self.model) == wrong
+        return wrong
 
     def close(self) -> None:
         self.engine.engine_core.shutdown()
@@ -104,7 +111,7 @@ def test_every_element_of_the_engine_is_covered_and_loads_are_reproduced(
     assert not unequal(held(served.model), served.started)
     served.layout.apply(new, served.model)
     assert not unequal(held(served.model), loaded)
-    assert served.layout.verify(new, served.model) == ()
+    assert served.wrong(new) == ()
     # Nothing that should have moved stood still: what is left is constant, derived or padding.
     still = set(held(served.model)) - set(unequal(held(served.model), served.started))
     recorded = {served.layout.storages[one.storage].name for one in served.layout.recorded if one.kind != Kind.PADDING}
@@ -123,10 +130,10 @@ def test_a_flipped_bit_in_any_parameter_or_buffer_is_named(
         raw = tensor.view(-1).view(torch.uint8)
         byte, bit = (int(torch.randint(n, (), generator=generator)) for n in (raw.numel(), 8))
         raw[byte] ^= 1 << bit
-        (found,) = served.layout.verify(served.weights, served.model)
+        (found,) = served.wrong(served.weights)
         assert (found.parameter, found.index, found.elements) == (name, byte // tensor.element_size(), 1)
         raw[byte] ^= 1 << bit
-    assert served.layout.verify(served.weights, served.model) == ()
+    assert served.wrong(served.weights) == ()
 
 
 def test_a_skipped_tensor_and_a_swapped_pair_are_named(
@@ -136,14 +143,14 @@ def test_a_skipped_tensor_and_a_swapped_pair_are_named(
     new = moved(served.weights, 1)
     for name, tensor in new.items():
         served.load(new | {name: served.weights[name]})
-        assert {found.tensor for found in served.layout.verify(new, served.model)} == {name}
+        assert {found.tensor for found in served.wrong(new)} == {name}
         flat = tensor.clone().view(-1)
         others = (flat != flat[0]).nonzero()
         if len(others):
             other = int(others[len(others) // 2])
             flat[[0, other]] = flat[[other, 0]]
             served.load(new | {name: flat.view(tensor.shape)})
-            found = served.layout.verify(new, served.model)
+            found = served.wrong(new)
             assert {one.tensor for one in found} == {name}
             assert sum(one.elements for one in found) == 2
 

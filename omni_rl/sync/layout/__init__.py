@@ -1,7 +1,8 @@
 """Where every released element lies in an engine: found out by loading, proven, then used to copy and to verify."""
 
 from omni_rl.sync.layout.cache import prepare
+from omni_rl.sync.layout.findings import Coverage, Mismatch, named
 from omni_rl.sync.layout.kinds import Kind
-from omni_rl.sync.layout.map import Coverage, LayoutMap, Mismatch, named
+from omni_rl.sync.layout.map import LayoutMap
 
 __all__ = ["Coverage", "Kind", "LayoutMap", "Mismatch", "named", "prepare"]

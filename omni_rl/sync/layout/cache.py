@@ -12,7 +12,8 @@ from torch import nn
 
 from omni_rl.errors import LayoutError
 from omni_rl.media.digests import tensor_digest
-from omni_rl.sync.layout.derive import Load, listed
+from omni_rl.sync.layout.derive import Load
+from omni_rl.sync.layout.findings import listed
 from omni_rl.sync.layout.map import LayoutMap
 from omni_rl.sync.layout.storages import storages
 from omni_rl.sync.released import TensorSpec

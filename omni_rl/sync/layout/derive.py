@@ -11,6 +11,7 @@ from omni_rl.errors import LayoutError
 from omni_rl.sync.layout.blocks import Block, Run, blocks, runs
 from omni_rl.sync.layout.codes import BASE, BITS, UNDECODED, CodedTensors, chunks, decode, digits_needed, first_numbers
 from omni_rl.sync.layout.compare import bits
+from omni_rl.sync.layout.findings import listed
 from omni_rl.sync.layout.recorded import Recorded, record
 from omni_rl.sync.layout.storages import Storage, storages
 from omni_rl.sync.released import TensorSpec
@@ -20,7 +21,6 @@ Load = Callable[[Mapping[str, torch.Tensor]], None]
 
 # A storage in more pieces than this is shuffled rather than sliced, and would not copy at memory speed.
 MAX_BLOCKS = 4096
-NAMES_IN_MESSAGE = 10
 
 
 def derive(
@@ -49,11 +49,6 @@ def derive(
     ordered = sorted((block for several in joined for block in several), key=lambda block: block.tensor)
     recorded = [record(index, found[index], torch.from_numpy(n < 0)) for index, n in enumerate(numbers)]
     return found, tuple(ordered), tuple(one for several in recorded for one in several)
-
-
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """The first few names, for a message."""
-    return separator.join(names[:NAMES_IN_MESSAGE]) + " ..." * (len(names) > NAMES_IN_MESSAGE)
 
 
 def _numbers(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from omni_rl.errors import LayoutError
+from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.layout import derive as derivation
 from omni_rl.sync.layout.blocks import Block, Transform
 from omni_rl.sync.layout.compare import copy, differing, same_bits
-from omni_rl.sync.layout.derive import Load, listed
+from omni_rl.sync.layout.derive import Load
+from omni_rl.sync.layout.findings import Coverage, Mismatch, listed, named
 from omni_rl.sync.layout.kinds import Kind
 from omni_rl.sync.layout.random_weights import RandomTensors
 from omni_rl.sync.layout.recorded import Recorded
@@ -22,36 +25,7 @@ from omni_rl.sync.released import TensorSpec
 
 # One wrong element could hold the right value by chance, in bfloat16 once in some thousand; not twice.
 FRESH_LOADS = 2
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many of an engine's elements are what; the five add up to `total`, all that its storages hold."""
-
-    released: int
-    transformed: int
-    constant: int
-    derived: int
-    padding: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """`elements` elements that an engine should hold and does not, the first at element `index` of `parameter`.
-
-    `tensor` is the released name they come from, None for elements that must keep a recorded value.
-    """
-
-    tensor: str | None
-    parameter: str
-    kind: Kind
-    index: int
-    elements: int
-
-    def __str__(self) -> str:
-        source = f" (released as {self.tensor})" if self.tensor else ""
-        return f"{self.parameter}{source}: {self.elements} {self.kind} elements differ, the first is {self.index}"
+MIN_CHECKSUM_BYTES = 4096  # of a row: below, comparing all rows at once is faster
 
 
 @dataclass(frozen=True)
@@ -120,7 +94,38 @@ class LayoutMap:
         Raises `LayoutError` if the tensors or the engine's storages are not the map's.
         """
         self._check_names(tensors)
-        return tuple(self._mismatches(tensors, self._flats(model)))
+        flats = self._flats(model)
+        wrong: list[Mismatch] = []
+        for name, blocks in self._by_tensor():
+            self._check_spec(name, tensors[name])
+            wrong += self._released(name, tensors[name].detach().reshape(-1), blocks, flats)
+        return (*wrong, *self._kept(flats))
+
+    def prove(
+        self, tensors: Mapping[str, torch.Tensor], checksums: Mapping[str, str], model: nn.Module
+    ) -> tuple[Mismatch, ...]:
+        """Read every byte of the engine and compare it with the checksums that the source computed of what it sent.
+
+        Finds what `verify` finds, and what was damaged before the engine got it, at the cost of one read: `tensors`,
+        which the engine was given, are looked at only to say which elements are wrong, and where a loader did more than
+        copy. Raises `LayoutError` if the tensors or the engine's storages are not the map's.
+        """
+        self._check_names(tensors)
+        flats = self._flats(model)
+        wrong: list[Mismatch] = []
+        for name, blocks in self._by_tensor():
+            self._check_spec(name, tensors[name])
+            if self._once[name] and _checksum(blocks, flats) == checksums[name]:
+                continue
+            source = tensors[name].detach().reshape(-1)
+            found = list(self._released(name, source, blocks, flats))
+            if not found and str(Checksum.of_tensor(source)) != checksums[name]:
+                found = [
+                    Mismatch(name, self.storages[block.storage].name, block.kind, None, block.elements)
+                    for block in blocks
+                ]
+            wrong += found
+        return (*wrong, *self._kept(flats))
 
     def check_fresh(self, model: nn.Module, load: Load, seed: int = 0) -> None:
         """Load random weights by the engine's own loader and compare them with what the map says they look like.
@@ -152,17 +157,19 @@ class LayoutMap:
         if lost := [name for name, mask in zip(self.specs, landed, strict=True) if not mask.all()]:
             raise LayoutError(f"the layout map leaves out elements of {listed(lost)}")
 
-    def _mismatches(self, tensors: Mapping[str, torch.Tensor], flats: Sequence[torch.Tensor]) -> Iterator[Mismatch]:
-        for name, blocks in self._by_tensor():
-            self._check_spec(name, tensors[name])
-            source = tensors[name].detach().reshape(-1)
-            for block in blocks:
-                flat = flats[block.storage]
-                expected, held = block.transform(block.of_tensor(source), flat.dtype), block.of_storage(flat)
-                if not same_bits(expected, held):
-                    places = block.places(differing(expected, held))
-                    parameter = self.storages[block.storage].name
-                    yield Mismatch(name, parameter, block.kind, int(places[0]), len(places))
+    def _released(
+        self, name: str, source: torch.Tensor, blocks: Sequence[Block], flats: Sequence[torch.Tensor]
+    ) -> Iterator[Mismatch]:
+        """What is not as `source`, the flat tensor that was released as `name`, says."""
+        for block in blocks:
+            flat = flats[block.storage]
+            expected, held = block.transform(block.of_tensor(source), flat.dtype), block.of_storage(flat)
+            if not same_bits(expected, held):
+                places = block.places(differing(expected, held))
+                yield Mismatch(name, self.storages[block.storage].name, block.kind, int(places[0]), len(places))
+
+    def _kept(self, flats: Sequence[torch.Tensor]) -> Iterator[Mismatch]:
+        """What is not as it was recorded."""
         for recorded in self.recorded:
             held = recorded.of_storage(flats[recorded.storage])
             values = recorded.values.to(held.device)
@@ -170,6 +177,20 @@ class LayoutMap:
                 places = recorded.start + differing(values, held)
                 parameter = self.storages[recorded.storage].name
                 yield Mismatch(None, parameter, recorded.kind, int(places[0]), len(places))
+
+    @cached_property
+    def _once(self) -> dict[str, bool]:
+        """Whether the engine holds each released element as it is and once, in pieces worth a checksum of their own."""
+        return {
+            name: sum(block.elements for block in blocks) == torch.Size(self.specs[name].shape).numel()
+            and all(
+                block.transform is Transform.COPY
+                and self.storages[block.storage].dtype == self.specs[name].dtype
+                and (block.rows == 1 or block.length * self.specs[name].dtype.itemsize >= MIN_CHECKSUM_BYTES)
+                for block in blocks
+            )
+            for name, blocks in self._by_tensor()
+        }
 
     def _by_tensor(self) -> Iterator[tuple[str, list[Block]]]:
         """Blocks grouped by released tensor, in order: each tensor is looked up once."""
@@ -204,6 +225,13 @@ class LayoutMap:
             )
 
 
-def named(mismatches: Sequence[Mismatch]) -> str:
-    """The first mismatches, for a message."""
-    return listed([str(mismatch) for mismatch in mismatches], "; ")
+def _checksum(blocks: Sequence[Block], flats: Sequence[torch.Tensor]) -> str:
+    """The checksum of a released tensor, from where the engine holds it."""
+    shares = []
+    for block in blocks:
+        flat = flats[block.storage]
+        for row in range(block.rows):
+            held = flat[block.target + row * block.target_stride :][: block.length]
+            first = (block.source + row * block.source_stride) * flat.element_size()
+            shares.append(Checksum.of(as_bytes(held), first))
+    return str(Checksum.total(shares))
