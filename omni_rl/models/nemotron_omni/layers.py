@@ -1,4 +1,6 @@
-"""The two layers that every part of the model shares."""
+"""The layers that every part of the model shares."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,52 @@ class SquaredReLU(nn.Module):
     """relu(x)²."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x).square()
+        return squared_relu(x)
+
+
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """relu(x)²."""
+    result: torch.Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def rms_normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / sqrt(mean of x² over the last dimension + eps), in x's dtype."""
+    result: torch.Tensor = _RMSNormalise.apply(x, eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """Two passes over the gradient; autograd would take four and keep one tensor more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (positive,) = ctx.saved_tensors
+        scaled: torch.Tensor = (grad * positive).mul_(2)
+        return scaled
+
+
+class _RMSNormalise(torch.autograd.Function):
+    """Keeps its result and one number a row; autograd would keep the input, its square and several products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        normed = x * scale
+        ctx.save_for_backward(normed, scale)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        normed, scale = ctx.saved_tensors
+        along = (grad * normed).mean(-1, keepdim=True)
+        return torch.addcmul(grad, normed, along, value=-1).mul_(scale), None
 
 
 class RMSNorm(nn.Module):
@@ -27,5 +74,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         x = at_least_float32(hidden_states)
-        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * at_least_float32(self.weight)).to(hidden_states.dtype)
+        return (rms_normalise(x, self.eps) * at_least_float32(self.weight)).to(hidden_states.dtype)

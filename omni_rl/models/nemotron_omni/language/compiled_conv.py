@@ -5,12 +5,11 @@ Shapes: T packed tokens, D channels, K taps.
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.models.nemotron_omni.language.threads import on_threads
+from omni_rl.models.nemotron_omni.language.threads import compiled, on_threads
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 Array = NDArray[Any]
@@ -53,14 +52,11 @@ def _parts(channels: int) -> Array:
     return np.stack([bounds[:-1], bounds[1:]], axis=1)
 
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-
-
 # Rows are cut before the inner loops: an index that starts elsewhere than at 0 may be negative, and numba's handling of
 # that keeps LLVM from vectorising.
 
 
-@_compiled
+@compiled
 def _forward(parts: Array, x: Array, taps: Array, bias: Array, position: Array, y: Array) -> None:
     for part in range(len(parts)):
         first, last = parts[part, 0], parts[part, 1]
@@ -76,7 +72,7 @@ def _forward(parts: Array, x: Array, taps: Array, bias: Array, position: Array, 
                     out[i] += tap[i] * row[i]
 
 
-@_compiled
+@compiled
 def _backward(
     parts: Array, x: Array, taps: Array, position: Array, grad: Array, grad_x: Array, grad_taps: Array
 ) -> None:

@@ -11,7 +11,7 @@ from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
 
 
 class StateDecay(nn.Module):
@@ -40,7 +40,7 @@ class GatedRMSNorm(nn.Module):
     def forward(self, x: torch.Tensor, gate: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
         """`part`: the channels that `x` and `gate` hold, whole groups of them."""
         gated = (x * F.silu(at_least_float32(gate))).reshape(*x.shape[:-1], -1, self.group_size)
-        normed = gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + self.eps)
+        normed = rms_normalise(gated, self.eps)
         result: torch.Tensor = self.weight[part] * normed.flatten(-2).to(gate.dtype)
         return result
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.language.mlp import MLP
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.nemotron_omni.layers import at_least_float32, squared_relu
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Experts(nn.Module):
         tokens = order // top_k
         counts = chosen.bincount(minlength=len(self.up_proj)).tolist()
         outputs = [
-            F.linear(F.relu(F.linear(rows, up)).square(), down)
+            F.linear(squared_relu(F.linear(rows, up)), down)
             for rows, up, down in zip(
                 torch.split(hidden_states[tokens], counts), self.up_proj.unbind(), self.down_proj.unbind(), strict=True
             )

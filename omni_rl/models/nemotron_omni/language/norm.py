@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
 
 
 class AddRMSNorm(nn.Module):
@@ -21,5 +21,4 @@ class AddRMSNorm(nn.Module):
     def forward(self, mixed: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] each to (normed sum, sum) in their dtype; without a residual, `mixed` is the stream itself."""
         total = at_least_float32(mixed) if residual is None else at_least_float32(mixed) + at_least_float32(residual)
-        normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(mixed.dtype) * self.weight, total.to(mixed.dtype)
+        return rms_normalise(total, self.eps).to(mixed.dtype) * self.weight, total.to(mixed.dtype)

@@ -11,12 +11,11 @@ Shapes: T tokens, S sequences, H heads of P channels, G groups of B and C, N sta
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.models.nemotron_omni.language.threads import on_threads
+from omni_rl.models.nemotron_omni.language.threads import compiled, on_threads
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 Array = NDArray[Any]
@@ -88,14 +87,11 @@ def _units(lengths: tuple[int, ...], groups: int) -> Array:
     )
 
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-
-
 # Rows are cut before the inner loops: an index that starts elsewhere than at 0 may be negative, and numba's handling of
 # that keeps LLVM from vectorising.
 
 
-@_compiled
+@compiled
 def _spread(row: Array, scale: Array, first: int, wide: Array) -> None:
     """wide [W] = row [H, P] · scale [H] of the heads from `first` on."""
     channels = row.shape[1]
@@ -105,7 +101,7 @@ def _spread(row: Array, scale: Array, first: int, wide: Array) -> None:
             part[p] = source[p] * factor
 
 
-@_compiled
+@compiled
 def _advance(state: Array, decay: Array, key: Array, value: Array) -> None:
     """state [N, W] = decay [W] · state + key [N] ⊗ value [W]."""
     for n in range(len(key)):
@@ -114,7 +110,7 @@ def _advance(state: Array, decay: Array, key: Array, value: Array) -> None:
             state[n, i] = decay[i] * state[n, i] + scale * value[i]
 
 
-@_compiled
+@compiled
 def _copy_advanced(state: Array, decay: Array, key: Array, value: Array, after: Array) -> None:
     """`_advance` into another array; in one loop for both LLVM would find that the arrays may overlap."""
     for n in range(len(key)):
@@ -123,7 +119,7 @@ def _copy_advanced(state: Array, decay: Array, key: Array, value: Array, after: 
             after[n, i] = decay[i] * state[n, i] + scale * value[i]
 
 
-@_compiled
+@compiled
 def _copy(state: Array, to: Array) -> None:
     """Numba's own `to[:] = state` takes five times as long."""
     for n in range(state.shape[0]):
@@ -131,7 +127,7 @@ def _copy(state: Array, to: Array) -> None:
             to[n, i] = state[n, i]
 
 
-@_compiled
+@compiled
 def _forward(units: Array, x: Array, dt: Array, decay: Array, b: Array, c: Array, d: Array, y: Array) -> None:
     share, channels, states = x.shape[1] // b.shape[1], x.shape[2], b.shape[2]
     width = share * channels
@@ -158,7 +154,7 @@ def _forward(units: Array, x: Array, dt: Array, decay: Array, b: Array, c: Array
                     to[p] = part[p]
 
 
-@_compiled
+@compiled
 def _backward(
     units: Array,
     x: Array,

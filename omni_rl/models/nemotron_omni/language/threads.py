@@ -1,18 +1,30 @@
-"""Compiled kernels on as many threads as torch uses."""
+"""Loops compiled for the CPU, and run on as many threads as torch uses."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import numba
 import torch
 from numpy.typing import NDArray
+
+
+def compiled(loops: Callable[..., None]) -> Callable[..., None]:
+    """`loops` as machine code that lets go of the interpreter's lock; kept on disk, as compiling takes seconds.
+
+    Sums may be taken in any order, which vectorising needs.
+    """
+    machine_code: Callable[..., None] = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})(
+        loops
+    )
+    return machine_code
 
 
 def on_threads(kernel: Callable[..., None], units: NDArray[Any], *arrays: NDArray[Any]) -> None:
     """Run `kernel(units, *arrays)`, its `units` dealt out to the threads in turn; they must not write the same element.
 
-    `kernel` has to let go of the interpreter's lock.
+    `kernel` has to be `compiled`.
     """
     threads = min(torch.get_num_threads(), len(units))
     if threads == 1:
