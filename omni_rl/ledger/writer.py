@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from omni_rl.errors import LedgerError, OmniRLError
+from omni_rl.errors import LedgerError
 from omni_rl.ledger.database import Database
 
 GROUP = 256
@@ -45,7 +45,7 @@ class Writer:
     def submit(self, operation: Callable[[sa.Connection], T]) -> "Future[T]":
         """The future is done when what `operation` wrote is on the disk, or when none of it counts.
 
-        An `OmniRLError` that it raises undoes only this operation. A `LedgerError` from the database leaves open
+        What it raises itself undoes only this operation. A `LedgerError` from the database leaves open
         whether it was written: the connection may have broken after the commit.
         """
         future: Future[T] = Future()
@@ -106,13 +106,14 @@ class Writer:
 
     @staticmethod
     def _run(job: _Job, connection: sa.Connection) -> None:
+        """A database error leaves by itself: SQLite may have ended the transaction, and with it the savepoint."""
         job.result = job.error = None
+        savepoint = connection.begin_nested()
         try:
-            with connection.begin_nested():
-                job.result = job.operation(connection)
-        except OmniRLError as error:
-            job.error = error
+            job.result = job.operation(connection)
+            savepoint.commit()
         except sa.exc.SQLAlchemyError:
             raise
         except Exception as error:  # reaches whoever waits for the future
+            savepoint.rollback()
             job.error = error
