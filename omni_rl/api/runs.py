@@ -1,9 +1,9 @@
 """A run: what is compared, and how strictly."""
 
 from dataclasses import fields
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from omni_rl.api.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
 from omni_rl.consistency.corrections import Correction, Method
@@ -12,6 +12,15 @@ from omni_rl.consistency.limits import Limits, limits_for
 from omni_rl.consistency.router import LeaveOut
 
 METRICS = tuple(field.name for field in fields(Metrics))
+
+
+def _is_metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"no metric {name!r}; there are {', '.join(METRICS)}")
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_is_metric), WithJsonSchema({"type": "string", "enum": list(METRICS)})]
 LEAVE_OUT: dict[str, LeaveOut] = {"float32": "after_flip", "bfloat16": "flipped"}
 
 
@@ -55,7 +64,7 @@ class RunBody(Body):
         description="Whether this coordinator's cluster samples for the run, so that its gate stops it and syncs heal "
         "it. Otherwise verdicts advise.",
     )
-    limits: dict[Bucket, dict[str, LimitValues]] = Field(
+    limits: dict[Bucket, dict[Metric, LimitValues]] = Field(
         default_factory=dict, description="In place of the dtype's own, by bucket and metric."
     )
     correction: CorrectionBody = CorrectionBody()
@@ -72,9 +81,6 @@ class RunBody(Body):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for bucket, metrics in self.limits.items():
-            if unknown := sorted(set(metrics) - set(METRICS)):
-                raise ValueError(f"limits.{bucket}: no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
         self.judged_by()
         return self
 

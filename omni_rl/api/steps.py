@@ -34,7 +34,10 @@ class SealBody(Body):
 
     parts: int | None = Field(default=None, ge=1, le=65536, description="How many ranks must have posted.")
     training: dict[Name, float] = Field(
-        default_factory=dict, max_length=64, description="The trainer's own figures: reward, loss, KL and so on."
+        default_factory=dict,
+        max_length=64,
+        description="The trainer's own figures: reward, loss, KL and so on.",
+        json_schema_extra={"additionalProperties": False},
     )
 
     model_config = example(parts=2, training={"reward": 0.62, "loss": -0.013})

@@ -13,7 +13,7 @@ from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
 from services.coordinator.bridge import Bridge, NoBridge
 from services.coordinator.core import Coordinator
 from services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders, Unexpected
-from services.coordinator.openapi import add_records_schema
+from services.coordinator.openapi import complete
 from services.coordinator.problems import add_handlers
 from services.coordinator.routes import events, gate, health, jobs, media, runs, session, steps, syncs
 from services.coordinator.settings import CoordinatorSettings
@@ -64,7 +64,7 @@ def create_app(
     for module in ROUTERS:
         app.include_router(module.router)
     add_handlers(app)
-    add_records_schema(app, RECORDS_VERSION)
+    complete(app, RECORDS_VERSION)
     # The last one added is the outermost.
     app.add_middleware(Unexpected)
     app.add_middleware(BodyLimit, bounds=settings.bounds)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI finds out by itself: the schema of records."""
+"""What the OpenAPI document says beyond what FastAPI finds out by itself: problems, and the schema of records."""
 
 from typing import Any
 
@@ -6,18 +6,36 @@ import pyarrow as pa
 from fastapi import FastAPI
 
 from omni_rl.ledger.schema import COLUMNS, Column
+from services.coordinator.problems import MEDIA_TYPE
+
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+INVALID = {"$ref": "#/components/schemas/HTTPValidationError"}
 
 
-def add_records_schema(app: FastAPI, version: str) -> None:
-    """Put `Records`, the JSON form of a step's records, among the document's schemas."""
+def complete(app: FastAPI, version: str) -> None:
+    """Make the app's document say that problems are problem+json, and what `Records` are."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = generate()
-        document["components"]["schemas"]["Records"] = records_schema(version)
-        return document
+        if app.openapi_schema is None:
+            _complete(generate(), version)
+        assert app.openapi_schema is not None, "FastAPI keeps what it generates"
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any], version: str) -> None:
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                # FastAPI files every model under the route's own content type, and its own validation error besides.
+                if any(body.get("schema") in (PROBLEM, INVALID) for body in response.get("content", {}).values()):
+                    response["content"] = {MEDIA_TYPE: {"schema": PROBLEM}}
+    schemas = document["components"]["schemas"]
+    schemas["Records"] = records_schema(version)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
 
 
 def records_schema(version: str) -> dict[str, Any]:

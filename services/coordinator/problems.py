@@ -25,11 +25,11 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.PromptError: 422,
     errors.CheckpointError: 422,
     errors.SamplingError: 422,
-    errors.IdempotencyError: 422,
     errors.UnauthenticatedError: 401,
     errors.ForbiddenError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.IdempotencyError: 409,
     errors.SyncRunningError: 409,
     errors.SyncRolledBackError: 409,
     errors.FencedError: 409,
@@ -52,7 +52,6 @@ STATUS: Mapping[type[OmniRLError], int] = {
 """The most specific class of an error decides; what is not here is a fault of ours: 500."""
 
 OF_STATUS: Mapping[int, type[OmniRLError]] = {
-    400: errors.InvalidRequestError,
     401: errors.UnauthenticatedError,
     403: errors.ForbiddenError,
     404: errors.NotFoundError,
@@ -142,25 +141,23 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = OF_STATUS.get(error.status_code, errors.InvalidRequestError)
-        return respond(kind, error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers)
+        # A body that cannot be decoded is 400 to the framework, one that cannot be parsed is 422: here they are one.
+        status = 422 if error.status_code == 400 else error.status_code
+        kind = OF_STATUS.get(status, errors.InvalidRequestError)
+        return respond(kind, status, f"{request.method} {request.url.path}: {error.detail}", error.headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: which problems it may answer with."""
-    return {
-        status: {"model": Problem, "description": _DESCRIBED[status], "content": {MEDIA_TYPE: {}}}
-        for status in statuses
-    }
+    return {status: {"model": Problem, "description": _DESCRIBED[status]} for status in statuses}
 
 
 _DESCRIBED = {
-    400: "The request cannot be read.",
     401: "No token, or an unknown one (`unauthenticated`).",
     403: "The token's scope does not reach that far, or another site's page sent it (`forbidden`).",
     404: "No such thing (`not_found`).",
     405: "Not with this method.",
-    409: "It contradicts what is there (`conflict`, `sync_running`, `sync_rolled_back`).",
+    409: "It contradicts what is there (`conflict`, `idempotency_mismatch`, `sync_running`, `sync_rolled_back`).",
     413: "Too many bytes, pixels, frames or samples (`too_large`).",
     415: "A content type that is not read here (`unsupported_media_type`).",
     422: "A value is not as it should be (`invalid_request` and others).",

@@ -231,7 +231,7 @@ async def test_limits_of_a_metric_that_does_not_exist(served: Served) -> None:
     bad = {**RUN, "limits": {"text": {"kl": {"warn": 1, "mask": 2, "pause": 3}}}}
     answer = await served.http.post("/v1/runs", json=bad)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert "no metric kl" in answer.json()["detail"]
+    assert "no metric 'kl'" in answer.json()["detail"]
 
 
 async def test_the_timeline_keeps_a_spike(served: Served) -> None:

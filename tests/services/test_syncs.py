@@ -63,7 +63,7 @@ async def test_a_key_is_one_operation_however_often_it_is_sent(served: Served) -
     again = await served.http.post("/v1/syncs", json={}, headers=key)
     assert (again.status_code, again.json()["sync"]) == (200, answers[0]["sync"])
     other = await served.http.post("/v1/syncs", json={"mode": "drain"}, headers=key)
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
 
 
 async def test_a_key_outlives_the_coordinator(serve: Serve) -> None:
@@ -153,7 +153,7 @@ async def test_jobs(served: Served) -> None:
     assert (await served.http.post("/v1/jobs", json=body, headers=key)).json()["job"] == job["job"]
     other = {"kind": "grpo", "parameters": {"run": "digits", "steps": 51}}
     refused = await served.http.post("/v1/jobs", json=other, headers=key)
-    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_mismatch")
+    assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_mismatch")
     path = made.headers["location"]
     assert (await served.http.get(path)).json()["job"] == job["job"]
     assert [found["job"] for found in (await served.http.get("/v1/jobs")).json()] == [job["job"]]
