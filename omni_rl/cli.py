@@ -126,7 +126,26 @@ def bench_sync(
     typer.echo(f"wrote {measure(out, megabytes or [50, 1000], syncs, lambda line: typer.echo(line, err=True))}")
 
 
+@bench.command("scoring")
+def bench_scoring(out: BenchOut = Path("bench")) -> None:
+    """Scoring speed and memory against transformers on the same weights (writes scoring.json)."""
+    from omni_rl.bench.scoring.command import bench_scoring as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
+@bench.command("goals")
+def bench_goals(out: BenchOut = Path("bench")) -> None:
+    """The goals of every result file, and whether they are met."""
+    from omni_rl.bench.result import goal_lines
+
+    typer.echo("\n".join(goal_lines(out)))
+
+
 @bench.command("all")
 def bench_all(out: BenchOut = Path("bench")) -> None:
-    """Every benchmark, one after the other."""
+    """Every benchmark, one after the other, and a table of their goals."""
     bench_demo(out)
+    bench_sync(out)
+    bench_scoring(out)
+    bench_goals(out)

@@ -27,18 +27,27 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round of one method on one workload."""
+    """Seconds of each round of one method on one workload, of the processor and by the clock."""
 
     kind: str
     mode: Mode
     method: Method
     tokens: int
-    seconds: list[float]
+    rounds: list["Seconds"]
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the fastest round: what others on the machine take away only ever slows a round down."""
-        return self.tokens / min(self.seconds)
+        """Of the fastest round, in the processor's seconds: with one thread they are those of the clock on a machine
+        that does nothing else, and on any other they leave out what was taken away."""
+        return self.tokens / min(seconds.processor for seconds in self.rounds)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long one round took."""
+
+    processor: float
+    clock: float
 
 
 def samples_of(checkpoint: Path, kind: str) -> list[Sample]:
@@ -61,13 +70,13 @@ def run(policy: Policy, samples: list[Sample], mode: Mode) -> list[torch.Tensor]
     return [scores[index] for index in range(len(samples))]
 
 
-def seconds_of(policy: Policy, samples: list[Sample], mode: Mode) -> float:
-    started = time.perf_counter()
+def seconds_of(policy: Policy, samples: list[Sample], mode: Mode) -> Seconds:
+    clock, processor = time.perf_counter(), time.process_time()
     run(policy, samples, mode)
-    elapsed = time.perf_counter() - started
+    seconds = Seconds(round(time.process_time() - processor, 4), round(time.perf_counter() - clock, 4))
     for parameter in policy.parameters():
         parameter.grad = None
-    return elapsed
+    return seconds
 
 
 def best_of_theirs(theirs: Policy, samples: list[Sample], mode: Mode) -> list[Method]:
@@ -85,7 +94,7 @@ def best_of_theirs(theirs: Policy, samples: list[Sample], mode: Mode) -> list[Me
 
 def _screen(theirs: Policy, method: Method, samples: list[Sample], mode: Mode) -> float:
     policy = with_method(theirs, method)
-    return min(seconds_of(policy, samples, mode) for _ in range(2))
+    return min(seconds_of(policy, samples, mode).processor for _ in range(2))
 
 
 def measure_time(checkpoint: Path) -> dict[str, Any]:
@@ -103,13 +112,13 @@ def measure_time(checkpoint: Path) -> dict[str, Any]:
                 difference = max(
                     difference, *((a - b).abs().max().item() for a, b in zip(reference, scores, strict=True))
                 )
-            seconds: dict[Method, list[float]] = {method: [] for method in methods}
+            rounds: dict[Method, list[Seconds]] = {method: [] for method in methods}
             for _ in range(ROUNDS):
-                for method, rounds in seconds.items():
+                for method, measured in rounds.items():
                     policy = ours if method.policy == "ours" else with_method(theirs, method)
-                    rounds.append(seconds_of(policy, samples, mode))
+                    measured.append(seconds_of(policy, samples, mode))
             tokens = sum(len(sample.ids) for sample in samples)
-            timings += [Timing(kind, mode, method, tokens, rounds) for method, rounds in seconds.items()]
+            timings += [Timing(kind, mode, method, tokens, measured) for method, measured in rounds.items()]
     return {
         "threads": torch.get_num_threads(),
         "logprob_max_difference": difference,
@@ -120,7 +129,7 @@ def measure_time(checkpoint: Path) -> dict[str, Any]:
                 "method": asdict(timing.method),
                 "tokens": timing.tokens,
                 "tokens_per_second": round(timing.tokens_per_second, 1),
-                "seconds": [round(value, 4) for value in timing.seconds],
+                "rounds": [asdict(seconds) for seconds in timing.rounds],
             }
             for timing in timings
         ],
