@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError
 
-from omni_rl.errors import EngineDeadError, WeightUpdateError
+from omni_rl.actors import kill
+from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
@@ -175,10 +176,10 @@ class RolloutHandle:
         """End the engine's process and wait until it is gone. Idempotent."""
         hold = self._hold
         hold.end = hold.end or "it was closed"
-        if hold.actor is not None and ray.is_initialized():
-            ray.kill(hold.actor)
-            if hold.pid is not None:
-                ended(hold.pid)
+        if hold.actor is not None:
+            kill(hold.actor)
+        if hold.pid is not None:
+            ended(hold.pid)
         hold.actor = hold.pid = None
 
     def __enter__(self) -> "RolloutHandle":
@@ -190,6 +191,7 @@ class RolloutHandle:
         self.close()
 
     def _start(self, closed: bool) -> None:
+        self._require_ray()
         actor = ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options).remote()
         self._hold = hold = _Hold(actor, None, None)
         try:
@@ -207,10 +209,18 @@ class RolloutHandle:
             self.close()
             raise
 
+    def _require_ray(self) -> None:
+        """Without this, Ray would quietly start a cluster of its own on the next call."""
+        if not ray.is_initialized():
+            raise ReplicaDeadError(
+                f"{self.name}: this process has no connection to Ray; connect, and start engines anew"
+            )
+
     def _call(self, method: str, *arguments: Any, deadline: Deadline | None = None) -> Any:
         hold = self._hold
         if hold.end is not None:
             raise EngineDeadError(f"{self.name}: the engine cannot be used: {hold.end}; replace() starts another")
+        self._require_ray()
         waiter = Waiter(hold.actor, self.name, hold.pid)
         try:
             return waiter.get(getattr(hold.actor, method).remote(*arguments), method, deadline)

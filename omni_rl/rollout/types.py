@@ -74,18 +74,3 @@ class Rescore:
     logprobs: NDArray[np.float64]
     experts: NDArray[np.int16] | None
     version: str = ""
-
-
-@dataclass(frozen=True)
-class UpdateReport:
-    """A weight update that went through: the version now served, what was sent, and seconds of it.
-
-    `seconds_check` (completeness and digest; generation could go on), `seconds_write` and `seconds_reset` (caches).
-    """
-
-    version: str
-    tensors: int
-    bytes: int
-    seconds_check: float
-    seconds_write: float
-    seconds_reset: float

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from omni_rl.actors import kill
 from omni_rl.errors import CheckpointError, GradientError, OmniRLError, SlabError, SourceError, TrainerDeadError
 from omni_rl.processes import wait_until_gone
 
@@ -85,10 +86,8 @@ class Ranks:
     def close(self) -> None:
         """End every rank's process and wait until it is gone. Idempotent."""
         self._end = self._end or "it was closed"
-        if not ray.is_initialized():
-            return
         for actor in self._actors:
-            ray.kill(actor)
+            kill(actor)
         wait_until_gone(self.pids)
 
     def _diagnose(self, references: Sequence[Any]) -> NoReturn:

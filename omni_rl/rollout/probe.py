@@ -1,0 +1,115 @@
+"""The canonical probe: a fixed set of answers, one of each kind, scored so that equal weights give equal bits.
+
+Each answer is scored alone, in a fixed order, with cold caches, by one number of threads (an engine keeps the one it
+started with): a batch's size, a cache or another split of a sum moves the last bits of a logprob, in float32 too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from omni_rl.consistency.metrics import by_kind
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
+from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.settings import Dtype
+from omni_rl.rollout.types import Rescore, Rollout
+from omni_rl.train.types import Score
+
+ANSWER_TOKENS = 16
+SEED = 20
+SOUND_RATE = 16000  # what models hear: nothing is resampled
+
+Figures = Mapping[str, Mapping[str, float]]
+
+
+def probe_prompts() -> list[Prompt]:
+    """One prompt of each kind, from noise: the same everywhere, without any file."""
+    rng = np.random.default_rng(SEED)
+    image = Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8))
+    sound = Sound((0.1 * rng.standard_normal(SOUND_RATE)).astype(np.float32), SOUND_RATE)
+    video = Video(rng.integers(0, 256, (4, 96, 96, 3), np.uint8), 2.0, (0, 1, 2, 3), 4)
+    return [
+        Prompt("text", "Name the capital of the country."),
+        Prompt("image", "Look at <image> and say what it is.", images=(image,)),
+        Prompt("audio", "Listen to <so_embedding> and say what it is.", sounds=(sound,)),
+        Prompt("video", "Watch <video> and say what it is.", videos=(video,)),
+        Prompt(
+            "mixed",
+            "Look at <image>, listen to <so_embedding>, watch <video>, and compare them.",
+            images=(image,),
+            sounds=(sound,),
+            videos=(video,),
+        ),
+    ]
+
+
+def probe_answers(rendered: Sequence[RenderedPrompt]) -> tuple[Rollout, ...]:
+    """Each prompt with an answer that nobody sampled: ids spread over the ids of the text prompts."""
+    known = np.unique(np.concatenate([prompt.ids for prompt in rendered if not prompt.items]))
+    rng = np.random.default_rng(SEED)
+    return tuple(
+        Rollout(
+            prompt=prompt,
+            ids=rng.choice(known, ANSWER_TOKENS).astype(np.int64),
+            logprobs=np.zeros(ANSWER_TOKENS),
+            temperature=1.0,
+            version_spans=(),
+            engine_digests=tuple(item.digests for item in prompt.items),
+            experts=None,
+            finish_reason="probe",
+        )
+        for prompt in rendered
+    )
+
+
+def render_probe(handle: RolloutHandle) -> tuple[Rollout, ...]:
+    """The canonical probe as the handle's engine renders it; any engine of the same settings scores it."""
+    return probe_answers(handle.render(probe_prompts()))
+
+
+@dataclass
+class AgreementProbe:
+    """The probe for one sync (`omni_rl.sync.transaction.Probe`): engine against trainer, by kind of prompt.
+
+    `score` is the trainer's, called while generation runs; it has to score with the weights that are synced.
+    """
+
+    command: tuple[Rollout, ...]
+    score: Callable[[Sequence[Rollout]], Sequence[Score]]
+    dtype: Dtype
+    _trained: Sequence[Score] = ()
+
+    def prepare(self) -> None:
+        self._trained = self.score(self.command)
+
+    def agreement(self, scores: Mapping[str, Sequence[Rescore]]) -> Figures:
+        """For each kind the figures of the replica with the largest mean difference."""
+        by_replica = [self._figures(scored) for scored in scores.values()]
+        return {
+            kind: max((figures[kind] for figures in by_replica), key=lambda figures: figures["logprob_abs_diff_mean"])
+            for kind in by_replica[0]
+        }
+
+    def _figures(self, scored: Sequence[Rescore]) -> Figures:
+        records = [
+            SampleRecord(
+                answer.prompt.id,
+                answer.prompt.kind,
+                len(answer.prompt.ids),
+                engine.logprobs,
+                trained.logprobs,
+                engine.experts,
+                trained.experts,
+                trained.margins,
+            )
+            for answer, engine, trained in zip(self.command, scored, self._trained, strict=True)
+        ]
+        comparisons = by_kind(records, leave_out=THRESHOLDS[self.dtype].leave_out)
+        return {
+            kind: {name: float(value) for name, value in asdict(comparison.metrics).items()}
+            for kind, comparison in comparisons.items()
+        }
