@@ -237,6 +237,12 @@ class LedgerVersionError(LedgerError):
     code = "ledger_too_new"
 
 
+class MediaStoreError(OmniRLError, RuntimeError):
+    """Media of kept samples cannot be read or written."""
+
+    code = "media_store_failed"
+
+
 class ConflictError(OmniRLError, ValueError):
     """The same thing is already in the ledger with other content."""
 
