@@ -1,0 +1,86 @@
+"""A run's Parquet files say what the ledger says."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_array_equal
+
+from omni_rl.errors import LedgerError, NotFoundError
+from omni_rl.ledger.export import export
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.schema import SCHEMA
+from omni_rl.ledger.sync_journal import LedgerJournal
+from omni_rl.ledger.tables import FIGURES
+from omni_rl.ledger.types import NewEvent, StepKey
+
+from .steps import records, sealed
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = pq.read_table(path).to_pylist()
+    return found
+
+
+def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) -> None:
+    for name in ("run", "other"):
+        ledger.put_run(name, {}).result()
+    broken = records().to_json()["records"]
+    broken[0]["train_logprobs"][0] = math.nan
+    for number, part in enumerate((records(), StepRecords.of(broken), records(seed=3))):
+        told = (NewEvent("severity", {"n": number}, "run"),)
+        sealed(ledger, StepKey("run", 0, number), part, training={"reward": 0.5}, flips=(1, 2), events=told)
+    sealed(ledger, StepKey("run", 1, 2), records(seed=4))
+    sealed(ledger, StepKey("other", 0, 0), records(seed=9))
+    journal = LedgerJournal(ledger, "run")
+    epoch = journal.next_epoch(None)
+    journal.begin("sync", "key", epoch, "/a", "recompute")
+    journal.decide("sync", epoch, "abort")
+    journal.finish("sync", epoch, {"outcome": "rolled_back"})
+    journal.close()
+
+    paths = {path.stem: path for path in export(ledger, "run", tmp_path / "out")}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths.values())
+
+    steps = rows(paths["steps"])
+    assert [(row["attempt"], row["step"]) for row in steps] == [(0, 0), (0, 1), (0, 2), (1, 2)]
+    assert json.loads(str(steps[0]["training"])) == {"reward": 0.5}
+    assert json.loads(str(steps[0]["flips"])) == [1, 2]
+    figures = [row for row in rows(paths["figures"]) if row["kind"] == "overall"]
+    known = [*ledger.steps("run", 0), *ledger.steps("run", 1)]
+    assert_array_equal(
+        [[row[name] for name in FIGURES] for row in figures],
+        [[getattr(row.figures, name) for name in FIGURES] for row in known],
+    )
+    assert math.isnan(float(str(figures[1]["gen_kl_error"])))
+    bins = [row for row in rows(paths["bins"]) if (row["attempt"], row["step"]) == (0, 0)]
+    assert len(bins) == sum(len(found) for found in ledger.step(StepKey("run", 0, 0)).by_position.values())
+
+    samples = pq.read_table(paths["samples"])
+    assert samples.schema.names[4:] == SCHEMA.names
+    for row in samples.to_pylist():
+        kept = ledger.sample(StepKey("run", row["attempt"], row["step"]), row["sample"])
+        assert kept.kept.place == row["place"]
+        assert_array_equal(row["train_logprobs"], kept.record.columns.train_logprobs)
+    assert len(samples) == 8
+
+    assert [json.loads(str(row["data"]))["n"] for row in rows(paths["events"])] == [0, 1, 2]
+    assert [(row["sync"], row["decision"], row["key"]) for row in rows(paths["syncs"])] == [("sync", "abort", "key")]
+
+
+def test_a_run_without_steps_gives_empty_files(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.put_run("run", {}).result()
+    for path in export(ledger, "run", tmp_path):
+        assert rows(path) == []
+
+
+def test_what_cannot_be_exported(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no run run"):
+        export(ledger, "run", tmp_path)
+    ledger.put_run("run", {}).result()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LedgerError, match="cannot be written"):
+        export(ledger, "run", tmp_path / "file")
