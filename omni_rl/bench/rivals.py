@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from omni_rl.rollout.settings import EngineSettings
 
@@ -31,11 +33,15 @@ class LoadingEngine:
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
         return self._reset(started)
 
-    def load(self, tensors: "Mapping[str, torch.Tensor]") -> float:
-        """Seconds that loading tensors out of Ray's object store takes, caches included."""
+    def load(self, arrays: Mapping[str, tuple[str, NDArray[np.uint8]]]) -> float:
+        """Seconds that loading arrays which lie in Ray's object store takes, caches included."""
         import torch
 
         started = time.perf_counter()
+        tensors = {
+            name: torch.from_numpy(array).view(getattr(torch, dtype)).squeeze(-1)
+            for name, (dtype, array) in arrays.items()
+        }
         with torch.no_grad():
             self._model.load_weights(iter(tensors.items()))
         return self._reset(started)
@@ -50,15 +56,14 @@ class LoadingEngine:
 class Rivals:
     """The other ways, for one checkpoint's shape. Close it."""
 
-    def __init__(self, settings: EngineSettings, memory: Path) -> None:
-        """`memory` is a directory in memory: a disk would only make saving slower."""
-        self._memory = memory
+    def __init__(self, settings: EngineSettings) -> None:
         self._actor: Any = ray.remote(num_cpus=0.5)(LoadingEngine).remote()
         ray.get(self._actor.start.remote(settings))
 
-    def save_and_reload(self, model: "NemotronOmniForConditionalGeneration") -> dict[str, float]:
-        """Seconds of `save_pretrained`, of `reload_weights`, and of both with what lies between."""
-        with tempfile.TemporaryDirectory(dir=self._memory) as folder:
+    def save_and_reload(self, model: "NemotronOmniForConditionalGeneration", base: Path | None) -> dict[str, float]:
+        """Seconds of `save_pretrained` below `base` (default: the system's place for temporary files), of
+        `reload_weights`, and of both with what lies between."""
+        with tempfile.TemporaryDirectory(dir=base) as folder:
             started = time.perf_counter()
             model.save_pretrained(folder)
             saved = time.perf_counter() - started
@@ -66,12 +71,24 @@ class Rivals:
             return {"save": saved, "reload": loaded, "whole": time.perf_counter() - started}
 
     def ray_put_and_load(self, tensors: "Mapping[str, torch.Tensor]") -> dict[str, float]:
-        """Seconds of `ray.put`, of loading in the engine, and of both with the `ray.get` between them."""
+        """Seconds of `ray.put`, of loading in the engine, and of both with the `ray.get` between them.
+
+        As arrays, which Ray takes without pickling: tensors would take longer, and a view's whole storage with it.
+        """
         started = time.perf_counter()
-        reference = ray.put(dict(tensors))
+        arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+        reference = ray.put(arrays)
         put = time.perf_counter() - started
         loaded = ray.get(self._actor.load.remote(reference))
         return {"put": put, "load": loaded, "whole": time.perf_counter() - started}
 
     def close(self) -> None:
         ray.kill(self._actor)
+
+
+def _array(tensor: "torch.Tensor") -> tuple[str, NDArray[np.uint8]]:
+    """Dtype and bytes, shaped so that a view in that dtype has the tensor's shape."""
+    import torch
+
+    raw: NDArray[np.uint8] = tensor.contiguous().unsqueeze(-1).view(torch.uint8).numpy()
+    return str(tensor.dtype).removeprefix("torch."), raw

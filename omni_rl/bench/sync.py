@@ -1,13 +1,14 @@
 """Weight syncs beside a plain copy of the same bytes, beside saving and reloading, and beside Ray's object store."""
 
-import json
 import os
 import statistics
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 import ray
 import torch
 
-from omni_rl.bench.machine import machine
+from omni_rl.bench.result import Goal, write_result
 from omni_rl.bench.rivals import Rivals
 from omni_rl.bench.weights import weights_of
-from omni_rl.media.types import Prompt
+from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.actor import RolloutHandle
@@ -34,12 +35,15 @@ from omni_rl.sync.slabs import SHARED_MEMORY
 
 DTYPE = torch.bfloat16
 RIVAL_TRIES = 5
+BUSY_SYNCS = 10
+SAVE_AND_RELOAD = "save_pretrained_and_reload_weights"
 STORE_BYTES = 3 * 10**9  # Ray's: one set of weights, and the one before it until it is let go
 PROMPTS = 4
 STEPS = 32
-STALL_LIMIT = 2.5  # copies, beside one engine step
-STALL_P90_LIMIT = 3.0  # p90 of copies
-RIVAL_LIMIT = 5.0
+GOAL_MEGABYTES = 1000
+STALL_COPIES = 2.5
+STALL_P90_COPIES = 3.0
+RIVAL_TIMES = 5.0
 
 Spread = dict[str, float]
 
@@ -76,22 +80,17 @@ def bench_sync(
     out: Path, sizes: Sequence[int], syncs: int, progress: Callable[[str], None] = lambda line: None
 ) -> Path:
     """Measure at each of `sizes` (MB, see `omni_rl.bench.weights.SHAPES`); write `sync.json` to `out`."""
-    result: dict[str, object] = {
-        "command": "omni-rl bench sync",
-        "machine": machine() | {"torch_threads": torch.get_num_threads()},
-        "dtype": "bfloat16",
-        "source": "the training model in this process; one engine in a Ray actor",
-        "unit": "seconds",
+    results: dict[str, Any] = {
+        "setting": "seconds; the training model in this process, one engine in a Ray actor, bfloat16",
+        "torch_threads": torch.get_num_threads(),
     }
     with tempfile.TemporaryDirectory() as folder, _ray(Path(folder) / "cache"):
         for megabytes in sizes:
             progress(f"{megabytes} MB: making weights")
             checkpoint = weights_of(megabytes, Path(folder) / str(megabytes))
-            result[f"{megabytes} MB"] = _measure(checkpoint, syncs, partial(_tell, progress, megabytes))
-    path = out / "sync.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    return path
+            results[f"{megabytes} MB"] = _measure(checkpoint, syncs, partial(_tell, progress, megabytes))
+    reached = goals(GOAL_MEGABYTES, results[f"{GOAL_MEGABYTES} MB"]) if GOAL_MEGABYTES in sizes else []
+    return write_result(out / "sync.json", "omni-rl bench sync", reached, results)
 
 
 def _tell(progress: Callable[[str], None], megabytes: int, line: str) -> None:
@@ -114,7 +113,7 @@ def _ray(cache: Path) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def _measure(checkpoint: Path, syncs: int, progress: Callable[[str], None]) -> dict[str, object]:
+def _measure(checkpoint: Path, syncs: int, progress: Callable[[str], None]) -> dict[str, Any]:
     model = NemotronOmniForConditionalGeneration.from_pretrained(checkpoint, dtype=DTYPE)
     run = f"bench-{uuid.uuid4().hex[:8]}"
     source = ModelSource(model, run)
@@ -126,52 +125,60 @@ def _measure(checkpoint: Path, syncs: int, progress: Callable[[str], None]) -> d
         handle = stack.enter_context(RolloutHandle.start(settings))
         first_start = time.perf_counter() - started
         sync = stack.enter_context(weight_sync([handle]))
-        step = _engine_step(handle)
-        results = []
+        prompts = handle.render([Prompt(str(number), "weights move while nobody looks") for number in range(PROMPTS)])
+        step = _engine_step(handle, prompts)
+        results, busy, whole = [], [], []
         for number in range(syncs):
             source.learn()
             copies.time()
             started = time.perf_counter()
-            result = sync.sync(source)
-            results.append((time.perf_counter() - started, result))
-            progress(f"sync {number + 1} of {syncs}: stall {result.stall:.3f} s")
+            results.append(sync.sync(source))
+            whole.append(time.perf_counter() - started)
+            progress(f"sync {number + 1} of {syncs}: stall {results[-1].stall:.3f} s")
+        progress("syncs while the engine generates")
+        with _generating(handle, prompts):
+            for _ in range(BUSY_SYNCS):
+                source.learn()
+                busy.append(sync.sync(source))
         started = time.perf_counter()
         handle.replace(closed=True)
         second_start = time.perf_counter() - started
     progress("save and reload; Ray put and load")
-    rivals = Rivals(settings, SHARED_MEMORY)
-    try:
-        saved, sent = [], []
-        for _ in range(RIVAL_TRIES):
-            source.learn()
-            saved.append(rivals.save_and_reload(model))
-            sent.append(rivals.ray_put_and_load(source.tensors))
-    finally:
-        rivals.close()
-    whole = spread([seconds for seconds, _ in results])
-    last = results[-1][1]
-    measured: dict[str, Any] = {
+    with closing(Rivals(settings)) as rivals:
+        others = [_rivals(rivals, source, model) for _ in range(RIVAL_TRIES)]
+    last = results[-1]
+    return {
         "bytes": last.bytes,
         "tensors": last.tensors,
-        "elements_proven": min(result.elements_proven for _, result in results),
+        "elements_proven": min(result.elements_proven for result in results),
         "elements": last.elements,
         "roofline_copy": spread(copies.seconds),
         "engine_step": step,
-        "stall": spread([result.stall for _, result in results]),
-        "phases": _columns([result.seconds for _, result in results]),
-        "whole_sync": whole,
-        "save_pretrained_and_reload_weights": _columns(saved),
-        "ray_put_get_and_load_weights": _columns(sent),
+        "stall": spread([result.stall for result in results]),
+        "stall_while_generating": spread([result.stall for result in busy]),
+        "phases": _columns([result.seconds for result in results]),
+        "whole_sync": spread(whole),
+        **{name: _columns([one[name] for one in others]) for name in others[0]},
         "engine_start": {"layout_map_derived": first_start, "layout_map_from_cache": second_start},
     }
-    return measured | {"goals": goals(measured)}
+
+
+def _rivals(
+    rivals: Rivals, source: ModelSource, model: NemotronOmniForConditionalGeneration
+) -> dict[str, dict[str, float]]:
+    source.learn()
+    return {
+        SAVE_AND_RELOAD: rivals.save_and_reload(model, None),
+        f"{SAVE_AND_RELOAD}_in_memory": rivals.save_and_reload(model, SHARED_MEMORY),
+        "ray_put_get_and_load_weights": rivals.ray_put_and_load(source.tensors),
+    }
 
 
 class Copies:
     """Warm copies of as many bytes as a sync moves, one after each other sync: what memory gives at that moment."""
 
     def __init__(self, nbytes: int) -> None:
-        self._one, self._other = np.zeros(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+        self._one, self._other = np.full(nbytes, 1, np.uint8), np.full(nbytes, 2, np.uint8)
         self.seconds: list[float] = []
 
     def time(self) -> None:
@@ -191,36 +198,48 @@ def spread(values: Sequence[float]) -> Spread:
     return {"n": len(values)} | {name: round(value, 5) for name, value in figures.items()}
 
 
-def goals(measured: Mapping[str, Any]) -> dict[str, dict[str, float | bool]]:
-    """What was aimed at, what was reached."""
+def goals(megabytes: int, measured: Mapping[str, Any]) -> list[Goal]:
+    """What was aimed at for weights of 1 GB."""
     copy, stall = measured["roofline_copy"], measured["stall"]
-    rival = measured["save_pretrained_and_reload_weights"]["whole"]["p50"]
-    figures = {
-        "stall_p50_less_one_step_in_copies": (
-            (stall["p50"] - measured["engine_step"]) / copy["p50"],
-            STALL_LIMIT,
-            "at most",
+    allowed = STALL_COPIES * copy["p50"] + measured["engine_step"]
+    faster = measured[SAVE_AND_RELOAD]["whole"]["p50"] / measured["whole_sync"]["p50"]
+    return [
+        Goal(f"{megabytes} MB: stall, of {STALL_COPIES:g} copies and a step", stall["p50"] / allowed, 1.0, "lower"),
+        Goal(f"{megabytes} MB: p90 stall, in p90 copies", stall["p90"] / copy["p90"], STALL_P90_COPIES, "lower"),
+        Goal(f"{megabytes} MB: faster than save and reload, times", faster, RIVAL_TIMES, "higher"),
+        Goal(
+            f"{megabytes} MB: elements read back, of all",
+            measured["elements_proven"] / measured["elements"],
+            1.0,
+            "higher",
         ),
-        "stall_p90_in_copies_p90": (stall["p90"] / copy["p90"], STALL_P90_LIMIT, "at most"),
-        "times_faster_than_save_and_reload": (rival / measured["whole_sync"]["p50"], RIVAL_LIMIT, "at least"),
-    }
-    return {
-        name: {
-            "value": round(value, 3),
-            "limit": limit,
-            "met": value <= limit if which == "at most" else value >= limit,
-        }
-        for name, (value, limit, which) in figures.items()
-    }
+    ]
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     return {name: spread([row[name] for row in rows]) for name in rows[0]}
 
 
-def _engine_step(handle: RolloutHandle) -> float:
-    """Seconds of one decoding step of `PROMPTS` answers: a long batch less a short one."""
-    prompts = handle.render([Prompt(str(index), "weights are moved while nobody looks") for index in range(PROMPTS)])
+@contextmanager
+def _generating(handle: RolloutHandle, prompts: Sequence[RenderedPrompt]) -> Iterator[None]:
+    """The engine has answers to sample all the time."""
+    end = threading.Event()
+
+    def sample() -> None:
+        while not end.is_set():
+            handle.sample(prompts, SamplingSettings(max_tokens=STEPS, ignore_eos=True))
+
+    with ThreadPoolExecutor(1) as thread:
+        sampling = thread.submit(sample)
+        try:
+            yield
+        finally:
+            end.set()
+            sampling.result()
+
+
+def _engine_step(handle: RolloutHandle, prompts: Sequence[RenderedPrompt]) -> float:
+    """Seconds of one decoding step: a long batch less a short one."""
 
     def batch(tokens: int) -> float:
         started = time.perf_counter()
