@@ -1,5 +1,6 @@
 """Every byte an engine's model is made of, as flat tensors: each storage once, however many names lie on it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,16 +54,17 @@ def storages(model: nn.Module) -> tuple[Storage, ...]:
     return tuple(_storage(names[address], *owners[address]) for address in names)
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor, bool]]:
-    """Name, tensor, and whether state dicts hold it."""
-    parameters = [(name, tensor, True) for name, tensor in model.named_parameters(remove_duplicate=False)]
-    transient = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set
-    }
-    buffers = model.named_buffers(remove_duplicate=False)
-    return parameters + [(name, tensor, name not in transient) for name, tensor in buffers]
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Name, tensor, and whether state dicts hold it: parameters first, under every name that they have."""
+    modules = [(f"{name}." if name else "", module) for name, module in model.named_modules(remove_duplicate=False)]
+    for prefix, module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + name, parameter, True
+    for prefix, module in modules:
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield prefix + name, buffer, name not in module._non_persistent_buffers_set
 
 
 def _refuse_unknown_format(name: str, tensor: torch.Tensor) -> None:
