@@ -13,6 +13,7 @@ from omni_rl.consistency.limits import judge, limits_for
 from omni_rl.consistency.policy import Outcome
 from omni_rl.errors import NotFoundError, OmniRLError
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.types import NewAlarm, StepKey
 from services.coordinator.auth import Sessions, Tokens
 from services.coordinator.bridge import Bridge, CheckRequest, ClusterState
@@ -32,6 +33,8 @@ from services.coordinator.views import check_answer
 logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
 """How often the cluster is asked how it is."""
+TIDY_SECONDS = 600.0
+"""How often media that are too old go."""
 
 
 class Coordinator:
@@ -42,7 +45,7 @@ class Coordinator:
         self.tokens = Tokens(settings.all_tokens())
         self.sessions = Sessions()
         self.telemetry = Telemetry()
-        self.store = Store(ledger)
+        self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
         self.jobs = Jobs(bridge, self.events)
@@ -72,7 +75,8 @@ class Coordinator:
         for run in self._runs.values():
             if run.drift.pursuit != "nothing":
                 self._responder.pursue(run)
-        self._tasks = [asyncio.create_task(self.events.pump()), asyncio.create_task(self._watch())]
+        beside = (self.events.pump(), self._watch(), self._tidy())
+        self._tasks = [asyncio.create_task(work) for work in beside]
 
     async def close(self) -> None:
         """End what runs beside; nothing that was acknowledged is lost by it."""
@@ -181,6 +185,11 @@ class Coordinator:
             await asyncio.sleep(WATCH_SECONDS)
             await self._look_at_cluster()
             await self.gate.observe(self._cluster.gate)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            await self.store.tidy_media()
 
     async def _look_at_cluster(self) -> None:
         seen = await self._bridge.state()

@@ -38,6 +38,7 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.TooManyError: 429,
     errors.RayUnavailableError: 503,
     errors.LedgerError: 503,
+    errors.MediaStoreError: 503,
     errors.JournalError: 503,
     errors.SyncUndecidedError: 503,
     errors.QuarantinedError: 503,

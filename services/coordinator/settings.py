@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
-from omni_rl.ledger.schema import RecordLimits
+from omni_rl.ledger.media_store import MediaRules
 from omni_rl.settings import StrictSettings
 
 MIB = 1 << 20
@@ -46,9 +46,18 @@ class Bounds(StrictSettings):
     subscribers: int = Field(default=512, gt=0)
     """Open event streams."""
 
+
+class MediaSettings(StrictSettings):
+    """Media of kept samples: where they lie, and for how long; `keep` False keeps them out."""
+
+    directory: Path = Path("runs/media")
+    keep: bool = True
+    quota: int = Field(default=10 << 30, gt=0)
+    days: float | None = Field(default=30.0, gt=0)
+
     @property
-    def records(self) -> RecordLimits:
-        return RecordLimits()
+    def rules(self) -> MediaRules:
+        return MediaRules(self.keep, self.quota, self.days)
 
 
 class WandbSettings(StrictSettings):
@@ -65,8 +74,7 @@ class CoordinatorSettings(StrictSettings):
     port: int = Field(default=8400, ge=0, le=65535)
     ledger: str = "sqlite:///runs/ledger.db"
     """sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
-    media: Path = Path("runs/media")
-    """Where the media of kept samples lie."""
+    media: MediaSettings = MediaSettings()
     tokens: tuple[TokenEntry, ...] = ()
     tokens_file: Path | None = None
     """JSON: a list of token entries; only its owner may read it."""

@@ -14,6 +14,7 @@ from omni_rl.api.state import AlarmAnswer
 from omni_rl.consistency.limits import LABELS
 from omni_rl.consistency.policy import Outcome
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.media_store import MediaStore, Put
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import events, syncs
 from omni_rl.ledger.types import (
@@ -42,8 +43,9 @@ T = TypeVar("T")
 class Store:
     """Every method raises what the ledger's method of the same name raises."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, media: MediaStore) -> None:
         self._ledger = ledger
+        self._media = media
         self._readers = ThreadPoolExecutor(READERS, "ledger-reader")
 
     async def close(self) -> None:
@@ -130,6 +132,16 @@ class Store:
             )
             for alarm in found
         ]
+
+    async def put_media(self, content: bytes) -> Put:
+        return await self._read(self._media.put, content)
+
+    async def media(self, digest: str) -> bytes:
+        return await self._read(self._media.get, digest)
+
+    async def tidy_media(self) -> None:
+        """Let go of what is too old."""
+        await self._read(self._media.tidy)
 
     async def sync(self, sync: str) -> Sync:
         return await self._read(self._ledger.sync, sync)

@@ -14,7 +14,7 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from services.coordinator.app import create_app
 from services.coordinator.core import Coordinator
-from services.coordinator.settings import CoordinatorSettings
+from services.coordinator.settings import CoordinatorSettings, MediaSettings
 from tests.services.fake_bridge import FakeBridge
 
 
@@ -42,7 +42,11 @@ def serve(tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def serving(bridge: FakeBridge | None = None, **settings: Any) -> AsyncIterator[Served]:
-        chosen = {"ledger": f"sqlite:///{tmp_path / 'ledger.db'}", "media": tmp_path / "media", **settings}
+        chosen = {
+            "ledger": f"sqlite:///{tmp_path / 'ledger.db'}",
+            "media": MediaSettings(directory=tmp_path / "media"),
+            **settings,
+        }
         cluster = bridge or FakeBridge()
         ledger = Ledger.open(chosen["ledger"])
         cluster.journal = LedgerJournal(ledger, "digits", force=True)

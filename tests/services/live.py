@@ -11,14 +11,19 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from services.coordinator.app import create_app
 from services.coordinator.server import make_server
-from services.coordinator.settings import CoordinatorSettings
+from services.coordinator.settings import CoordinatorSettings, MediaSettings
 from tests.services.fake_bridge import FakeBridge
 
 
 @contextmanager
 def live(directory: Path, bridge: FakeBridge | None = None, **settings: Any) -> Iterator[str]:
     """The address of a coordinator whose ledger is in `directory`."""
-    chosen = {"ledger": f"sqlite:///{directory / 'ledger.db'}", "media": directory / "media", "port": 0, **settings}
+    chosen = {
+        "ledger": f"sqlite:///{directory / 'ledger.db'}",
+        "media": MediaSettings(directory=directory / "media"),
+        "port": 0,
+        **settings,
+    }
     ledger = Ledger.open(chosen["ledger"])
     cluster = bridge or FakeBridge()
     cluster.journal = LedgerJournal(ledger, "digits", force=True)

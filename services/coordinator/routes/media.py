@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
+from blake3 import blake3
 from fastapi import APIRouter, Header, Path, Request, Response
 
 from omni_rl.api.media import MediaAnswer
+from omni_rl.errors import MediaError
 from services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from services.coordinator.media import TYPES, check, kind_of
 from services.coordinator.problems import documented
@@ -18,7 +20,7 @@ BYTES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TY
 
 @router.put(
     "/{digest}",
-    responses=documented(401, 403, 413, 415, 422),
+    responses=documented(401, 403, 413, 415, 422, 503),
     openapi_extra={"requestBody": {"required": True, "content": BYTES}},
 )
 async def keep(
@@ -31,7 +33,9 @@ async def keep(
     """Keep a picture (PNG, JPEG), sound (WAV) or video (MP4) that records name."""
     content = await request.body()
     check(content, content_type, coordinator.settings.bounds)
-    return await coordinator.store.put_media(digest, content)
+    if blake3(content).hexdigest() != digest:
+        raise MediaError("the digest in the path is not the blake3 of the bytes")
+    return MediaAnswer(digest=digest, bytes=len(content), stored=(await coordinator.store.put_media(content)).stored)
 
 
 @router.get("/{digest}", response_class=Response, responses={200: {"content": BYTES}, **documented(401, 403, 404, 422)})

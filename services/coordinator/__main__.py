@@ -1,0 +1,38 @@
+"""`python -m services.coordinator [SETTINGS.json]`: the coordinator alone, without a Ray cluster."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from omni_rl.errors import ConfigError, OmniRLError
+from services.coordinator.app import create_app
+from services.coordinator.server import serve
+from services.coordinator.settings import CoordinatorSettings
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        serve(create_app(_settings(arguments)))
+    except OmniRLError as error:
+        sys.stderr.write(f"error [{error.code}]: {error}\n")
+        return 2
+    return 0
+
+
+def _settings(arguments: list[str]) -> CoordinatorSettings:
+    if not arguments:
+        return CoordinatorSettings()
+    if len(arguments) > 1:
+        raise ConfigError("usage: python -m services.coordinator [SETTINGS.json]")
+    try:
+        return CoordinatorSettings(**json.loads(Path(arguments[0]).read_text()))
+    except OSError as error:
+        raise ConfigError(f"{arguments[0]} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{arguments[0]}: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

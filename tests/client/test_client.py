@@ -1,0 +1,227 @@
+"""The clients against a live coordinator: every method, errors by their classes, and what is sent again."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from omni_rl import errors
+from omni_rl.api.jobs import GrpoParameters, PpoParameters
+from omni_rl.api.runs import CorrectionBody, RunBody
+from omni_rl.api.syncs import SyncBody
+from omni_rl.client import AsyncClient, Client
+from omni_rl.client.retries import Retries
+from omni_rl.errors import ConflictError, CoordinatorUnreachableError, NotFoundError, OmniRLError, RayUnavailableError
+from tests.services.fake_bridge import FakeBridge
+from tests.services.live import live
+from tests.services.test_media import picture
+from tests.services.test_steps import DRIFTED
+
+RUN = RunBody(run="digits", model="small", dtype="bfloat16", correction=CorrectionBody(method="tis"))
+QUICK = Retries(attempts=3, first=0.01, longest=0.02)
+
+
+@pytest.fixture(scope="module")
+def bridge() -> FakeBridge:
+    return FakeBridge()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, bridge: FakeBridge) -> Iterator[str]:
+    with live(tmp_path_factory.mktemp("client"), bridge) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, retries=QUICK) as found:
+        yield found
+
+
+def test_a_trainers_day(client: Client) -> None:
+    assert client.whoami().open
+    assert client.ready().ready
+    assert client.create_run(RUN).run == "digits"
+    assert client.put_part("digits", 1, 12, 0, DRIFTED).stored == "new"
+    assert client.put_part("digits", 1, 12, 0, DRIFTED).stored == "same"
+    sealed = client.seal("digits", 1, 12, parts=1, training={"reward": 0.5})
+    assert sealed.verdict.severity == "pause"
+    assert sealed.weights is not None
+    np.testing.assert_allclose(sealed.weights["b"], [2.0] * 4)
+    assert client.run("digits").step == 12
+    assert [run.run for run in client.runs()] == ["digits"]
+    assert client.step("digits", 1, 12).training == {"reward": 0.5}
+    assert client.sample("digits", 1, 12, "b").record["ids"] == [0, 1, 2, 3]
+    assert [line.step for line in client.steps("digits")] == [12]
+    timeline = client.timeline("digits", kind="image", metrics=["gen_kl_error"])
+    assert (timeline.first, set(timeline.high)) == ([12], {"gen_kl_error"})
+    media = client.put_media(picture("PNG"), "image/png")
+    assert client.media(media.digest) == picture("PNG")
+    sync = client.sync(key="step-12")
+    assert (sync.outcome, client.sync(key="step-12").sync) == ("committed", sync.sync)
+    assert client.sync_named(sync.sync) == sync
+    assert [found.sync for found in client.syncs()] == [sync.sync]
+    assert client.check().severity == "ok"
+    job = client.submit(GrpoParameters(run="digits", group=4), key="once")
+    assert client.submit(GrpoParameters(run="digits", group=4), key="once").job == job.job
+    assert client.submit(PpoParameters(run="digits")).kind == "ppo"
+    assert client.job(job.job).parameters["group"] == 4
+    assert "step 1 of 50" in client.logs(job.job)
+    assert client.stop_job(job.job).status == "stopped"
+    assert {found.kind for found in client.jobs()} == {"grpo", "ppo"}
+    assert client.pause("maintenance").gate == "closed"
+    assert client.resume().gate == "open"
+    assert client.state().cluster.connected
+    assert client.event_page(after=0)
+
+
+def test_the_async_client_has_every_method_of_the_other() -> None:
+    def methods(of: type) -> dict[str, inspect.Signature]:
+        return {name: inspect.signature(found) for name, found in vars(of).items() if not name.startswith("_")}
+
+    ours, theirs = methods(Client), methods(AsyncClient)
+    assert ours.keys() == theirs.keys()
+    assert all(list(ours[name].parameters.values()) == list(theirs[name].parameters.values()) for name in ours)
+
+
+def test_the_async_client(url: str) -> None:
+    async def day() -> None:
+        async with AsyncClient(url, retries=QUICK) as client:
+            await client.create_run(RUN)
+            await client.put_part("digits", 2, 1, 0, DRIFTED)
+            sealed = await client.seal("digits", 2, 1)
+            assert sealed.weights is not None
+            assert (await client.sync()).outcome == "committed"
+            async for event in client.events(after=0):
+                if event.kind == "sync_ended":
+                    break
+            with pytest.raises(NotFoundError):
+                await client.run("nobody")
+
+    asyncio.run(day())
+
+
+def test_errors_are_the_classes_that_were_raised(client: Client, bridge: FakeBridge) -> None:
+    with pytest.raises(NotFoundError, match="nobody"):
+        client.run("nobody")
+    with pytest.raises(ConflictError, match="digits"):
+        client.create_run(RUN.model_copy(update={"dtype": "float32"}))
+    bridge.down = "the head of Ray is gone"
+    try:
+        with pytest.raises(RayUnavailableError, match="head of Ray is gone"):
+            client.sync()
+        assert not client.ready().ready
+    finally:
+        bridge.down = None
+    with pytest.raises(errors.InvalidRequestError, match="weight_roots"):
+        client.sync(SyncBody(source="directory", path="/etc"))
+
+
+def test_every_code_is_one_class() -> None:
+    def classes(root: type[OmniRLError]) -> Iterator[type[OmniRLError]]:
+        for child in root.__subclasses__():
+            if child.__module__ == "omni_rl.errors":
+                yield child
+                yield from classes(child)
+
+    codes = [found.code for found in classes(OmniRLError)]
+    assert len(codes) == len(set(codes))
+
+
+def served_by(answers: list[Callable[[httpx.Request], httpx.Response]]) -> tuple[Client, list[httpx.Request]]:
+    """A client whose coordinator answers with these, in order."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return answers[len(seen) - 1](request)
+
+    return Client("http://coordinator", transport=httpx.MockTransport(answer), retries=QUICK), seen
+
+
+def lost(request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError("connection reset")
+
+
+def away(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("connection refused")
+
+
+def status(code: int, body: Any = None) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda request: httpx.Response(code, json=body)
+
+
+READY = {"ready": True, "reason": ""}
+
+
+def test_lost_answers_are_asked_for_again() -> None:
+    client, seen = served_by([lost, away, status(200, READY)])
+    assert client.ready().ready
+    assert len(seen) == 3
+
+
+def test_a_sync_whose_answer_was_lost_is_sent_again_under_the_same_key() -> None:
+    client, seen = served_by([lost, status(409, {"code": "sync_rolled_back", "detail": "mixer.D"})])
+    with pytest.raises(errors.SyncRolledBackError, match=r"mixer\.D"):
+        client.sync()
+    assert len({request.headers["idempotency-key"] for request in seen}) == 1
+
+
+def test_too_much_at_once_is_waited_out() -> None:
+    client, seen = served_by([status(429), status(502), status(200, READY)])
+    assert client.ready().ready
+    assert len(seen) == 3
+
+
+def test_nobody_there_in_the_end() -> None:
+    client, seen = served_by([away] * 3)
+    with pytest.raises(CoordinatorUnreachableError, match=r"GET /v1/state: no answer \(connection refused\)"):
+        client.state()
+    assert len(seen) == 3
+
+
+def test_an_answer_that_is_no_problem_document() -> None:
+    client, _ = served_by([lambda request: httpx.Response(500, text="<html>proxy</html>")])
+    with pytest.raises(errors.ApiError, match="GET /v1/state: status 500"):
+        client.state()
+    client, _ = served_by([status(418, {"code": "of_a_newer_version", "detail": "teapot"})])
+    with pytest.raises(errors.ApiError, match="of_a_newer_version: teapot"):
+        client.state()
+
+
+def test_where_and_as_whom_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=READY)
+
+    monkeypatch.setenv("OMNI_RL_URL", "https://omni.example/")
+    monkeypatch.setenv("OMNI_RL_TOKEN", "orl_secret")
+    Client(transport=httpx.MockTransport(answer)).ready()
+    assert str(seen[0].url) == "https://omni.example/readyz"
+    assert seen[0].headers["authorization"] == "Bearer orl_secret"
+    with pytest.raises(errors.ConfigError, match="http://"):
+        Client("omni.example")
+
+
+def test_a_coordinator_that_restarts_is_waited_for(tmp_path: Path) -> None:
+    with live(tmp_path) as url:
+        port = int(url.rsplit(":", 1)[1])
+    found: list[str] = []
+
+    def ask() -> None:
+        with Client(url, retries=Retries(attempts=50, first=0.05, longest=0.2)) as client:
+            found.append(client.create_run(RUN).run)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with live(tmp_path, port=port):
+        thread.join(30)
+    assert found == ["digits"]
