@@ -56,7 +56,7 @@ def _numbers(
 ) -> tuple[list[NDArray[np.signedinteger]], list[NDArray[np.int8]]]:
     """For each storage, which released element every element is (-1: none), and the transform it came through."""
     load(CodedTensors(specs, digit=0))
-    before = [storage.flat.clone() for storage in found]
+    before = [storage.flat.cpu().clone() for storage in found]
     load(CodedTensors(specs, digit=0, shift=BASE // 2))
     elements = first_numbers(specs)[-1]
     dtype = torch.int32 if elements < 2**31 else torch.int64
@@ -64,8 +64,9 @@ def _numbers(
     transforms = [torch.empty(storage.flat.numel(), dtype=torch.int8) for storage in found]
     for storage, old, number, transform in zip(found, before, numbers, transforms, strict=True):
         for part in chunks(old.numel()):
-            code, shifted = decode(old[part]), decode(storage.flat[part])
-            written = bits(old[part]) != bits(storage.flat[part])
+            held = storage.flat[part].cpu()
+            code, shifted = decode(old[part]), decode(held)
+            written = bits(old[part]) != bits(held)
             # Half a round further, and through the same transform.
             coded = (code ^ shifted == BASE // 2) & (code != UNDECODED) & (shifted != UNDECODED)
             _refuse_at(storage, part.start, written & ~coded)
@@ -76,7 +77,7 @@ def _numbers(
         load(CodedTensors(specs, digit))
         for storage, number in zip(found, numbers, strict=True):
             for part in chunks(number.numel()):
-                code, written = decode(storage.flat[part]), number[part] >= 0
+                code, written = decode(storage.flat[part].cpu()), number[part] >= 0
                 _refuse_at(storage, part.start, written & (code == UNDECODED))
                 number[part] += ((code & BASE - 1) * written).to(dtype) << BITS * digit
     return [number.numpy() for number in numbers], [transform.numpy() for transform in transforms]
@@ -93,9 +94,9 @@ def _refuse_at(storage: Storage, start: int, wrong: torch.Tensor) -> None:
 
 def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, TensorSpec]) -> None:
     """Codes are small: they would come through a storage too narrow for real values as well."""
-    listed = list(specs.items())
+    named_specs = list(specs.items())
     for tensor in sorted({run.tensor for run in pieces}):
-        name, spec = listed[tensor]
+        name, spec = named_specs[tensor]
         if torch.promote_types(spec.dtype, storage.spec.dtype) != storage.spec.dtype:
             raise LayoutError(
                 f"engine parameter {storage.spec.name} ({storage.spec.dtype}) is loaded from {name} ({spec.dtype}): "
