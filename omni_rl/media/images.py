@@ -40,8 +40,10 @@ def load_image(source: str | Path | bytes | NDArray[np.generic] | Image.Image) -
     try:
         # A copy of the bare pixels: no orientation is left to be applied twice.
         return Image.fromarray(np.array(_to_rgb(_upright(image))))
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
-        raise MediaError(f"the image is damaged: {error}") from error
+    except MediaError:
+        raise
+    except (OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
+        raise MediaError(f"the image is damaged, or of a kind that has no colours: {error}") from error
 
 
 def _decode(source: str | Path | bytes) -> Image.Image:

@@ -91,8 +91,10 @@ class Renderer:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             try:
                 return self._processor(ids, self._processor.info.parse_mm_data(media), names)
-            except (ValueError, RuntimeError, ZeroDivisionError) as error:
-                raise MediaError(f"prompt {prompt_id!r}: vLLM's processor refused its media: {error}") from error
+            except (ValueError, RuntimeError, ArithmeticError) as error:
+                # vLLM's own message shows all the data; what it was raised from says what is wrong with it.
+                reason = error.__cause__ or error
+                raise MediaError(f"prompt {prompt_id!r}: vLLM's processor refused its media: {reason}") from error
 
     def _item(
         self, prompt_id: str, modality: Modality, index: int, span: Any, kwargs: Any, ids: list[int]

@@ -15,6 +15,7 @@ from omni_rl.media._container import open_container
 from omni_rl.media.types import Sound
 
 MODEL_RATE = 16_000
+MAX_RATE = 2**31  # FFmpeg's
 MAX_SECONDS = 600  # the longest sound that vLLM sizes its buffers for
 
 
@@ -55,8 +56,8 @@ def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
         raise MediaError(f"sound samples are floats between -1 and 1, not {samples.dtype}")
     if samples.size == 0:
         raise MediaError("the sound is empty")
-    if sound.rate < 1 or int(sound.rate) != sound.rate:
-        raise MediaError(f"a sound's rate is a positive whole number of Hz, not {sound.rate}")
+    if not 1 <= sound.rate < MAX_RATE or int(sound.rate) != sound.rate:
+        raise MediaError(f"a sound's rate is a whole number of Hz from 1 to below {MAX_RATE}, not {sound.rate}")
     _check_length(samples.shape[-1], int(sound.rate))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         mono = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float64)

@@ -107,7 +107,7 @@ def test_sounds_of_any_loudness(both: BothSides, level: float) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 65), (97, 41), (64, 300)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 65), (97, 41), (64, 300), (1, 600), (3_000, 2)])
 def test_videos_of_one_frame_and_odd_sizes(both: BothSides, frames: int, height: int, width: int) -> None:
     both.agree([Prompt("video", "see <video> now", videos=(clip(frames, frames, height, width),))])
 

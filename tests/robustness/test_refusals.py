@@ -36,7 +36,9 @@ THREE_HOURS = 3 * 3600
     [
         (Prompt("p", "<image>", (cut_off(),)), MediaError, "image 0: .* damaged"),
         (Prompt("p", "<image>", (Image.new("RGB", (0, 5)),)), MediaError, "image 0: .* no pixels"),
+        (Prompt("p", "<image>", (Image.new("La", (5, 5)),)), MediaError, "image 0: .* no colours"),
         (Prompt("p", "<so_embedding>", sounds=(hiss(0, 0),)), MediaError, "audio 0: .* empty"),
+        (Prompt("p", "<so_embedding>", sounds=(hiss(0, 9, rate=2**31),)), MediaError, "audio 0: .* rate"),
         (Prompt("p", "<so_embedding>", sounds=(silence(THREE_HOURS, 16_000),)), MediaError, "audio 0: .* 10800.0 s"),
         (
             Prompt("p", "<so_embedding>", sounds=(silence(THREE_HOURS, 48_000, 6),)),
@@ -46,7 +48,17 @@ THREE_HOURS = 3 * 3600
         (Prompt("p", "<video>", videos=(clip(0, 0, 8, 8),)), MediaError, "video 0: .* no frames"),
         (Prompt("p", "<image><image>", (Image.new("RGB", (5, 5)),)), PromptError, "2 <image> .* 1 image"),
     ],
-    ids=["cut off", "no pixels", "no samples", "3 hours", "3 hours of 5.1", "no frames", "a placeholder too many"],
+    ids=[
+        "cut off",
+        "no pixels",
+        "no colours",
+        "no samples",
+        "a rate that no file has",
+        "3 hours",
+        "3 hours of 5.1",
+        "no frames",
+        "a placeholder too many",
+    ],
 )
 def test_bad_media_are_named_before_they_cross_to_an_engine(
     prompt: Prompt, error: type[OmniRLError], words: str
