@@ -134,6 +134,14 @@ def bench_scoring(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("ingest")
+def bench_ingest(out: BenchOut = Path("bench")) -> None:
+    """A step's logprobs through HTTP to a verdict, on one core (writes ingest.json)."""
+    from omni_rl.bench.ingest import bench_ingest as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("goals")
 def bench_goals(out: BenchOut = Path("bench")) -> None:
     """The goals of every result file, and whether they are met."""
@@ -148,4 +156,5 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_demo(out)
     bench_sync(out)
     bench_scoring(out)
+    bench_ingest(out)
     bench_goals(out)

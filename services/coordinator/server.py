@@ -1,6 +1,7 @@
 """Runs the coordinator: one process, one worker, uvicorn."""
 
 import logging
+import os
 import socket
 
 import uvicorn
@@ -21,6 +22,19 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, coordinator: Coordinator) -> None:
         super().__init__(config)
         self._coordinator = coordinator
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        path = self._coordinator.settings.address_file
+        if path is not None and self.started:
+            partial = path.with_name(f"{path.name}.{os.getpid()}")
+            partial.write_text(self.address())
+            partial.replace(path)
+
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._coordinator.events.close()

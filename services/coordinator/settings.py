@@ -72,6 +72,8 @@ class CoordinatorSettings(StrictSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    address_file: Path | None = None
+    """Where the coordinator writes its address once it answers; with port 0 nobody else knows it."""
     ledger: str = "sqlite:///runs/ledger.db"
     """sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
     media: MediaSettings = MediaSettings()

@@ -33,8 +33,7 @@ def live(directory: Path, bridge: FakeBridge | None = None, **settings: Any) -> 
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield server.address()
     finally:
         server.should_exit = True
         thread.join(30)

@@ -1,0 +1,164 @@
+"""From a rank's logprobs to a verdict, through HTTP: tokens a second on one core, and whether the API stays awake."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from omni_rl.bench.demo import BenchmarkError
+from omni_rl.bench.result import Goal, write_result
+from omni_rl.ledger.schema import SCHEMA
+
+BAR = 2e6
+RANKS = 8
+SAMPLES = 256
+"""Of a rank."""
+TOKENS = 1024
+"""Of a sample."""
+STEPS = 8
+KINDS = ("text", "image", "audio", "video", "mixed")
+ARROW = "application/vnd.apache.arrow.stream"
+START_SECONDS = 60.0
+PROBE_SECONDS = 0.02
+"""How often /healthz is asked meanwhile."""
+
+
+@dataclass
+class Awake:
+    """Seconds that /healthz took while records came in; the slowest show how long the event loop stood still."""
+
+    url: str
+    seconds: list[float] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        with httpx.Client(base_url=self.url) as http:
+            while not self.ended.wait(PROBE_SECONDS):
+                began = time.perf_counter()
+                http.get("/healthz").raise_for_status()
+                self.seconds.append(time.perf_counter() - began)
+
+
+def bench_ingest(out: Path, *, steps: int = STEPS, ranks: int = RANKS, samples: int = SAMPLES) -> Path:
+    """Start a coordinator on one core, post `steps` steps of five kinds from another, and write `ingest.json`.
+
+    `tokens_per_cpu_second` counts the coordinator's own processor time, so that what else runs on the machine does not
+    count against it; `tokens_per_second` is by the clock.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        server, url = _start(Path(folder))
+        try:
+            figures = _measure(url, server.pid, steps, ranks, samples)
+        finally:
+            server.terminate()
+            server.wait()
+    goals = [Goal("tokens per second of one core, ingest to verdict", figures["tokens_per_cpu_second"], BAR, "higher")]
+    return write_result(out / "ingest.json", "omni-rl bench ingest", goals, figures)
+
+
+def _start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
+    """A coordinator on core 0 with a ledger in `folder`, once it answers."""
+    port_file = folder / "address"
+    settings = folder / "settings.json"
+    chosen = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "media": {"directory": str(folder / "media")}, "port": 0}
+    settings.write_text(json.dumps({**chosen, "address_file": str(port_file)}))
+    core = min(os.sched_getaffinity(0))
+    server = subprocess.Popen(  # noqa: S603 - our own command line
+        [sys.executable, "-m", "services.coordinator", str(settings)],
+        stderr=subprocess.DEVNULL,
+    )
+    # Before its threads are there: they inherit it.
+    os.sched_setaffinity(server.pid, {core})
+    deadline = time.monotonic() + START_SECONDS
+    while not port_file.exists():
+        if server.poll() is not None or time.monotonic() > deadline:
+            server.kill()
+            raise BenchmarkError(f"the coordinator did not start (exit code {server.returncode})")
+        time.sleep(0.05)
+    return server, port_file.read_text()
+
+
+def _measure(url: str, pid: int, steps: int, ranks: int, samples: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    bodies = [_part(rng, rank, samples) for rank in range(ranks)]
+    tokens = ranks * samples * TOKENS
+    clock, spent, parts, seals = [], [], [], []
+    with httpx.Client(base_url=url, timeout=120) as http:
+        run = {"run": "bench", "model": "none", "dtype": "bfloat16"}
+        http.post("/v1/runs", json=run).raise_for_status()
+        awake = Awake(url)
+        watcher = threading.Thread(target=awake.watch)
+        watcher.start()
+        try:
+            for step in range(steps):
+                path = f"/v1/runs/bench/attempts/1/steps/{step}"
+                cpu, began = _cpu_seconds(pid), time.perf_counter()
+                for rank, body in enumerate(bodies):
+                    http.put(f"{path}/parts/{rank}", content=body, headers={"Content-Type": ARROW}).raise_for_status()
+                posted = time.perf_counter()
+                http.post(f"{path}/seal", json={"parts": ranks}, headers={"Accept": ARROW}).raise_for_status()
+                clock.append(time.perf_counter() - began)
+                spent.append(_cpu_seconds(pid) - cpu)
+                parts.append(posted - began)
+                seals.append(clock[-1] - parts[-1])
+        finally:
+            awake.ended.set()
+            watcher.join()
+    # The first step pays for what is loaded and allocated once.
+    return {
+        "tokens_per_step": tokens,
+        "bytes_per_token": round(sum(map(len, bodies)) / tokens, 1),
+        "ranks": ranks,
+        "steps": steps,
+        "tokens_per_cpu_second": round(tokens / statistics.median(spent[1:])),
+        "tokens_per_second": round(tokens / min(clock[1:])),
+        "seconds": {
+            "step_median": round(statistics.median(clock[1:]), 3),
+            "step_min": round(min(clock[1:]), 3),
+            "parts_min": round(min(parts[1:]), 3),
+            "seal_min": round(min(seals[1:]), 3),
+        },
+        "healthz_meanwhile_seconds": {
+            "p50": round(float(np.percentile(awake.seconds, 50)), 4),
+            "p99": round(float(np.percentile(awake.seconds, 99)), 4),
+        },
+    }
+
+
+def _part(rng: np.random.Generator, rank: int, samples: int) -> bytes:
+    """An Arrow stream of a rank's records: ids and both logprobs, in float64."""
+    count = samples * TOKENS
+    rollout = -rng.exponential(1.0, count)
+    train = rollout + rng.normal(0.0, 0.01, count)
+    offsets = pa.array(np.arange(0, count + 1, TOKENS), pa.int32())
+    columns = {
+        "sample": pa.array([f"{rank}/{number}" for number in range(samples)]),
+        "kind": pa.array([KINDS[number % len(KINDS)] for number in range(samples)]),
+        "prompt_tokens": pa.array([64] * samples, pa.int32()),
+        "ids": pa.ListArray.from_arrays(offsets, pa.array(rng.integers(0, 131_072, count, np.int32))),
+        "rollout_logprobs": pa.ListArray.from_arrays(offsets, pa.array(rollout)),
+        "train_logprobs": pa.ListArray.from_arrays(offsets, pa.array(train)),
+    }
+    table = pa.table(columns).replace_schema_metadata(SCHEMA.metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    result: bytes = sink.getvalue().to_pybytes()
+    return result
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far (proc(5): utime and stime are fields 14 and 15, counted from the name on)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
