@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.models.nemotron_omni.language.threads import compiled, on_threads
+from omni_rl.models.nemotron_omni.language.threads import array, compiled, on_threads
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ class _Conv(torch.autograd.Function):
         x, taps, bias, position = tensors
         ctx.save_for_backward(x, taps, position)
         y = torch.empty_like(x)
-        on_threads(_forward, _parts(x.shape[1]), *(t.detach().numpy() for t in (x, taps, bias, position, y)))
+        on_threads(_forward, _parts(x.shape[1]), *(array(t) for t in (x, taps, bias, position, y)))
         return y
 
     @staticmethod
@@ -41,7 +41,7 @@ class _Conv(torch.autograd.Function):
         x, taps, position = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x, grad_taps = torch.empty_like(x), torch.zeros_like(taps)
-        arrays = (t.detach().numpy() for t in (x, taps, position, grad, grad_x, grad_taps))
+        arrays = (array(t) for t in (x, taps, position, grad, grad_x, grad_taps))
         on_threads(_backward, _parts(x.shape[1]), *arrays)
         return grad_x, grad_taps, grad.sum(0), None
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.models.nemotron_omni.language.threads import compiled, on_threads
+from omni_rl.models.nemotron_omni.language.threads import array, compiled, on_threads
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 Array = NDArray[Any]
@@ -52,7 +52,7 @@ class _Scan(torch.autograd.Function):
         ctx.lengths = lengths
         y = torch.empty_like(x)
         decay = torch.exp(dt * a)
-        on_threads(_forward, _units(lengths, b.shape[1]), *(_array(t) for t in (x, dt, decay, b, c, d, y)))
+        on_threads(_forward, _units(lengths, b.shape[1]), *(array(t) for t in (x, dt, decay, b, c, d, y)))
         return y
 
     @staticmethod
@@ -65,14 +65,9 @@ class _Scan(torch.autograd.Function):
         grad_b, grad_c = torch.empty_like(b), torch.empty_like(c)
         inputs = (x, dt, decay, b, c, d, grad.contiguous())
         arrays = (*inputs, grad_x, grad_dt, grad_exponent, grad_skip, grad_b, grad_c)
-        on_threads(_backward, _units(lengths, b.shape[1]), *(_array(t) for t in arrays))
+        on_threads(_backward, _units(lengths, b.shape[1]), *(array(t) for t in arrays))
         grad_a, grad_d = (grad_exponent * dt).sum(0), grad_skip.sum(0)
         return grad_x, grad_dt.addcmul_(grad_exponent, a), grad_a, grad_b, grad_c, grad_d, None
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    values: Array = tensor.detach().numpy()
-    return values
 
 
 def _units(lengths: tuple[int, ...], groups: int) -> Array:

@@ -1,11 +1,13 @@
 """Loops compiled for the CPU, and run on as many threads as torch uses."""
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -32,6 +34,22 @@ def on_threads(kernel: Callable[..., None], units: NDArray[Any], *arrays: NDArra
         return
     for done in [_pool(threads).submit(kernel, units[part::threads].copy(), *arrays) for part in range(threads)]:
         done.result()
+
+
+def array(tensor: torch.Tensor) -> NDArray[Any]:
+    """The memory of a tensor on the CPU, which has to outlive the array.
+
+    Not by `Tensor.numpy`: after that torch never resizes the storage again, and FSDP gives back the parameters that it
+    gathered by resizing theirs.
+    """
+    dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    if not tensor.numel():
+        return np.empty(tuple(tensor.shape), dtype)
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    memory = (ctypes.c_byte * ((last + 1) * dtype.itemsize)).from_address(tensor.data_ptr())
+    return np.ndarray(
+        tuple(tensor.shape), dtype, memoryview(memory), 0, [stride * dtype.itemsize for stride in tensor.stride()]
+    )
 
 
 @cache
