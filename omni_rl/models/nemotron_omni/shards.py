@@ -1,4 +1,4 @@
-"""A model's weights in released names without gathering them: each stays the model's own tensor, or a row of a stack."""
+"""A model's weights in released names without gathering them: each the model's own tensor, or a row of a stack."""
 
 from typing import TYPE_CHECKING
 
