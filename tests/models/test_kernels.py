@@ -165,3 +165,14 @@ def test_compiled_kernels_keep_their_state_in_float32_for_bfloat16_inputs() -> N
     # A bfloat16 state could not count beyond 256, and would step by 2 from 128 on.
     assert y.dtype == torch.bfloat16
     assert torch.equal(y[:, 0, 0].float(), torch.arange(1, 201).bfloat16().float())
+
+
+def test_compiled_kernels_leave_parameters_as_fsdp_needs_them() -> None:
+    """FSDP gives back what it gathered by resizing its storage, which a storage that NumPy has seen refuses."""
+    weight, bias, d = (torch.randn(shape, requires_grad=True) for shape in ((12, 4), (12,), (4,)))
+    layout = _layout([3, 5])
+    convolved = CompiledKernels().convolve(torch.randn(8, 12), weight, bias, layout)
+    wide, dt, keys = torch.randn(8, 4, 3), torch.rand(8, 4), torch.randn(8, 2, 5)
+    scanned = CompiledKernels().scan(wide, dt, -torch.ones(4), keys, keys, d, layout, 16)
+    torch.autograd.backward(convolved.sum() + scanned.sum())
+    assert all(parameter.untyped_storage().resizable() for parameter in (weight, bias, d))
