@@ -16,13 +16,13 @@ from omni_rl.client import Client
 from omni_rl.client.readers.padded import from_padded
 
 
-def sample_and_score(rng: np.random.Generator, answers: int, tokens: int, drift: float) -> dict[str, np.ndarray]:
+def sample_and_score(rng: np.random.Generator, answers: int, tokens: int, drift: float) -> tuple[np.ndarray, ...]:
     """Stands for your engine and your trainer: padded [answers, tokens] arrays that differ by noise, and by `drift`."""
     rollout = -rng.exponential(1.0, (answers, tokens))
     train = rollout + rng.normal(0.0, 0.01, rollout.shape) + drift
     lengths = rng.integers(tokens // 2, tokens + 1, answers)
     mask = np.arange(tokens) < lengths[:, None]
-    return {"rollout_logprobs": rollout, "train_logprobs": train, "answer_mask": mask}
+    return rollout, train, mask
 
 
 def main() -> None:
@@ -40,12 +40,13 @@ def main() -> None:
             drift = chosen.drift if step == chosen.steps - 1 else 0.0
             for rank in range(chosen.ranks):  # in a real run each rank posts its own
                 names = [f"{rank}/{number}" for number in range(16)]
-                arrays = sample_and_score(rng, answers=16, tokens=64, drift=drift)
-                client.put_part(chosen.run, 1, step, rank, from_padded(**arrays, samples=names))
+                rollout, train, mask = sample_and_score(rng, answers=16, tokens=64, drift=drift)
+                records = from_padded(rollout_logprobs=rollout, train_logprobs=train, answer_mask=mask, samples=names)
+                client.put_part(chosen.run, 1, step, rank, records)
             sealed = client.seal(chosen.run, 1, step, parts=chosen.ranks, training={"reward": float(rng.random())})
             verdict = sealed.verdict
             print(f"step {step}: {verdict.severity:<5} {verdict.tokens} tokens; {verdict.reason}")
-            if sealed.weights is not None:
+            if sealed.weights is not None and verdict.weights is not None:
                 mean = np.concatenate(list(sealed.weights.values())).mean()
                 print(f"  multiply each token's loss by its weight ({verdict.weights.method}, mean {mean:.3f})")
 

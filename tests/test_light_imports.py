@@ -9,8 +9,13 @@ import pytest
 HEAVY = {"torch", "vllm", "ray", "transformers", "torchvision"}
 LIGHT = [
     "omni_rl.cli",
+    "omni_rl.client.aio",
+    "omni_rl.client.blocking",
+    "omni_rl.client.readers.trl",
     "omni_rl.config",
+    "omni_rl.consistency.corrections",
     "omni_rl.consistency.metrics",
+    "omni_rl.consistency.policy",
     "omni_rl.consistency.thresholds",
     "omni_rl.demo.report",
     "omni_rl.doctor",
@@ -19,6 +24,8 @@ LIGHT = [
     "omni_rl.train.settings",
     "omni_rl.train.types",
     "services",
+    "services.coordinator.__main__",
+    "services.coordinator.app",
 ]
 
 

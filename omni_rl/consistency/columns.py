@@ -6,19 +6,19 @@ Shapes: N sequences, T sampled tokens of all of them, one sequence after the oth
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.figures import Array, Metrics, Terms, figures
+from omni_rl.consistency.figures import Array, GroupFigures, Grouping, Index, Metrics, edges_of, reduce
 from omni_rl.consistency.metrics import Comparison, position_bins
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
 OVERALL = "overall"
 Mask = NDArray[np.bool_]
-Index = NDArray[np.int64]
 
 
 class Choices(NamedTuple):
@@ -127,114 +127,137 @@ def compare_step(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") ->
     """Reduce a step: overall, by kind, by kind and position, by sequence."""
     flips = {n: flip for n in sorted(columns.choices) if (flip := first_flip(columns.record(n))) is not None}
     names = list(dict.fromkeys(columns.kinds))
-    codes = {name: code for code, name in enumerate(names)}
-    kind_of = np.array([codes[kind] for kind in columns.kinds], np.int16)
-    tokens = _tokens(columns, flips, leave_out)
-    overall = tokens.in_groups(np.zeros(len(tokens.row), np.int16), 1)
+    kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)
+    bins = position_bins(int(np.diff(columns.offsets).max(initial=0)))
+    cells = _Cells.of(columns, flips, leave_out, bins)
+    row, at = np.divmod(np.arange(cells.kept.size), len(bins))
+    groups = [
+        cells.by_sequence(np.zeros_like(kind_of), 1),
+        cells.by_sequence(kind_of, len(names)),
+        cells.by_cell(at, len(bins)),
+        cells.by_cell(kind_of[row] * len(bins) + at, len(names) * len(bins)),
+    ]
+    if len(names) == 1:  # one kind alone is the whole
+        groups[1], groups[3] = groups[0], groups[2]
+    distinct = list({id(group): group for group in groups}.values())
+    reduced = reduce(cells.rollout, cells.train, [group.grouping for group in distinct])
+    whole, by_kind, by_bin, by_kind_and_bin = (
+        _Reduced(group, next(f for d, f in zip(distinct, reduced, strict=True) if d is group)) for group in groups
+    )
     sequence_error = np.full(len(columns.samples), -np.inf)
-    sequence_error[overall.rows] = overall.sequence_error
-    kinds = overall if len(names) == 1 else tokens.in_groups(kind_of[tokens.row], len(names))
-    listed = tuple(flips.values())
-    of_kind = {name: tuple(f for n, f in flips.items() if columns.kinds[n] == name) for name in names}
+    sequence_error[cells.sequences] = whole.figures.run_error
+    # A flip counts in the bin of the first token that it touches.
+    bin_of = {n: _bin_at(bins, f.position - int(columns.prompt_tokens[n]) + 1) for n, f in flips.items()}
+    of_kind = {name: [n for n in flips if columns.kinds[n] == name] for name in names}
+
+    def positions(found: _Reduced, first: int, touched: list[int]) -> dict[tuple[int, int], Metrics]:
+        return {
+            edges: found.metrics(first + number, touched.count(number))
+            for number, edges in enumerate(bins)
+            if found.holds(first + number)
+        }
+
     return StepComparison(
-        Comparison(overall.figures(0, len(listed)), listed),
-        {name: Comparison(kinds.figures(code, len(of_kind[name])), of_kind[name]) for name, code in codes.items()},
-        _by_position(columns, tokens, flips, names, kind_of),
+        whole.comparison(0, list(flips.values())),
+        {name: by_kind.comparison(code, [flips[n] for n in of_kind[name]]) for code, name in enumerate(names)},
+        {OVERALL: positions(by_bin, 0, list(bin_of.values()))}
+        | {
+            name: positions(by_kind_and_bin, code * len(bins), [bin_of[n] for n in of_kind[name]])
+            for code, name in enumerate(names)
+        },
         sequence_error,
     )
 
 
-def _by_position(
-    columns: StepColumns, tokens: "_Tokens", flips: Mapping[int, Flip], names: list[str], kind_of: NDArray[np.int16]
-) -> dict[str, dict[tuple[int, int], Metrics]]:
-    longest = int(np.diff(columns.offsets).max(initial=0))
-    bins = position_bins(longest)
-    bin_at = np.repeat(np.arange(len(bins), dtype=np.int16), [end - start for start, end in bins])
-    bin_of = bin_at[tokens.position]
-    started: dict[tuple[str, int], int] = {}
-    for n, flip in flips.items():
-        at = int(bin_at[max(0, flip.position - int(columns.prompt_tokens[n]) + 1)])
-        for name in (OVERALL, columns.kinds[n]):
-            started[name, at] = started.get((name, at), 0) + 1
-    together = tokens.in_groups(bin_of, len(bins))
-    apart = together
-    if len(names) > 1:
-        apart = tokens.in_groups(kind_of[tokens.row] * np.int16(len(bins)) + bin_of, len(names) * len(bins))
-    result = {}
-    for name, groups, first in ((OVERALL, together, 0), *((n, apart, c * len(bins)) for c, n in enumerate(names))):
-        result[name] = {
-            edges: groups.figures(first + at, started.get((name, at), 0))
-            for at, edges in enumerate(bins)
-            if groups.holds(first + at)
-        }
-    return result
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens that the loss counts: their sequence, their position in it, whether figures keep them; their terms."""
-
-    row: Index
-    position: Index
-    kept: Mask | None
-    terms: Terms
-
-    def in_groups(self, group: NDArray[np.int16], count: int) -> "_Groups":
-        """Sorted by group; within one they keep their order, which is that of `metrics.compare`."""
-        sizes = np.bincount(group, minlength=count)
-        kept = self.kept
-        ordered = count == 1 or bool(np.all(group[1:] >= group[:-1]))
-        # A stable sort of 16-bit keys is a radix sort.
-        order: Index | slice = slice(None) if ordered else np.argsort(group, kind="stable")
-        if kept is None:
-            return _Groups.of(self.terms.take(order), self.row[order], group[order], sizes, np.zeros_like(sizes))
-        order = np.flatnonzero(kept) if isinstance(order, slice) else order[kept[order]]
-        keeping = np.bincount(group[order], minlength=count)
-        return _Groups.of(self.terms.take(order), self.row[order], group[order], keeping, sizes - keeping)
+def _bin_at(bins: Sequence[tuple[int, int]], position: int) -> int:
+    return next(number for number, (_, end) in enumerate(bins) if position < end)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Terms of kept tokens, group after group; `edges` of groups, `runs` of a group's sequences."""
+    """`excluded` int64 [G]: tokens that are left out."""
 
-    terms: Terms
-    edges: Index
+    grouping: Grouping
     excluded: Index
-    run_edges: Index
-    rows: Index
-    sequence_d: Array
-    sequence_error: Array
 
-    @classmethod
-    def of(cls, terms: Terms, row: Index, group: NDArray[np.int16], sizes: Index, excluded: Index) -> "_Groups":
-        edges = np.cumsum(np.concatenate([np.zeros(1, np.int64), sizes]))
-        changes = np.flatnonzero((row[1:] != row[:-1]) | (group[1:] != group[:-1])) + 1
-        bounds = np.concatenate([np.zeros(1, np.int64), changes, np.full(1, len(row))]) if len(row) else edges[:1]
-        return cls(terms, edges, excluded, np.searchsorted(bounds, edges), row[bounds[:-1]], *terms.by_sequence(bounds))
+
+@dataclass(frozen=True)
+class _Reduced:
+    groups: _Groups
+    figures: GroupFigures
 
     def holds(self, group: int) -> bool:
         """Whether it has a token, kept or left out."""
-        return bool(self.edges[group + 1] > self.edges[group] or self.excluded[group])
+        return bool(self.figures.size(group) or self.groups.excluded[group])
 
-    def figures(self, group: int, flips: int) -> Metrics:
-        tokens = slice(self.edges[group], self.edges[group + 1])
-        runs = slice(self.run_edges[group], self.run_edges[group + 1])
-        return figures(
-            self.terms.take(tokens), self.sequence_d[runs], self.sequence_error[runs], flips, int(self.excluded[group])
-        )
+    def metrics(self, group: int, flips: int) -> Metrics:
+        return self.figures.metrics(group, flips, int(self.groups.excluded[group]))
+
+    def comparison(self, group: int, flips: list[Flip]) -> Comparison:
+        return Comparison(self.metrics(group, len(flips)), tuple(flips))
 
 
-def _tokens(columns: StepColumns, flips: Mapping[int, Flip], leave_out: LeaveOut) -> _Tokens:
-    lengths = np.diff(columns.offsets)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(columns.tokens) - np.repeat(columns.offsets[:-1], lengths)
-    keeps = None
-    if flips and leave_out != "nothing":
-        keeps = np.ones(columns.tokens, np.bool_)
-        for n in flips:
-            keeps[columns.offsets[n] : columns.offsets[n + 1]] = kept(columns.record(n), leave_out)
-    terms = Terms.of(columns.rollout_logprobs, columns.train_logprobs)
-    if columns.loss_mask is None or columns.loss_mask.all():
-        return _Tokens(row, position, keeps, terms)
-    counted = np.flatnonzero(columns.loss_mask)
-    return _Tokens(row[counted], position[counted], None if keeps is None else keeps[counted], terms.take(counted))
+@dataclass(frozen=True)
+class _Cells:
+    """A step's kept tokens, `rollout` and `train` logprobs, counted by sequence and bin of positions, B of them.
+
+    `kept` and `excluded` int64 [N, B]: tokens of each cell that figures keep, and that they leave out. Tokens outside
+    the loss mask are neither.
+    """
+
+    rollout: Array
+    train: Array
+    kept: Index
+    excluded: Index
+
+    @classmethod
+    def of(
+        cls,
+        columns: StepColumns,
+        flips: Mapping[int, Flip],
+        leave_out: LeaveOut,
+        bins: Sequence[tuple[int, int]],
+    ) -> "_Cells":
+        counted = columns.loss_mask
+        keeps = counted
+        if flips and leave_out != "nothing":
+            keeps = np.ones(columns.tokens, np.bool_) if counted is None else counted.copy()
+            for n in flips:
+                keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(columns.record(n), leave_out)
+        ends = np.array([0, *(end for _, end in bins)], np.int64)
+        bounds = columns.offsets[:-1, None] + np.minimum(np.diff(columns.offsets)[:, None], ends[None, :])
+        sizes = _counts(keeps, bounds)
+        rollout, train = columns.rollout_logprobs, columns.train_logprobs
+        if keeps is not None and not keeps.all():
+            rollout, train = rollout[keeps], train[keeps]
+        return cls(rollout, train, sizes, _counts(counted, bounds) - sizes)
+
+    @cached_property
+    def sequences(self) -> Mask:
+        """Which sequences [N] have a token that is kept."""
+        result: Mask = self.kept.sum(axis=1) > 0
+        return result
+
+    def by_sequence(self, group: Index, count: int) -> _Groups:
+        """Sequences in groups, [N]."""
+        excluded = np.bincount(group, self.excluded.sum(axis=1), count).astype(np.int64)
+        return _Groups(Grouping(self._sequence_edges, group[self.sequences], count), excluded)
+
+    def by_cell(self, group: Index, count: int) -> _Groups:
+        """Cells in groups, [N * B]."""
+        excluded = np.bincount(group, self.excluded.reshape(-1), count).astype(np.int64)
+        return _Groups(Grouping(self._cell_edges, group[self.kept.reshape(-1) > 0], count), excluded)
+
+    @cached_property
+    def _sequence_edges(self) -> Index:
+        sizes = self.kept.sum(axis=1)
+        return edges_of(sizes[sizes > 0])
+
+    @cached_property
+    def _cell_edges(self) -> Index:
+        return edges_of(self.kept[self.kept > 0])
+
+
+def _counts(mask: Mask | None, bounds: Index) -> Index:
+    """Tokens of a mask (None: all) between neighbouring bounds of each row."""
+    return np.diff(bounds if mask is None else edges_of(mask)[bounds])

@@ -1,15 +1,20 @@
 """The mismatch figures and their formulas, under the field's names, in float64.
 
-`lr` is the rollout engine's logprob of a sampled token, `lt` the trainer's, d = lt - lr.
+`lr` is the rollout engine's logprob of a sampled token, `lt` the trainer's, d = lt - lr. Shapes: T tokens, G groups of
+them, R runs (the tokens of one sequence in one group).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.consistency.percentiles import percentiles
+
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,85 +72,165 @@ def k3(d: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What each token adds to the figures, all float64 [T]: they are means and maxima of these."""
+class Grouping:
+    """Tokens in runs, and runs in groups.
 
-    d: Array
-    size: Array
-    mult_prob: Array
-    gen_kl: Array
-    policy_kl: Array
-    js_train: Array
-    js_rollout: Array
-    probs_diff: Array
-    ratio: Array
-    ratio_squared: Array
+    `edges` int64 [R + 1]: where runs begin and end; together they are all tokens, and none is empty. `group` int64 [R]:
+    the group of each run, below `count`. Figures of a group see its runs in the order in which they are here.
+    """
+
+    edges: Index
+    group: Index
+    count: int
 
     @classmethod
-    # NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
+    def whole(cls, lengths: Index) -> "Grouping":
+        """One group of sequences that follow each other; those of length 0 are no runs."""
+        edges = edges_of(lengths[lengths > 0])
+        return cls(edges, np.zeros(len(edges) - 1, np.int64), 1)
+
+
+class GroupFigures:
+    """The figures of each group of a grouping. `run_error` float64 [R]: mean exp(abs d) of each run, group by group."""
+
+    run_error: Array
+    _run_d: Array
+
+    def __init__(self, grouping: Grouping) -> None:
+        sizes = np.diff(grouping.edges)
+        self._runs = np.argsort(grouping.group, kind="stable")
+        self._sizes = np.bincount(grouping.group, sizes, grouping.count).astype(np.int64)
+        self._spans = [slice(*ends) for ends in _pairs(edges_of(self._sizes))]
+        self._runs_of = _pairs(edges_of(np.bincount(grouping.group, minlength=grouping.count)))
+        self._order: Index | None = None
+        if np.any(grouping.group[1:] < grouping.group[:-1]):
+            moved = sizes[self._runs]
+            shift = grouping.edges[:-1][self._runs] - edges_of(moved)[:-1]
+            self._order = np.repeat(shift, moved) + np.arange(grouping.edges[-1])
+        self._found: dict[str, list[Any]] = {}
+
+    def take(self, term: str, values: Array) -> None:
+        """Reduce one term of all tokens to what the figures need of it."""
+        if self._order is not None:
+            values = values[self._order]
+        for name, reduction in _REDUCTIONS[term].items():
+            self._found[name] = [reduction(values[span]) if span.stop > span.start else np.nan for span in self._spans]
+
+    def take_runs(self, d: Array, error: Array) -> None:
+        """The sum of d and the mean exp(abs d) of each run, [R]."""
+        self._run_d, self.run_error = d[self._runs], error[self._runs]
+
+    def size(self, group: int) -> int:
+        """Tokens of a group."""
+        return int(self._sizes[group])
+
     @np.errstate(all="ignore")
-    def of(cls, lr: Array, lt: Array) -> "Terms":
-        d = lt - lr
-        size = np.abs(d)
-        ratio = np.exp(d)
-        # log of the mixture's probability of the sampled token; logaddexp does not underflow for rare tokens
-        mixture = np.logaddexp(lt, lr) - np.log(2)
-        return cls(
-            d=d,
-            size=size,
-            mult_prob=np.exp(size),
-            gen_kl=k3(d),
-            policy_kl=k3(-d),
-            js_train=k3(mixture - lt),
-            js_rollout=k3(mixture - lr),
-            probs_diff=np.abs(np.exp(lt) - np.exp(lr)),
-            ratio=ratio,
-            ratio_squared=ratio**2,
+    def metrics(self, group: int, flips: int, excluded: int) -> Metrics:
+        """Of one group, with its counts of router flips and of tokens that were left out."""
+
+        def of(name: str) -> float:
+            return float(self._found[name][group])
+
+        p50, p95, p99 = self._found["size percentiles"][group] if self._sizes[group] else (np.nan,) * 3
+        runs = slice(*self._runs_of[group])
+        run_d, run_error = self._run_d[runs], self.run_error[runs]
+        ratio = np.float64(of("ratio mean"))  # numpy's, because Python's own floats raise on overflow
+        return Metrics(
+            tokens=int(self._sizes[group]),
+            logprob_abs_diff_mean=of("size mean"),
+            logprob_abs_diff_max=of("size max"),
+            logprob_abs_diff_p50=float(p50),
+            logprob_abs_diff_p95=float(p95),
+            logprob_abs_diff_p99=float(p99),
+            token_mult_prob_error=of("mult_prob mean"),
+            gen_kl_error=of("gen_kl mean"),
+            policy_kl_error=of("policy_kl mean"),
+            js_divergence_error=0.5 * of("js_train mean") + 0.5 * of("js_rollout mean"),
+            rollout_probs_diff_mean=of("probs_diff mean"),
+            rollout_probs_diff_max=of("probs_diff max"),
+            rollout_probs_diff_std=of("probs_diff std"),
+            chi2_token=of("ratio_squared mean") - 1,
+            chi2_seq=float(np.mean(np.exp(2 * run_d)) - 1) if len(run_d) else float("nan"),
+            ess=float(ratio * ratio / np.float64(of("ratio_squared mean"))),
+            seq_mult_prob_error_mean=float(np.mean(run_error)) if len(run_d) else float("nan"),
+            seq_mult_prob_error_max=float(np.max(run_error)) if len(run_d) else float("nan"),
+            router_flips=flips,
+            excluded_tokens=excluded,
         )
 
-    def take(self, tokens: NDArray[np.int64] | slice) -> "Terms":
-        """Those of some tokens, in the order given."""
-        return Terms(*(getattr(self, field.name)[tokens] for field in fields(self)))
 
-    @np.errstate(all="ignore")
-    def by_sequence(self, edges: NDArray[np.int64]) -> tuple[Array, Array]:
-        """For S + 1 `edges` between sequences, none of them empty: the sum of d and the mean of `mult_prob`, [S]."""
-        bounds = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        add = np.add.reduce
-        sums = np.array([add(self.d[start:end]) for start, end in bounds], np.float64)
-        errors = np.array([add(self.mult_prob[start:end]) / (end - start) for start, end in bounds], np.float64)
-        return sums, errors
-
-
+# NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
 @np.errstate(all="ignore")
-def figures(terms: Terms, sequence_d: Array, sequence_error: Array, flips: int, excluded: int) -> Metrics:
-    """Reduce a set of tokens; `sequence_d` and `sequence_error` [S] are `Terms.by_sequence` of the same tokens."""
-    size = terms.size
-    ratio = np.float64(_over(np.mean, terms.ratio))  # numpy's, because Python's own floats raise on overflow
-    p50, p95, p99 = np.percentile(size, (50, 95, 99)) if len(size) else (np.nan,) * 3
-    return Metrics(
-        tokens=len(size),
-        logprob_abs_diff_mean=_over(np.mean, size),
-        logprob_abs_diff_max=_over(np.max, size),
-        logprob_abs_diff_p50=float(p50),
-        logprob_abs_diff_p95=float(p95),
-        logprob_abs_diff_p99=float(p99),
-        token_mult_prob_error=_over(np.mean, terms.mult_prob),
-        gen_kl_error=_over(np.mean, terms.gen_kl),
-        policy_kl_error=_over(np.mean, terms.policy_kl),
-        js_divergence_error=0.5 * _over(np.mean, terms.js_train) + 0.5 * _over(np.mean, terms.js_rollout),
-        rollout_probs_diff_mean=_over(np.mean, terms.probs_diff),
-        rollout_probs_diff_max=_over(np.max, terms.probs_diff),
-        rollout_probs_diff_std=_over(np.std, terms.probs_diff),
-        chi2_token=_over(np.mean, terms.ratio_squared) - 1,
-        chi2_seq=_over(np.mean, np.exp(2 * sequence_d)) - 1,
-        ess=float(ratio * ratio / np.float64(_over(np.mean, terms.ratio_squared))),
-        seq_mult_prob_error_mean=_over(np.mean, sequence_error),
-        seq_mult_prob_error_max=_over(np.max, sequence_error),
-        router_flips=flips,
-        excluded_tokens=excluded,
-    )
+def reduce(lr: Array, lt: Array, groupings: Sequence[Grouping]) -> list[GroupFigures]:
+    """The figures of tokens, grouped in each of several ways.
+
+    One term after the other, each of them for all groupings: no more than a few arrays are alive at a time, and these
+    take turns in the same memory. Fresh pages would cost more than the arithmetic.
+    """
+    found = [GroupFigures(grouping) for grouping in groupings]
+    for name, values in _terms(lr, lt):
+        for of_grouping in found:
+            of_grouping.take(name, values)
+    d = lt - lr
+    error = np.exp(np.abs(d))
+    of_runs: dict[int, tuple[Array, Array]] = {}
+    for grouping, of_grouping in zip(groupings, found, strict=True):
+        if id(grouping.edges) not in of_runs:
+            of_runs[id(grouping.edges)] = _of_runs(d, error, grouping.edges)
+        of_grouping.take_runs(*of_runs[id(grouping.edges)])
+    return found
 
 
-def _over(reduction: Callable[[Array], np.float64], values: Array) -> float:
-    return float(reduction(values)) if len(values) else float("nan")
+def _of_runs(d: Array, error: Array, edges: Index) -> tuple[Array, Array]:
+    """Summed run by run, because one sum over all (reduceat) rounds in another order than a run's own sum."""
+    add, runs = np.add.reduce, _pairs(edges)
+    means = [add(error[start:end]) / (end - start) for start, end in runs]
+    return np.array([add(d[start:end]) for start, end in runs], np.float64), np.array(means, np.float64)
+
+
+def _terms(lr: Array, lt: Array) -> Iterator[tuple[str, Array]]:
+    """What each token adds to the figures: they are means and maxima of these."""
+    d = lt - lr
+    size = np.abs(d)
+    yield "size", size
+    yield "mult_prob", np.exp(size)
+    del size
+    yield "gen_kl", k3(d)
+    yield "policy_kl", k3(-d)
+    # log of the mixture's probability of the sampled token; logaddexp does not underflow for rare tokens
+    mixture = np.logaddexp(lt, lr) - np.log(2)
+    yield "js_train", k3(mixture - lt)
+    yield "js_rollout", k3(mixture - lr)
+    del mixture
+    yield "probs_diff", np.abs(np.exp(lt) - np.exp(lr))
+    ratio = np.exp(d)
+    yield "ratio", ratio
+    yield "ratio_squared", ratio**2
+
+
+def _percentiles(values: Array) -> list[float]:
+    return percentiles(values, (50, 95, 99))
+
+
+def edges_of(sizes: Index | NDArray[np.bool_]) -> Index:
+    """Where things of these sizes, one after the other, begin and end: [n + 1]."""
+    result = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=result[1:])
+    return result
+
+
+def _pairs(edges: Index) -> list[tuple[int, int]]:
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+_REDUCTIONS: dict[str, dict[str, Callable[[Array], Any]]] = {
+    "size": {"size mean": np.mean, "size max": np.max, "size percentiles": _percentiles},
+    "mult_prob": {"mult_prob mean": np.mean},
+    "gen_kl": {"gen_kl mean": np.mean},
+    "policy_kl": {"policy_kl mean": np.mean},
+    "js_train": {"js_train mean": np.mean},
+    "js_rollout": {"js_rollout mean": np.mean},
+    "probs_diff": {"probs_diff mean": np.mean, "probs_diff max": np.max, "probs_diff std": np.std},
+    "ratio": {"ratio mean": np.mean},
+    "ratio_squared": {"ratio_squared mean": np.mean},
+}

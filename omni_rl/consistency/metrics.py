@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.figures import REPORTED, Metrics, Terms, figures, k3
+from omni_rl.consistency.figures import REPORTED, Grouping, Metrics, k3, reduce
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
@@ -91,7 +91,6 @@ def _reduce(records: Sequence[SampleRecord], masks: Sequence[NDArray[np.bool_]],
     train = [record.train_logprobs[mask] for record, mask in zip(records, masks, strict=True)]
     lr = np.concatenate([*rollout, np.empty(0)]).astype(np.float64)
     lt = np.concatenate([*train, np.empty(0)]).astype(np.float64)
-    terms = Terms.of(lr, lt)
-    edges = np.cumsum([0, *(len(kept_logprobs) for kept_logprobs in rollout if len(kept_logprobs))])
-    excluded = sum(int((~mask).sum()) for mask in masks)
-    return figures(terms, *terms.by_sequence(edges), flips, excluded)
+    lengths = np.array([len(sequence) for sequence in rollout], np.int64)
+    (found,) = reduce(lr, lt, [Grouping.whole(lengths)])
+    return found.metrics(0, flips, sum(int((~mask).sum()) for mask in masks))

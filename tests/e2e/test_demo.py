@@ -9,12 +9,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from omni_rl.config import SMALL_CHECKPOINT, DemoSettings
-from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.demo.cluster import Cluster
 from omni_rl.demo.report import StepReport
 from omni_rl.demo.run import run
@@ -139,7 +137,7 @@ def test_weights_that_never_arrived_are_noticed() -> None:
         report = run(settings, cluster, lines)
     assert [step.verdict for step in lines.steps] == ["agree", "disagree"]
     assert not report.agreed
-    stale: dict[str, Any] = report.steps[1].overall.metrics.report()
-    # The learning rate moves the weights visibly: a stale engine is far outside the limits, not just outside.
-    assert stale["logprob_abs_diff_mean"] > 100 * (THRESHOLDS["float32"].logprob_abs_diff_mean or 0)
-    assert any("sampled under demo-" in breach for breach in report.steps[1].breaches)
+    breaches = report.steps[1].breaches
+    # Versions give it away at once; without them the logprobs, or routers that part by more than a tie, would.
+    assert any("logprob_abs_diff" in breach or "not a tie" in breach for breach in breaches)
+    assert any("sampled under demo-" in breach for breach in breaches)

@@ -23,6 +23,7 @@ STREAM = "/v1/events"
 RULES_BETWEEN_FIELDS = {
     ("POST", "/v1/runs"),  # limits that rise
     ("PUT", "/v1/runs/{run}/attempts/{attempt}/steps/{step}/parts/{rank}"),  # lengths that fit each other
+    ("PUT", "/v1/media/{digest}"),  # a name that is the content's digest
     ("POST", "/v1/syncs"),  # a source and what belongs to it
     ("POST", "/v1/checks"),  # a step named whole
 }

