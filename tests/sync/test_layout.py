@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from omni_rl.errors import LayoutError
@@ -379,6 +381,25 @@ def test_a_bad_file_in_the_cache_is_made_again(damage: str, tmp_path: Path) -> N
     else:
         index = next(i for i, block in enumerate(good.blocks) if list(good.specs)[block.tensor] == "q")
         with_block(good, index, tensor=list(good.specs).index("k")).save(path)
+    again = prepare(model, weights, model.load, {}, tmp_path)
+    assert again.blocks == LayoutMap.load(path).blocks == good.blocks
+
+
+def test_a_changed_file_in_the_cache_is_made_again_though_the_checkpoint_cannot_tell(tmp_path: Path) -> None:
+    """Between tensors that are equal in the checkpoint (norms, all ones) a wrong entry shows only after training."""
+    model, weights = started()
+    weights["k"] = weights["q"].clone()
+    model.load(weights)
+    good = prepare(model, weights, model.load, {}, tmp_path)
+    (path,) = tmp_path.iterdir()
+    names = list(good.specs)
+    with safe_open(path, framework="pt") as file:
+        metadata, stored = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    tensor = stored["blocks"][:, Block._fields.index("tensor")]
+    of_q, of_k = (tensor == names.index(name) for name in ("q", "k"))
+    tensor[of_q], tensor[of_k] = names.index("k"), names.index("q")
+    save_file(stored, path, metadata=metadata)
+
     again = prepare(model, weights, model.load, {}, tmp_path)
     assert again.blocks == LayoutMap.load(path).blocks == good.blocks
 

@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from omni_rl.errors import LayoutError
+from omni_rl.media.digests import tensors_digest
 from omni_rl.sync.layout.blocks import Block, Transform
 from omni_rl.sync.layout.kinds import Kind
 from omni_rl.sync.layout.map import LayoutMap
@@ -16,7 +19,7 @@ from omni_rl.sync.layout.recorded import Recorded
 from omni_rl.sync.layout.storages import StorageSpec
 from omni_rl.sync.released import TensorSpec
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write(layout: LayoutMap, path: Path) -> None:
@@ -29,28 +32,38 @@ def write(layout: LayoutMap, path: Path) -> None:
     }
     tensors = {f"values.{index}": one.values for index, one in enumerate(layout.recorded)}
     tensors["blocks"] = torch.tensor(layout.blocks, dtype=torch.int64).reshape(-1, len(Block._fields))
+    text = json.dumps(head)
+    metadata = {"layout": text, "digest": _digest(text, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, unfinished, metadata={"layout": json.dumps(head)})
+        save_file(tensors, unfinished, metadata=metadata)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> LayoutMap:
-    """Raises `LayoutError` unless `path` is a complete layout map of this format."""
+    """Raises `LayoutError` unless `path` is a complete layout map of this format, as it was written.
+
+    The digest matters: a changed entry between tensors that are equal in a checkpoint (norms, all ones) would explain
+    an engine that has just loaded it, and later vouch for what it wrote wrong.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            head = json.loads((file.metadata() or {}).get("layout", "{}"))
+            metadata = file.metadata() or {}
+            head = json.loads(metadata.get("layout", "{}"))
             if head.get("format") != FORMAT:
                 raise LayoutError(f"{path} is no layout map of format {FORMAT}; delete it, it will be made again")
-            table = file.get_tensor("blocks").tolist()
-            values = [file.get_tensor(f"values.{index}") for index in range(len(head["recorded"]))]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise LayoutError(
             f"{path} cannot be read as a layout map: {error}; delete it, it will be made again"
         ) from error
+    if _digest(metadata["layout"], tensors) != metadata.get("digest"):
+        raise LayoutError(f"{path} was changed since it was written; delete it, it will be made again")
+    table = tensors["blocks"].tolist()
+    values = [tensors[f"values.{index}"] for index in range(len(head["recorded"]))]
     layout = LayoutMap(
         specs={name: TensorSpec(_dtype(dtype), tuple(shape)) for name, dtype, shape in head["specs"]},
         storages=tuple(
@@ -65,6 +78,10 @@ def read(path: Path) -> LayoutMap:
     )
     layout.check_complete()
     return layout
+
+
+def _digest(head: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    return blake3(f"{tensors_digest(tensors)} {head}".encode()).hexdigest()
 
 
 def _text(dtype: torch.dtype) -> str:
