@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError
 
 from omni_rl.actors import kill
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
+from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
@@ -142,7 +143,8 @@ class RolloutHandle:
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
         """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
-        rendered: list[RenderedPrompt] = self._call("render", prompts)
+        # A damaged picture would fail while it is pickled, without a name: media become plain data here.
+        rendered: list[RenderedPrompt] = self._call("render", [plain(prompt) for prompt in prompts])
         return rendered
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
