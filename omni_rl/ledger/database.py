@@ -1,5 +1,7 @@
 """One connection pool for reading and one for writing, on SQLite or PostgreSQL, set up so that a commit is durable."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from omni_rl.errors import ConfigError, LedgerError
 
 LOCK_SECONDS = 5
 """How long a write waits for another process's; below the time for which a sync tries to decide again."""
+LOCK_RETRY_SECONDS = 0.01
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 10
 """A connection whose other end does not acknowledge for so long is given up."""
@@ -112,7 +115,7 @@ def _sqlite(url: sa.URL, *, writing: bool) -> sa.Engine:
             f"journal_size_limit={WAL_KEPT_BYTES}",
         ]
         for setting in settings if writing else ["query_only=ON"]:
-            connection.execute(f"PRAGMA {setting}")
+            _set(connection, setting)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -120,6 +123,19 @@ def _sqlite(url: sa.URL, *, writing: bool) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _set(connection: Any, setting: str) -> None:
+    """SQLite fails at once, and does not wait, if another holds the lock while it turns a new file into a WAL one."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute(f"PRAGMA {setting}")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(LOCK_RETRY_SECONDS)
 
 
 def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:

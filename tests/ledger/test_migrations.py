@@ -1,6 +1,7 @@
 """Ledgers of every age open: empty, older ones with their steps, and newer ones are refused untouched."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +96,23 @@ def test_two_that_open_an_empty_ledger_at_once_both_get_it(url: str) -> None:
     assert errors == []
     with Ledger.open(url) as ledger:
         assert {run.run for run in ledger.runs()} == {"run0", "run1", "run2", "run3"}
+
+
+def test_many_new_files_opened_by_several_at_once(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def open_and_close(url: str) -> None:
+        try:
+            Ledger.open(url).close()
+        except BaseException as error:
+            errors.append(error)
+
+    for file in range(20):
+        threads = [
+            threading.Thread(target=open_and_close, args=(f"sqlite:///{tmp_path}/{file}.db",)) for opener in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
