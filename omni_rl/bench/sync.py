@@ -28,6 +28,7 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sync.digest import shapes
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.layout.cache import VARIABLE
 from omni_rl.sync.manifest import Manifest, arrange
 from omni_rl.sync.slab import Slab
@@ -124,7 +125,9 @@ def _measure(checkpoint: Path, syncs: int, progress: Callable[[str], None]) -> d
         started = time.perf_counter()
         handle = stack.enter_context(RolloutHandle.start(settings))
         first_start = time.perf_counter() - started
-        sync = stack.enter_context(weight_sync([handle]))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())  # on a disk, as a run's own journal
+        journal = stack.enter_context(closing(SqliteJournal(Path(folder) / "journal.sqlite")))
+        sync = stack.enter_context(weight_sync([handle], journal))
         prompts = handle.render([Prompt(str(number), "weights move while nobody looks") for number in range(PROMPTS)])
         step = _engine_step(handle, prompts)
         results, busy, whole = [], [], []

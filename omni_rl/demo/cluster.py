@@ -3,8 +3,9 @@
 import contextlib
 import importlib.metadata
 import logging
+import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -67,7 +69,7 @@ class Cluster:
             )
             self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, self._run))
             self._expect_same_version()
-            self._sync = stack.enter_context(weight_sync([self._rollout]))
+            self._sync = stack.enter_context(weight_sync([self._rollout], stack.enter_context(self._journal())))
             self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
             self._open = stack.pop_all()
         return self
@@ -108,6 +110,15 @@ class Cluster:
     def decode(self, ids: NDArray[np.int64]) -> str:
         text: str = self._tokenizer.decode(ids.tolist())
         return text
+
+    @contextlib.contextmanager
+    def _journal(self) -> Iterator[SqliteJournal]:
+        """Of this run alone: it stays behind only if the demo is killed."""
+        directory = self._settings.out / self._run
+        directory.mkdir(parents=True)
+        with contextlib.closing(SqliteJournal(directory / "journal.sqlite")) as journal:
+            yield journal
+        shutil.rmtree(directory)
 
     def _alive(self, call: Callable[[RolloutHandle], T]) -> T:
         """Call the engine. One that died is replaced, brought to the trainer's weights, and asked once more."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import vllm
 
-from omni_rl.errors import SlabError
+from omni_rl.errors import LayoutError, SlabError
 from omni_rl.sync import layout
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.digest import weights_digest
@@ -42,6 +42,7 @@ class ServedWeights:
             "dtype": str(dtype),
         }
         self._layout = layout.prepare(model, tensors, lambda given: write_in_place(model, given), served)
+        self._seal = layout.MapSeal(self._layout)
         self._elements = self._layout.coverage().total
 
     def read(self, slab: SlabRef) -> SealedWeights:
@@ -54,20 +55,31 @@ class ServedWeights:
         return SealedWeights(slab.version, checksums, opened.tensors())
 
     def write(self, sealed: SealedWeights) -> None:
-        """Copy them into the engine. Raises `LayoutError`, nothing written, if they are not this engine's set."""
+        """Copy them into the engine. Raises `LayoutError`, nothing written, if they are not this engine's set, or the
+        layout map is not the one that was confirmed."""
+        if broken := self._seal.broken(self._layout):
+            raise LayoutError("; ".join(map(_broken, broken)))
         self._layout.apply(sealed.tensors, self._model)
 
     def prove(self, sealed: SealedWeights) -> Proof:
-        """Read every byte of the engine, and compare it with the checksums that their source computed."""
+        """Read every byte of the engine, and compare it with the checksums that their source computed.
+
+        These vouch for more than the slab does: damage between the source and the engine shows as well. A layout map
+        that is not the one that was confirmed proves nothing.
+        """
+        if broken := self._seal.broken(self._layout):
+            return self._proof(sealed, 0, tuple(map(_broken, broken)))
         wrong = self._layout.prove(sealed.tensors, sealed.checksums, self._model)
-        return Proof(
-            version=sealed.version,
-            tensors=len(sealed.tensors),
-            bytes=sum(tensor.nbytes for tensor in sealed.tensors.values()),
-            elements_proven=self._elements - sum(mismatch.elements for mismatch in wrong),
-            elements=self._elements,
-            mismatches=tuple(map(str, wrong)),
-        )
+        proven = self._elements - sum(mismatch.elements for mismatch in wrong)
+        return self._proof(sealed, proven, tuple(map(str, wrong)))
+
+    def _proof(self, sealed: SealedWeights, proven: int, mismatches: tuple[str, ...]) -> Proof:
+        nbytes = sum(tensor.nbytes for tensor in sealed.tensors.values())
+        return Proof(sealed.version, len(sealed.tensors), nbytes, proven, self._elements, mismatches)
+
+
+def _broken(name: str) -> str:
+    return f"{name}: its entry in the layout map is not the one that a fresh load confirmed"
 
 
 def write_in_place(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -3,13 +3,15 @@
 The tests share engines and follow each other: each leaves all replicas serving the committed weights.
 """
 
+import dataclasses
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.crew import Deadlines
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.manifest import Entry
 from omni_rl.sync.slabs import FILES, RunRecord, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource
@@ -98,8 +101,9 @@ def real(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         trainer = stack.enter_context(TrainerGroup.start(small_checkpoint, train, RUN))
         started = Real(handles, trainer, base)
         deadlines = Deadlines(answer=20.0, write=20.0, prove=20.0)
+        journal = stack.enter_context(closing(SqliteJournal(base / "journal.sqlite")))
         started.sync = stack.enter_context(
-            weight_sync(handles, base=base, deadlines=deadlines, observe=started.observe)
+            weight_sync(handles, journal, base=base, deadlines=deadlines, observe=started.observe)
         )
         started.probe = render_probe(handles[0])
         yield started
@@ -166,6 +170,42 @@ def test_damaged_weights_are_named_and_undone(real: Real, damage: Callable[[Real
             real.sync.sync(FsdpSource(real.trainer))
         assert name in str(error.value)
         assert real.all_serve(version)
+    assert real.scores() == before
+
+
+def turn_entry(actor: Any) -> None:
+    """In the engine's process: rows of one tensor's entry in the layout map change places. Both writing and reading
+    back follow it."""
+    weights = actor._service.loop.command(lambda engine: engine._weights).result()
+    name = "language_model.lm_head.weight"
+    number = list(weights._layout.specs).index(name)
+    width = weights._layout.specs[name].shape[1]
+    blocks: list[Any] = []
+    for block in weights._layout.blocks:
+        if block.tensor != number:
+            blocks.append(block)
+            continue
+        assert block.rows == 1
+        half = block.length // width // 2 * width
+        rest = block.length - half
+        blocks.append(block._replace(length=half, target=block.target + rest))
+        blocks.append(block._replace(length=rest, source=block.source + half))
+    weights._layout = dataclasses.replace(weights._layout, blocks=tuple(blocks))
+    weights._layout.check_complete()
+
+
+@pytest.mark.parametrize("phase", [Phase.PAUSE, Phase.VERIFY])
+def test_a_wrong_entry_of_the_layout_map_is_named_and_undone(real: Real, phase: Phase) -> None:
+    """Before the engine writes by it, or between writing and reading back."""
+    real.learn()
+    before, version, victim = real.scores(), real.sync.version, real.handles[0].pid
+    actor = real.handles[0]._hold.actor
+    real.at[phase, None] = lambda: ray.get(actor.__ray_call__.remote(turn_entry))
+    with pytest.raises(SyncRolledBackError) as error:
+        real.sync.sync(FsdpSource(real.trainer))
+    assert "language_model.lm_head.weight: its entry in the layout map is not the one" in str(error.value)
+    assert real.handles[0].pid != victim  # nothing can be proven with that map: another engine serves
+    assert real.all_serve(version)
     assert real.scores() == before
 
 

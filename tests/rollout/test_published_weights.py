@@ -1,6 +1,7 @@
 """Weights that another program publishes reach a real engine through a sync, or leave it as it was."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sync.checkpoint import CheckpointTensors
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import PublishedSource
 from tests.rollout.conftest import prompts
 
@@ -38,13 +40,17 @@ def test_published_weights_are_served_after_a_sync(
     original = dict(CheckpointTensors(small_checkpoint, torch.float32))
     doubled = original | {HEAD: original[HEAD] * 2}
     answers = handle.sample(handle.render(prompts()), SAMPLING)
+    slabs = tmp_path / "slabs"
 
     def logprobs() -> list[np.ndarray]:
         return [score.logprobs for score in handle.rescore(answers, alone=True)]
 
-    with weight_sync([handle], base=tmp_path) as sync:
+    with (
+        closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+        weight_sync([handle], journal, base=slabs) as sync,
+    ):
         before = logprobs()
-        published = publish(doubled, run="published", number=1, directory=tmp_path)
+        published = publish(doubled, run="published", number=1, directory=slabs)
         assert all(np.array_equal(a, b) for a, b in zip(before, logprobs(), strict=True))
         result = sync.sync(PublishedSource(published.path, published.version))
         assert result.version == sync.version == handle.weight_version == published.version
@@ -52,7 +58,7 @@ def test_published_weights_are_served_after_a_sync(
         moved = logprobs()
         assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(before, moved, strict=True))
 
-        late = publish(original, run="published", number=2, directory=tmp_path)
+        late = publish(original, run="published", number=2, directory=slabs)
         with pytest.raises(SyncRolledBackError, match="no longer"):
             sync.sync(PublishedSource(published.path, published.version))
         assert handle.weight_version == published.version
@@ -61,4 +67,4 @@ def test_published_weights_are_served_after_a_sync(
         sync.sync(PublishedSource(late.path, late.version))
         assert handle.weight_version == late.version
         assert all(np.array_equal(a, b) for a, b in zip(before, logprobs(), strict=True))
-    assert list(tmp_path.iterdir()) == []
+    assert list(slabs.iterdir()) == []

@@ -1,5 +1,6 @@
 """Pruned videos through the whole pair: one setting of the engine, two ranks of the trainer, new weights."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -51,7 +53,10 @@ def test_both_sides_prune_alike_before_and_after_an_update(
         assert any(mask is not None and not mask.all() for rollout in rollouts for mask in rollout.kept)
         _assert_agreement(rollouts, trainer.score(rollouts))
         trainer.update(rollouts, [1.0, -1.0, 0.5, 1.0, -0.5, 0.5])
-        with weight_sync([engine], base=tmp_path) as sync:
+        with (
+            closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+            weight_sync([engine], journal, base=tmp_path) as sync,
+        ):
             sync.sync(FsdpSource(trainer))
         again = engine.sample(prompts, SAMPLING)
         _assert_agreement(again, trainer.score(again))

@@ -1,6 +1,7 @@
 """The trainer beside vLLM: real media of every kind, new weights by reference, a saved state that vLLM serves."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.group import TrainerGroup
@@ -55,7 +57,10 @@ def test_both_sides_agree_before_and_after_an_update_and_on_what_was_saved(
 
         trainer.update(rollouts, [1.0, -1.0] * len(KINDS))
         version = trainer.version()
-        with weight_sync([engine], base=tmp_path) as sync:
+        with (
+            closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+            weight_sync([engine], journal, base=tmp_path) as sync,
+        ):
             result = sync.sync(FsdpSource(trainer))
         assert result.version == result.serving == str(version)
         assert result.elements_proven == result.elements > engine.parameters
