@@ -5,7 +5,7 @@ Shapes: N sequences, T sampled tokens of all of them, one sequence after the oth
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.figures import Array, GroupFigures, Grouping, Index, Metrics, edges_of, reduce
+from omni_rl.consistency.limits import MIXED_STATE, OVERALL
 from omni_rl.consistency.metrics import Comparison, position_bins
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
-OVERALL = "overall"
+__all__ = ["MIXED_STATE", "OVERALL", "Choices", "StepColumns", "StepComparison", "compare_step"]
+
 Mask = NDArray[np.bool_]
 
 
@@ -34,8 +36,9 @@ class StepColumns:
     """Logprobs of the same sampled ids by rollout and trainer, float64 [T] each.
 
     `samples` and `kinds` name the N sequences, `prompt_tokens` int64 [N]. `loss_mask` bool [T]: which tokens the
-    policy sampled for its loss; the others (a tool's answer, say) are in no figure. None: all. `choices` by the
-    sequence's number, for those that have them.
+    policy sampled for its loss; the others (a tool's answer, say) are in no figure. None: all. `mixed_state` bool [T]:
+    which tokens' state came in part from older weights. None: no token's. `choices` by the sequence's number, for those
+    that have them.
     """
 
     samples: Sequence[str]
@@ -46,6 +49,7 @@ class StepColumns:
     train_logprobs: Array
     loss_mask: Mask | None = None
     choices: Mapping[int, Choices] = field(default_factory=dict)
+    mixed_state: Mask | None = None
 
     @classmethod
     def of(cls, records: Sequence[SampleRecord]) -> "StepColumns":
@@ -74,7 +78,6 @@ class StepColumns:
             return parts[0]
         firsts = np.cumsum([0, *(len(part.samples) for part in parts)])
         starts = np.cumsum([0, *(part.tokens for part in parts)])
-        masks = [np.ones(part.tokens, np.bool_) if part.loss_mask is None else part.loss_mask for part in parts]
         return cls(
             [sample for part in parts for sample in part.samples],
             [kind for part in parts for kind in part.kinds],
@@ -82,8 +85,9 @@ class StepColumns:
             np.concatenate([np.zeros(1, np.int64), *(p.offsets[1:] + s for p, s in zip(parts, starts, strict=False))]),
             np.concatenate([part.rollout_logprobs for part in parts]),
             np.concatenate([part.train_logprobs for part in parts]),
-            np.concatenate(masks) if any(part.loss_mask is not None for part in parts) else None,
+            _joined([part.loss_mask for part in parts], [part.tokens for part in parts], missing=True),
             {n + int(first): c for part, first in zip(parts, firsts, strict=False) for n, c in part.choices.items()},
+            _joined([part.mixed_state for part in parts], [part.tokens for part in parts], missing=False),
         )
 
     @property
@@ -108,8 +112,9 @@ class StepColumns:
 class StepComparison:
     """Figures of a step, equal to those of `metrics.compare` bit for bit.
 
-    `by_kind` in order of first appearance. `by_position`: kind (or `overall`) to bins of `position_bins` that hold a
-    token. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf for one without a token that counts.
+    `by_kind` in order of first appearance; then, if there are such tokens, `mixed_state`, which are in no kind and not
+    in `overall`: they are expected to be apart. `by_position`: kind (or `overall`) to bins of `position_bins` that hold
+    a token. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf for one without a token that counts.
     """
 
     overall: Comparison
@@ -124,7 +129,26 @@ class StepComparison:
 
 
 def compare_step(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> StepComparison:
-    """Reduce a step: overall, by kind, by kind and position, by sequence."""
+    """Reduce a step: overall, by kind, by kind and position, by sequence; tokens of mixed state apart from these."""
+    apart = columns.mixed_state
+    if apart is None or not apart.any():
+        return _compare(columns, leave_out)
+    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
+    mixed = _compare(replace(columns, loss_mask=counted & apart), leave_out)
+    pure = _compare(replace(columns, loss_mask=counted & ~apart), leave_out)
+    return replace(pure, by_kind={**pure.by_kind, MIXED_STATE: mixed.overall})
+
+
+def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool) -> Mask | None:
+    """The masks of all parts, with `missing` for a part that has none; None if no part has one."""
+    if all(mask is None for mask in masks):
+        return None
+    filled = (np.full(size, missing) if mask is None else mask for mask, size in zip(masks, sizes, strict=True))
+    result: Mask = np.concatenate(list(filled))
+    return result
+
+
+def _compare(columns: StepColumns, leave_out: LeaveOut) -> StepComparison:
     flips = {n: flip for n in sorted(columns.choices) if (flip := first_flip(columns.record(n))) is not None}
     names = list(dict.fromkeys(columns.kinds))
     kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)

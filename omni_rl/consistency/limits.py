@@ -11,6 +11,8 @@ from omni_rl.errors import ConfigError
 Figures = Mapping[str, Mapping[str, float]]
 """Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
 OVERALL = "overall"
+MIXED_STATE = "mixed_state"
+"""The bucket of tokens whose state came in part from older weights than sampled them: they are in no other."""
 Label = Literal["ok", "warn", "mask", "pause"]
 
 
@@ -83,9 +85,17 @@ _BFLOAT16_WIDE = {
     "logprob_abs_diff_mean": Limit(0.1, 0.2, 0.4),
     "gen_kl_error": Limit(0.015, 0.03, 0.5),
 }
+# State that was kept over an update is as far off as the update is large, whatever the dtype.
+_MIXED_STATE = _BFLOAT16_WIDE
 LIMITS: Mapping[str, Limits] = {
-    "float32": {OVERALL: _FLOAT32},
-    "bfloat16": {OVERALL: _BFLOAT16, "audio": _BFLOAT16_WIDE, "video": _BFLOAT16_WIDE, "mixed": _BFLOAT16_WIDE},
+    "float32": {OVERALL: _FLOAT32, MIXED_STATE: _MIXED_STATE},
+    "bfloat16": {
+        OVERALL: _BFLOAT16,
+        MIXED_STATE: _MIXED_STATE,
+        "audio": _BFLOAT16_WIDE,
+        "video": _BFLOAT16_WIDE,
+        "mixed": _BFLOAT16_WIDE,
+    },
 }
 
 

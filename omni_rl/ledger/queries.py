@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from omni_rl.consistency.columns import OVERALL
+from omni_rl.consistency.columns import MIXED_STATE, OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.records import StepRecords
@@ -24,7 +24,7 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import Alarm, Bin, Event, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
-KINDS = (OVERALL, "text", "image", "audio", "video", "mixed")
+KINDS = (OVERALL, "text", "image", "audio", "video", "mixed", MIXED_STATE)
 
 
 def all_runs(connection: sa.Connection) -> list[Run]:

@@ -102,6 +102,7 @@ class StepRecords:
             train.numbers(),
             self._loss_mask(rollout.offsets),
             self._choices(),
+            self._mixed_state(rollout.offsets),
         )
 
     def _loss_mask(self, offsets: Any) -> Any:
@@ -111,6 +112,19 @@ class StepRecords:
         mask = lists(column)
         result = np.ones(int(offsets[-1]), np.bool_)
         result[np.repeat(mask.present, np.diff(offsets))] = mask.numbers()
+        return result
+
+    def _mixed_state(self, offsets: Any) -> Any:
+        """Tokens of the spans that say so."""
+        spans = lists(single(self.table, "version_spans"))
+        says, starts, ends = (spans.flat.field(name) for name in ("mixed_state", "start", "end"))
+        mixed = np.flatnonzero(pc.fill_null(says, False).to_numpy(zero_copy_only=False))
+        if not len(mixed):
+            return None
+        first = np.repeat(offsets[:-1], spans.lengths)[mixed]
+        result = np.zeros(int(offsets[-1]), np.bool_)
+        for at, start, end in zip(first, numbers(starts)[mixed], numbers(ends)[mixed], strict=True):
+            result[at + start : at + end] = True
         return result
 
     def _choices(self) -> dict[int, Choices]:

@@ -77,7 +77,7 @@ def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] 
 
 
 def figures_of(comparison: StepComparison) -> Figures:
-    """By bucket: overall, then each kind."""
+    """By bucket: overall, then each kind, then tokens of mixed state."""
     of_kind = {kind: asdict(kept.metrics) for kind, kept in comparison.by_kind.items()}
     return {OVERALL: asdict(comparison.overall.metrics), **of_kind}
 

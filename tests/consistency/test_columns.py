@@ -1,7 +1,7 @@
 """A whole step in one reduction gives the figures that record by record reduction gives, bit for bit."""
 
 import math
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from omni_rl.consistency.columns import OVERALL, StepColumns, compare_step
+from omni_rl.consistency.columns import MIXED_STATE, OVERALL, StepColumns, compare_step
+from omni_rl.consistency.limits import judge, limits_for
 from omni_rl.consistency.metrics import Metrics, by_kind, by_position, by_sequence, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import LeaveOut
@@ -86,6 +87,24 @@ def test_tokens_outside_the_loss_mask_are_in_no_figure() -> None:
         compare_step(masked).overall.metrics,
         compare([SampleRecord("a", "text", 1, rollout[keep], train[keep])]).metrics,
     )
+
+
+def test_tokens_of_mixed_state_are_judged_apart() -> None:
+    """A kept state is as wrong as the update is large: that is not the kinds' disagreement, and not left out either."""
+    rollout, train = np.array([-1.0, -2.0, -0.5, -3.0]), np.array([-1.0, -2.0, -0.75, -3.5])
+    records = [SampleRecord(kind, kind, 1, rollout, train) for kind in ("image", "text")]
+    columns = StepColumns.of(records)
+    mixed = np.array([False, False, True, True] + [False] * 4)
+    found = compare_step(replace(columns, mixed_state=mixed, loss_mask=np.arange(8) != 3))
+    assert list(found.by_kind) == ["image", "text", MIXED_STATE]
+    same(found.by_kind["image"].metrics, compare([SampleRecord("", "image", 1, rollout[:2], train[:2])]).metrics)
+    same(found.by_kind[MIXED_STATE].metrics, compare([SampleRecord("", "image", 1, rollout[2:3], train[2:3])]).metrics)
+    assert found.overall.metrics.tokens == 6
+    assert found.overall.metrics.excluded_tokens == 0
+    joined = StepColumns.joined([columns, replace(columns, mixed_state=mixed)])
+    assert compare_step(joined).by_kind[MIXED_STATE].metrics.tokens == 2
+    judgement = judge({name: asdict(kept.metrics) for name, kept in found.by_kind.items()}, limits_for("float32"))
+    assert {breach.bucket for breach in judgement.breaches} == {"text", MIXED_STATE}
 
 
 def test_positions_are_those_of_the_unmasked_answer() -> None:

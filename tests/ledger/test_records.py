@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.consistency.columns import compare_step
+from omni_rl.consistency.columns import MIXED_STATE, compare_step
 from omni_rl.consistency.metrics import compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import RecordError
@@ -118,7 +118,7 @@ def test_float32_is_exact_and_narrow_integers_are_taken() -> None:
 
 
 def test_figures_from_the_wire_are_those_of_the_records() -> None:
-    records = StepRecords.from_json(document(MINIMAL, {**WHOLE, "loss_mask": None}))
+    records = StepRecords.from_json(document(MINIMAL, {**WHOLE, "loss_mask": None, "version_spans": None}))
     plain = [
         SampleRecord("a", "text", 0, np.array([-1.0, -2.0]), np.array([-1.5, -2.0])),
         SampleRecord(
@@ -135,6 +135,17 @@ def test_figures_from_the_wire_are_those_of_the_records() -> None:
     found = compare_step(records.columns)
     assert found.overall == compare(plain)
     assert found.overall.metrics.router_flips == found.overall.metrics.excluded_tokens == 1
+
+
+def test_spans_of_mixed_state_are_figures_of_their_own() -> None:
+    found = compare_step(StepRecords.from_json(document(MINIMAL, {**WHOLE, "loss_mask": None})).columns)
+    assert {kind: comparison.metrics.tokens for kind, comparison in found.by_kind.items()} == {
+        "text": 2,
+        "image": 1,
+        MIXED_STATE: 0,  # it flipped, and is left out
+    }
+    assert found.by_kind[MIXED_STATE].metrics.excluded_tokens == 1
+    assert found.overall.metrics.excluded_tokens == 0
 
 
 def test_a_loss_mask_of_some_rows_leaves_the_others_whole() -> None:
