@@ -167,8 +167,9 @@ class RolloutEngine:
         """The canonical probe: each answer alone, in the order given, with cold caches."""
         return [self.rescore_alone(rollout) for rollout in probe]
 
-    def apply(self, slab: SlabRef, mode: InFlight = "recompute") -> None:
-        """Write a slab's weights; from the next step on the engine computes with them.
+    def apply(self, slab: SlabRef, mode: InFlight = "recompute", *, pushed: bool = False) -> None:
+        """Write a slab's weights, unless a transport writes them (`pushed`); from the next step on the engine computes
+        with them.
 
         Whatever was computed with other weights is dropped; of requests under way, `recompute` computes their state
         anew, `keep` leaves it. `verify` and `serve_as` have to follow before anything is sampled.
@@ -178,8 +179,9 @@ class RolloutEngine:
         """
         self._refuse_if_dead()
         sealed = self._weights.read(slab)
-        with self._fatal(f"writing {slab.version}", LayoutError):
-            self._weights.write(sealed)
+        if not pushed:
+            with self._fatal(f"writing {slab.version}", LayoutError):
+                self._weights.write(sealed)
         with self._fatal(f"the caches' reset after writing {slab.version}"):
             keep = mode == "keep"
             if keep:

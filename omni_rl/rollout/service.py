@@ -32,9 +32,10 @@ class UpdatableEngine(SteppedEngine, Protocol):
     @property
     def weight_version(self) -> str: ...
 
-    def apply(self, slab: SlabRef, mode: InFlight) -> None:
-        """Write the slab's weights and drop everything computed from older ones, except, with mode `keep`, the state
-        of requests under way. Raises `WeightUpdateError` before anything is written if the slab is not that version.
+    def apply(self, slab: SlabRef, mode: InFlight, *, pushed: bool = False) -> None:
+        """Write the slab's weights, unless a transport writes them (`pushed`), and drop everything computed from older
+        ones, except, with mode `keep`, the state of requests under way. Raises `WeightUpdateError` before anything is
+        written if the slab is not that version.
         """
 
     def verify(self, slab: SlabRef) -> Proof:
@@ -135,7 +136,7 @@ class ReplicaService(Generic[E]):
     def _apply(self, engine: E, command: Apply) -> ReplicaStatus:
         self._require(command, "closed", "paused", "unproven", "proven")
         self._standing, self._holds = "unproven", None
-        engine.apply(command.slab, self._mode)
+        engine.apply(command.slab, self._mode, pushed=command.pushed)
         return self.status
 
     def _verify(self, engine: E, command: Verify) -> Proof:

@@ -56,6 +56,10 @@ class VllmTransport:
     def rollback(self) -> Rollback:
         return "none"
 
+    @property
+    def pushes(self) -> bool:
+        return True
+
     def stage(self, slab: Slab) -> None:
         """Raises `SlabError` unless it is sealed."""
         slab.sealed()

@@ -29,6 +29,13 @@ class ObjectStoreTransport:
     def rollback(self) -> Rollback:
         return "slab"
 
+    @property
+    def pushes(self) -> bool:
+        return False
+
+    def push(self) -> None:
+        raise AssertionError("engines copy from the slab of their host")
+
     def stage(self, slab: Slab) -> None:
         try:
             self._send(slab)

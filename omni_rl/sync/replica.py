@@ -46,7 +46,10 @@ class Pause(Command):
 
 @dataclass(frozen=True)
 class Apply(Command):
+    """Drop what was computed with other weights, and write the slab's; `pushed`: the transport writes them next."""
+
     slab: SlabRef
+    pushed: bool = False
 
 
 @dataclass(frozen=True)

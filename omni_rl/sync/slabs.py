@@ -15,7 +15,7 @@ from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import OpenSlabs, Slab
 from omni_rl.sync.sources import Source
 from omni_rl.sync.transaction import Filled
-from omni_rl.sync.transport import SlabTransport, WeightTransport
+from omni_rl.sync.transport import Rollback, SlabTransport, WeightTransport
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
 """Where slabs lie unless told otherwise: memory, not a disk."""
@@ -115,6 +115,20 @@ class SlabPair:
         self._transport.stage(slab)
         ref = SlabRef(path, str(manifest.version))
         return Filled(ref, len(manifest.entries), sum(entry.nbytes for entry in manifest.entries))
+
+    @property
+    def pushes(self) -> bool:
+        """Whether `push` writes into the engines; else they copy from their host's slab."""
+        return self._transport.pushes
+
+    @property
+    def rollback(self) -> Rollback:
+        """What engines go back to when an update failed."""
+        return self._transport.rollback
+
+    def push(self) -> None:
+        """Write what was filled last into the engines. Raises `WeightUpdateError`."""
+        self._transport.push()
 
     def holds(self, slab: SlabRef) -> bool:
         """Whether the slab is there, sealed with that version, and undamaged, on every host."""

@@ -22,6 +22,7 @@ from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
 from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
+from omni_rl.sync.transport import Rollback
 
 DECIDE_PAUSE = 0.2
 """Seconds between two tries of a decision that could not be written."""
@@ -46,6 +47,17 @@ class Slabs(Protocol):
 
     def fill(self, path: str, source: Any) -> Filled:
         """Let `source` write all its weights and seal them. Raises an `OmniRLError` and seals nothing otherwise."""
+
+    @property
+    def pushes(self) -> bool:
+        """Whether `push` writes into the engines; else they copy from the slab."""
+
+    @property
+    def rollback(self) -> Rollback:
+        """What engines go back to when an update failed."""
+
+    def push(self) -> None:
+        """Write what was filled last into the engines, which stand still. Raises `WeightUpdateError`."""
 
     def holds(self, slab: SlabRef) -> bool:
         """Whether the slab is there, sealed with that version, and undamaged."""
@@ -95,6 +107,7 @@ class Transaction:
     _joined: Settled = field(default_factory=Settled)
     _filled: Filled | None = None
     _agreement: Mapping[str, Mapping[str, float]] | None = None
+    _touched: bool = False
 
     def __post_init__(self) -> None:
         self.machine = Machine(self.sync, self.observe)
@@ -154,7 +167,11 @@ class Transaction:
         drain = limits.drain if mode == "drain" else 0.0
         pause = Deadline("pause", limits.answer + drain)
         self._all(Phase.PAUSE, names, Pause(self.epoch, self.sync, mode, drain), pause)
-        self._all(Phase.APPLY, names, Apply(self.epoch, self.sync, slab), Deadline("apply", limits.write))
+        self._touched = True
+        apply = Apply(self.epoch, self.sync, slab, self.slabs.pushes)
+        self._all(Phase.APPLY, names, apply, Deadline("apply", limits.write))
+        if self.slabs.pushes:
+            self.slabs.push()
         verified = self._all(Phase.VERIFY, names, Verify(self.epoch, self.sync, slab), Deadline("verify", limits.prove))
         self._proofs = verified.done
         if wrong := defects(self._proofs):
@@ -217,6 +234,8 @@ class Transaction:
         self.epoch = self.journal.next_epoch(self.epoch)
         failed = error.failed if isinstance(error, PhaseFailedError) else {}
         lost = {name: str(why) for name, why in failed.items() if isinstance(why, UNREACHABLE)}
+        if self._touched and self.slabs.rollback == "none":
+            lost |= dict.fromkeys(names, f"its transport has no way back: {_reason(error)}") | lost
         convergence = Convergence(self.crew, names, self.previous, self.epoch, self.sync)
         return self._result("rolled_back", roll_back(self.machine, convergence, lost), error)
 

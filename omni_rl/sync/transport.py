@@ -16,11 +16,18 @@ class WeightTransport(Protocol):
     @property
     def rollback(self) -> Rollback: ...
 
+    @property
+    def pushes(self) -> bool:
+        """Whether it writes into the engines itself, instead of letting them copy from a slab."""
+
     def stage(self, slab: Slab) -> None:
         """Bring a sealed slab to where replicas take it from, while they generate.
 
         Raises `SourceError`, naming the host, if one cannot be reached, `SlabError` if one has no room.
         """
+
+    def push(self) -> None:
+        """Write what was staged into all engines, which stand still. Raises `WeightUpdateError`."""
 
     def holds(self, slab: SlabRef) -> bool:
         """Whether every other host has the slab, sealed with that version, and undamaged."""
@@ -33,8 +40,15 @@ class SlabTransport:
     def rollback(self) -> Rollback:
         return "slab"
 
+    @property
+    def pushes(self) -> bool:
+        return False
+
     def stage(self, slab: Slab) -> None:
         pass
+
+    def push(self) -> None:
+        raise AssertionError("engines copy from the slab")
 
     def holds(self, slab: SlabRef) -> bool:
         return True

@@ -112,8 +112,10 @@ class FakeEngine:
                 finished[name] = self._tokens.pop(name)
         return finished
 
-    def apply(self, slab: SlabRef, mode: InFlight) -> None:
+    def apply(self, slab: SlabRef, mode: InFlight, *, pushed: bool = False) -> None:
         time.sleep(self.faults.delay)
+        if pushed:
+            return
         for name, tensor in self._sealed(slab).tensors().items():
             if name == self.faults.skip_tensor and self._strikes():
                 continue

@@ -14,6 +14,7 @@ from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.states import SyncEvent
+from omni_rl.sync.transport import WeightTransport
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import PLACES, RUN, FakeEngine, NumberSource, Token
 
@@ -76,10 +77,10 @@ class LocalReplica:
 class LocalRun:
     """Two replicas, slabs and a journal under `directory`, and a `WeightSync` of them, opened on weights number 0."""
 
-    def __init__(self, directory: Path, *, opened: bool = True) -> None:
+    def __init__(self, directory: Path, *, opened: bool = True, transport: WeightTransport | None = None) -> None:
         self.keeper = Keeper(RUN, PLACES, directory)
         self.journal = SqliteJournal(directory / "journal.sqlite")
-        self.slabs = SlabPair(self.keeper.directory)
+        self.slabs = SlabPair(self.keeper.directory, transport)
         self.replicas = {name: LocalReplica(name) for name in ("r0", "r1")}
         self.events: list[SyncEvent] = []
         self.sync = WeightSync(self.journal, self.slabs, list(self.replicas.values()), observe=self.events.append)

@@ -15,11 +15,13 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from omni_rl.errors import SlabError, WeightUpdateError
+from omni_rl.errors import SlabError, SyncRolledBackError, WeightUpdateError
 from omni_rl.rollout.vllm_transport import VllmTransport
 from omni_rl.sync.digest import checksums, shapes
 from omni_rl.sync.manifest import Manifest, arrange, end
 from omni_rl.sync.slab import Slab
+from tests.chaos.fake_engine import NumberSource
+from tests.chaos.in_process import LocalRun
 
 
 @dataclass
@@ -148,6 +150,51 @@ def test_only_sealed_weights_are_sent(tmp_path: Path) -> None:
     with pytest.raises(SlabError, match="not sealed"):
         transport.stage(Slab.create(tmp_path / "slab-0.weights", 100))
     assert replicas.events == []
+
+
+@dataclass
+class PushedInto(FakeReplicas):
+    """What arrives lies in the engines of a run, but for one tensor in one of them if `drop` says so."""
+
+    run: LocalRun | None = None
+    drop: tuple[str, str] | None = None
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        super().update_weights(update_info)
+        assert self.run is not None
+        for name, replica in self.run.replicas.items():
+            assert replica.service.status.standing == "unproven", "a push meets engines that stand still"
+            for tensor, values in self.held.items():
+                if (name, tensor) != self.drop:
+                    replica.engine._held[tensor].copy_(values)
+
+
+def test_a_sync_pushes_between_pause_and_proof(tmp_path: Path) -> None:
+    replicas = PushedInto()
+    replicas.run = run = LocalRun(tmp_path, transport=make(replicas))
+    assert replicas.events == []  # the first weights are those that the engines loaded
+    result = run.sync.sync(NumberSource(1))
+    assert result.elements_proven == result.elements
+    assert run.all_serve(result.version)
+    assert replicas.events == ["init {'port': 1}", "start", "update 3", "finish"]
+    run.close()
+
+
+@pytest.mark.parametrize("fault", ["refuse", "drop"])
+def test_a_push_that_went_wrong_leaves_no_engine_that_was_touched(tmp_path: Path, fault: str) -> None:
+    """There is no way back from it: both engines are replaced, and serve the old weights from their host's slab."""
+    replicas = PushedInto()
+    replicas.run = run = LocalRun(tmp_path, transport=make(replicas))
+    before, engines = run.sync.version, [replica.engine for replica in run.replicas.values()]
+    replicas.refuse, replicas.drop = fault == "refuse", ("r1", "norm") if fault == "drop" else None
+    reason = "the link is down" if fault == "refuse" else "replica r1: does not hold .* norm: element 0 differs"
+    with pytest.raises(SyncRolledBackError, match=reason):
+        run.sync.sync(NumberSource(1))
+    assert run.all_serve(before)
+    assert not {id(replica.engine) for replica in run.replicas.values()} & set(map(id, engines))
+    replicas.refuse, replicas.drop = False, None
+    assert run.all_serve(run.sync.sync(NumberSource(1)).version)
+    run.close()
 
 
 @pytest.mark.parametrize("backend", ["nccl", "ipc"])
