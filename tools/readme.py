@@ -33,7 +33,7 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     for dtype in ("float32", "bfloat16"):
-        entry = result[dtype]
+        entry = result["results"][dtype]
         report = entry["report"]
         tokens = sum(step["overall"]["tokens"] for step in report["steps"])
         left_out = sum(step["overall"]["excluded_tokens"] for step in report["steps"])
