@@ -63,7 +63,7 @@ class Keeper:
         self.close()
 
     def _adopt(self) -> bool:
-        """Whether there are slabs of this run to adopt; one that somebody removed is made anew."""
+        """Whether there are slabs of this run to adopt; one that somebody removed or cut is made anew."""
         if not (self.directory / RECORD).exists():
             return False
         found = RunRecord.read(self.directory)
@@ -73,7 +73,9 @@ class Keeper:
                 "another name, or remove the directory"
             )
         for name in FILES:
-            if not (self.directory / name).exists():
+            path = self.directory / name
+            if not path.exists() or path.stat().st_size < self.record.nbytes:
+                path.unlink(missing_ok=True)
                 self._create(name)
         return True
 

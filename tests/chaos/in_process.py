@@ -94,14 +94,14 @@ class LocalRun:
     def all_serve(self, version: str) -> bool:
         return set(self.standings().values()) == {("serving", version)}
 
-    def close(self) -> None:
+    def close(self, *, remove: bool = True) -> None:
         self.sync.close()
         for replica in self.replicas.values():
             if not replica.dead:
                 replica.kill()
         self.slabs.close()
         self.journal.close()
-        self.keeper.close()
+        self.keeper.close(remove=remove)
 
 
 @dataclass

@@ -61,10 +61,15 @@ def test_an_update_equals_a_fresh_load(
     engine = start(dtype)
     rendered = render(engine)
     before = engine.sample(rendered, SAMPLING)  # fills every cache with the old weights' features
+    probe = logprobs(engine.rescore(before, alone=True))
+    same = dict(CheckpointTensors(small_checkpoint, getattr(torch, dtype)))
+    update(engine, sealed(same, dtype, 1, tmp_path / "0.slab"))
+    assert logprobs(engine.rescore(before, alone=True)) == probe, "a sync of the same weights changed something"
+
     tensors = moved(small_checkpoint, dtype)
     old = {name: tensor.detach().clone() for name, tensor in storage(engine).items()}
 
-    slab = sealed(tensors, dtype, 1, tmp_path / "1.slab")
+    slab = sealed(tensors, dtype, 2, tmp_path / "1.slab")
     update(engine, slab)
 
     assert engine.weight_version == slab.version

@@ -1,5 +1,6 @@
 """The transaction in one process: what callers are told, who hears what and when."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,13 +20,16 @@ from omni_rl.errors import (
 )
 from omni_rl.sync.crew import Deadlines
 from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Pause
 from omni_rl.sync.result import SyncResult
+from omni_rl.sync.slab import Slab
 from omni_rl.sync.states import Phase
 from omni_rl.sync.version import WeightVersion
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import Faults, NumberSource
 from tests.chaos.in_process import BrokenSource, LocalRun, SlowSource
+from tests.sync.conftest import files_end_at
 
 
 @pytest.fixture
@@ -133,6 +137,36 @@ def test_one_key_has_one_failure_too(run: LocalRun) -> None:
     with pytest.raises(SyncRolledBackError, match="the trainer is gone"):
         run.sync.sync(NumberSource(1), key="step 1")
     assert number(run.sync.sync(NumberSource(1), key="step 2").serving) == 1
+
+
+class FullDisk(NumberSource):
+    """Weights whose manifest the disk has no room for."""
+
+    def fill(self, slab: Slab) -> Manifest:
+        with files_end_at(64):
+            return super().fill(slab)
+
+
+def test_a_disk_that_is_full_at_the_source_changes_nothing(run: LocalRun) -> None:
+    version = run.sync.version
+    with pytest.raises(SyncRolledBackError, match=r"slab-1\.json cannot be written: .*File too large"):
+        run.sync.sync(FullDisk(1))
+    assert run.all_serve(version)
+    assert run.all_serve(run.sync.sync(NumberSource(1)).version)
+
+
+def test_a_slab_that_is_too_small_is_named_and_made_anew_at_the_next_start(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path)
+    version = run.sync.version
+    os.truncate(run.slabs.idle(run.journal.committed()), 100)
+    with pytest.raises(SyncRolledBackError, match="has 100 bytes, the weights need 2688"):
+        run.sync.sync(NumberSource(1))
+    assert run.all_serve(version)
+    run.close(remove=False)
+    again = LocalRun(tmp_path)
+    assert again.all_serve(version)
+    assert again.all_serve(again.sync.sync(NumberSource(1)).version)
+    again.close()
 
 
 def test_a_source_that_fails_pauses_nobody(run: LocalRun) -> None:
