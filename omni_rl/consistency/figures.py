@@ -182,10 +182,10 @@ def reduce(lr: Array, lt: Array, groupings: Sequence[Grouping]) -> list[GroupFig
 
 
 def _of_runs(d: Array, error: Array, edges: Index) -> tuple[Array, Array]:
-    """Summed run by run, because one sum over all (reduceat) rounds in another order than a run's own sum."""
-    add, runs = np.add.reduce, _pairs(edges)
-    means = [add(error[start:end]) / (end - start) for start, end in runs]
-    return np.array([add(d[start:end]) for start, end in runs], np.float64), np.array(means, np.float64)
+    if len(edges) == 1:
+        return np.empty(0), np.empty(0)
+    starts = edges[:-1]
+    return np.add.reduceat(d, starts), np.add.reduceat(error, starts) / np.diff(edges)
 
 
 def _terms(lr: Array, lt: Array) -> Iterator[tuple[str, Array]]:
