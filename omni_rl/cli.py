@@ -85,6 +85,7 @@ def demo(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on standard output, the rest aside.")
     ] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in the dashboard, which stays until Ctrl-C.")] = False,
 ) -> None:
     """Run the main job: sample with vLLM, rescore with an FSDP2 copy, learn, update, and agree again.
 
@@ -96,7 +97,7 @@ def demo(
     settings = load(config, {f"demo.{name}": value for name, value in flags.items()}).demo
     from omni_rl.demo.command import run_demo
 
-    raise typer.Exit(0 if run_demo(settings, as_json=as_json) else 1)
+    raise typer.Exit(0 if run_demo(settings, as_json=as_json, serve=serve) else 1)
 
 
 bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)

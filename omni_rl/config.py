@@ -29,6 +29,8 @@ class DemoSettings(BaseModel):
     max_tokens: int = Field(default=32, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    port: int = Field(default=8400, ge=0, le=65535)
+    """Of the dashboard, with `--serve`; 0: any that is free."""
 
 
 class Settings(BaseModel):

@@ -1,7 +1,7 @@
 """The coordinator itself: sessions, gate, cluster, health."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
@@ -99,6 +99,8 @@ class AlarmAnswer(Answer):
     severity: str
     cause: str | None
     sentence: str
+    action: str = Field(default="", description="What was done.")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="By name of the check.")
     opened: float
     closed: float | None
 

@@ -21,7 +21,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.journal import Journal, SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -45,8 +45,10 @@ def start_ray() -> None:
 class Cluster:
     """A context: Ray and both policies live inside it, and nothing of them afterwards, whatever happened."""
 
-    def __init__(self, settings: DemoSettings) -> None:
+    def __init__(self, settings: DemoSettings, journal: Journal | None = None) -> None:
+        """`journal` of the syncs; None: one of its own, gone with it."""
         self._settings = settings
+        self._given_journal = journal
         # Runs of one machine have their slabs side by side.
         self._run = f"demo-{uuid.uuid4().hex[:8]}"
         self._open = contextlib.ExitStack()
@@ -112,8 +114,11 @@ class Cluster:
         return text
 
     @contextlib.contextmanager
-    def _journal(self) -> Iterator[SqliteJournal]:
-        """Of this run alone: it stays behind only if the demo is killed."""
+    def _journal(self) -> Iterator[Journal]:
+        """Its own is of this run alone, and stays behind only if the demo is killed."""
+        if self._given_journal is not None:
+            yield self._given_journal
+            return
         directory = self._settings.out / self._run
         directory.mkdir(parents=True)
         with contextlib.closing(SqliteJournal(directory / "journal.sqlite")) as journal:

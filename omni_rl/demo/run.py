@@ -43,6 +43,23 @@ class Policies(Protocol):
     def decode(self, ids: NDArray[np.int64]) -> str: ...
 
 
+@dataclass(frozen=True)
+class Played:
+    """One step as it was: answers, scores and rewards in the order of its prompts."""
+
+    step: int
+    prompts: Sequence[Prompt]
+    rollouts: Sequence[Rollout]
+    scores: Sequence[Score]
+    rewards: Sequence[float]
+
+
+class Keeper(Protocol):
+    """Whoever keeps the steps beyond the report."""
+
+    def keep(self, played: Played, policies: Policies) -> None: ...
+
+
 @dataclass
 class Clock:
     """Seconds by phase of one step."""
@@ -56,7 +73,7 @@ class Clock:
         self.seconds[phase] = time.monotonic() - started
 
 
-def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
+def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Keeper | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
     limits = THRESHOLDS[settings.dtype]
     report = Report(
@@ -71,7 +88,8 @@ def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
         clock = Clock()
         display.phase(f"step {step}: sampling")
         with clock.time("sample"):
-            rollouts = cluster.sample(step_prompts(settings, step), step_sampling(settings, step))
+            prompts = step_prompts(settings, step)
+            rollouts = cluster.sample(prompts, step_sampling(settings, step))
         display.advance()
         display.phase(f"step {step}: scoring the same tokens")
         with clock.time("score"):
@@ -86,6 +104,8 @@ def run(settings: DemoSettings, cluster: Policies, display: Display) -> Report:
                 report.legs = legs(cluster, rollouts, scores, limits)
         rewards = [reward(cluster.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
         version = cluster.weight_version
+        if keeper is not None:
+            keeper.keep(Played(step, prompts, rollouts, scores, rewards), cluster)
         # What was learnt in the last step would be sampled by nobody.
         if not last:
             display.phase(f"step {step}: learning")

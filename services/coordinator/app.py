@@ -15,12 +15,24 @@ from services.coordinator.core import Coordinator
 from services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders, Unexpected
 from services.coordinator.openapi import complete
 from services.coordinator.problems import add_handlers
-from services.coordinator.routes import events, gate, health, jobs, media, runs, session, steps, syncs
+from services.coordinator.routes import (
+    alarms,
+    dashboard,
+    events,
+    gate,
+    health,
+    jobs,
+    media,
+    runs,
+    session,
+    steps,
+    syncs,
+)
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.sinks import Sink
 from services.coordinator.telemetry import Telemetry
 
-ROUTERS = (health, session, gate, runs, steps, syncs, jobs, events, media)
+ROUTERS = (health, session, gate, runs, alarms, steps, syncs, jobs, events, media, dashboard)
 DESCRIPTION = """Keeps an RL run honest: the policy that samples and the policy that learns must be the same function.
 
 Post a step's logprobs of both (`PUT …/parts/{rank}`, then `POST …/seal`) and get a verdict; ask for weight syncs that

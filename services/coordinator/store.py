@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from omni_rl.api.events import EventAnswer
 from omni_rl.api.runs import RunBody
 from omni_rl.api.state import AlarmAnswer
-from omni_rl.consistency.limits import LABELS
 from omni_rl.consistency.policy import Outcome
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore, Put
@@ -33,6 +32,7 @@ from omni_rl.ledger.types import (
     Timeline,
 )
 from services.coordinator.runs import drift_to_json, transition_events
+from services.coordinator.views import alarm_answer
 
 READERS = 4
 """Threads that read; a slow query must not keep others waiting."""
@@ -117,21 +117,11 @@ class Store:
 
     async def open_alarms(self, run: str) -> list[AlarmAnswer]:
         """A run's alarms that are not over, the newest first."""
-        found = await self._read(self._ledger.alarms, run, still_open=True)
-        return [
-            AlarmAnswer(
-                alarm=alarm.id,
-                run=alarm.run,
-                attempt=alarm.attempt,
-                step=alarm.step,
-                severity=LABELS[alarm.severity],
-                cause=alarm.cause,
-                sentence=alarm.sentence,
-                opened=alarm.opened,
-                closed=alarm.closed,
-            )
-            for alarm in found
-        ]
+        return [alarm_answer(alarm) for alarm in await self._read(self._ledger.alarms, run, still_open=True)]
+
+    async def alarms(self, run: str, limit: int) -> list[AlarmAnswer]:
+        """A run's alarms, the newest first."""
+        return [alarm_answer(alarm) for alarm in await self._read(self._ledger.alarms, run, limit=limit)]
 
     async def put_media(self, content: bytes) -> Put:
         return await self._read(self._media.put, content)

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.api.base import finite
+from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
 from omni_rl.consistency.limits import LABELS, Judgement
-from omni_rl.ledger.types import Sample, Step, StepRow, Sync, Timeline
+from omni_rl.ledger.types import Alarm, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 from services.coordinator.bridge import CheckResult
@@ -51,6 +52,22 @@ def sample_answer(sample: Sample) -> SampleAnswer:
         kind=sample.kept.kind,
         error=error if math.isfinite(error) else None,
         record=record,
+    )
+
+
+def alarm_answer(alarm: Alarm) -> AlarmAnswer:
+    return AlarmAnswer(
+        alarm=alarm.id,
+        run=alarm.run,
+        attempt=alarm.attempt,
+        step=alarm.step,
+        severity=LABELS[alarm.severity],
+        cause=alarm.cause,
+        sentence=alarm.sentence,
+        action=alarm.action,
+        evidence=dict(alarm.evidence),
+        opened=alarm.opened,
+        closed=alarm.closed,
     )
 
 

@@ -36,6 +36,8 @@ ROUTES = [
     ("GET", "/v1/runs/digits", "read", None),
     ("GET", "/v1/runs/digits/steps", "read", None),
     ("GET", "/v1/runs/digits/timeline", "read", None),
+    ("GET", "/v1/runs/digits/limits", "read", None),
+    ("GET", "/v1/runs/digits/alarms", "read", None),
     ("GET", STEP, "read", None),
     ("GET", f"{STEP}/samples/a", "read", None),
     ("GET", "/v1/syncs", "read", None),

@@ -1,0 +1,65 @@
+"""A coordinator in this process, for `omni-rl demo --serve`: it takes the demo's steps and stays up with them."""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omni_rl.client.blocking import Client
+from omni_rl.config import DemoSettings
+from omni_rl.demo.posting import Posting
+from omni_rl.errors import ConfigError
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal
+from services.coordinator.app import create_app
+from services.coordinator.server import Server, make_server
+from services.coordinator.settings import CoordinatorSettings, MediaSettings
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where the dashboard is, what takes the steps, and what takes the syncs."""
+
+    address: str
+    run: str
+    posting: Posting
+    journal: LedgerJournal
+
+
+@contextlib.contextmanager
+def serving(settings: DemoSettings) -> Iterator[Served]:
+    """A coordinator on `settings.port`, with its ledger and media in `settings.out`, and a run of a new name in it.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    chosen = CoordinatorSettings(
+        port=settings.port,
+        ledger=f"sqlite:///{settings.out / 'ledger.db'}",
+        media=MediaSettings(directory=settings.out / "media"),
+    )
+    run = f"demo-{uuid.uuid4().hex[:8]}"
+    ledger = Ledger.open(chosen.ledger)
+    server = make_server(create_app(chosen, ledger=ledger))
+    thread = threading.Thread(target=_until_stopped, args=(server,), name="coordinator")
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise ConfigError(f"the coordinator did not start: is port {settings.port} taken? Set demo.port")
+            time.sleep(0.01)
+        with Client(server.address()) as client:
+            posting = Posting(client, run, settings)
+            with contextlib.closing(LedgerJournal(ledger, run)) as journal:
+                yield Served(server.address(), run, posting, journal)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _until_stopped(server: Server) -> None:
+    with contextlib.suppress(SystemExit):  # uvicorn's way to say that it cannot bind; `serving` tells of it
+        server.run()

@@ -1,0 +1,52 @@
+// The REST API. Errors are the coordinator's problem+json, as exceptions.
+
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body.detail ?? `the coordinator answered ${status}`);
+    this.status = status;
+    this.code = body.code ?? "";
+    this.title = body.title ?? "The coordinator refused";
+  }
+}
+
+export async function call(method, path, { query = {}, body, signal, headers = {} } = {}) {
+  const url = new URL(path, location.origin);
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of Array.isArray(value) ? value : [value]) if (one !== null && one !== undefined) url.searchParams.append(name, one);
+  }
+  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } };
+  let response;
+  try {
+    response = await fetch(url, { method, signal, headers, credentials: "same-origin", ...sent });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { title: "The coordinator does not answer", detail: "Is it running? This page goes on by itself when it is back." });
+  }
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    if (response.status === 401) dispatchEvent(new Event("logged-out"));
+    throw new Problem(response.status, problem);
+  }
+  if (response.status === 204) return null;
+  return response.headers.get("Content-Type")?.includes("json") ? response.json() : response.text();
+}
+
+export const get = (path, query, signal) => call("GET", path, { query, signal });
+export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });
+export const segment = encodeURIComponent;
+
+const ORDER = ["read", "sync", "admin"];
+let scope = "read";
+export const may = (needed) => ORDER.indexOf(scope) >= ORDER.indexOf(needed);
+
+/** Who is asking; null where a token is needed first. */
+export async function session() {
+  try {
+    const found = await get("/v1/session");
+    scope = found.scope;
+    return found;
+  } catch (error) {
+    if (error.status === 401) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,177 @@
+// Lines over steps. Each bucket of steps is drawn from its least to its greatest value, so no spike is lost.
+
+/* global uPlot */
+import { h } from "./dom.js";
+import { figure } from "./format.js";
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const LIMITS = ["warn", "mask", "pause"];
+const HEIGHT = 190;
+
+/** Columns of a timeline for uPlot: [x, low, high, low, high …]. On a log scale what is 0 lies on the floor. */
+export function columns(timeline, metrics, shift, log) {
+  const all = metrics.flatMap((metric) => [timeline.low[metric] ?? [], timeline.high[metric] ?? []]);
+  const moved = all.map((values) => values.map((value) => (value === null ? null : value - shift)));
+  if (!log) return [timeline.first, ...moved];
+  let floor = Infinity;
+  for (const values of moved) for (const value of values) if (value > 0 && value < floor) floor = value;
+  if (floor === Infinity) floor = 1e-9;
+  return [timeline.first, ...moved.map((values) => values.map((value) => (value === null ? null : Math.max(value, floor / 2))))];
+}
+
+/**
+ * A chart that shares its brush and its cursor with all others.
+ * `lines`: [{ metric, name, colour }]; `zoom(first, last)` is called with what was dragged over.
+ */
+export class Chart {
+  constructor({ title, lines, shift = 0, zoom, pick }) {
+    Object.assign(this, { title, lines, shift, zoom, pick });
+    this.box = h("div", { className: "chart", role: "img", "aria-label": `${title} over steps; the table below has the numbers` });
+    this.limits = {};
+    this.marks = { syncs: [], changes: [] };
+    this.observer = new ResizeObserver(() => this.plot?.setSize({ width: this.box.clientWidth || 300, height: HEIGHT }));
+    this.observer.observe(this.box);
+  }
+
+  /** Draw a timeline; a change of scale or of columns makes the plot anew, everything else moves it. */
+  show(timeline, { limits = {}, marks, log, range }) {
+    Object.assign(this, { timeline, limits, log, range });
+    this.marks = marks ?? this.marks;
+    const data = columns(timeline, this.lines.map((line) => line.metric), this.shift, log);
+    const made = `${log}`;
+    if (this.plot && this.made === made) {
+      this.plot.setData(data);
+      return;
+    }
+    this.plot?.destroy();
+    this.made = made;
+    this.plot = new uPlot(this.options(), data, this.box);
+  }
+
+  redraw() {
+    if (!this.plot) return;
+    this.made = null;
+    this.show(this.timeline, this);
+  }
+
+  destroy() {
+    this.observer.disconnect();
+    this.plot?.destroy();
+  }
+
+  options() {
+    const ink = { stroke: () => colour("quiet"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { stroke: () => colour("line") }, font: "11px system-ui, sans-serif" };
+    const series = this.lines.flatMap((line) => [
+      { label: `${line.name} (least)`, stroke: () => colour(line.colour), width: 1, points: { show: false } },
+      { label: line.name, stroke: () => colour(line.colour), width: 1.6, points: { show: (plot) => plot.data[0].length < 60, size: 4 } },
+    ]);
+    const bands = this.lines.map((line, index) => ({ series: [2 * index + 2, 2 * index + 1], fill: () => `${colour(line.colour)}44` }));
+    return {
+      width: this.box.clientWidth || 300,
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
+      scales: { x: { time: false, range: (plot, low, high) => this.across(low, high) }, y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.up(low, high) } },
+      axes: [
+        { ...ink, size: 30, space: 70, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+        { ...ink, ...(this.log ? { grid: { ...ink.grid, filter: decades }, ticks: { ...ink.ticks, filter: decades }, filter: decades } : {}), size: 62, values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) },
+      ],
+      series: [{ label: "step" }, ...series],
+      bands,
+      hooks: {
+        setSelect: [(plot) => this.selected(plot)],
+        draw: [(plot) => this.annotate(plot)],
+        ready: [(plot) => plot.over.addEventListener("click", () => this.clicked(plot))],
+        setCursor: [(plot) => this.hover?.(plot.cursor.idx)],
+      },
+    };
+  }
+
+  across(low, high) {
+    if (this.range && this.range[0] !== null) return this.range;
+    const room = Math.max(0.2, ((high ?? 1) - (low ?? 0)) * 0.015);
+    return [(low ?? 0) - room, (high ?? 1) + room];
+  }
+
+  /** The data, and the first limit above it, so that one sees how far there is to go. */
+  up(low, high) {
+    if (low === null || high === null) return this.log ? [1e-9, 1] : [0, 1];
+    const above = LIMITS.map((name) => this.limits[name] - this.shift).find((limit) => limit > high);
+    const near = above !== undefined && (this.log ? above < high * 300 : above < high * 4);
+    const top = near ? above : high;
+    if (this.log) return [low / 1.6, top * 1.8];
+    const room = (top - Math.min(0, low)) * 0.08 || 1e-9;
+    return [Math.min(0, low), top + room];
+  }
+
+  selected(plot) {
+    if (plot.select.width < 4) return;
+    const first = Math.max(0, Math.floor(plot.posToVal(plot.select.left, "x")));
+    const last = Math.ceil(plot.posToVal(plot.select.left + plot.select.width, "x"));
+    plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    this.dragged = true;
+    this.zoom(first, Math.max(last, first + 1));
+  }
+
+  clicked(plot) {
+    const dragged = this.dragged;
+    this.dragged = false;
+    const at = plot.cursor.idx;
+    if (!dragged && at !== null && at !== undefined) this.pick(this.timeline.first[at], this.timeline.last[at]);
+  }
+
+  annotate(plot) {
+    const pen = plot.ctx;
+    const { left, top, width, height } = plot.bbox;
+    const unit = devicePixelRatio;
+    pen.save();
+    pen.beginPath();
+    pen.rect(left, top, width, height);
+    pen.clip();
+    pen.lineWidth = unit;
+    pen.textAlign = "left";
+    pen.textBaseline = "alphabetic";
+    pen.font = `${11 * unit}px system-ui, sans-serif`;
+    for (const name of LIMITS) {
+      const value = this.limits[name] === undefined ? null : this.limits[name] - this.shift;
+      if (value === null || value > plot.scales.y.max || value < plot.scales.y.min) continue;
+      const y = plot.valToPos(value, "y", true);
+      pen.strokeStyle = pen.fillStyle = colour(name);
+      pen.setLineDash([6 * unit, 4 * unit]);
+      line(pen, left, y, left + width, y);
+      pen.fillText(`${name} ${figure(value + this.shift)}`, left + 6 * unit, y - 4 * unit);
+    }
+    pen.setLineDash([]);
+    for (const change of this.marks.changes) {
+      const x = plot.valToPos(change.step, "x", true);
+      pen.strokeStyle = pen.fillStyle = colour(change.severity);
+      line(pen, x, top, x, top + height);
+      pen.fillRect(x - 3 * unit, top, 6 * unit, 6 * unit);
+    }
+    pen.fillStyle = colour("quiet");
+    for (const step of this.marks.syncs) {
+      const x = plot.valToPos(step, "x", true);
+      pen.beginPath();
+      pen.moveTo(x, top + height - 7 * unit);
+      pen.lineTo(x - 4 * unit, top + height);
+      pen.lineTo(x + 4 * unit, top + height);
+      pen.fill();
+    }
+    pen.restore();
+  }
+}
+
+/** Lines at powers of ten; where the data lies within one of them, at all that uPlot would draw. */
+function decades(plot, ticks) {
+  const kept = ticks.map((tick) => (Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-9 ? tick : null));
+  return kept.filter((tick) => tick !== null).length > 1 ? kept : ticks;
+}
+
+const short = (tick) => figure(tick).replace(/\.?0+e/, "e");
+
+function line(pen, x0, y0, x1, y1) {
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  pen.stroke();
+}

@@ -1,0 +1,45 @@
+// Numbers with units and as many digits as mean something.
+
+export const MISSING = "–";
+
+/** Three significant digits; powers of ten where there would be many zeros. */
+export function figure(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace("e-", "e−").replace("e+", "e");
+  return String(Number(value.toPrecision(size >= 1 && size < 2 ? 5 : 3)));
+}
+
+export const count = (value) => (value === null || value === undefined ? MISSING : value.toLocaleString("en"));
+
+export function bytes(value) {
+  if (!value) return MISSING;
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
+  return `${Number((value / 1000 ** power).toPrecision(3))} ${units[power]}`;
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined) return MISSING;
+  if (value < 1e-3) return `${Number((value * 1e6).toPrecision(2))} µs`;
+  if (value < 1) return `${Number((value * 1e3).toPrecision(3))} ms`;
+  if (value < 120) return `${Number(value.toPrecision(3))} s`;
+  if (value < 7200) return `${Math.round(value / 60)} min`;
+  return value < 172800 ? `${Math.round(value / 3600)} h` : `${Math.round(value / 86400)} days`;
+}
+
+export const ago = (at) => (at ? `${seconds(Math.max(1, Math.round(Date.now() / 1000 - at)))} ago` : MISSING);
+export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("en-GB") : MISSING);
+
+/** A weight version is run/attempt/number/digest: the last two tell versions apart. */
+export function version(text) {
+  if (!text) return MISSING;
+  const parts = text.split("/");
+  return parts.length === 4 ? `${parts[2]} · ${parts[3].slice(0, 8)}` : shorten(text, 32);
+}
+
+export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
+export const words = (name) => name.replaceAll("_", " ");
+
+export const SIGNS = { ok: "● OK", warn: "▲ WARN", mask: "◆ MASK", pause: "■ PAUSE" };

@@ -1,0 +1,47 @@
+// A sample's pictures, sounds and videos, and whether every side saw the same tensors.
+
+import { h } from "./dom.js";
+import { count } from "./format.js";
+
+const FRAMES = 6;
+const LOAD_MS = 4000;
+
+export function mediaRow(items) {
+  return h("div", { className: "media" }, ...items.map((item, index) => figureOf(item, index)));
+}
+
+function figureOf(item, index) {
+  const name = `${item.modality} ${index + 1}`;
+  const same = agreement(item);
+  const caption = h("figcaption", {}, `${name} · ${count(item.length)} tokens from ${count(item.offset)} · `, h("span", { className: same === false ? "pause" : "" }, { true: "✓ same tensors on every side", false: "✗ tensors differ", null: "digests not posted" }[same]));
+  if (!item.content) return h("figure", {}, caption);
+  const address = `/v1/media/${encodeURIComponent(item.content)}`;
+  const gone = (event) => event.target.replaceWith(h("p", { className: "quiet" }, `${name} is not kept (any more)`));
+  if (item.modality === "image") return h("figure", {}, h("img", { src: address, alt: name, height: 128, onerror: gone }), caption);
+  if (item.modality === "audio") return h("figure", {}, h("audio", { src: address, controls: true, preload: "metadata", "aria-label": name, onerror: gone }), caption);
+  const strip = h("div", { className: "frames" });
+  const video = h("video", { src: address, controls: true, muted: true, preload: "metadata", height: 128, "aria-label": name, onerror: gone });
+  video.addEventListener("loadedmetadata", () => frames(address, strip, name), { once: true });
+  return h("figure", {}, video, strip, caption);
+}
+
+/** True or false whether renderer, engine and trainer name the same digests; null where nobody named any. */
+function agreement(item) {
+  if (!item.tensors?.length) return null;
+  return item.tensors.every((tensor) => new Set([tensor.rendered, tensor.engine, tensor.train].filter((digest) => digest !== null && digest !== undefined)).size === 1);
+}
+
+/** Frames evenly over a video, drawn as it seeks. */
+async function frames(address, box, name) {
+  const video = h("video", { src: address, muted: true, preload: "auto" });
+  const heard = (what) => Promise.race([new Promise((resolve) => video.addEventListener(what, resolve, { once: true })), new Promise((resolve) => setTimeout(resolve, LOAD_MS))]);
+  await heard("loadeddata");
+  for (let index = 0; index < FRAMES && video.videoWidth; index += 1) {
+    const seeked = heard("seeked");
+    video.currentTime = (video.duration * (index + 0.5)) / FRAMES;
+    await seeked;
+    const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight, role: "img", "aria-label": `${name}, frame at ${video.currentTime.toFixed(2)} s` });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    box.append(canvas);
+  }
+}

@@ -1,0 +1,94 @@
+// What drifted: a step's worst samples, their media, and their answers token by token.
+
+import { csvButton, table } from "../table.js";
+import { empty, failure, h, panel } from "../dom.js";
+import { count, figure, shorten, version } from "../format.js";
+import { get, segment } from "../api.js";
+import { go, place } from "../place.js";
+import { mediaRow } from "../media.js";
+import { stepPicker } from "./pickers.js";
+import { strip } from "../strip.js";
+
+const PROMPT = 4000; // characters shown of a prompt
+
+export class WhatView {
+  constructor(box) { this.box = box; }
+
+  async load(run, signal) {
+    if (!run || run.step === null) return this.box.replaceChildren(h("section", { className: "panel" }, empty("No step yet", "The worst samples of each step are kept with their tokens.")));
+    const attempt = place().attempt ?? run.attempt;
+    const step = Number(place().step ?? run.step);
+    const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
+    const found = await get(at, {}, signal);
+    const worst = found.verdict.worst;
+    const chosen = place().sample ?? worst[0]?.sample;
+    const columns = [
+      { name: "sample", of: (row) => row.sample, show: (value) => shorten(value, 60) },
+      { name: "kind", of: (row) => row.kind },
+      { name: "mean exp(abs d)", of: (row) => row.error, show: figure, right: true },
+    ];
+    const list = worst.length
+      ? table(columns, worst, { pick: (row) => go({ sample: row.sample, step }), chosen: (row) => row.sample === chosen, caption: "Worst samples" })
+      : empty("No sample is kept of this step", "Set worst_samples above 0, and post records with their ids.");
+    const detail = h("div");
+    this.box.replaceChildren(h("div", { className: "bar" }, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, found.verdict.severity.toUpperCase()), h("span", { className: "quiet" }, found.verdict.reason)),
+      panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), list), detail);
+    if (chosen === undefined) return;
+    try {
+      detail.replaceChildren(sampleCard(await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal)));
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      detail.replaceChildren(failure(error));
+    }
+  }
+}
+
+function sampleCard(sample) {
+  const { record } = sample;
+  const rows = tokens(record);
+  const columns = [
+    { name: "position", of: (row) => row.position, right: true }, { name: "id", of: (row) => row.id, right: true }, { name: "token", of: (row) => row.text, show: (value) => shorten(value, 80) },
+    { name: "rollout logprob", of: (row) => row.rollout, show: figure, right: true }, { name: "train logprob", of: (row) => row.train, show: figure, right: true },
+    { name: "d", of: (row) => row.d, show: figure, right: true }, { name: "flips", of: (row) => row.flips, right: true }, { name: "weights", of: (row) => row.version },
+  ];
+  const facts = [`${sample.kind} prompt, ${count(record.prompt_tokens ?? record.prompt_ids?.length ?? 0)} tokens`, `answer ${count(rows.length)} tokens`, `temperature ${record.temperature ?? 1}`, record.reward === undefined ? null : `reward ${figure(record.reward)}`, `scored with ${version(record.train_version)}`].filter(Boolean);
+  const all = h("details", {}, h("summary", {}, "Both logprobs side by side"));
+  all.addEventListener("toggle", () => { if (all.open && all.children.length === 1) all.append(table(columns, rows, { caption: "Tokens with both logprobs" })); });
+  return panel(`Sample ${shorten(sample.sample, 60)}`, csvButton(`tokens-${sample.step}`, columns, () => rows),
+    h("p", { className: "quiet num" }, facts.join(" · ")),
+    record.media?.length ? mediaRow(record.media) : null,
+    record.prompt_text ? h("div", {}, h("h3", {}, "Prompt"), h("p", { className: "prompt mono", tabindex: "0", role: "region", "aria-label": "Prompt" }, shorten(record.prompt_text, PROMPT))) : null,
+    h("h3", {}, "Answer, coloured by d = train − rollout"), strip(rows), all);
+}
+
+/** One entry a sampled token; `flips` counts MoE layers whose experts differ at the position that predicted it. */
+export function tokens(record) {
+  const size = record.rollout_logprobs.length;
+  const prompt = record.prompt_tokens ?? record.prompt_ids?.length ?? 0;
+  const perLayer = record.experts_per_token ?? 0;
+  const layers = record.moe_layers ?? 0;
+  const spans = record.version_spans ?? [];
+  return Array.from({ length: size }, (_, position) => {
+    const rollout = record.rollout_logprobs[position];
+    const train = record.train_logprobs[position];
+    const span = spans.find((one) => one.start <= position && position < one.end);
+    return {
+      position, rollout, train, d: rollout === null || train === null ? null : train - rollout, id: record.ids?.[position] ?? null,
+      text: record.token_texts?.[position] ?? (record.ids ? `⟨${record.ids[position]}⟩` : "▯"),
+      version: span ? version(span.version) + (span.mixed_state ? " (state of older weights)" : "") : "",
+      masked: record.loss_mask ? !record.loss_mask[position] : false,
+      flips: record.rollout_experts && record.train_experts ? flips(record, Math.max(0, prompt - 1) + position, layers, perLayer) : null,
+    };
+  });
+}
+
+function flips(record, position, layers, perLayer) {
+  let found = 0;
+  for (let layer = 0; layer < layers; layer += 1) {
+    const start = (position * layers + layer) * perLayer;
+    const ours = record.rollout_experts.slice(start, start + perLayer).sort((a, b) => a - b);
+    const theirs = record.train_experts.slice(start, start + perLayer).sort((a, b) => a - b);
+    if (ours.some((expert, index) => expert !== theirs[index])) found += 1;
+  }
+  return found;
+}

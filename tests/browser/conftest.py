@@ -1,0 +1,66 @@
+"""Debian's Chromium against a live coordinator."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.recorded import post_recorded
+from tests.services.live import live
+
+ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
+"""No sandbox: root has none, and these pages are ours."""
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("Chromium is needed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a coordinator with the recorded run in it."""
+    with live(tmp_path_factory.mktemp("recorded")) as url:
+        post_recorded(url)
+        yield url
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(10_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def opened(context: BrowserContext) -> Iterator[Open]:
+    """`opened(url, view=..., step=...)`: the page there. What it logs as an error, a policy's refusal above all, fails
+    the test."""
+    wrong: list[str] = []
+
+    def open_page(url: str, **place: Any) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{url}/#" + "&".join(f"{name}={value}" for name, value in place.items()))
+        return page
+
+    yield open_page
+    expected = ("404 (Not Found)", "401 (Unauthorized)", "net::ERR_", "503 (Service")
+    assert [text for text in wrong if not any(known in text for known in expected)] == []
+
+
+@pytest.fixture
+def axe() -> str:
+    return (Path(__file__).parent / "vendor" / "axe-core-4.14.1.min.js").read_text()
