@@ -1,10 +1,31 @@
 """What all drivers of Ray actors do alike."""
 
 import contextlib
+import time
 from typing import Any
 
 import ray
 from ray.exceptions import ActorHandleNotFoundError
+
+from omni_rl.processes import EXIT_TIMEOUT
+
+NAME_PAUSE = 0.1
+"""Seconds between two tries to take the name of an actor that ended."""
+
+
+def place(actor: Any) -> Any:
+    """Start an actor. Ray lets go of a dead one's name a moment after its process is gone.
+
+    Raises `ValueError` if a living one has the name.
+    """
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    while True:
+        try:
+            return actor.remote()
+        except ValueError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(NAME_PAUSE)
 
 
 def kill(actor: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
+from omni_rl.commands import service
 from omni_rl.errors import OmniRLError
 
 app = typer.Typer(
@@ -99,6 +100,8 @@ def demo(
 
     raise typer.Exit(0 if run_demo(settings, as_json=as_json, serve=serve) else 1)
 
+
+service.register(app)
 
 bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni_rl.errors import ConfigError
+from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
+from omni_rl.service.settings import UpSettings
 from omni_rl.settings import describe
 
 PREFIX = "OMNI_RL_"
-SMALL_CHECKPOINT = Path(__file__).parent / "checkpoints" / "small"
 
 
 class DemoSettings(BaseModel):
@@ -39,6 +40,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     demo: DemoSettings = DemoSettings()
+    up: UpSettings = UpSettings()
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

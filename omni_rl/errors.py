@@ -253,3 +253,26 @@ class RecordError(OmniRLError, ValueError):
     """Records of a step do not follow the published schema, or contradict themselves."""
 
     code = "invalid_records"
+
+
+class BridgeProtocolError(OmniRLError, ValueError):
+    """The coordinator and its bridge do not understand each other."""
+
+    code = "bridge_protocol"
+
+
+class ServiceError(OmniRLError, RuntimeError):
+    """The service on this machine did not start, or is not running."""
+
+    code = "service_failed"
+
+
+def error_class(code: str) -> type[OmniRLError]:
+    """The class of a code; the root for a code of a newer version."""
+    waiting = [OmniRLError]
+    while waiting:
+        known = waiting.pop()
+        if known.__dict__.get("code") == code:
+            return known
+        waiting += known.__subclasses__()
+    return OmniRLError

@@ -1,17 +1,10 @@
 """From a problem document back to the error class that made it."""
 
 import json
-from collections.abc import Iterator
 
 import httpx
 
-from omni_rl.errors import ApiError, OmniRLError
-
-
-def _classes(root: type[OmniRLError] = OmniRLError) -> Iterator[type[OmniRLError]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from _classes(child)
+from omni_rl.errors import ApiError, OmniRLError, error_class
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -27,7 +20,7 @@ def raise_for_problem(response: httpx.Response) -> None:
         code, detail = problem["code"], problem["detail"]
     except (ValueError, KeyError, TypeError):
         raise ApiError(f"{where}: status {response.status_code} without a problem document") from None
-    for known in _classes():
-        if known.code == code and known is not OmniRLError:
-            raise known(detail)
+    known = error_class(code)
+    if known is not OmniRLError:
+        raise known(detail)
     raise ApiError(f"{where}: status {response.status_code}, {code}: {detail}")

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from omni_rl.errors import ConfigError
 
@@ -17,9 +18,21 @@ class ClientSettings:
 
     @classmethod
     def of(cls, url: str | None, token: str | None) -> "ClientSettings":
-        """As given, or else OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default."""
+        """As given, or else OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default.
+
+        OMNI_RL_TOKEN_FILE names a file with the token, for where environments are shown.
+        """
         base = url or os.environ.get("OMNI_RL_URL") or DEFAULT_URL
         if not base.startswith(("http://", "https://")):
             raise ConfigError(f"coordinator address {base!r} must begin with http:// or https://")
-        secret = token or os.environ.get("OMNI_RL_TOKEN")
+        secret = token or os.environ.get("OMNI_RL_TOKEN") or _from_file(os.environ.get("OMNI_RL_TOKEN_FILE"))
         return cls(base.rstrip("/"), {"Authorization": f"Bearer {secret}"} if secret else {})
+
+
+def _from_file(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"OMNI_RL_TOKEN_FILE {path} cannot be read: {error.strerror}") from None

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill
+from omni_rl.actors import kill, place
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -18,7 +18,7 @@ from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.rollout.waiting import Waiter
+from omni_rl.rollout.waiting import HEARTBEAT, Waiter
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class RolloutActor:
     behind a batch.
     """
 
+    def __init__(self) -> None:
+        self._started: tuple[EngineSettings, int] | None = None
+
     async def process(self) -> tuple[str, int]:
         """Address of the node, and process id; answers as soon as Ray has placed the actor."""
         return ray.util.get_node_ip_address(), os.getpid()
@@ -42,7 +45,11 @@ class RolloutActor:
     async def alive(self) -> None:
         """Answers whatever the engine is doing, unless the process is stopped."""
 
-    async def start(self, settings: EngineSettings, name: str, closed: bool) -> int:
+    async def started(self) -> tuple[EngineSettings, int] | None:
+        """Settings and number of parameters, for a driver that finds the actor; None until `start` is through."""
+        return self._started
+
+    async def start(self, settings: EngineSettings, name: str, closed: bool, held: str | None) -> int:
         """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`."""
         require_checkpoint(settings.model)
         from omni_rl.media.renderer import Renderer
@@ -53,12 +60,13 @@ class RolloutActor:
 
         loop = asyncio.get_running_loop()
         self._service: ReplicaService[RolloutEngine] = await loop.run_in_executor(
-            None, lambda: ReplicaService(name, build, closed=closed)
+            None, lambda: ReplicaService(name, build, closed=closed, held=held)
         )
         engine = self._service.loop.ready.result()
         self._renderer = await asyncio.wrap_future(
             self._service.loop.command(lambda engine: Renderer(engine.llm_engine))
         )
+        self._started = settings, engine.parameters
         return engine.parameters
 
     async def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
@@ -78,6 +86,9 @@ class RolloutActor:
                 loop.task(lambda engine: (engine.rescore_alone(rollout) for rollout in rollouts), gated=True)
             )
         return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit_rescoring(rollouts)))
+
+    async def check(self, probe: Sequence[Rollout]) -> list[Rescore]:
+        return await asyncio.wrap_future(self._service.check(probe))
 
     async def obey(self, command: Command) -> Any:
         return await asyncio.wrap_future(self._service.obey(command))
@@ -105,10 +116,12 @@ class RolloutHandle:
     node, else None.
     """
 
-    def __init__(self, settings: EngineSettings, name: str | None, namespace: str | None) -> None:
+    def __init__(self, settings: EngineSettings, name: str | None, namespace: str | None, detached: bool) -> None:
         self.settings = settings
         self.name = name or "rollout"
         self._options = {"name": name, "namespace": namespace} if name else {}
+        if detached:
+            self._options["lifetime"] = "detached"
         self._hold = _Hold()
 
     @classmethod
@@ -118,28 +131,54 @@ class RolloutHandle:
         *,
         name: str | None = None,
         namespace: str | None = None,
+        detached: bool = False,
         closed: bool = False,
+        held: str | None = None,
     ) -> "RolloutHandle":
-        """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers find the actor.
+        """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers `attach` to it, and a
+        `detached` one outlives this driver.
 
-        A `closed` one answers no request until a weight sync has brought it to the run's weights. Raises
-        `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could not start it.
+        A `closed` one answers no request until a weight sync has brought it to the run's weights, a `held` one until it
+        is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could
+        not start it.
         """
-        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace)
-        handle._start(closed)
+        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached)
+        handle._start(closed, held)
+        return handle
+
+    @classmethod
+    def attach(cls, name: str, namespace: str) -> "RolloutHandle | None":
+        """The engine that another driver started under that name, or None if there is none, or none that is complete.
+
+        Raises `ReplicaDeadError` if its process does not answer.
+        """
+        try:
+            actor = ray.get_actor(name, namespace)
+            address, pid = ray.get(actor.process.remote(), timeout=HEARTBEAT)
+            started = ray.get(actor.started.remote(), timeout=HEARTBEAT)
+        except (ValueError, RayActorError):
+            return None
+        except RayError as error:
+            raise ReplicaDeadError(f"{name}: its process does not answer: {error}; replace it") from error
+        if started is None:
+            return None
+        settings, parameters = started
+        handle = cls(settings, name, namespace, detached=True)
+        handle._hold = _Hold(actor, pid if address == ray.util.get_node_ip_address() else None, None)
+        handle.parameters = parameters
         return handle
 
     @property
     def pid(self) -> int | None:
         return self._hold.pid
 
-    def replace(self, *, closed: bool = False) -> None:
+    def replace(self, *, closed: bool = False, held: str | None = None) -> None:
         """End this engine, dead, stopped or alive, and start a fresh one, which has the checkpoint's weights.
 
-        Without `closed` it serves them.
+        Without `closed` or `held` it serves them.
         """
         self.close()
-        self._start(closed)
+        self._start(closed, held)
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
         """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
@@ -155,6 +194,14 @@ class RolloutHandle:
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
         """Answers scored by prefill at temperature 1, in their order; see `RolloutEngine.rescore`."""
         scores: list[Rescore] = self._call("rescore", rollouts, alone)
+        return scores
+
+    def check(self, probe: Sequence[Rollout]) -> list[Rescore]:
+        """The canonical probe scored with the engine's weights, at once, whether its gate is open or not.
+
+        Raises `WeightUpdateError` while they are not proven.
+        """
+        scores: list[Rescore] = self._call("check", probe)
         return scores
 
     def obey(self, command: Command, deadline: Deadline) -> Any:
@@ -192,9 +239,12 @@ class RolloutHandle:
     ) -> None:
         self.close()
 
-    def _start(self, closed: bool) -> None:
+    def _start(self, closed: bool, held: str | None) -> None:
         self._require_ray()
-        actor = ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options).remote()
+        try:
+            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options))
+        except ValueError as error:
+            raise EngineDeadError(f"{self.name}: another engine has that name: {error}") from error
         self._hold = hold = _Hold(actor, None, None)
         try:
             try:
@@ -205,7 +255,7 @@ class RolloutHandle:
                 ) from None
             if address == ray.util.get_node_ip_address():
                 hold.pid = pid
-            self.parameters: int = self._call("start", self.settings, self.name, closed)
+            self.parameters: int = self._call("start", self.settings, self.name, closed, held)
         except BaseException:
             hold.end = "it failed to start"
             self.close()

@@ -12,10 +12,12 @@ from omni_rl.sync.replica import (
     Apply,
     Command,
     Fence,
+    Hold,
     InFlight,
     Pause,
     Proof,
     Quarantine,
+    Release,
     ReplicaStatus,
     Resume,
     Resumed,
@@ -52,23 +54,29 @@ E = TypeVar("E", bound=UpdatableEngine)
 
 
 class ReplicaService(Generic[E]):
-    """Hosts an engine and obeys a coordinator. A closed start opens no gate before the weights were proven."""
+    """Hosts an engine and obeys a coordinator. A closed start opens no gate before the weights were proven.
 
-    def __init__(self, name: str, build: Callable[[], E], *, closed: bool) -> None:
+    The gate is open while the weights are proven and nobody holds it: `held` is why somebody does from the start.
+    """
+
+    def __init__(self, name: str, build: Callable[[], E], *, closed: bool, held: str | None = None) -> None:
         self._name = name
+        self._held = held
         self._standing: Standing = "closed" if closed else "serving"
         self._holds: str | None = None
         self._reason = ""
         self._epoch = 0
         self._mode: InFlight = "recompute"
         self._stopped_at: float | None = None
-        self.loop = EngineLoop(build, gate_open=not closed)
+        self.loop = EngineLoop(build, gate_open=not closed and held is None)
         self._holds = self.loop.ready.result().weight_version
 
     @property
     def status(self) -> ReplicaStatus:
         """As of now, from any thread, whatever the engine is doing."""
-        return ReplicaStatus(self._name, os.getpid(), self._epoch, self._standing, self._holds, self._reason)
+        return ReplicaStatus(
+            self._name, os.getpid(), self._epoch, self._standing, self._holds, self._reason, self._held
+        )
 
     def obey(self, command: Command) -> "Future[Any]":
         """Carry out a command between two steps; the answers are those of `omni_rl.sync.replica.Replica.call`.
@@ -77,6 +85,13 @@ class ReplicaService(Generic[E]):
         replica's standing, or failed), `EngineDeadError`.
         """
         return self.loop.command(lambda engine: self._obey_or_die(engine, command))
+
+    def check(self, probe: Any) -> "Future[Any]":
+        """Score the canonical probe with the weights that are held, whether the gate is open or not.
+
+        The future raises `WeightUpdateError` while the weights are not proven.
+        """
+        return self.loop.command(lambda engine: self._check(engine, probe))
 
     def close(self) -> None:
         """End the engine and its thread."""
@@ -103,6 +118,10 @@ class ReplicaService(Generic[E]):
             return self._quarantine(command.reason)
         if isinstance(command, Fence):
             return self.status
+        if isinstance(command, Hold | Release):
+            self._held = command.reason if isinstance(command, Hold) else None
+            self._set_gate()
+            return self.status
         if self._standing == "quarantined":
             raise QuarantinedError(f"replica {self._name} is quarantined: {self._reason}; replace it")
         if isinstance(command, Pause):
@@ -120,11 +139,16 @@ class ReplicaService(Generic[E]):
     def _pause(self, engine: E, command: Pause) -> ReplicaStatus:
         if self._standing != "serving":
             return self.status
+        if command.mode == "drain" and self._held is not None and engine.busy:
+            raise WeightUpdateError(
+                f"replica {self._name}: requests under way cannot be finished while it is held ({self._held}); resume "
+                "it first, or use the mode recompute"
+            )
         self.loop.close_gate()
         self._mode = command.mode
         deadline = time.monotonic() + command.drain_seconds
         if command.mode == "drain" and not self.loop.finish_under_way(engine, lambda: time.monotonic() < deadline):
-            self.loop.open_gate()
+            self._set_gate()
             raise WeightUpdateError(
                 f"replica {self._name}: requests under way were not finished within the {command.drain_seconds:g} s "
                 "given to drain; it goes on serving. Allow more, or use the mode recompute"
@@ -158,13 +182,24 @@ class ReplicaService(Generic[E]):
             )
         stall = 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
         self._standing, self._mode, self._stopped_at = "serving", "recompute", None
-        self.loop.open_gate()
+        self._set_gate()
         return Resumed(command.version, stall)
 
     def _quarantine(self, reason: str) -> ReplicaStatus:
         self._standing, self._holds, self._reason = "quarantined", None, reason
         self.loop.refuse(QuarantinedError(f"replica {self._name} is quarantined: {reason}; replace it"))
         return self.status
+
+    def _check(self, engine: E, probe: Any) -> Any:
+        if self._holds is None:
+            raise WeightUpdateError(f"replica {self._name} is {self._standing}: the weights it holds are not proven")
+        return engine.score(probe)
+
+    def _set_gate(self) -> None:
+        if self._standing == "serving" and self._held is None:
+            self.loop.open_gate()
+        else:
+            self.loop.close_gate()
 
     def _require(self, command: Command, *standings: Standing) -> None:
         if self._standing not in standings:

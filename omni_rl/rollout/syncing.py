@@ -28,11 +28,15 @@ def weight_sync(
     transport: WeightTransport | None = None,
     deadlines: Deadlines | None = None,
     observe: Observer = lambda event: None,
+    held: str | None = None,
+    keep: bool = False,
 ) -> Iterator[WeightSync]:
     """An opened `WeightSync` of engines that were started with the same settings.
 
     `journal` is what a successor of this process reads, so it belongs on a disk, not beside the slabs in `base`; it
-    stays its owner's to close. Both slabs are removed at the end. `transport` brings weights to engines on other hosts.
+    stays its owner's to close. Both slabs are removed at the end, unless a successor is to `keep` them. `transport`
+    brings weights to engines on other hosts. `held`: why nothing is to be generated, for engines
+    that take the place of those given.
 
     Raises what `Keeper` and `WeightSync.open` raise.
     """
@@ -40,10 +44,11 @@ def weight_sync(
     dtype = getattr(torch, settings.dtype)
     places = CheckpointTensors(settings.model, dtype).places()
     with contextlib.ExitStack() as stack:
-        keeper = stack.enter_context(Keeper(settings.run, places, base))
+        keeper = Keeper(settings.run, places, base)
+        stack.callback(keeper.close, remove=not keep)
         slabs = SlabPair(keeper.directory, transport)
         stack.callback(slabs.close)
-        replicas = [RolloutReplica(handle) for handle in handles]
+        replicas = [RolloutReplica(handle, held) for handle in handles]
         sync = WeightSync(journal, slabs, replicas, deadlines=deadlines, observe=observe)
         stack.callback(sync.close)
         sync.open(DirectorySource(settings.model, dtype, run=settings.run))

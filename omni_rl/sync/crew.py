@@ -59,6 +59,10 @@ class Crew:
         sync = next(iter(commands.values())).sync if commands else ""
         return self._each(sync, phase, commands, lambda replica: replica.call(commands[replica.name], deadline))
 
+    def order(self, commands: Mapping[str, Command], deadline: Deadline) -> Answers:
+        """As `tell`, for commands that are no part of a sync: nobody observes them."""
+        return self._each(None, Phase.IDLE, commands, lambda replica: replica.call(commands[replica.name], deadline))
+
     def statuses(self) -> dict[str, ReplicaStatus]:
         """Of the replicas that answer."""
         deadline = Deadline("status", self.deadlines.answer)

@@ -79,8 +79,21 @@ class Quarantine(Command):
 
 
 @dataclass(frozen=True)
+class Hold(Command):
+    """Let nothing be generated until Release. Syncs go on meanwhile, and their Resume opens nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Release(Command):
+    """End the hold. What is not proven stays closed."""
+
+
+@dataclass(frozen=True)
 class ReplicaStatus:
-    """What a replica says of itself. `holds` is the version whose weights it certainly has, None while unproven."""
+    """What a replica says of itself. `holds` is the version whose weights it certainly has, None while unproven;
+    `held` why somebody has it generate nothing, None if nobody has."""
 
     name: str
     pid: int
@@ -88,6 +101,7 @@ class ReplicaStatus:
     standing: Standing
     holds: str | None
     reason: str = ""
+    held: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,10 +134,10 @@ class Deadline(NamedTuple):
 class Replica(Protocol):
     """The coordinator's hold on one replica, over whatever carries its commands.
 
-    `call` returns the answer: `ReplicaStatus` to Fence, Pause, Apply and Quarantine, `Proof` to Verify, `Resumed` to
-    Resume, the engine's scores to Score. Raises `ReplicaDeadError` if its process is gone, `ReplicaStoppedError` if it
-    is stopped, `ReplicaSilentError` if it runs and the deadline passed, `FencedError` if a newer coordinator is at
-    work, or what the engine raised.
+    `call` returns the answer: `ReplicaStatus` to Fence, Pause, Apply, Quarantine, Hold and Release, `Proof` to Verify,
+    `Resumed` to Resume, the engine's scores to Score. Raises `ReplicaDeadError` if its process is gone,
+    `ReplicaStoppedError` if it is stopped, `ReplicaSilentError` if it runs and the deadline passed, `FencedError` if a
+    newer coordinator is at work, or what the engine raised.
     """
 
     @property

@@ -1,7 +1,7 @@
 """Where new weights come from; whatever can write all of them into a slab."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
@@ -10,9 +10,6 @@ from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.slab import Slab
 
-if TYPE_CHECKING:
-    from omni_rl.train.group import TrainerGroup
-
 
 class Source(Protocol):
     """The seam. `fill` writes everything and seals, or raises and seals nothing; it may be called again."""
@@ -20,10 +17,16 @@ class Source(Protocol):
     def fill(self, slab: Slab) -> Manifest: ...
 
 
+class Trainer(Protocol):
+    """Whatever has our copy's ranks write their weights into a slab; see `omni_rl.train.group.TrainerGroup.fill`."""
+
+    def fill(self, path: Path) -> Manifest: ...
+
+
 class FsdpSource:
     """Our trainer's current weights: every rank writes its own shards, and nothing is gathered."""
 
-    def __init__(self, group: "TrainerGroup") -> None:
+    def __init__(self, group: Trainer) -> None:
         self._group = group
 
     def fill(self, slab: Slab) -> Manifest:

@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from omni_rl.errors import QuarantinedError, SyncRolledBackError, SyncRunningErr
 from omni_rl.sync.crew import Crew, Deadlines
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
-from omni_rl.sync.replica import InFlight, Replica, SlabRef
+from omni_rl.sync.replica import Command, Deadline, Hold, InFlight, Release, Replica, SlabRef
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Machine, Observer, Phase, SyncEvent
 from omni_rl.sync.transaction import Probe, Slabs, Transaction
@@ -79,9 +79,16 @@ class WeightSync:
             return self._serving(self._settle(running.sync))
 
     def sync(
-        self, source: Any, *, key: str | None = None, mode: InFlight = "recompute", probe: Probe | None = None
+        self,
+        source: Any,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        mode: InFlight = "recompute",
+        probe: Probe | None = None,
     ) -> SyncResult:
-        """Serve the weights of `source` on every replica.
+        """Serve the weights of `source` on every replica. The sync is called `name`, which no other one was; without
+        it, it gets one.
 
         The same `key` is the same operation: it runs once, and its result, or its failure, is what every caller gets.
 
@@ -96,7 +103,7 @@ class WeightSync:
         other = self._running
         if key is not None and other is not None and other.key == key:
             return self._told(other.result.result())
-        with self._alone(_Running(uuid.uuid4().hex[:12], key)) as running:
+        with self._alone(_Running(name or uuid.uuid4().hex[:12], key)) as running:
             if self._journal.unfinished() is not None:
                 self._settle(running.sync)
             known = self._journal.by_key(key) if key is not None else None
@@ -121,6 +128,19 @@ class WeightSync:
             running.result.set_result(result)
         return self._told(result)
 
+    def hold(self, reason: str) -> None:
+        """Let no replica generate anything until `release`; syncs go on, and open no gate. Again is fine.
+
+        Raises:
+            WeightUpdateError: a replica did not say that it holds; the message names it.
+            FencedError: another coordinator took over.
+        """
+        self._order(lambda: Hold(self._epoch, "hold", reason))
+
+    def release(self) -> None:
+        """End the hold; replicas whose weights are not proven stay closed. Raises what `hold` raises."""
+        self._order(lambda: Release(self._epoch, "release"))
+
     def repair(self) -> SyncResult:
         """Replace replicas that died, and bring all to the committed weights; those that serve them go on serving.
 
@@ -135,6 +155,12 @@ class WeightSync:
     def close(self) -> None:
         """Let go. Replicas go on serving; another coordinator may open the run."""
         self._crew.close()
+
+    def _order(self, command: Callable[[], Command]) -> None:
+        deadline = Deadline("answer", self._crew.deadlines.answer)
+        answers = self._crew.order({name: command() for name in self._crew.names}, deadline)
+        if answers.failed:
+            raise WeightUpdateError("; ".join(f"{name}: {error}" for name, error in sorted(answers.failed.items())))
 
     def _start(self, sync: str, initial: Any) -> None:
         """The run's first weights: nothing serves yet, so there is nothing to go back to."""

@@ -1,4 +1,4 @@
-"""`python -m services.coordinator [SETTINGS.json]`: the coordinator alone, without a Ray cluster."""
+"""`python -m services.coordinator [SETTINGS.json]`: the coordinator, with the bridge to the cluster of its settings."""
 
 import json
 import logging
@@ -9,12 +9,15 @@ from omni_rl.errors import ConfigError, OmniRLError
 from services.coordinator.app import create_app
 from services.coordinator.server import serve
 from services.coordinator.settings import CoordinatorSettings
+from services.coordinator.supervisor import SupervisedBridge
 
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        serve(create_app(_settings(arguments)))
+        settings = _settings(arguments)
+        bridge = None if settings.cluster is None else SupervisedBridge(settings.cluster)
+        serve(create_app(settings, bridge=bridge))
     except OmniRLError as error:
         sys.stderr.write(f"error [{error.code}]: {error}\n")
         return 2

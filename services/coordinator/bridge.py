@@ -79,6 +79,7 @@ class ClusterState:
     run: str | None = None
     gate: Literal["open", "closed", "unknown"] = "unknown"
     members: tuple[ReplicaState, ...] = ()
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class Job:
 
 class Bridge(Protocol):
     """One implementation talks to a supervised child process that owns Ray; tests have a hand-written one."""
+
+    async def open(self, hold: str | None) -> None:
+        """Begin; comes first. `hold`: why nothing is to be generated, from the first moment on; None: nothing does."""
 
     async def state(self) -> ClusterState:
         """Never raises for a lost connection: it is what this says."""
@@ -140,6 +144,9 @@ class NoBridge:
 
     def __init__(self, reason: str = "this coordinator was started without a Ray cluster (omni-rl up starts one)"):
         self._reason = reason
+
+    async def open(self, hold: str | None) -> None:
+        return None
 
     async def state(self) -> ClusterState:
         return ClusterState(connected=False, reason=self._reason)

@@ -71,6 +71,7 @@ class Coordinator:
                 self.gate.hold(run.holder, f"the drift of run {run.name}")
         if (reason := await self.store.held_by_person()) is not None:
             self.gate.hold(PERSON, reason)
+        await self._bridge.open(self.gate.reason)
         await self._look_at_cluster()
         for run in self._runs.values():
             if run.drift.pursuit != "nothing":
@@ -132,7 +133,7 @@ class Coordinator:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
         run = self.run(body.run) if body.run is not None else self._runs.get(self._cluster.run or "")
         found = await self._bridge.check(CheckRequest(**body.model_dump()))
-        judgement = judge(found.figures, limits_for("float32") if run is None else run.limits)
+        judgement = judge(found.figures, limits_for(self._cluster.dtype) if run is None else run.limits)
         return check_answer(found, judgement)
 
     async def ready(self) -> ReadyAnswer:

@@ -26,6 +26,11 @@ class Gate:
     def closed(self) -> bool:
         return bool(self._holds)
 
+    @property
+    def reason(self) -> str | None:
+        """Why it is closed, None while nothing holds it."""
+        return "; ".join(hold.reason for hold in self._holds.values()) or None
+
     def answer(self) -> GateAnswer:
         return GateAnswer(
             gate="closed" if self._holds else "open", confirmed=self._confirmed, holds=list(self._holds.values())
@@ -44,12 +49,12 @@ class Gate:
     async def settle(self) -> None:
         """Bring the cluster's gate to where it is to be. Raises what the bridge raises; `observe` tries again later."""
         async with self._turn:
-            closed = self.closed
-            if closed:
-                await self._bridge.pause("; ".join(hold.reason for hold in self._holds.values()))
+            reason = self.reason
+            if reason is not None:
+                await self._bridge.pause(reason)
             else:
                 await self._bridge.resume()
-            self._confirmed = closed == self.closed
+            self._confirmed = self.closed == (reason is not None)
 
     async def observe(self, actual: str) -> None:
         """What the cluster says of its gate, seen now: a replica that came up anew knows of no hold."""

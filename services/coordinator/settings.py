@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from omni_rl.api.state import Scope
+from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import ConfigError
 from omni_rl.ledger.media_store import MediaRules
 from omni_rl.settings import StrictSettings
@@ -93,6 +94,8 @@ class CoordinatorSettings(StrictSettings):
     settle: int = Field(default=3, ge=1)
     """Calm steps before a severity falls."""
     wandb: WandbSettings | None = None
+    cluster: ClusterSettings | None = None
+    """The Ray cluster that it keeps; none: it judges what other frameworks post."""
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -2,13 +2,14 @@
 journal, which is part of the ledger; here is who asked for what, and who waits."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_rl.api.syncs import SyncAnswer, SyncBody, SyncPhase
-from omni_rl.errors import IdempotencyError, InvalidRequestError, OmniRLError, RayUnavailableError
+from omni_rl.errors import IdempotencyError, InvalidRequestError, NotFoundError, OmniRLError, RayUnavailableError
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 from services.coordinator.bridge import Bridge, SyncRequest
@@ -101,9 +102,14 @@ class Syncs:
 
     async def look(self, sync: str) -> SyncAnswer:
         """A sync with its phases. Raises `NotFoundError`."""
-        if sync in self._begun:
-            return _answer(self._begun[sync])
-        return sync_answer(await self._store.sync(sync))
+        begun = self._begun.get(sync)
+        if begun is None:
+            return sync_answer(await self._store.sync(sync))
+        if isinstance(begun.error, RayUnavailableError):
+            # The bridge died over it; what its successor made of it is in the ledger, if it got that far.
+            with contextlib.suppress(NotFoundError):
+                return sync_answer(await self._store.sync(sync))
+        return _answer(begun)
 
     async def newest(self, limit: int) -> list[SyncAnswer]:
         """The newest first, without phases."""

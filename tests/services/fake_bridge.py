@@ -38,7 +38,7 @@ class FakeBridge:
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
-    open: bool = True
+    open_gate: bool = True
     version: str = "digits/1/0/00000000"
     figures: Figures = field(default_factory=lambda: AGREE)
     cause: Cause | None = None
@@ -51,6 +51,9 @@ class FakeBridge:
     def __post_init__(self) -> None:
         self.go.set()
 
+    async def open(self, hold: str | None) -> None:
+        self.open_gate = hold is None
+
     async def state(self) -> ClusterState:
         if self.down is not None:
             return ClusterState(connected=False, reason=self.down)
@@ -58,7 +61,7 @@ class FakeBridge:
             ReplicaState("rollout-0", "rollout", self.version, "serving"),
             ReplicaState("trainer", "trainer", self.version, "idle"),
         )
-        gate = "open" if self.open else "closed"
+        gate = "open" if self.open_gate else "closed"
         return ClusterState(True, "", "127.0.0.1:6379", "digits", gate, members)  # type: ignore[arg-type]
 
     async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
@@ -113,11 +116,11 @@ class FakeBridge:
 
     async def pause(self, reason: str) -> None:
         self._called("pause")
-        self.open = False
+        self.open_gate = False
 
     async def resume(self) -> None:
         self._called("resume")
-        self.open = True
+        self.open_gate = True
 
     async def submit(self, request: JobRequest) -> Job:
         self._called("submit")

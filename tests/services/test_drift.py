@@ -46,7 +46,7 @@ async def test_stale_weights_heal_themselves(served: Served) -> None:
     run = await rest(served)
     assert run["drift"] == {"severity": "ok", "gate": "open", "pursuit": "nothing", "cause": None}
     assert served.bridge.calls == ["pause", "check", "sync", "check", "resume"]
-    assert served.bridge.open
+    assert served.bridge.open_gate
     assert await told(served) == [
         ("severity", "ok", "pause"),
         ("gate", "open", "paused"),
@@ -67,12 +67,12 @@ async def test_a_media_fault_halts_and_rings_until_a_person_comes(served: Served
     await seal(served)
     run = await rest(served)
     assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "media_mismatch")
-    assert not served.bridge.open
+    assert not served.bridge.open_gate
     (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
     assert (alarm["cause"], alarm["step"]) == ("media_mismatch", 12)
     assert "check found it" in alarm["sentence"]
     gate = (await served.http.post("/v1/resume")).json()
-    assert (gate["gate"], served.bridge.open) == ("open", True)
+    assert (gate["gate"], served.bridge.open_gate) == ("open", True)
     state = (await served.http.get("/v1/state")).json()
     assert state["alarms"] == []
     assert state["runs"][0]["drift"]["severity"] == "ok"
@@ -106,7 +106,7 @@ async def test_noise_is_masked_and_generation_goes_on(served: Served) -> None:
     assert (await seal(served))["weights"]["method"] == "tis"
     run = await rest(served)
     assert run["drift"] == {"severity": "mask", "gate": "open", "pursuit": "nothing", "cause": "rounding"}
-    assert served.bridge.open
+    assert served.bridge.open_gate
 
 
 async def test_a_run_that_is_not_ours_is_advised_only(served: Served) -> None:
@@ -134,12 +134,12 @@ async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
         async with asyncio.timeout(10):
             while bridge.requests == []:
                 await asyncio.sleep(0.01)
-    assert not bridge.open
+    assert not bridge.open_gate
     bridge.go.set()
     async with serve(bridge) as served:
         run = await rest(served)
         assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
-    assert bridge.open
+    assert bridge.open_gate
 
 
 async def test_without_ray_a_drifted_run_stays_paused_and_halts(serve: Serve) -> None:
@@ -155,7 +155,7 @@ async def test_without_ray_a_drifted_run_stays_paused_and_halts(serve: Serve) ->
         # When the cluster is back it is told.
         bridge.down = None
         async with asyncio.timeout(10):
-            while bridge.open:
+            while bridge.open_gate:
                 await asyncio.sleep(0.05)
 
 

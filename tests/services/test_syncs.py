@@ -129,16 +129,16 @@ async def test_a_person_holds_the_gate_over_a_restart(serve: Serve) -> None:
     bridge = FakeBridge()
     async with serve(bridge) as served:
         gate = (await served.http.post("/v1/pause", json={"reason": "maintenance"})).json()
-        assert (gate["gate"], gate["confirmed"], bridge.open) == ("closed", True, False)
+        assert (gate["gate"], gate["confirmed"], bridge.open_gate) == ("closed", True, False)
         assert gate["holds"][0]["reason"] == "maintenance (by local)"
-    bridge.open = True  # a cluster that came up anew knows of no hold
+    bridge.open_gate = True  # a cluster that came up anew knows of no hold
     async with serve(bridge) as served:
         assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "closed"
         async with asyncio.timeout(10):
-            while bridge.open:
+            while bridge.open_gate:
                 await asyncio.sleep(0.05)
         gate = (await served.http.post("/v1/resume")).json()
-        assert (gate["gate"], gate["holds"], bridge.open) == ("open", [], True)
+        assert (gate["gate"], gate["holds"], bridge.open_gate) == ("open", [], True)
     async with serve(bridge) as served:
         assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "open"
 

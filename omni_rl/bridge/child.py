@@ -1,0 +1,165 @@
+"""The bridge's own loop: reads calls, answers each from a thread, and ends with the coordinator or with Ray's head."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omni_rl.bridge.protocol import (
+    MAX_LINE,
+    SIGNATURES,
+    Call,
+    Failure,
+    Happened,
+    Message,
+    Reply,
+    Start,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
+from omni_rl.bridge.settings import ClusterSettings
+from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
+from omni_rl.runtime import prepare
+from services.coordinator.bridge import ClusterState
+
+if TYPE_CHECKING:
+    from omni_rl.bridge.cluster import Cluster
+    from omni_rl.bridge.jobs import Jobs
+
+logger = logging.getLogger("omni_rl.bridge")
+THREADS = 16
+"""Calls at once; a sync and a check take long, everything else moments."""
+PROBE_SECONDS = 2.0
+"""For the head to take a connection."""
+WATCH_SECONDS = 1.0
+MISSES = 3
+"""Failed probes in a row until the head counts as gone."""
+RETRY_SECONDS = 2.0
+LOST = 3
+"""Exit code when the head is gone: a driver's connection cannot be mended, so the next process makes a new one."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What there is once the connection stands."""
+
+    cluster: "Cluster"
+    jobs: "Jobs"
+
+
+class Child:
+    """One life of the bridge: it connects once, and ends when that connection is lost."""
+
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
+        self._lines = parent.makefile("rb")
+        self._sending = threading.Lock()
+        self._served: Served | None = None
+        self._reason = "connecting"
+        self._hold: str | None = None
+        self._holding = threading.Lock()
+
+    def run(self) -> None:
+        """Until the coordinator closes its end."""
+        start = self._read()
+        if not isinstance(start, Start):
+            raise BridgeProtocolError("the first message is not Start")
+        self._hold = start.hold
+        threading.Thread(target=self._connect, args=(start.settings,), name="connect", daemon=True).start()
+        threads = ThreadPoolExecutor(THREADS, "call")
+        while (message := self._read()) is not None:
+            if not isinstance(message, Call):
+                raise BridgeProtocolError(f"a coordinator does not send {message.kind}")
+            threads.submit(self._answer, message)
+
+    def _read(self) -> Message | None:
+        line = self._lines.readline(MAX_LINE)
+        return decode(line) if line else None
+
+    def _send(self, message: Message) -> None:
+        with self._sending:
+            self._parent.sendall(encode(message))
+
+    def _answer(self, call: Call) -> None:
+        takes, gives = SIGNATURES[call.method]
+        try:
+            arguments = () if takes is None else (unpack(takes, call.body),)
+            result = self._do(call, *arguments)
+        except OmniRLError as error:
+            self._send(Failure(call.id, error.code, str(error)))
+        except Exception as error:  # the process boundary: the coordinator is told, the log has the rest
+            logger.exception("%s failed", call.method)
+            self._send(Failure(call.id, OmniRLError.code, f"{call.method}: {type(error).__name__}: {error}"))
+        else:
+            self._send(Reply(call.id, None if gives is None else pack(gives, result)))
+
+    def _do(self, call: Call, *arguments: Any) -> Any:
+        if call.method in ("pause", "resume"):
+            with self._holding:
+                # One that comes while the cluster is being attached to counts from its first moment on.
+                self._hold = arguments[0] if arguments else None
+        served = self._served
+        if served is None:
+            if call.method == "state":
+                return ClusterState(connected=False, reason=self._reason)
+            raise RayUnavailableError(self._reason)
+        if call.method == "sync":
+            (request,) = arguments
+            return served.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
+        if call.method in ("submit", "stop", "logs"):
+            return getattr(served.jobs, call.method)(*arguments)
+        if call.method == "jobs":
+            return served.jobs.all()
+        return getattr(served.cluster, call.method)(*arguments)
+
+    def _connect(self, settings: ClusterSettings) -> None:
+        while True:
+            if not answers(settings.address):
+                self._reason = f"no Ray head answers at {settings.address}; omni-rl up starts it again"
+                time.sleep(RETRY_SECONDS)
+                continue
+            self._reason = f"attaching to the actors of run {settings.run} at {settings.address}"
+            try:
+                self._serve(settings)
+            except Exception as error:  # whatever Ray throws: told as the reason, and tried again in a new process
+                logger.exception("attaching to %s failed", settings.address)
+                self._reason = f"attaching to {settings.address} failed: {error}"
+            # The reason is to be seen before the next process tries again.
+            time.sleep(RETRY_SECONDS)
+            os._exit(LOST)
+
+    def _serve(self, settings: ClusterSettings) -> None:
+        prepare()
+        from omni_rl.bridge.cluster import Cluster
+        from omni_rl.bridge.jobs import Jobs
+
+        with self._holding:
+            hold = self._hold
+        with Cluster.attached(settings, hold) as cluster:
+            with self._holding:
+                if self._hold != hold:
+                    cluster.pause(self._hold) if self._hold is not None else cluster.resume()
+                self._served = Served(cluster, Jobs(settings.dashboard, settings.job_environment))
+            logger.info("attached to run %s at %s", settings.run, settings.address)
+            misses = 0
+            while misses < MISSES:
+                time.sleep(WATCH_SECONDS)
+                misses = 0 if answers(settings.address) else misses + 1
+            logger.error("the Ray head at %s is gone", settings.address)
+            os._exit(LOST)
+
+
+def answers(address: str) -> bool:
+    """Whether something takes connections at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""Both policies of a run on a Ray cluster: found, or started where they are missing, then synced and compared."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import ray
+import torch
+
+from omni_rl.bridge.check import Checks
+from omni_rl.bridge.settings import TRAINER, ClusterSettings
+from omni_rl.bridge.trainer import TrainerHandle
+from omni_rl.errors import InvalidRequestError, OmniRLError
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal
+from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.probe import AgreementProbe
+from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.syncing import weight_sync
+from omni_rl.sync.replica import Deadline, ReplicaStatus
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.slabs import INBOX, slab_directory
+from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
+from omni_rl.sync.states import Observer, SyncEvent
+from omni_rl.sync.weight_sync import WeightSync
+from omni_rl.train.settings import TrainSettings
+from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
+
+logger = logging.getLogger("omni_rl.bridge")
+STATUS = Deadline("status", 3.0)
+"""An actor answers at once, whatever it is doing."""
+
+
+class Cluster:
+    """Attached to Ray and to the run's actors; make it with `attached`. Any thread may call."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        rollouts: list[RolloutHandle],
+        trainer: TrainerHandle,
+        held: str | None,
+    ) -> None:
+        self._settings = settings
+        self._rollouts = rollouts
+        self._trainer = trainer
+        self._checks = Checks(rollouts, trainer)
+        self._held = held
+        self._gate = threading.Lock()
+        self._sync: WeightSync
+        self._observe: Observer = lambda event: None
+
+    @classmethod
+    @contextlib.contextmanager
+    def attached(cls, settings: ClusterSettings, held: str | None) -> Iterator["Cluster"]:
+        """Connect, find or start the actors, and finish or roll back what a predecessor left.
+
+        At the end the actors live on, and the slabs with what they serve.
+        """
+        with contextlib.ExitStack() as stack:
+            ray.init(
+                address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
+            )
+            stack.callback(ray.shutdown)
+            with ThreadPoolExecutor() as starting:
+                trainer = starting.submit(_trainer, settings)
+                rollouts = [starting.submit(_rollout, settings, name, held) for name in settings.rollouts]
+            cluster = cls(settings, [rollout.result() for rollout in rollouts], trainer.result(), held)
+            ledger = stack.enter_context(contextlib.closing(Ledger.open(settings.ledger)))
+            journal = stack.enter_context(contextlib.closing(LedgerJournal(ledger, settings.run)))
+
+            def observe(event: SyncEvent) -> None:
+                journal.observe(event)
+                cluster._observe(event)
+
+            cluster._sync = stack.enter_context(
+                weight_sync(cluster._rollouts, journal, observe=observe, held=held, keep=True)
+            )
+            cluster._hold(held)
+            yield cluster
+
+    def state(self) -> ClusterState:
+        with ThreadPoolExecutor(len(self._rollouts) + 1) as asking:
+            trainer = asking.submit(self._trainer_state)
+            found = list(asking.map(_status, self._rollouts))
+        members = [_member(handle.name, status) for handle, status in zip(self._rollouts, found, strict=True)]
+        return ClusterState(
+            connected=True,
+            address=self._settings.address,
+            run=self._settings.run,
+            gate=self._gate_of([status for status in found if isinstance(status, ReplicaStatus)]),
+            members=(*members, trainer.result()),
+            dtype=self._settings.dtype,
+        )
+
+    def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it."""
+        probe = None
+        if request.probe and request.source == "trainer":
+            probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
+        self._observe = lambda event: observe(event) if event.sync == request.sync else None
+        return self._sync.sync(
+            self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
+        )
+
+    def check(self, request: CheckRequest) -> CheckResult:
+        if request.reference or request.localise:
+            raise InvalidRequestError("reference and localise: checks of this version compare the probe and its legs")
+        version = self._sync.version
+        return self._checks.run(version, legs=request.legs and self._held is None)
+
+    def pause(self, reason: str) -> None:
+        self._hold(reason)
+
+    def resume(self) -> None:
+        self._hold(None)
+
+    def _hold(self, reason: str | None) -> None:
+        with self._gate:
+            self._held = reason
+            if reason is None:
+                self._sync.release()
+            else:
+                self._sync.hold(reason)
+
+    def _source(self, request: SyncRequest) -> Source:
+        settings = self._settings
+        if request.source == "published":
+            assert request.version is not None, "the API asks for it"
+            return PublishedSource(slab_directory(settings.run) / INBOX, request.version)
+        if request.source == "directory":
+            assert request.path is not None, "the API asks for it"
+            return DirectorySource(Path(request.path), getattr(torch, settings.dtype), run=settings.run)
+        return FsdpSource(self._trainer)
+
+    def _gate_of(self, found: list[ReplicaStatus]) -> Literal["open", "closed", "unknown"]:
+        """Where replicas differ, what is not as it is to be."""
+        if not found:
+            return "unknown"
+        held = [status.held is not None for status in found]
+        if self._held is None:
+            return "closed" if any(held) else "open"
+        return "closed" if all(held) else "open"
+
+    def _trainer_state(self) -> ReplicaState:
+        try:
+            status = self._trainer.status()
+        except OmniRLError as error:
+            return ReplicaState(TRAINER, "trainer", "", "dead", str(error))
+        state = "dead" if status.end else status.busy or "idle"
+        return ReplicaState(TRAINER, "trainer", status.version, state, status.end)
+
+
+def _trainer(settings: ClusterSettings) -> TrainerHandle:
+    found = TrainerHandle.attach(TRAINER, settings.namespace)
+    if found is not None:
+        return found
+    train = TrainSettings(world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate)
+    return TrainerHandle.start(settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace)
+
+
+def _rollout(settings: ClusterSettings, name: str, held: str | None) -> RolloutHandle:
+    found = RolloutHandle.attach(name, settings.namespace)
+    if found is not None:
+        return found
+    engine = EngineSettings(
+        model=settings.model,
+        dtype=settings.dtype,
+        run=settings.run,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+    )
+    # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.
+    return RolloutHandle.start(engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held)
+
+
+def _status(handle: RolloutHandle) -> ReplicaStatus | OmniRLError:
+    try:
+        return handle.status(STATUS)
+    except OmniRLError as error:
+        return error
+
+
+def _member(name: str, status: ReplicaStatus | OmniRLError) -> ReplicaState:
+    if isinstance(status, OmniRLError):
+        return ReplicaState(name, "rollout", "", "dead", str(status))
+    return ReplicaState(name, "rollout", status.holds or "", status.standing, status.reason or status.held or "")

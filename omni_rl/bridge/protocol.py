@@ -1,0 +1,122 @@
+"""What the coordinator and its bridge say to each other: JSON, one message a line, over a socket pair.
+
+The coordinator begins with `Start`; then it calls, and the bridge replies in any order. A sync's events come before its
+reply, under the same id.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from omni_rl.bridge.settings import ClusterSettings
+from omni_rl.errors import BridgeProtocolError, OmniRLError, error_class
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import SyncEvent
+from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
+
+VERSION = 1
+MAX_LINE = 64 << 20
+"""Bytes of one message; only a job's log comes near."""
+
+Method = Literal["state", "sync", "check", "pause", "resume", "submit", "jobs", "stop", "logs"]
+SIGNATURES: dict[Method, tuple[Any, Any]] = {
+    "state": (None, ClusterState),
+    "sync": (SyncRequest, SyncResult),
+    "check": (CheckRequest, CheckResult),
+    "pause": (str, None),
+    "resume": (None, None),
+    "submit": (JobRequest, Job),
+    "jobs": (None, list[Job]),
+    "stop": (str, Job),
+    "logs": (str, str),
+}
+"""What each method takes and gives: those of `services.coordinator.bridge.Bridge`."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first message. `hold`: why nothing is to be generated, None if it may be."""
+
+    version: int
+    settings: ClusterSettings
+    hold: str | None
+    kind: Literal["start"] = "start"
+
+
+@dataclass(frozen=True)
+class Call:
+    id: int
+    method: Method
+    body: Any = None
+    kind: Literal["call"] = "call"
+
+
+@dataclass(frozen=True)
+class Reply:
+    id: int
+    body: Any = None
+    kind: Literal["reply"] = "reply"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call raised the `OmniRLError` whose class has `code`."""
+
+    id: int
+    code: str
+    message: str
+    kind: Literal["failure"] = "failure"
+
+    def error(self) -> OmniRLError:
+        return error_class(self.code)(self.message)
+
+
+@dataclass(frozen=True)
+class Happened:
+    """An event of the sync that call `id` asked for."""
+
+    id: int
+    event: SyncEvent
+    kind: Literal["happened"] = "happened"
+
+
+Message = Start | Call | Reply | Failure | Happened
+_MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode(message: Message) -> bytes:
+    """The message as a line."""
+    return _MESSAGES.dump_json(message) + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """Raises `BridgeProtocolError` for what is no message of this version."""
+    try:
+        message = _MESSAGES.validate_json(line)
+    except ValidationError as error:
+        raise BridgeProtocolError(f"a line that is no message of version {VERSION}: {error}") from None
+    if isinstance(message, Start) and message.version != VERSION:
+        raise BridgeProtocolError(
+            f"the coordinator speaks version {message.version}, this bridge {VERSION}; install one omni-rl for both"
+        )
+    return message
+
+
+def pack(kind: Any, value: Any) -> Any:
+    """A value of a method's signature as plain JSON data."""
+    return _adapter(kind).dump_python(value, mode="json")
+
+
+def unpack(kind: Any, data: Any) -> Any:
+    """The value again. Raises `BridgeProtocolError`."""
+    try:
+        return _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        raise BridgeProtocolError(f"no {kind}: {error}") from None
+
+
+@cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    return TypeAdapter(kind)

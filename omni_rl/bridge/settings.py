@@ -1,0 +1,42 @@
+"""What the bridge hosts, and where; imports neither torch nor Ray."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from omni_rl.settings import StrictSettings
+
+
+class ClusterSettings(StrictSettings):
+    """The policies of one run on one Ray cluster.
+
+    `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
+    namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
+    """
+
+    address: str
+    dashboard: str
+    run: str
+    model: Path
+    ledger: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    replicas: int = Field(default=1, ge=1)
+    world_size: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    max_num_seqs: int = Field(default=40, ge=1)
+    max_num_batched_tokens: int = Field(default=4096, ge=16)
+    job_environment: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def namespace(self) -> str:
+        return f"omni-rl-{self.run}"
+
+    @property
+    def rollouts(self) -> tuple[str, ...]:
+        """Names of the rollout actors."""
+        return tuple(f"rollout-{number}" for number in range(self.replicas))
+
+
+TRAINER = "trainer"
+"""The name of the trainer's actor."""

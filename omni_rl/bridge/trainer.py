@@ -1,0 +1,209 @@
+"""The trainer group in a detached actor: the bridge and the jobs' drivers use it in turns.
+
+Ranks meet in collectives, so that calls of two drivers must not reach them in different orders; one process that
+deals the work out settles that. It owns the ranks: where it ends, they end.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from omni_rl.actors import kill, place
+from omni_rl.errors import ReplicaDeadError, TrainerDeadError
+from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
+from omni_rl.rollout.types import Rollout
+from omni_rl.rollout.waiting import HEARTBEAT, Waiter
+from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.version import WeightVersion
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.types import Score, StepStats
+
+if TYPE_CHECKING:
+    from omni_rl.train.group import TrainerGroup
+
+T = TypeVar("T")
+CPUS = 0.01
+"""Ray's share: it waits for the ranks, which have their own."""
+
+
+@dataclass(frozen=True)
+class TrainerStatus:
+    """`version` of the weights as of the last call that ended; `busy`: with what; `end`: why it cannot be used."""
+
+    version: str
+    busy: str = ""
+    end: str = ""
+
+
+class TrainerActor:
+    """What runs in the trainer's process. `start` comes first. Work is done one call after the other, in a thread, so
+    that `status` answers meanwhile."""
+
+    def __init__(self) -> None:
+        self._group: TrainerGroup | None = None
+        self._status = TrainerStatus("")
+        self._work = ThreadPoolExecutor(1, "trainer")
+
+    async def process(self) -> tuple[str, int]:
+        """Address of the node, and process id."""
+        return ray.util.get_node_ip_address(), os.getpid()
+
+    async def alive(self) -> None:
+        """Answers whatever the ranks are doing, unless the process is stopped."""
+
+    async def status(self) -> TrainerStatus:
+        return self._status
+
+    async def start(self, model: Path, settings: TrainSettings, run: str) -> None:
+        def start() -> None:
+            from omni_rl.train.group import TrainerGroup
+
+            self._group = TrainerGroup.start(model, settings, run)
+            self._status = TrainerStatus(str(self._group.version()))
+
+        await asyncio.get_running_loop().run_in_executor(self._work, start)
+
+    async def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        return await self._do("score", lambda group: group.score(rollouts))
+
+    async def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
+        return await self._do("update", lambda group: group.update(rollouts, advantages))
+
+    async def version(self) -> WeightVersion:
+        return await self._do("version", lambda group: group.version())
+
+    async def fill(self, path: Path) -> Manifest:
+        return await self._do("fill", lambda group: group.fill(path))
+
+    async def save(self, directory: Path) -> None:
+        await self._do("save", lambda group: group.save(directory))
+
+    async def load(self, directory: Path) -> None:
+        await self._do("load", lambda group: group.load(directory))
+
+    async def _do(self, what: str, call: Callable[["TrainerGroup"], T]) -> T:
+        def work() -> T:
+            group = self._group
+            if group is None:
+                raise TrainerDeadError("the trainer was not started")
+            before = self._status
+            self._status = TrainerStatus(before.version, what)
+            try:
+                answer = call(group)
+                self._status = TrainerStatus(str(group.version()))
+            except TrainerDeadError as error:
+                self._status = TrainerStatus(before.version, end=str(error))
+                raise
+            except BaseException:
+                self._status = before
+                raise
+            return answer
+
+        return await asyncio.get_running_loop().run_in_executor(self._work, work)
+
+
+class TrainerHandle:
+    """A driver's hold on the trainer: the methods of `omni_rl.train.group.TrainerGroup`, which raise what those raise.
+
+    Any number of drivers may have one. `close` ends the trainer for all of them.
+    """
+
+    def __init__(self, actor: Any, name: str, pid: int | None) -> None:
+        self.name = name
+        self._actor = actor
+        self._pid = pid
+
+    @classmethod
+    def start(cls, model: Path, settings: TrainSettings, *, run: str, name: str, namespace: str) -> "TrainerHandle":
+        """Start the actor and its ranks with the checkpoint's weights. Raises what `TrainerGroup.start` raises."""
+        options = {"name": name, "namespace": namespace, "lifetime": "detached"}
+        try:
+            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(TrainerActor).options(**options))
+        except ValueError as error:
+            raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
+        handle = cls(actor, name, None)
+        try:
+            handle._locate(PLACEMENT_TIMEOUT)
+            handle._call("start", model.resolve(), settings, run)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    @classmethod
+    def attach(cls, name: str, namespace: str) -> "TrainerHandle | None":
+        """The trainer that was started under that name, or None if there is none, or none that is complete.
+
+        Raises `TrainerDeadError` if its process does not answer.
+        """
+        try:
+            handle = cls(ray.get_actor(name, namespace), name, None)
+        except ValueError:
+            return None
+        handle._locate(HEARTBEAT)
+        status = handle.status()
+        if not status.version or status.end:
+            handle.close()
+            return None
+        return handle
+
+    def status(self) -> TrainerStatus:
+        """Answered at once, whatever the ranks are doing."""
+        status: TrainerStatus = self._get(self._actor.status.remote(), "status")
+        return status
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        scores: list[Score] = self._call("score", rollouts)
+        return scores
+
+    def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
+        stats: StepStats = self._call("update", rollouts, advantages)
+        return stats
+
+    def version(self) -> WeightVersion:
+        version: WeightVersion = self._call("version")
+        return version
+
+    def fill(self, path: Path) -> Manifest:
+        manifest: Manifest = self._call("fill", path)
+        return manifest
+
+    def save(self, directory: Path) -> None:
+        self._call("save", directory.resolve())
+
+    def load(self, directory: Path) -> None:
+        self._call("load", directory.resolve())
+
+    def close(self) -> None:
+        """End the trainer's processes. Idempotent."""
+        kill(self._actor)
+        wait_until_gone([] if self._pid is None else [self._pid])
+
+    def _locate(self, timeout: float) -> None:
+        address, pid = self._get(self._actor.process.remote(), "process", timeout)
+        self._pid = pid if address == ray.util.get_node_ip_address() else None
+
+    def _get(self, reference: Any, what: str, timeout: float = HEARTBEAT) -> Any:
+        try:
+            return ray.get(reference, timeout=timeout)
+        except GetTimeoutError:
+            raise TrainerDeadError(f"{self.name}: no answer to {what} within {timeout:g} s") from None
+        except RayActorError as error:
+            raise TrainerDeadError(f"{self.name}: its process ended; start another") from error
+        except RayError as error:
+            raise TrainerDeadError(f"{self.name}: Ray lost the answer to {what}: {error}") from error
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """A long call: no deadline, but a dead or stopped process is noticed."""
+        waiter = Waiter(self._actor, self.name, self._pid)
+        try:
+            return waiter.get(getattr(self._actor, method).remote(*arguments), method, None)
+        except ReplicaDeadError as error:
+            raise TrainerDeadError(str(error)) from error

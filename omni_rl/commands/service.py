@@ -1,0 +1,187 @@
+"""omni-rl up, down, status, token, sync, check, pause and resume: the service on this machine, and words to it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omni_rl.errors import ServiceError
+
+Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+RUNS = Path("runs/up")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (up, down, status, token, sync, check, pause, resume):
+        app.command()(command)
+
+
+def up(
+    directory: Annotated[Path | None, typer.Option(help="Where it keeps its state.  [default: runs/up]")] = None,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Rollout engines.  [default: 1]")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  [default: 2]")] = None,
+    port: Annotated[int | None, typer.Option(help="Of the coordinator; 0: any.  [default: 8400]")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; its [up] section is read.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start Ray, both policies and the coordinator on this machine, or what is missing of it; wait until all answer."""
+    from omni_rl.config import load
+
+    flags = {
+        "directory": directory,
+        "model": model,
+        "dtype": dtype,
+        "replicas": replicas,
+        "world_size": world_size,
+        "port": port,
+    }
+    settings = load(config, {f"up.{name}": value for name, value in flags.items()}).up
+    from omni_rl.service.tokens import owner_token
+    from omni_rl.service.up import up as start
+
+    state = start(settings, lambda line: typer.echo(line, err=True))
+    answer = {"url": state.url, "run": state.name, "token_file": str(owner_token(settings.directory.resolve()))}
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        typer.echo(f"ready: {answer['url']} (token in {answer['token_file']})")
+
+
+def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
+    """End every process of the service; ledger, media, tokens and logs stay."""
+    from omni_rl.service.down import down as end
+
+    count = end(directory)
+    typer.echo(json.dumps({"ended": count}) if as_json else f"ended {count} processes" if count else "nothing ran")
+
+
+def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
+    """How everything is. Exit code 1 if not all of it answers."""
+    with _client(directory) as client:
+        state = client.state()
+    if as_json:
+        typer.echo(state.model_dump_json())
+    else:
+        cluster = state.cluster
+        typer.echo(f"cluster  {'connected to ' + cluster.address if cluster.connected else cluster.reason}")
+        holds = "; ".join(f"{hold.holder}: {hold.reason}" for hold in state.gate.holds)
+        typer.echo(f"gate     {state.gate.gate}{'' if state.gate.confirmed else ' (not confirmed)'}  {holds}".rstrip())
+        for member in cluster.members:
+            typer.echo(f"{member.name:<9}{member.state:<12}{member.version}  {member.detail}".rstrip())
+        for run in state.runs:
+            typer.echo(f"run      {run.run}")
+    raise typer.Exit(0 if state.cluster.connected else 1)
+
+
+def token(
+    directory: Directory = RUNS,
+    name: Annotated[str | None, typer.Option(help="Make one for somebody of this name.")] = None,
+    scope: Annotated[str, typer.Option(help="read, sync or admin; each includes the ones before it.")] = "read",
+) -> None:
+    """Print the file in which a token lies, the owner's or a new one; never the token.
+
+    A coordinator that runs knows a new one after `omni-rl down` and `omni-rl up`.
+    """
+    from omni_rl.api.state import Scope
+    from omni_rl.errors import ConfigError
+    from omni_rl.service.tokens import add_token, owner_token
+
+    if scope not in list(Scope):
+        raise ConfigError(f"scope {scope!r}: read, sync or admin")
+    directory = directory.resolve()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    typer.echo(owner_token(directory) if name is None else add_token(directory, name, Scope(scope)))
+
+
+def sync(
+    directory: Directory = RUNS,
+    source: Annotated[str, typer.Option(help="trainer, published or directory.")] = "trainer",
+    version: Annotated[str | None, typer.Option(help="With published: what publish() returned.")] = None,
+    path: Annotated[str | None, typer.Option(help="With directory: safetensors below a weight root.")] = None,
+    mode: Annotated[str, typer.Option(help="For requests in flight: recompute, drain or keep.")] = "recompute",
+    as_json: AsJson = False,
+) -> None:
+    """Bring weights to every rollout engine, proven byte by byte, and wait for it."""
+    body = _body("SyncBody", source=source, version=version, path=path, mode=mode)
+    with _client(directory) as client:
+        answer = client.sync(body)
+    if as_json:
+        typer.echo(answer.model_dump_json())
+        return
+    typer.echo(f"{answer.version}: {answer.elements_proven} of {answer.elements} elements proven, {answer.bytes} bytes")
+    typer.echo(f"stall {answer.stall:.3f} s; " + ", ".join(f"{k} {v:.3f} s" for k, v in answer.seconds.items()))
+    _table(answer.agreement or {})
+
+
+def check(
+    directory: Directory = RUNS,
+    legs: Annotated[bool, typer.Option(help="Also take the difference apart.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare both policies now. Exit code 1 if they part."""
+    with _client(directory) as client:
+        answer = client.check(_body("CheckBody", legs=legs))
+    if as_json:
+        typer.echo(answer.model_dump_json())
+    else:
+        typer.echo(f"{answer.severity}: {answer.reason}  {answer.sentence}".rstrip())
+        _table(answer.figures)
+        for leg, figures in answer.legs.items():
+            typer.echo(f"{leg}: mean |d| {figures['overall']['logprob_abs_diff_mean']:.2e}")
+    raise typer.Exit(0 if answer.severity == "ok" else 1)
+
+
+def pause(
+    reason: Annotated[str, typer.Argument(help="Everyone sees it.")],
+    directory: Directory = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Stop generation between two engine steps, until somebody resumes it."""
+    with _client(directory) as client:
+        gate = client.pause(reason)
+    typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
+
+
+def resume(directory: Directory = RUNS, as_json: AsJson = False) -> None:
+    """Let generation go on."""
+    with _client(directory) as client:
+        gate = client.resume()
+    typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
+
+
+def _client(directory: Path) -> Any:
+    """To the coordinator that the environment names, or the service of `directory`."""
+    from omni_rl.client.blocking import Client
+    from omni_rl.service.state import ServiceState
+    from omni_rl.service.tokens import owner_token
+
+    if "OMNI_RL_URL" in os.environ:
+        return Client()
+    state = ServiceState.read(directory)
+    if state is None:
+        raise ServiceError(f"no service was started in {directory}; run omni-rl up, or set OMNI_RL_URL")
+    return Client(state.url, owner_token(directory).read_text())
+
+
+def _body(kind: str, **values: Any) -> Any:
+    from pydantic import ValidationError
+
+    from omni_rl.api import syncs
+    from omni_rl.errors import ConfigError
+    from omni_rl.settings import describe
+
+    try:
+        return getattr(syncs, kind)(**values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def _table(figures: Any) -> None:
+    for bucket, values in figures.items():
+        typer.echo(f"  {bucket:<8} mean |d| {values['logprob_abs_diff_mean']:.2e}")

@@ -1,0 +1,42 @@
+"""Ends the service, every process of it, and the memory that it held."""
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from omni_rl.errors import ServiceError
+from omni_rl.processes import wait_until_gone
+from omni_rl.service.state import ServiceState, marked
+from omni_rl.service.up import SHARED_MEMORY
+from omni_rl.sync.ownership import PREFIX
+
+
+def down(directory: Path) -> int:
+    """How many processes were ended; 0 if nothing ran. Ledger, media, tokens and logs stay.
+
+    Raises `ServiceError` if one does not end.
+    """
+    directory = directory.resolve()
+    state = ServiceState.read(directory)
+    if state is None:
+        return 0
+    count = len(marked(state.name))
+    # The coordinator first: it would start its bridge again. Then Ray's head, which ends its own.
+    for process in (state.coordinator, state.head):
+        if process is not None and process.lives:
+            os.kill(process.pid, signal.SIGTERM)
+            wait_until_gone([process.pid])
+    for _ in range(3):  # a process that is being started while others end is found the next time
+        left = marked(state.name)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until_gone(left)
+    if left := marked(state.name):
+        raise ServiceError(f"processes {left} of the service do not end; end them, and run omni-rl down again")
+    shutil.rmtree(SHARED_MEMORY / f"{PREFIX}{state.name}", ignore_errors=True)
+    shutil.rmtree(state.ray_directory, ignore_errors=True)
+    (directory / "state.json").unlink()
+    return count

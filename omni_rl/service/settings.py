@@ -1,0 +1,31 @@
+"""What `omni-rl up` starts; imports neither torch nor Ray."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
+
+
+class UpSettings(BaseModel):
+    """`directory` has everything that outlives a process: state, tokens, ledger, logs. Port 0: any that is free.
+
+    `object_store` is Ray's, in bytes: a step's media tensors, with room.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: Path = Path("runs/up")
+    model: Path = SMALL_CHECKPOINT
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    replicas: int = Field(default=1, ge=1)
+    world_size: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8400, ge=0, le=65535)
+    ledger: str | None = None
+    """A URL; the default is a file in `directory`."""
+    weight_roots: tuple[Path, ...] = ()
+    object_store: int = Field(default=256 * 2**20, ge=80 * 2**20)
+    ready_seconds: float = Field(default=300.0, gt=0)
