@@ -28,6 +28,12 @@ def place(actor: Any) -> Any:
             time.sleep(NAME_PAUSE)
 
 
+def clear(name: str, namespace: str) -> None:
+    """End the actor of that name, if there is one: one that cannot be used keeps it from a successor."""
+    with contextlib.suppress(ValueError):
+        kill(ray.get_actor(name, namespace))
+
+
 def kill(actor: Any) -> None:
     """End an actor's process. One of an earlier connection to Ray ended with that connection."""
     if ray.is_initialized():

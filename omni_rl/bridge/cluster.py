@@ -11,10 +11,11 @@ from typing import Literal
 import ray
 import torch
 
+from omni_rl.actors import clear
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.settings import TRAINER, ClusterSettings
 from omni_rl.bridge.trainer import TrainerHandle
-from omni_rl.errors import InvalidRequestError, OmniRLError
+from omni_rl.errors import EngineDeadError, InvalidRequestError, OmniRLError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.rollout.actor import RolloutHandle
@@ -156,17 +157,21 @@ class Cluster:
 
 
 def _trainer(settings: ClusterSettings) -> TrainerHandle:
-    found = TrainerHandle.attach(TRAINER, settings.namespace)
-    if found is not None:
-        return found
+    with contextlib.suppress(TrainerDeadError):
+        found = TrainerHandle.attach(TRAINER, settings.namespace)
+        if found is not None:
+            return found
+    clear(TRAINER, settings.namespace)
     train = TrainSettings(world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate)
     return TrainerHandle.start(settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace)
 
 
 def _rollout(settings: ClusterSettings, name: str, held: str | None) -> RolloutHandle:
-    found = RolloutHandle.attach(name, settings.namespace)
-    if found is not None:
-        return found
+    with contextlib.suppress(EngineDeadError):
+        found = RolloutHandle.attach(name, settings.namespace)
+        if found is not None:
+            return found
+    clear(name, settings.namespace)
     engine = EngineSettings(
         model=settings.model,
         dtype=settings.dtype,

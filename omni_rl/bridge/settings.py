@@ -30,13 +30,20 @@ class ClusterSettings(StrictSettings):
 
     @property
     def namespace(self) -> str:
-        return f"omni-rl-{self.run}"
+        return namespace_of(self.run)
 
     @property
     def rollouts(self) -> tuple[str, ...]:
         """Names of the rollout actors."""
-        return tuple(f"rollout-{number}" for number in range(self.replicas))
+        return tuple(f"{ROLLOUT}{number}" for number in range(self.replicas))
 
 
 TRAINER = "trainer"
 """The name of the trainer's actor."""
+ROLLOUT = "rollout-"
+"""What the names of rollout actors begin with; a number follows."""
+
+
+def namespace_of(run: str) -> str:
+    """Where the actors of a run have their names."""
+    return f"omni-rl-{run}"

@@ -139,7 +139,7 @@ class TrainerHandle:
 
     @classmethod
     def attach(cls, name: str, namespace: str) -> "TrainerHandle | None":
-        """The trainer that was started under that name, or None if there is none, or none that is complete.
+        """The trainer that was started under that name, or None if there is none, or none that can be used.
 
         Raises `TrainerDeadError` if its process does not answer.
         """
@@ -149,10 +149,7 @@ class TrainerHandle:
             return None
         handle._locate(HEARTBEAT)
         status = handle.status()
-        if not status.version or status.end:
-            handle.close()
-            return None
-        return handle
+        return None if not status.version or status.end else handle
 
     def status(self) -> TrainerStatus:
         """Answered at once, whatever the ranks are doing."""

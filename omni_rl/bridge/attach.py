@@ -1,0 +1,90 @@
+"""The way in for a Ray job: the run's policies, which the service hosts, by name.
+
+A job's driver does
+
+    with attach() as policies:
+        rollouts = policies.rollout.sample(policies.rollout.render(prompts), sampling)
+        scores = policies.trainer.score(rollouts)
+        policies.trainer.update(rollouts, advantages)
+        answer = policies.coordinator.sync(key=f"{run}-{step}")  # PREPARE to RESUME; its version is what is served
+
+and gets the handles that the demo has. New weights reach the engines through the coordinator alone, which keeps the
+journal of syncs. It also replaces engines that die: after `EngineDeadError`, or a sync whose answer names replaced
+ones, `refresh` finds their successors.
+
+The environment says where: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the API have.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from omni_rl.bridge.settings import ROLLOUT, TRAINER, namespace_of
+from omni_rl.bridge.trainer import TrainerHandle
+from omni_rl.client.blocking import Client
+from omni_rl.errors import ConfigError, EngineDeadError, TrainerDeadError
+from omni_rl.rollout.actor import RolloutHandle
+
+
+@dataclass
+class Policies:
+    """Of `run`. `rollouts` by their numbers, `coordinator` a client with the job's token.
+
+    They live on when the job ends: their handles are never closed here.
+    """
+
+    run: str
+    rollouts: tuple[RolloutHandle, ...]
+    trainer: TrainerHandle
+    coordinator: Client
+
+    @property
+    def rollout(self) -> RolloutHandle:
+        """The first one."""
+        return self.rollouts[0]
+
+    def refresh(self) -> None:
+        """Find the actors again, which may be successors. Raises what `attach` raises."""
+        self.rollouts, self.trainer = _rollouts(self.run), _trainer(self.run)
+
+
+@contextlib.contextmanager
+def attach(run: str | None = None) -> Iterator[Policies]:
+    """The policies of `run`, or of OMNI_RL_RUN, on the Ray cluster of this process, which connects if it has not.
+
+    Raises:
+        ConfigError: nobody says which run.
+        EngineDeadError, TrainerDeadError: its actors are not there, or do not answer.
+    """
+    name = run or os.environ.get("OMNI_RL_RUN")
+    if not name:
+        raise ConfigError("which run? Set OMNI_RL_RUN to what omni-rl up printed, or submit through the API")
+    if not ray.is_initialized():
+        ray.init(address="auto", log_to_driver=False)
+    with Client() as client:
+        yield Policies(name, _rollouts(name), _trainer(name), client)
+
+
+def _rollouts(run: str) -> tuple[RolloutHandle, ...]:
+    namespace = namespace_of(run)
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    names = [actor["name"] for actor in actors if actor["namespace"] == namespace and actor["name"].startswith(ROLLOUT)]
+    found = [RolloutHandle.attach(name, namespace) for name in sorted(names, key=_number)]
+    complete = tuple(handle for handle in found if handle is not None)
+    if not complete:
+        raise EngineDeadError(f"run {run} has no rollout engine on this Ray cluster; see omni-rl status")
+    return complete
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(ROLLOUT))
+
+
+def _trainer(run: str) -> TrainerHandle:
+    found = TrainerHandle.attach(TRAINER, namespace_of(run))
+    if found is None:
+        raise TrainerDeadError(f"run {run} has no trainer on this Ray cluster; see omni-rl status")
+    return found
