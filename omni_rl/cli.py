@@ -146,6 +146,14 @@ def bench_ingest(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("dashboard")
+def bench_dashboard(out: BenchOut = Path("bench")) -> None:
+    """The dashboard on a million steps, in Chromium (writes dashboard.json)."""
+    from omni_rl.bench.dashboard import bench_dashboard as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("goals")
 def bench_goals(out: BenchOut = Path("bench")) -> None:
     """The goals of every result file, and whether they are met."""
@@ -161,4 +169,5 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_dashboard(out)
     bench_goals(out)

@@ -1,0 +1,126 @@
+"""What the page does while things happen: steps that come in, lost connections, hostile text, long runs."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from omni_rl.api.state import Scope
+from omni_rl.bench.long_run import SPIKE, write_long_run
+from services.coordinator.auth import new_token
+from services.coordinator.settings import TokenEntry
+from tests.browser.conftest import Open
+from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
+from tests.services.live import live
+
+pytestmark = pytest.mark.slow
+HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+
+
+def test_a_step_is_on_screen_as_it_is_sealed(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url, httpx.Client(base_url=url) as http:
+        post_recorded(url)
+        page = opened(url)
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#badge")).to_contain_text("OK")
+        post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
+        expect(page.locator("#badge")).to_contain_text("PAUSE")
+        expect(page.locator("#fact-step")).to_have_text(str(STEPS))
+        expect(page.locator("#in-view")).to_contain_text(f"to {STEPS}")
+
+
+def test_what_happened_while_the_coordinator_was_away_is_caught_up_with(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url:
+        post_recorded(url)
+        port = int(url.rsplit(":", 1)[1])
+        page = opened(url)
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#badge")).to_contain_text("OK")
+    expect(page.locator("#live")).to_contain_text("connection lost")
+    expect(page.locator("#badge")).to_contain_text("OK")
+    with live(tmp_path, port=port) as url, httpx.Client(base_url=url) as http:
+        post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
+        expect(page.locator("#live")).to_have_text("live", timeout=15_000)
+        expect(page.locator("#badge")).to_contain_text("PAUSE")
+        page.close()
+
+
+def test_what_a_model_says_is_only_ever_text(tmp_path: Path, opened: Open) -> None:
+    record: dict[str, Any] = {
+        "sample": f"p/{HOSTILE}",
+        "kind": "text",
+        "prompt_tokens": 1,
+        "ids": [1, 2],
+        "rollout_logprobs": [-0.5, -0.5],
+        "train_logprobs": [-0.5, -0.6],
+        "prompt_text": HOSTILE,
+        "token_texts": [HOSTILE, "x" * 1_000_000],
+    }
+    with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        http.post("/v1/runs", json={"run": "hostile", "model": HOSTILE, "dtype": "bfloat16"}).raise_for_status()
+        post_step(http, "hostile", 0, [record])
+        page = opened(url, view="what")
+        tokens = page.locator(".strip > span")
+        expect(tokens).to_have_count(2)
+        assert tokens.first.inner_text() == HOSTILE
+        expect(tokens.nth(1)).to_contain_text("(1,000,000 characters)")
+        assert len(page.locator("body").inner_text()) < 20_000
+        expect(page.locator(".prompt")).to_have_text(HOSTILE)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("main script, main img").count() == 0
+
+
+def test_its_policy_lets_no_inline_script_run(recorded: str, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(recorded)
+    expect(page.locator("#badge")).to_contain_text("OK")
+    refused = page.evaluate(
+        """() => new Promise((done) => {
+            document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = 1";
+            document.body.append(script);
+        })"""
+    )
+    assert refused.startswith("script-src")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_token_becomes_a_cookie_that_scripts_cannot_read(tmp_path: Path, opened: Open) -> None:
+    token, digest = new_token()
+    entry = TokenEntry(name="ann", scope=Scope.READ, sha256=digest)
+    with live(tmp_path, tokens=(entry,)) as url:
+        page = opened(url)
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_contain_text("does not know that token")
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#badge")).to_contain_text("NO RUN")
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")  # type: ignore[typeddict-item]
+        assert page.evaluate("document.cookie") == ""
+        page.goto(f"{url}/#view=syncs")
+        expect(page.get_by_role("button", name="Sync weights")).to_be_disabled()
+
+
+def test_no_spike_of_a_hundred_thousand_steps_is_lost(tmp_path: Path, opened: Open) -> None:
+    write_long_run(f"sqlite:///{tmp_path / 'ledger.db'}", "long", 100_000)
+    with live(tmp_path) as url:
+        page = opened(url, run="long")
+        expect(page.locator("#in-view")).to_contain_text("steps 0 to 99,999")
+        assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE
+        page.goto(f"{url}/#run=long&x=49990-50010")
+        expect(page.locator("#in-view")).to_have_text("steps 49,990 to 50,010")
+        assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE
+
+
+def _greatest(page: Page, column: str) -> float:
+    """Of a chart's CSV: it has every bucket, where the table on screen has the first 500."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="logprob_abs_diff_mean as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    at = lines[0].split(",").index(column)
+    return max(float(line.split(",")[at]) for line in lines[1:])

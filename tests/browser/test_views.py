@@ -1,0 +1,217 @@
+"""Every view, in a real browser, on a run that was really played."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from omni_rl.ledger.records import StepRecords
+from tests.browser.conftest import Open
+from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
+from tests.services.fake_bridge import FakeBridge
+from tests.services.live import live
+
+pytestmark = pytest.mark.slow
+VIEWS = ("timeline", "where", "what", "why", "syncs", "jobs", "compare")
+MINUS, MISSING = "\u2212", "\u2013"
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two runs, one of them parted from its trainer in its last step, and a sync."""
+    with live(tmp_path_factory.mktemp("drifting")) as url, httpx.Client(base_url=url) as http:
+        post_recorded(url)
+        post_recorded(url, "older")
+        http.post("/v1/syncs?wait=true", json={}).raise_for_status()
+        post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
+        yield url
+
+
+def test_the_head_says_how_it_stands_and_why(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded")
+    expect(page.locator("#badge")).to_contain_text("PAUSE")
+    expect(page.locator("#fact-step")).to_have_text(str(STEPS))
+    expect(page.locator("#fact-rollout-0")).to_contain_text("serving")
+    expect(page.get_by_role("alert")).to_contain_text("image: logprob_abs_diff_mean")
+    assert "PAUSE" in page.title()
+    page.get_by_label("Run", exact=True).select_option("older")
+    expect(page.locator("#badge")).to_contain_text("OK")
+
+
+def test_a_chart_has_its_numbers_behind_it(drifting: str, opened: Open, tmp_path: Path) -> None:
+    page = opened(drifting, run="recorded")
+    page.locator("details", has_text="Table").first.click()
+    rows = page.locator("details[open] tbody tr")
+    expect(rows).to_have_count(STEPS + 1)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="logprob_abs_diff_mean as CSV").click()
+    download.value.save_as(tmp_path / "drift.csv")
+    with httpx.Client(base_url=drifting) as http:
+        lines = http.get("/v1/runs/recorded/steps").json()
+    with (tmp_path / "drift.csv").open() as file:
+        saved = list(csv.DictReader(file))
+    expected = [line["figures"]["logprob_abs_diff_mean"] for line in lines]
+    assert [float(row["logprob_abs_diff_mean greatest"]) for row in saved] == expected
+    with page.expect_download() as picture:
+        page.get_by_role("button", name="abs d, nats as PNG").click()
+    assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_brush_moves_every_chart_and_is_in_the_address(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded")
+    over = page.locator(".u-over").first
+    expect(over).to_be_visible()
+    box = over.bounding_box()
+    assert box is not None
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=4)
+    page.mouse.up()
+    page.wait_for_function("() => location.hash.includes('x=1-4')")
+    expect(page.locator("#in-view")).to_contain_text("steps 1 to 4")
+    page.reload()
+    expect(page.locator("#in-view")).to_contain_text("steps 1 to 4")
+    page.keyboard.press("0")
+    expect(page.locator("#in-view")).to_contain_text(f"steps 0 to {STEPS}")
+
+
+def test_where_the_drift_is(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="where", step=STEPS)
+    rows = page.get_by_role("table", name="logprob_abs_diff_mean by kind and position").get_by_role("row")
+    expect(rows.filter(has_text="image").locator("[data-heat='4']").first).to_be_visible()
+    expect(rows.filter(has_text="audio").locator("[data-heat='4']")).to_have_count(0)
+    with httpx.Client(base_url=drifting) as http:
+        flips = http.get("/v1/runs/recorded/attempts/1/steps/1").json()["flips"]
+    layers = page.get_by_role("table", name="Router flips by layer and step").get_by_role("row")
+    shown = [layers.nth(layer + 1).locator(".cell").nth(1).inner_text() for layer in range(len(flips))]
+    assert shown == [str(count) for count in flips]
+
+
+def test_what_drifted_token_by_token(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="what", step=5, sample="mixed-5-1")
+    with httpx.Client(base_url=drifting) as http:
+        record = http.get("/v1/runs/recorded/attempts/1/steps/5/samples/mixed-5-1").json()["record"]
+    assert StepRecords.from_json(json.dumps({"schema": "omni_rl.step/1", "records": [record]})).tokens
+    tokens = page.locator(".strip > span")
+    expect(tokens).to_have_count(len(record["ids"]))
+    tokens.nth(3).hover()
+    detail = page.locator(".detail")
+    expect(detail).to_contain_text(f"id {record['ids'][3]}")
+    rollout, train = record["rollout_logprobs"][3], record["train_logprobs"][3]
+    told = dict(part.strip().split(" ", 1) for part in detail.inner_text().split("·")[1:4])
+    assert float(told["rollout"].replace(MINUS, "-")) == pytest.approx(rollout, rel=1e-2)
+    assert float(told["train"].replace(MINUS, "-")) == pytest.approx(train, rel=1e-2)
+    page.wait_for_function("() => document.querySelector('.media img').naturalWidth > 0")
+    page.wait_for_function("() => document.querySelector('.media audio').duration > 0.4")
+    expect(page.locator(".frames canvas")).to_have_count(6)
+    expect(page.locator(".media figcaption").first).to_contain_text("same tensors on every side")
+
+
+def test_media_that_are_gone_are_said_to_be(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="what", step=1, sample="image-1-0")
+    expect(page.locator(".media")).to_contain_text("is not kept")
+
+
+def test_why_it_rang_and_a_check_on_demand(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="why")
+    expect(page.locator(".alarm.past")).to_contain_text("the trainer was told")
+    page.get_by_role("button", name="Check the probe now").click()
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(page.locator("main")).to_contain_text("train vs prefill")
+
+
+def test_a_sync_is_asked_for_and_seen(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="syncs")
+    rows = page.get_by_role("region", name="Syncs", exact=True).locator("tbody tr")
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Sync weights").click()
+    page.get_by_role("button", name="Sync", exact=True).click()
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("1,480,704 of 1,480,704")
+    expect(page.locator(".water")).to_contain_text("prepare")
+
+
+def test_jobs_are_started_watched_and_stopped(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="jobs")
+    page.get_by_role("button", name="Start a job").click()
+    page.locator("dialog input[name=run]").fill("fresh")
+    page.get_by_role("button", name="Start", exact=True).click()
+    row = page.get_by_role("region", name="Jobs").locator("tbody tr")
+    expect(row).to_contain_text("running")
+    row.locator("td").first.click()
+    expect(page.locator("pre.logs")).to_contain_text("step 1 of 50")
+    row.get_by_role("button", name="Stop").click()
+    page.locator("dialog").get_by_role("button", name="Stop").click()
+    expect(row).to_contain_text("stopped")
+    expect(page.get_by_role("heading", name="reward")).to_be_visible()
+
+
+def test_two_runs_over_each_other(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="compare")
+    page.locator("details", has_text="Table").first.click()
+    cells = page.locator("details[open] tbody tr").first.locator("td")
+    expect(cells).to_have_count(3)
+    assert cells.nth(1).inner_text() == cells.nth(2).inner_text() != MISSING
+    last = page.locator("details[open] tbody tr").last.locator("td")
+    assert last.nth(2).inner_text() == MISSING
+
+
+def test_without_anything_it_says_what_to_do(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path, FakeBridge(down="the head of Ray is gone")) as url:
+        for view in VIEWS:
+            page = opened(url, view=view)
+            expect(page.locator("#badge")).to_contain_text("NO RUN")
+            expect(page.locator(".empty").first).to_be_visible()
+            page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(drifting: str, context: BrowserContext, opened: Open, axe: str, theme: str) -> None:
+    page = opened(drifting, run="recorded")
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    found = []
+    for view in VIEWS:
+        _show(page, view)
+        # Through the debugger: the page's own policy lets no script in that is not a file of its own.
+        page.evaluate(axe + "; 0")
+        result = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        found += [
+            (view, one["id"], [node["html"][:160] for node in one["nodes"][:3]])
+            for one in result["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+    assert found == []
+
+
+@pytest.mark.parametrize("width", [400, 1440])
+def test_nothing_is_wider_than_the_screen(drifting: str, opened: Open, width: int) -> None:
+    page = opened(drifting, run="recorded")
+    page.set_viewport_size({"width": width, "height": 900})
+    for view in VIEWS:
+        _show(page, view)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
+def test_the_keyboard_reaches_everything(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded")
+    expect(page.locator("#badge")).to_contain_text("PAUSE")
+    page.keyboard.press("3")
+    expect(page.get_by_role("heading", name=f"Worst samples of step {STEPS}")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("heading", name=f"Worst samples of step {STEPS - 1}")).to_be_visible()
+    before = page.evaluate("document.documentElement.dataset.theme")
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") != before
+    page.keyboard.press("?")
+    expect(page.get_by_role("heading", name="Keyboard")).to_be_visible()
+
+
+def _show(page: Page, view: str) -> None:
+    page.evaluate("performance.clearMarks()")
+    page.evaluate(f"location.hash = 'run=recorded&view={view}&seen={view}'")
+    page.wait_for_function("() => performance.getEntriesByName('loaded').length > 0")

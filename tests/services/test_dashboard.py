@@ -1,0 +1,63 @@
+"""The dashboard's files as the coordinator serves them, and what it asks of the API that nobody else does."""
+
+import gzip
+
+import pytest
+
+from omni_rl.ledger.types import NewAlarm, StepKey
+from tests.services.conftest import Served
+from tests.services.test_steps import CALM, RUN, post, seal
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_page_needs_nothing_from_elsewhere(served: Served) -> None:
+    page = await served.http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    addresses = [part.split('"')[0] for part in page.text.replace('href="', 'src="').split('src="')[1:]]
+    assert all(address.startswith(("/dashboard/", "#")) for address in addresses)
+    for address in addresses:
+        if address.startswith("/"):
+            assert (await served.http.get(address)).status_code == 200, address
+
+
+async def test_files_are_packed_and_asked_for_again(served: Served) -> None:
+    address = "/dashboard/js/main.js"
+    packed = await served.http.get(address)
+    assert packed.headers["content-encoding"] == "gzip"
+    plain = await served.http.get(address, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == packed.content
+    assert len(gzip.compress(plain.content)) < len(plain.content)
+    again = await served.http.get(address, headers={"If-None-Match": packed.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["nothing.js", "../coordinator/app.py", "%2e%2e/coordinator/app.py", "vendor"])
+async def test_only_its_own_files_are_served(served: Served, path: str) -> None:
+    answer = await served.http.get(f"/dashboard/{path}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_limits_are_those_a_run_is_judged_by(served: Served) -> None:
+    own = {"image": {"gen_kl_error": {"warn": 0.1, "mask": 0.2, "pause": 0.3}}}
+    await served.http.post("/v1/runs", json={**RUN, "limits": own})
+    limits = (await served.http.get("/v1/runs/digits/limits")).json()
+    assert limits["image"]["gen_kl_error"] == own["image"]["gen_kl_error"]
+    assert limits["overall"]["token_mult_prob_error"]["warn"] == 1.05
+
+
+async def test_alarms_stay_with_what_was_done_about_them(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, CALM)
+    await seal(served)
+    alarm = NewAlarm(3, "image: too far", "media_mismatch", "halted", {"media": {"equal": False}})
+    await served.coordinator.store.open_alarm("digits", alarm, StepKey("digits", 1, 12))
+    await served.coordinator.store.close_alarms("digits", "a person came")
+    (found,) = (await served.http.get("/v1/runs/digits/alarms")).json()
+    assert found["closed"] is not None
+    assert (found["cause"], found["evidence"]) == ("media_mismatch", {"media": {"equal": False}})
+    assert (await served.http.get("/v1/runs/none/alarms")).status_code == 404
