@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from omni_rl.bridge.trainer import TrainerHandle
 from omni_rl.consistency.limits import OVERALL
-from omni_rl.consistency.metrics import Comparison, by_kind, compare
+from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.demo import pairing
+from omni_rl.media.types import KINDS
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import ANSWER_TOKENS, SEED, probe_prompts, render_probe
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
@@ -62,9 +63,14 @@ class Checks:
         return {leg: self._by_bucket(records) for leg, records in sides.items()}
 
     def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
-        buckets = {OVERALL: compare(records, leave_out=self._leave_out)}
-        buckets |= by_kind(records, leave_out=self._leave_out)
+        buckets = {OVERALL: self._compare(records)}
+        buckets |= {kind: self._compare([r for r in records if r.kind == kind]) for kind in KINDS}
         return {bucket: _figures(found) for bucket, found in buckets.items()}
+
+    def _compare(self, records: Sequence[SampleRecord]) -> Comparison:
+        """Where flips leave nothing to compare, they are no ties but other weights, and nothing is left out."""
+        found = compare(records, leave_out=self._leave_out)
+        return found if found.metrics.tokens else compare(records, leave_out="nothing")
 
     def _worst(self, by_replica: Sequence[Figures]) -> Figures:
         return {

@@ -104,6 +104,8 @@ def _start_head(settings: UpSettings, directory: Path, state: ServiceState, envi
     command += [f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={state.ray_directory}"]
     command += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}"]
     command += [f"--dashboard-port={state.dashboard.rpartition(':')[2]}"]
+    # The agent takes jobs; at Ray's own port, another Ray of this machine would leave this one without it.
+    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--dashboard-agent-grpc-port={_free_port()}"]
     command += [f"--object-store-memory={settings.object_store}", f"--ray-client-server-port={_free_port()}"]
     return _spawn(command, directory / "ray.log", {k: v for k, v in environment.items() if k != "RAY_ADDRESS"})
 

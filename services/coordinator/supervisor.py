@@ -1,6 +1,7 @@
 """The coordinator's end of the bridge: a child process that owns the connection to Ray, started again when it dies."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -162,11 +163,15 @@ class SupervisedBridge:
     async def _live(self) -> None:
         """One child, from its start to its end."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self._command, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
-            )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+        try:
+            with theirs:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command, str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+                )
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+        except BaseException:
+            ours.close()
+            raise
         try:
             writer.write(encode(Start(VERSION, self._settings, self._hold)))
             self._writer = writer
@@ -175,6 +180,8 @@ class SupervisedBridge:
         finally:
             self._writer = None
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
             code = await _ended(process)
             self._process = None
             self._fail(code)

@@ -79,7 +79,9 @@ def test_a_failure_is_the_error_that_was_raised() -> None:
     assert type(Failure(1, "of_the_future", "why").error()) is errors.OmniRLError
 
 
-@pytest.mark.parametrize("line", [b"\n", b"{}\n", b"\x80\x04pickle\n", b'{"kind": "call", "id": 1, "method": "eval"}\n'])
+@pytest.mark.parametrize(
+    "line", [b"\n", b"{}\n", b"\x80\x04pickle\n", b'{"kind": "call", "id": 1, "method": "eval"}\n']
+)
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(errors.BridgeProtocolError):
         decode(line)
