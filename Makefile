@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow check format bench lock clean
+.PHONY: help setup demo test test-slow check format bench screenshots lock clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      the benchmarks (writes bench/)"
+	@echo "make screenshots  the dashboard's pictures, from a run of the demo (writes docs/pictures/)"
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -36,6 +37,9 @@ format: setup
 
 bench: setup
 	@$(BIN)/omni-rl bench all
+
+screenshots: setup
+	@$(BIN)/python tools/screenshots.py $(ARGS)
 
 lock: setup
 	@$(BIN)/python tools/lock.py

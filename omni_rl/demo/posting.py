@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -44,15 +44,14 @@ class Posting:
 
     def _media(self, prompt: Prompt, rollout: Rollout, score: Score) -> list[dict[str, Any]]:
         """An entry an item, in the order of `rollout.prompt.items`; its bytes go to the media store."""
-        waiting: dict[str, Iterable[tuple[bytes, str]]] = {
+        waiting: dict[str, Iterator[tuple[bytes, str]]] = {
             "image": (_png(picture) for picture in prompt.images),
             "audio": (_wav(sound) for sound in prompt.sounds),
             "video": (_mp4(video) for video in prompt.videos),
         }
-        queues = {modality: iter(items) for modality, items in waiting.items()}
         found = []
         for index, item in enumerate(rollout.prompt.items):
-            kept = self._client.put_media(*next(queues[item.modality]))
+            kept = self._client.put_media(*next(waiting[item.modality]))
             tensors = _tensors(item, rollout.engine_digests[index], score.digests[index])
             entry = {"modality": item.modality, "offset": item.offset, "length": item.length}
             found.append({**entry, "content": kept.digest, "tensors": tensors})

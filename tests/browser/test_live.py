@@ -100,7 +100,7 @@ def test_a_token_becomes_a_cookie_that_scripts_cannot_read(tmp_path: Path, opene
         page.get_by_role("button", name="Log in").click()
         expect(page.locator("#badge")).to_contain_text("NO RUN")
         (cookie,) = page.context.cookies()
-        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")  # type: ignore[typeddict-item]
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
         assert page.evaluate("document.cookie") == ""
         page.goto(f"{url}/#view=syncs")
         expect(page.get_by_role("button", name="Sync weights")).to_be_disabled()

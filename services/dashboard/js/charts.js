@@ -7,6 +7,7 @@ import { figure } from "./format.js";
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const LIMITS = ["warn", "mask", "pause"];
 const HEIGHT = 190;
+const WHOLE = Array.from({ length: 24 }, (_, power) => [1, 2, 5][power % 3] * 10 ** Math.floor(power / 3));
 
 /** Columns of a timeline for uPlot: [x, low, high, low, high …]. On a log scale what is 0 lies on the floor. */
 export function columns(timeline, metrics, shift, log) {
@@ -73,7 +74,7 @@ export class Chart {
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: { x: { time: false, range: (plot, low, high) => this.across(low, high) }, y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.up(low, high) } },
       axes: [
-        { ...ink, size: 30, space: 70, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+        { ...ink, size: 30, space: 70, incrs: WHOLE, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
         { ...ink, ...(this.log ? { grid: { ...ink.grid, filter: decades }, ticks: { ...ink.ticks, filter: decades }, filter: decades } : {}), size: 62, values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) },
       ],
       series: [{ label: "step" }, ...series],
@@ -99,7 +100,7 @@ export class Chart {
     const above = LIMITS.map((name) => this.limits[name] - this.shift).find((limit) => limit > high);
     const near = above !== undefined && (this.log ? above < high * 300 : above < high * 4);
     const top = near ? above : high;
-    if (this.log) return [low / 1.6, top * 1.8];
+    if (this.log) return [low / 1.6, top * 3];
     const room = (top - Math.min(0, low)) * 0.08 || 1e-9;
     return [Math.min(0, low), top + room];
   }
@@ -132,14 +133,14 @@ export class Chart {
     pen.textAlign = "left";
     pen.textBaseline = "alphabetic";
     pen.font = `${11 * unit}px system-ui, sans-serif`;
-    for (const name of LIMITS) {
+    for (const [index, name] of LIMITS.entries()) {
       const value = this.limits[name] === undefined ? null : this.limits[name] - this.shift;
       if (value === null || value > plot.scales.y.max || value < plot.scales.y.min) continue;
       const y = plot.valToPos(value, "y", true);
       pen.strokeStyle = pen.fillStyle = colour(name);
       pen.setLineDash([6 * unit, 4 * unit]);
       line(pen, left, y, left + width, y);
-      pen.fillText(`${name} ${figure(value + this.shift)}`, left + 6 * unit, y - 4 * unit);
+      pen.fillText(`${name} ${figure(value + this.shift)}`, left + (6 + 90 * index) * unit, y < top + 14 * unit ? y + 13 * unit : y - 4 * unit);
     }
     pen.setLineDash([]);
     for (const change of this.marks.changes) {
@@ -161,10 +162,11 @@ export class Chart {
   }
 }
 
-/** Lines at powers of ten; where the data lies within one of them, at all that uPlot would draw. */
+/** Lines at powers of ten; where fewer than two of them are in view, at twice and five times each as well. */
 function decades(plot, ticks) {
-  const kept = ticks.map((tick) => (Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-9 ? tick : null));
-  return kept.filter((tick) => tick !== null).length > 1 ? kept : ticks;
+  const only = (mantissas) => ticks.map((tick) => (mantissas.includes(Math.round(tick / 10 ** Math.floor(Math.log10(tick) + 1e-9))) ? tick : null));
+  const powers = only([1]);
+  return powers.filter((tick) => tick !== null).length > 1 ? powers : only([1, 2, 5]);
 }
 
 const short = (tick) => figure(tick).replace(/\.?0+e/, "e");

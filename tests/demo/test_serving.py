@@ -1,0 +1,92 @@
+"""`omni-rl demo --serve` against hand-written policies: what the dashboard then has of each step."""
+
+import wave
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from omni_rl.client.blocking import Client
+from omni_rl.config import DemoSettings
+from omni_rl.demo.run import run, step_prompts
+from omni_rl.demo.serving import serving
+from omni_rl.errors import ConfigError
+from omni_rl.media.types import MediaItem, Modality, Prompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from tests.demo.test_demo_loop import FakePolicies, Silent
+
+SETTINGS: dict[str, Any] = {"steps": 2, "prompts_per_kind": 2, "max_tokens": 8, "port": 0}
+
+
+class Faithful(FakePolicies):
+    """Answers with an item for each of the prompt's media."""
+
+    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
+        answers = super().sample(prompts, sampling)
+        return [_with_media(answer, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
+
+
+def _with_media(answer: Rollout, prompt: Prompt) -> Rollout:
+    counts: dict[Modality, int] = {
+        "image": len(prompt.images),
+        "audio": len(prompt.sounds),
+        "video": len(prompt.videos),
+    }
+    digests = {"tensor": "d" * 64}
+    items = tuple(
+        MediaItem(modality, index, 0, 1, np.array([1]), {}, digests, "hash")
+        for modality, count in counts.items()
+        for index in range(count)
+    )
+    return replace(
+        answer, prompt=replace(answer.prompt, items=items), engine_digests=tuple(item.digests for item in items)
+    )
+
+
+def test_every_step_is_in_the_ledger_with_its_samples_and_media(tmp_path: Path) -> None:
+    settings = DemoSettings(**SETTINGS, out=tmp_path)
+    with serving(settings) as served, Client(served.address) as client:
+        report = run(settings, Faithful(), Silent(), served.posting)
+        lines = client.steps(served.run)
+        assert [line.step for line in lines] == [0, 1]
+        for line, step in zip(lines, report.steps, strict=True):
+            assert line.figures["logprob_abs_diff_mean"] == pytest.approx(step.overall.metrics.logprob_abs_diff_mean)
+            assert line.training["reward"] == pytest.approx(step.reward)
+            assert line.weight_version == step.weight_version
+        prompts = {prompt.id: prompt for prompt in step_prompts(settings, 1)}
+        seen = 0
+        for worst in client.step(served.run, 1, 1).verdict.worst:
+            record = client.sample(served.run, 1, 1, worst.sample).record
+            assert record["prompt_text"] == prompts[worst.sample].text
+            assert len(record["token_texts"]) == len(record["ids"])
+            for item in record.get("media") or []:
+                seen += _checks(item["modality"], client.media(item["content"]), prompts[worst.sample])
+        assert seen
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with serving(DemoSettings(**SETTINGS, out=tmp_path / "one")) as served:
+        port = int(served.address.rsplit(":", 1)[1])
+        taken = DemoSettings(**{**SETTINGS, "port": port}, out=tmp_path / "two")
+        with pytest.raises(ConfigError, match=f"is port {port} taken"), serving(taken):
+            pass
+
+
+def _checks(modality: str, content: bytes, prompt: Prompt) -> int:
+    """The bytes are the prompt's own picture, sound or frames."""
+    if modality == "image":
+        with Image.open(BytesIO(content)) as picture:
+            assert any(np.array_equal(np.asarray(picture), np.asarray(one)) for one in prompt.images)
+    elif modality == "audio":
+        with wave.open(BytesIO(content)) as file:
+            assert (file.getframerate(), file.getnframes()) == (16_000, prompt.sounds[0].samples.shape[-1])
+    else:
+        with av.open(BytesIO(content)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == len(prompt.videos[0].frames)
+    return 1
