@@ -1,0 +1,69 @@
+"""Advantages of GRPO and PPO, as pure functions in float64."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.train.losses import group_advantages
+
+Array = NDArray[np.float64]
+Baseline = Literal["normalised", "mean", "leave_one_out"]
+
+# Keeps the division finite where rewards hardly differ; the value is TRL's.
+STD_EPSILON = 1e-4
+
+
+@dataclass(frozen=True)
+class GroupAdvantages:
+    """`values` float64 [N]; `kept` bool [N], False in groups whose rewards are all equal; `dropped` of those groups."""
+
+    values: Array
+    kept: NDArray[np.bool_]
+    dropped: int
+
+
+def relative_advantages(rewards: Sequence[float], groups: Sequence[Hashable], baseline: Baseline) -> GroupAdvantages:
+    """Rewards against those of the other answers to the same prompt.
+
+    `normalised`: (r - mean) / (std + 1e-4) with the sample's std, Shao et al. 2024 (GRPO). `mean`: without the
+    division, Liu et al. 2025 (Dr. GRPO). `leave_one_out`: r less the mean of the others, Ahmadian et al. 2024 (RLOO).
+    A group of equal rewards teaches nothing: Yu et al. 2025 (DAPO) drop it. A group of one is such a group.
+    """
+    centred = group_advantages(rewards, groups)
+    raw = np.asarray(rewards, dtype=np.float64)
+    values = np.zeros_like(centred)
+    kept = np.zeros(len(raw), dtype=np.bool_)
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    dropped = 0
+    for indices in members.values():
+        if np.ptp(raw[indices]) == 0:
+            dropped += 1
+            continue
+        kept[indices] = True
+        scale = 1.0
+        if baseline == "normalised":
+            scale = 1 / (raw[indices].std(ddof=1) + STD_EPSILON)
+        elif baseline == "leave_one_out":
+            scale = len(indices) / (len(indices) - 1)
+        values[indices] = centred[indices] * scale
+    return GroupAdvantages(values=values, kept=kept, dropped=dropped)
+
+
+def generalised_advantages(rewards: Array, values: Array, *, gamma: float, lam: float) -> Array:
+    """GAE of one finished answer, float64 [T]: Schulman et al. 2016, equation 16.
+
+    `rewards` and `values` float64 [T], `values[t]` that of the state in which token t was chosen. The state after the
+    last token is worth 0. The returns a value head learns are the advantages plus `values`.
+    """
+    delta = rewards + gamma * np.append(values[1:], 0.0) - values
+    advantages = np.empty_like(delta)
+    running = 0.0
+    for t in range(len(delta) - 1, -1, -1):
+        running = delta[t] + gamma * lam * running
+        advantages[t] = running
+    return advantages

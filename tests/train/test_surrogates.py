@@ -1,0 +1,38 @@
+"""Surrogate losses against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from omni_rl.train.surrogates import aggregate, clipped_surrogate, clipped_value_loss, reference_kl
+
+
+def test_clip_higher_stops_gradients_only_where_the_ratio_has_gone_far_enough() -> None:
+    ratios = torch.tensor([1.5, 1.25, 0.5, 0.5, 1.5])
+    advantages = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0])
+    logprobs = ratios.log().requires_grad_()
+    losses = clipped_surrogate(logprobs, torch.zeros(5), advantages, low=0.2, high=0.28)
+    assert losses.tolist() == pytest.approx([-1.28, -1.25, 0.8, -0.5, 1.5])
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, -1.25, 0.0, -0.5, 1.5])
+
+
+def test_reference_kl() -> None:
+    result = reference_kl(torch.tensor([0.0, -1.0]), torch.tensor([math.log(2), -1.0]))
+    assert result.tolist() == pytest.approx([1 - math.log(2), 0.0])
+
+
+def test_value_loss_takes_the_worse_of_clipped_and_free() -> None:
+    old, returns = torch.zeros(2), torch.tensor([1.0, -1.0])
+    result = clipped_value_loss(torch.tensor([0.5, 0.5]), old, returns, clip=0.2)
+    assert result.tolist() == pytest.approx([0.5 * 0.8**2, 0.5 * 1.5**2])
+
+
+def test_aggregation_and_over_long_answers() -> None:
+    losses = torch.tensor([1.0, 4.0, 4.0, 4.0, 100.0])
+    kept = [True, True, False]
+    assert aggregate(losses, [1, 3, 1], kept, "token").item() == pytest.approx(13 / 4)
+    assert aggregate(losses, [1, 3, 1], kept, "sequence").item() == pytest.approx(2.5)
+    assert aggregate(losses, [1, 3, 1], [False] * 3, "token").item() == 0.0
