@@ -8,6 +8,8 @@ import pytest
 
 HEAVY = {"torch", "vllm", "ray", "transformers", "torchvision"}
 LIGHT = [
+    "omni_rl.bridge.child",
+    "omni_rl.bridge.protocol",
     "omni_rl.cli",
     "omni_rl.client.aio",
     "omni_rl.client.blocking",
@@ -19,13 +21,17 @@ LIGHT = [
     "omni_rl.consistency.thresholds",
     "omni_rl.demo.report",
     "omni_rl.doctor",
+    "omni_rl.ledger.export",
+    "omni_rl.ledger.sync_journal",
     "omni_rl.media.types",
     "omni_rl.rollout.types",
     "omni_rl.train.settings",
     "omni_rl.train.types",
+    "omni_rl.service.down",
     "services",
     "services.coordinator.__main__",
     "services.coordinator.app",
+    "services.coordinator.supervisor",
 ]
 
 
