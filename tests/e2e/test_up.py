@@ -1,0 +1,190 @@
+"""The service on this machine as its operator has it: up, asked, hurt, recovered, down."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_rl.client import Client
+from omni_rl.errors import RayUnavailableError
+from omni_rl.processes import life
+from omni_rl.service.state import ServiceState, marked
+
+pytestmark = pytest.mark.slow
+KINDS = {"text", "image", "audio", "video", "mixed"}
+PATIENCE = 120.0
+# What a job does: samples from the engine that the service hosts. Prints when it asks, and when it has its answers.
+SAMPLE = """
+from omni_rl.bridge.attach import attach
+from omni_rl.rollout.probe import probe_prompts
+from omni_rl.rollout.types import SamplingSettings
+with attach() as policies:
+    rollout = policies.rollout
+    prompts = rollout.render(probe_prompts())
+    print("asking", flush=True)
+    rollouts = rollout.sample(prompts, SamplingSettings(max_tokens=8, temperature=1.0, seed=1, ignore_eos=True))
+    print("answered", flush=True)
+    policies.trainer.update(rollouts, [1.0, -1.0, 0.5, -0.5, 0.25])
+    print(policies.trainer.version(), flush=True)
+"""
+
+
+class Service:
+    """One that is up, in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def run(self, *arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "omni_rl", *arguments, "--directory", str(self.directory), "--json"],
+            capture_output=True,
+            text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("OMNI_RL", "RAY_"))},
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        return json.loads(done.stdout)
+
+    @property
+    def state(self) -> ServiceState:
+        state = ServiceState.read(self.directory)
+        assert state is not None
+        return state
+
+    def client(self) -> Client:
+        return Client(self.state.url, (self.directory / "tokens" / "owner").read_text())
+
+    @contextlib.contextmanager
+    def job(self) -> Iterator[subprocess.Popen[str]]:
+        """A driver with the environment of a job."""
+        state = self.state
+        environment = {
+            **os.environ,
+            "OMNI_RL_RUN": state.name,
+            "OMNI_RL_URL": state.url,
+            "OMNI_RL_TOKEN_FILE": str(self.directory / "tokens" / "owner"),
+            "RAY_ADDRESS": state.ray_address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.directory / "ray_token"),
+        }
+        command = [sys.executable, "-c", SAMPLE]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:
+            try:
+                yield job
+            finally:
+                job.kill()  # it would wait for ever behind a closed gate
+
+    def bridge(self) -> int:
+        """The child of the coordinator."""
+        coordinator = self.state.coordinator
+        assert coordinator is not None
+        (pid,) = Path(f"/proc/{coordinator.pid}/task/{coordinator.pid}/children").read_text().split()
+        return int(pid)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("up"))
+    try:
+        service.run("up", "--port", "0")
+        yield service
+    finally:
+        name = service.state.name
+        service.run("down")
+        assert marked(name) == [], "down left processes"
+        assert not list(Path("/dev/shm").glob(f"*{name}*")), "down left slabs"
+
+
+def until(client: Client, connected: bool) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while client.state().cluster.connected != connected:
+        assert time.monotonic() < deadline, client.state().cluster.reason
+        time.sleep(0.2)
+
+
+def test_up_again_changes_nothing(service: Service) -> None:
+    before = service.state
+    answer = service.run("up", "--port", "0")
+    assert service.state == before
+    assert answer["url"] == before.url
+    for secret in ("ray_token", "tokens/owner", "tokens.json"):
+        assert (service.directory / secret).stat().st_mode & 0o077 == 0
+
+
+def test_a_sync_is_answered_with_its_proof(service: Service) -> None:
+    answer = service.run("sync")
+    assert answer["outcome"] == "committed"
+    assert answer["version"] == answer["serving"]
+    assert answer["elements_proven"] == answer["elements"] > 1_000_000
+    assert answer["bytes"] > 0
+    assert answer["stall"] > 0
+    assert answer["seconds"].keys() >= {"prepare", "pause", "apply", "verify", "commit", "resume"}
+    assert answer["agreement"].keys() == KINDS
+    assert all(figures["logprob_abs_diff_mean"] < 1e-5 for figures in answer["agreement"].values())
+
+
+def test_a_check_compares_by_kind_and_leg(service: Service) -> None:
+    answer = service.run("check")
+    assert answer["severity"] == "ok"
+    assert answer["figures"].keys() == {"overall", *KINDS}
+    assert answer["legs"].keys() == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
+
+
+def test_a_hold_stops_generation_through_syncs_and_the_bridges_death(service: Service) -> None:
+    service.run("pause", "maintenance")
+    with service.job() as job, service.client() as client:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "asking\n"
+        assert service.run("sync")["outcome"] == "committed"
+        os.kill(service.bridge(), signal.SIGKILL)
+        until(client, False)
+        with pytest.raises(RayUnavailableError):
+            client.check()
+        until(client, True)
+        gate = client.state().gate
+        assert (gate.gate, [hold.holder for hold in gate.holds]) == ("closed", ["person"])
+        assert service.run("check", "--no-legs")["severity"] == "ok"
+        assert select.select([job.stdout], [], [], 0)[0] == [], "it was answered behind a closed gate"
+        service.run("resume")
+        assert job.stdout.readline() == "answered\n"
+        learnt = job.stdout.readline().strip()
+        assert job.wait() == 0
+    assert service.run("sync")["version"] == learnt
+
+
+def test_a_killed_coordinator_comes_back_to_the_same_actors(service: Service) -> None:
+    served = service.run("sync")["version"]
+    with service.client() as client:
+        coordinator = service.state.coordinator
+        assert coordinator is not None
+        os.kill(coordinator.pid, signal.SIGKILL)
+        while life(coordinator.pid) != "gone":
+            time.sleep(0.05)
+        service.run("up", "--port", "0")
+        # Actors that were started anew would have the checkpoint's weights, the trainer for good.
+        assert {member.version for member in client.state().cluster.members} == {served}
+
+
+def test_without_rays_head_the_api_answers_and_says_so(service: Service) -> None:
+    served = service.run("sync")["version"]
+    with service.client() as client:
+        head = service.state.head
+        assert head is not None
+        os.killpg(head.pid, signal.SIGKILL)
+        until(client, False)
+        deadline = time.monotonic() + PATIENCE
+        while "no Ray head answers" not in client.state().cluster.reason:
+            assert time.monotonic() < deadline, client.state().cluster.reason
+            time.sleep(0.2)
+        service.run("up", "--port", "0")
+        engine = client.state().cluster.members[0]
+        assert (engine.state, engine.version) == ("serving", served)
