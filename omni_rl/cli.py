@@ -82,7 +82,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Where report.json goes.  [default: runs/demo]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; its [demo] section is read.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; its section demo is read.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on standard output, the rest aside.")
     ] = False,

@@ -9,11 +9,11 @@ from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
-from omni_rl.demo import pairing
 from omni_rl.media.types import KINDS
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import ANSWER_TOKENS, SEED, probe_prompts, render_probe
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train import pairing
 from omni_rl.train.types import Score
 from services.coordinator.bridge import CheckResult
 

@@ -27,7 +27,7 @@ def up(
     replicas: Annotated[int | None, typer.Option(help="Rollout engines.  [default: 1]")] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  [default: 2]")] = None,
     port: Annotated[int | None, typer.Option(help="Of the coordinator; 0: any.  [default: 8400]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; its [up] section is read.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; its section up is read.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start Ray, both policies and the coordinator on this machine, or what is missing of it; wait until all answer."""
@@ -69,13 +69,15 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
         typer.echo(state.model_dump_json())
     else:
         cluster = state.cluster
-        typer.echo(f"cluster  {'connected to ' + cluster.address if cluster.connected else cluster.reason}")
+        typer.echo(f"cluster    {'connected to ' + cluster.address if cluster.connected else cluster.reason}")
         holds = "; ".join(f"{hold.holder}: {hold.reason}" for hold in state.gate.holds)
-        typer.echo(f"gate     {state.gate.gate}{'' if state.gate.confirmed else ' (not confirmed)'}  {holds}".rstrip())
+        typer.echo(
+            f"gate       {state.gate.gate}{'' if state.gate.confirmed else ' (not confirmed)'}  {holds}".rstrip()
+        )
         for member in cluster.members:
-            typer.echo(f"{member.name:<9}{member.state:<12}{member.version}  {member.detail}".rstrip())
+            typer.echo(f"{member.name:<11}{member.state:<12}{member.version}  {member.detail}".rstrip())
         for run in state.runs:
-            typer.echo(f"run      {run.run}")
+            typer.echo(f"run        {run.run}")
     raise typer.Exit(0 if state.cluster.connected else 1)
 
 

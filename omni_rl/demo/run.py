@@ -13,13 +13,13 @@ from omni_rl.config import DemoSettings
 from omni_rl.consistency.metrics import Comparison, by_kind, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS, Thresholds, breaches, left_out
-from omni_rl.demo import pairing
 from omni_rl.demo.display import Display
 from omni_rl.demo.report import Report, StepReport
 from omni_rl.demo.reward import reward
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS, Prompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train import pairing
 from omni_rl.train.losses import group_advantages
 from omni_rl.train.types import Score
 

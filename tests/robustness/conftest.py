@@ -12,9 +12,9 @@ from PIL import Image
 from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS, breaches
-from omni_rl.demo.pairing import media_mismatches, train_against_decode, train_against_prefill
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.train.pairing import media_mismatches, train_against_decode, train_against_prefill
 
 FLOAT32 = THRESHOLDS["float32"]
 
