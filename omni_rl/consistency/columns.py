@@ -18,7 +18,7 @@ from omni_rl.consistency.metrics import Comparison, position_bins
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
 
-__all__ = ["MIXED_STATE", "OVERALL", "Choices", "StepColumns", "StepComparison", "compare_step"]
+__all__ = ["MIXED_STATE", "OVERALL", "Choices", "StepColumns", "StepComparison", "compare_each", "compare_step"]
 
 Mask = NDArray[np.bool_]
 
@@ -94,6 +94,22 @@ class StepColumns:
     def tokens(self) -> int:
         return len(self.rollout_logprobs)
 
+    def take(self, numbers: Sequence[int]) -> "StepColumns":
+        """Some of the sequences, in the order given."""
+        spans = [slice(self.offsets[n], self.offsets[n + 1]) for n in numbers]
+        tokens = np.concatenate([np.arange(self.tokens)[span] for span in spans]) if spans else np.empty(0, np.int64)
+        return StepColumns(
+            [self.samples[n] for n in numbers],
+            [self.kinds[n] for n in numbers],
+            self.prompt_tokens[list(numbers)],
+            edges_of(np.array([span.stop - span.start for span in spans], np.int64)),
+            self.rollout_logprobs[tokens],
+            self.train_logprobs[tokens],
+            None if self.loss_mask is None else self.loss_mask[tokens],
+            {place: self.choices[n] for place, n in enumerate(numbers) if n in self.choices},
+            None if self.mixed_state is None else self.mixed_state[tokens],
+        )
+
     def record(self, number: int) -> SampleRecord:
         """One sequence, as views; its loss mask is not part of it."""
         start, end = self.offsets[number], self.offsets[number + 1]
@@ -130,13 +146,36 @@ class StepComparison:
 
 def compare_step(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> StepComparison:
     """Reduce a step: overall, by kind, by kind and position, by sequence; tokens of mixed state apart from these."""
-    apart = columns.mixed_state
-    if apart is None or not apart.any():
-        return _compare(columns, leave_out)
-    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
-    mixed = _compare(replace(columns, loss_mask=counted & apart), leave_out)
-    pure = _compare(replace(columns, loss_mask=counted & ~apart), leave_out)
+    pure = _compare(_only(columns, mixed=False), leave_out)
+    if columns.mixed_state is None or not columns.mixed_state.any():
+        return pure
+    mixed = _compare(_only(columns, mixed=True), leave_out)
     return replace(pure, by_kind={**pure.by_kind, MIXED_STATE: mixed.overall})
+
+
+def compare_each(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> list[Metrics]:
+    """The figures of each sequence by itself: `overall` of a step that has only that one."""
+    columns = _only(columns, mixed=False)
+    flips = _flips(columns)
+    longest = int(np.diff(columns.offsets).max(initial=0))
+    cells = _Cells.of(columns, flips, leave_out, [(0, longest)])
+    groups = cells.by_sequence(np.arange(len(columns.samples)), len(columns.samples))
+    (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
+    found = _Reduced(groups, figures)
+    return [found.metrics(number, int(number in flips)) for number in range(len(columns.samples))]
+
+
+def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
+    """Those tokens alone count whose state is, or is not, in part of older weights."""
+    if columns.mixed_state is None:
+        return columns
+    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
+    return replace(columns, loss_mask=counted & (columns.mixed_state == mixed))
+
+
+def _flips(columns: StepColumns) -> dict[int, Flip]:
+    """The first flip of each sequence that has one, by its number."""
+    return {n: flip for n in sorted(columns.choices) if (flip := first_flip(columns.record(n))) is not None}
 
 
 def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool) -> Mask | None:
@@ -149,7 +188,7 @@ def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool
 
 
 def _compare(columns: StepColumns, leave_out: LeaveOut) -> StepComparison:
-    flips = {n: flip for n in sorted(columns.choices) if (flip := first_flip(columns.record(n))) is not None}
+    flips = _flips(columns)
     names = list(dict.fromkeys(columns.kinds))
     kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)
     bins = position_bins(int(np.diff(columns.offsets).max(initial=0)))

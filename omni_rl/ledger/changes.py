@@ -222,9 +222,9 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     kept = [
         {
             **where,
-            "sample": record.columns.samples[0],
+            "sample": record.samples[0],
             "place": place,
-            "kind": record.columns.kinds[0],
+            "kind": record.kinds[0],
             "figures": asdict(metrics),
             "record": record.to_arrow(compression="zstd"),
         }

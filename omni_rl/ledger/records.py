@@ -85,6 +85,18 @@ class StepRecords:
         return StepRecords(self.table.slice(number, 1))
 
     @cached_property
+    def samples(self) -> list[str]:
+        """The name of each."""
+        names: list[str] = single(self.table, "sample").to_pylist()
+        return names
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kind of each prompt."""
+        kinds: list[str] = pc.fill_null(single(self.table, "kind"), "text").to_pylist()
+        return kinds
+
+    @cached_property
     def columns(self) -> StepColumns:
         """What the figures are reduced from; views where the types allow."""
         rollout, train = (lists(single(self.table, name)) for name in ("rollout_logprobs", "train_logprobs"))
@@ -94,8 +106,8 @@ class StepRecords:
         if given.null_count:
             prompt = np.where(given.is_valid().to_numpy(zero_copy_only=False), prompt, ids.lengths)
         return StepColumns(
-            single(self.table, "sample").to_pylist(),
-            pc.fill_null(single(self.table, "kind"), "text").to_pylist(),
+            self.samples,
+            self.kinds,
             prompt,
             rollout.offsets,
             rollout.numbers(),

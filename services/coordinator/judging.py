@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
-from omni_rl.consistency.columns import OVERALL, StepColumns, StepComparison, compare_step
+from omni_rl.consistency.columns import OVERALL, StepColumns, StepComparison, compare_each, compare_step
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Figures, Judgement, Limits, judge
@@ -19,13 +19,14 @@ from omni_rl.ledger.records import StepRecords
 
 @dataclass(frozen=True)
 class Judged:
-    """A step, reduced. `kept`: the samples that are furthest apart, worst first, a row and its figures each. `flips`
-    by MoE layer, None where no choices were posted. `versions`: the weights that sampled it."""
+    """A step, reduced. `worst`: the numbers of the samples that are furthest apart, worst first, `kept` their rows and
+    figures. `flips` by MoE layer, None where no choices were posted. `versions`: the weights that sampled it."""
 
     columns: StepColumns
     comparison: StepComparison
     figures: Figures
     judgement: Judgement
+    worst: tuple[int, ...]
     kept: tuple[tuple[StepRecords, Metrics], ...]
     flips: tuple[int, ...] | None
     versions: tuple[str, ...]
@@ -46,11 +47,12 @@ def judge_step(parts: Sequence[StepRecords], limits: Limits, leave_out: LeaveOut
     columns = StepColumns.joined([part.columns for part in parts])
     comparison = compare_step(columns, leave_out=leave_out)
     figures = figures_of(comparison)
-    rows = [_row(parts, number) for number in comparison.worst(worst)]
-    kept = tuple((row, compare_step(row.columns, leave_out=leave_out).overall.metrics) for row in rows)
+    numbers = comparison.worst(worst)
+    alone = compare_each(columns.take(numbers), leave_out=leave_out)
+    kept = tuple((_row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True))
     versions = sorted({version for part in parts for version in _versions(part)})
     flips = _flips(columns, comparison)
-    return Judged(columns, comparison, figures, judge(figures, limits), kept, flips, tuple(versions))
+    return Judged(columns, comparison, figures, judge(figures, limits), tuple(numbers), kept, flips, tuple(versions))
 
 
 def _row(parts: Sequence[StepRecords], number: int) -> StepRecords:

@@ -34,11 +34,11 @@ def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights 
         figures=finite(judged.figures),
         worst=[
             WorstSample(
-                sample=row.columns.samples[0],
-                kind=row.columns.kinds[0],
+                sample=judged.columns.samples[number],
+                kind=judged.columns.kinds[number],
                 error=_finite(metrics.seq_mult_prob_error_mean),
             )
-            for row, metrics in judged.kept
+            for number, (_, metrics) in zip(judged.worst, judged.kept, strict=True)
         ],
         weights=None
         if weights is None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from omni_rl.consistency.columns import MIXED_STATE, OVERALL, StepColumns, compare_step
+from omni_rl.consistency.columns import MIXED_STATE, OVERALL, StepColumns, compare_each, compare_step
 from omni_rl.consistency.limits import judge, limits_for
 from omni_rl.consistency.metrics import Metrics, by_kind, by_position, by_sequence, compare
 from omni_rl.consistency.records import SampleRecord
@@ -87,6 +87,18 @@ def test_tokens_outside_the_loss_mask_are_in_no_figure() -> None:
         compare_step(masked).overall.metrics,
         compare([SampleRecord("a", "text", 1, rollout[keep], train[keep])]).metrics,
     )
+
+
+@pytest.mark.parametrize("rule", ["nothing", "flipped", "after_flip"])
+def test_figures_of_each_sequence_alone(rule: LeaveOut) -> None:
+    rng = np.random.default_rng(11)
+    records = [random_record(rng, f"s{i}") for i in range(12)]
+    columns = StepColumns.of(records)
+    columns = replace(columns, loss_mask=rng.random(columns.tokens) < 0.9, mixed_state=rng.random(columns.tokens) < 0.1)
+    numbers = [7, 0, 11, 3]
+    for number, found in zip(numbers, compare_each(columns.take(numbers), leave_out=rule), strict=True):
+        same(found, compare_step(columns.take([number]), leave_out=rule).overall.metrics)
+    assert compare_each(columns.take([])) == []
 
 
 def test_tokens_of_mixed_state_are_judged_apart() -> None:
