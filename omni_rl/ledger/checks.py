@@ -116,6 +116,8 @@ class _Check:
 
     def _media(self, prompt: NDArray[np.int64]) -> None:
         media = self._list("media")
+        if not len(media.flat):
+            return
         limit = self._limits.media_per_record
         self._refuse("media", media.lengths > limit, lambda row: f"has {media.lengths[row]} items, over {limit}")
         fields = self._struct("media", media.flat, ("modality", "offset", "length"))
@@ -189,6 +191,8 @@ class _Check:
         )
 
     def _bounded_text(self, name: str, limit: int) -> None:
+        if self._columns[name].null_count == len(self._columns[name]):
+            return
         sizes = numbers(pc.fill_null(pc.binary_length(self._columns[name]), 0))
         self._refuse(name, sizes > limit, lambda row: f"has {sizes[row]} bytes, over {limit}")
 

@@ -32,6 +32,8 @@ class Lists(NamedTuple):
 
 def lists(column: pa.Array) -> Lists:
     """Of a list column, whatever its slicing and whatever lies under its nulls."""
+    if column.null_count == len(column):  # most columns of most records
+        return Lists(column.flatten(), np.zeros(len(column) + 1, np.int64), np.zeros(len(column), np.bool_))
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return Lists(column.flatten(), np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64), present(column))
 
