@@ -16,7 +16,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-compo
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+# By module: playwright has an event loop in this thread while it is open, and then nobody else can start one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
