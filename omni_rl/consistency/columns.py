@@ -96,13 +96,13 @@ class StepColumns:
 
     def take(self, numbers: Sequence[int]) -> "StepColumns":
         """Some of the sequences, in the order given."""
-        spans = [slice(self.offsets[n], self.offsets[n + 1]) for n in numbers]
-        tokens = np.concatenate([np.arange(self.tokens)[span] for span in spans]) if spans else np.empty(0, np.int64)
+        spans = [np.arange(self.offsets[n], self.offsets[n + 1]) for n in numbers]
+        tokens = np.concatenate([np.empty(0, np.int64), *spans])
         return StepColumns(
             [self.samples[n] for n in numbers],
             [self.kinds[n] for n in numbers],
             self.prompt_tokens[list(numbers)],
-            edges_of(np.array([span.stop - span.start for span in spans], np.int64)),
+            edges_of(np.array([len(span) for span in spans], np.int64)),
             self.rollout_logprobs[tokens],
             self.train_logprobs[tokens],
             None if self.loss_mask is None else self.loss_mask[tokens],
