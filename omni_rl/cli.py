@@ -146,6 +146,14 @@ def bench_ingest(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("check")
+def bench_check(out: BenchOut = Path("bench")) -> None:
+    """What the check costs of the demo's step (writes check.json)."""
+    from omni_rl.bench.check import bench_check as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("dashboard")
 def bench_dashboard(out: BenchOut = Path("bench")) -> None:
     """The dashboard on a million steps, in Chromium (writes dashboard.json)."""
@@ -169,5 +177,6 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_check(out)
     bench_dashboard(out)
     bench_goals(out)

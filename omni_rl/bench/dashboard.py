@@ -1,10 +1,7 @@
 """The dashboard on a million steps, in Chromium: until it says something, until a chart is read, until a step shows."""
 
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,15 +13,14 @@ import httpx
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from omni_rl.bench.demo import BenchmarkError
+from omni_rl.bench.coordinator import coordinator
 from omni_rl.bench.long_run import ATTEMPT, write_long_run
-from omni_rl.bench.result import Goal, write_result
+from omni_rl.bench.result import BenchmarkError, Goal, write_result
 
 STEPS = 1_000_000
 LOADS = 7
 QUERIES = 400
 EVENTS = 20
-START_SECONDS = 60.0
 CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
 METRICS = ("logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error")
 SEEN = """(step) => new Promise((done) => {
@@ -47,7 +43,8 @@ def bench_dashboard(out: Path, *, steps: int = STEPS) -> Path:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_long_run(f"sqlite:///{folder / 'ledger.db'}", "long", steps)
-        with _coordinator(folder) as url, _browser() as browser:
+        with coordinator(folder) as running, _browser() as browser:
+            url = running.url
             figures: dict[str, Any] = {"steps": steps}
             figures |= _queries(url, steps)
             figures |= _loads(browser, url)
@@ -59,25 +56,6 @@ def bench_dashboard(out: Path, *, steps: int = STEPS) -> Path:
         Goal("page, bytes sent", figures["page_bytes"], 150e3, "lower"),
     ]
     return write_result(out / "dashboard.json", "omni-rl bench dashboard", goals, figures)
-
-
-@contextmanager
-def _coordinator(folder: Path) -> Iterator[str]:
-    address, settings = folder / "address", folder / "settings.json"
-    chosen = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "media": {"directory": str(folder / "media")}, "port": 0}
-    settings.write_text(json.dumps({**chosen, "address_file": str(address)}))
-    command = [sys.executable, "-m", "services.coordinator", str(settings)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command line
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not address.exists():
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise BenchmarkError(f"the coordinator did not start (exit code {server.returncode})")
-            time.sleep(0.05)
-        yield address.read_text()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @contextmanager

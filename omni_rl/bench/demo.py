@@ -9,16 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omni_rl.bench.result import Goal, write_result
-from omni_rl.errors import OmniRLError
+from omni_rl.bench.result import BenchmarkError, Goal, write_result
 
 DTYPES = ("float32", "bfloat16")
-
-
-class BenchmarkError(OmniRLError, RuntimeError):
-    """A measured command failed, so there is no result."""
-
-    code = "benchmark_failed"
 
 
 def bench_demo(out: Path) -> Path:

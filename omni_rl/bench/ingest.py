@@ -1,10 +1,7 @@
 """From a rank's logprobs to a verdict, through HTTP: tokens a second on one core, and whether the API stays awake."""
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +13,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 
-from omni_rl.bench.demo import BenchmarkError
+from omni_rl.bench.coordinator import Running, coordinator
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.ledger.schema import SCHEMA
 
@@ -29,7 +26,6 @@ TOKENS = 1024
 STEPS = 8
 KINDS = ("text", "image", "audio", "video", "mixed")
 ARROW = "application/vnd.apache.arrow.stream"
-START_SECONDS = 60.0
 PROBE_SECONDS = 0.02
 """How often /healthz is asked meanwhile."""
 
@@ -56,60 +52,34 @@ def bench_ingest(out: Path, *, steps: int = STEPS, ranks: int = RANKS, samples: 
     `tokens_per_cpu_second` counts the coordinator's own processor time, so that what else runs on the machine does not
     count against it; `tokens_per_second` is by the clock.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        server, url = _start(Path(folder))
-        try:
-            figures = _measure(url, server.pid, steps, ranks, samples)
-        finally:
-            server.terminate()
-            server.wait()
+    core = min(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder, coordinator(Path(folder), core=core) as running:
+        figures = _measure(running, steps, ranks, samples)
     goals = [Goal("tokens per second of one core, ingest to verdict", figures["tokens_per_cpu_second"], BAR, "higher")]
     return write_result(out / "ingest.json", "omni-rl bench ingest", goals, figures)
 
 
-def _start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
-    """A coordinator on core 0 with a ledger in `folder`, once it answers."""
-    port_file = folder / "address"
-    settings = folder / "settings.json"
-    chosen = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "media": {"directory": str(folder / "media")}, "port": 0}
-    settings.write_text(json.dumps({**chosen, "address_file": str(port_file)}))
-    core = min(os.sched_getaffinity(0))
-    server = subprocess.Popen(  # noqa: S603 - our own command line
-        [sys.executable, "-m", "services.coordinator", str(settings)],
-        stderr=subprocess.DEVNULL,
-    )
-    # Before its threads are there: they inherit it.
-    os.sched_setaffinity(server.pid, {core})
-    deadline = time.monotonic() + START_SECONDS
-    while not port_file.exists():
-        if server.poll() is not None or time.monotonic() > deadline:
-            server.kill()
-            raise BenchmarkError(f"the coordinator did not start (exit code {server.returncode})")
-        time.sleep(0.05)
-    return server, port_file.read_text()
-
-
-def _measure(url: str, pid: int, steps: int, ranks: int, samples: int) -> dict[str, Any]:
+def _measure(running: Running, steps: int, ranks: int, samples: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     bodies = [_part(rng, rank, samples) for rank in range(ranks)]
     tokens = ranks * samples * TOKENS
     clock, spent, parts, seals = [], [], [], []
-    with httpx.Client(base_url=url, timeout=120) as http:
+    with httpx.Client(base_url=running.url, timeout=120) as http:
         run = {"run": "bench", "model": "none", "dtype": "bfloat16"}
         http.post("/v1/runs", json=run).raise_for_status()
-        awake = Awake(url)
+        awake = Awake(running.url)
         watcher = threading.Thread(target=awake.watch)
         watcher.start()
         try:
             for step in range(steps):
                 path = f"/v1/runs/bench/attempts/1/steps/{step}"
-                cpu, began = _cpu_seconds(pid), time.perf_counter()
+                cpu, began = _cpu_seconds(running.pid), time.perf_counter()
                 for rank, body in enumerate(bodies):
                     http.put(f"{path}/parts/{rank}", content=body, headers={"Content-Type": ARROW}).raise_for_status()
                 posted = time.perf_counter()
                 http.post(f"{path}/seal", json={"parts": ranks}, headers={"Accept": ARROW}).raise_for_status()
                 clock.append(time.perf_counter() - began)
-                spent.append(_cpu_seconds(pid) - cpu)
+                spent.append(_cpu_seconds(running.pid) - cpu)
                 parts.append(posted - began)
                 seals.append(clock[-1] - parts[-1])
         finally:

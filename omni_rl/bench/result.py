@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omni_rl.bench.machine import machine
+from omni_rl.errors import OmniRLError
 
 SCHEMA = 1
+
+
+class BenchmarkError(OmniRLError, RuntimeError):
+    """A measured command failed, so there is no result."""
+
+    code = "benchmark_failed"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL.Image import Image
 
 from omni_rl.api.runs import RunBody
+from omni_rl.api.steps import Verdict
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.demo.run import Played, Policies
@@ -38,9 +39,12 @@ class Posting:
                 played.prompts, played.rollouts, played.scores, played.rewards, strict=True
             )
         ]
-        self._client.put_part(self._run, ATTEMPT, played.step, 0, records)
-        training = {"reward": float(np.mean(played.rewards))}
-        self._client.seal(self._run, ATTEMPT, played.step, parts=1, training=training)
+        self.check(played.step, records, {"reward": float(np.mean(played.rewards))})
+
+    def check(self, step: int, records: Sequence[dict[str, Any]], training: dict[str, float]) -> Verdict:
+        """Records go in, a verdict comes out."""
+        self._client.put_part(self._run, ATTEMPT, step, 0, records)
+        return self._client.seal(self._run, ATTEMPT, step, parts=1, training=training).verdict
 
     def _media(self, prompt: Prompt, rollout: Rollout, score: Score) -> list[dict[str, Any]]:
         """An entry an item, in the order of `rollout.prompt.items`; its bytes go to the media store."""

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omni_rl.bench.demo import BenchmarkError
-from omni_rl.bench.result import Goal, write_result
+from omni_rl.bench.result import BenchmarkError, Goal, write_result
 from omni_rl.config import SMALL_CHECKPOINT
 
 SPEEDUP = 2.0
