@@ -71,7 +71,7 @@ class ModelSource:
         tensors = self.tensors
         places = arrange(shapes(tensors.items()))
         with slab.writing(places):
-            checksums = {name: str(slab.write(name, tensor)) for name, tensor in tensors.items()}
+            checksums = slab.write_all(tensors)
             manifest = Manifest.seal(places, checksums, run=self._run, attempt=1, number=self.number)
             slab.seal(manifest)
         return manifest

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.sync.checksum import LANES, Checksum, as_bytes
+from omni_rl.sync.checksum import LANES, Checksum
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, arrange, root_digest
 from omni_rl.sync.parts import Released, Shares
+from omni_rl.sync.pieces import Part, checksum_of, take_all
 from omni_rl.sync.released import as_sent
 from omni_rl.sync.slab import Slab
 
@@ -54,14 +55,7 @@ def fill(
 def digest(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> str:
     """The digest of a slab filled with these, without a slab; every process of `group` calls this."""
     shares = Shares(first=group.first)
-    lanes = group.together(
-        lambda: _lanes(
-            shares,
-            tensors,
-            places,
-            lambda name, part, start: Checksum.of(as_bytes(part), start * part.element_size()),
-        )
-    )
+    lanes = group.together(lambda: _lanes(shares, tensors, places, checksum_of))
     checksums = _texts(tensors, lanes)
     return root_digest(replace(entry, checksum=checksums[entry.name]) for entry in places)
 
@@ -90,12 +84,9 @@ def _lanes(
 ) -> NDArray[np.uint64]:
     """Hand this process's shares to `take`; their checksums, [tensors, LANES]."""
     dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
-    lanes = np.zeros((len(tensors), LANES), np.uint64)
-    for row, released in zip(lanes, tensors, strict=True):
-        start, part = shares.of(released)
-        if part.numel():
-            row[:] = take(released.name, part.to(dtypes[released.name]), start).lanes
-    return lanes
+    parts = (Part(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
+    totals = take_all(parts, take)
+    return np.stack([totals[t.name].lanes if t.name in totals else np.zeros(LANES, np.uint64) for t in tensors])
 
 
 def _texts(tensors: Sequence[Released], lanes: Sequence[NDArray[np.uint64]]) -> dict[str, str]:

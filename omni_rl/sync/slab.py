@@ -1,7 +1,7 @@
 """One set of weights in a memory-mapped file: written by one source at a time, sealed, then read without a copy."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,15 +14,13 @@ from omni_rl.sync._mapping import Mapped, allocate
 from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, end
-
-COPY_BYTES = 2**22
-"""Written at a time: what was just copied is still in the processor's cache when its checksum is computed."""
+from omni_rl.sync.pieces import PIECE_BYTES, Part, take_all
 
 
 class Slab:
     """`nbytes` of memory in the file `path`, which outlives the processes that map it; `create` or `open` one.
 
-    A source calls `write` for every tensor and `seal` inside of `writing`. From its beginning to `seal` the slab has no
+    A source writes every tensor and calls `seal` inside of `writing`. From its beginning to `seal` the slab has no
     manifest, so a source that dies leaves a slab that nobody takes for whole. Several processes may write together: one
     begins and seals, the others join it with the ticket that `begin` returned. Once sealed, `tensors` are views of the
     file: read only, and valid until the next `begin`.
@@ -143,6 +141,12 @@ class Slab:
         self._lock.join(ticket)
         self._enter(places)
 
+    def write_all(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+        """`write` whole tensors, in threads; their checksums as manifests state them."""
+        parts = (Part(name, 0, tensor, tensor.dtype) for name, tensor in tensors.items())
+        totals = take_all(parts, self.write)
+        return {name: str(totals.get(name, Checksum.total(()))) for name in tensors}
+
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> Checksum:
         """Copy a tensor, or a contiguous part that begins `start` elements into it; returns its share of the checksum.
 
@@ -169,8 +173,8 @@ class Slab:
             raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
         target = self._written.bytes[entry.offset + start :]
         shares = []
-        for position in range(0, data.size, COPY_BYTES):
-            chunk = data[position : position + COPY_BYTES]
+        for position in range(0, data.size, PIECE_BYTES):
+            chunk = data[position : position + PIECE_BYTES]
             target[position : position + chunk.size] = chunk
             shares.append(Checksum.of(chunk, start + position))
         return Checksum.total(shares)

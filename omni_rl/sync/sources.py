@@ -47,7 +47,7 @@ class DirectorySource:
         tensors = CheckpointTensors(self._path, self._dtype)
         places = tensors.places()
         with slab.writing(places):
-            checksums = {name: str(slab.write(name, tensor)) for name, tensor in tensors.items()}
+            checksums = slab.write_all(tensors)
             manifest = Manifest.seal(places, checksums, run=self._run, attempt=self._attempt, number=self._number)
             slab.seal(manifest)
         return manifest
@@ -75,7 +75,7 @@ class PublishedSource:
                 f"{self._path} holds {published.version}, no longer {self._version}; sync that, or publish again"
             )
         with slab.writing(published.entries):
-            checksums = {name: str(slab.write(name, tensor)) for name, tensor in inbox.tensors().items()}
+            checksums = slab.write_all(inbox.tensors())
             damaged = [entry.name for entry in published.entries if checksums[entry.name] != entry.checksum]
             if damaged:
                 raise SourceError(f"{self._path}: {', '.join(damaged)} changed since it was published; publish again")

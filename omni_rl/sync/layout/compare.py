@@ -1,8 +1,12 @@
 """Copies and comparisons at the speed of memory."""
 
 import ctypes
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+
+from omni_rl.sync.pieces import pieces
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -14,15 +18,19 @@ def bits(values: torch.Tensor) -> torch.Tensor:
     return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
 
 
-def copy(source: torch.Tensor, target: torch.Tensor) -> None:
-    """`target.copy_(source)` for tensors of one shape.
-
-    Plain memory is copied by one thread, which fills the memory bus and waits for no other that a busy core delays.
-    """
+def copies(source: torch.Tensor, target: torch.Tensor) -> Iterator[Callable[[], object]]:
+    """What to do, in any order, for `target.copy_(source)` of tensors of one shape."""
     if source.dtype == target.dtype and _plain(source) and _plain(target):
-        ctypes.memmove(target.data_ptr(), source.data_ptr(), target.nbytes)
+        source, target = source.flatten(), target.flatten()
+        for piece in pieces(target.numel(), target.element_size()):
+            yield partial(_move, source[piece], target[piece])
     else:
-        target.copy_(source)
+        yield partial(target.copy_, source)
+
+
+def _move(source: torch.Tensor, target: torch.Tensor) -> None:
+    """C's memmove, which lets go of the GIL."""
+    ctypes.memmove(target.data_ptr(), source.data_ptr(), target.nbytes)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The layout map: for every element of an engine, the released element it must equal, or the value it must keep."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -11,16 +12,17 @@ import torch
 from torch import nn
 
 from omni_rl.errors import LayoutError
-from omni_rl.sync.checksum import Checksum, as_bytes
+from omni_rl.sync.checksum import Checksum
 from omni_rl.sync.layout import derive as derivation
 from omni_rl.sync.layout.blocks import Block, Transform
-from omni_rl.sync.layout.compare import copy, differing, same_bits
+from omni_rl.sync.layout.compare import copies, differing, same_bits
 from omni_rl.sync.layout.derive import Load
 from omni_rl.sync.layout.findings import Coverage, Mismatch, listed, named
 from omni_rl.sync.layout.kinds import Kind
 from omni_rl.sync.layout.random_weights import RandomTensors
 from omni_rl.sync.layout.recorded import Recorded
 from omni_rl.sync.layout.storages import StorageSpec, storages
+from omni_rl.sync.pieces import Part, checksum_of, in_threads, take_all
 from omni_rl.sync.released import TensorSpec
 
 # One wrong element could hold the right value by chance, in bfloat16 once in some thousand; not twice.
@@ -78,15 +80,7 @@ class LayoutMap:
         self._check_names(tensors)
         for name, tensor in tensors.items():
             self._check_spec(name, tensor)
-        flats = self._flats(model)
-        for name, blocks in self._by_tensor():
-            source = tensors[name].detach().reshape(-1)
-            for block in blocks:
-                flat = flats[block.storage]
-                values = block.of_tensor(source)
-                if block.transform is not Transform.COPY:
-                    values = block.transform(values, flat.dtype)
-                copy(values, block.of_storage(flat))
+        deque(in_threads(self._copies(tensors, self._flats(model))), maxlen=0)
 
     def verify(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[Mismatch, ...]:
         """Read every byte of the engine and compare it with what `tensors` and the recorded values say.
@@ -112,10 +106,11 @@ class LayoutMap:
         """
         self._check_names(tensors)
         flats = self._flats(model)
+        held = take_all(self._held(flats), checksum_of)
         wrong: list[Mismatch] = []
         for name, blocks in self._by_tensor():
             self._check_spec(name, tensors[name])
-            if self._once[name] and _checksum(blocks, flats) == checksums[name]:
+            if name in held and str(held[name]) == checksums[name]:
                 continue
             source = tensors[name].detach().reshape(-1)
             found = list(self._released(name, source, blocks, flats))
@@ -156,6 +151,24 @@ class LayoutMap:
                 raise LayoutError(f"the layout map says nothing, or two things, of {wrong} elements of {spec.name}")
         if lost := [name for name, mask in zip(self.specs, landed, strict=True) if not mask.all()]:
             raise LayoutError(f"the layout map leaves out elements of {listed(lost)}")
+
+    def _copies(
+        self, tensors: Mapping[str, torch.Tensor], flats: Sequence[torch.Tensor]
+    ) -> Iterator[Callable[[], object]]:
+        for name, blocks in self._by_tensor():
+            source = tensors[name].detach().reshape(-1)
+            for block in blocks:
+                flat = flats[block.storage]
+                values = block.of_tensor(source)
+                if block.transform is not Transform.COPY:
+                    values = block.transform(values, flat.dtype)
+                yield from copies(values, block.of_storage(flat))
+
+    def _held(self, flats: Sequence[torch.Tensor]) -> Iterator[Part]:
+        """The engine's own elements of every tensor that it holds `_once`."""
+        for name, blocks in self._by_tensor():
+            if self._once[name]:
+                yield from (part for block in blocks for part in _rows(name, block, flats[block.storage]))
 
     def _released(
         self, name: str, source: torch.Tensor, blocks: Sequence[Block], flats: Sequence[torch.Tensor]
@@ -225,13 +238,8 @@ class LayoutMap:
             )
 
 
-def _checksum(blocks: Sequence[Block], flats: Sequence[torch.Tensor]) -> str:
-    """The checksum of a released tensor, from where the engine holds it."""
-    shares = []
-    for block in blocks:
-        flat = flats[block.storage]
-        for row in range(block.rows):
-            held = flat[block.target + row * block.target_stride :][: block.length]
-            first = (block.source + row * block.source_stride) * flat.element_size()
-            shares.append(Checksum.of(as_bytes(held), first))
-    return str(Checksum.total(shares))
+def _rows(name: str, block: Block, flat: torch.Tensor) -> Iterator[Part]:
+    """A block's rows as parts of their released tensor."""
+    for row in range(block.rows):
+        held = flat[block.target + row * block.target_stride :][: block.length]
+        yield Part(name, block.source + row * block.source_stride, held, flat.dtype)

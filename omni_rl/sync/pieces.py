@@ -1,0 +1,92 @@
+"""Tensors worked on in pieces, by several threads: one thread alone does not fill the memory bus."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from omni_rl.sync.checksum import Checksum, as_bytes
+
+T = TypeVar("T")
+PIECE_BYTES = 2**22
+"""Worked on at a time: what was just copied is still in the processor's cache when its checksum is computed."""
+THREADS = 4
+"""At most: a few fill the bus, and other processes of the machine have weights to move too."""
+AHEAD = 8
+"""Tasks of a thread that are drawn before the first is done."""
+
+
+class Part(NamedTuple):
+    """Neighbouring elements of the tensor `name`, from element `start` on, to be taken as `dtype`."""
+
+    name: str
+    start: int
+    values: torch.Tensor
+    dtype: torch.dtype
+
+
+def take_all(parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]) -> dict[str, Checksum]:
+    """Hand the parts, in pieces, to `take(name, values, start)`, in threads; the sum of what it returns, by name."""
+    totals: dict[str, Checksum] = {}
+    for shares in in_threads(_tasks(parts, take)):
+        for name, share in shares:
+            totals[name] = Checksum.total((totals[name], share)) if name in totals else share
+    return totals
+
+
+def checksum_of(name: str, values: torch.Tensor, start: int) -> Checksum:
+    """Of values that begin `start` elements into their tensor: a `take` that only reads."""
+    return Checksum.of(as_bytes(values), start * values.element_size())
+
+
+def in_threads(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """The tasks' results in order, by as many threads as this one may use cores.
+
+    Tasks are drawn by the caller's thread, in order, so drawing one may be a collective of several processes. The first
+    that raises ends the rest.
+    """
+    threads = min(THREADS, len(os.sched_getaffinity(0)))
+    drawn = iter(tasks)
+    with ThreadPoolExecutor(threads, "weights") as pool:
+        waiting: deque[Future[T]] = deque(pool.submit(task) for task in islice(drawn, AHEAD * threads))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(task) for task in islice(drawn, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def pieces(elements: int, itemsize: int) -> Iterator[slice]:
+    """Of so many elements, in order."""
+    step = PIECE_BYTES // itemsize
+    for start in range(0, elements, step):
+        yield slice(start, min(start + step, elements))
+
+
+def _tasks(
+    parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]
+) -> Iterator[Callable[[], list[tuple[str, Checksum]]]]:
+    """Small pieces are joined to tasks that are worth a thread's while."""
+    joined: list[Part] = []
+    nbytes = 0
+    for part in parts:
+        flat = part.values.detach().reshape(-1)
+        for piece in pieces(flat.numel(), part.dtype.itemsize):
+            joined.append(part._replace(values=flat[piece], start=part.start + piece.start))
+            nbytes += (piece.stop - piece.start) * part.dtype.itemsize
+            if nbytes >= PIECE_BYTES:
+                yield partial(_taken, take, joined)
+                joined, nbytes = [], 0
+    if joined:
+        yield partial(_taken, take, joined)
+
+
+def _taken(take: Callable[[str, torch.Tensor, int], Checksum], parts: list[Part]) -> list[tuple[str, Checksum]]:
+    return [(part.name, take(part.name, part.values.to(part.dtype), part.start)) for part in parts]
