@@ -32,11 +32,12 @@ class Flip:
 
 def flipped_positions(record: SampleRecord) -> NDArray[np.bool_] | None:
     """Positions [P + T - 1] at which any layer chose another set of experts; None where choices are not known."""
-    differs = _differing(record)
+    differs = differing_choices(record)
     return None if differs is None else np.logical_or.reduce(differs, axis=-1)
 
 
-def _differing(record: SampleRecord) -> NDArray[np.bool_] | None:
+def differing_choices(record: SampleRecord) -> NDArray[np.bool_] | None:
+    """Bool [P + T - 1, L]: where a layer chose another set of experts; None where choices are not known."""
     if record.rollout_experts is None or record.train_experts is None:
         return None
     result: NDArray[np.bool_] = np.any(
@@ -47,7 +48,7 @@ def _differing(record: SampleRecord) -> NDArray[np.bool_] | None:
 
 def first_flip(record: SampleRecord) -> Flip | None:
     """The earliest position, and there the lowest layer, whose sets of chosen experts differ; None if none does."""
-    differs = _differing(record)
+    differs = differing_choices(record)
     if differs is None or record.margins is None:
         return None
     places = np.argwhere(differs)

@@ -1,0 +1,1 @@
+"""Names the cause when the two policies part: checks from cheap to expensive, each with its numbers; numpy only."""

@@ -1,0 +1,248 @@
+"""Checks that cost a forward pass or more: the difference taken apart in legs, and measured against float32."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding, SampleEvidence, mean_abs
+from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.router import LeaveOut, first_flip, kept
+from omni_rl.consistency.thresholds import THRESHOLDS
+
+SHARE = 0.3
+"""A leg explains a step's difference if it holds at least this share of it."""
+SEMANTIC = 4.0
+"""How many times further from float32 than the other side a side must be to be the one that computes something else."""
+
+_NOTHING: LeaveOut = "nothing"
+
+
+@dataclass(frozen=True)
+class Legs:
+    """The same answers at temperature 1, each leg as `SampleRecord`s of its two sides.
+
+    `cold`: the engine's batch as it was found against the same batch after its caches were dropped.
+    """
+
+    train_vs_prefill: Sequence[SampleRecord]
+    prefill_vs_decode: Sequence[SampleRecord]
+    batch_vs_alone: Sequence[SampleRecord]
+    cold: Sequence[SampleRecord] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Mean abs distance of the logprobs of trainer and engine to a float32 computation with the same weights; of the
+    worst kind of prompt, `kind`."""
+
+    train: float
+    engine: float
+    kind: str
+
+
+def decode(legs: Legs, step: float, bands: Bands) -> Finding:
+    """Whether the engine's decode disagrees with its own prefill."""
+    leg = _leg(legs.prefill_vs_decode, bands)
+    if not _outside(leg, step, bands):
+        return Finding(
+            Check.PREFILL_AGAINST_DECODE, "clear", f"decode and prefill differ by {leg:.2g}", numbers={"mean": leg}
+        )
+    return Finding(
+        Check.PREFILL_AGAINST_DECODE,
+        "explains",
+        f"the engine's decode is {leg:.2g} away from its own prefill of the same tokens, at most {bands.mean:g} is "
+        "noise: the state that it carries from token to token is wrong",
+        Cause.DECODE_PREFILL,
+        {"mean": leg, **_later(legs.prefill_vs_decode)},
+        modalities=_kinds(legs.prefill_vs_decode, bands),
+    )
+
+
+def batch(legs: Legs, step: float, bands: Bands) -> Finding:
+    """Whether the engine's answer depends on what it was batched with, or on what its caches held."""
+    leg, warm = _leg(legs.batch_vs_alone, bands), _leg(legs.cold, bands)
+    numbers = {"mean": leg} | ({"cold_mean": warm} if legs.cold else {})
+    if not _outside(leg, step, bands):
+        return Finding(Check.BATCH_AGAINST_ALONE, "clear", f"in a batch and alone differ by {leg:.2g}", numbers=numbers)
+    kinds = _kinds(legs.batch_vs_alone, bands)
+    if legs.cold and warm >= SHARE * leg:
+        return Finding(
+            Check.BATCH_AGAINST_ALONE,
+            "explains",
+            f"with its caches dropped the engine answers differently by {warm:.2g} ({', '.join(kinds)}): a cache "
+            "outlived the weights that filled it",
+            Cause.STALE_CACHE,
+            numbers,
+            modalities=kinds,
+        )
+    return Finding(
+        Check.BATCH_AGAINST_ALONE,
+        "explains",
+        f"the engine scores an answer {leg:.2g} differently in a batch than alone, with cold caches too: its batch "
+        "leaks into it",
+        Cause.BATCH_VARIANCE,
+        numbers,
+        modalities=kinds,
+    )
+
+
+def train(legs: Legs, step: float, bands: Bands) -> Finding:
+    """Whether trainer and engine disagree although the engine agrees with itself."""
+    leg = _leg(legs.train_vs_prefill, bands)
+    if not _outside(leg, step, bands):
+        return Finding(
+            Check.TRAIN_AGAINST_PREFILL, "clear", f"trainer and prefill differ by {leg:.2g}", numbers={"mean": leg}
+        )
+    return Finding(
+        Check.TRAIN_AGAINST_PREFILL,
+        "suspicious",
+        f"the trainer is {leg:.2g} away from the engine's prefill, which agrees with itself",
+        numbers={"mean": leg},
+        modalities=_kinds(legs.train_vs_prefill, bands),
+    )
+
+
+def reference(found: Reference, bands: Bands) -> Finding:
+    """Whether a side computes something else, or both round."""
+    near, far = sorted((found.train, found.engine))
+    numbers = {"train_mean": found.train, "engine_mean": found.engine}
+    if not np.isfinite(far) or far > max(SEMANTIC * near, bands.mean):
+        side = "engine" if not found.engine <= found.train else "trainer"
+        return Finding(
+            Check.REFERENCE,
+            "suspicious",
+            f"{found.kind}: the {side} is {far:.2g} away from float32, the other side {near:.2g}: the {side} computes "
+            "something else",
+            numbers=numbers,
+            modalities=(found.kind,),
+        )
+    if near <= bands.mean:
+        return Finding(
+            Check.REFERENCE,
+            "explains",
+            f"both sides lie within rounding of float32 ({near:.2g} and {far:.2g}): {bands.dtype} does not do better",
+            Cause.ROUNDING,
+            numbers,
+        )
+    return Finding(
+        Check.REFERENCE,
+        "suspicious",
+        f"{found.kind}: both sides are {near:.2g} or more away from float32: they share a fault, or the reference's "
+        "weights are not theirs",
+        numbers=numbers,
+        modalities=(found.kind,),
+    )
+
+
+def router(samples: Sequence[SampleEvidence], margin: float, bands: Bands) -> Finding:
+    """Whether router flips at ties explain it: without the tokens that they touch, nothing may be left."""
+    records = [sample.record for sample in samples]
+    flips = [flip for record in records if (flip := first_flip(record)) is not None]
+    by_layer = flips_by_layer(records)
+    layers = tuple(f"moe.{layer}" for layer in by_layer)
+    left = mean_abs(np.concatenate([*(sample.d[kept(sample.record, _rule(bands))] for sample in samples), np.empty(0)]))
+    numbers = {"sequences_with_a_flip": len(flips), "mean_without": left}
+    numbers |= {f"flips_moe_{layer}": float(count) for layer, count in by_layer.items()}
+    if not flips:
+        return Finding(Check.ROUTER, "clear", "both sides chose the same experts everywhere")
+    widest = max(flip.margin for flip in flips)
+    numbers["widest_margin"] = widest
+    if widest < margin and left <= bands.mean:
+        return Finding(
+            Check.ROUTER,
+            "explains",
+            f"{len(flips)} sequences flip at a tie of the router (margin at most {widest:.2g}), first in MoE layer "
+            f"{flips[0].layer}; without them {left:.2g} is left",
+            Cause.ROUTER,
+            numbers,
+            samples=tuple(flip.sample for flip in flips),
+            layers=layers,
+        )
+    return Finding(
+        Check.ROUTER,
+        "suspicious",
+        f"{len(flips)} sequences chose other experts, by margins up to {widest:.2g}; without what follows them "
+        f"{left:.2g} is left: " + ("more than noise" if widest < margin else "no ties"),
+        numbers=numbers,
+        layers=layers,
+    )
+
+
+def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
+    """The first module outside its noise band, and what that says."""
+    first = first_outside(modules)
+    profile = {module.module: module.relative for module in modules}
+    if first is None:
+        return Finding(
+            Check.LOCALISATION, "clear", f"all {len(modules)} modules agree on sample {sample}", numbers=profile
+        )
+    cause = _cause_of(first.module)
+    return Finding(
+        Check.LOCALISATION,
+        "explains",
+        f"sample {sample}: {first.module} is the first module that parts, by {first.relative:.2g} of its output where "
+        f"{first.band:.2g} is noise, most at row {first.row}",
+        cause,
+        {**profile, "row": first.row},
+        samples=(sample,),
+        layers=(first.module,),
+        modalities=tuple(part for part in TOWERS if first.module.startswith(part)),
+    )
+
+
+def _cause_of(module: str) -> Cause:
+    """Weights, media tensors and prompts are proven equal by the time that this is asked."""
+    if module in INPUTS:
+        return Cause.MEDIA_MISMATCH
+    return Cause.PROMPT_MISMATCH if module == "embeddings" else Cause.KERNEL
+
+
+def _leg(records: Sequence[SampleRecord], bands: Bands) -> float:
+    """Of the kind of prompt that is furthest apart: a fault of one modality must not drown in the others."""
+    means = _by_kind(records, bands).values()
+    return max(means, default=0.0, key=lambda value: np.inf if np.isnan(value) else value)
+
+
+def _by_kind(records: Sequence[SampleRecord], bands: Bands) -> Mapping[str, float]:
+    kinds = dict.fromkeys(record.kind for record in records)
+    return {kind: mean_abs(_d([record for record in records if record.kind == kind], bands)) for kind in kinds}
+
+
+def _d(records: Sequence[SampleRecord], bands: Bands) -> NDArray[np.float64]:
+    """Without what router flips touch, unless that is everything: then they are no accidents."""
+    d = np.empty(0)
+    for rule in (_rule(bands), _NOTHING):
+        parts = [(record.train_logprobs - record.rollout_logprobs)[kept(record, rule)] for record in records]
+        d = np.concatenate([*parts, np.empty(0)])
+        if len(d):
+            break
+    return d
+
+
+def _rule(bands: Bands) -> LeaveOut:
+    return THRESHOLDS[bands.dtype].leave_out
+
+
+def _outside(leg: float, step: float, bands: Bands) -> bool:
+    """`step`: what the leg has to explain."""
+    return not leg <= max(bands.mean, 0.0 if np.isnan(step) else SHARE * step)
+
+
+def _kinds(records: Sequence[SampleRecord], bands: Bands) -> tuple[str, ...]:
+    return tuple(kind for kind, value in _by_kind(records, bands).items() if not value <= bands.mean)
+
+
+def _later(records: Sequence[SampleRecord]) -> dict[str, float]:
+    """Means of the first and of the second half of the answers: state that decays shows in the second."""
+    halves: list[list[NDArray[np.float64]]] = [[], []]
+    for record in records:
+        d = record.train_logprobs - record.rollout_logprobs
+        halves[0].append(d[: len(d) // 2])
+        halves[1].append(d[len(d) // 2 :])
+    first, second = (mean_abs(np.concatenate([*half, np.empty(0)])) for half in halves)
+    return {"first_half_mean": first, "second_half_mean": second}
