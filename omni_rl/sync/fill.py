@@ -85,8 +85,8 @@ def _lanes(
     """Hand this process's shares to `take`; their checksums, [tensors, LANES]."""
     dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
     parts = (Part(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
-    totals = take_all(parts, take)
-    return np.stack([totals[t.name].lanes if t.name in totals else np.zeros(LANES, np.uint64) for t in tensors])
+    found = take_all(parts, take)
+    return np.stack([found[t.name].lanes if t.name in found else np.zeros(LANES, np.uint64) for t in tensors])
 
 
 def _texts(tensors: Sequence[Released], lanes: Sequence[NDArray[np.uint64]]) -> dict[str, str]:

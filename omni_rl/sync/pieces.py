@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -13,6 +13,7 @@ import torch
 from omni_rl.sync.checksum import Checksum, as_bytes
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 PIECE_BYTES = 2**22
 """Worked on at a time: what was just copied is still in the processor's cache when its checksum is computed."""
 THREADS = 4
@@ -32,11 +33,16 @@ class Part(NamedTuple):
 
 def take_all(parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]) -> dict[str, Checksum]:
     """Hand the parts, in pieces, to `take(name, values, start)`, in threads; the sum of what it returns, by name."""
-    totals: dict[str, Checksum] = {}
-    for shares in in_threads(_tasks(parts, take)):
-        for name, share in shares:
-            totals[name] = Checksum.total((totals[name], share)) if name in totals else share
-    return totals
+    return totals(in_threads(_tasks(parts, take)))
+
+
+def totals(found: Iterable[list[tuple[K, Checksum]]]) -> dict[K, Checksum]:
+    """The sum of the shares of each key."""
+    sums: dict[K, Checksum] = {}
+    for shares in found:
+        for key, share in shares:
+            sums[key] = Checksum.total((sums[key], share)) if key in sums else share
+    return sums
 
 
 def checksum_of(name: str, values: torch.Tensor, start: int) -> Checksum:

@@ -33,6 +33,8 @@ class Slab:
         self._manifest_path = path.with_suffix(".json")
         self._lock = WriterLock(path.with_suffix(".lock"))
         self._places: dict[str, Entry] = {}
+        self._viewed: list[tuple[str, int, str, tuple[int, ...]]] = []
+        self._views: dict[str, torch.Tensor] = {}
 
     @classmethod
     def create(cls, path: Path, nbytes: int) -> "Slab":
@@ -81,10 +83,14 @@ class Slab:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Released name -> view of the file, in the manifest's order. Writing to one ends the process (SIGSEGV)."""
-        return {
-            entry.name: self._read.tensor(entry.offset, getattr(torch, entry.dtype), entry.shape)
-            for entry in self.sealed().entries
-        }
+        entries = self.sealed().entries
+        places = [(entry.name, entry.offset, entry.dtype, entry.shape) for entry in entries]
+        if places != self._viewed:  # of sync after sync they are the same
+            self._views = {
+                name: self._read.tensor(offset, getattr(torch, dtype), shape) for name, offset, dtype, shape in places
+            }
+            self._viewed = places
+        return dict(self._views)
 
     def content(self) -> NDArray[np.uint8]:
         """All bytes in use, gaps between tensors included: a read-only view."""
@@ -144,8 +150,8 @@ class Slab:
     def write_all(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
         """`write` whole tensors, in threads; their checksums as manifests state them."""
         parts = (Part(name, 0, tensor, tensor.dtype) for name, tensor in tensors.items())
-        totals = take_all(parts, self.write)
-        return {name: str(totals.get(name, Checksum.total(()))) for name in tensors}
+        found = take_all(parts, self.write)
+        return {name: str(found.get(name, Checksum.total(()))) for name in tensors}
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> Checksum:
         """Copy a tensor, or a contiguous part that begins `start` elements into it; returns its share of the checksum.
@@ -198,6 +204,7 @@ class Slab:
     def close(self) -> None:
         """Let the file go; the memory is unmapped when the last view of it is gone. Idempotent."""
         self.leave()
+        self._viewed, self._views = [], {}
         self._read.close()
         if self._written is not None:
             self._written.close()

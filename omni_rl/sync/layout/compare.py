@@ -1,12 +1,8 @@
-"""Copies and comparisons at the speed of memory."""
+"""Comparisons at the speed of memory."""
 
 import ctypes
-from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
-
-from omni_rl.sync.pieces import pieces
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -16,21 +12,6 @@ _memcmp.restype = ctypes.c_int
 def bits(values: torch.Tensor) -> torch.Tensor:
     """The same bytes as integers: NaN equals itself, and 0 is not -0."""
     return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
-
-
-def copies(source: torch.Tensor, target: torch.Tensor) -> Iterator[Callable[[], object]]:
-    """What to do, in any order, for `target.copy_(source)` of tensors of one shape."""
-    if source.dtype == target.dtype and _plain(source) and _plain(target):
-        source, target = source.flatten(), target.flatten()
-        for piece in pieces(target.numel(), target.element_size()):
-            yield partial(_move, source[piece], target[piece])
-    else:
-        yield partial(target.copy_, source)
-
-
-def _move(source: torch.Tensor, target: torch.Tensor) -> None:
-    """C's memmove, which lets go of the GIL."""
-    ctypes.memmove(target.data_ptr(), source.data_ptr(), target.nbytes)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -15,19 +15,20 @@ from omni_rl.errors import LayoutError
 from omni_rl.sync.checksum import Checksum
 from omni_rl.sync.layout import derive as derivation
 from omni_rl.sync.layout.blocks import Block, Transform
-from omni_rl.sync.layout.compare import copies, differing, same_bits
+from omni_rl.sync.layout.compare import differing, same_bits
 from omni_rl.sync.layout.derive import Load
 from omni_rl.sync.layout.findings import Coverage, Mismatch, listed, named
 from omni_rl.sync.layout.kinds import Kind
+from omni_rl.sync.layout.moves import Moves
 from omni_rl.sync.layout.random_weights import RandomTensors
 from omni_rl.sync.layout.recorded import Recorded
 from omni_rl.sync.layout.storages import StorageSpec, storages
-from omni_rl.sync.pieces import Part, checksum_of, in_threads, take_all
+from omni_rl.sync.pieces import in_threads, totals
 from omni_rl.sync.released import TensorSpec
 
 # One wrong element could hold the right value by chance, in bfloat16 once in some thousand; not twice.
 FRESH_LOADS = 2
-MIN_CHECKSUM_BYTES = 4096  # of a row: below, comparing all rows at once is faster
+MIN_ROW_BYTES = 4096  # below, all rows at once are faster
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class LayoutMap:
         self._check_names(tensors)
         for name, tensor in tensors.items():
             self._check_spec(name, tensor)
-        deque(in_threads(self._copies(tensors, self._flats(model))), maxlen=0)
+        sources = [tensors[name].detach().reshape(-1) for name in self.specs]
+        deque(in_threads(self._copies(sources, self._flats(model))), maxlen=0)
 
     def verify(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[Mismatch, ...]:
         """Read every byte of the engine and compare it with what `tensors` and the recorded values say.
@@ -106,11 +108,12 @@ class LayoutMap:
         """
         self._check_names(tensors)
         flats = self._flats(model)
-        held = take_all(self._held(flats), checksum_of)
+        names = list(self.specs)
+        held = {names[tensor]: str(total) for tensor, total in totals(in_threads(self._once.checksums(flats))).items()}
         wrong: list[Mismatch] = []
         for name, blocks in self._by_tensor():
             self._check_spec(name, tensors[name])
-            if name in held and str(held[name]) == checksums[name]:
+            if held.get(name) == checksums[name]:
                 continue
             source = tensors[name].detach().reshape(-1)
             found = list(self._released(name, source, blocks, flats))
@@ -152,23 +155,19 @@ class LayoutMap:
         if lost := [name for name, mask in zip(self.specs, landed, strict=True) if not mask.all()]:
             raise LayoutError(f"the layout map leaves out elements of {listed(lost)}")
 
-    def _copies(
-        self, tensors: Mapping[str, torch.Tensor], flats: Sequence[torch.Tensor]
-    ) -> Iterator[Callable[[], object]]:
-        for name, blocks in self._by_tensor():
-            source = tensors[name].detach().reshape(-1)
-            for block in blocks:
-                flat = flats[block.storage]
-                values = block.of_tensor(source)
-                if block.transform is not Transform.COPY:
-                    values = block.transform(values, flat.dtype)
-                yield from copies(values, block.of_storage(flat))
-
-    def _held(self, flats: Sequence[torch.Tensor]) -> Iterator[Part]:
-        """The engine's own elements of every tensor that it holds `_once`."""
-        for name, blocks in self._by_tensor():
-            if self._once[name]:
-                yield from (part for block in blocks for part in _rows(name, block, flats[block.storage]))
+    def _copies(self, sources: Sequence[torch.Tensor], flats: Sequence[torch.Tensor]) -> Iterator[Callable[[], object]]:
+        """Tasks that write flat released tensors into the engine."""
+        if all(tensor.is_cpu for tensor in (*sources, *flats)):
+            yield from self._moves.copies(sources, flats)
+            blocks = self._other_blocks
+        else:
+            blocks = list(self.blocks)
+        for block in blocks:
+            flat = flats[block.storage]
+            values = block.of_tensor(sources[block.tensor])
+            if block.transform is not Transform.COPY:
+                values = block.transform(values, flat.dtype)
+            yield partial(block.of_storage(flat).copy_, values)
 
     def _released(
         self, name: str, source: torch.Tensor, blocks: Sequence[Block], flats: Sequence[torch.Tensor]
@@ -192,18 +191,40 @@ class LayoutMap:
                 yield Mismatch(None, parameter, recorded.kind, int(places[0]), len(places))
 
     @cached_property
-    def _once(self) -> dict[str, bool]:
-        """Whether the engine holds each released element as it is and once, in pieces worth a checksum of their own."""
-        return {
-            name: sum(block.elements for block in blocks) == torch.Size(self.specs[name].shape).numel()
-            and all(
-                block.transform is Transform.COPY
-                and self.storages[block.storage].dtype == self.specs[name].dtype
-                and (block.rows == 1 or block.length * self.specs[name].dtype.itemsize >= MIN_CHECKSUM_BYTES)
-                for block in blocks
-            )
+    def _moves(self) -> Moves:
+        return Moves([block for block in self.blocks if self._is_move(block)], self._itemsizes)
+
+    @cached_property
+    def _other_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if not self._is_move(block)]
+
+    @cached_property
+    def _once(self) -> Moves:
+        """The copies of those tensors of which the engine holds each element as it is, and once."""
+        whole = [
+            blocks
             for name, blocks in self._by_tensor()
-        }
+            if sum(block.elements for block in blocks) == torch.Size(self.specs[name].shape).numel()
+            and all(map(self._is_move, blocks))
+        ]
+        return Moves([block for blocks in whole for block in blocks], self._itemsizes)
+
+    @property
+    def _itemsizes(self) -> list[int]:
+        return [spec.dtype.itemsize for spec in self.specs.values()]
+
+    @cached_property
+    def _dtypes(self) -> list[torch.dtype]:
+        return [spec.dtype for spec in self.specs.values()]
+
+    def _is_move(self, block: Block) -> bool:
+        """Whether a copy of bytes does it, in rows that are worth a call of their own."""
+        dtype = self._dtypes[block.tensor]
+        return (
+            block.transform is Transform.COPY
+            and self.storages[block.storage].dtype == dtype
+            and (block.rows == 1 or block.length * dtype.itemsize >= MIN_ROW_BYTES)
+        )
 
     def _by_tensor(self) -> Iterator[tuple[str, list[Block]]]:
         """Blocks grouped by released tensor, in order: each tensor is looked up once."""
@@ -236,10 +257,3 @@ class LayoutMap:
                 f"{name} is {tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}; send it as "
                 "omni_rl.sync.released.as_sent gives it"
             )
-
-
-def _rows(name: str, block: Block, flat: torch.Tensor) -> Iterator[Part]:
-    """A block's rows as parts of their released tensor."""
-    for row in range(block.rows):
-        held = flat[block.target + row * block.target_stride :][: block.length]
-        yield Part(name, block.source + row * block.source_stride, held, flat.dtype)
