@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -26,6 +27,12 @@ def place(actor: Any) -> Any:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(NAME_PAUSE)
+
+
+def share(cpus: float, resources: Mapping[str, float]) -> dict[str, Any]:
+    """The options that set `resources`, by Ray's names, aside for an actor; GPU is the one with devices behind it."""
+    others = {name: amount for name, amount in resources.items() if name != "GPU"}
+    return {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
 
 
 def clear(name: str, namespace: str) -> None:

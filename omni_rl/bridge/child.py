@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from omni_rl.bridge.node import join
 from omni_rl.bridge.protocol import (
     MAX_LINE,
     SIGNATURES,
@@ -139,6 +140,8 @@ class Child:
         from omni_rl.bridge.cluster import Cluster
         from omni_rl.bridge.jobs import Jobs
 
+        if settings.join:
+            join(settings.address)
         with self._holding:
             hold = self._hold
         with Cluster.attached(settings, hold) as cluster:

@@ -162,7 +162,12 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
         if found is not None:
             return found
     clear(TRAINER, settings.namespace)
-    train = TrainSettings(world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate)
+    train = TrainSettings(
+        world_size=settings.world_size,
+        dtype=settings.dtype,
+        learning_rate=settings.learning_rate,
+        resources=settings.trainer_resources,
+    )
     return TrainerHandle.start(settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace)
 
 
@@ -178,6 +183,7 @@ def _rollout(settings: ClusterSettings, name: str, held: str | None) -> RolloutH
         run=settings.run,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
+        resources=settings.rollout_resources,
     )
     # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.
     return RolloutHandle.start(engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held)

@@ -13,6 +13,8 @@ class ClusterSettings(StrictSettings):
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
     namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
+    `join`: the bridge's host is no node of the cluster, and becomes one that offers nothing, as long as the bridge
+    lives. The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them.
     """
 
     address: str
@@ -27,6 +29,9 @@ class ClusterSettings(StrictSettings):
     max_num_seqs: int = Field(default=40, ge=1)
     max_num_batched_tokens: int = Field(default=4096, ge=16)
     job_environment: dict[str, str] = Field(default_factory=dict)
+    join: bool = False
+    rollout_resources: dict[str, float] = Field(default_factory=dict)
+    trainer_resources: dict[str, float] = Field(default_factory=dict)
 
     @property
     def namespace(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place
+from omni_rl.actors import kill, place, share
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
@@ -123,9 +123,11 @@ class TrainerHandle:
     @classmethod
     def start(cls, model: Path, settings: TrainSettings, *, run: str, name: str, namespace: str) -> "TrainerHandle":
         """Start the actor and its ranks with the checkpoint's weights. Raises what `TrainerGroup.start` raises."""
-        options = {"name": name, "namespace": namespace, "lifetime": "detached"}
+        # On a node that its ranks may be on too; devices are theirs.
+        beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
+        options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
         try:
-            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(TrainerActor).options(**options))
+            actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside)))
         except ValueError as error:
             raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
         handle = cls(actor, name, None)

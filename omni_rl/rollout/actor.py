@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place
+from omni_rl.actors import kill, place, share
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -242,7 +242,8 @@ class RolloutHandle:
     def _start(self, closed: bool, held: str | None) -> None:
         self._require_ray()
         try:
-            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(RolloutActor).options(**self._options))
+            options = {**self._options, **share(CPUS, self.settings.resources), "max_restarts": 0}
+            actor = place(ray.remote(RolloutActor).options(**options))
         except ValueError as error:
             raise EngineDeadError(f"{self.name}: another engine has that name: {error}") from error
         self._hold = hold = _Hold(actor, None, None)
@@ -252,6 +253,7 @@ class RolloutHandle:
             except GetTimeoutError:
                 raise EngineDeadError(
                     f"Ray did not start the rollout actor within {PLACEMENT_TIMEOUT:g} s; it needs {CPUS} of a CPU"
+                    + "".join(f" and {amount:g} of {name}" for name, amount in self.settings.resources.items())
                 ) from None
             if address == ray.util.get_node_ip_address():
                 hold.pid = pid

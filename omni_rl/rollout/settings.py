@@ -18,7 +18,8 @@ class EngineSettings(StrictSettings):
     `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
     `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
-    `video_pruning_rate` is the share of a video's tokens that are left out (EVS), on both sides; 0: none.
+    `video_pruning_rate` is the share of a video's tokens that are left out (EVS), on both sides; 0: none. `resources`,
+    by Ray's names, are set aside for the engine beside its share of a CPU.
     """
 
     model: Path
@@ -34,6 +35,7 @@ class EngineSettings(StrictSettings):
     video_pruning_rate: float = Field(default=0.0, ge=0, lt=1)
     record_experts: bool = True
     threads: int = Field(default=0, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
 
 
 def require_checkpoint(model: Path) -> None:

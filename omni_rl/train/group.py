@@ -7,6 +7,7 @@ from types import TracebackType
 
 import ray
 
+from omni_rl.actors import share
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
@@ -41,7 +42,8 @@ class TrainerGroup:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
-        actor = ray.remote(num_cpus=settings.cpus_per_rank, max_restarts=0)(TrainWorker)
+        options = share(settings.cpus_per_rank, settings.resources)
+        actor = ray.remote(TrainWorker).options(max_restarts=0, **options)
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank in range(settings.world_size)])
         try:
             addresses = ranks.locate(PLACEMENT_TIMEOUT)

@@ -55,6 +55,7 @@ class Coordinator:
         self._sinks = self._asides(sinks)
         self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
         self._runs: dict[str, Run] = {}
+        self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs.values()))
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -202,6 +203,7 @@ class Coordinator:
             )
         self._cluster = seen
         self.telemetry.ray_up.set(seen.connected)
+        self.telemetry.members(seen.members if seen.connected else ())
         self.telemetry.gate_closed.set(self.gate.closed)
 
     def _asides(self, sinks: Sequence[Sink]) -> list[Aside]:

@@ -1,13 +1,16 @@
 """Prometheus: the field's names with the prefix `omni_rl_`, in a registry of our own."""
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from omni_rl.api.runs import METRICS
-from omni_rl.sync.result import SyncResult
+from omni_rl.sync.result import Outcome, SyncResult
+from services.coordinator.bridge import ReplicaState
 from services.coordinator.sinks import JudgedStep
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -42,14 +45,24 @@ class Telemetry:
         self.last_sync = self._gauge("last_sync_timestamp_seconds", "When the latest sync was committed.")
         self.gate_closed = self._gauge("gate_closed", "1 while generation is held.")
         self.ray_up = self._gauge("ray_up", "1 while the Ray cluster answers.")
-        self.alarms = self._gauge("alarms_open", "Alarms that are not over.")
+        self.alarms = self._gauge("alarms_open", "Runs whose alarm is not over.")
+        self._members = self._gauge("cluster_members", "Rollout engines and trainers, by state.", "role", "state")
         self.events = self._counter("events", "Events, by kind.", "kind")
         self.subscribers = self._gauge("event_subscribers", "Open event streams.")
+        # A series that begins with its first failure has no increase for an alert to see.
+        for outcome in (*get_args(Outcome), "failed"):
+            self.syncs.labels(outcome)
         self._seen: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     def watch_dropped(self, name: str, dropped: Callable[[], int]) -> None:
         """Show how many steps a sink missed."""
         self._gauge(f"sink_{name}_dropped_steps", "Steps that the sink missed.").set_function(dropped)
+
+    def members(self, members: Iterable[ReplicaState]) -> None:
+        """Show how many there are in each state."""
+        self._members.clear()
+        for (role, state), count in Counter((member.role, member.state) for member in members).items():
+            self._members.labels(role, state).set(count)
 
     def step(self, step: JudgedStep) -> None:
         self._forget_buckets(step.run, tuple(step.figures))
@@ -99,8 +112,8 @@ class Telemetry:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(f"omni_rl_{name}", meaning, labels, registry=self.registry)
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"omni_rl_{name}", meaning, labels, registry=self.registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(f"omni_rl_{name}", meaning, labels, registry=self.registry)
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return Histogram(f"omni_rl_{name}", meaning, labels, registry=self.registry, buckets=SECONDS)

@@ -157,3 +157,15 @@ def test_wandb_gets_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"overall/tokens": 4, "overall/gen_kl_error": 0.02, "train/reward": 0.5, "severity": 1}
     assert logged == [(expected, 12)] * 2
     assert ended == [True]
+
+
+@pytest.mark.anyio
+async def test_an_open_alarm_and_what_the_clusters_members_are(serve: Serve) -> None:
+    async with serve() as served:
+        await served.http.post("/v1/runs", json=RUN)
+        before = samples((await served.http.get("/metrics")).text)
+        await post(served, DRIFTED)
+        await seal(served)
+        found = samples((await served.http.get("/metrics")).text)
+    assert (before["omni_rl_alarms_open", ()], found["omni_rl_alarms_open", ()]) == (0, 1)
+    assert found["omni_rl_cluster_members", (("role", "rollout"), ("state", "serving"))] >= 1
