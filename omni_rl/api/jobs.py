@@ -27,6 +27,10 @@ class PolicyGradientParameters(Body):
     clip_high: float = Field(default=0.28, gt=0)
     kl: float = Field(default=0.0, ge=0, description="Weight of the k3 estimate against the reference.")
     correction: CorrectionBody = CorrectionBody()
+    evaluate_every: int = Field(
+        default=0, ge=0, description="Steps between two measurements on held-out prompts; the last step has one too."
+    )
+    save_every: int = Field(default=0, ge=0, description="Steps between two saved states to resume from.")
     max_staleness: int = Field(default=0, ge=0, le=64)
     resume: bool = Field(default=False, description="From the last saved step, as a new attempt.")
 
@@ -38,6 +42,7 @@ class GrpoParameters(PolicyGradientParameters):
     normalise: bool = Field(default=True, description="Divide advantages by the group's standard deviation.")
     leave_one_out: bool = False
     aggregation: Literal["token", "sequence"] = "token"
+    mask_truncated: bool = Field(default=False, description="Learn nothing from answers that max_tokens cut off.")
 
     model_config = example(run="digits-grpo", task="digits", steps=50, prompts=16, group=8, learning_rate=1e-3)
 

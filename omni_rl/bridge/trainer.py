@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place, share
+from omni_rl.actors import kill, place
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
 from omni_rl.rollout.waiting import HEARTBEAT, Waiter
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
-from omni_rl.train.settings import TrainSettings
+from omni_rl.train.settings import PLAIN, Objective, TrainSettings
+from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 
 if TYPE_CHECKING:
@@ -73,8 +74,13 @@ class TrainerActor:
     async def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         return await self._do("score", lambda group: group.score(rollouts))
 
-    async def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
-        return await self._do("update", lambda group: group.update(rollouts, advantages))
+    async def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats:
+        return await self._do("update", lambda group: group.update(rollouts, targets, objective))
+
+    async def reset(self) -> None:
+        await self._do("reset", lambda group: group.reset())
 
     async def version(self) -> WeightVersion:
         return await self._do("version", lambda group: group.version())
@@ -123,11 +129,9 @@ class TrainerHandle:
     @classmethod
     def start(cls, model: Path, settings: TrainSettings, *, run: str, name: str, namespace: str) -> "TrainerHandle":
         """Start the actor and its ranks with the checkpoint's weights. Raises what `TrainerGroup.start` raises."""
-        # On a node that its ranks may be on too; devices are theirs.
-        beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
-        options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
+        options = {"name": name, "namespace": namespace, "lifetime": "detached"}
         try:
-            actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside)))
+            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(TrainerActor).options(**options))
         except ValueError as error:
             raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
         handle = cls(actor, name, None)
@@ -162,9 +166,14 @@ class TrainerHandle:
         scores: list[Score] = self._call("score", rollouts)
         return scores
 
-    def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
-        stats: StepStats = self._call("update", rollouts, advantages)
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
+    ) -> StepStats:
+        stats: StepStats = self._call("update", rollouts, targets, objective)
         return stats
+
+    def reset(self) -> None:
+        self._call("reset")
 
     def version(self) -> WeightVersion:
         version: WeightVersion = self._call("version")

@@ -17,7 +17,8 @@ from omni_rl.checkpoints.training import Material, Plan, greedy_accuracy, sample
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.tasks.digits import Split, load_digits
+from omni_rl.tasks.digits import load_digits
+from omni_rl.tasks.settings import Split
 
 _DEFAULT = Plan()
 

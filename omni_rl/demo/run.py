@@ -20,7 +20,7 @@ from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS, Prompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train import pairing
-from omni_rl.train.losses import group_advantages
+from omni_rl.train.advantages import group_advantages
 from omni_rl.train.types import Score
 
 PHASES = 4  # sample, score, learn, update: units of progress a step

@@ -5,15 +5,13 @@ Shapes: N images.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from omni_rl.media.types import Prompt
-
-Split = Literal["train", "held_out"]
+from omni_rl.tasks.settings import Split
 
 QUESTION = "What digit is this?"
 TRAIN_IMAGES = 1400  # of 1,797; the rest, 397, is held out. The order is that of the data set, never shuffled.
@@ -56,8 +54,3 @@ def digit_prompt(image: NDArray[np.floating], answer: int, id: str) -> Prompt:  
     """The question that the small checkpoint was trained on, about ink [8, 8] from 0 to 16."""
     text = f"<|im_start|>user\n<image>{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     return Prompt(id=id, text=text, images=(digit_image(image),), answer=str(answer))
-
-
-def exact_digit(answer_text: str, expected: str) -> float:
-    """1.0 if the answer starts with the expected digit, else 0.0. What follows the digit does not count."""
-    return 1.0 if answer_text.startswith(expected) else 0.0

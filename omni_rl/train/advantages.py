@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.train.losses import group_advantages
-
 Array = NDArray[np.float64]
 Baseline = Literal["normalised", "mean", "leave_one_out"]
 
 # Keeps the division finite where rewards hardly differ; the value is TRL's.
 STD_EPSILON = 1e-4
+WHITENING_EPSILON = 1e-8  # that of OpenAI's baselines
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,27 @@ class GroupAdvantages:
     values: Array
     kept: NDArray[np.bool_]
     dropped: int
+
+
+def group_advantages(rewards: Sequence[float], groups: Sequence[Hashable]) -> Array:
+    """Reward minus the mean reward of its group (answers to one prompt), float64 [N].
+
+    REINFORCE with a baseline: Williams 1992; over a group: Shao et al. 2024 (GRPO), without the division by the
+    standard deviation, which Liu et al. 2025 ("Understanding R1-Zero-like training") show to bias the gradient.
+    """
+    values = np.asarray(rewards, dtype=np.float64)
+    advantages = values.copy()
+    for indices in members_of(groups).values():
+        advantages[indices] -= values[indices].mean()
+    return advantages
+
+
+def members_of(groups: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    """Which places each group has, in order of first appearance."""
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    return members
 
 
 def relative_advantages(rewards: Sequence[float], groups: Sequence[Hashable], baseline: Baseline) -> GroupAdvantages:
@@ -36,11 +56,8 @@ def relative_advantages(rewards: Sequence[float], groups: Sequence[Hashable], ba
     raw = np.asarray(rewards, dtype=np.float64)
     values = np.zeros_like(centred)
     kept = np.zeros(len(raw), dtype=np.bool_)
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
     dropped = 0
-    for indices in members.values():
+    for indices in members_of(groups).values():
         if np.ptp(raw[indices]) == 0:
             dropped += 1
             continue
@@ -67,3 +84,10 @@ def generalised_advantages(rewards: Array, values: Array, *, gamma: float, lam: 
         running = delta[t] + gamma * lam * running
         advantages[t] = running
     return advantages
+
+
+def whitened(advantages: Sequence[Array]) -> list[Array]:
+    """The same with mean 0 and variance 1 over all tokens; an array an answer."""
+    everything = np.concatenate(advantages)
+    mean, scale = everything.mean(), 1 / (everything.std() + WHITENING_EPSILON)
+    return [(each - mean) * scale for each in advantages]

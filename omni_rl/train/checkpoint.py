@@ -1,4 +1,5 @@
-"""Saves and loads a training state: released weights that vLLM serves, AdamW's state, and a record. No pickle."""
+"""Saves and loads a training state: released weights that vLLM serves, AdamW's state, PPO's value head, and a record.
+No pickle."""
 
 import os
 import shutil
@@ -24,6 +25,7 @@ MODEL = "model.safetensors"
 STATE = "training"
 RECORD = f"{STATE}/step.json"
 OPTIMIZER = f"{STATE}/optimizer.safetensors"
+VALUE_HEAD = f"{STATE}/value_head.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -81,6 +83,7 @@ def write(
     config: NemotronOmniConfig,
     weights: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
+    value_head: Mapping[str, torch.Tensor],
     **record: Any,
 ) -> None:
     """Write a checkpoint from full tensors; fields of the record but the digests are keywords.
@@ -91,8 +94,10 @@ def write(
     with atomic_directory(target) as directory:
         omni_checkpoint.write(config, weights, directory, getattr(torch, record["dtype"]))
         (directory / STATE).mkdir()
-        save_file(dict(optimizer), directory / OPTIMIZER)
-        digests = {MODEL: tensors_digest(weights), OPTIMIZER: tensors_digest(optimizer)}
+        digests = {MODEL: tensors_digest(weights)}
+        for name, tensors in ((OPTIMIZER, optimizer), (VALUE_HEAD, value_head)):
+            save_file(dict(tensors), directory / name)
+            digests[name] = tensors_digest(tensors)
         (directory / RECORD).write_text(Record(digests=digests, **record).model_dump_json(indent=1))
 
 

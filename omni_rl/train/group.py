@@ -1,14 +1,12 @@
 """The trainer as a job sees it: one policy over several ranks, whose work is dealt out here."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import ray
 
-from omni_rl.actors import share
-from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
+from omni_rl.errors import OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
 from omni_rl.rollout.types import Rollout
@@ -17,7 +15,8 @@ from omni_rl.sync.version import WeightVersion
 from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
 from omni_rl.train.ranks import Ranks
 from omni_rl.train.rendezvous import LOOPBACK
-from omni_rl.train.settings import TrainSettings
+from omni_rl.train.settings import PLAIN, Objective, TrainSettings
+from omni_rl.train.targets import Targets, targets_of
 from omni_rl.train.types import Score, StepStats
 from omni_rl.train.worker import TrainWorker
 
@@ -29,8 +28,9 @@ class TrainerGroup:
     TrainerDeadError, and so does every later one.
     """
 
-    def __init__(self, settings: TrainSettings, ranks: Ranks, features: FeatureCounts) -> None:
+    def __init__(self, model: Path, settings: TrainSettings, ranks: Ranks, features: FeatureCounts) -> None:
         self.settings = settings
+        self._model = model
         self._ranks = ranks
         self._features = features
 
@@ -42,15 +42,15 @@ class TrainerGroup:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
-        options = share(settings.cpus_per_rank, settings.resources)
-        actor = ray.remote(TrainWorker).options(max_restarts=0, **options)
+        actor = ray.remote(num_cpus=settings.cpus_per_rank, max_restarts=0)(TrainWorker)
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank in range(settings.world_size)])
         try:
             addresses = ranks.locate(PLACEMENT_TIMEOUT)
             host = LOOPBACK if len(set(addresses)) == 1 else addresses[0]
             port = ranks.first("listen", host)
             ranks.call("join", host, port)
-            ranks.call("build", Path(model_path).resolve(), 0)
+            model = Path(model_path).resolve()
+            ranks.call("build", model, 0)
             features: FeatureCounts = ranks.first("feature_counts")
         except TrainerDeadError as error:
             # No group to be dead yet: a bad checkpoint is the caller's to mend.
@@ -60,7 +60,7 @@ class TrainerGroup:
         except BaseException:
             ranks.close()
             raise
-        return cls(settings, ranks, features)
+        return cls(model, settings, ranks, features)
 
     @property
     def pids(self) -> list[int]:
@@ -77,26 +77,25 @@ class TrainerGroup:
         plan = self._plan(rollouts)
         return restore(plan, self._ranks.each("score", distribute(plan, rollouts)))
 
-    def update(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> StepStats:
-        """One optimiser step on the mean of -advantage * logprob over all sampled tokens.
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
+    ) -> StepStats:
+        """One optimiser step. A target that is a number is the advantage of all tokens of its answer.
 
         Raises:
-            ConfigError: nothing to learn from; an advantage too many, too few or not finite; a rollout too long.
+            ConfigError: nothing to learn from; targets too many, too few or not finite; a rollout too long.
             PromptError, MediaError: a media item does not fit its slots in the prompt.
             GradientError: the gradient is not finite; weights and version are as before.
         """
-        if len(rollouts) != len(advantages):
-            raise ConfigError(f"{len(rollouts)} rollouts but {len(advantages)} advantages; give one for each")
-        for rollout, advantage in zip(rollouts, advantages, strict=True):
-            if not math.isfinite(advantage):
-                raise ConfigError(f"the advantage of prompt {rollout.prompt.id!r} is {advantage}; it must be finite")
-        tokens = sum(len(rollout.ids) for rollout in rollouts)
-        if tokens == 0:
-            raise ConfigError("no sampled token in the batch; nothing to learn from")
+        found = targets_of(rollouts, targets)
         plan = self._plan(rollouts)
-        packs, weights = distribute(plan, rollouts), distribute(plan, [float(a) for a in advantages])
-        stats: StepStats = self._ranks.each("update", packs, weights, [tokens] * len(self._ranks))[0]
+        shares = distribute(plan, rollouts), distribute(plan, found), [objective] * len(self._ranks)
+        stats: StepStats = self._ranks.each("update", *shares)[0]
         return stats
+
+    def reset(self) -> None:
+        """Take the weights that the group started with, and a fresh optimiser; the version's number goes on."""
+        self._ranks.call("build", self._model, self.version().number + 1)
 
     def version(self) -> WeightVersion:
         """The version of the current weights."""

@@ -12,6 +12,7 @@ from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.packing import pack, sequence_length, temperatures
 from omni_rl.train.types import Score
+from omni_rl.train.value import ValueHead
 
 
 class Policy(Protocol):
@@ -22,7 +23,9 @@ class Policy(Protocol):
     ) -> PackedScores: ...
 
 
-def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, logprob_chunk: int) -> list[Score]:
+def score_pack(
+    policy: Policy, rollouts: Sequence[Rollout], *, version: str, logprob_chunk: int, head: ValueHead | None = None
+) -> list[Score]:
     """Score the answers of one pack, in order.
 
     Of a pruned video the tokens count that the engine kept, if `version` is what it sampled with; under other weights
@@ -36,6 +39,7 @@ def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, log
         packed = policy.score_packed(
             batch, temperature=temperatures(rollouts), logprob_chunk=logprob_chunk, record_routing=True
         )
+        values = None if head is None or packed.hidden is None else head(packed.hidden).double().numpy()
     logprobs = packed.logprobs.double().numpy()
     experts = None if packed.experts is None else packed.experts.to(torch.int16).numpy()
     margins = None if packed.margins is None else packed.margins.float().numpy()
@@ -54,6 +58,7 @@ def score_pack(policy: Policy, rollouts: Sequence[Rollout], *, version: str, log
                 digests=tuple(next(digests) for _ in rollout.prompt.items),
                 version=version,
                 kept=tuple(next(kept) for _ in rollout.prompt.items),
+                values=None if values is None else values[scored : scored + len(rollout.ids)].copy(),
             )
         )
         scored += len(rollout.ids)

@@ -12,14 +12,15 @@ class TrainSettings(StrictSettings):
 
     `dtype` is the forward's. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory;
     `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few cores, where whole
-    CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that is alive but
-    silent; a peer that died is noticed at once.
+    `value_learning_rate` is that of PPO's value head. `cpus_per_rank` is what Ray sets aside for a rank: a fraction
+    lets ranks and engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how
+    long a rank waits for a peer that is alive but silent; a peer that died is noticed at once.
     """
 
     world_size: int = Field(default=2, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = Field(default=1e-4, gt=0)
+    value_learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = Field(default=1e-8, gt=0)
@@ -30,6 +31,22 @@ class TrainSettings(StrictSettings):
     seed: int = 0
     backend: Literal["gloo"] = "gloo"
     cpus_per_rank: float = Field(default=0.25, gt=0)
-    resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs."""
     collective_timeout: float = Field(default=300.0, gt=0)
+
+
+class Objective(StrictSettings):
+    """What one update minimises: the clipped surrogate, `kl` times the reference's k3, `value_weight` times the value
+    loss, each where its targets are given. `learning_rate` None: the group's own.
+    """
+
+    learning_rate: float | None = Field(default=None, ge=0)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    kl: float = Field(default=0.0, ge=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    value_weight: float = Field(default=0.0, ge=0)
+
+
+PLAIN = Objective()
+"""Policy gradient at the group's own learning rate."""

@@ -1,8 +1,11 @@
 """Losses of updates that part from the policy that sampled, per token: GRPO, PPO and their reference KL."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Aggregation = Literal["token", "sequence"]
 
@@ -30,15 +33,16 @@ def clipped_value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.T
     return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())
 
 
-def aggregate(losses: torch.Tensor, lengths: list[int], included: list[bool], how: Aggregation) -> torch.Tensor:
-    """Mean of token losses [T] over the sequences of `lengths` that are `included`; 0 where none is.
+def shares(lengths: Sequence[int], included: Sequence[bool], how: Aggregation) -> list[NDArray[np.float64]]:
+    """How much of a step's loss is each token's, float64 [T] for each of the answers of `lengths`; together they are 1.
 
-    `token`: every token weighs the same (DAPO). `sequence`: the mean of the sequences' means (GRPO). A truncated
-    answer is not `included` under DAPO's over-long filtering.
+    `token`: every token weighs the same (DAPO). `sequence`: the mean of the answers' means (GRPO). An answer that is
+    not `included` has none: a truncated one under DAPO's over-long filtering, one of a group that teaches nothing.
     """
-    parts = [part for part, use in zip(torch.split(losses, lengths), included, strict=True) if use and len(part)]
-    if not parts:
-        return losses.sum() * 0.0
-    if how == "token":
-        return torch.cat(parts).mean()
-    return torch.stack([part.mean() for part in parts]).mean()
+    counted = [length if use else 0 for length, use in zip(lengths, included, strict=True)]
+    tokens, sequences = sum(counted), sum(length > 0 for length in counted)
+    found = []
+    for length, count in zip(lengths, counted, strict=True):
+        share = 0.0 if not count else 1 / tokens if how == "token" else 1 / (sequences * count)
+        found.append(np.full(length, share))
+    return found

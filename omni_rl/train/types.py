@@ -14,7 +14,8 @@ class Score:
     [P + T - 1, L]: the router's choices and the gap between the last chosen and the first refused biased score.
     `digests`: of the media tensors the model used, one dict an item in the order of the prompt's items. `version`
     of the weights that scored. `kept`, one entry a media item: bool [tubelets, tokens each], which tokens of a pruned
-    video the trainer itself would keep (it scores those that the engine kept), or None.
+    video the trainer itself would keep (it scores those that the engine kept), or None. `values` float64 [T]: what the
+    value head, if there is one, expects where each token is chosen.
     """
 
     logprobs: NDArray[np.float64]
@@ -23,12 +24,20 @@ class Score:
     digests: tuple[dict[str, str], ...]
     version: str
     kept: tuple[NDArray[np.bool_] | None, ...] = ()
+    values: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimiser step: `loss` (mean over tokens), `grad_norm` before clipping, `tokens` that took part."""
+    """One optimiser step: `loss`, `grad_norm` before clipping, `tokens` that took part.
+
+    Means over those tokens: `clipped`, whether a ratio was held by its clip; `kl`, k3 against the reference;
+    `value_loss`.
+    """
 
     loss: float
     grad_norm: float
     tokens: int
+    clipped: float = 0.0
+    kl: float = 0.0
+    value_loss: float = 0.0

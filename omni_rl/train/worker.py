@@ -23,9 +23,11 @@ from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
 from omni_rl.train.scoring import score_pack
-from omni_rl.train.settings import TrainSettings
+from omni_rl.train.settings import Objective, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
+from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
+from omni_rl.train.value import ValueHead
 
 
 class TrainWorker:
@@ -71,7 +73,10 @@ class TrainWorker:
         optimizer = build_optimizer(model, self._settings)
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
-        self._model, self._optimizer = model, optimizer
+        head = ValueHead(model.config.llm_config.hidden_size, self._settings)
+        if (directory / checkpoint.VALUE_HEAD).exists():
+            head.load(directory / checkpoint.VALUE_HEAD)
+        self._model, self._optimizer, self._head = model, optimizer, head
         self._number = number
         self._digest: str | None = None
         return self.version()
@@ -109,16 +114,24 @@ class TrainWorker:
         return manifest
 
     def score(self, packs: Sequence[Sequence[Rollout]]) -> list[list[Score]]:
-        version = str(self.version())
+        version, chunk = str(self.version()), self._settings.logprob_chunk
         return [
-            score_pack(self._model, rollouts, version=version, logprob_chunk=self._settings.logprob_chunk)
+            score_pack(self._model, rollouts, version=version, logprob_chunk=chunk, head=self._head)
             for rollouts in packs
         ]
 
     def update(
-        self, packs: Sequence[Sequence[Rollout]], advantages: Sequence[Sequence[float]], tokens: int
+        self, packs: Sequence[Sequence[Rollout]], targets: Sequence[Sequence[Targets]], objective: Objective
     ) -> StepStats:
-        stats = train_step(self._model, self._optimizer, packs, advantages, tokens=tokens, settings=self._settings)
+        stats = train_step(
+            self._model,
+            self._optimizer,
+            packs,
+            targets,
+            objective=objective,
+            settings=self._settings,
+            head=self._head,
+        )
         if not math.isfinite(stats.grad_norm):
             raise GradientError(f"the gradient's norm is {stats.grad_norm}; the weights stay at {self.version()}")
         self._number += 1
@@ -140,6 +153,7 @@ class TrainWorker:
                 self._model.config,
                 weights,
                 state,
+                self._head.tensors(),
                 run=version.run,
                 attempt=version.attempt,
                 number=version.number,

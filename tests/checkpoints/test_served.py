@@ -12,7 +12,8 @@ from omni_rl.media.renderer import Renderer
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.tasks.digits import exact_digit, load_digits
+from omni_rl.tasks.digits import load_digits
+from omni_rl.tasks.rewards import exact_digit
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from omni_rl.tasks.digits import digit_image, exact_digit, load_digits
+from omni_rl.tasks.digits import digit_image, load_digits
+from omni_rl.tasks.rewards import exact_digit
 
 
 def test_the_splits_share_no_image_and_hold_every_digit() -> None:

@@ -31,4 +31,6 @@ class Bigram(nn.Module):
         logprobs = logits.log_softmax(-1).gather(1, batch.ids[scored, None])[:, 0]
         experts = torch.stack([batch.ids % EXPERTS, (batch.ids + 1) % EXPERTS], dim=-1)[:, None].to(torch.int16)
         margins = batch.ids[:, None].float()
-        return PackedScores(logprobs, experts if record_routing else None, margins if record_routing else None)
+        if not record_routing:
+            return PackedScores(logprobs, None, None, hidden=hidden[scored - 1])
+        return PackedScores(logprobs, experts, margins, hidden=hidden[scored - 1])

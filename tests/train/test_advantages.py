@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
-from omni_rl.train.advantages import Baseline, generalised_advantages, relative_advantages
+from omni_rl.train.advantages import Baseline, generalised_advantages, group_advantages, relative_advantages
 
 REWARDS = [1.0, 5.0, 0.0, 5.0, 2.0, 3.0]
 GROUPS = ["a", "b", "a", "b", "a", "c"]
+
+
+def test_group_baseline_compares_answers_to_the_same_prompt_only() -> None:
+    advantages = group_advantages([1.0, 10.0, 0.0, 10.0, 2.0], ["a", "b", "a", "b", "a"])
+    assert advantages.tolist() == [0.0, 0.0, -1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from omni_rl.errors import CheckpointError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.rollout.types import Rollout
 from omni_rl.train import checkpoint
-from omni_rl.train.settings import TrainSettings
+from omni_rl.train.settings import PLAIN, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
+from omni_rl.train.targets import targets_of
+from omni_rl.train.value import ValueHead
 
 from .bigram import Bigram
 from .conftest import MakeRollout
@@ -37,6 +40,7 @@ def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: 
         config,
         {name: tensor.detach() for name, tensor in policy.named_parameters()},
         dict(checkpoint.optimizer_tensors(policy, optimizer)),
+        ValueHead(8, SETTINGS).tensors(),
         run="run",
         attempt=1,
         number=3,
@@ -44,23 +48,25 @@ def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: 
     )
 
 
+def _step(policy: Bigram, optimizer: torch.optim.Optimizer, rollout: Rollout) -> None:
+    targets = [targets_of([rollout], [1.0])]
+    train_step(policy, optimizer, [[rollout]], targets, objective=PLAIN, settings=SETTINGS)
+
+
 def test_resumed_training_is_bitwise_the_uninterrupted_one(
     make_rollout: MakeRollout, config: NemotronOmniConfig, tmp_path: Path
 ) -> None:
-    def step(policy: Bigram, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        train_step(policy, optimizer, [[make_rollout(seed)]], [[1.0]], tokens=4, settings=SETTINGS)
-
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
-    step(policy, optimizer, 0)
+    _step(policy, optimizer, make_rollout(0))
     _write(tmp_path / "saved", config, policy, optimizer)
-    step(policy, optimizer, 1)
+    _step(policy, optimizer, make_rollout(1))
 
     resumed = Bigram()
     resumed.load_state_dict(load_file(tmp_path / "saved" / "model.safetensors"))
     optimizer = build_optimizer(resumed, SETTINGS)
     checkpoint.load_optimizer(resumed, optimizer, tmp_path / "saved")
-    step(resumed, optimizer, 1)
+    _step(resumed, optimizer, make_rollout(1))
     for name, parameter in policy.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name))
 
@@ -125,7 +131,7 @@ def test_changed_tensors_are_noticed(
 ) -> None:
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
-    train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
+    _step(policy, optimizer, make_rollout(0))
     _write(tmp_path / "saved", config, policy, optimizer)
     path = tmp_path / "saved" / file
     tensors = load_file(path)
@@ -149,7 +155,7 @@ def test_optimizer_state_of_another_model_is_refused(
 ) -> None:
     policy = Bigram()
     optimizer = build_optimizer(policy, SETTINGS)
-    train_step(policy, optimizer, [[make_rollout(0)]], [[1.0]], tokens=4, settings=SETTINGS)
+    _step(policy, optimizer, make_rollout(0))
     _write(tmp_path / "saved", config, policy, optimizer)
     other = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="exp_avg/head"):

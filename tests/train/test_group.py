@@ -31,8 +31,9 @@ from omni_rl.sync.slab import Slab
 from omni_rl.train import checkpoint
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.packing import pack
-from omni_rl.train.settings import TrainSettings
+from omni_rl.train.settings import PLAIN, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
+from omni_rl.train.targets import targets_of
 
 from .conftest import MakeRollout
 
@@ -145,7 +146,8 @@ def _assert_same_step(
     optimizer = build_optimizer(model, SETTINGS)
     alone = SETTINGS.model_copy(update={"world_size": 1})
     tokens = sum(len(rollout.ids) for rollout in rollouts)
-    whole = train_step(model, optimizer, [rollouts], [advantages], tokens=tokens, settings=alone)
+    targets = [targets_of(rollouts, advantages)]
+    whole = train_step(model, optimizer, [rollouts], targets, objective=PLAIN, settings=alone)
     assert stats.tokens == tokens
     assert stats.loss == pytest.approx(whole.loss, abs=1e-5)
     assert stats.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)

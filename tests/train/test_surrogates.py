@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from omni_rl.train.surrogates import aggregate, clipped_surrogate, clipped_value_loss, reference_kl
+from omni_rl.train.surrogates import clipped_surrogate, clipped_value_loss, reference_kl, shares
 
 
 def test_clip_higher_stops_gradients_only_where_the_ratio_has_gone_far_enough() -> None:
@@ -31,8 +32,7 @@ def test_value_loss_takes_the_worse_of_clipped_and_free() -> None:
 
 
 def test_aggregation_and_over_long_answers() -> None:
-    losses = torch.tensor([1.0, 4.0, 4.0, 4.0, 100.0])
-    kept = [True, True, False]
-    assert aggregate(losses, [1, 3, 1], kept, "token").item() == pytest.approx(13 / 4)
-    assert aggregate(losses, [1, 3, 1], kept, "sequence").item() == pytest.approx(2.5)
-    assert aggregate(losses, [1, 3, 1], [False] * 3, "token").item() == 0.0
+    losses, lengths, kept = np.array([1.0, 4.0, 4.0, 4.0, 100.0]), [1, 3, 1], [True, True, False]
+    assert losses @ np.concatenate(shares(lengths, kept, "token")) == pytest.approx(13 / 4)
+    assert losses @ np.concatenate(shares(lengths, kept, "sequence")) == pytest.approx(2.5)
+    assert losses @ np.concatenate(shares(lengths, [False] * 3, "token")) == 0.0

@@ -60,10 +60,12 @@ class PackedScores:
 
     `experts` int16 [T, L, K] and `margins` float32 [T, L] (gap between the last chosen and the first refused
     biased score), or None for a model without MoE layers. `kept`, an entry a media item: bool [F, N], the tokens of a
-    pruned video that the features say are kept (also where others had to be), or None.
+    pruned video that the features say are kept (also where others had to be), or None. `hidden` [score_mask.sum(),
+    hidden], differentiable: the last hidden state in which each scored token is chosen.
     """
 
     logprobs: torch.Tensor
     experts: torch.Tensor | None
     margins: torch.Tensor | None
     kept: tuple[torch.Tensor | None, ...] = ()
+    hidden: torch.Tensor | None = None

@@ -50,7 +50,8 @@ def score(
     embeds, kept = embed(model, batch.ids, batch.media)
     hidden = model.language_model.model(embeds, layout, record)
     head = model.language_model.lm_head.weight
-    logprobs = token_logprobs(hidden[scored - 1], head, batch.ids[scored], temperature, logprob_chunk)
+    chosen_in = hidden[scored - 1]
+    logprobs = token_logprobs(chosen_in, head, batch.ids[scored], temperature, logprob_chunk)
     if record is None or not record.layers:
-        return PackedScores(logprobs, None, None, kept)
-    return PackedScores(logprobs, record.experts(), record.margins(), kept)
+        return PackedScores(logprobs, None, None, kept, chosen_in)
+    return PackedScores(logprobs, record.experts(), record.margins(), kept, chosen_in)

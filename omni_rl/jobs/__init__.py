@@ -1,0 +1,1 @@
+"""What a Ray job runs: GRPO and PPO, step by step, through the service that hosts both policies."""

@@ -1,0 +1,89 @@
+"""The service's policies as a job's loop sees them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from omni_rl.api.runs import RunBody
+from omni_rl.api.syncs import SyncBody
+from omni_rl.bridge import attach
+from omni_rl.client.sealed import Sealed
+from omni_rl.errors import EngineDeadError, WeightUpdateError
+from omni_rl.jobs.policies import Answers
+from omni_rl.jobs.records import keep_media, media_entries, record_of
+from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import Score, StepStats
+
+T = TypeVar("T")
+
+
+class Attached:
+    """Of the coordinator's run `run`, in its attempt `attempt`."""
+
+    def __init__(self, policies: attach.Policies, run: str, attempt: int) -> None:
+        self._policies = policies
+        self._run = run
+        self._attempt = attempt
+        settings = policies.rollout.settings
+        self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
+
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
+        return self._alive(lambda: self._policies.rollout.render(prompts))
+
+    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+        return self._alive(lambda: self._policies.rollout.sample(prompts, sampling))
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        return self._policies.trainer.score(rollouts)
+
+    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
+        return self._policies.trainer.update(rollouts, targets, objective)
+
+    def decode(self, ids: NDArray[np.int64]) -> str:
+        text: str = self._tokenizer.decode(ids.tolist())
+        return text
+
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
+        records = []
+        contents: dict[int, list[str]] = {}
+        each = zip(answers.prompts, answers.rollouts, answers.scores, answers.rewards, strict=True)
+        for prompt, rollout, score, reward in each:
+            # The answers of a group share their prompt's media.
+            if id(prompt) not in contents:
+                contents[id(prompt)] = keep_media(prompt, rollout.prompt.items, self._keep)
+            media = media_entries(rollout, score, contents[id(prompt)])
+            records.append(record_of(prompt, rollout, score, reward, media, self.decode))
+        client = self._policies.coordinator
+        client.put_part(self._run, self._attempt, step, 0, records)
+        return client.seal(self._run, self._attempt, step, parts=1, training=training)
+
+    def sync(self, step: int) -> None:
+        key = f"{self._run}-{self._attempt}-{step}"
+        answer = self._policies.coordinator.sync(SyncBody(probe=False), key=key)
+        if answer.outcome != "committed":
+            raise WeightUpdateError(f"the sync after step {step} was {answer.outcome}: {answer.reason}")
+        if answer.replaced:
+            self._policies.refresh()
+
+    def _keep(self, content: bytes, kind: str) -> str:
+        return self._policies.coordinator.put_media(content, kind).digest
+
+    def _alive(self, call: Callable[[], T]) -> T:
+        """Ask again, once, whoever took a dead engine's place."""
+        try:
+            return call()
+        except EngineDeadError:
+            self._policies.refresh()
+            return call()
+
+
+def create_run(policies: attach.Policies, body: RunBody) -> int:
+    """Make the run, or find it as it is; returns the number of its next attempt."""
+    answer = policies.coordinator.create_run(body)
+    return (answer.attempt or 0) + 1

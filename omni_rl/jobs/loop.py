@@ -1,0 +1,173 @@
+"""A job's loop: sample, reward, score, judge, learn, sync; each step as DESIGN has it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.api.jobs import PolicyGradientParameters
+from omni_rl.api.steps import Verdict
+from omni_rl.jobs.batch import Array, Batch
+from omni_rl.jobs.order import prompts_of, seed_of
+from omni_rl.jobs.policies import Answers, Policies
+from omni_rl.jobs.updates import Algorithm
+from omni_rl.media.types import Prompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.tasks.rewards import Rewards, rate
+from omni_rl.tasks.settings import Task
+from omni_rl.train.types import Score
+
+EVALUATION = 1
+"""The purpose of a seed."""
+SHUFFLE = 2
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One step: its verdict, and the job's own figures. `dropped`: samples without a reward, and why."""
+
+    step: int
+    verdict: Verdict
+    figures: Mapping[str, float]
+    dropped: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+class Clock:
+    """Seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[phase] = time.monotonic() - began
+
+
+class Loop:
+    """The steps of one job, from `first` on; the policies hold the weights that step `first` samples with."""
+
+    def __init__(
+        self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: Policies
+    ) -> None:
+        self._parameters = parameters
+        self._task = task
+        self._algorithm = algorithm
+        self._policies = policies
+
+    def run(self, first: int = 0) -> Iterator[StepDone]:
+        """Each step when it is done: sealed, learnt from, and its weights served."""
+        for step in range(first, self._parameters.steps):
+            yield self._step(step)
+
+    def _step(self, step: int) -> StepDone:
+        clock = Clock()
+        figures: dict[str, float] = {}
+        if self._measures(step):
+            with clock.time("evaluate"):
+                figures["held_out_reward"] = self._evaluate()
+        with clock.time("sample"):
+            prompts, groups, rollouts = self._sample(step)
+        rewards = self._rewards(step, prompts, groups, rollouts)
+        with clock.time("score"):
+            scores = self._policies.score(rollouts)
+        figures |= _reward_figures(rewards)
+        with clock.time("judge"):
+            sealed = self._policies.judge(step, Answers(prompts, rollouts, scores, rewards.values), figures)
+        with clock.time("learn"):
+            weights = _weights(rollouts, sealed.weights)
+            batch = _rewarded(rewards, rollouts, scores, groups, weights)
+            if len(batch):
+                figures |= self._algorithm.learn(batch, self._policies.update, step)
+        with clock.time("sync"):
+            self._policies.sync(step)
+        return StepDone(step, sealed.verdict, figures, rewards.dropped, clock.seconds)
+
+    def _measures(self, step: int) -> bool:
+        every = self._parameters.evaluate_every
+        return every > 0 and (step % every == 0 or step == self._parameters.steps - 1)
+
+    def _sample(self, step: int) -> tuple[list[Prompt], list[str], list[Rollout]]:
+        """The answers with the prompt and the group of each."""
+        parameters, copies = self._parameters, self._algorithm.answers_per_prompt
+        numbers = prompts_of(step, parameters.prompts, len(self._task.train), parameters.seed)
+        prompts = self._task.prompts("train", numbers)
+        rendered = self._policies.render(prompts)
+        each = [
+            replace(prompt, id=f"{prompt.id}/{place}.{copy}")
+            for place, prompt in enumerate(rendered)
+            for copy in range(copies)
+        ]
+        rollouts = self._policies.sample(each, self._sampling(seed_of(step, parameters.seed)))
+        groups = [f"{prompt.id}/{place}" for place, prompt in enumerate(prompts) for _ in range(copies)]
+        return [prompt for prompt in prompts for _ in range(copies)], groups, rollouts
+
+    def _sampling(self, seed: int) -> SamplingSettings:
+        parameters = self._parameters
+        return SamplingSettings(max_tokens=parameters.max_tokens, temperature=parameters.temperature, seed=seed)
+
+    def _rewards(
+        self, step: int, prompts: Sequence[Prompt], groups: Sequence[str], rollouts: Sequence[Rollout]
+    ) -> Rewards:
+        found = self._rate(prompts, rollouts)
+        if not self._task.shuffled:
+            return found
+        rng = np.random.default_rng([self._parameters.seed, step, SHUFFLE])
+        values = list(found.values)
+        for group in dict.fromkeys(groups):
+            places = [place for place, its in enumerate(groups) if its == group]
+            for place, other in zip(places, rng.permutation(places), strict=True):
+                values[place] = found.values[other]
+        return replace(found, values=tuple(values))
+
+    def _rate(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Rewards:
+        return rate(
+            self._task.reward,
+            [rollout.prompt.id for rollout in rollouts],
+            [self._policies.decode(rollout.ids) for rollout in rollouts],
+            [prompt.answer for prompt in prompts],
+        )
+
+    def _evaluate(self) -> float:
+        """The mean reward of one sampled answer to every held-out prompt, of the same seeds every time."""
+        prompts = self._task.prompts("held_out", list(range(len(self._task.held_out))))
+        seed = seed_of(0, self._parameters.seed, EVALUATION)
+        rollouts = self._policies.sample(self._policies.render(prompts), self._sampling(seed))
+        values = [value for value in self._rate(prompts, rollouts).values if value is not None]
+        return float(np.mean(values)) if values else 0.0
+
+
+def _reward_figures(rewards: Rewards) -> dict[str, float]:
+    values = [value for value in rewards.values if value is not None]
+    figures = {"samples_dropped": float(len(rewards.dropped))}
+    return figures | ({"reward": float(np.mean(values))} if values else {})
+
+
+def _weights(rollouts: Sequence[Rollout], given: Mapping[str, NDArray[np.float32]] | None) -> list[Array]:
+    """Of every token; 1 where the verdict gives none."""
+    if given is None:
+        return [np.ones(len(rollout.ids)) for rollout in rollouts]
+    return [np.asarray(given[rollout.prompt.id], np.float64) for rollout in rollouts]
+
+
+def _rewarded(
+    rewards: Rewards,
+    rollouts: Sequence[Rollout],
+    scores: Sequence[Score],
+    groups: Sequence[str],
+    weights: Sequence[Array],
+) -> Batch:
+    """What a step learns from: answers that have a reward."""
+    kept = [(place, value) for place, value in enumerate(rewards.values) if value is not None]
+    return Batch(
+        rollouts=[rollouts[place] for place, _ in kept],
+        scores=[scores[place] for place, _ in kept],
+        rewards=[value for _, value in kept],
+        groups=[groups[place] for place, _ in kept],
+        weights=[weights[place] for place, _ in kept],
+    )

@@ -1,0 +1,40 @@
+"""What a job's loop needs of the two policies and of whoever judges them; `attached.Attached` is the real thing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.client.sealed import Sealed
+from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import Score, StepStats
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One step's, in order: prompts as the task gave them, both sides' views, and rewards (None: dropped)."""
+
+    prompts: Sequence[Prompt]
+    rollouts: Sequence[Rollout]
+    scores: Sequence[Score]
+    rewards: Sequence[float | None]
+
+
+class Policies(Protocol):
+    """Prompts and answers keep their order everywhere."""
+
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
+    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
+    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
+    def decode(self, ids: NDArray[np.int64]) -> str: ...
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
+        """Post a step's records; the verdict, and the weights that its tokens get."""
+
+    def sync(self, step: int) -> None:
+        """Bring the trainer's weights to the engines, proven."""

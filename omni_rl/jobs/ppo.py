@@ -1,0 +1,68 @@
+"""PPO: a value head says what to expect, and several updates are made of one step's answers. Schulman et al. 2017."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from omni_rl.api.jobs import PpoParameters
+from omni_rl.jobs.batch import Batch
+from omni_rl.jobs.updates import Update, learnt
+from omni_rl.train.advantages import generalised_advantages, whitened
+from omni_rl.train.settings import Objective
+from omni_rl.train.surrogates import shares
+from omni_rl.train.targets import Targets
+
+
+class Ppo:
+    """`epochs` times through the answers, in `minibatches` of an order that seed, step and epoch fix."""
+
+    answers_per_prompt = 1
+
+    def __init__(self, parameters: PpoParameters) -> None:
+        self._parameters = parameters
+        self.objective = Objective(
+            learning_rate=parameters.learning_rate,
+            clip_low=parameters.clip_low,
+            clip_high=parameters.clip_high,
+            kl=parameters.kl,
+            value_clip=parameters.value_clip,
+            value_weight=parameters.value_weight,
+        )
+
+    def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
+        targets, figures = self.targets(batch)
+        updates = []
+        for epoch in range(self._parameters.epochs):
+            order = np.random.default_rng([self._parameters.seed, step, epoch]).permutation(len(batch))
+            for chosen in np.array_split(order, min(self._parameters.minibatches, len(batch))):
+                part = shares([batch.lengths[index] for index in chosen], [True] * len(chosen), "token")
+                its = [replace(targets[index], shares=share) for index, share in zip(chosen, part, strict=True)]
+                updates.append(update([batch.rollouts[index] for index in chosen], its, self.objective))
+        return figures | learnt(updates)
+
+    def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:
+        """The reward comes with an answer's last token; advantages have mean 0 and variance 1 over the batch's tokens,
+        as in OpenAI's baselines."""
+        values, gains = [], []
+        for score, reward, length in zip(batch.scores, batch.rewards, batch.lengths, strict=True):
+            assert score.values is not None, "the trainer has a value head"
+            rewards = np.zeros(length)
+            rewards[-1] = reward
+            values.append(score.values)
+            gamma, lam = self._parameters.gamma, self._parameters.gae_lambda
+            gains.append(generalised_advantages(rewards, score.values, gamma=gamma, lam=lam))
+        advantages = whitened(gains)
+        targets = [
+            Targets(
+                advantages=advantages[index],
+                shares=np.zeros(length),
+                weights=batch.weights[index],
+                old=batch.scores[index].logprobs,
+                reference=batch.reference(index),
+                returns=gains[index] + values[index],
+                old_values=values[index],
+            )
+            for index, length in enumerate(batch.lengths)
+        ]
+        return targets, {"value": float(np.concatenate(values).mean())}

@@ -1,0 +1,119 @@
+"""A step's samples as the published schema has them, with their media as files a browser shows."""
+
+import io
+import wave
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from omni_rl.media.sounds import MODEL_RATE, to_mono_16k
+from omni_rl.media.types import MediaItem, Prompt, Sound, Video
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.types import Score
+
+FULL_SCALE = 32767
+"""Of a 16-bit sample."""
+
+Keep = Callable[[bytes, str], str]
+"""Puts bytes of a content type into the media store; returns their digest."""
+
+
+def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> list[dict[str, Any]]:
+    """An entry an item, in the order of `rollout.prompt.items`; `contents`: the digests that `keep_media` gave."""
+    entries = []
+    for index, (item, content) in enumerate(zip(rollout.prompt.items, contents, strict=True)):
+        tensors = _tensors(item, rollout.engine_digests[index], score.digests[index])
+        entry = {"modality": item.modality, "offset": item.offset, "length": item.length}
+        entries.append({**entry, "content": content, "tensors": tensors})
+    return entries
+
+
+def keep_media(prompt: Prompt, items: Sequence[MediaItem], keep: Keep) -> list[str]:
+    """Put a prompt's media into the store; their digests in the order of `items`."""
+    waiting: dict[str, Iterator[tuple[bytes, str]]] = {
+        "image": (_png(picture) for picture in prompt.images),
+        "audio": (_wav(sound) for sound in prompt.sounds),
+        "video": (_mp4(video) for video in prompt.videos),
+    }
+    return [keep(*next(waiting[item.modality])) for item in items]
+
+
+def record_of(
+    prompt: Prompt,
+    rollout: Rollout,
+    score: Score,
+    reward: float | None,
+    media: Sequence[Mapping[str, Any]],
+    decode: Callable[[NDArray[np.int64]], str],
+) -> dict[str, Any]:
+    """One sample, named by its rendered prompt."""
+    record: dict[str, Any] = {
+        "sample": rollout.prompt.id,
+        "kind": prompt.kind,
+        "prompt_tokens": len(rollout.prompt.ids),
+        "prompt_ids": rollout.prompt.ids,
+        "ids": rollout.ids,
+        "rollout_logprobs": rollout.logprobs,
+        "train_logprobs": score.logprobs,
+        "temperature": rollout.temperature,
+        "reward": reward,
+        "version_spans": [vars(span) for span in rollout.version_spans],
+        "train_version": score.version,
+        "media": list(media) or None,
+        "prompt_text": prompt.text,
+        "token_texts": [decode(rollout.ids[at : at + 1]) for at in range(len(rollout.ids))],
+    }
+    if rollout.experts is not None and score.experts is not None and score.margins is not None:
+        _, layers, chosen = rollout.experts.shape
+        record |= {
+            "moe_layers": layers,
+            "experts_per_token": chosen,
+            "rollout_experts": rollout.experts.reshape(-1),
+            "train_experts": score.experts.reshape(-1),
+            "margins": score.margins.reshape(-1),
+        }
+    return record
+
+
+def _tensors(item: MediaItem, engine: dict[str, str], train: dict[str, str]) -> list[dict[str, Any]]:
+    names = sorted(item.digests.keys() | engine.keys() | train.keys())
+    return [
+        {"name": name, "rendered": item.digests.get(name), "engine": engine.get(name), "train": train.get(name)}
+        for name in names
+    ]
+
+
+def _png(picture: Image) -> tuple[bytes, str]:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), "image/png"
+
+
+def _wav(sound: Sound) -> tuple[bytes, str]:
+    samples = np.clip(to_mono_16k(sound), -1, 1) * FULL_SCALE
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(MODEL_RATE)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return buffer.getvalue(), "audio/wav"
+
+
+def _mp4(video: Video) -> tuple[bytes, str]:
+    """Its sampled frames, one after the other, at the pace they were sampled with."""
+    span = (video.indices[-1] - video.indices[0]) / video.fps
+    rate = max(1, round((len(video.frames) - 1) / span)) if span > 0 else 1
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = video.frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in video.frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue(), "video/mp4"

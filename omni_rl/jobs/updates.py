@@ -1,0 +1,34 @@
+"""Updates as an algorithm sees them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from omni_rl.jobs.batch import Batch
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import StepStats
+
+
+class Update(Protocol):
+    """One optimiser step."""
+
+    def __call__(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
+
+
+class Algorithm(Protocol):
+    """What a step does with its answers."""
+
+    answers_per_prompt: int
+    objective: Objective
+
+    def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]: ...
+
+
+def learnt(updates: Sequence[StepStats]) -> dict[str, float]:
+    """Figures of a step's updates: their means; tokens are those of all."""
+    names = [name for name in vars(updates[0]) if name != "tokens"]
+    figures = {name: float(np.mean([getattr(stats, name) for stats in updates])) for name in names}
+    return figures | {"learnt_tokens": float(sum(stats.tokens for stats in updates))}

@@ -1,0 +1,60 @@
+"""What an update is told about each sampled token; imports no torch.
+
+Shapes: T sampled tokens of one answer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.errors import ConfigError
+from omni_rl.rollout.types import Rollout
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Of one answer; every array float64 [T].
+
+    `shares`: how much of the step's loss is each token's, by `surrogates.shares`; 0 masks it. `weights` of the policy
+    gradient alone, which correct it for the mismatch between the policies (`omni_rl.consistency.corrections`). `old`:
+    the logprobs that ratios are taken against; None: the policy's own, so that every ratio is 1. `reference`: logprobs
+    of the policy that the KL term holds on to. `returns` and `old_values`: what a value head learns, together or not.
+    """
+
+    advantages: Array
+    shares: Array
+    weights: Array
+    old: Array | None = None
+    reference: Array | None = None
+    returns: Array | None = None
+    old_values: Array | None = None
+
+
+def targets_of(rollouts: Sequence[Rollout], given: Sequence[float | Targets]) -> list[Targets]:
+    """Targets as they are; an advantage alone is that of all tokens of its answer, and the loss their mean.
+
+    Raises:
+        ConfigError: nothing to learn from; targets too many or too few, misshapen or not finite.
+    """
+    if len(rollouts) != len(given):
+        raise ConfigError(f"{len(rollouts)} rollouts but {len(given)} advantages; give one for each")
+    total = sum(len(rollout.ids) for rollout in rollouts)
+    if total == 0:
+        raise ConfigError("no sampled token in the batch; nothing to learn from")
+    found = []
+    for rollout, target in zip(rollouts, given, strict=True):
+        tokens = len(rollout.ids)
+        if not isinstance(target, Targets):
+            if not math.isfinite(target):
+                raise ConfigError(f"the advantage of prompt {rollout.prompt.id!r} is {target}; it must be finite")
+            target = Targets(np.full(tokens, float(target)), np.full(tokens, 1 / total), np.ones(tokens))
+        for name, values in vars(target).items():
+            if values is not None and (values.shape != (tokens,) or not np.isfinite(values).all()):
+                raise ConfigError(f"{name} of prompt {rollout.prompt.id!r} must be {tokens} finite numbers: {values}")
+        found.append(target)
+    return found

@@ -1,0 +1,160 @@
+"""A job's steps against a policy that is a table: it learns, in the right order, from the right answers."""
+
+import numpy as np
+import pytest
+
+from omni_rl.api.jobs import GrpoParameters, PpoParameters
+from omni_rl.jobs.grpo import Grpo
+from omni_rl.jobs.loop import Loop, StepDone
+from omni_rl.jobs.ppo import Ppo
+from omni_rl.tasks.rewards import RewardFunction, exact_digit
+from omni_rl.tasks.settings import Task
+
+from .fakes import Questions, Tabular
+
+QUESTIONS = 6
+STEP = ["sample", "score", "judge", "update", "sync"]
+
+
+def task(reward: RewardFunction = exact_digit, *, shuffled: bool = False) -> Task:
+    questions = Questions(QUESTIONS)
+    return Task("digits", questions, questions, reward, (), shuffled)
+
+
+def grpo(**values: object) -> GrpoParameters:
+    chosen = {"run": "run", "steps": 1, "prompts": QUESTIONS, "group": 8, "max_tokens": 2, "learning_rate": 1.0}
+    return GrpoParameters.model_validate(chosen | values)
+
+
+def ppo(**values: object) -> PpoParameters:
+    chosen = {"run": "run", "steps": 1, "prompts": 48, "max_tokens": 2, "learning_rate": 1.0}
+    return PpoParameters.model_validate(chosen | values)
+
+
+def run(parameters: GrpoParameters | PpoParameters, policies: Tabular, its: Task) -> list[StepDone]:
+    algorithm = Grpo(parameters) if isinstance(parameters, GrpoParameters) else Ppo(parameters)
+    return list(Loop(parameters, its, algorithm, policies).run())
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        grpo(steps=60),
+        grpo(steps=60, aggregation="sequence"),
+        ppo(steps=60, epochs=2, minibatches=2),
+    ],
+    ids=["grpo", "grpo-sequence", "ppo"],
+)
+def test_the_reward_rises(parameters: GrpoParameters | PpoParameters) -> None:
+    policies = Tabular(QUESTIONS)
+    done = run(parameters.model_copy(update={"evaluate_every": 59}), policies, task())
+    assert done[0].figures["held_out_reward"] <= 0.5
+    assert done[-1].figures["held_out_reward"] == 1.0
+    assert [step.step for step in done] == list(range(60))
+
+
+def test_nothing_is_learnt_from_shuffled_rewards_or_at_rate_0() -> None:
+    still, shuffled = Tabular(QUESTIONS), Tabular(QUESTIONS)
+    run(grpo(steps=5, learning_rate=0.0), still, task())
+    assert not still.logits.any()
+    run(grpo(steps=60), shuffled, task(shuffled=True))
+    right = np.exp(shuffled.logits[range(QUESTIONS), range(QUESTIONS)]) / np.exp(shuffled.logits).sum(1)
+    assert right.mean() < 0.35
+
+
+def test_a_step_is_judged_before_it_is_learnt_and_learnt_before_it_is_served() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(steps=3), policies, task())
+    assert policies.events == 3 * STEP
+
+
+def test_the_verdicts_weights_reach_the_gradient_by_sample() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(), policies, task())
+    names = [rollout.prompt.id for rollout in policies.posted[0].rollouts]
+    assert len(set(names)) == len(names)
+    weighed = Tabular(QUESTIONS, {name: np.full(2, number, np.float32) for number, name in enumerate(names)})
+    run(grpo(), weighed, task())
+    assert [target.weights.tolist() for target in weighed.taught[0]] == [[n, n] for n in range(len(names))]
+
+
+def test_answers_to_one_prompt_are_compared_among_themselves() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(), policies, task())
+    advantages = np.array([target.advantages[0] for target in policies.taught[0]]).reshape(QUESTIONS, 8)
+    assert advantages.sum(1) == pytest.approx(np.zeros(QUESTIONS), abs=1e-9)
+    prompts = [prompt.id for prompt in policies.posted[0].prompts]
+    assert prompts == [prompt for prompt in dict.fromkeys(prompts) for _ in range(8)]
+
+
+def test_a_reward_that_fails_drops_its_sample_and_says_so() -> None:
+    def fragile(text: str, expected: str | None) -> float:
+        if text == "3":
+            raise KeyError("three")
+        return float("nan") if text == "4" else exact_digit(text, expected)
+
+    policies = Tabular(QUESTIONS)
+    (done,) = run(grpo(group=32), policies, task(fragile))
+    bad = [rollout.prompt.id for rollout in policies.posted[0].rollouts if policies.decode(rollout.ids) in ("3", "4")]
+    assert done.figures["samples_dropped"] == len(bad) > 0
+    assert [line.split(":")[0] for line in done.dropped] == [f"sample {name}" for name in bad]
+    assert any("KeyError" in line for line in done.dropped)
+    assert any("is nan" in line for line in done.dropped)
+    assert len(policies.taught[0]) == 32 * QUESTIONS - len(bad)
+    assert all(np.isfinite(target.advantages).all() for target in policies.taught[0])
+
+
+def test_a_step_of_equal_rewards_updates_nothing() -> None:
+    policies = Tabular(QUESTIONS)
+    (done,) = run(grpo(), policies, task(lambda text, expected: 1.0))
+    assert done.figures["groups_dropped"] == QUESTIONS
+    assert "update" not in policies.events
+    assert policies.events[-1] == "sync"
+
+
+def test_truncated_answers_can_be_left_out() -> None:
+    policies = Tabular(QUESTIONS)
+    (done,) = run(grpo(max_tokens=1, mask_truncated=True), policies, task())
+    assert done.figures["truncated"] == 8 * QUESTIONS
+    assert "update" not in policies.events
+
+
+def test_a_later_start_has_the_prompts_and_seeds_of_an_uninterrupted_run() -> None:
+    whole, late = Tabular(QUESTIONS), Tabular(QUESTIONS)
+    parameters = grpo(steps=4, prompts=4, learning_rate=0.0)
+    run(parameters, whole, task())
+    list(Loop(parameters, task(), Grpo(parameters), late).run(first=2))
+    for ours, theirs in zip(late.posted, whole.posted[2:], strict=True):
+        assert [rollout.prompt.id for rollout in ours.rollouts] == [rollout.prompt.id for rollout in theirs.rollouts]
+        assert [rollout.ids.tolist() for rollout in ours.rollouts] == [r.ids.tolist() for r in theirs.rollouts]
+
+
+def test_ppo_goes_through_the_answers_in_minibatches_every_epoch() -> None:
+    policies = Tabular(QUESTIONS)
+    (done,) = run(ppo(epochs=3, minibatches=4), policies, task())
+    assert [len(batch) for batch in policies.taught] == 12 * [12]
+    assert done.figures["learnt_tokens"] == 3 * 48 * 2
+    for batch in policies.taught:
+        assert sum(target.shares.sum() for target in batch) == pytest.approx(1.0)
+
+
+def test_ppo_returns_the_reward_at_the_end() -> None:
+    policies = Tabular(QUESTIONS)
+    policies.values[:] = 0.5
+    run(ppo(gamma=1.0, gae_lambda=1.0), policies, task())
+    rewards = {
+        rollout.prompt.id: reward
+        for rollout, reward in zip(policies.posted[0].rollouts, policies.posted[0].rewards, strict=True)
+    }
+    returns = sorted(tuple(target.returns.tolist()) for target in policies.taught[0] if target.returns is not None)
+    assert returns == sorted((reward, reward) for reward in rewards.values() if reward is not None)
+    flat = np.concatenate([target.advantages for target in policies.taught[0]])
+    assert (flat.mean(), flat.std()) == (pytest.approx(0, abs=1e-9), pytest.approx(1, rel=1e-6))
+
+
+def test_every_epoch_of_prompts_has_each_once() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(steps=3, prompts=4, learning_rate=0.0), policies, task())
+    seen = [prompt.id for answers in policies.posted for prompt in answers.prompts[::8]]
+    assert sorted(seen[:6]) == sorted(seen[6:]) == sorted(f"question-{number}" for number in range(QUESTIONS))
+    assert seen[:6] != seen[6:]
