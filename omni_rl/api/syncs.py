@@ -64,6 +64,7 @@ class SyncAnswer(Answer):
     elements: int = 0
     seconds: dict[str, float] = Field(default_factory=dict, description="By phase.")
     stall: float = Field(default=0.0, description="The longest time without an engine step, in seconds.")
+    copy_rate: float = Field(default=0.0, description="Bytes a second of a plain copy on this host, to compare with.")
     agreement: Figures | None = None
     reason: str = ""
     mismatches: list[str] = Field(default_factory=list)
@@ -88,6 +89,7 @@ class SyncAnswer(Answer):
         elements=1480704,
         seconds={"prepare": 0.21, "pause": 0.002, "apply": 0.011, "verify": 0.08, "commit": 0.004},
         stall=0.12,
+        copy_rate=8.1e9,
         agreement={"text": {"tokens": 32, "logprob_abs_diff_mean": 7.5e-7}},
         phases=[{"at": 1795500000.0, "phase": "prepare", "what": "entered"}],
     )

@@ -15,7 +15,8 @@ class SyncResult:
     `elements_proven` of `elements` storage elements of an engine were read back (the smallest proof of all replicas).
     `seconds` by phase; `stall`: the longest time without a step on a replica that was in step throughout. `agreement`
     by kind of prompt, if a probe was asked for. `replaced` and `out` say why a replica was replaced, or samples
-    nothing; `reason` why the sync was rolled back.
+    nothing; `reason` why the sync was rolled back. `copy_rate`: bytes a second of a plain copy on the source's host, to
+    compare with.
     """
 
     sync: str
@@ -33,6 +34,7 @@ class SyncResult:
     mismatches: tuple[str, ...] = ()
     replaced: Mapping[str, str] = field(default_factory=dict)
     out: Mapping[str, str] = field(default_factory=dict)
+    copy_rate: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,6 +21,7 @@ from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
 from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
 from omni_rl.sync.result import Outcome, SyncResult
+from omni_rl.sync.roofline import copy_rate
 from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
 from omni_rl.sync.transport import Rollback
 
@@ -254,6 +255,7 @@ class Transaction:
             elements=min((proof.elements for proof in proofs), default=0),
             seconds=dict(self.machine.seconds),
             stall=max((resumed.stall for resumed in settled.resumed.values()), default=0.0),
+            copy_rate=copy_rate(),
             agreement=self._agreement,
             reason="" if outcome == "committed" else _reason(error),
             mismatches=error.mismatches if isinstance(error, PhaseFailedError) else (),

@@ -49,7 +49,9 @@ class Coordinator:
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
         self.jobs = Jobs(bridge, self.events)
-        self.syncs = Syncs(bridge, self.store, self.events, self.telemetry, settings.weight_roots)
+        self.syncs = Syncs(
+            bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
+        )
         self._bridge = bridge
         self._responder = Responder(bridge, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,12 +43,20 @@ class Syncs:
     """`begin` and `result` are one call for who waits, two for who does not."""
 
     def __init__(
-        self, bridge: Bridge, store: Store, events: Events, telemetry: Telemetry, roots: tuple[Path, ...]
+        self,
+        bridge: Bridge,
+        store: Store,
+        events: Events,
+        telemetry: Telemetry,
+        roots: tuple[Path, ...],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
+        """`look` sees how the cluster is: whoever hears that a sync is over finds its weights in the state."""
         self._bridge = bridge
         self._store = store
         self._events = events
         self._telemetry = telemetry
+        self._look = look
         self._roots = tuple(root.resolve() for root in roots)
         self._begun: dict[str, _Begun] = {}
         self._turn = asyncio.Lock()
@@ -149,12 +158,14 @@ class Syncs:
         try:
             result = await self._bridge.sync(request, lambda event: self._observe(begun, event))
         except OmniRLError as error:
+            await self._look()
             begun.error, begun.finished = error, time.time()
             self._telemetry.syncs.labels("failed").inc()
             await self._events.publish(
                 "sync_ended", sync=begun.sync, outcome="failed", code=error.code, reason=str(error)
             )
             raise
+        await self._look()
         begun.result, begun.finished = result, time.time()
         self._telemetry.synced(result, begun.finished)
         await self._events.publish(

@@ -34,6 +34,12 @@ async def test_a_sync_that_is_waited_for_answers_with_what_was_proven(served: Se
     assert (await served.http.get(answer.headers["location"])).json() == sync
 
 
+async def test_whoever_hears_that_a_sync_is_over_finds_its_weights_in_the_state(served: Served) -> None:
+    answer = (await served.http.post("/v1/syncs", json={}, params={"wait": True})).json()
+    state = (await served.http.get("/v1/state")).json()
+    assert {member["version"] for member in state["cluster"]["members"]} == {answer["serving"]}
+
+
 async def test_one_sync_at_a_time_and_the_refusal_names_the_other(served: Served) -> None:
     served.bridge.go.clear()
     begun = await served.http.post("/v1/syncs", json={})

@@ -23,6 +23,7 @@ export class SyncsView {
       { name: "stall", of: (row) => row.stall, show: seconds, right: true },
       { name: "bytes", of: (row) => row.bytes, show: bytes, right: true },
       { name: "applied at", of: rate, show: (value) => (value ? `${bytes(value)}/s` : "–"), right: true },
+      { name: "of a plain copy", of: (row) => (row.copy_rate ? rate(row) / row.copy_rate : null), show: (value) => (value ? `${Math.round(100 * value)} %` : "–"), right: true },
       { name: "elements proven", of: (row) => row.elements_proven, show: (value, row) => (row.elements ? `${count(value)} of ${count(row.elements)}` : "–"), right: true },
       { name: "tensors", of: (row) => row.tensors, show: count, right: true },
       { name: "reason", of: (row) => [row.reason, ...row.mismatches].filter(Boolean).join("; ") },
