@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place
+from omni_rl.actors import kill, place, share
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
@@ -71,8 +71,14 @@ class TrainerActor:
 
         await asyncio.get_running_loop().run_in_executor(self._work, start)
 
-    async def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        return await self._do("score", lambda group: group.score(rollouts))
+    async def score(self, rollouts: Sequence[Rollout], kept: str | None) -> list[Score]:
+        return await self._do("score", lambda group: group.score(rollouts, kept))
+
+    async def keep(self, name: str) -> None:
+        await self._do("keep", lambda group: group.keep(name))
+
+    async def forget(self, name: str) -> None:
+        await self._do("forget", lambda group: group.forget(name))
 
     async def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
@@ -129,9 +135,11 @@ class TrainerHandle:
     @classmethod
     def start(cls, model: Path, settings: TrainSettings, *, run: str, name: str, namespace: str) -> "TrainerHandle":
         """Start the actor and its ranks with the checkpoint's weights. Raises what `TrainerGroup.start` raises."""
-        options = {"name": name, "namespace": namespace, "lifetime": "detached"}
+        # On a node that its ranks may be on too; devices are theirs.
+        beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
+        options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
         try:
-            actor = place(ray.remote(num_cpus=CPUS, max_restarts=0)(TrainerActor).options(**options))
+            actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside)))
         except ValueError as error:
             raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
         handle = cls(actor, name, None)
@@ -162,9 +170,15 @@ class TrainerHandle:
         status: TrainerStatus = self._get(self._actor.status.remote(), "status")
         return status
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        scores: list[Score] = self._call("score", rollouts)
+    def score(self, rollouts: Sequence[Rollout], kept: str | None = None) -> list[Score]:
+        scores: list[Score] = self._call("score", rollouts, kept)
         return scores
+
+    def keep(self, name: str) -> None:
+        self._call("keep", name)
+
+    def forget(self, name: str) -> None:
+        self._call("forget", name)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN

@@ -6,7 +6,8 @@ from types import TracebackType
 
 import ray
 
-from omni_rl.errors import OmniRLError, TrainerDeadError
+from omni_rl.actors import share
+from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
 from omni_rl.rollout.types import Rollout
@@ -33,6 +34,7 @@ class TrainerGroup:
         self._model = model
         self._ranks = ranks
         self._features = features
+        self._kept: set[str] = set()
 
     @classmethod
     def start(cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1) -> "TrainerGroup":
@@ -42,7 +44,8 @@ class TrainerGroup:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
-        actor = ray.remote(num_cpus=settings.cpus_per_rank, max_restarts=0)(TrainWorker)
+        options = share(settings.cpus_per_rank, settings.resources)
+        actor = ray.remote(TrainWorker).options(max_restarts=0, **options)
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank in range(settings.world_size)])
         try:
             addresses = ranks.locate(PLACEMENT_TIMEOUT)
@@ -67,15 +70,27 @@ class TrainerGroup:
         """Process ids of the ranks on this node."""
         return self._ranks.pids
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """The trainer's logprobs, router choices and media digests of every answer.
+    def score(self, rollouts: Sequence[Rollout], kept: str | None = None) -> list[Score]:
+        """The trainer's logprobs, router choices and media digests of every answer; by weights that were `kept`.
 
         Raises:
-            ConfigError: a rollout is longer than `max_pack_tokens`.
+            ConfigError: a rollout is longer than `max_pack_tokens`, or no weights of that name were kept.
             PromptError, MediaError: a media item does not fit its slots in the prompt.
         """
+        if kept is not None and kept not in self._kept:
+            raise ConfigError(f"no weights were kept as {kept!r}; there are {', '.join(sorted(self._kept)) or 'none'}")
         plan = self._plan(rollouts)
-        return restore(plan, self._ranks.each("score", distribute(plan, rollouts)))
+        return restore(plan, self._ranks.each("score", distribute(plan, rollouts), [kept] * len(self._ranks)))
+
+    def keep(self, name: str) -> None:
+        """Hold on to the current weights, to `score` with them later; they live through `load` and `reset`."""
+        self._ranks.call("keep", name)
+        self._kept.add(name)
+
+    def forget(self, name: str) -> None:
+        """Let kept weights go, if there are any of that name."""
+        self._ranks.call("forget", name)
+        self._kept.discard(name)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN

@@ -31,6 +31,7 @@ class TrainSettings(StrictSettings):
     seed: int = 0
     backend: Literal["gloo"] = "gloo"
     cpus_per_rank: float = Field(default=0.25, gt=0)
+    resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs."""
     collective_timeout: float = Field(default=300.0, gt=0)
 

@@ -1,5 +1,6 @@
 """One rank of a trainer group: the process that a Ray actor hosts."""
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
+from omni_rl.train.kept import KeptWeights
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import Objective, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
@@ -44,6 +46,7 @@ class TrainWorker:
         self._run = run
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
+        self._kept = KeptWeights()
 
     def locate(self) -> tuple[str, int]:
         """Where this rank runs: its node's address and its process id."""
@@ -113,12 +116,21 @@ class TrainWorker:
         self._digest = manifest.version.digest
         return manifest
 
-    def score(self, packs: Sequence[Sequence[Rollout]]) -> list[list[Score]]:
-        version, chunk = str(self.version()), self._settings.logprob_chunk
-        return [
-            score_pack(self._model, rollouts, version=version, logprob_chunk=chunk, head=self._head)
-            for rollouts in packs
-        ]
+    def keep(self, name: str) -> None:
+        """Hold on to the current weights, to score with them later."""
+        self._kept.keep(name, self._model, str(self.version()))
+
+    def forget(self, name: str) -> None:
+        self._kept.forget(name)
+
+    def score(self, packs: Sequence[Sequence[Rollout]], kept: str | None) -> list[list[Score]]:
+        chunk = self._settings.logprob_chunk
+        version = str(self.version()) if kept is None else self._kept.version(kept)
+        with contextlib.nullcontext() if kept is None else self._kept.in_place(kept, self._model):
+            return [
+                score_pack(self._model, rollouts, version=version, logprob_chunk=chunk, head=self._head)
+                for rollouts in packs
+            ]
 
     def update(
         self, packs: Sequence[Sequence[Rollout]], targets: Sequence[Sequence[Targets]], objective: Objective

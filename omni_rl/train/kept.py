@@ -1,0 +1,58 @@
+"""Earlier weights of a rank, to score with: a KL term's reference, and what stale answers were sampled with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class _Weights:
+    version: str
+    shards: list[torch.Tensor]
+
+
+class KeptWeights:
+    """This rank's shards of earlier weights, by name. Every rank has the same names."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Weights] = {}
+
+    def keep(self, name: str, model: nn.Module, version: str) -> None:
+        """Copy the current shards; what had that name before is let go."""
+        self._kept[name] = _Weights(version, [shard.clone() for shard in _shards(model)])
+
+    def forget(self, name: str) -> None:
+        self._kept.pop(name, None)
+
+    def version(self, name: str) -> str:
+        return self._kept[name].version
+
+    @contextmanager
+    def in_place(self, name: str, model: nn.Module) -> Iterator[None]:
+        """The model has these weights inside the block, and its own again afterwards."""
+        theirs = self._kept[name].shards
+        own = [shard.clone() for shard in _shards(model)]
+        _write(model, theirs)
+        try:
+            yield
+        finally:
+            _write(model, own)
+
+
+def _write(model: nn.Module, values: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for shard, value in zip(_shards(model), values, strict=True):
+            shard.copy_(value)
+
+
+def _shards(model: nn.Module) -> list[torch.Tensor]:
+    """The storage of every parameter on this rank."""
+    if isinstance(model, FSDPModule):
+        # After a forward without a backward the root is still gathered, and would hide what is written to its shards.
+        model.reshard()
+    return [p.to_local() if isinstance(p, DTensor) else p for p in (q.detach() for q in model.parameters())]
