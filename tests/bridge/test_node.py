@@ -1,5 +1,6 @@
 """A driver on a host without a Ray node: the bridge brings one, which offers nothing and ends with it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from omni_rl.actors import share
+from omni_rl.bridge.child import answers
 from omni_rl.processes import wait_until_gone
 from omni_rl.service.state import MARK, marked
 
+PATIENCE = 120.0
 DRIVER = """
 import json, sys, time, ray
 from omni_rl.bridge.node import join
@@ -37,36 +40,41 @@ def test_resources_are_ray_options_and_gpus_are_devices() -> None:
 @pytest.fixture
 def head() -> Iterator[str]:
     """Address of a Ray head with one CPU."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port, client_port = _free_ports()
     # A Unix socket's path has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="omni-rl-", ignore_cleanup_errors=True) as directory:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"]
         command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
-        command += ["--include-dashboard=false", "--ray-client-server-port=0", "--object-store-memory=80000000"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            yield f"127.0.0.1:{port}"
-            process.terminate()
+        command += ["--include-dashboard=false", f"--ray-client-server-port={client_port}"]
+        command += ["--object-store-memory=80000000"]
+        log = Path(directory) / "log"
+        with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+            address, deadline = f"127.0.0.1:{port}", time.monotonic() + PATIENCE
+            try:
+                while not answers(address):
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.2)
+                yield address
+            finally:
+                process.terminate()
+
+
+def _free_ports() -> tuple[int, int]:
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        return first.getsockname()[1], second.getsockname()[1]
 
 
 @pytest.mark.slow
 def test_a_bridge_joins_a_cluster_and_leaves_nothing(head: str) -> None:
     environment = {**os.environ, MARK: f"test-{os.getpid()}"}
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            socket.create_connection(head.split(":")).close()  # type: ignore[arg-type]
-            break
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, head], env=environment, stdout=subprocess.PIPE, text=True)
-    with driver:
+    command = [sys.executable, "-c", DRIVER, head]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         # What `ray start` says comes first.
         cpus = next(json.loads(line) for line in driver.stdout if line.startswith("["))
         driver.send_signal(signal.SIGKILL)
     assert sorted(cpus) == [0, 1]
-    left = marked(environment[MARK])
-    wait_until_gone(left)
+    wait_until_gone(marked(environment[MARK]))
     assert marked(environment[MARK]) == []
