@@ -24,7 +24,7 @@ test: setup
 	@$(BIN)/pytest $(ARGS)
 
 test-slow: setup
-	@$(BIN)/pytest -m slow $(ARGS)
+	@$(BIN)/pytest -m slow --durations=15 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .
