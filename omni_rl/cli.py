@@ -163,6 +163,20 @@ def bench_dashboard(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("learning")
+def bench_learning(
+    out: BenchOut = Path("bench"),
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1 and 2]")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="grpo, ppo, or a control.  [default: all]")] = None,
+    parts: Annotated[Path, typer.Option(help="Finished runs, which are not run again.")] = Path("runs/learning"),
+) -> None:
+    """Whether GRPO and PPO learn digits, and controls do not: an hour, no part of `all` (writes learning.json)."""
+    from omni_rl.bench.learning import bench_learning as measure
+
+    path = measure(out, seed or [0, 1, 2], case or [], parts, lambda line: typer.echo(line, err=True))
+    typer.echo(f"wrote {path}")
+
+
 @bench.command("goals")
 def bench_goals(out: BenchOut = Path("bench")) -> None:
     """The goals of every result file, and whether they are met."""

@@ -1,33 +1,102 @@
 """omni-rl submit, run and plot: training jobs."""
 
 import json
+import tomllib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from omni_rl.commands.service import RUNS, AsJson, Directory, connect
 from omni_rl.errors import ConfigError
 
 KINDS = ("grpo", "ppo")
+Kind = Annotated[str, typer.Argument(help="grpo or ppo.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run,):
+    for command in (submit, run, plot):
         app.command()(command)
 
 
+def submit(
+    kind: Kind,
+    config: Annotated[Path | None, typer.Option(help="TOML file of the job's parameters.")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="name=value, in place of the file's.")] = None,
+    directory: Directory = RUNS,
+    follow: Annotated[bool, typer.Option(help="Show its steps until it ends; exit code 1 if it fails.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job to the service, which runs it on its Ray cluster."""
+    chosen = _parameters(kind, _from_file(config) | _from_flags(values or []))
+    with connect(directory) as client:
+        job = client.submit(chosen)
+        typer.echo(job.model_dump_json() if as_json else f"submitted {job.job}: run {chosen.run}")
+        if not follow:
+            return
+        from omni_rl.jobs.following import follow as watch
+
+        ended = watch(client, job.job, typer.echo if as_json else None)
+    if ended.status != "succeeded":
+        typer.echo(f"{ended.job} {ended.status}: {ended.message}", err=True)
+        raise typer.Exit(1)
+
+
 def run(
-    kind: Annotated[str, typer.Argument(help="grpo or ppo.")],
+    kind: Kind,
     parameters: Annotated[str, typer.Option(help="The job's parameters, one JSON object.")] = "{}",
 ) -> None:
-    """Run a job here, in a process that Ray started: what `ray job submit` is given. One line of JSON a step."""
-    chosen = _parameters(kind, parameters)
+    """Run a job in this process: what Ray starts for a submission. One line of JSON a step."""
+    try:
+        values = json.loads(parameters)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--parameters is not JSON: {error}") from None
+    chosen = _parameters(kind, values)
     from omni_rl.jobs.command import print_line, run_job
 
     run_job(chosen, print_line)
 
 
-def _parameters(kind: str, text: str) -> Any:
+def plot(
+    run: Annotated[str, typer.Argument(help="The run's name.")],
+    out: Annotated[Path | None, typer.Option(help="File to write.  [default: RUN.svg]")] = None,
+    directory: Directory = RUNS,
+) -> None:
+    """Draw a run's reward, and how far the policies were apart, as an SVG file."""
+    from omni_rl.jobs.plot import plot as draw
+
+    with connect(directory) as client:
+        steps = client.steps(run)
+    if not steps:
+        raise ConfigError(f"run {run} has no sealed step to draw")
+    path = out or Path(f"{run}.svg")
+    path.write_text(draw(run, steps))
+    typer.echo(f"wrote {path}")
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _from_flags(values: list[str]) -> dict[str, Any]:
+    found = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {value!r}: write name=value")
+        found[name] = text
+    return found
+
+
+def _parameters(kind: str, values: Any) -> Any:
     from pydantic import ValidationError
 
     from omni_rl.api.jobs import GrpoParameters, PpoParameters
@@ -35,10 +104,6 @@ def _parameters(kind: str, text: str) -> Any:
 
     if kind not in KINDS:
         raise ConfigError(f"job {kind!r}: there are {' and '.join(KINDS)}")
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--parameters is not JSON: {error}") from None
     model = GrpoParameters if kind == "grpo" else PpoParameters
     try:
         return model.model_validate(values)

@@ -63,7 +63,7 @@ def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
 
 def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
     """How everything is. Exit code 1 if not all of it answers."""
-    with _client(directory) as client:
+    with connect(directory) as client:
         state = client.state()
     if as_json:
         typer.echo(state.model_dump_json())
@@ -111,7 +111,7 @@ def sync(
 ) -> None:
     """Bring weights to every rollout engine, proven byte by byte, and wait for it."""
     body = _body("SyncBody", source=source, version=version, path=path, mode=mode)
-    with _client(directory) as client:
+    with connect(directory) as client:
         answer = client.sync(body)
     if as_json:
         typer.echo(answer.model_dump_json())
@@ -127,7 +127,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare both policies now. Exit code 1 if they part."""
-    with _client(directory) as client:
+    with connect(directory) as client:
         answer = client.check(_body("CheckBody", legs=legs))
     if as_json:
         typer.echo(answer.model_dump_json())
@@ -145,19 +145,19 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Stop generation between two engine steps, until somebody resumes it."""
-    with _client(directory) as client:
+    with connect(directory) as client:
         gate = client.pause(reason)
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 
 def resume(directory: Directory = RUNS, as_json: AsJson = False) -> None:
     """Let generation go on."""
-    with _client(directory) as client:
+    with connect(directory) as client:
         gate = client.resume()
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 
-def _client(directory: Path) -> Any:
+def connect(directory: Path) -> Any:
     """To the coordinator that the environment names, or the service of `directory`."""
     from omni_rl.client.blocking import Client
     from omni_rl.service.state import ServiceState

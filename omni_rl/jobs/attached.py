@@ -14,6 +14,7 @@ from omni_rl.client.sealed import Sealed
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
+from omni_rl.jobs.saved import SavedSteps
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.train.settings import Objective
@@ -26,8 +27,9 @@ T = TypeVar("T")
 class Attached:
     """Of the coordinator's run `run`, in its attempt `attempt`."""
 
-    def __init__(self, policies: attach.Policies, run: str, attempt: int) -> None:
+    def __init__(self, policies: attach.Policies, run: str, attempt: int, saved: SavedSteps) -> None:
         self._policies = policies
+        self._saved = saved
         self._run = run
         self._attempt = attempt
         settings = policies.rollout.settings
@@ -39,8 +41,14 @@ class Attached:
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
         return self._alive(lambda: self._policies.rollout.sample(prompts, sampling))
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        return self._policies.trainer.score(rollouts)
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
+        return self._policies.trainer.score(rollouts, version)
+
+    def keep(self, version: str) -> None:
+        self._policies.trainer.keep(version)
+
+    def forget(self, version: str) -> None:
+        self._policies.trainer.forget(version)
 
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
         return self._policies.trainer.update(rollouts, targets, objective)
@@ -63,13 +71,18 @@ class Attached:
         client.put_part(self._run, self._attempt, step, 0, records)
         return client.seal(self._run, self._attempt, step, parts=1, training=training)
 
-    def sync(self, step: int) -> None:
+    def save(self, following: int) -> None:
+        self._policies.trainer.save(self._saved.path(following))
+        self._saved.tidy()
+
+    def sync(self, step: int) -> str:
         key = f"{self._run}-{self._attempt}-{step}"
         answer = self._policies.coordinator.sync(SyncBody(probe=False), key=key)
         if answer.outcome != "committed":
             raise WeightUpdateError(f"the sync after step {step} was {answer.outcome}: {answer.reason}")
         if answer.replaced:
             self._policies.refresh()
+        return answer.version
 
     def _keep(self, content: bytes, kind: str) -> str:
         return self._policies.coordinator.put_media(content, kind).digest

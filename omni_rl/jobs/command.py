@@ -3,17 +3,21 @@
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
 from omni_rl.api.runs import RunBody
 from omni_rl.errors import ConfigError
-from omni_rl.jobs.loop import StepDone
+from omni_rl.jobs.saved import SavedSteps
 from omni_rl.tasks.settings import load_task
+
+if TYPE_CHECKING:
+    from omni_rl.jobs.loop import StepDone
 
 Parameters = GrpoParameters | PpoParameters
 
 
-def run_job(parameters: Parameters, tell: Callable[[StepDone], None]) -> None:
+def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
     """Run a job in the service that the environment names; `tell` gets each step.
 
     Raises:
@@ -23,9 +27,11 @@ def run_job(parameters: Parameters, tell: Callable[[StepDone], None]) -> None:
     from omni_rl.bridge.attach import attach
     from omni_rl.jobs.attached import Attached, create_run
     from omni_rl.jobs.grpo import Grpo
-    from omni_rl.jobs.loop import Loop
+    from omni_rl.jobs.loop import REFERENCE, Loop
     from omni_rl.jobs.ppo import Ppo
 
+    saved = SavedSteps(parameters.run)
+    kind = "grpo" if isinstance(parameters, GrpoParameters) else "ppo"
     algorithm = Grpo(parameters) if isinstance(parameters, GrpoParameters) else Ppo(parameters)
     with attach() as policies:
         served = policies.rollout.settings
@@ -39,14 +45,23 @@ def run_job(parameters: Parameters, tell: Callable[[StepDone], None]) -> None:
             correction=parameters.correction,
         )
         attempt = create_run(policies, body)
-        attached = Attached(policies, parameters.run, attempt)
-        policies.trainer.reset()
-        attached.sync(-1)
-        for done in Loop(parameters, task, algorithm, attached).run():
+        if attempt > 1 and not parameters.resume:
+            raise ConfigError(f"run {parameters.run} was there before: choose another name, or resume it")
+        first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
+        if state is None:
+            saved.begin(kind, parameters)
+        if state is None or algorithm.objective.kl > 0:
+            policies.trainer.reset()
+        if algorithm.objective.kl > 0:
+            policies.trainer.keep(REFERENCE)
+        if state is not None:
+            policies.trainer.load(state)
+        attached = Attached(policies, parameters.run, attempt, saved)
+        for done in Loop(parameters, task, algorithm, attached).run(first):
             tell(done)
 
 
-def as_line(done: StepDone) -> str:
+def as_line(done: "StepDone") -> str:
     """A step as one line of JSON."""
     return json.dumps(
         {
@@ -60,6 +75,6 @@ def as_line(done: StepDone) -> str:
     )
 
 
-def print_line(done: StepDone) -> None:
+def print_line(done: "StepDone") -> None:
     sys.stdout.write(as_line(done) + "\n")
     sys.stdout.flush()

@@ -1,7 +1,9 @@
 """A job's loop: sample, reward, score, judge, learn, sync; each step as DESIGN has it."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,16 +15,20 @@ from omni_rl.api.steps import Verdict
 from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.order import prompts_of, seed_of
 from omni_rl.jobs.policies import Answers, Policies
+from omni_rl.jobs.staleness import score_by_span, staleness
 from omni_rl.jobs.updates import Algorithm
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.tasks.rewards import Rewards, rate
 from omni_rl.tasks.settings import Task
+from omni_rl.train.advantages import members_of
 from omni_rl.train.types import Score
 
 EVALUATION = 1
 """The purpose of a seed."""
 SHUFFLE = 2
+REFERENCE = "reference"
+"""The name under which the trainer keeps the weights that a run began with."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,15 @@ class StepDone:
     figures: Mapping[str, float]
     dropped: tuple[str, ...]
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A step's answers in order, each with its prompt, and the group that it is compared in."""
+
+    prompts: list[Prompt]
+    groups: list[str]
+    rollouts: list[Rollout]
 
 
 class Clock:
@@ -50,7 +65,7 @@ class Clock:
 
 
 class Loop:
-    """The steps of one job, from `first` on; the policies hold the weights that step `first` samples with."""
+    """The steps of one job. The trainer holds the weights that the first one begins with."""
 
     def __init__(
         self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: Policies
@@ -59,41 +74,82 @@ class Loop:
         self._task = task
         self._algorithm = algorithm
         self._policies = policies
+        self._served: list[str] = []
+        self._ahead: deque[Future[_Sampled]] = deque()
 
     def run(self, first: int = 0) -> Iterator[StepDone]:
         """Each step when it is done: sealed, learnt from, and its weights served."""
-        for step in range(first, self._parameters.steps):
-            yield self._step(step)
+        self._serve(first - 1)
+        with ThreadPoolExecutor(1, "sampling") as sampler:
+            for step in range(first, self._parameters.steps):
+                yield self._step(step, sampler)
 
-    def _step(self, step: int) -> StepDone:
+    def _step(self, step: int, sampler: ThreadPoolExecutor) -> StepDone:
         clock = Clock()
         figures: dict[str, float] = {}
         if self._measures(step):
             with clock.time("evaluate"):
                 figures["held_out_reward"] = self._evaluate()
         with clock.time("sample"):
-            prompts, groups, rollouts = self._sample(step)
-        rewards = self._rewards(step, prompts, groups, rollouts)
+            sampled = self._next(step, sampler)
+        rollouts = sampled.rollouts
+        rewards = self._rewards(step, sampled)
         with clock.time("score"):
-            scores = self._policies.score(rollouts)
+            scores = self._score(rollouts)
         figures |= _reward_figures(rewards)
+        if self._parameters.max_staleness:
+            figures["staleness"] = staleness(rollouts, self._served)
         with clock.time("judge"):
-            sealed = self._policies.judge(step, Answers(prompts, rollouts, scores, rewards.values), figures)
+            answers = Answers(sampled.prompts, rollouts, scores, rewards.values)
+            sealed = self._policies.judge(step, answers, figures)
         with clock.time("learn"):
             weights = _weights(rollouts, sealed.weights)
-            batch = _rewarded(rewards, rollouts, scores, groups, weights)
+            batch = _rewarded(rewards, rollouts, scores, sampled.groups, weights)
             if len(batch):
-                figures |= self._algorithm.learn(batch, self._policies.update, step)
+                figures |= self._algorithm.learn(self._with_reference(batch), self._policies.update, step)
         with clock.time("sync"):
-            self._policies.sync(step)
+            self._serve(step)
+        if self._saves(step):
+            with clock.time("save"):
+                self._policies.save(step + 1)
         return StepDone(step, sealed.verdict, figures, rewards.dropped, clock.seconds)
+
+    def _serve(self, step: int) -> None:
+        """Sync, and keep for as long as an answer under way may name them the weights that were served."""
+        self._served.append(self._policies.sync(step))
+        ahead = self._parameters.max_staleness
+        if ahead:
+            self._policies.keep(self._served[-1])
+            for version in self._served[: -(ahead + 1)]:
+                self._policies.forget(version)
+
+    def _next(self, step: int, sampler: ThreadPoolExecutor) -> "_Sampled":
+        """This step's answers, while those of the next `max_staleness` steps are asked for."""
+        last = min(step + self._parameters.max_staleness, self._parameters.steps - 1)
+        for number in range(step + len(self._ahead), last + 1):
+            self._ahead.append(sampler.submit(self._sample, number))
+        return self._ahead.popleft().result()
+
+    def _score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        if not self._parameters.max_staleness:
+            return self._policies.score(rollouts)
+        return score_by_span(rollouts, self._policies.score)
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        if self._algorithm.objective.kl == 0:
+            return batch
+        scores = self._policies.score(batch.rollouts, REFERENCE)
+        return replace(batch, references=[score.logprobs for score in scores])
+
+    def _saves(self, step: int) -> bool:
+        every = self._parameters.save_every
+        return every > 0 and (step + 1) % every == 0
 
     def _measures(self, step: int) -> bool:
         every = self._parameters.evaluate_every
         return every > 0 and (step % every == 0 or step == self._parameters.steps - 1)
 
-    def _sample(self, step: int) -> tuple[list[Prompt], list[str], list[Rollout]]:
-        """The answers with the prompt and the group of each."""
+    def _sample(self, step: int) -> "_Sampled":
         parameters, copies = self._parameters, self._algorithm.answers_per_prompt
         numbers = prompts_of(step, parameters.prompts, len(self._task.train), parameters.seed)
         prompts = self._task.prompts("train", numbers)
@@ -105,22 +161,19 @@ class Loop:
         ]
         rollouts = self._policies.sample(each, self._sampling(seed_of(step, parameters.seed)))
         groups = [f"{prompt.id}/{place}" for place, prompt in enumerate(prompts) for _ in range(copies)]
-        return [prompt for prompt in prompts for _ in range(copies)], groups, rollouts
+        return _Sampled([prompt for prompt in prompts for _ in range(copies)], groups, rollouts)
 
     def _sampling(self, seed: int) -> SamplingSettings:
         parameters = self._parameters
         return SamplingSettings(max_tokens=parameters.max_tokens, temperature=parameters.temperature, seed=seed)
 
-    def _rewards(
-        self, step: int, prompts: Sequence[Prompt], groups: Sequence[str], rollouts: Sequence[Rollout]
-    ) -> Rewards:
-        found = self._rate(prompts, rollouts)
+    def _rewards(self, step: int, sampled: "_Sampled") -> Rewards:
+        found = self._rate(sampled.prompts, sampled.rollouts)
         if not self._task.shuffled:
             return found
         rng = np.random.default_rng([self._parameters.seed, step, SHUFFLE])
         values = list(found.values)
-        for group in dict.fromkeys(groups):
-            places = [place for place, its in enumerate(groups) if its == group]
+        for places in members_of(sampled.groups).values():
             for place, other in zip(places, rng.permutation(places), strict=True):
                 values[place] = found.values[other]
         return replace(found, values=tuple(values))

@@ -30,11 +30,20 @@ class Policies(Protocol):
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
+        """With the trainer's present weights, or those that were kept as `version`."""
+
+    def keep(self, version: str) -> None:
+        """Let the trainer hold on to its present weights under that name."""
+
+    def forget(self, version: str) -> None: ...
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
     def decode(self, ids: NDArray[np.int64]) -> str: ...
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
         """Post a step's records; the verdict, and the weights that its tokens get."""
 
-    def sync(self, step: int) -> None:
-        """Bring the trainer's weights to the engines, proven."""
+    def sync(self, step: int) -> str:
+        """Bring the trainer's weights to the engines, proven; the version that they serve."""
+
+    def save(self, following: int) -> None:
+        """Keep the state with which step `following` begins."""

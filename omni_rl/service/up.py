@@ -125,7 +125,12 @@ def _start_coordinator(
         replicas=settings.replicas,
         world_size=settings.world_size,
         learning_rate=settings.learning_rate,
-        job_environment={"OMNI_RL_URL": state.url, "OMNI_RL_TOKEN_FILE": str(token), "OMNI_RL_RUN": state.name},
+        job_environment={
+            "OMNI_RL_URL": state.url,
+            "OMNI_RL_TOKEN_FILE": str(token),
+            "OMNI_RL_RUN": state.name,
+            "OMNI_RL_JOBS": str(directory / "jobs"),
+        },
     )
     coordinator = CoordinatorSettings(
         host=settings.host,

@@ -33,11 +33,14 @@ class Tabular:
     posted: list[Answers] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)
     taught: list[list[Targets]] = field(default_factory=list)
+    kept: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    saved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    version: str = ""
 
     def __post_init__(self) -> None:
         self.logits = np.zeros((self.questions, DIGITS))
         self.values = np.zeros(self.questions)
-        self._served = self.logits.copy()
+        self._served = self.logits.copy(), self.version
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
         return [
@@ -47,9 +50,10 @@ class Tabular:
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
         self.events.append("sample")
+        table, version = self._served  # another thread may sync meanwhile
         found = []
         for number, prompt in enumerate(prompts):
-            logprobs = _log_softmax(self._served[int(prompt.ids[0])])
+            logprobs = _log_softmax(table[int(prompt.ids[0])])
             digit = int(np.random.default_rng(sampling.seed + number).choice(DIGITS, p=np.exp(logprobs)))
             ids = np.array([digit, END])[: sampling.max_tokens]
             found.append(
@@ -58,7 +62,7 @@ class Tabular:
                     ids=ids,
                     logprobs=np.array([logprobs[digit], 0.0])[: len(ids)],
                     temperature=sampling.temperature,
-                    version_spans=(VersionSpan("run/1/0/abc", 0, len(ids)),),
+                    version_spans=(VersionSpan(version, 0, len(ids)),),
                     engine_digests=(),
                     experts=None,
                     finish_reason="stop" if len(ids) == 2 else "length",
@@ -66,14 +70,15 @@ class Tabular:
             )
         return found
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
         self.events.append("score")
+        table = self.logits if version is None else self.kept[version]
         found = []
         for rollout in rollouts:
             question = int(rollout.prompt.ids[0])
-            logprobs = np.array([_log_softmax(self.logits[question])[int(rollout.ids[0])], 0.0])[: len(rollout.ids)]
+            logprobs = np.array([_log_softmax(table[question])[int(rollout.ids[0])], 0.0])[: len(rollout.ids)]
             values = np.full(len(rollout.ids), self.values[question])
-            found.append(Score(logprobs, None, None, (), "run/1/0/abc", values=values))
+            found.append(Score(logprobs, None, None, (), version or self.version, values=values))
         return found
 
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
@@ -112,9 +117,20 @@ class Tabular:
         )
         return Sealed(verdict, self.weights)
 
-    def sync(self, step: int) -> None:
+    def keep(self, version: str) -> None:
+        self.kept[version] = self.logits.copy()
+
+    def forget(self, version: str) -> None:
+        self.kept.pop(version, None)
+
+    def sync(self, step: int) -> str:
         self.events.append("sync")
-        self._served = self.logits.copy()
+        self.version = f"run/1/{step + 1}/abc"
+        self._served = self.logits.copy(), self.version
+        return self.version
+
+    def save(self, following: int) -> None:
+        self.saved[following] = self.logits.copy()
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -65,7 +65,7 @@ def test_nothing_is_learnt_from_shuffled_rewards_or_at_rate_0() -> None:
 def test_a_step_is_judged_before_it_is_learnt_and_learnt_before_it_is_served() -> None:
     policies = Tabular(QUESTIONS)
     run(grpo(steps=3), policies, task())
-    assert policies.events == 3 * STEP
+    assert policies.events == ["sync", *3 * STEP]
 
 
 def test_the_verdicts_weights_reach_the_gradient_by_sample() -> None:
@@ -158,3 +158,30 @@ def test_every_epoch_of_prompts_has_each_once() -> None:
     seen = [prompt.id for answers in policies.posted for prompt in answers.prompts[::8]]
     assert sorted(seen[:6]) == sorted(seen[6:]) == sorted(f"question-{number}" for number in range(QUESTIONS))
     assert seen[:6] != seen[6:]
+
+
+def test_generation_runs_ahead_as_far_as_it_may_and_stale_tokens_have_their_own_weights() -> None:
+    policies = Tabular(QUESTIONS)
+    done = run(grpo(steps=5, max_staleness=2), policies, task())
+    assert [step.figures["staleness"] <= 2 for step in done] == [True] * 5
+    assert len(policies.kept) == 3
+    for answers in policies.posted:
+        for rollout, score in zip(answers.rollouts, answers.scores, strict=True):
+            assert score.version == rollout.version_spans[0].version
+            assert score.logprobs == pytest.approx(rollout.logprobs)
+
+
+def test_the_reference_is_what_the_run_began_with() -> None:
+    policies = Tabular(QUESTIONS)
+    policies.keep("reference")
+    run(grpo(steps=3, kl=0.1), policies, task())
+    for target in policies.taught[-1]:
+        assert target.reference is not None
+        assert target.reference[0] == pytest.approx(np.log(0.1))
+    assert any(target.old is not None and target.old[0] != pytest.approx(np.log(0.1)) for target in policies.taught[-1])
+
+
+def test_states_are_saved_after_the_steps_they_follow() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(steps=5, save_every=2), policies, task())
+    assert sorted(policies.saved) == [2, 4]

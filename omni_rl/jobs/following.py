@@ -1,0 +1,60 @@
+"""Shows a submitted job's steps as they are sealed, until it ends. Imports no torch."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from omni_rl.api.jobs import JobAnswer
+from omni_rl.api.steps import StepLine
+from omni_rl.client.blocking import Client
+from omni_rl.errors import NotFoundError
+
+LOOK_SECONDS = 1.0
+ENDED = {"stopped", "succeeded", "failed"}
+
+
+def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> JobAnswer:
+    """The job as it ended. Its steps go to `lines` as JSON, or else to a progress bar on standard error."""
+    answer = client.job(job)
+    run, total = str(answer.parameters["run"]), int(answer.parameters["steps"])
+    seen: StepLine | None = None
+    # Without a terminal the bar would print itself once at the end; the steps' own lines do there.
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=lines is not None or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task(f"{run}: waiting for its first step", total=total)
+        while True:
+            answer = client.job(job)
+            for step in _steps(client, run, seen):
+                seen = step
+                if lines is not None:
+                    lines(step.model_dump_json())
+                else:
+                    progress.console.print(_line(step), highlight=False)
+                progress.update(bar, completed=step.step + 1, description=_line(step))
+            if answer.status in ENDED:
+                return answer
+            time.sleep(LOOK_SECONDS)
+
+
+def _steps(client: Client, run: str, seen: StepLine | None) -> list[StepLine]:
+    """New ones. The job makes its run, which may take it a moment."""
+    try:
+        found = client.steps(run, after=None if seen is None else seen.step)
+    except NotFoundError:
+        return []
+    return found
+
+
+def _line(step: StepLine) -> str:
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in step.training.items())
+    return f"step {step.step}  {step.severity}  {figures}"
