@@ -1,4 +1,4 @@
-"""Writes the README's result table from bench/demo.json; `--check` only says whether it is up to date."""
+"""Writes the README's tables from the committed results; `--check` only says whether they are up to date."""
 
 import json
 import sys
@@ -7,23 +7,46 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-RESULT = ROOT / "bench" / "demo.json"
-START, END = "<!-- table: make bench, then python tools/readme.py -->", "<!-- end of table -->"
+RESULTS = ROOT / "bench"
+END = "<!-- end of table -->"
 KINDS = ("text", "image", "audio", "video", "mixed")
 
 
 def main() -> int:
     text = README.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = f"{before}{START}\n{table(json.loads(RESULT.read_text()))}{END}{after}"
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    wanted = _replaced(text, "demo", demo_table(results["demo"]))
+    wanted = _replaced(wanted, "goals", goals_table(results))
     if "--check" in sys.argv[1:]:
         return int(wanted != text)
     README.write_text(wanted)
     return 0
 
 
-def table(result: dict[str, Any]) -> str:
+def _replaced(text: str, name: str, table: str) -> str:
+    start = f"<!-- table {name}: make bench, then python tools/readme.py -->"
+    before, rest = text.split(start)
+    _, after = rest.split(END, 1)
+    return f"{before}{start}\n{table}{END}{after}"
+
+
+def goals_table(results: dict[str, dict[str, Any]]) -> str:
+    """Every goal of every benchmark, met or not."""
+    lines = ["| command | goal | reached | aimed at | met |", "|---|---|---|---|---|"]
+    for name, result in results.items():
+        for goal in result["goals"]:
+            bar = f"{'at least' if goal['better'] == 'higher' else 'at most'} {goal['bar']:,g}"
+            command = f"[`{result['command']}`](bench/{name}.json)"
+            met = "yes" if goal["met"] else "**no**"
+            lines.append(f"| {command} | {goal['name']} | {_digits(goal['value'])} | {bar} | {met} |")
+    return "\n".join([*lines, ""])
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def demo_table(result: dict[str, Any]) -> str:
     """Per dtype: the worst step of each kind, and the legs."""
     machine = result["machine"]
     lines = [
