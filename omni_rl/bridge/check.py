@@ -1,21 +1,26 @@
-"""A check: both policies scored now, on the canonical probe and by the legs that the demo has."""
+"""A check: both policies scored now on the canonical probe, and the cause named if they part, or a step's did."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 
-from omni_rl.bridge.trainer import TrainerHandle
-from omni_rl.consistency.limits import OVERALL
+from omni_rl.bridge.experiments import LiveExperiments, Trainer
+from omni_rl.consistency.attribution.evidence import SampleEvidence
+from omni_rl.consistency.attribution.legs import Legs
+from omni_rl.consistency.attribution.search import Attribution, attribute
+from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.limits import OVERALL, Severity, judge, limits_for
 from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.media.types import KINDS
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.rollout.probe import ANSWER_TOKENS, SEED, probe_prompts, render_probe
-from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.rollout.probe import render_probe
+from omni_rl.rollout.types import Rollout
+from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
-from omni_rl.train.types import Score
-from services.coordinator.bridge import CheckResult
+from services.coordinator.bridge import CheckRequest, CheckResult
 
 Figures = dict[str, dict[str, float]]
 
@@ -23,10 +28,11 @@ Figures = dict[str, dict[str, float]]
 class Checks:
     """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
 
-    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: TrainerHandle) -> None:
+    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: Trainer) -> None:
         self._rollouts = rollouts
         self._trainer = trainer
-        self._leave_out = THRESHOLDS[rollouts[0].settings.dtype].leave_out
+        self._dtype = rollouts[0].settings.dtype
+        self._leave_out = THRESHOLDS[self._dtype].leave_out
         self._probe: tuple[Rollout, ...] | None = None
 
     @property
@@ -35,30 +41,50 @@ class Checks:
             self._probe = render_probe(self._rollouts[0])
         return self._probe
 
-    def run(self, version: str, *, legs: bool) -> CheckResult:
-        """The figures need no open gate: the engine scores the probe between two steps. Legs sample, so they do."""
+    def run(
+        self,
+        request: CheckRequest,
+        slabs: tuple[SlabRef, SlabRef | None],
+        posted: Sequence[SampleEvidence] | None,
+    ) -> CheckResult:
+        """`slabs`: see `LiveExperiments`. `posted`: the worst samples of the step that is asked about.
+
+        Nothing of it needs an open gate: engines score, and sample the legs' answers, between two steps.
+        """
         began = time.perf_counter()
+        version = slabs[0].version
         scores = self._trainer.score(self.probe)
         engines = [handle.check(self.probe) for handle in self._rollouts]
         by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
         figures = self._worst([self._by_bucket(records) for records in by_replica])
+        experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, NOISE[self._dtype])
+        legs = cache(experiments.legs)
+        parted = judge(figures, limits_for(self._dtype)).severity > Severity.OK
+        found: Attribution | None = None
+        if posted is not None or parted:
+            samples = posted if posted is not None else _of_probe(by_replica, scores[0].version, version)
+            chosen = experiments.chosen(legs=False, reference=request.reference, localise=request.localise)
+            # Both sides can score the probe, not a posted step's answers: their media are not here.
+            rescore = chosen.rescore if posted is None else None
+            chosen = replace(chosen, legs=legs if request.legs else None, rescore=rescore)
+            found = attribute(samples, chosen, experiments.bands, seconds=request.seconds)
         ours = scores[0].version
-        sentence = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
-        found = self._legs() if legs else {}
-        return CheckResult(version, figures, found, sentence=sentence, seconds=time.perf_counter() - began)
+        behind = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
+        return CheckResult(
+            version,
+            figures,
+            self._by_leg(legs()) if request.legs and found is None else {},
+            cause=None if found is None else found.cause,
+            sentence=behind if found is None else found.sentence,
+            evidence=() if found is None else tuple(finding.as_dict() for finding in found.findings),
+            seconds=time.perf_counter() - began,
+        )
 
-    def _legs(self) -> Mapping[str, Figures]:
-        """Of answers that the first replica samples now; see `omni_rl.demo.run.legs`."""
-        handle = self._rollouts[0]
-        sampling = SamplingSettings(max_tokens=ANSWER_TOKENS, temperature=1.0, seed=SEED, ignore_eos=True)
-        rollouts = handle.sample(handle.render(probe_prompts()), sampling)
-        scores: list[Score] = self._trainer.score(rollouts)
-        batch, alone = handle.rescore(rollouts), handle.rescore(rollouts, alone=True)
-        decode: list[Rescore] = pairing.decode_as_leg(rollouts)
+    def _by_leg(self, legs: Legs) -> Mapping[str, Figures]:
         sides = {
-            "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),
-            "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
-            "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
+            "train_vs_prefill": legs.train_vs_prefill,
+            "prefill_vs_decode": legs.prefill_vs_decode,
+            "batch_vs_alone": legs.batch_vs_alone,
         }
         return {leg: self._by_bucket(records) for leg, records in sides.items()}
 
@@ -77,6 +103,14 @@ class Checks:
             bucket: max((figures[bucket] for figures in by_replica), key=lambda found: found["logprob_abs_diff_mean"])
             for bucket in by_replica[0]
         }
+
+
+def _of_probe(by_replica: Sequence[Sequence[SampleRecord]], trainer: str, engine: str) -> list[SampleEvidence]:
+    return [
+        SampleEvidence(record, sampled_under=(engine,), scored_with=trainer)
+        for records in by_replica
+        for record in records
+    ]
 
 
 def _figures(comparison: Comparison) -> dict[str, float]:

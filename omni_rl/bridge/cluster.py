@@ -13,18 +13,21 @@ import torch
 
 from omni_rl.actors import clear
 from omni_rl.bridge.check import Checks
+from omni_rl.bridge.experiments import served_slabs
+from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import TRAINER, ClusterSettings
 from omni_rl.bridge.trainer import TrainerHandle
-from omni_rl.errors import EngineDeadError, InvalidRequestError, OmniRLError, TrainerDeadError
+from omni_rl.errors import EngineDeadError, OmniRLError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
+from omni_rl.ledger.types import StepKey
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.sync.replica import Deadline, ReplicaStatus
 from omni_rl.sync.result import SyncResult
-from omni_rl.sync.slabs import INBOX, slab_directory
+from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
 from omni_rl.sync.states import Observer, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
@@ -53,6 +56,9 @@ class Cluster:
         self._held = held
         self._gate = threading.Lock()
         self._sync: WeightSync
+        self._ledger: Ledger
+        self._journal: LedgerJournal
+        self._slabs: SlabPair
         self._observe: Observer = lambda event: None
 
     @classmethod
@@ -81,6 +87,8 @@ class Cluster:
             cluster._sync = stack.enter_context(
                 weight_sync(cluster._rollouts, journal, observe=observe, held=held, keep=True)
             )
+            cluster._ledger, cluster._journal = ledger, journal
+            cluster._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(settings.run))))
             cluster._hold(held)
             yield cluster
 
@@ -109,10 +117,10 @@ class Cluster:
         )
 
     def check(self, request: CheckRequest) -> CheckResult:
-        if request.reference or request.localise:
-            raise InvalidRequestError("reference and localise: checks of this version compare the probe and its legs")
-        version = self._sync.version
-        return self._checks.run(version, legs=request.legs and self._held is None)
+        samples = None
+        if request.run is not None and request.attempt is not None and request.step is not None:
+            samples = posted(self._ledger, StepKey(request.run, request.attempt, request.step))
+        return self._checks.run(request, served_slabs(self._journal, self._slabs), samples)
 
     def pause(self, reason: str) -> None:
         self._hold(reason)

@@ -28,6 +28,7 @@ from omni_rl.train.types import Score, StepStats
 
 if TYPE_CHECKING:
     from omni_rl.train.group import TrainerGroup
+    from omni_rl.train.worker import TrainWorker
 
 T = TypeVar("T")
 CPUS = 0.01
@@ -93,6 +94,9 @@ class TrainerActor:
 
     async def fill(self, path: Path) -> Manifest:
         return await self._do("fill", lambda group: group.fill(path))
+
+    async def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
+        return await self._do("on_ranks", lambda group: group.on_ranks(run))
 
     async def save(self, directory: Path) -> None:
         await self._do("save", lambda group: group.save(directory))
@@ -196,6 +200,10 @@ class TrainerHandle:
     def fill(self, path: Path) -> Manifest:
         manifest: Manifest = self._call("fill", path)
         return manifest
+
+    def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
+        found: list[T] = self._call("on_ranks", run)
+        return found
 
     def save(self, directory: Path) -> None:
         self._call("save", directory.resolve())

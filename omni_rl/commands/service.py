@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rl.errors import ServiceError
+from omni_rl.errors import ConfigError, ServiceError
 
 Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -91,7 +91,6 @@ def token(
     A coordinator that runs knows a new one after `omni-rl down` and `omni-rl up`.
     """
     from omni_rl.api.state import Scope
-    from omni_rl.errors import ConfigError
     from omni_rl.service.tokens import add_token, owner_token
 
     if scope not in list(Scope):
@@ -124,11 +123,16 @@ def sync(
 def check(
     directory: Directory = RUNS,
     legs: Annotated[bool, typer.Option(help="Also take the difference apart.")] = True,
+    reference: Annotated[bool, typer.Option("--reference", help="If they part: which side is off float32?")] = False,
+    localise: Annotated[bool, typer.Option("--localise", help="If they part: the first module that does.")] = False,
+    step: Annotated[str | None, typer.Option(help="Why did this one part? RUN/ATTEMPT/STEP.")] = None,
+    seconds: Annotated[float, typer.Option(help="When the search for a cause gives up.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare both policies now. Exit code 1 if they part."""
+    """Compare both policies now, and name the cause if they part. Exit code 1 if they part."""
+    body = _body("CheckBody", legs=legs, reference=reference, localise=localise, seconds=seconds, **_step_named(step))
     with connect(directory) as client:
-        answer = client.check(_body("CheckBody", legs=legs))
+        answer = client.check(body)
     if as_json:
         typer.echo(answer.model_dump_json())
     else:
@@ -136,6 +140,10 @@ def check(
         _table(answer.figures)
         for leg, figures in answer.legs.items():
             typer.echo(f"{leg}: mean |d| {figures['overall']['logprob_abs_diff_mean']:.2e}")
+        for finding in answer.evidence:
+            typer.echo(f"{finding['check']:<18}{finding['result']:<12}{finding['sentence']}")
+        if answer.cause is not None:
+            typer.echo(f"cause: {answer.cause}")
     raise typer.Exit(0 if answer.severity == "ok" else 1)
 
 
@@ -175,13 +183,22 @@ def _body(kind: str, **values: Any) -> Any:
     from pydantic import ValidationError
 
     from omni_rl.api import syncs
-    from omni_rl.errors import ConfigError
     from omni_rl.settings import describe
 
     try:
         return getattr(syncs, kind)(**values)
     except ValidationError as error:
         raise ConfigError(describe(error)) from None
+
+
+def _step_named(step: str | None) -> dict[str, Any]:
+    """RUN/ATTEMPT/STEP as fields of a check."""
+    if step is None:
+        return {}
+    parts = step.rsplit("/", 2)
+    if len(parts) != 3:
+        raise ConfigError(f"--step {step}: say RUN/ATTEMPT/STEP")
+    return dict(zip(("run", "attempt", "step"), parts, strict=True))
 
 
 def _table(figures: Any) -> None:

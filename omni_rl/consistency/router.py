@@ -1,8 +1,9 @@
 """Router flips: where the two sides sent a token to different experts.
 
 A flip changes that position's output by a whole expert, and every later token of the sequence sees it. Where flips are
-rare accidents (float32) nothing after the first one says anything about agreement. Where rounding flips some position
-of nearly every sequence (bfloat16) that rule would leave nothing to judge, and only the flipped positions go.
+rare accidents (float32) nothing after the first one says anything about agreement, if it was one: the scores were a
+tie. A flip at a wide margin is no accident but what a fault does, and what follows it has to be judged. Where rounding
+flips some position of nearly every sequence (bfloat16) only the flipped positions go.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.records import SampleRecord
 
+TIE = 1e-5
+"""Margins below this are ties in float32."""
 LeaveOut = Literal["nothing", "flipped", "after_flip"]
-"""What metrics leave out: no token; tokens predicted at a position with a flip; all from a sequence's first flip on."""
+"""What metrics leave out: no token; tokens predicted at a position with a flip; all from a sequence's first flip on,
+where that is a tie."""
 
 
 @dataclass(frozen=True)
@@ -69,5 +73,8 @@ def kept(record: SampleRecord, rule: LeaveOut) -> NDArray[np.bool_]:
     if flipped is None or rule == "nothing":
         return np.ones(tokens, np.bool_)
     if rule == "after_flip":
+        first = first_flip(record)
+        if first is not None and not first.margin < TIE:
+            return np.ones(tokens, np.bool_)
         flipped = np.logical_or.accumulate(flipped)
     return ~flipped[record.prompt_tokens - 1 :]

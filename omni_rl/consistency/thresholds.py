@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rl.consistency.metrics import Comparison
-from omni_rl.consistency.router import LeaveOut
+from omni_rl.consistency.router import TIE, LeaveOut
 
 Verdict = Literal["agree", "disagree"]
 
@@ -28,7 +28,7 @@ class Thresholds:
 
 THRESHOLDS: dict[str, Thresholds] = {
     "float32": Thresholds(
-        logprob_abs_diff_mean=1e-5, logprob_abs_diff_max=1e-4, excluded_fraction=1e-3, router_margin=1e-5
+        logprob_abs_diff_mean=1e-5, logprob_abs_diff_max=1e-4, excluded_fraction=1e-3, router_margin=TIE
     ),
     "bfloat16": Thresholds(token_mult_prob_error=1.05, leave_out="flipped"),
 }

@@ -1,9 +1,11 @@
 """Digests that prove that two processes used the same tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -25,4 +27,13 @@ def tensors_digest(tensors: "Mapping[str, torch.Tensor]") -> str:
     hasher = blake3()
     for name in sorted(tensors):
         hasher.update(f"{name}={tensor_digest(tensors[name])};".encode())
+    return hasher.hexdigest()
+
+
+def sequence_digest(ids: NDArray[np.int64], places: Iterable[NDArray[np.int64]]) -> str:
+    """One digest of a sequence as a model runs it: its ids, and for each media item the positions of its features."""
+    hasher = blake3(np.ascontiguousarray(ids, np.int64).view(np.uint8).data)
+    for positions in places:
+        hasher.update(f";{len(positions)}:".encode())
+        hasher.update(np.ascontiguousarray(positions, np.int64).view(np.uint8).data)
     return hasher.hexdigest()

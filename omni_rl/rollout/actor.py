@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -24,6 +24,7 @@ from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
 if TYPE_CHECKING:
     from omni_rl.rollout.engine import RolloutEngine
 
+T = TypeVar("T")
 CPUS = 0.5
 """Ray's share for one engine: asking for whole CPUs, a few actors on a small machine would wait for ever."""
 
@@ -92,6 +93,9 @@ class RolloutActor:
 
     async def obey(self, command: Command) -> Any:
         return await asyncio.wrap_future(self._service.obey(command))
+
+    async def between_steps(self, run: "Callable[[RolloutEngine], Any]") -> Any:
+        return await asyncio.wrap_future(self._service.loop.command(run))
 
     async def status(self) -> ReplicaStatus:
         return self._service.status
@@ -203,6 +207,11 @@ class RolloutHandle:
         """
         scores: list[Rescore] = self._call("check", probe)
         return scores
+
+    def between_steps(self, run: "Callable[[RolloutEngine], T]") -> T:
+        """What a function that is known in both processes gives of the engine, in its thread, whatever the gate is."""
+        found: T = self._call("between_steps", run)
+        return found
 
     def obey(self, command: Command, deadline: Deadline) -> Any:
         """Carry out a command of a weight sync; see `omni_rl.sync.replica.Replica.call`."""

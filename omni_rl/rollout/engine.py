@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
+from omni_rl.consistency.attribution.evidence import Audit
 from omni_rl.errors import EngineDeadError, LayoutError, OmniRLError, PromptError, SamplingError
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.slots import FeatureCounts
@@ -147,21 +148,39 @@ class RolloutEngine:
         Raises `SamplingError` if they leave no room for it in the cache.
         """
         self._refuse_if_dead()
-        with self._fatal("scoring alone", OmniRLError), scheduling.alone(self.llm_engine):
-            self.llm_engine.reset_encoder_cache()
-            (name,) = self.submit_rescoring([rollout])
-            score: dict[str, Any] = {}
-            while name not in score:
-                before = self._computed(name)
-                score |= self.step()
-                if name not in score and self._computed(name) == before:
-                    self._discard([name])
-                    raise SamplingError(
-                        f"no room in the cache to score {rollout.prompt.id!r} beside {len(self._running)} requests "
-                        "under way; let them finish first, or raise kv_cache_memory_bytes"
-                    )
-        result: Rescore = score[name]
+        with self._fatal("scoring alone"):
+            self.forget_media()
+        result: Rescore
+        (result,) = self.apart(lambda: self.submit_rescoring([rollout]))
         return result
+
+    def apart(self, submit: Callable[[], Sequence[str]]) -> list[Any]:
+        """Answers of what `submit` queues, in a batch of its own: requests under way wait and are not disturbed.
+
+        Raises `SamplingError` if they leave no room for it in the cache.
+        """
+        self._refuse_if_dead()
+        with self._fatal("work apart", OmniRLError), scheduling.alone(self.llm_engine):
+            names = submit()
+            answers: dict[str, Any] = {}
+            while waiting := [name for name in names if name not in answers]:
+                before = [self._computed(name) for name in waiting]
+                answers |= self.step()
+                if before == [self._computed(name) for name in waiting if name not in answers]:
+                    self._discard([name for name in waiting if name not in answers])
+                    raise SamplingError(
+                        f"no room in the cache beside {len(self._running)} requests under way; let them finish first, "
+                        "or raise kv_cache_memory_bytes"
+                    )
+        return [answers[name] for name in names]
+
+    def audit(self, replica: str, slab: SlabRef, before: SlabRef | None) -> Audit:
+        """Read back every byte against the slab, changing nothing; see `ServedWeights.wrong`."""
+        return Audit(replica, self.weight_version, self._weights.elements, self._weights.wrong(slab, before))
+
+    def forget_media(self) -> None:
+        """Drop the features that the encoders computed."""
+        self.llm_engine.reset_encoder_cache()
 
     def score(self, probe: Sequence[Rollout]) -> list[Rescore]:
         """The canonical probe: each answer alone, in the order given, with cold caches."""

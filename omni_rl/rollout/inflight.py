@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from omni_rl.media.digests import sequence_digest
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.types import Rescore, Rollout, VersionSpan
 
@@ -38,9 +39,10 @@ class Request:
         self, completion: Any, digests: Iterable[dict[str, str]], experts: Any, kept: Iterable[Any] = ()
     ) -> Rollout:
         """The finished answer."""
+        ids = np.array(self.ids, np.int64)
         return Rollout(
             prompt=self.prompt,
-            ids=np.array(self.ids, np.int64),
+            ids=ids,
             logprobs=np.array(self.logprobs, np.float64),
             temperature=self.temperature,
             version_spans=tuple(self._spans(completion.weight_versions)),
@@ -48,6 +50,9 @@ class Request:
             experts=experts,
             finish_reason=completion.finish_reason,
             kept=tuple(kept),
+            sequence=sequence_digest(
+                np.concatenate([self.prompt.ids, ids]), (item.positions for item in self.prompt.items)
+            ),
         )
 
     def rescore(self, output: Any, experts: Any) -> Rescore:

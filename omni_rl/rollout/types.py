@@ -50,7 +50,8 @@ class Rollout:
     `ids` int64 [T]; `logprobs` float64 [T], behaviour logprobs at `temperature`; `engine_digests`, one dict a media
     item in the order of `prompt.items`: what the engine's model received. `experts` int16 [P + T - 1, L, K]: the
     router's choices for every position that was computed (the last sampled token never is), or None. `kept`, one entry
-    a media item: bool [tubelets, tokens each], which tokens of a pruned video the engine kept, or None.
+    a media item: bool [tubelets, tokens each], which tokens of a pruned video the engine kept, or None. `sequence`:
+    digest of the ids and media places that the engine ran; see `omni_rl.media.digests.sequence_digest`.
     """
 
     prompt: RenderedPrompt
@@ -62,6 +63,7 @@ class Rollout:
     experts: NDArray[np.int16] | None
     finish_reason: str
     kept: tuple[NDArray[np.bool_] | None, ...] = ()
+    sequence: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The weights of a running engine: which version they are, how new ones get in, and the proof that they did."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import vllm
 
+from omni_rl.consistency.attribution.evidence import WrongTensor
 from omni_rl.errors import LayoutError, SlabError
 from omni_rl.sync import layout
 from omni_rl.sync.checkpoint import CheckpointTensors
@@ -43,7 +44,7 @@ class ServedWeights:
         }
         self._layout = layout.prepare(model, tensors, lambda given: write_in_place(model, given), served)
         self._seal = layout.MapSeal(self._layout)
-        self._elements = self._layout.coverage().total
+        self.elements = self._layout.coverage().total
 
     def read(self, slab: SlabRef) -> SealedWeights:
         """The weights in a slab. Raises `SlabError` unless they are sealed and are the version asked for."""
@@ -70,12 +71,34 @@ class ServedWeights:
         if broken := self._seal.broken(self._layout):
             return self._proof(sealed, 0, tuple(map(_broken, broken)))
         wrong = self._layout.prove(sealed.tensors, sealed.checksums, self._model)
-        proven = self._elements - sum(mismatch.elements for mismatch in wrong)
+        proven = self.elements - sum(mismatch.elements for mismatch in wrong)
         return self._proof(sealed, proven, tuple(map(str, wrong)))
+
+    def wrong(self, slab: SlabRef, before: SlabRef | None) -> tuple[WrongTensor, ...]:
+        """What the engine does not hold as the slab says; `before`: the slab of earlier weights, if it still has them.
+
+        Raises `SlabError` if `slab` is not what it is said to be.
+        """
+        sealed = self.read(slab)
+        apart = self._layout.prove(sealed.tensors, sealed.checksums, self._model)
+        elements: dict[str, int] = {}
+        for mismatch in apart:
+            name = mismatch.tensor or mismatch.parameter
+            elements[name] = elements.get(name, 0) + mismatch.elements
+        stale = self._as_before(elements, before) if apart and before is not None else set()
+        return tuple(WrongTensor(name, count, name in stale) for name, count in elements.items())
+
+    def _as_before(self, names: Iterable[str], before: SlabRef) -> set[str]:
+        try:
+            earlier = self.read(before)
+        except SlabError:
+            return set()  # it is being filled anew
+        apart = self._layout.verify(earlier.tensors, self._model)
+        return set(names) - {mismatch.tensor or mismatch.parameter for mismatch in apart}
 
     def _proof(self, sealed: SealedWeights, proven: int, mismatches: tuple[str, ...]) -> Proof:
         nbytes = sum(tensor.nbytes for tensor in sealed.tensors.values())
-        return Proof(sealed.version, len(sealed.tensors), nbytes, proven, self._elements, mismatches)
+        return Proof(sealed.version, len(sealed.tensors), nbytes, proven, self.elements, mismatches)
 
 
 def _broken(name: str) -> str:

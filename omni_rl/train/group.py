@@ -1,8 +1,9 @@
 """The trainer as a job sees it: one policy over several ranks, whose work is dealt out here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import ray
 
@@ -20,6 +21,8 @@ from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.targets import Targets, targets_of
 from omni_rl.train.types import Score, StepStats
 from omni_rl.train.worker import TrainWorker
+
+T = TypeVar("T")
 
 
 class TrainerGroup:
@@ -127,6 +130,10 @@ class TrainerGroup:
         here = [address == addresses[0] for address in addresses]
         manifest: Manifest = self._ranks.each("fill", [path] * len(addresses), here)[0]
         return manifest
+
+    def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]:
+        """What a function that is known in both processes gives of every rank, by rank."""
+        return self._ranks.call("run", run)
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: weights that vLLM serves, optimiser state and record; complete or not at all.

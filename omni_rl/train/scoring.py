@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from omni_rl.media.digests import tensor_digest
+from omni_rl.media.digests import sequence_digest, tensor_digest
 from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.packing import pack, sequence_length, temperatures
@@ -45,6 +45,7 @@ def score_pack(
     margins = None if packed.margins is None else packed.margins.float().numpy()
     kept = iter([None if mask is None else mask.cpu().numpy() for mask in packed.kept or (None,) * len(batch.media)])
     digests = iter([{name: tensor_digest(t) for name, t in media.tensors.items()} for media in batch.media])
+    places = iter([media.positions.numpy() for media in batch.media])
     scores: list[Score] = []
     scored = start = 0
     for rollout in rollouts:
@@ -59,6 +60,10 @@ def score_pack(
                 version=version,
                 kept=tuple(next(kept) for _ in rollout.prompt.items),
                 values=None if values is None else values[scored : scored + len(rollout.ids)].copy(),
+                sequence=sequence_digest(
+                    batch.ids[start : start + sequence_length(rollout)].numpy(),
+                    [next(places) - start for _ in rollout.prompt.items],
+                ),
             )
         )
         scored += len(rollout.ids)

@@ -15,7 +15,8 @@ class Score:
     `digests`: of the media tensors the model used, one dict an item in the order of the prompt's items. `version`
     of the weights that scored. `kept`, one entry a media item: bool [tubelets, tokens each], which tokens of a pruned
     video the trainer itself would keep (it scores those that the engine kept), or None. `values` float64 [T]: what the
-    value head, if there is one, expects where each token is chosen.
+    value head, if there is one, expects where each token is chosen. `sequence`: as in
+    `Rollout`, of what the trainer ran.
     """
 
     logprobs: NDArray[np.float64]
@@ -25,6 +26,7 @@ class Score:
     version: str
     kept: tuple[NDArray[np.bool_] | None, ...] = ()
     values: NDArray[np.float64] | None = None
+    sequence: str = ""
 
 
 @dataclass(frozen=True)

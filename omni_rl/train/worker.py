@@ -3,8 +3,9 @@
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 import torch
@@ -31,6 +32,8 @@ from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 from omni_rl.train.value import ValueHead
 
+T = TypeVar("T")
+
 
 class TrainWorker:
     """Rank `rank` of `settings.world_size`. Every method that touches the weights is a collective: all ranks call it.
@@ -47,6 +50,19 @@ class TrainWorker:
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
         self._kept = KeptWeights()
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def settings(self) -> TrainSettings:
+        return self._settings
+
+    @property
+    def model(self) -> NemotronOmniForConditionalGeneration:
+        """The rank's share of it, once it is built."""
+        return self._model
 
     def locate(self) -> tuple[str, int]:
         """Where this rank runs: its node's address and its process id."""
@@ -149,6 +165,10 @@ class TrainWorker:
         self._number += 1
         self._digest = None
         return stats
+
+    def run(self, function: "Callable[[TrainWorker], T]") -> T:
+        """What a function gives of this rank; all ranks call it if it runs the model."""
+        return function(self)
 
     def save(self, directory: Path) -> None:
         """Gather everything on rank 0, which writes it."""

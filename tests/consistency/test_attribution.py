@@ -135,7 +135,7 @@ def test_the_side_that_computes_something_else_and_its_first_module_are_named() 
         samples,
         legs=lambda: legs(samples, "train_vs_prefill"),
         reference=lambda: Reference(1e-7, 0.3, "text"),
-        localise=lambda sample: modules,
+        localise=lambda sample: (sample, modules),
     )
     assert found.cause is Cause.KERNEL
     assert "layers.1 is the first module" in found.sentence
@@ -146,7 +146,7 @@ def test_the_side_that_computes_something_else_and_its_first_module_are_named() 
     ("module", "cause"), [("vision.patches", Cause.MEDIA_MISMATCH), ("embeddings", Cause.PROMPT_MISMATCH)]
 )
 def test_what_parts_before_the_first_layer_is_an_input(module: str, cause: Cause) -> None:
-    found = search(parted(), localise=lambda sample: [ModuleDifference(module, 0.5, 0, 1e-4)])
+    found = search(parted(), localise=lambda sample: (sample, [ModuleDifference(module, 0.5, 0, 1e-4)]))
     assert found.cause is cause
 
 
@@ -189,7 +189,7 @@ def test_when_the_time_is_over_the_cause_is_unknown_and_what_was_not_done_is_tol
         never.wait()
         return legs(samples, "prefill_vs_decode")
 
-    found = search(samples, seconds=0.05, legs=slow, localise=lambda sample: [])
+    found = search(samples, seconds=0.05, legs=slow, localise=lambda sample: (sample, []))
     never.set()
     assert found.cause is Cause.UNKNOWN
     assert "train_vs_prefill (abandoned" in found.sentence

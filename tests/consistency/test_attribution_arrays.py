@@ -46,7 +46,8 @@ def top_p(seed: int, dtype: str) -> tuple[list[Answer], list[SampleEvidence]]:
     return asked, [a.evidence(noisy(k.logprobs(), dtype, seed), a.logprobs()) for a, k in zip(asked, kept, strict=True)]
 
 
-FAULTS = {
+Fault = Callable[[int, str], tuple[list[Answer], list[SampleEvidence]]]
+FAULTS: dict[Cause, tuple[Fault, ...]] = {
     Cause.LOGPROB_POSTPROCESSING: (raw_logprobs, another_temperature),
     Cause.TOKEN_SHIFT: (shifted,),
     Cause.SAMPLING_SUPPORT: (top_p,),
@@ -55,8 +56,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("cause", "fault"), [(cause, fault) for cause, each in FAULTS.items() for fault in each])
-def test_a_fault_is_named_whatever_the_seed(cause: Cause, fault: Callable[..., object], dtype: str) -> None:
-    found = [search(*fault(seed, dtype), dtype).cause for seed in SEEDS]  # type: ignore[misc]
+def test_a_fault_is_named_whatever_the_seed(cause: Cause, fault: Fault, dtype: str) -> None:
+    found = [search(given, samples, dtype).cause for given, samples in (fault(seed, dtype) for seed in SEEDS)]
     assert found == [cause] * len(SEEDS)
 
 

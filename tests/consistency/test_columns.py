@@ -36,7 +36,7 @@ def random_record(rng: np.random.Generator, name: str) -> SampleRecord:
     other = chosen.copy()
     for _ in range(rng.integers(0, 3)):
         other[rng.integers(shape[0]), rng.integers(LAYERS), 0] += 8
-    margins = rng.random(shape[:2]).astype(np.float32)
+    margins = (rng.random(shape[:2]) * rng.choice([1e-6, 1.0])).astype(np.float32)  # ties, or none
     return SampleRecord(name, kind, prompt, rollout, train, chosen, other, margins)
 
 

@@ -89,3 +89,11 @@ def test_nan_never_agrees() -> None:
 def test_bfloat16_uses_the_published_limit() -> None:
     assert breaches(compare([record(None, error=0.04)]), THRESHOLDS["bfloat16"]) == []
     assert breaches(compare([record(None, error=0.06)]), THRESHOLDS["bfloat16"])
+
+
+def test_what_follows_a_flip_that_is_no_tie_is_judged() -> None:
+    """A fault flips the router too: if that left its tokens out, nothing would be left to see it by."""
+    tie, fault = record((3, 0), margin=1e-7), record((3, 0), margin=1e-3)
+    assert not kept(tie, "after_flip").any()
+    assert kept(fault, "after_flip").all()
+    assert compare([fault]).metrics.logprob_abs_diff_mean == 1.0

@@ -22,6 +22,8 @@ TRIES = 14
 GOLDEN = (np.sqrt(5) - 1) / 2
 ONE_SIDED = 0.02
 """Share of tokens that may lie on the wrong side of a one-sided difference."""
+STRAIGHT = 0.8
+"""Share of the difference that may be left beside a straight line, for a temperature to be looked for."""
 LEAST_MASS = 0.05
 """Of the distribution, that a cut support still holds."""
 
@@ -63,8 +65,9 @@ def temperature(samples: Sequence[SampleEvidence], rescore: Rescore, bands: Band
         found = mean_abs(np.concatenate(list(rescore(at))) - reported)
         return found if np.isfinite(found) else np.inf
 
-    at, best = (1.0, left(1.0)) if asked != 1.0 else (asked, np.inf)
-    if not best <= _enough(before, bands):
+    at, best = (1.0, left(1.0)) if asked != 1.0 else (asked, before)
+    # A fit takes as many scorings as TRIES; what a straight line leaves unexplained, no temperature explains.
+    if not best <= _enough(before, bands) and _unexplained(samples) <= STRAIGHT * before:
         at, best = _minimum(left)
     numbers = {"abs_diff_mean": before, "abs_diff_mean_at": best, "asked": asked, "fits": at}
     if not best <= _enough(before, bands):
@@ -78,6 +81,17 @@ def temperature(samples: Sequence[SampleEvidence], rescore: Rescore, bands: Band
         Cause.LOGPROB_POSTPROCESSING,
         numbers,
     )
+
+
+def _unexplained(samples: Sequence[SampleEvidence]) -> float:
+    """Mean abs distance of the rollout's logprobs to the best straight line over the trainer's."""
+    rollout = np.concatenate([sample.record.rollout_logprobs for sample in samples])
+    train = np.concatenate([sample.record.train_logprobs for sample in samples])
+    known = np.isfinite(rollout) & np.isfinite(train)
+    if known.sum() < FEWEST_TOKENS:
+        return np.inf
+    line = np.polynomial.Polynomial.fit(train[known], rollout[known], 1)
+    return mean_abs(rollout[known] - line(train[known]))
 
 
 def _enough(before: float, bands: Bands) -> float:

@@ -27,8 +27,8 @@ class Check(StrEnum):
     TOKEN_SHIFT = "token_shift"  # noqa: S105 - no password
     TEMPERATURE = "temperature"
     SUPPORT = "support"
-    PREFILL_AGAINST_DECODE = "prefill_vs_decode"
     BATCH_AGAINST_ALONE = "batch_vs_alone"
+    PREFILL_AGAINST_DECODE = "prefill_vs_decode"
     TRAIN_AGAINST_PREFILL = "train_vs_prefill"
     REFERENCE = "reference"
     ROUTER = "router"

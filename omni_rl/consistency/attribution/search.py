@@ -16,10 +16,11 @@ from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, Samp
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import ModuleDifference
+from omni_rl.consistency.router import TIE
 from omni_rl.errors import OmniRLError
 
 T = TypeVar("T")
-TIE = {"float32": 1e-5, "bfloat16": 1e-2}
+TIES = {"float32": TIE, "bfloat16": 1e-2}
 """Router margins below this are ties, by dtype."""
 
 
@@ -29,14 +30,14 @@ class Experiments:
     before. None: it cannot be had here, or was not asked for.
 
     `audit`: every replica's bytes read back. `rescore`: the trainer at another temperature. `reference`: distances to
-    float32. `localise`: module outputs of both sides on a sample, by its name.
+    float32. `localise`: module outputs of both sides on a sample, by its name, or on another that it names.
     """
 
     audit: Callable[[], Sequence[Audit]] | None = None
     rescore: Rescore | None = None
     legs: Callable[[], Legs] | None = None
     reference: Callable[[], Reference] | None = None
-    localise: Callable[[str], list[ModuleDifference]] | None = None
+    localise: Callable[[str], tuple[str, list[ModuleDifference]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ class _Search:
         yield from self._experiment(
             Check.TRAIN_AGAINST_PREFILL,
             asked.legs,
-            lambda found: legs.decode(found, step, bands),
             lambda found: legs.batch(found, step, bands),
+            lambda found: legs.decode(found, step, bands),
             lambda found: legs.train(found, step, bands),
         )
-        yield legs.router(samples, TIE[bands.dtype], bands)
+        yield legs.router(samples, TIES[bands.dtype], bands)
         yield from self._experiment(Check.REFERENCE, asked.reference, lambda found: legs.reference(found, bands))
         if samples:
             worst = max(samples, key=lambda sample: np.nan_to_num(mean_abs(sample.d), nan=np.inf))
@@ -106,7 +107,7 @@ class _Search:
             yield from self._experiment(
                 Check.LOCALISATION,
                 None if localise is None else lambda: localise(name),
-                lambda found: legs.localisation(found, name),
+                lambda found: legs.localisation(found[1], found[0]),
             )
 
     def _of_arrays(self) -> Iterator[Finding]:

@@ -1,0 +1,135 @@
+"""Faults of what the trainer is given, while the engine has it right: media, and the places that they go to.
+
+A fault takes a rank and a seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from omni_rl.models.nemotron_omni import scoring as model_scoring
+from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.sabotage import points
+from omni_rl.train import scoring
+
+MEAN, STD = 0.45, 0.225
+"""About what pictures are normalised with."""
+
+
+def batches(change: Callable[[PackedSequences], PackedSequences]) -> None:
+    """Change every batch that is scored."""
+    points.replace(scoring, "pack", lambda original: lambda rollouts: change(original(rollouts)))
+
+
+def media(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change a tensor of every media item that has it."""
+
+    def changed(item: PackedMedia) -> PackedMedia:
+        if name not in item.tensors:
+            return item
+        return replace(item, tensors={**item.tensors, name: change(item.tensors[name])})
+
+    batches(lambda batch: replace(batch, media=tuple(changed(item) for item in batch.media)))
+
+
+def image_dropped(worker: Any, seed: int) -> None:
+    """Features of images are computed, and never reach the embeddings."""
+
+    def instead(original: Any) -> Callable[..., torch.Tensor]:
+        def scatter(
+            embeds: torch.Tensor, items: Sequence[PackedMedia], features: Sequence[torch.Tensor]
+        ) -> torch.Tensor:
+            kept = [pair for pair in zip(items, features, strict=True) if pair[0].modality != "image"]
+            found: torch.Tensor = original(embeds, *zip(*kept, strict=True)) if kept else embeds
+            return found
+
+        return scatter
+
+    points.replace(model_scoring, "scatter_features", instead)
+
+
+def other_grid(worker: Any, seed: int) -> None:
+    """Pictures scaled to a shape of the trainer's own choice, as fixed tiles are, with as many tokens."""
+
+    def scaled(picture: torch.Tensor) -> torch.Tensor:
+        height, width = picture.shape[-2:]
+        shape = (height // 2, width * 2) if height % 64 == 0 else (height * 2, width // 2) if width % 64 == 0 else None
+        if shape is None:
+            return picture.flip(-1)
+        return F.interpolate(picture[None].float(), shape, mode="bilinear")[0].to(picture.dtype)
+
+    media("pixel_values_flat", scaled)
+
+
+def normalised_twice(worker: Any, seed: int) -> None:
+    """Behind the digests: the tower does it once more."""
+    points.hook_input(worker.model.vision_model, lambda pixels: (pixels - MEAN) / STD)
+
+
+def frame_missing(worker: Any, seed: int) -> None:
+    """From the middle; the last one fills its place."""
+
+    def without(frames: torch.Tensor) -> torch.Tensor:
+        middle = len(frames) // 2
+        return torch.cat([frames[:middle], frames[middle + 1 :], frames[-1:]])
+
+    media("pixel_values_flat_video", without)
+
+
+def audio_scaled(worker: Any, seed: int) -> None:
+    media("input_audio_features", lambda features: features * 0.5)
+
+
+def audio_longer(worker: Any, seed: int) -> None:
+    """By one frame of silence, where that makes no token more: elsewhere it is refused."""
+
+    def longer(item: PackedMedia) -> PackedMedia:
+        if item.modality != "audio" or _tokens(item.tensors["input_audio_features"].shape[1]) != _tokens(
+            item.tensors["input_audio_features"].shape[1] + 1
+        ):
+            return item
+        mel, mask = item.tensors["input_audio_features"], item.tensors["feature_attention_mask"]
+        one_more = {
+            "input_audio_features": F.pad(mel, (0, 0, 0, 1)),
+            "feature_attention_mask": F.pad(mask, (0, 1), value=1),
+        }
+        return replace(item, tensors={**item.tensors, **one_more})
+
+    batches(lambda batch: replace(batch, media=tuple(longer(item) for item in batch.media)))
+
+
+def _tokens(frames: int) -> int:
+    for _ in range(3):
+        frames = (frames - 1) // 2 + 1
+    return frames
+
+
+def placeholder_off(worker: Any, seed: int) -> None:
+    """Media features one place too early."""
+    batches(
+        lambda batch: replace(batch, media=tuple(replace(item, positions=item.positions - 1) for item in batch.media))
+    )
+
+
+def other_template(worker: Any, seed: int) -> None:
+    """Another role at the beginning of every prompt."""
+
+    def changed(batch: PackedSequences) -> PackedSequences:
+        ids = batch.ids.clone()
+        ids[batch.cu_seqlens[:-1].long() + 1] += 1
+        return replace(batch, ids=ids)
+
+    batches(changed)
+
+
+def sound_rescaled(worker: Any, seed: int) -> None:
+    """transformers' own default, `scale_input`: the encoder's input times the root of its width."""
+    points.hook(worker.model.sound_encoder.subsampling, partial(_times, 8.0))
+
+
+def _times(factor: float, found: torch.Tensor) -> torch.Tensor:
+    return found * factor

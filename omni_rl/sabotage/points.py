@@ -1,0 +1,56 @@
+"""The named points of a live run at which faults are put in, and how they are taken out again.
+
+Everything here runs in the process of an engine or of a trainer's rank, on its real objects.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_TAKE_OUT: list[Callable[[], object]] = []
+"""Of this process, the newest last."""
+
+
+def replace(owner: Any, name: str, by: Callable[[Any], Any]) -> None:
+    """Put `by(original)` in place of an attribute until `take_out`."""
+    original = getattr(owner, name)
+    setattr(owner, name, by(original))
+    _TAKE_OUT.append(lambda: setattr(owner, name, original))
+
+
+def once(owner: Any, name: str, by: Callable[..., Any]) -> None:
+    """Call `by(original, ...)` in place of a method, the next time only."""
+
+    def instead(original: Any) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            setattr(owner, name, original)
+            return by(original, *arguments, **named)
+
+        return call
+
+    replace(owner, name, instead)
+
+
+def hook(module: torch.nn.Module, change: Callable[[Any], Any]) -> None:
+    """Change a module's output."""
+    handle = module.register_forward_hook(lambda _, given, found: change(found))
+    _TAKE_OUT.append(handle.remove)
+
+
+def hook_input(module: torch.nn.Module, change: Callable[[Any], Any]) -> None:
+    """Change a module's first argument."""
+    handle = module.register_forward_pre_hook(lambda _, given: (change(given[0]), *given[1:]))
+    _TAKE_OUT.append(handle.remove)
+
+
+def take_out(owner: Any) -> None:
+    """Undo everything in this process; `owner` is the engine or rank, which is not needed for it."""
+    while _TAKE_OUT:
+        _TAKE_OUT.pop()()
+
+
+def parameter(engine: Any, name: str) -> torch.Tensor:
+    """An engine's parameter by its own name."""
+    found: torch.Tensor = engine.model.get_parameter(name).data
+    return found

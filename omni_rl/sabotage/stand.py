@@ -1,0 +1,112 @@
+"""The live pair that faults are put into: engines, trainer and syncs, as a run has them."""
+
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import ray
+
+from omni_rl.bridge.experiments import LiveExperiments, served_slabs
+from omni_rl.consistency.bands import NOISE, Bands
+from omni_rl.demo.cluster import start_ray
+from omni_rl.media.samples import demo_prompts
+from omni_rl.media.types import KINDS, RenderedPrompt
+from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.settings import Dtype, EngineSettings
+from omni_rl.rollout.syncing import weight_sync
+from omni_rl.rollout.types import Rollout
+from omni_rl.sabotage import points
+from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.slabs import SlabPair, slab_directory
+from omni_rl.sync.sources import FsdpSource
+from omni_rl.train.group import TrainerGroup
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.worker import TrainWorker
+
+LEARNING_RATE = 1e-3
+"""The demo's."""
+PER_KIND = 2
+
+
+class Stand:
+    """A context: Ray, `replicas` engines and a trainer, which start with the checkpoint's weights."""
+
+    def __init__(self, model: Path, dtype: Dtype, *, replicas: int = 1, world_size: int = 1) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.bands: Bands = NOISE[dtype]
+        self.prompts: list[RenderedPrompt] = []
+        self._replicas = replicas
+        self._world_size = world_size
+        self._run = f"sabotage-{uuid.uuid4().hex[:8]}"
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Stand":
+        with contextlib.ExitStack() as stack:
+            start_ray()
+            stack.callback(ray.shutdown)
+            engine = EngineSettings(
+                model=self.model, dtype=self.dtype, run=self._run, max_num_seqs=32, max_num_batched_tokens=4096
+            )
+            self.engines = [
+                stack.enter_context(RolloutHandle.start(engine, name=f"rollout-{n}", namespace=self._run))
+                for n in range(self._replicas)
+            ]
+            train = TrainSettings(world_size=self._world_size, dtype=self.dtype, learning_rate=LEARNING_RATE)
+            self.trainer = stack.enter_context(TrainerGroup.start(self.model, train, self._run))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._journal = stack.enter_context(contextlib.closing(SqliteJournal(folder / "journal.sqlite")))
+            self._sync = stack.enter_context(weight_sync(self.engines, self._journal))
+            self._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(self._run))))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def begin(self, seed: int) -> None:
+        """The checkpoint's weights everywhere, and prompts of this seed, two of each kind."""
+        self.trainer.on_ranks(partial(_start_over, model=self.model))
+        self.sync()
+        self.prompts = self.engines[0].render([p for kind in KINDS for p in demo_prompts(kind, PER_KIND, seed)])
+
+    def learn(self, rollouts: Sequence[Rollout], seed: int) -> None:
+        """One optimiser step, in whatever direction."""
+        advantages = np.random.default_rng(seed).standard_normal(len(rollouts))
+        self.trainer.update(rollouts, advantages.tolist())
+
+    def sync(self) -> SyncResult:
+        """The trainer's weights to every engine. Raises `SyncRolledBackError`."""
+        return self._sync.sync(FsdpSource(self.trainer))
+
+    @property
+    def slabs(self) -> tuple[SlabRef, SlabRef | None]:
+        """What is served, and the weights before it, if their slab still has them."""
+        return served_slabs(self._journal, self._slabs)
+
+    def experiments(self, answers: Sequence[Rollout]) -> LiveExperiments:
+        return LiveExperiments(self.engines, self.trainer, self.slabs, answers, self.bands)
+
+    def take_out(self) -> None:
+        """Undo every fault that was put in."""
+        for engine in self.engines:
+            engine.between_steps(points.take_out)
+        self.trainer.on_ranks(points.take_out)
+
+    def revive(self) -> None:
+        """Replace engines that a fault has ended."""
+        self._sync.repair()
+
+
+def _start_over(worker: TrainWorker, model: Path) -> None:
+    """A fresh optimiser too: every trial learns the same step."""
+    worker.build(model, worker.version().number + 1)
