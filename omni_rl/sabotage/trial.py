@@ -15,6 +15,7 @@ from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.limits import OVERALL, Figures, Judgement, Severity, judge, limits_for
 from omni_rl.consistency.metrics import by_kind, compare
 from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.demo.run import Clock
 from omni_rl.errors import OmniRLError, SyncRolledBackError
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage.faults import Fault
@@ -37,6 +38,7 @@ class Step:
 
     rollouts: Sequence[Rollout]
     evidence: Sequence[SampleEvidence]
+    figures: Figures
     judgement: Judgement
     proofs: tuple[Finding, ...]
 
@@ -86,17 +88,28 @@ class Trial:
         return asdict(self)
 
 
-def run_step(stand: Stand, seed: int, *, temperature: float = 1.0) -> Step:
-    """Sample `stand.prompts`, dealt over the engines, score, judge and prove."""
+def run_step(stand: Stand, seed: int, *, temperature: float = 1.0, seconds: dict[str, float] | None = None) -> Step:
+    """Sample `stand.prompts`, dealt over the engines, score, judge and prove. Adds to `seconds` by part."""
     sampling = SamplingSettings(max_tokens=TOKENS, temperature=temperature, seed=seed, ignore_eos=True)
     share = len(stand.engines)
-    rollouts: list[Rollout] = []
-    for number, engine in enumerate(stand.engines):
-        rollouts += engine.sample(stand.prompts[number::share], sampling)
-    samples = evidence(rollouts, stand.trainer.score(rollouts))
-    found = proofs.versions(samples), proofs.media(samples), proofs.prompt(samples)
-    audits = stand.experiments(rollouts).audit()
-    return Step(rollouts, samples, _judge(samples, stand.dtype), (*found, proofs.weights(audits)))
+    clock = Clock()
+    with clock.time("sample"):
+        rollouts: list[Rollout] = []
+        for number, engine in enumerate(stand.engines):
+            rollouts += engine.sample(stand.prompts[number::share], sampling)
+    with clock.time("score"):
+        scores = stand.trainer.score(rollouts)
+    with clock.time("checks"):
+        samples = evidence(rollouts, scores)
+        found = proofs.versions(samples), proofs.media(samples), proofs.prompt(samples)
+        figures = _figures(samples, stand.dtype)
+        judgement = judge(figures, limits_for(stand.dtype))
+    with clock.time("audit"):
+        audited = proofs.weights(stand.experiments(rollouts).audit())
+    for part, took in clock.seconds.items():
+        if seconds is not None:
+            seconds[part] = seconds.get(part, 0.0) + took
+    return Step(rollouts, samples, figures, judgement, (*found, audited))
 
 
 def run_trial(stand: Stand, fault: Fault, seed: int) -> Trial:
@@ -191,11 +204,10 @@ def _mend(stand: Stand, fault: Fault, seed: int, trial: Trial) -> None:
     stand.take_out()
 
 
-def _judge(samples: Sequence[SampleEvidence], dtype: str) -> Judgement:
+def _figures(samples: Sequence[SampleEvidence], dtype: str) -> Figures:
     records = [sample.record for sample in samples]
     rule = THRESHOLDS[dtype].leave_out
     kinds = by_kind(records, leave_out=rule)
-    figures: Figures = {OVERALL: asdict(compare(records, leave_out=rule).metrics)} | {
+    return {OVERALL: asdict(compare(records, leave_out=rule).metrics)} | {
         kind: asdict(comparison.metrics) for kind, comparison in kinds.items()
     }
-    return judge(figures, limits_for(dtype))

@@ -20,7 +20,7 @@ from services.coordinator.bridge import Bridge, CheckRequest, ClusterState
 from services.coordinator.events import Events
 from services.coordinator.gate import PERSON, Gate
 from services.coordinator.jobs import Jobs
-from services.coordinator.responder import Responder
+from services.coordinator.responder import Evidence, Responder
 from services.coordinator.runs import Run, drift_from_json
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.sinks import Aside, Sink, WandbSink
@@ -125,7 +125,7 @@ class Coordinator:
             if run.drift.gate != "open":
                 await self._responder.forget(run)
                 async with run.turn:
-                    await self._record(run, run.policy.resumed(run.drift, reason))
+                    await self._record(run, run.policy.resumed(run.drift, reason), {})
                 self.gate.release(run.holder)
         self.gate.release(PERSON)
         await self.events.publish("hold", what="released", reason=reason)
@@ -169,7 +169,7 @@ class Coordinator:
             ],
         )
 
-    async def _record(self, run: Run, outcome: Outcome) -> None:
+    async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
         """What changed between two steps: durable, then true."""
         await self.store.put_drift(run.name, outcome)
         before, after = run.drift, outcome.drift
@@ -180,7 +180,9 @@ class Coordinator:
             await self.store.close_alarms(run.name, reason)
         if news:
             key = None if run.latest is None else StepKey(run.name, *run.latest)
-            await self.store.open_alarm(run.name, NewAlarm(int(after.severity), reason, after.cause), key)
+            await self.store.open_alarm(
+                run.name, NewAlarm(int(after.severity), reason, after.cause, evidence=evidence), key
+            )
         run.drift = after
         self.events.poke()
 

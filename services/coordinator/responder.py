@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
 
 from omni_rl.api.syncs import SyncBody
 from omni_rl.consistency.actions import Cause
@@ -22,7 +23,9 @@ GATE_SECONDS = 5.0
 ATTRIBUTION_SECONDS = 60.0
 """When the search for a cause gives up."""
 
-Record = Callable[[Run, Outcome], Awaitable[None]]
+Evidence = Mapping[str, Any]
+"""What each check found, by its name."""
+Record = Callable[[Run, Outcome, Evidence], Awaitable[None]]
 """Makes an outcome durable with its events and alarm, and sets the run's drift. The run's turn is held."""
 
 
@@ -61,35 +64,44 @@ class Responder:
     async def _pursue(self, run: Run, attempt: int, step: int) -> None:
         try:
             while run.drift.pursuit != "nothing":
-                advance = await self._finish(run, attempt, step)
+                advance, evidence = await self._finish(run, attempt, step)
                 async with run.turn:
                     # Steps may have been judged meanwhile: the result is applied to the drift as it is now.
                     outcome = advance(run.drift)
-                    await self._record(run, outcome)
+                    await self._record(run, outcome, evidence)
                 await self._move(run, outcome)
         except Exception:
             # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
             logger.exception("the pursuit of what parts run %s's policies failed", run.name)
 
-    async def _finish(self, run: Run, attempt: int, step: int) -> Callable[[Drift], Outcome]:
+    async def _finish(self, run: Run, attempt: int, step: int) -> tuple[Callable[[Drift], Outcome], Evidence]:
         match run.drift.pursuit:
             case "attributing":
-                cause, evidence = await self._attribute(run, attempt, step)
-                return partial(run.policy.attributed, cause=cause, evidence=evidence)
+                cause, sentence, evidence = await self._attribute(run, attempt, step)
+                return partial(run.policy.attributed, cause=cause, evidence=sentence), evidence
             case "resyncing":
-                return partial(run.policy.resynced, failure=await self._resync())
+                return partial(run.policy.resynced, failure=await self._resync()), {}
             case _:
-                return partial(run.policy.rechecked, judgement=await self._recheck(run))
+                return partial(run.policy.rechecked, judgement=await self._recheck(run)), {}
 
-    async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str]:
-        request = CheckRequest(run=run.name, attempt=attempt, step=step, legs=True, seconds=ATTRIBUTION_SECONDS)
+    async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
+        request = CheckRequest(
+            run=run.name,
+            attempt=attempt,
+            step=step,
+            legs=True,
+            reference=True,
+            localise=True,
+            seconds=ATTRIBUTION_SECONDS,
+        )
         try:
             found = await self._bridge.check(request)
         except OmniRLError as error:
-            return Cause.UNKNOWN, f"the search for the cause failed: {error}"
+            return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
+        evidence = {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in found.evidence}
         if found.cause is None:
-            return Cause.UNKNOWN, found.sentence or "no check explained it"
-        return found.cause, found.sentence
+            return Cause.UNKNOWN, found.sentence or "no check explained it", evidence
+        return found.cause, found.sentence, evidence
 
     async def _resync(self) -> str | None:
         """None if it went through, else why not. One that runs already may have begun before the cause was found."""

@@ -1,0 +1,58 @@
+"""A few faults on the real pair: noticed, named, answered and mended; and a clean step beside them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.sabotage.faults import Fault
+from omni_rl.sabotage.stand import Stand
+from omni_rl.sabotage.suite import chosen
+from omni_rl.sabotage.trial import run_step, run_trial
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stand(small_checkpoint: Path) -> Iterator[Stand]:
+    with Stand(small_checkpoint, "float32") as stand:
+        yield stand
+
+
+LIVE = ("projector left stale", "one bit flipped", "encoder cache stale", "normalised twice", "top-p, untold")
+
+
+@pytest.mark.parametrize("fault", [f for name in LIVE for f in chosen(name)], ids=lambda fault: fault.key)
+def test_a_fault_is_noticed_named_answered_and_mended(stand: Stand, fault: Fault) -> None:
+    trial = run_trial(stand, fault, seed=3)
+    assert trial.by, "nothing noticed it"
+    assert trial.trouble == ""
+    assert trial.healed
+    if fault.moment == "before VERIFY" and trial.by == ["verify"]:
+        assert trial.action == "rollback"
+    else:
+        assert trial.cause in {str(cause) for cause in fault.causes}, trial.sentence
+        assert trial.action_right
+
+
+def test_a_clean_pair_agrees_module_by_module_and_with_float32(stand: Stand) -> None:
+    stand.begin(4)
+    step = run_step(stand, 4)
+    assert not step.noticed
+    experiments = stand.experiments(step.rollouts)
+    found = experiments.reference()
+    assert max(found.train, found.engine) < 1e-5
+    for sample in step.evidence[::2]:
+        _, modules = experiments.localise(sample.record.sample)
+        assert {"embeddings", "layers.0.mixer", "norm"} <= {module.module for module in modules}
+        assert not [module for module in modules if module.outside]
+
+
+def test_a_resync_of_sound_weights_finds_nothing_wrong_and_an_audit_names_what_is_stale(stand: Stand) -> None:
+    (fault,) = (f for f in chosen("mixer.D not written") if f.moment == "vouched for")
+    trial = run_trial(stand, fault, seed=3)
+    assert trial.cause == Cause.STALE_WEIGHTS
+    assert ".mixer.D" in trial.sentence
+    assert np.isfinite(trial.abs_diff_mean)
