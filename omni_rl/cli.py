@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import jobs, service
+from omni_rl.commands import jobs, plan, service
 from omni_rl.errors import OmniRLError
 
 app = typer.Typer(
@@ -103,6 +103,7 @@ def demo(
 
 service.register(app)
 jobs.register(app)
+plan.register(app)
 
 bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -38,8 +39,10 @@ def test_resources_are_ray_options_and_gpus_are_devices() -> None:
 
 
 @pytest.fixture
-def head() -> Iterator[str]:
-    """Address of a Ray head with one CPU."""
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a Ray head with one CPU, which this process and its children have the token of."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     port, client_port = _free_ports()
     # A Unix socket's path has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="omni-rl-", ignore_cleanup_errors=True) as directory:

@@ -1,0 +1,42 @@
+"""What was measured and did not go into the constants, against what the model says of it."""
+
+from dataclasses import dataclass
+
+from omni_rl.plan.measured import Measured
+
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Seconds."""
+
+    name: str
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, as a share of what was measured."""
+        return self.predicted / self.measured - 1
+
+
+def cases(constants: Measured) -> list[Case]:
+    """The constants are the phases' medians, and a core's rate at the ingest. Measured beside them were how long
+    engines stood still, how long whole syncs took, and how long the least disturbed step took on the wall."""
+    found = []
+    for case in constants.sync.values():
+        size, megabytes = case["bytes"], round(case["bytes"] / 1e6)
+        found.append(Case(f"stall of a sync of {megabytes} MB", case["stall"]["p50"], stall(constants, size)))
+        whole = constants.phases["prepare"].seconds(size) + stall(constants, size)
+        found.append(Case(f"a whole sync of {megabytes} MB", case["whole_sync"]["p50"], whole))
+    tokens = constants.ingest["tokens_per_step"]
+    seconds = constants.ingest["seconds"]
+    found.append(Case(f"ingest to verdict, {tokens:,} tokens", seconds["step_min"], tokens / constants.check_rate))
+    return found
+
+
+def stall(constants: Measured, size: float) -> float:
+    """Seconds without an engine step in a sync of `size` bytes, on the machine of the measurement."""
+    growing = sum(constants.phases[name].seconds(size) for name in ("apply", "verify"))
+    return growing + constants.still

@@ -1,0 +1,89 @@
+"""The documents say what the code does: generated ones are current, and the guide leaves nothing out."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from omni_rl import errors
+from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.limits import Severity
+from omni_rl.errors import OmniRLError
+from tests.services.live import live
+from tools import reference
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GUIDE = (DOCS / "operating.md").read_text()
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def section(title: str) -> str:
+    return GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def table(title: str) -> dict[str, list[str]]:
+    """Rows of a section's table by the code in their first cell."""
+    rows = [line.strip("| ").split(" | ") for line in section(title).splitlines() if line.startswith("| `")]
+    found = {cells[0].strip("`"): cells[1:] for cells in rows}
+    assert len(found) == len(rows), "a row is there twice"
+    return found
+
+
+def test_the_references_are_current() -> None:
+    for name, text in reference.documents().items():
+        assert (DOCS / name).read_text() == text, f"docs/{name} is not up to date; run tools/reference.py"
+
+
+def test_every_alert_has_its_section_with_its_severity() -> None:
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    wanted = [f"{rule['alert']} ({rule['labels']['severity']})" for group in groups for rule in group["rules"]]
+    assert re.findall(r"^### (.*)$", section("Alerts"), re.MULTILINE) == wanted
+
+
+def test_every_cause_is_explained_and_has_a_remedy() -> None:
+    rows = table("Causes")
+    assert rows.keys() == set(Cause)
+    assert all(len(cells) == 2 and all(cells) for cells in rows.values())
+
+
+def test_the_table_of_actions_is_the_codes() -> None:
+    severities = (Severity.WARN, Severity.MASK, Severity.PAUSE)
+    wanted = {str(cause): [str(ACTIONS[cause, severity]) for severity in severities] for cause in Cause}
+    assert table("Actions") == wanted
+    assert all(f"`{action}`:" in section("Actions") for action in Action)
+
+
+def test_every_problem_code_says_what_to_do() -> None:
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, OmniRLError)]
+    assert table("Problem codes").keys() == {kind.code for kind in kinds}
+
+
+def links() -> Iterator[tuple[str, str, str]]:
+    for path in [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]:
+        for match in LINK.finditer(path.read_text()):
+            yield path.name, match[1], match[2] or ""
+
+
+def test_links_lead_somewhere() -> None:
+    for page, target, anchor in links():
+        base = ROOT if page == "README.md" else DOCS
+        path = base / (target or page)
+        assert path.exists(), f"{page}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, f"{page}: {target}#{anchor}"
+
+
+def test_the_quickstarts_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "quickstart.md").read_text(), re.DOTALL)
+    rollout = -np.ones((2, 4))
+    given = {"rollout": rollout, "train": rollout, "mask": rollout < 0, "names": ["a", "b"]}
+    with live(tmp_path) as url:
+        exec(code.replace("http://127.0.0.1:8400", url), given)
+    assert capsys.readouterr().out.startswith("ok ")

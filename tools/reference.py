@@ -1,0 +1,268 @@
+"""Writes docs/rest.md from the OpenAPI document, docs/configuration.md from the settings' classes and the tables of
+docs/scale.md from the cost model."""
+
+import ast
+import inspect
+import json
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from omni_rl.bridge.settings import ClusterSettings
+from omni_rl.config import DemoSettings
+from omni_rl.plan.cases import cases
+from omni_rl.plan.links import H100
+from omni_rl.plan.measured import Measured
+from omni_rl.plan.model import PlanSettings, plan
+from omni_rl.rollout.settings import EngineSettings
+from omni_rl.service.settings import UpSettings
+from omni_rl.train.settings import TrainSettings
+from services.coordinator import deps
+from services.coordinator.app import create_app
+from services.coordinator.settings import Bounds, CoordinatorSettings, MediaSettings, TokenEntry, WandbSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SCOPES = {deps.reader: "read", deps.syncer: "sync", deps.admin: "admin"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+GENERATED = "<!-- Written by tools/reference.py; do not edit. -->\n\n"
+START, END = "<!-- tables: tools/reference.py -->\n", "<!-- end of tables -->"
+SETTINGS = {
+    "30B, 3B active, 8 GPUs": PlanSettings(total=30e9, active=3e9, gpus=8),
+    "30B, 3B active, 64 GPUs": PlanSettings(total=30e9, active=3e9, gpus=64),
+    "120B, 12B active, 64 GPUs, 4 an engine": PlanSettings(total=120e9, active=12e9, gpus=64, tensor_parallel=4),
+    "1T, 32B active, 1,000 GPUs, 32 an engine": PlanSettings(total=1e12, active=32e9, gpus=1000, tensor_parallel=32),
+}
+SECTIONS: dict[str, tuple[str, tuple[type[BaseModel], ...]]] = {
+    "omni-rl demo and omni-rl up": (
+        "A TOML file (`--config`), then variables `OMNI_RL_SECTION__NAME` (`OMNI_RL_UP__PORT=8500`), then flags; the "
+        "later one wins. An unknown name is an error that lists it.",
+        (DemoSettings, UpSettings),
+    ),
+    "The coordinator": (
+        "One JSON object: `python -m services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
+        (CoordinatorSettings, TokenEntry, MediaSettings, Bounds, WandbSettings, ClusterSettings),
+    ),
+    "Engines and trainers": (
+        "What the bridge, the demo and the benchmarks start actors with, in Python.",
+        (EngineSettings, TrainSettings),
+    ),
+}
+
+
+def main() -> None:
+    for name, text in documents().items():
+        (DOCS / name).write_text(text)
+
+
+def documents() -> dict[str, str]:
+    """What `docs` is to have, by the file's name."""
+    return {"rest.md": rest(), "configuration.md": configuration(), "scale.md": scale()}
+
+
+def scale() -> str:
+    """The page with its tables as the committed results have them."""
+    before, rest_of_page = (DOCS / "scale.md").read_text().split(START)
+    measured = Measured.read(ROOT / "bench")
+    lines = ["", "## Measured here, and what the model says", "", "| | measured | model | |", "|---|---|---|---|"]
+    for case in cases(measured):
+        lines.append(_row(case.name, f"{case.measured:.3f} s", f"{case.predicted:.3f} s", f"{case.error:+.0%}"))
+    lines += ["", "## Estimates, at best / as built, in seconds", ""]
+    plans = [plan(settings, H100, measured) for settings in SETTINGS.values()]
+    lines += [_row("", *SETTINGS), "|---" * (len(plans) + 1) + "|"]
+    for costs in zip(*(found.costs for found in plans), strict=True):
+        lines.append(_row(costs[0].part, *(f"{cost.limit:.1f} / {cost.as_built:.1f}" for cost in costs)))
+    lines.append(_row("generation stands still", *("{:.1f} / {:.1f}".format(*found.stall) for found in plans)))
+    for rooms in zip(*(found.rooms for found in plans), strict=True):
+        lines.append(_row(f"{rooms[0].what}, GB", *(f"{room.needed / 1e9:.0f}" for room in rooms)))
+    return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
+
+
+def configuration() -> str:
+    lines = ["# Configuration", "", *_wrapped("Every setting, its type and its default.")]
+    for title, (introduction, models) in SECTIONS.items():
+        lines += [f"## {title}", "", *_wrapped(introduction)]
+        for model in models:
+            lines += [f"### {model.__name__}", "", *_wrapped(inspect.getdoc(model) or "")]
+            lines += ["| name | type | default | |", "|---|---|---|---|"]
+            notes = _attribute_docstrings(model)
+            lines += [_setting(name, field, notes.get(name, "")) for name, field in model.model_fields.items()]
+            lines.append("")
+    return GENERATED + "\n".join(lines)
+
+
+def _setting(name: str, field: FieldInfo, note: str) -> str:
+    limits = ", ".join(
+        f"{word} {getattr(rule, bound)}"
+        for rule in field.metadata
+        for bound, word in BOUNDS.items()
+        if hasattr(rule, bound)
+    )
+    return _row(
+        f"`{name}`",
+        f"`{_type(field.annotation)}`",
+        _default(field),
+        "; ".join(filter(None, (note.removesuffix("."), limits))),
+    )
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    for model in {model for _, models in SECTIONS.values() for model in models}:
+        text = text.replace(f"{model.__module__}.{model.__name__}", model.__name__)
+    return text.replace("Optional", "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its own"
+    if isinstance(value, Path):
+        # The package's own files lie elsewhere on every machine.
+        return f"`{value.relative_to(ROOT) if value.is_relative_to(ROOT) else value}`"
+    return f"`{value!r}`"
+
+
+def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """The strings that follow fields in a class, by the field."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, after in zip(definition.body, definition.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[field.target.id] = str(after.value.value)
+    return found
+
+
+def rest() -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        media = MediaSettings(directory=Path(directory) / "media")
+        app = create_app(CoordinatorSettings(ledger=f"sqlite:///{directory}/ledger.db", media=media))
+        document = app.openapi()
+        scopes = dict(_scopes(app))
+        app.state.coordinator.steps.close()
+    lines = ["# REST API", "", *_wrapped(document["info"]["description"])]
+    lines += _wrapped(
+        "The same as OpenAPI: `GET /openapi.json`. A token goes into `Authorization: Bearer TOKEN`; its scope is read, "
+        "sync or admin, and each includes the ones before it. Where no token is needed, the table says so."
+    )
+    lines += ["| | | scope |", "|---|---|---|"]
+    operations = [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    for path, method, operation in operations:
+        first = operation["description"].split("\n")[0]
+        lines.append(_row(f"`{method.upper()} {path}`", first, scopes.get((path, method), "no token")))
+    lines.append("")
+    for path, method, operation in operations:
+        lines += _operation(path, method, operation)
+    lines += ["## Bodies", ""]
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        lines += _schema(name, schema)
+    return GENERATED + "\n".join(lines)
+
+
+def _scopes(app: FastAPI) -> Iterator[tuple[tuple[str, str], str]]:
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            needed = [SCOPES[part.call] for part in route.dependant.dependencies if part.call in SCOPES]
+            for method in route.methods:
+                if needed:
+                    yield (route.path_format, method.lower()), needed[0]
+
+
+def _operation(path: str, method: str, operation: dict[str, Any]) -> list[str]:
+    lines = [f"### {method.upper()} {path}", "", *_wrapped(operation["description"])]
+    parameters = operation.get("parameters", [])
+    if parameters:
+        lines += ["| parameter | in | type | |", "|---|---|---|---|"]
+        for one in parameters:
+            required = "required" if one.get("required") and one["in"] != "path" else ""
+            note = "; ".join(filter(None, (one.get("description", ""), required)))
+            lines.append(_row(f"`{one['name']}`", one["in"], _kind(one["schema"]), note))
+        lines.append("")
+    for content, body in operation.get("requestBody", {}).get("content", {}).items():
+        lines += [f"Takes {_kind(body.get('schema', {}))} as `{content}`.", ""]
+    lines += ["| answer | |", "|---|---|"]
+    for status, response in operation["responses"].items():
+        kinds = {_kind(body["schema"]) for body in response.get("content", {}).values() if body.get("schema")}
+        kinds -= {_link("Problem"), "any"}
+        lines.append(_row(status, "; ".join([response["description"].removesuffix("."), *sorted(kinds)])))
+    return [*lines, ""]
+
+
+def _schema(name: str, schema: dict[str, Any]) -> list[str]:
+    lines = [f"### {name}", "", *_wrapped(schema.get("description", ""))]
+    if "enum" in schema:
+        lines += [", ".join(f"`{value}`" for value in schema["enum"]), ""]
+    if "properties" in schema:
+        required = set(schema.get("required", ()))
+        lines += ["| name | type | |", "|---|---|---|"]
+        for field, kind in schema["properties"].items():
+            note = [kind.get("description", ""), "required" if field in required else ""]
+            if kind.get("default") is not None:
+                note.append(f"default `{json.dumps(kind['default'])}`")
+            lines.append(_row(f"`{field}`", _kind(kind), "; ".join(filter(None, note))))
+        lines.append("")
+    for example in schema.get("examples", ()):
+        lines += ["```json", json.dumps(example, indent=1), "```", ""]
+    return lines
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A schema in a few words, with links to those that have a name."""
+    if "$ref" in schema:
+        return _link(schema["$ref"].rpartition("/")[2])
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return " or ".join(dict.fromkeys(_kind(one) for one in schema[choice]))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    match schema.get("type"):
+        case "array":
+            return f"list of {_kind(schema.get('items', {}))}"
+        case "object" if isinstance(schema.get("additionalProperties"), dict):
+            return f"object of {_kind(schema['additionalProperties'])}"
+        case list() as kinds:
+            return " or ".join(kinds)
+        case str() as kind:
+            return kind
+    return "any"
+
+
+def _link(name: str) -> str:
+    return f"[{name}](#{name.lower()})"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Paragraphs of lines that fit the repository's width, each followed by an empty line."""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    return [line for part in paragraphs for line in (*textwrap.wrap(part, 120, break_on_hyphens=False), "")]
+
+
+if __name__ == "__main__":
+    main()
