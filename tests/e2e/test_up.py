@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
-from omni_rl.client import Client
-from omni_rl.errors import RayUnavailableError
+from omni_rl.api.syncs import SyncBody
+from omni_rl.client import Client, publish
+from omni_rl.errors import ForbiddenError, InvalidRequestError, RayUnavailableError
 from omni_rl.processes import life
+from omni_rl.service.settings import SMALL_CHECKPOINT
 from omni_rl.service.state import ServiceState, marked
 
 pytestmark = pytest.mark.slow
+REPLICAS = ["rollout-0", "rollout-1"]
 KINDS = {"text", "image", "audio", "video", "mixed"}
 PATIENCE = 120.0
 # What a job does: samples from the engine that the service hosts. Prints when it asks, and when it has its answers.
@@ -53,6 +58,20 @@ class Service:
         )
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return json.loads(done.stdout)
+
+    def up(self) -> Any:
+        return self.run("up", "--port", "0", "--config", str(self.config))
+
+    @property
+    def weights(self) -> Path:
+        """Where the operator lets weights come from."""
+        return self.directory / "weights"
+
+    @property
+    def config(self) -> Path:
+        path = self.directory / "up.toml"
+        path.write_text(f'[up]\nreplicas = {len(REPLICAS)}\nweight_roots = ["{self.weights}"]\n')
+        return path
 
     @property
     def state(self) -> ServiceState:
@@ -95,13 +114,20 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("up"))
     try:
-        service.run("up", "--port", "0")
+        service.up()
         yield service
     finally:
         name = service.state.name
         service.run("down")
         assert marked(name) == [], "down left processes"
         assert not list(Path("/dev/shm").glob(f"*{name}*")), "down left slabs"
+
+
+def made(service: Service, name: str, scope: str) -> Path:
+    """The file of a new token."""
+    command = [sys.executable, "-m", "omni_rl", "token", "--directory", str(service.directory)]
+    done = subprocess.run([*command, "--name", name, "--scope", scope], capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip())
 
 
 def until(client: Client, connected: bool) -> None:
@@ -113,7 +139,7 @@ def until(client: Client, connected: bool) -> None:
 
 def test_up_again_changes_nothing(service: Service) -> None:
     before = service.state
-    answer = service.run("up", "--port", "0")
+    answer = service.up()
     assert service.state == before
     assert answer["url"] == before.url
     for secret in ("ray_token", "tokens/owner", "tokens.json"):
@@ -127,6 +153,8 @@ def test_a_sync_is_answered_with_its_proof(service: Service) -> None:
     assert answer["elements_proven"] == answer["elements"] > 1_000_000
     assert answer["bytes"] > 0
     assert answer["stall"] > 0
+    # So few bytes never reach what a plain copy of many does.
+    assert 0 < answer["bytes"] / answer["seconds"]["apply"] < answer["copy_rate"]
     assert answer["seconds"].keys() >= {"prepare", "pause", "apply", "verify", "commit", "resume"}
     assert answer["agreement"].keys() == KINDS
     assert all(figures["logprob_abs_diff_mean"] < 1e-5 for figures in answer["agreement"].values())
@@ -137,6 +165,27 @@ def test_a_check_compares_by_kind_and_leg(service: Service) -> None:
     assert answer["severity"] == "ok"
     assert answer["figures"].keys() == {"overall", *KINDS}
     assert answer["legs"].keys() == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
+
+
+def test_weights_of_a_directory_and_of_another_process_come_the_same_way(service: Service) -> None:
+    shutil.copytree(SMALL_CHECKPOINT, service.weights / "small")
+    answer = service.run("sync", "--source", "directory", "--path", str(service.weights / "small"))
+    assert (answer["outcome"], answer["elements_proven"]) == ("committed", answer["elements"])
+    state_dict = load_file(service.weights / "small" / "model.safetensors")
+    changed = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
+    published = publish(changed, run=service.state.name, number=7)
+    assert service.run("sync", "--source", "published", "--version", published.version)["outcome"] == "committed"
+    with service.client() as client:
+        members = client.state().cluster.members
+        assert [member.name for member in members] == [*REPLICAS, "trainer"]
+        assert {member.version for member in members[:-1]} == {published.version} != {members[-1].version}
+        check = client.check()
+        assert check.severity != "ok"
+        assert "sync first" in check.sentence
+        with pytest.raises(InvalidRequestError):
+            client.sync(SyncBody(source="directory", path=str(SMALL_CHECKPOINT)))
+    service.run("sync")
+    assert service.run("check")["severity"] == "ok"
 
 
 def test_a_hold_stops_generation_through_syncs_and_the_bridges_death(service: Service) -> None:
@@ -169,7 +218,12 @@ def test_a_killed_coordinator_comes_back_to_the_same_actors(service: Service) ->
         os.kill(coordinator.pid, signal.SIGKILL)
         while life(coordinator.pid) != "gone":
             time.sleep(0.05)
-        service.run("up", "--port", "0")
+        token = made(service, "viewer", "read")
+        service.up()
+        with Client(service.state.url, token.read_text()) as viewer:
+            assert viewer.whoami().scope == "read"
+            with pytest.raises(ForbiddenError):
+                viewer.sync()
         # Actors that were started anew would have the checkpoint's weights, the trainer for good.
         assert {member.version for member in client.state().cluster.members} == {served}
 
@@ -185,6 +239,6 @@ def test_without_rays_head_the_api_answers_and_says_so(service: Service) -> None
         while "no Ray head answers" not in client.state().cluster.reason:
             assert time.monotonic() < deadline, client.state().cluster.reason
             time.sleep(0.2)
-        service.run("up", "--port", "0")
-        engine = client.state().cluster.members[0]
-        assert (engine.state, engine.version) == ("serving", served)
+        service.up()
+        engines = client.state().cluster.members[: len(REPLICAS)]
+        assert [(engine.state, engine.version) for engine in engines] == [("serving", served)] * len(REPLICAS)
