@@ -5,6 +5,7 @@ arguments mean what we think they mean, not that a GPU computes them so.
 """
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from omni_rl.models.nemotron_omni.language.kernels import (
     choose,
 )
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
 
 LENGTHS = [1, 37, 2, 16, 50]
 CALLS: list[str] = []
@@ -99,22 +101,35 @@ def _layout(lengths: list[int]) -> PackedLayout:
     return PackedLayout.of(torch.tensor([0, *lengths]).cumsum(0))
 
 
-def _both(kernels: MambaKernels, lengths: list[int], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Outputs and all gradients of both operations, on the same numbers whatever the kernels."""
+SIZES = MixerSizes(heads=4, channels=3, groups=2, states=5, dt_limit=(0.0, float("inf")), eps=1e-5, chunk=16)
+
+
+def _draw(dtype: torch.dtype, tokens: int) -> tuple[torch.Tensor, MixerWeights]:
+    """What a mixer's first projection gives, and weights, the same numbers whatever the dtype."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
-    tokens, layout = sum(lengths), _layout(lengths)
-    x, weight, bias = draw(tokens, 12), draw(12, 4), draw(12)
-    wide, dt, a, d = draw(tokens, 4, 3), draw(tokens, 4), draw(4), draw(4)
-    keys, queries = draw(tokens, 2, 5), draw(tokens, 2, 5)
-    convolved = kernels.convolve(x, weight, bias, layout)
-    scanned = kernels.scan(wide, F.softplus(dt), -a.exp(), keys, queries, d, layout, 16)
-    pull = torch.randn(tokens, 12, generator=generator, dtype=dtype)
-    loss = (convolved * pull).sum() + (scanned.flatten(1) * pull).sum()
-    return [convolved, scanned, *torch.autograd.grad(loss, [x, weight, bias, wide, dt, a, d, keys, queries])]
+    projected = draw(tokens, SIZES.inner + SIZES.convolved + SIZES.heads)
+    taps, bias, dt_bias = draw(SIZES.convolved, 4), draw(SIZES.convolved), draw(SIZES.heads)
+    a = -draw(SIZES.heads).detach().to(torch.promote_types(dtype, torch.float32)).abs()
+    return projected, MixerWeights(taps, bias, dt_bias, a.requires_grad_(), draw(SIZES.heads), draw(SIZES.inner))
+
+
+def _tensors(weights: MixerWeights) -> list[torch.Tensor]:
+    assert weights.bias is not None
+    return [weights.taps, weights.bias, weights.dt_bias, weights.a, weights.d, weights.norm]
+
+
+def _both(
+    kernels: MambaKernels, lengths: list[int], dtype: torch.dtype, sizes: MixerSizes = SIZES
+) -> list[torch.Tensor]:
+    """Output and all gradients, on the same numbers whatever the kernels."""
+    projected, weights = _draw(dtype, sum(lengths))
+    mixed = kernels.mix(projected, weights, _layout(lengths), sizes)
+    pull = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    return [mixed, *torch.autograd.grad((mixed * pull).sum(), [projected, *_tensors(weights)])]
 
 
 def _assert_same(one: list[torch.Tensor], two: list[torch.Tensor], tolerance: float) -> None:
@@ -157,22 +172,33 @@ def test_gpu_packages_are_told_where_sequences_begin(cuda_kernels: CudaKernels) 
     assert CALLS == ["conv", "scan"]
 
 
-def test_compiled_kernels_keep_their_state_in_float32_for_bfloat16_inputs() -> None:
-    layout = _layout([200])
-    x, keys = torch.ones(200, 1, 2, dtype=torch.bfloat16), torch.ones(200, 1, 1, dtype=torch.bfloat16)
-    step, still = torch.ones(200, 1), torch.zeros(1)
-    y = CompiledKernels().scan(x, step, still, keys, keys, still, layout, 16)
-    # A bfloat16 state could not count beyond 256, and would step by 2 from 128 on.
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y[:, 0, 0].float(), torch.arange(1, 201).bfloat16().float())
+def test_compiled_kernels_keep_to_the_limits_of_dt() -> None:
+    sizes = replace(SIZES, dt_limit=(0.3, 1.5))
+    compiled, plain = (_both(kernels, LENGTHS, torch.float64, sizes) for kernels in (CompiledKernels(), TorchKernels()))
+    _assert_same(compiled, plain, 1e-9)
+
+
+def test_float32_is_as_exact_as_torch_over_a_long_sequence() -> None:
+    """The decay's gradient is a running sum from the end, which must not gather rounding on its way."""
+    exact = _both(TorchKernels(), [2000], torch.float64)
+    compiled, plain = (_both(kernels, [2000], torch.float32) for kernels in (CompiledKernels(), TorchKernels()))
+    for reference, *others in zip(exact, compiled, plain, strict=True):
+        ours, theirs = ((other.double() - reference).abs().max() / reference.abs().max() for other in others)
+        assert ours < max(2 * theirs.item(), 1e-5)
+
+
+def test_bfloat16_is_rounded_where_torch_rounds_it() -> None:
+    compiled = _both(CompiledKernels(), LENGTHS, torch.bfloat16)
+    plain = _both(TorchKernels(), LENGTHS, torch.bfloat16)
+    assert compiled[0].dtype == torch.bfloat16
+    assert (compiled[0] == plain[0]).float().mean() > 0.99
+    for one, two in zip(compiled, plain, strict=True):
+        assert one.dtype == two.dtype
+        assert (one.double() - two.double()).norm() < 0.01 * two.double().norm()
 
 
 def test_compiled_kernels_leave_parameters_as_fsdp_needs_them() -> None:
     """FSDP gives back what it gathered by resizing its storage, which a storage that NumPy has seen refuses."""
-    weight, bias, d = (torch.randn(shape, requires_grad=True) for shape in ((12, 4), (12,), (4,)))
-    layout = _layout([3, 5])
-    convolved = CompiledKernels().convolve(torch.randn(8, 12), weight, bias, layout)
-    wide, dt, keys = torch.randn(8, 4, 3), torch.rand(8, 4), torch.randn(8, 2, 5)
-    scanned = CompiledKernels().scan(wide, dt, -torch.ones(4), keys, keys, d, layout, 16)
-    torch.autograd.backward(convolved.sum() + scanned.sum())
-    assert all(parameter.untyped_storage().resizable() for parameter in (weight, bias, d))
+    projected, weights = _draw(torch.float32, 8)
+    torch.autograd.backward(CompiledKernels().mix(projected, weights, _layout([3, 5]), SIZES).sum())
+    assert all(parameter.untyped_storage().resizable() for parameter in _tensors(weights))

@@ -19,9 +19,12 @@ def token_logprobs(
     """log softmax(`hidden` [N, H] · `weight` [V, H]ᵀ / temperature) at `targets` int64 [N]: float32 [N].
 
     The logits have the inputs' dtype, as the engine's do; from there on it is float32, the division by `temperature`
-    (a number, or float32 [N]) included. Backward computes each chunk's logits once more.
+    (a number, or float32 [N]) included. Backward computes each chunk's logits once more, but for the last, with which
+    it begins: keeping that chunk costs no more memory than computing it would.
     """
-    scale = torch.as_tensor(temperature, dtype=torch.float32, device=hidden.device).expand(len(targets))
+    scale = None
+    if isinstance(temperature, torch.Tensor) or temperature != 1:
+        scale = torch.as_tensor(temperature, dtype=torch.float32, device=hidden.device).expand(len(targets))
     result: torch.Tensor = _TokenLogprobs.apply(hidden, weight, targets, scale, chunk)  # type: ignore[no-untyped-call]
     return result
 
@@ -33,31 +36,39 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
-        temperature: torch.Tensor,
+        temperature: torch.Tensor | None,
         chunk: int,
     ) -> torch.Tensor:
-        ctx.save_for_backward(hidden, weight, targets, temperature)
         ctx.chunk = chunk  # type: ignore[attr-defined]
         result = at_least_float32(hidden.new_empty(len(targets)))
+        last = None
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
-            logits = _tempered(hidden[rows], weight, temperature[rows])
-            chosen = logits.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-            result[rows] = chosen - logits.logsumexp(-1)
+            last = None  # freed before the next is computed
+            last = _log_softmax(hidden[rows], weight, None if temperature is None else temperature[rows])
+            result[rows] = last.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
+        ctx.save_for_backward(hidden, weight, targets, temperature, last)  # type: ignore[arg-type]
         return result
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
-        hidden, weight, targets, temperature = ctx.saved_tensors  # type: ignore[attr-defined]
+        hidden, weight, targets, temperature, last = ctx.saved_tensors  # type: ignore[attr-defined]
         chunk = ctx.chunk  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden)
         grad_weight = at_least_float32(torch.zeros_like(weight))
-        for start in range(0, len(targets), chunk):
+        for start in reversed(range(0, len(targets), chunk)):
             rows = slice(start, start + chunk)
-            scaled = (grad[rows] / temperature[rows]).unsqueeze(1)
-            grad_logits = _tempered(hidden[rows], weight, temperature[rows]).softmax(-1).mul_(-scaled)
+            logprobs = (
+                _log_softmax(hidden[rows], weight, None if temperature is None else temperature[rows])
+                if last is None
+                else last
+            )
+            scaled = (grad[rows] if temperature is None else grad[rows] / temperature[rows]).unsqueeze(1)
+            # A kept chunk stays as it is: the graph may be walked again.
+            grad_logits = (logprobs.exp_() if last is None else logprobs.exp()).mul_(-scaled)
+            last = logprobs = None
             grad_logits.scatter_add_(1, targets[rows].unsqueeze(1), scaled)
             grad_logits = grad_logits.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
@@ -65,5 +76,8 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
-def _tempered(hidden: torch.Tensor, weight: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    return at_least_float32(F.linear(hidden, weight)).div_(temperature.unsqueeze(1))
+def _log_softmax(hidden: torch.Tensor, weight: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
+    logits = at_least_float32(F.linear(hidden, weight))
+    if temperature is not None:
+        logits = logits.div_(temperature.unsqueeze(1))
+    return logits.log_softmax(-1)

@@ -45,13 +45,15 @@ class PackedSequences:
     """`ids` int64 [T]; `cu_seqlens` int32 [S + 1], starts of the sequences and the end, as flash-attention has it.
 
     `score_mask` bool [T]: positions t whose token is to be scored, given the tokens before it in its sequence; a
-    sequence's first position is never one.
+    sequence's first position is never one. `experts` int16 [T, L, K]: what MoE layers use in place of their own choice,
+    -1 in rows that are free; None: all are.
     """
 
     ids: torch.Tensor
     cu_seqlens: torch.Tensor
     score_mask: torch.Tensor
     media: tuple[PackedMedia, ...] = ()
+    experts: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
 
 
 class Block(nn.Module):
-    """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP.
+    """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP; `number` counts its kind.
 
     Takes and gives the last mixer's output and the residual stream apart, so that the sum is formed, and rounded,
     in the next norm.
@@ -24,6 +24,7 @@ class Block(nn.Module):
         super().__init__()
         self.index = index
         self.kind = config.hybrid_override_pattern[index]
+        self.number = config.hybrid_override_pattern[:index].count(self.kind)
         self.norm = AddRMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.mixer = _mixer(config, self.kind, index)
 
@@ -37,7 +38,7 @@ class Block(nn.Module):
         """(mixer output, residual stream), [T, hidden] each; `record`, if given, takes the routing of a MoE block."""
         normed, residual = self.norm(mixed, residual)
         if self.kind == "E":
-            mixed, routing = self.mixer(normed)
+            mixed, routing = self.mixer(normed, None if record is None else record.replayed(self.number))
             if record is not None:
                 record.layers[self.index] = routing
         elif self.kind == "-":

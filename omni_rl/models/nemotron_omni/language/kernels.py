@@ -1,9 +1,9 @@
-"""The one place that decides what the Mamba mixer's convolution and scan run on.
+"""The one place that decides what the Mamba mixer runs on between its projections.
 
-CPU: the compiled recurrence. CUDA: causal-conv1d's and mamba-ssm's kernels where both are installed (written for the
+CPU: compiled loops. CUDA: causal-conv1d's and mamba-ssm's kernels where both are installed (written for the
 signatures of causal-conv1d 1.7 and mamba-ssm 2.3; not yet run on a GPU). Elsewhere, and in float64 on a GPU: torch.
 
-Shapes: T packed tokens, D convolved channels, K taps, H heads of P channels, G groups of B and C, N states.
+See `mixing` for the shapes.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from omni_rl.models.nemotron_omni.language.compiled_conv import compiled_conv
+from omni_rl.models.nemotron_omni.language.compiled.mixer import compiled_mix
 from omni_rl.models.nemotron_omni.language.conv import causal_conv
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.language.recurrence import recurrent_scan
+from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights, TorchMixing
 from omni_rl.models.nemotron_omni.language.scan import chunk_scan
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
@@ -27,33 +27,16 @@ _MAX_TORCH_CHUNK = 32
 
 
 class MambaKernels(Protocol):
-    """Both restart at every sequence's first token and give x's dtype."""
+    """What lies between a Mamba2 mixer's projections."""
 
-    def convolve(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    def mix(
+        self, projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
     ) -> torch.Tensor:
-        """silu of the causal depthwise convolution of `x` [T, D] with `weight` [D, K] and `bias` [D]: [T, D]."""
-        ...
-
-    def scan(
-        self,
-        x: torch.Tensor,
-        dt: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        c: torch.Tensor,
-        d: torch.Tensor,
-        layout: PackedLayout,
-        chunk: int,
-    ) -> torch.Tensor:
-        """The state space scan plus D·x, [T, H, P]; state in float32.
-
-        `x` [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a`, `d` float32 [H]; `b`, `c` [T, G, N].
-        """
+        """[T, W] to [T, I] in the same dtype; state in float32, restarted at every sequence's first token."""
         ...
 
 
-class TorchKernels:
+class TorchKernels(TorchMixing):
     """Any device."""
 
     def convolve(
@@ -78,28 +61,15 @@ class TorchKernels:
 
 
 class CompiledKernels:
-    """CPU: both recurrences compiled; the scan has no chunks."""
+    """CPU: one pass of compiled loops; the scan has no chunks."""
 
-    def convolve(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
+    def mix(
+        self, projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
     ) -> torch.Tensor:
-        return F.silu(compiled_conv(x, weight, bias, layout.position).to(x.dtype))
-
-    def scan(
-        self,
-        x: torch.Tensor,
-        dt: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        c: torch.Tensor,
-        d: torch.Tensor,
-        layout: PackedLayout,
-        chunk: int,
-    ) -> torch.Tensor:
-        return recurrent_scan(x, dt, a, b, c, d, layout.lengths).to(x.dtype)
+        return compiled_mix(projected, weights, layout, sizes)
 
 
-class CudaKernels:
+class CudaKernels(TorchMixing):
     """causal-conv1d and mamba-ssm: a batch of one row, whose sequences `seq_idx` int32 [1, T] tells apart."""
 
     def __init__(self) -> None:
@@ -127,7 +97,6 @@ class CudaKernels:
     ) -> torch.Tensor:
         rows = (tensor.contiguous().unsqueeze(0) for tensor in (x, dt))
         keys, queries = (tensor.contiguous().unsqueeze(0) for tensor in (b, c))
-        # dt comes finished: softplus and limits are the mixer's, the same for every implementation.
         y: torch.Tensor = self._scan(*rows, a, keys, queries, chunk, D=d, seq_idx=_seq_idx(layout), dt_softplus=False)
         return y.squeeze(0)
 

@@ -1,17 +1,18 @@
 """The Mamba2 mixer over packed sequences. Shapes: T packed tokens, H heads of P channels, G groups, N states."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
+from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
+from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 
 class StateDecay(nn.Module):
@@ -29,20 +30,11 @@ class StateDecay(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """RMS norm of x · silu(gate) in each of `groups` equal parts; float32 until the weight, as the engine rounds."""
+    """Holds the weight of the mixer's norm by its released name; `kernels` applies it."""
 
-    def __init__(self, hidden_size: int, groups: int, eps: float) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.group_size = hidden_size // groups
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(hidden_size))
-
-    def forward(self, x: torch.Tensor, gate: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
-        """`part`: the channels that `x` and `gate` hold, whole groups of them."""
-        gated = (x * F.silu(at_least_float32(gate))).reshape(*x.shape[:-1], -1, self.group_size)
-        normed = rms_normalise(gated, self.eps)
-        result: torch.Tensor = self.weight[part] * normed.flatten(-2).to(gate.dtype)
-        return result
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,13 @@ class HeadShare:
         """This share of `size` channels."""
         return slice(self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks)
 
+    def among(self, *sizes: int) -> torch.Tensor:
+        """Indices of this share of each of several sets of channels that lie one after the other."""
+        starts = itertools.accumulate(sizes, initial=0)
+        return torch.cat(
+            [torch.arange(size)[self.of(size)] + start for size, start in zip(sizes, starts, strict=False)]
+        )
+
 
 class MambaMixer(nn.Module):
     """[T, hidden] to [T, hidden]; convolution and state restart at each sequence's first token, state in float32."""
@@ -68,7 +67,8 @@ class MambaMixer(nn.Module):
         self.states = config.ssm_state_size
         self.inner = self.heads * self.channels
         self.conv_dim = self.inner + 2 * self.groups * self.states
-        self.dt_limit = tuple(float(limit) for limit in config.time_step_limit)
+        low, high = config.time_step_limit
+        self.dt_limit = float(low), float(high)
         self.dt_range = (config.time_step_min, config.time_step_max, config.time_step_floor)
         self.chunk = config.chunk_size
         self.in_proj = nn.Linear(config.hidden_size, self.inner + self.conv_dim + self.heads, bias=config.use_bias)
@@ -79,7 +79,8 @@ class MambaMixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.ones(self.heads))
         self.decay = StateDecay(self.heads)
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = GatedRMSNorm(self.inner, self.groups, config.layer_norm_epsilon)
+        self.eps = config.layer_norm_epsilon
+        self.norm = GatedRMSNorm(self.inner)
         self.out_proj = nn.Linear(self.inner, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
@@ -93,23 +94,26 @@ class MambaMixer(nn.Module):
 
     def _mix(self, projected: torch.Tensor, layout: PackedLayout, share: HeadShare) -> torch.Tensor:
         """Convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
-        kernels = mamba_kernels(projected.device, projected.dtype)
-        inner, state, heads = share.of(self.inner), share.of(self.groups * self.states), share.of(self.heads)
-        sizes = [self.inner, self.inner, self.groups * self.states, self.groups * self.states, self.heads]
-        gate, x, b, c, dt = torch.split(projected, sizes, -1)
-        taps = torch.split(self.conv1d.weight.squeeze(1), sizes[1:4])
-        biases = [None] * 3 if self.conv1d.bias is None else torch.split(self.conv1d.bias, sizes[1:4])
-        x, b, c = (
-            kernels.convolve(values[:, part], tap[part], None if bias is None else bias[part], layout)
-            for values, tap, bias, part in zip((x, b, c), taps, biases, (inner, state, state), strict=True)
+        inner, heads = share.of(self.inner), share.of(self.heads)
+        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        if share.ranks > 1:
+            state = self.groups * self.states
+            channels = share.among(self.inner, state, state)
+            projected = projected[:, share.among(self.inner, self.inner, state, state, self.heads)]
+            taps, bias = taps[channels], None if bias is None else bias[channels]
+        weights = MixerWeights(
+            taps, bias, self.dt_bias[heads], self.decay()[heads], self.D[heads], self.norm.weight[inner]
         )
-        x = x.reshape(len(projected), -1, self.channels)
-        b, c = (values.reshape(len(projected), -1, self.states) for values in (b, c))
-        step = F.softplus(at_least_float32(dt[:, heads]) + at_least_float32(self.dt_bias[heads])).clamp(*self.dt_limit)
-        skip = at_least_float32(self.D[heads])
-        y = kernels.scan(x, step, self.decay()[heads], b, c, skip, layout, self.chunk)
-        normed: torch.Tensor = self.norm(y.flatten(-2), gate[:, inner], inner)
-        return normed
+        sizes = MixerSizes(
+            self.heads // share.ranks,
+            self.channels,
+            self.groups // share.ranks,
+            self.states,
+            self.dt_limit,
+            self.eps,
+            self.chunk,
+        )
+        return mamba_kernels(projected.device, projected.dtype).mix(projected, weights, layout, sizes)
 
     def _mix_over_context(self, projected: torch.Tensor, layout: PackedLayout, context: Context) -> torch.Tensor:
         if self.groups % context.ranks:

@@ -4,6 +4,8 @@ Shapes: T tokens, E experts of width I, K experts chosen a token.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.language.mlp import MLP
-from omni_rl.models.nemotron_omni.layers import at_least_float32, squared_relu
+from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -19,25 +21,35 @@ class Routing:
     """One layer's choices: `experts` int64 [T, K], best first; `weights` float32 [T, K]; `margins` float32 [T].
 
     A margin is the gap between the last chosen and the first refused biased score: how near the choice was to another.
+    `own` int64 [T, K]: what the router chose by itself, where `experts` were replayed.
     """
 
     experts: torch.Tensor
     weights: torch.Tensor
     margins: torch.Tensor
+    own: torch.Tensor
 
 
 class RoutingRecord:
     """Takes every MoE layer's routing during a forward; a layer that is recomputed replaces its own.
 
+    Given `replay` int [T, L, K], it also has the experts that layers use in place of their own choice (R3: Ma et al.
+    2025, "Stabilizing MoE Reinforcement Learning by Aligning Training and Inference Routers"); a row of -1: the own.
+
     A plain object on purpose: FSDP rebuilds the dicts, lists and dataclasses that it finds among a unit's arguments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replay: torch.Tensor | None = None) -> None:
         self.layers: dict[int, Routing] = {}
+        self._replay = replay
+
+    def replayed(self, number: int) -> torch.Tensor | None:
+        """int [T, K] of MoE layer `number`, counted among the MoE layers."""
+        return None if self._replay is None else self._replay[:, number]
 
     def experts(self) -> torch.Tensor:
-        """int16 [T, L, K], layers in the model's order."""
-        return torch.stack([self.layers[index].experts.to(torch.int16) for index in sorted(self.layers)], dim=1)
+        """The routers' own choices, int16 [T, L, K], layers in the model's order."""
+        return torch.stack([self.layers[index].own.to(torch.int16) for index in sorted(self.layers)], dim=1)
 
     def margins(self) -> torch.Tensor:
         """float32 [T, L]."""
@@ -63,14 +75,15 @@ class Router(nn.Module):
         # Rounded to bfloat16 it would change most choices; a buffer is out of mixed precision's reach.
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
-    def forward(self, hidden_states: torch.Tensor) -> Routing:
+    def forward(self, hidden_states: torch.Tensor, replayed: torch.Tensor | None = None) -> Routing:
         scores = F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)).sigmoid()
         with torch.no_grad():
-            experts, margins = self._choose(scores + self.e_score_correction_bias)
+            own, margins = self._choose(scores + self.e_score_correction_bias)
+            experts = own if replayed is None else torch.where(replayed[:, :1] >= 0, replayed.long(), own)
         weights = scores.gather(1, experts)
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        return Routing(experts, weights, margins)
+        return Routing(experts, weights, margins, own)
 
     def _choose(self, biased: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.groups > 1:
@@ -95,24 +108,63 @@ class Experts(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, routing: Routing) -> torch.Tensor:
         """The weighted sum over each token's experts, accumulated in float32, in the input's dtype."""
-        top_k = routing.experts.shape[1]
-        chosen = routing.experts.flatten()
+        summed: torch.Tensor = _Sorted.apply(  # type: ignore[no-untyped-call]
+            hidden_states, self.up_proj, self.down_proj, routing.weights, routing.experts
+        )
+        return summed
+
+
+class _Sorted(torch.autograd.Function):
+    """Experts over rows sorted by expert, R = T·K of them, into buffers for all experts.
+
+    Autograd would cut those and join them again, and with them the weights and their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: torch.Tensor) -> torch.Tensor:
+        hidden, up, down, weights, experts = args
+        chosen = experts.flatten()
         order = chosen.argsort(stable=True)
-        tokens = order // top_k
-        counts = chosen.bincount(minlength=len(self.up_proj)).tolist()
-        outputs = [
-            F.linear(squared_relu(F.linear(rows, up)), down)
-            for rows, up, down in zip(
-                torch.split(hidden_states[tokens], counts), self.up_proj.unbind(), self.down_proj.unbind(), strict=True
-            )
-        ]
-        weighted = at_least_float32(torch.cat(outputs)) * routing.weights.flatten()[order].unsqueeze(1)
-        total = torch.zeros(hidden_states.shape, dtype=weighted.dtype, device=hidden_states.device)
-        return total.index_add(0, tokens, weighted).to(hidden_states.dtype)
+        tokens = order // experts.shape[1]
+        ends = chosen.bincount(minlength=len(up)).cumsum(0).tolist()
+        parts = [(e, slice(start, end)) for e, (start, end) in enumerate(pairwise([0, *ends])) if end > start]
+        rows = hidden.index_select(0, tokens)
+        positive, out = rows.new_empty(len(rows), up.shape[1]), torch.empty_like(rows)
+        for expert, part in parts:
+            torch.mm(rows[part], up[expert].T, out=positive[part])
+        squared = positive.relu_().square()
+        for expert, part in parts:
+            torch.mm(squared[part], down[expert].T, out=out[part])
+        ctx.save_for_backward(up, down, weights, order, rows, positive, squared, out)
+        ctx.parts = parts
+        weighted = at_least_float32(out) * weights.flatten()[order].unsqueeze(1)
+        total = weighted.new_zeros(hidden.shape)
+        return total.index_add_(0, tokens, weighted).to(hidden.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        up, down, weights, order, rows, positive, squared, out = ctx.saved_tensors
+        tokens = order // weights.shape[1]
+        arrived = at_least_float32(grad).index_select(0, tokens)
+        grad_weights = torch.empty_like(weights.flatten())
+        grad_weights[order] = torch.linalg.vecdot(arrived, at_least_float32(out))
+        arrived = arrived.mul_(weights.flatten()[order].unsqueeze(1)).to(out.dtype)
+        grad_up, grad_down = torch.zeros_like(up), torch.zeros_like(down)
+        grad_inner, grad_rows = torch.empty_like(positive), torch.empty_like(rows)
+        for expert, part in ctx.parts:
+            torch.mm(arrived[part].T, squared[part], out=grad_down[expert])
+            torch.mm(arrived[part], down[expert], out=grad_inner[part])
+        grad_inner.mul_(positive).mul_(2)
+        for expert, part in ctx.parts:
+            torch.mm(grad_inner[part].T, rows[part], out=grad_up[expert])
+            torch.mm(grad_inner[part], up[expert], out=grad_rows[part])
+        grad_rows = at_least_float32(grad_rows)
+        grad_hidden = grad_rows.new_zeros(grad.shape).index_add_(0, tokens, grad_rows)
+        return grad_hidden.to(grad.dtype), grad_up, grad_down, grad_weights.view_as(weights), None
 
 
 class MoE(nn.Module):
-    """[T, hidden] to [T, hidden] and the routing that led there."""
+    """[T, hidden] to [T, hidden] and the routing that led there; `replayed` int [T, K] takes the router's place."""
 
     def __init__(self, config: NemotronHConfig) -> None:
         super().__init__()
@@ -130,8 +182,10 @@ class MoE(nn.Module):
             self.fc2_latent_proj = nn.Linear(latent, config.hidden_size, bias=config.mlp_bias)
         self.has_latent = latent is not None
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, Routing]:
-        routing = self.gate(hidden_states)
+    def forward(
+        self, hidden_states: torch.Tensor, replayed: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, Routing]:
+        routing = self.gate(hidden_states, replayed)
         routed = self.fc1_latent_proj(hidden_states) if self.has_latent else hidden_states
         # The engine scales the sum, not the weights, and before the latent projection: in bfloat16 that rounds
         # differently, and the projection may have a bias.

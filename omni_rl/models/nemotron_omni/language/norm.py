@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from omni_rl.models.nemotron_omni.language.compiled.add_norm import compiled_add_norm
 from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
 
 
@@ -20,5 +21,7 @@ class AddRMSNorm(nn.Module):
 
     def forward(self, mixed: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] each to (normed sum, sum) in their dtype; without a residual, `mixed` is the stream itself."""
+        if mixed.device.type == "cpu":
+            return compiled_add_norm(mixed, residual, self.weight, self.eps)
         total = at_least_float32(mixed) if residual is None else at_least_float32(mixed) + at_least_float32(residual)
         return rms_normalise(total, self.eps).to(mixed.dtype) * self.weight, total.to(mixed.dtype)
