@@ -196,7 +196,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> list[str]:
         lines += ["| parameter | in | type | |", "|---|---|---|---|"]
         for one in parameters:
             required = "required" if one.get("required") and one["in"] != "path" else ""
-            note = "; ".join(filter(None, (one.get("description", ""), required)))
+            note = "; ".join(filter(None, (one.get("description", "").removesuffix("."), required)))
             lines.append(_row(f"`{one['name']}`", one["in"], _kind(one["schema"]), note))
         lines.append("")
     for content, body in operation.get("requestBody", {}).get("content", {}).items():
@@ -217,7 +217,7 @@ def _schema(name: str, schema: dict[str, Any]) -> list[str]:
         required = set(schema.get("required", ()))
         lines += ["| name | type | |", "|---|---|---|"]
         for field, kind in schema["properties"].items():
-            note = [kind.get("description", ""), "required" if field in required else ""]
+            note = [kind.get("description", "").removesuffix("."), "required" if field in required else ""]
             if kind.get("default") is not None:
                 note.append(f"default `{json.dumps(kind['default'])}`")
             lines.append(_row(f"`{field}`", _kind(kind), "; ".join(filter(None, note))))

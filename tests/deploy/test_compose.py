@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_spec import ComposeSpecification
+from compose_spec.models import ComposeSpecification
 from pydantic import ValidationError
 
 from omni_rl.api.state import Scope

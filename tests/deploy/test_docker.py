@@ -25,7 +25,7 @@ def stages() -> dict[str, list[str]]:
 
 def pins(path: Path) -> dict[str, str]:
     lines = [line.partition(" ;")[0] for line in path.read_text().splitlines()]
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))  # type: ignore[misc]
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
 @pytest.mark.parametrize("name", FINAL)
@@ -38,7 +38,7 @@ def test_a_final_stage_runs_without_root_and_without_what_built_it(name: str) ->
 
 
 def test_base_images_and_packages_are_exact() -> None:
-    arguments = dict(line.removeprefix("ARG ").split("=") for line in INSTRUCTIONS if line.startswith("ARG "))  # type: ignore[misc]
+    arguments = dict(line.removeprefix("ARG ").split("=") for line in INSTRUCTIONS if line.startswith("ARG "))
     for line in INSTRUCTIONS:
         if line.startswith("FROM "):
             image = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], line.split()[1])

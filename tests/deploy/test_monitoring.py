@@ -74,20 +74,35 @@ def test_every_alert_is_tested() -> None:
     assert fired == {rule["alert"] for rule in alerts()}
 
 
-def test_promtool_takes_the_configuration_and_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
+def promtool_or_skip() -> None:
     if shutil.which("promtool") is None:
         assert "CI" not in os.environ, "promtool is not installed; in CI nothing is left out: apt install prometheus"
         pytest.skip("promtool is not installed: apt install prometheus")
+
+
+def promtool(*arguments: str) -> None:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_takes_the_configuration_and_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    promtool_or_skip()
     for file in ("prometheus.yml", "alerts.yml"):
         shutil.copy(PROMETHEUS / file, tmp_path)
     configuration = tmp_path / "prometheus.yml"
     configuration.write_text(configuration.read_text().replace("/run/secrets/prometheus_token", "alerts.yml"))
-    for command in (
-        ["check", "config", str(configuration)],
-        ["test", "rules", str(PROMETHEUS / "alerts_test.yml")],
-    ):
-        done = subprocess.run(["promtool", *command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "config", str(configuration))
+    promtool("test", "rules", str(PROMETHEUS / "alerts_test.yml"))
+
+
+def test_the_panels_expressions_are_promql(tmp_path: Path) -> None:
+    promtool_or_skip()
+    queries = [target["expr"] for panel in panels() for target in panel["targets"]]
+    filled = [query.replace("$__rate_interval", "1m").replace("$run", ".*") for query in queries]
+    rules = [{"record": f"panel:{index}", "expr": query} for index, query in enumerate(filled)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", str(file))
 
 
 def test_the_dashboard_is_what_its_program_writes() -> None:

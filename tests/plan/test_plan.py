@@ -40,7 +40,7 @@ def test_one_host_by_hand() -> None:
     # 400 bytes of weights; four of eight GPUs train, each moves 100 bytes at 10 a second.
     found = costs(PlanSettings(total=200, active=20, gpus=8, tensor_parallel=2, tokens=100, utilisation=0.5))
     assert found["prepare: into the slab"][0] == pytest.approx(400 / (4 * 10))
-    assert found["prepare: to other hosts"] == (0, 0)
+    assert found["prepare: to other hosts"] == (0.0, 0.0)
     assert found["apply"][0] == found["verify"][0] == pytest.approx(200 / 10)
     assert found["scoring"] == pytest.approx((4000 / 4000, 4000 / 2000))
 
