@@ -32,6 +32,9 @@ class PolicyGradientParameters(Body):
     )
     save_every: int = Field(default=0, ge=0, description="Steps between two saved states to resume from.")
     max_staleness: int = Field(default=0, ge=0, le=64)
+    router_replay: bool = Field(
+        default=False, description="Learn through the experts that the engine used (R3), and measure router flips."
+    )
     resume: bool = Field(default=False, description="From the last saved step, as a new attempt.")
 
 

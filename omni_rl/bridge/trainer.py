@@ -72,8 +72,8 @@ class TrainerActor:
 
         await asyncio.get_running_loop().run_in_executor(self._work, start)
 
-    async def score(self, rollouts: Sequence[Rollout], kept: str | None) -> list[Score]:
-        return await self._do("score", lambda group: group.score(rollouts, kept))
+    async def score(self, rollouts: Sequence[Rollout], kept: str | None, replay: bool) -> list[Score]:
+        return await self._do("score", lambda group: group.score(rollouts, kept, replay=replay))
 
     async def keep(self, name: str) -> None:
         await self._do("keep", lambda group: group.keep(name))
@@ -174,8 +174,8 @@ class TrainerHandle:
         status: TrainerStatus = self._get(self._actor.status.remote(), "status")
         return status
 
-    def score(self, rollouts: Sequence[Rollout], kept: str | None = None) -> list[Score]:
-        scores: list[Score] = self._call("score", rollouts, kept)
+    def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:
+        scores: list[Score] = self._call("score", rollouts, kept, replay)
         return scores
 
     def keep(self, name: str) -> None:

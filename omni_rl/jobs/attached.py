@@ -41,8 +41,8 @@ class Attached:
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
         return self._alive(lambda: self._policies.rollout.sample(prompts, sampling))
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
-        return self._policies.trainer.score(rollouts, version)
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
+        return self._policies.trainer.score(rollouts, version, replay=replay)
 
     def keep(self, version: str) -> None:
         self._policies.trainer.keep(version)

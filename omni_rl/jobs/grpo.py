@@ -27,6 +27,7 @@ class Grpo:
             clip_low=parameters.clip_low,
             clip_high=parameters.clip_high,
             kl=parameters.kl,
+            replay_routing=parameters.router_replay,
         )
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:

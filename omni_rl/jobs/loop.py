@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from omni_rl.api.steps import Verdict
 from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.order import prompts_of, seed_of
 from omni_rl.jobs.policies import Answers, Policies
+from omni_rl.jobs.routing import flip_rates
 from omni_rl.jobs.staleness import score_by_span, staleness
 from omni_rl.jobs.updates import Algorithm
 from omni_rl.media.types import Prompt
@@ -95,7 +97,10 @@ class Loop:
         rollouts = sampled.rollouts
         rewards = self._rewards(step, sampled)
         with clock.time("score"):
-            scores = self._score(rollouts)
+            scores = self._score(rollouts, replay=self._parameters.router_replay)
+            if self._parameters.router_replay:
+                figures |= flip_rates("replayed", rollouts, scores)
+                figures |= flip_rates("free", rollouts, self._score(rollouts, replay=False))
         figures |= _reward_figures(rewards)
         if self._parameters.max_staleness:
             figures["staleness"] = staleness(rollouts, self._served)
@@ -130,15 +135,15 @@ class Loop:
             self._ahead.append(sampler.submit(self._sample, number))
         return self._ahead.popleft().result()
 
-    def _score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+    def _score(self, rollouts: Sequence[Rollout], *, replay: bool) -> list[Score]:
         if not self._parameters.max_staleness:
-            return self._policies.score(rollouts)
-        return score_by_span(rollouts, self._policies.score)
+            return self._policies.score(rollouts, replay=replay)
+        return score_by_span(rollouts, partial(self._policies.score, replay=replay))
 
     def _with_reference(self, batch: Batch) -> Batch:
         if self._algorithm.objective.kl == 0:
             return batch
-        scores = self._policies.score(batch.rollouts, REFERENCE)
+        scores = self._policies.score(batch.rollouts, REFERENCE, replay=self._parameters.router_replay)
         return replace(batch, references=[score.logprobs for score in scores])
 
     def _saves(self, step: int) -> bool:

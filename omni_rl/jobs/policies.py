@@ -30,8 +30,9 @@ class Policies(Protocol):
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
-        """With the trainer's present weights, or those that were kept as `version`."""
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
+        """With the trainer's present weights, or those that were kept as `version`; with `replay`, through the experts
+        that the engine used."""
 
     def keep(self, version: str) -> None:
         """Let the trainer hold on to its present weights under that name."""

@@ -26,6 +26,7 @@ class Ppo:
             clip_low=parameters.clip_low,
             clip_high=parameters.clip_high,
             kl=parameters.kl,
+            replay_routing=parameters.router_replay,
             value_clip=parameters.value_clip,
             value_weight=parameters.value_weight,
         )

@@ -73,17 +73,20 @@ class TrainerGroup:
         """Process ids of the ranks on this node."""
         return self._ranks.pids
 
-    def score(self, rollouts: Sequence[Rollout], kept: str | None = None) -> list[Score]:
-        """The trainer's logprobs, router choices and media digests of every answer; by weights that were `kept`.
+    def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:
+        """The trainer's logprobs, router choices and media digests of every answer; by weights that were `kept`. With
+        `replay` experts are those that the engine used.
 
         Raises:
-            ConfigError: a rollout is longer than `max_pack_tokens`, or no weights of that name were kept.
+            ConfigError: a rollout is longer than `max_pack_tokens`, no weights of that name were kept, or the engine
+                recorded no experts to replay.
             PromptError, MediaError: a media item does not fit its slots in the prompt.
         """
         if kept is not None and kept not in self._kept:
             raise ConfigError(f"no weights were kept as {kept!r}; there are {', '.join(sorted(self._kept)) or 'none'}")
-        plan = self._plan(rollouts)
-        return restore(plan, self._ranks.each("score", distribute(plan, rollouts), [kept] * len(self._ranks)))
+        plan = self._plan(rollouts, replay)
+        everywhere = [kept] * len(self._ranks), [replay] * len(self._ranks)
+        return restore(plan, self._ranks.each("score", distribute(plan, rollouts), *everywhere))
 
     def keep(self, name: str) -> None:
         """Hold on to the current weights, to `score` with them later; they live through `load` and `reset`."""
@@ -106,7 +109,7 @@ class TrainerGroup:
             GradientError: the gradient is not finite; weights and version are as before.
         """
         found = targets_of(rollouts, targets)
-        plan = self._plan(rollouts)
+        plan = self._plan(rollouts, objective.replay_routing)
         shares = distribute(plan, rollouts), distribute(plan, found), [objective] * len(self._ranks)
         stats: StepStats = self._ranks.each("update", *shares)[0]
         return stats
@@ -165,10 +168,12 @@ class TrainerGroup:
     ) -> None:
         self.close()
 
-    def _plan(self, rollouts: Sequence[Rollout]) -> Plan:
+    def _plan(self, rollouts: Sequence[Rollout], replay: bool) -> Plan:
         # A rank that refuses its share would leave the others waiting in a collective.
         self._features.check([rollout.prompt for rollout in rollouts])
         for rollout in rollouts:
             self._features.check_kept(rollout.prompt, rollout.kept)
+            if replay and rollout.experts is None:
+                raise ConfigError(f"prompt {rollout.prompt.id!r}: the engine recorded no experts to replay")
         lengths = [sequence_length(rollout) for rollout in rollouts]
         return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)

@@ -74,8 +74,9 @@ def restore(plan: Plan, results: Sequence[Sequence[Sequence[Item]]]) -> list[Ite
     return [by_index[index] for index in range(len(by_index))]
 
 
-def pack(rollouts: Sequence[Rollout]) -> PackedSequences:
-    """Prompt and answer of every rollout back to back; the answer's tokens are scored.
+def pack(rollouts: Sequence[Rollout], *, replay: bool = False) -> PackedSequences:
+    """Prompt and answer of every rollout back to back; the answer's tokens are scored. With `replay`, experts are
+    those that the engine used.
 
     Without rollouts: the smallest sequence that can be scored, for a rank that must run along with the others. Its
     score counts for nothing.
@@ -102,7 +103,15 @@ def pack(rollouts: Sequence[Rollout]) -> PackedSequences:
         cu_seqlens=torch.tensor(starts, dtype=torch.int32),
         score_mask=torch.cat(score_mask),
         media=tuple(media),
+        experts=torch.cat([_routed(rollout) for rollout in rollouts]) if replay else None,
     )
+
+
+def _routed(rollout: Rollout) -> torch.Tensor:
+    """int16 [P + T, L, K]; the engine never computes the last token, whose row is free."""
+    assert rollout.experts is not None, "the driver lets no rollout without choices pass"
+    _, layers, chosen = rollout.experts.shape
+    return torch.cat([torch.tensor(rollout.experts), torch.full((1, layers, chosen), -1, dtype=torch.int16)])
 
 
 def _placed(rollout: Rollout, index: int, item: MediaItem, start: int) -> PackedMedia:

@@ -24,16 +24,23 @@ class Policy(Protocol):
 
 
 def score_pack(
-    policy: Policy, rollouts: Sequence[Rollout], *, version: str, logprob_chunk: int, head: ValueHead | None = None
+    policy: Policy,
+    rollouts: Sequence[Rollout],
+    *,
+    version: str,
+    logprob_chunk: int,
+    head: ValueHead | None = None,
+    replay: bool = False,
 ) -> list[Score]:
     """Score the answers of one pack, in order.
 
     Of a pruned video the tokens count that the engine kept, if `version` is what it sampled with; under other weights
-    an engine would choose anew, and so does the policy.
+    an engine would choose anew, and so does the policy. With `replay` experts are the engine's, and those in the scores
+    what the routers would have chosen instead.
 
     Without rollouts the policy still runs: under FSDP every rank must run the same units in the same order.
     """
-    batch = pack([_pruned_as(rollout, version) for rollout in rollouts])
+    batch = pack([_pruned_as(rollout, version) for rollout in rollouts], replay=replay)
     # Not inference_mode: FSDP reuses the gathered parameters, and a later backward could not take them.
     with torch.no_grad():
         packed = policy.score_packed(

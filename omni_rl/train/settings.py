@@ -39,7 +39,8 @@ class TrainSettings(StrictSettings):
 
 class Objective(StrictSettings):
     """What one update minimises: the clipped surrogate, `kl` times the reference's k3, `value_weight` times the value
-    loss, each where its targets are given. `learning_rate` None: the group's own.
+    loss, each where its targets are given. `learning_rate` None: the group's own. `replay_routing`: experts are those
+    that the engine used (R3).
     """
 
     learning_rate: float | None = Field(default=None, ge=0)
@@ -48,6 +49,7 @@ class Objective(StrictSettings):
     kl: float = Field(default=0.0, ge=0)
     value_clip: float = Field(default=0.2, gt=0)
     value_weight: float = Field(default=0.0, ge=0)
+    replay_routing: bool = False
 
 
 PLAIN = Objective()

@@ -54,12 +54,12 @@ def train_step(
     total = _Sums.none()
     for rollouts, pack_targets in zip(packs, targets, strict=True):
         scores = policy.score_packed(
-            pack(rollouts),
+            pack(rollouts, replay=objective.replay_routing),
             temperature=temperatures(rollouts),
             logprob_chunk=settings.logprob_chunk,
             record_routing=False,
         )
-        loss, sums = _loss(scores, _Columns.of(pack_targets), objective, head)
+        loss, sums = pack_loss(scores, pack_targets, objective, head)
         # FSDP averages gradients over the ranks; the loss is a sum over them.
         (loss * settings.world_size).backward()  # type: ignore[no-untyped-call]
         total.add(sums)
@@ -101,10 +101,11 @@ class _Columns:
         return cls(**columns)  # type: ignore[arg-type]
 
 
-def _loss(
-    scores: PackedScores, columns: _Columns, objective: Objective, head: ValueHead | None
+def pack_loss(
+    scores: PackedScores, targets: Sequence[Targets], objective: Objective, head: ValueHead | None
 ) -> tuple[torch.Tensor, "_Sums"]:
     """A pack's part of the loss, a float32 scalar, and what is reported of it."""
+    columns = _Columns.of(targets)
     logprobs = scores.logprobs.float()
     old = logprobs.detach() if columns.old is None else columns.old
     policy = clipped_surrogate(logprobs, old, columns.advantages, low=objective.clip_low, high=objective.clip_high)

@@ -139,13 +139,13 @@ class TrainWorker:
     def forget(self, name: str) -> None:
         self._kept.forget(name)
 
-    def score(self, packs: Sequence[Sequence[Rollout]], kept: str | None) -> list[list[Score]]:
+    def score(self, packs: Sequence[Sequence[Rollout]], kept: str | None, replay: bool) -> list[list[Score]]:
         chunk = self._settings.logprob_chunk
         version = str(self.version()) if kept is None else self._kept.version(kept)
         with contextlib.nullcontext() if kept is None else self._kept.in_place(kept, self._model):
             return [
-                score_pack(self._model, rollouts, version=version, logprob_chunk=chunk, head=self._head)
-                for rollouts in packs
+                score_pack(self._model, each, version=version, logprob_chunk=chunk, head=self._head, replay=replay)
+                for each in packs
             ]
 
     def update(

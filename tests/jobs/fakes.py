@@ -70,7 +70,7 @@ class Tabular:
             )
         return found
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None) -> list[Score]:
+    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
         self.events.append("score")
         table = self.logits if version is None else self.kept[version]
         found = []

@@ -1,0 +1,20 @@
+"""How often the trainer's routers would choose other experts than the engine did."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.types import Score
+
+
+def flip_rates(name: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> dict[str, float]:
+    """`flips_LAYER_name`: the share of positions where a MoE layer's set of experts differs; none without choices."""
+    differs = [
+        (np.sort(rollout.experts, -1) != np.sort(score.experts, -1)).any(-1)
+        for rollout, score in zip(rollouts, scores, strict=True)
+        if rollout.experts is not None and score.experts is not None
+    ]
+    if not differs:
+        return {}
+    return {f"flips_{layer}_{name}": float(rate) for layer, rate in enumerate(np.concatenate(differs).mean(0))}
