@@ -75,7 +75,7 @@ class Checks:
             figures,
             self._by_leg(legs()) if request.legs and found is None else {},
             cause=None if found is None else found.cause,
-            sentence=behind if found is None else found.sentence,
+            sentence=behind or ("" if found is None else found.sentence),
             evidence=() if found is None else tuple(finding.as_dict() for finding in found.findings),
             seconds=time.perf_counter() - began,
         )

@@ -130,7 +130,14 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare both policies now, and name the cause if they part. Exit code 1 if they part."""
-    body = _body("CheckBody", legs=legs, reference=reference, localise=localise, seconds=seconds, **_step_named(step))
+    body = _body(
+        "CheckBody",
+        legs=legs,
+        reference=reference,
+        localise=localise,
+        seconds=seconds,
+        **({} if step is None else step_named(step)),
+    )
     with connect(directory) as client:
         answer = client.check(body)
     if as_json:
@@ -191,13 +198,11 @@ def _body(kind: str, **values: Any) -> Any:
         raise ConfigError(describe(error)) from None
 
 
-def _step_named(step: str | None) -> dict[str, Any]:
+def step_named(step: str) -> dict[str, Any]:
     """RUN/ATTEMPT/STEP as fields of a check."""
-    if step is None:
-        return {}
     parts = step.rsplit("/", 2)
     if len(parts) != 3:
-        raise ConfigError(f"--step {step}: say RUN/ATTEMPT/STEP")
+        raise ConfigError(f"step {step!r}: say RUN/ATTEMPT/STEP")
     return dict(zip(("run", "attempt", "step"), parts, strict=True))
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import ray
 
 from omni_rl.bridge.experiments import LiveExperiments, served_slabs
-from omni_rl.consistency.bands import NOISE, Bands
+from omni_rl.consistency.bands import NOISE, Bands, calibrated
 from omni_rl.demo.cluster import start_ray
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS, RenderedPrompt
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.syncing import weight_sync
-from omni_rl.rollout.types import Rollout
+from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage import points
 from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.replica import SlabRef
@@ -33,6 +33,8 @@ from omni_rl.train.worker import TrainWorker
 LEARNING_RATE = 1e-3
 """The demo's."""
 PER_KIND = 2
+CALIBRATION_SEEDS = (1, 2)
+CALIBRATION_TOKENS = 16
 
 
 class Stand:
@@ -65,6 +67,7 @@ class Stand:
             self._journal = stack.enter_context(contextlib.closing(SqliteJournal(folder / "journal.sqlite")))
             self._sync = stack.enter_context(weight_sync(self.engines, self._journal))
             self._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(self._run))))
+            self.bands = self._calibrate()
             self._open = stack.pop_all()
         return self
 
@@ -73,11 +76,27 @@ class Stand:
     ) -> None:
         self._open.close()
 
+    def _calibrate(self) -> Bands:
+        """Noise bands of each module, from answers that nothing was done to."""
+        profiles = []
+        for seed in CALIBRATION_SEEDS:
+            prompts = self._rendered(seed)
+            sampling = SamplingSettings(max_tokens=CALIBRATION_TOKENS, seed=seed, ignore_eos=True)
+            answers = self.engines[0].sample(prompts, sampling)
+            experiments = self.experiments(answers)
+            for answer in answers:
+                _, modules = experiments.localise(answer.prompt.id)
+                profiles.append({module.module: module.relative for module in modules})
+        return calibrated(NOISE[self.dtype], profiles, self.trainer.version().digest)
+
+    def _rendered(self, seed: int) -> list[RenderedPrompt]:
+        return self.engines[0].render([p for kind in KINDS for p in demo_prompts(kind, PER_KIND, seed)])
+
     def begin(self, seed: int) -> None:
         """The checkpoint's weights everywhere, and prompts of this seed, two of each kind."""
         self.trainer.on_ranks(partial(_start_over, model=self.model))
         self.sync()
-        self.prompts = self.engines[0].render([p for kind in KINDS for p in demo_prompts(kind, PER_KIND, seed)])
+        self.prompts = self._rendered(seed)
 
     def learn(self, rollouts: Sequence[Rollout], seed: int) -> None:
         """One optimiser step, in whatever direction."""
