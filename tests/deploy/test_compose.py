@@ -70,6 +70,11 @@ def test_only_the_coordinator_and_grafana_are_published_on_loopback(compose: dic
     }
 
 
+def test_whoever_has_networks_has_no_network_mode(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert ("networks" in service) != ("network_mode" in service), name
+
+
 def test_whoever_touches_slabs_shares_one_memory_of_a_stated_size(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["memory"]["ipc"] == "shareable"
