@@ -30,23 +30,27 @@ from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.worker import TrainWorker
 
-LEARNING_RATE = 1e-3
-"""The demo's."""
+LEARNING_RATE = 1e-2
+"""Ten times the demo's: one step is to change every tensor in bfloat16 too, or there is nothing for a sync to leave
+out."""
 PER_KIND = 2
 CALIBRATION_SEEDS = (1, 2)
 CALIBRATION_TOKENS = 16
 
 
 class Stand:
-    """A context: Ray, `replicas` engines and a trainer, which start with the checkpoint's weights."""
+    """A context: Ray, `replicas` engines and a trainer, which start with the checkpoint's weights.
 
-    def __init__(self, model: Path, dtype: Dtype, *, replicas: int = 1, world_size: int = 1) -> None:
+    The trainer has one rank: what several ranks do is tested elsewhere, and here would only take time.
+    """
+
+    def __init__(self, model: Path, dtype: Dtype, *, replicas: int = 1, learning_rate: float = LEARNING_RATE) -> None:
         self.model = model
         self.dtype = dtype
         self.bands: Bands = NOISE[dtype]
         self.prompts: list[RenderedPrompt] = []
         self._replicas = replicas
-        self._world_size = world_size
+        self._learning_rate = learning_rate
         self._run = f"sabotage-{uuid.uuid4().hex[:8]}"
         self._open = contextlib.ExitStack()
 
@@ -61,7 +65,7 @@ class Stand:
                 stack.enter_context(RolloutHandle.start(engine, name=f"rollout-{n}", namespace=self._run))
                 for n in range(self._replicas)
             ]
-            train = TrainSettings(world_size=self._world_size, dtype=self.dtype, learning_rate=LEARNING_RATE)
+            train = TrainSettings(world_size=1, dtype=self.dtype, learning_rate=self._learning_rate)
             self.trainer = stack.enter_context(TrainerGroup.start(self.model, train, self._run))
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._journal = stack.enter_context(contextlib.closing(SqliteJournal(folder / "journal.sqlite")))

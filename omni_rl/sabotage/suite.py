@@ -18,6 +18,8 @@ REPLICAS = 2
 """One of them can be stale alone."""
 BLOCK = 50
 """Clean steps between two lines of the record, and two sets of prompts."""
+CLEAN_LEARNING_RATE = 1e-3
+"""The demo's."""
 Progress = Callable[[str], None]
 
 
@@ -80,7 +82,7 @@ def clean(model: Path, dtype: Dtype, steps: int, first_seed: int, record: Record
     if done >= steps:
         return
     progress(f"{dtype}: clean steps, {done} of {steps} are done")
-    with Stand(model, dtype) as stand:
+    with Stand(model, dtype, learning_rate=CLEAN_LEARNING_RATE) as stand:
         while done < steps:
             count = min(BLOCK, steps - done)
             block = _clean_block(stand, first_seed + done, count)
