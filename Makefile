@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow check format bench screenshots lock clean
+.PHONY: help setup demo test test-slow check format sabotage bench screenshots lock clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test       the quick tests (3 minutes)"
 	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2"
 	@echo "make check      ruff and mypy"
+	@echo "make sabotage   break a live run on purpose, fault by fault, and see what the detector says (5 minutes)"
 	@echo "make bench      the benchmarks (writes bench/)"
 	@echo "make screenshots  the dashboard's pictures, from a run of the demo (writes docs/pictures/)"
 
@@ -34,6 +35,9 @@ check: setup
 format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+sabotage: setup
+	@$(BIN)/omni-rl sabotage $(ARGS)
 
 bench: setup
 	@$(BIN)/omni-rl bench all

@@ -143,11 +143,17 @@ def test_the_side_that_computes_something_else_and_its_first_module_are_named() 
 
 
 @pytest.mark.parametrize(
-    ("module", "cause"), [("vision.patches", Cause.MEDIA_MISMATCH), ("embeddings", Cause.PROMPT_MISMATCH)]
+    ("before", "module", "cause"),
+    [
+        ((), "vision.patches", Cause.MEDIA_MISMATCH),
+        (("vision.patches", "vision_projector"), "embeddings", Cause.MEDIA_MISMATCH),
+        ((), "embeddings", Cause.PROMPT_MISMATCH),
+        (("vision.patches",), "vision_projector", Cause.KERNEL),
+    ],
 )
-def test_what_parts_before_the_first_layer_is_an_input(module: str, cause: Cause) -> None:
-    found = search(parted(), localise=lambda sample: (sample, [ModuleDifference(module, 0.5, 0, 1e-4)]))
-    assert found.cause is cause
+def test_what_parts_before_the_first_layer_is_an_input(before: tuple[str, ...], module: str, cause: Cause) -> None:
+    modules = [*(ModuleDifference(name, 0.0, 0, 1e-4) for name in before), ModuleDifference(module, 0.5, 0, 1e-4)]
+    assert search(parted(), localise=lambda sample: (sample, modules)).cause is cause
 
 
 def flipping(margin: float, left: float) -> SampleEvidence:

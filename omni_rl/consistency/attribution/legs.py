@@ -117,7 +117,7 @@ def reference(found: Reference, bands: Bands) -> Finding:
             Check.REFERENCE,
             "suspicious",
             f"{found.kind}: the {side} is {far:.2g} away from float32, the other side {near:.2g}: the {side} computes "
-            "something else",
+            "something else than the trainer's code does in float32",
             numbers=numbers,
             modalities=(found.kind,),
         )
@@ -181,7 +181,8 @@ def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
         return Finding(
             Check.LOCALISATION, "clear", f"all {len(modules)} modules agree on sample {sample}", numbers=profile
         )
-    cause = _cause_of(first.module)
+    towers = any(module.module.startswith(TOWERS) for module in modules)
+    cause = _cause_of(first.module, towers=towers)
     return Finding(
         Check.LOCALISATION,
         "explains",
@@ -195,9 +196,13 @@ def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
     )
 
 
-def _cause_of(module: str) -> Cause:
-    """Weights, media tensors and prompts are proven equal by the time that this is asked."""
-    if module in INPUTS:
+def _cause_of(module: str, *, towers: bool) -> Cause:
+    """Weights, media tensors and prompts are proven equal by the time that this is asked, where that can be proven.
+
+    Embeddings that part although all before them agrees: features of the `towers` are not where they belong, or, where
+    none ran, the ids are others.
+    """
+    if module in INPUTS or (module == "embeddings" and towers):
         return Cause.MEDIA_MISMATCH
     return Cause.PROMPT_MISMATCH if module == "embeddings" else Cause.KERNEL
 
