@@ -66,7 +66,8 @@ def kept(record: SampleRecord, rule: LeaveOut) -> NDArray[np.bool_]:
     """Which sampled tokens [T] a rule keeps.
 
     Sampled token t is predicted from position P + t - 1. A flip at position p touches the token predicted there, whose
-    own computation went through another expert, and through the sequence's state every later one.
+    own computation went through another expert, and through the sequence's state every later one. What is no number is
+    kept whatever the router did: a NaN flips it too.
     """
     tokens = len(record.rollout_logprobs)
     flipped = flipped_positions(record)
@@ -77,4 +78,5 @@ def kept(record: SampleRecord, rule: LeaveOut) -> NDArray[np.bool_]:
         if first is not None and not first.margin < TIE:
             return np.ones(tokens, np.bool_)
         flipped = np.logical_or.accumulate(flipped)
-    return ~flipped[record.prompt_tokens - 1 :]
+    finite = np.isfinite(record.rollout_logprobs) & np.isfinite(record.train_logprobs)
+    return ~flipped[record.prompt_tokens - 1 :] | ~finite

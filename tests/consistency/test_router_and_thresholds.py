@@ -5,7 +5,7 @@ import pytest
 
 from omni_rl.consistency.metrics import by_position, compare
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import first_flip, kept
+from omni_rl.consistency.router import LeaveOut, first_flip, kept
 from omni_rl.consistency.thresholds import THRESHOLDS, breaches, left_out
 
 PROMPT, SAMPLED, LAYERS = 4, 6, 2
@@ -97,3 +97,11 @@ def test_what_follows_a_flip_that_is_no_tie_is_judged() -> None:
     assert not kept(tie, "after_flip").any()
     assert kept(fault, "after_flip").all()
     assert compare([fault]).metrics.logprob_abs_diff_mean == 1.0
+
+
+@pytest.mark.parametrize("rule", ["flipped", "after_flip"])
+def test_what_is_no_number_is_never_left_out(rule: LeaveOut) -> None:
+    one = record((0, 0))
+    one.train_logprobs[4] = np.nan
+    assert kept(one, rule).tolist() == [False] * 4 + [True, False]
+    assert np.isnan(compare([one], leave_out=rule).metrics.logprob_abs_diff_mean)
