@@ -6,18 +6,20 @@ from dataclasses import asdict, replace
 from functools import cache
 
 from omni_rl.bridge.experiments import LiveExperiments, Trainer
-from omni_rl.consistency.attribution.evidence import SampleEvidence
+from omni_rl.bridge.noise import Noise
+from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
-from omni_rl.consistency.bands import NOISE
 from omni_rl.consistency.limits import OVERALL, Severity, judge, limits_for
 from omni_rl.consistency.metrics import Comparison, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.media.types import KINDS
+from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import render_probe
 from omni_rl.rollout.types import Rollout
+from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
 from services.coordinator.bridge import CheckRequest, CheckResult
@@ -34,6 +36,14 @@ class Checks:
         self._dtype = rollouts[0].settings.dtype
         self._leave_out = THRESHOLDS[self._dtype].leave_out
         self._probe: tuple[Rollout, ...] | None = None
+        self._noise: Noise | None = None
+
+    @property
+    def noise(self) -> Noise:
+        if self._noise is None:
+            checkpoint = self._rollouts[0].between_steps(diagnosis.checkpoint)
+            self._noise = Noise(directory(), self._dtype, checkpoint)
+        return self._noise
 
     @property
     def probe(self) -> tuple[Rollout, ...]:
@@ -57,10 +67,11 @@ class Checks:
         engines = [handle.check(self.probe) for handle in self._rollouts]
         by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
         figures = self._worst([self._by_bucket(records) for records in by_replica])
-        experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, NOISE[self._dtype])
+        experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, self.noise.bands)
         legs = cache(experiments.legs)
         parted = judge(figures, limits_for(self._dtype)).severity > Severity.OK
         found: Attribution | None = None
+        findings: Sequence[Finding] = ()
         if posted is not None or parted:
             samples = posted if posted is not None else _of_probe(by_replica, scores[0].version, version)
             chosen = experiments.chosen(legs=False, reference=request.reference, localise=request.localise)
@@ -68,6 +79,9 @@ class Checks:
             rescore = chosen.rescore if posted is None else None
             chosen = replace(chosen, legs=legs if request.legs else None, rescore=rescore)
             found = attribute(samples, chosen, experiments.bands, seconds=request.seconds)
+            findings = found.findings
+        elif request.localise:
+            findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], experiments.localise)
         ours = scores[0].version
         behind = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
         return CheckResult(
@@ -76,7 +90,7 @@ class Checks:
             self._by_leg(legs()) if request.legs and found is None else {},
             cause=None if found is None else found.cause,
             sentence=behind or ("" if found is None else found.sentence),
-            evidence=() if found is None else tuple(finding.as_dict() for finding in found.findings),
+            evidence=tuple(finding.as_dict() for finding in findings),
             seconds=time.perf_counter() - began,
         )
 

@@ -26,6 +26,11 @@ class EngineLegs:
     cold: Sequence[Rescore]
 
 
+def checkpoint(engine: RolloutEngine) -> str:
+    """See `RolloutEngine.checkpoint`."""
+    return engine.checkpoint
+
+
 def audit(engine: RolloutEngine, replica: str, slab: SlabRef, before: SlabRef | None) -> Audit:
     """See `RolloutEngine.audit`."""
     return engine.audit(replica, slab, before)

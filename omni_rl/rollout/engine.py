@@ -64,6 +64,11 @@ class RolloutEngine:
         return self._weights.parameters
 
     @property
+    def checkpoint(self) -> str:
+        """Digest of the weights that the engine was loaded with."""
+        return self._weights.digest
+
+    @property
     def busy(self) -> bool:
         """Whether requests are under way."""
         return bool(self._running)

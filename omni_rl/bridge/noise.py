@@ -1,0 +1,42 @@
+"""The noise bands of a run's modules: calibrated once while both policies agree, and kept for the same checkpoint."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omni_rl.consistency.attribution import legs
+from omni_rl.consistency.attribution.evidence import Finding
+from omni_rl.consistency.bands import NOISE, Bands, calibrated
+from omni_rl.consistency.localisation import ModuleDifference
+from omni_rl.errors import ConfigError
+
+Localise = Callable[[str], tuple[str, list[ModuleDifference]]]
+
+
+class Noise:
+    """`checkpoint`: digest of what the engines were loaded from. The bands lie in `folder`, one file a checkpoint."""
+
+    def __init__(self, folder: Path, dtype: str, checkpoint: str) -> None:
+        self._path = folder / f"bands-{dtype}-{checkpoint[:32]}.json"
+        self._dtype = dtype
+        self._checkpoint = checkpoint
+
+    @property
+    def bands(self) -> Bands:
+        """Those that were calibrated, or the dtype's own."""
+        try:
+            return Bands.load(self._path, self._checkpoint)
+        except ConfigError:
+            return NOISE[self._dtype]
+
+    def calibrate(self, samples: Sequence[str], localise: Localise) -> list[Finding]:
+        """Measure the modules on samples that agree, and keep the bands; what each sample shows."""
+        found = [localise(sample) for sample in samples]
+        profiles = [{module.module: module.relative for module in modules} for _, modules in found]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        bands = calibrated(NOISE[self._dtype], profiles, self._checkpoint)
+        bands.save(self._path)
+        return [
+            legs.localisation([replace(module, band=bands.of(module.module)) for module in modules], sample)
+            for sample, modules in found
+        ]
