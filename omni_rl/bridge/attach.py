@@ -25,8 +25,12 @@ import ray
 from omni_rl.bridge.settings import ROLLOUT, TRAINER, namespace_of
 from omni_rl.bridge.trainer import TrainerHandle
 from omni_rl.client.blocking import Client
+from omni_rl.client.retries import Retries
 from omni_rl.errors import ConfigError, EngineDeadError, TrainerDeadError
 from omni_rl.rollout.actor import RolloutHandle
+
+PATIENT = Retries(attempts=40)
+"""A job outlives the coordinator's restart: three minutes without an answer."""
 
 
 @dataclass
@@ -64,7 +68,7 @@ def attach(run: str | None = None) -> Iterator[Policies]:
         raise ConfigError("which run? Set OMNI_RL_RUN to what omni-rl up printed, or submit through the API")
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False)
-    with Client() as client:
+    with Client(retries=PATIENT) as client:
         yield Policies(name, _rollouts(name), _trainer(name), client)
 
 

@@ -1,5 +1,6 @@
 """The service's policies as a job's loop sees them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.api.syncs import SyncBody
 from omni_rl.bridge import attach
 from omni_rl.client.sealed import Sealed
-from omni_rl.errors import EngineDeadError, WeightUpdateError
+from omni_rl.errors import EngineDeadError, RayUnavailableError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
@@ -22,6 +23,9 @@ from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 
 T = TypeVar("T")
+BRIDGE_SECONDS = 180.0
+"""A bridge that was restarted attaches to every actor, and finishes or rolls back a sync, before it answers."""
+LOOK_SECONDS = 1.0
 
 
 class Attached:
@@ -77,7 +81,7 @@ class Attached:
 
     def sync(self, step: int) -> str:
         key = f"{self._run}-{self._attempt}-{step}"
-        answer = self._policies.coordinator.sync(SyncBody(probe=False), key=key)
+        answer = _patiently(lambda: self._policies.coordinator.sync(SyncBody(probe=False), key=key))
         if answer.outcome != "committed":
             raise WeightUpdateError(f"the sync after step {step} was {answer.outcome}: {answer.reason}")
         if answer.replaced:
@@ -94,6 +98,18 @@ class Attached:
         except EngineDeadError:
             self._policies.refresh()
             return call()
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Ask again while a coordinator that came back still looks for its Ray."""
+    deadline = time.monotonic() + BRIDGE_SECONDS
+    while True:
+        try:
+            return call()
+        except RayUnavailableError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def create_run(policies: attach.Policies, body: RunBody) -> int:

@@ -10,7 +10,7 @@ import torch
 from omni_rl.models.nemotron_omni.packed import PackedScores
 from omni_rl.train.settings import Objective
 from omni_rl.train.step import pack_loss
-from omni_rl.train.surrogates import shares
+from omni_rl.train.surrogates import Aggregation, shares
 from omni_rl.train.targets import Targets
 
 from .trl_values import LENGTHS, VALUES, arrays
@@ -21,7 +21,7 @@ RECORDED: dict[str, dict[str, Any]] = json.loads(VALUES.read_text())
 @pytest.mark.parametrize("name", RECORDED)
 def test_loss_and_gradient_are_trls(name: str) -> None:
     case, given = RECORDED[name], arrays()
-    aggregation = "sequence" if case["loss_type"] == "grpo" else "token"
+    aggregation: Aggregation = "sequence" if case["loss_type"] == "grpo" else "token"
     parts = shares(LENGTHS, [True] * len(LENGTHS), aggregation)
     targets = []
     for row, (length, part) in enumerate(zip(LENGTHS, parts, strict=True)):

@@ -16,7 +16,7 @@ import torch
 
 VALUES = Path(__file__).with_suffix(".json")
 LENGTHS = (3, 7, 1, 5)
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
     "grpo with a reference": {"loss_type": "grpo", "beta": 0.1},
     "dapo, corrected": {"loss_type": "dapo", "use_vllm": True, "vllm_importance_sampling_correction": True},
@@ -56,7 +56,7 @@ def trl_loss(case: dict[str, Any]) -> dict[str, Any]:
     from omni_rl import runtime
 
     runtime.prepare()  # without it, torchvision does not import beside the CPU build of torch
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer  # type: ignore[import-not-found]
 
     given = arrays()
     new = given["new"].clone().requires_grad_()
