@@ -6,6 +6,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,24 +23,8 @@ KINDS = ("text", "images")
 LAYOUTS = ("one_by_one", "bucketed", "padded")
 CHUNKS = (16, 32, 64, 128, 256)
 EXPERTS = ("eager", "grouped_mm", "batched_mm")
-ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of each round of one method on one workload, of the processor and by the clock."""
-
-    kind: str
-    mode: Mode
-    method: Method
-    tokens: int
-    rounds: list["Seconds"]
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the fastest round, in the processor's seconds: with one thread they are those of the clock on a machine
-        that does nothing else, and on any other they leave out what was taken away."""
-        return self.tokens / min(seconds.processor for seconds in self.rounds)
+FINALISTS = 2
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -79,60 +64,68 @@ def seconds_of(policy: Policy, samples: list[Sample], mode: Mode) -> Seconds:
     return seconds
 
 
-def best_of_theirs(theirs: Policy, samples: list[Sample], mode: Mode) -> list[Method]:
-    """For each layout: the checkpoint's chunk_size and the fastest one, with the fastest experts. One round each."""
-    experts = min(
-        EXPERTS, key=lambda name: _screen(theirs, Method("transformers", "bucketed", None, name), samples, mode)
-    )
-    chosen = []
-    for layout in LAYOUTS:
-        same = Method("transformers", layout, None, experts)
-        best = min((replace(same, chunk=chunk) for chunk in CHUNKS), key=lambda m: _screen(theirs, m, samples, mode))
-        chosen += [same, best]
-    return chosen
+def screen(theirs: Policy, samples: list[Sample], mode: Mode) -> dict[Method, float]:
+    """Processor seconds of one pass of each of transformers' methods that may be its best.
 
+    One choice after the other: the experts and then the chunk where nothing is padded, then the layouts, which are
+    tried with the checkpoint's chunk_size as well.
+    """
+    seconds: dict[Method, float] = {}
 
-def _screen(theirs: Policy, method: Method, samples: list[Sample], mode: Mode) -> float:
-    return seconds_of(with_method(theirs, method), samples, mode).processor
+    def fastest(methods: Iterable[Method]) -> Method:
+        tried = list(methods)
+        for method in tried:
+            if method not in seconds:
+                seconds[method] = seconds_of(with_method(theirs, method), samples, mode).processor
+        return min(tried, key=seconds.__getitem__)
+
+    plain = Method("transformers", "one_by_one")
+    best = fastest(replace(plain, experts=experts) for experts in EXPERTS)
+    best = fastest(replace(best, chunk=chunk) for chunk in CHUNKS)
+    fastest(replace(best, layout=layout, chunk=chunk) for layout in LAYOUTS for chunk in {best.chunk, None})
+    return seconds
 
 
 def measure_time(checkpoint: Path) -> dict[str, Any]:
-    """Every method in turn, `ROUNDS` times, so that what else happens on the machine meets all of them alike."""
+    """For each workload and mode, transformers' fastest methods and ours in turn, `ROUNDS` times, so that what else
+    happens on the machine meets all of them alike."""
     ours, theirs = load(checkpoint, Method("ours")), load(checkpoint, Method("transformers"))
-    timings: list[Timing] = []
+    timings = []
     difference = 0.0
     for kind in KINDS:
         samples = samples_of(checkpoint, kind)
+        reference = run(ours, samples, "forward")
         for mode in MODES:
-            methods = [Method("ours"), *best_of_theirs(theirs, samples, mode)]
-            reference = run(ours, samples, "forward")
-            for method in methods[1:]:
+            for policy in (ours, theirs):  # the first pass sets libraries up
+                run(policy, samples, mode)
+            screened = screen(theirs, samples, mode)
+            finalists = sorted(screened, key=screened.__getitem__)[:FINALISTS]
+            for method in finalists:
                 scores = run(with_method(theirs, method), samples, "forward")
-                difference = max(
-                    difference, *((a - b).abs().max().item() for a, b in zip(reference, scores, strict=True))
-                )
-            rounds: dict[Method, list[Seconds]] = {method: [] for method in methods}
+                gaps = [(a - b).abs().max().item() for a, b in zip(reference, scores, strict=True)]
+                difference = max(difference, *gaps)
+            rounds: dict[Method, list[Seconds]] = {method: [] for method in (Method("ours"), *finalists)}
             for _ in range(ROUNDS):
                 for method, measured in rounds.items():
                     policy = ours if method.policy == "ours" else with_method(theirs, method)
                     measured.append(seconds_of(policy, samples, mode))
-            tokens = sum(len(sample.ids) for sample in samples)
-            timings += [Timing(kind, mode, method, tokens, measured) for method, measured in rounds.items()]
-    return {
-        "threads": torch.get_num_threads(),
-        "logprob_max_difference": difference,
-        "timings": [
-            {
-                "kind": timing.kind,
-                "mode": timing.mode,
-                "method": asdict(timing.method),
-                "tokens": timing.tokens,
-                "tokens_per_second": round(timing.tokens_per_second, 1),
-                "rounds": [asdict(seconds) for seconds in timing.rounds],
-            }
-            for timing in timings
-        ],
-    }
+            timings.append(
+                {
+                    "kind": kind,
+                    "mode": mode,
+                    "tokens": sum(len(sample.ids) for sample in samples),
+                    "screened": [
+                        {"method": asdict(method), "processor": screened[method]}
+                        for method in sorted(screened, key=screened.__getitem__)
+                    ],
+                    "measured": [
+                        {"method": asdict(method), "rounds": [asdict(seconds) for seconds in measured]}
+                        for method, measured in rounds.items()
+                    ],
+                }
+            )
+            sys.stderr.write(f"{kind}, {mode}: timed, transformers' best is {finalists[0].name}\n")
+    return {"threads": torch.get_num_threads(), "logprob_max_difference": difference, "timings": timings}
 
 
 def measure_memory(checkpoint: Path, kind: str, mode: Mode, method: Method) -> dict[str, Any]:
