@@ -22,7 +22,7 @@ MEAN, STD = 0.45, 0.225
 
 def batches(change: Callable[[PackedSequences], PackedSequences]) -> None:
     """Change every batch that is scored."""
-    points.replace(scoring, "pack", lambda original: lambda rollouts: change(original(rollouts)))
+    points.replace(scoring, "pack", lambda original: lambda *given, **named: change(original(*given, **named)))
 
 
 def media(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
