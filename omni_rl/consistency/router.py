@@ -79,4 +79,5 @@ def kept(record: SampleRecord, rule: LeaveOut) -> NDArray[np.bool_]:
             return np.ones(tokens, np.bool_)
         flipped = np.logical_or.accumulate(flipped)
     finite = np.isfinite(record.rollout_logprobs) & np.isfinite(record.train_logprobs)
-    return ~flipped[record.prompt_tokens - 1 :] | ~finite
+    result: NDArray[np.bool_] = ~flipped[record.prompt_tokens - 1 :] | ~finite
+    return result
