@@ -36,13 +36,21 @@ def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
         "steps_to_detect": dict(sorted(Counter(str(t["steps"]) for t in trials).items())),
         "search_seconds": spread([t["search_seconds"] for t in searched]),
         "confusion": confusion(trials),
-        "not_noticed": [name(t) for t in trials if not t["by"]],
+        "not_noticed": [_unseen(t) for t in trials if not t["by"]],
         "wrong_cause": [
             {"fault": name(t), "called": t["cause"], "sentence": t["sentence"]} for t in searched if not t["right"]
         ],
         "not_healed": [name(t) for t in trials if not t["healed"]],
         "clean": false_alarms(clean),
     }
+
+
+def _unseen(trial: Line) -> dict[str, Any]:
+    """With what it did: whether that is noise, by the worst sample's mean."""
+    noise = NOISE[trial["dtype"]].mean
+    within = trial["abs_diff_mean"] <= noise
+    reason = "it moves no logprob beyond noise, and no digest or byte" if within else "its kind's limits are wider"
+    return {"fault": name(trial), "abs_diff_mean": trial["abs_diff_mean"], "noise": noise, "reason": reason}
 
 
 def name(trial: Line) -> str:

@@ -56,7 +56,9 @@ def test_recall_is_split_by_what_can_see_a_fault() -> None:
     assert found["recall_of_proof_checks"] == {"of": 3, "yes": 3, "share": 1.0}
     assert found["recall_of_logprob_checks_beyond_noise"] == {"of": 3, "yes": 2, "share": pytest.approx(2 / 3)}
     assert found["right_cause"] == {"of": 3, "yes": 2, "share": pytest.approx(2 / 3)}
-    assert found["not_noticed"] == found["not_healed"] == ["top-p, untold (from then on), seed 1"]
+    (unseen,) = found["not_noticed"]
+    assert found["not_healed"] == [unseen["fault"]] == ["top-p, untold (from then on), seed 1"]
+    assert unseen["abs_diff_mean"] > unseen["noise"]
     assert found["wrong_cause"][0]["called"] == "kernel"
     assert found["confusion"]["corrupt_weights"] == {"corrupt_weights": 2, "rolled back": 1}
     assert found["confusion"]["sampling_support"] == {"not noticed": 1}
