@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ SECRETS = {"ray-token": {"auth_token"}, "coordinator-tokens": {"tokens.json", "j
 Document = dict[str, Any]
 
 
+@cache
 def documents() -> list[Document]:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
     files = [*kustomization["resources"], *(path.name for path in sorted(FOLDER.glob("job-*.yaml")))]
     return [found for file in files for found in yaml.safe_load_all((FOLDER / file).read_text())]
 
 
+@cache
 def pods() -> dict[str, Document]:
     """Every pod template, with its labels and its spec."""
     found = {}
