@@ -14,15 +14,15 @@ NAME_PAUSE = 0.1
 """Seconds between two tries to take the name of an actor that ended."""
 
 
-def place(actor: Any) -> Any:
-    """Start an actor. Ray lets go of a dead one's name a moment after its process is gone.
+def place(actor: Any, *arguments: Any) -> Any:
+    """Start an actor with `arguments`. Ray lets go of a dead one's name a moment after its process is gone.
 
     Raises `ValueError` if a living one has the name.
     """
     deadline = time.monotonic() + EXIT_TIMEOUT
     while True:
         try:
-            return actor.remote()
+            return actor.remote(*arguments)
         except ValueError:
             if time.monotonic() >= deadline:
                 raise

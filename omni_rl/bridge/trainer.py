@@ -78,7 +78,7 @@ class TrainerActor:
     async def keep(self, name: str) -> None:
         await self._do("keep", lambda group: group.keep(name))
 
-    async def forget(self, name: str) -> None:
+    async def forget(self, name: str | None) -> None:
         await self._do("forget", lambda group: group.forget(name))
 
     async def update(
@@ -181,7 +181,7 @@ class TrainerHandle:
     def keep(self, name: str) -> None:
         self._call("keep", name)
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str | None = None) -> None:
         self._call("forget", name)
 
     def update(

@@ -26,6 +26,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
     task = load_task(parameters.task)
     from omni_rl.bridge.attach import attach
     from omni_rl.jobs.attached import Attached, create_run
+    from omni_rl.jobs.claim import claimed
     from omni_rl.jobs.grpo import Grpo
     from omni_rl.jobs.loop import REFERENCE, Loop
     from omni_rl.jobs.ppo import Ppo
@@ -33,7 +34,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
     saved = SavedSteps(parameters.run)
     kind = "grpo" if isinstance(parameters, GrpoParameters) else "ppo"
     algorithm = Grpo(parameters) if isinstance(parameters, GrpoParameters) else Ppo(parameters)
-    with attach() as policies:
+    with attach() as policies, claimed(policies.run, parameters.run):
         served = policies.rollout.settings
         if served.dtype != parameters.dtype:
             raise ConfigError(f"dtype {parameters.dtype}: the service has {served.dtype}; ask for that")
@@ -50,6 +51,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:
             saved.begin(kind, parameters)
+        policies.trainer.forget()  # what a job that was killed held on to
         if state is None or algorithm.objective.kl > 0:
             policies.trainer.reset()
         if algorithm.objective.kl > 0:

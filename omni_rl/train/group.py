@@ -93,10 +93,11 @@ class TrainerGroup:
         self._ranks.call("keep", name)
         self._kept.add(name)
 
-    def forget(self, name: str) -> None:
-        """Let kept weights go, if there are any of that name."""
-        self._ranks.call("forget", name)
-        self._kept.discard(name)
+    def forget(self, name: str | None = None) -> None:
+        """Let kept weights go, if there are any of that name; without one, all."""
+        for kept in self._kept & {name} if name is not None else set(self._kept):
+            self._ranks.call("forget", kept)
+            self._kept.discard(kept)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
