@@ -13,6 +13,7 @@ from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.search import Experiments
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import ModuleDifference, profile
+from omni_rl.consistency.records import SampleRecord
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.types import Rollout
@@ -68,8 +69,12 @@ class LiveExperiments:
         return [score.logprobs for score in self.trainer.score(at)]
 
     def legs(self) -> Legs:
-        """Of the first replica."""
-        found = self.rollouts[0].between_steps(partial(diagnosis.legs, given=self.answers))
+        """Of the replica that disagrees most with itself: a cache, say, is stale where an answer was sampled."""
+        each = [self._legs_of(handle) for handle in self.rollouts]
+        return max(each, key=lambda legs: np.nan_to_num(_apart(legs.batch_vs_alone), nan=np.inf))
+
+    def _legs_of(self, handle: RolloutHandle) -> Legs:
+        found = handle.between_steps(partial(diagnosis.legs, given=self.answers))
         scores = self.trainer.score(found.answers)
         decode = pairing.decode_as_leg(found.answers)
         return Legs(
@@ -103,6 +108,11 @@ class LiveExperiments:
         scores, engine = self.trainer.score(self.answers), self.rollouts[0].check(self.answers)
         apart = [mean_abs(score.logprobs - other.logprobs) for score, other in zip(scores, engine, strict=True)]
         return self.answers[int(np.argmax(np.nan_to_num(apart, nan=np.inf)))]
+
+
+def _apart(leg: Sequence[SampleRecord]) -> float:
+    """Of the sample that is furthest apart."""
+    return max(mean_abs(record.train_logprobs - record.rollout_logprobs) for record in leg)
 
 
 def _distance(
