@@ -97,3 +97,11 @@ def test_values_that_are_no_numbers_explain_nothing() -> None:
     samples = [a.evidence(np.full(32, np.nan)) for a in given]
     assert {token_shift(samples).result, support(samples, NOISE["float32"]).result} == {"clear"}
     assert temperature(samples, rescoring(given), NOISE["float32"]).result == "clear"
+
+
+def test_a_difference_that_only_leans_to_one_side_is_no_cut_support() -> None:
+    """Media that one side lacks make the sampled tokens less likely there, but not every one of them."""
+    rng = np.random.default_rng(0)
+    given = answers(5)
+    samples = [a.evidence(a.logprobs() + 0.09 + 0.16 * rng.standard_normal(len(a.ids))) for a in given]
+    assert support(samples, NOISE["bfloat16"]).result == "clear"

@@ -24,6 +24,8 @@ ONE_SIDED = 0.02
 """Share of tokens that may lie on the wrong side of a one-sided difference."""
 STRAIGHT = 0.8
 """Share of the difference that may be left beside a straight line, for a temperature to be looked for."""
+LOPSIDED = 1.3
+"""How much larger mean abs d may be than the mean of -d: what lies above zero is rounding."""
 LEAST_MASS = 0.05
 """Of the distribution, that a cut support still holds."""
 
@@ -128,7 +130,7 @@ def support(samples: Sequence[SampleEvidence], bands: Bands) -> Finding:
         and above <= ONE_SIDED
         and -np.inf < np.log(LEAST_MASS) <= numbers["d_min"]
         and numbers["d_mean"] < -bands.mean
-        and mean_abs(d) <= 2 * -numbers["d_mean"]
+        and mean_abs(d) <= LOPSIDED * -numbers["d_mean"]
     )
     if not one_sided:
         return Finding(Check.SUPPORT, "clear", "d has both signs: no cut support", numbers=_finite(numbers))
