@@ -122,7 +122,7 @@ class Child:
     def _connect(self, settings: ClusterSettings) -> None:
         while True:
             if not answers(settings.address):
-                self._reason = f"no Ray head answers at {settings.address} any more; what omni-rl up had started it starts again"
+                self._reason = f"no Ray head answers at {settings.address}; omni-rl up starts its own again"
                 time.sleep(RETRY_SECONDS)
                 continue
             self._reason = f"attaching to the actors of run {settings.run} at {settings.address}"
