@@ -313,3 +313,24 @@ def test_close_leaves_no_process(small_checkpoint: Path) -> None:
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     with pytest.raises(TrainerDeadError, match="it was closed"):
         group.version()
+
+
+def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGroup, rollouts: list[Rollout]) -> None:
+    before, version = group.score(rollouts), str(group.version())
+    group.keep("start")
+    group.update(rollouts, ADVANTAGES)
+    after, learnt = group.score(rollouts), str(group.version())
+    again = group.score(rollouts, "start")
+    assert {score.version for score in again} == {version}
+    for one, other in zip(before, again, strict=True):
+        assert np.array_equal(one.logprobs, other.logprobs)
+    assert any(not np.array_equal(b.logprobs, a.logprobs) for b, a in zip(before, after, strict=True))
+    assert str(group.version()) == learnt
+    for one, other in zip(after, group.score(rollouts), strict=True):
+        assert np.array_equal(one.logprobs, other.logprobs)
+    group.reset()
+    assert str(group.version()).rpartition("/")[2] == version.rpartition("/")[2]
+    assert np.array_equal(group.score(rollouts)[0].logprobs, before[0].logprobs)
+    group.forget()
+    with pytest.raises(ConfigError, match="no weights were kept as 'start'; there are none"):
+        group.score(rollouts, "start")
