@@ -51,7 +51,7 @@ WHOLE: dict[str, Any] = {
     "experts_per_token": 1,
     "rollout_experts": [0, 1, 2, 3, 0, 1, 2, 3],
     "train_experts": [0, 1, 2, 3, 0, 1, 2, 2],
-    "margins": [1e-6] * 8,
+    "margins": [2.0**-20] * 8,
 }
 
 
@@ -129,7 +129,7 @@ def test_figures_from_the_wire_are_those_of_the_records() -> None:
             np.array([-1.25, -2.5]),
             np.array([[[0], [1]], [[2], [3]], [[0], [1]], [[2], [3]]], np.int16),
             np.array([[[0], [1]], [[2], [3]], [[0], [1]], [[2], [2]]], np.int16),
-            np.full((4, 2), 1e-6, np.float32),  # a tie
+            np.full((4, 2), 2.0**-20, np.float32),  # a tie
         ),
     ]
     found = compare_step(records.columns)
