@@ -57,6 +57,8 @@ def main() -> None:
     published = publish(model.released(), run=options.into, number=options.number, directory=options.slabs)
     if dist.get_rank() == 0:
         print(f"{published.version} in {published.path}")
+    # gloo's threads live to the process's end, which they abort if they still hold tensors of the last collective then.
+    dist.barrier()
     dist.destroy_process_group()
 
 
