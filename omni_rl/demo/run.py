@@ -1,9 +1,7 @@
 """The demo's loop: one vLLM actor, one trainer group, the same prompts through both, at every step."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ from omni_rl.consistency.thresholds import THRESHOLDS, Thresholds, breaches, lef
 from omni_rl.demo.display import Display
 from omni_rl.demo.report import Report, StepReport
 from omni_rl.demo.reward import reward
+from omni_rl.jobs.clock import Clock
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS, Prompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
@@ -58,19 +57,6 @@ class Keeper(Protocol):
     """Whoever keeps the steps beyond the report."""
 
     def keep(self, played: Played, policies: Policies) -> None: ...
-
-
-@dataclass
-class Clock:
-    """Seconds by phase of one step."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, phase: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.seconds[phase] = time.monotonic() - started
 
 
 def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Keeper | None = None) -> Report:

@@ -1,10 +1,8 @@
 """A job's loop: sample, reward, score, judge, learn, sync; each step as DESIGN has it."""
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from omni_rl.api.jobs import PolicyGradientParameters
 from omni_rl.api.steps import Verdict
 from omni_rl.jobs.batch import Array, Batch
+from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.order import prompts_of, seed_of
 from omni_rl.jobs.policies import Answers, Policies
 from omni_rl.jobs.routing import flip_rates
@@ -51,19 +50,6 @@ class _Sampled:
     prompts: list[Prompt]
     groups: list[str]
     rollouts: list[Rollout]
-
-
-class Clock:
-    """Seconds by phase of one step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, phase: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[phase] = time.monotonic() - began
 
 
 class Loop:

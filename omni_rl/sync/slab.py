@@ -14,7 +14,7 @@ from omni_rl.sync._mapping import Mapped, allocate
 from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, end
-from omni_rl.sync.pieces import PIECE_BYTES, Part, take_all
+from omni_rl.sync.pieces import Part, pieces, take_all
 
 
 class Slab:
@@ -179,10 +179,9 @@ class Slab:
             raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
         target = self._written.bytes[entry.offset + start :]
         shares = []
-        for position in range(0, data.size, PIECE_BYTES):
-            chunk = data[position : position + PIECE_BYTES]
-            target[position : position + chunk.size] = chunk
-            shares.append(Checksum.of(chunk, start + position))
+        for piece in pieces(data.size, data.itemsize):
+            target[piece] = data[piece]
+            shares.append(Checksum.of(data[piece], start + piece.start))
         return Checksum.total(shares)
 
     def seal(self, manifest: Manifest) -> None:
