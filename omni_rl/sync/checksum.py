@@ -1,16 +1,20 @@
 """Position-sensitive checksums of weights: faster to compute than to copy, and additive over parts of a tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+F = TypeVar("F", bound=Callable[..., object])
+U = TypeVar("U", np.uint64, NDArray[np.uint64])
 WORD = 4
 """Bytes of a word. A tensor's last word is filled up with zero bytes."""
 LANES = 3
 _BLOCK = 1024
+_NOWHERE = np.empty(0, np.uint32)
 
 
 class Checksum:
@@ -42,11 +46,25 @@ class Checksum:
             data = np.concatenate([np.zeros(before, np.uint8), data, np.zeros(after, np.uint8)])
             start, after = start - before, 0
         whole = data.size - data.size % WORD
-        _accumulate(data[:whole].view(np.uint32), start // WORD, _WEIGHTS, lanes)
+        _accumulate(data[:whole].view(np.uint32), _NOWHERE, start // WORD, _WEIGHTS, lanes)
         if after:
             last = np.concatenate([data[whole:], np.zeros(after, np.uint8)])
-            _accumulate(last.view(np.uint32), (start + whole) // WORD, _WEIGHTS, lanes)
+            _accumulate(last.view(np.uint32), _NOWHERE, (start + whole) // WORD, _WEIGHTS, lanes)
         return cls(lanes)
+
+    @classmethod
+    def of_copied(cls, data: NDArray[np.uint8], target: NDArray[np.uint8], start: int = 0) -> "Checksum":
+        """As `of`, while `data` is copied to `target`: what goes into the sum and into `target` was read once."""
+        whole = data.size - data.size % WORD
+        if start % WORD or data.ctypes.data % WORD or target.ctypes.data % WORD:
+            whole = 0
+        lanes = np.zeros(LANES, np.uint64)
+        if whole:
+            _accumulate(data[:whole].view(np.uint32), target[:whole].view(np.uint32), start // WORD, _WEIGHTS, lanes)
+        if whole == data.size:
+            return cls(lanes)
+        target[whole:] = data[whole:]
+        return cls.total((cls(lanes), cls.of(data[whole:], start + whole)))
 
     @classmethod
     def of_tensor(cls, tensor: torch.Tensor) -> "Checksum":
@@ -72,7 +90,7 @@ def as_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return plain
 
 
-def _splitmix64(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _splitmix64(index: U) -> U:
     """The `index`-th output of splitmix64 seeded with 0 (Steele, Lea and Flood 2014)."""
     mixed = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -81,28 +99,64 @@ def _splitmix64(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 _WEIGHTS = (_splitmix64(np.arange(_BLOCK, dtype=np.uint64)) >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
-_mix = numba.njit(nogil=True, cache=True)(_splitmix64)
 
 
-def _accumulate_words(
-    words: NDArray[np.uint32], start: int, weights: NDArray[np.uint32], lanes: NDArray[np.uint64]
+def _compiled(function: F) -> F:
+    compiled: F = numba.njit(nogil=True, cache=True)(function)
+    return compiled
+
+
+_mix = _compiled(_splitmix64)
+
+
+@_compiled
+def _sums(words: NDArray[np.uint32], weights: NDArray[np.uint32]) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Of the words of one block: plain, by their place in it, by their weights."""
+    plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
+    for index in range(words.size):
+        word = np.uint64(words[index])
+        plain += word
+        placed += word * np.uint64(np.uint32(index))
+        weighted += word * np.uint64(weights[index])
+    return plain, placed, weighted
+
+
+@_compiled
+def _copied_sums(
+    words: NDArray[np.uint32], weights: NDArray[np.uint32], target: NDArray[np.uint32]
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """As `_sums`, with each word stored in `target` while it is in a register."""
+    plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
+    for index in range(words.size):
+        target[index] = words[index]
+        word = np.uint64(words[index])
+        plain += word
+        placed += word * np.uint64(np.uint32(index))
+        weighted += word * np.uint64(weights[index])
+    return plain, placed, weighted
+
+
+@_compiled
+def _accumulate(
+    words: NDArray[np.uint32],
+    target: NDArray[np.uint32],
+    start: int,
+    weights: NDArray[np.uint32],
+    lanes: NDArray[np.uint64],
 ) -> None:
-    """Add the words of a tensor from word `start` on to `lanes`. Sums of a block need no multiplication by 64 bits."""
+    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is empty.
+
+    Sums of a block need no multiplication by 64 bits.
+    """
     position = 0
     while position < words.size:
         block, first = (start + position) // _BLOCK, (start + position) % _BLOCK
-        count = min(_BLOCK - first, words.size - position)
-        own, own_weights = words[position : position + count], weights[first : first + count]
-        plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
-        for index in range(count):
-            word = np.uint64(own[index])
-            plain += word
-            placed += word * np.uint64(np.uint32(index))
-            weighted += word * np.uint64(own_weights[index])
+        here = slice(position, position + min(_BLOCK - first, words.size - position))
+        if target.size:
+            plain, placed, weighted = _copied_sums(words[here], weights[first:], target[here])
+        else:
+            plain, placed, weighted = _sums(words[here], weights[first:])
         lanes[0] += plain
         lanes[1] += placed + plain * np.uint64(start + position)
         lanes[2] += weighted * (_mix(np.uint64(_BLOCK + block)) | np.uint64(1))
-        position += count
-
-
-_accumulate = numba.njit(nogil=True, cache=True)(_accumulate_words)
+        position = here.stop

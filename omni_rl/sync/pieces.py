@@ -14,8 +14,8 @@ from omni_rl.sync.checksum import Checksum, as_bytes
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-PIECE_BYTES = 2**22
-"""Worked on at a time: what was just copied is still in the processor's cache when its checksum is computed."""
+PIECE_BYTES = 2**23
+"""Worked on at a time, by one thread."""
 THREADS = 4
 """At most: a few fill the bus, and other processes of the machine have weights to move too."""
 AHEAD = 8

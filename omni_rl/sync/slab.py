@@ -14,7 +14,7 @@ from omni_rl.sync._mapping import Mapped, allocate
 from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, end
-from omni_rl.sync.pieces import Part, pieces, take_all
+from omni_rl.sync.pieces import Part, take_all
 
 
 class Slab:
@@ -177,12 +177,7 @@ class Slab:
         entry = self._place(name)
         if self._written is None or start + data.size > entry.nbytes:
             raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
-        target = self._written.bytes[entry.offset + start :]
-        shares = []
-        for piece in pieces(data.size, data.itemsize):
-            target[piece] = data[piece]
-            shares.append(Checksum.of(data[piece], start + piece.start))
-        return Checksum.total(shares)
+        return Checksum.of_copied(data, self._written.bytes[entry.offset + start :][: data.size], start)
 
     def seal(self, manifest: Manifest) -> None:
         """Publish what was written, in one step, and let the next writer in."""

@@ -59,6 +59,19 @@ def test_shares_of_any_parts_add_up(data: bytes, cuts: list[int]) -> None:
     assert str(Checksum.total(shares)) == checksum(data)
 
 
+@given(st.binary(max_size=9000), st.lists(st.integers(0, 9000), max_size=4), st.integers(0, 3), st.integers(0, 3))
+def test_parts_that_are_copied_arrive_and_add_up(data: bytes, cuts: list[int], out: int, into: int) -> None:
+    """From and to any alignment, nothing beside the target touched."""
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    source = np.frombuffer(bytes(out) + data, np.uint8)[out:]
+    room = np.full(len(data) + 8, 0xA5, np.uint8)
+    target = room[into : into + len(data)]
+    shares = [Checksum.of_copied(source[a:b], target[a:b], a) for a, b in pairwise(edges)]
+    assert str(Checksum.total(shares)) == by_the_formula(data)
+    assert target.tobytes() == data
+    assert room[:into].tobytes() + room[into + len(data) :].tobytes() == b"\xa5" * 8
+
+
 @given(st.binary(min_size=1, max_size=9000), st.data())
 def test_any_flipped_bit_is_seen(data: bytes, draw: st.DataObject) -> None:
     bit = draw.draw(st.integers(0, 8 * len(data) - 1))
