@@ -16,8 +16,8 @@ from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGenerat
 from omni_rl.models.nemotron_omni.vision import radio_config
 from omni_rl.train.packing import plan_packs
 
-BUDGET = 1024
-"""Tokens of one of our packs: the longest sequence, so that a pack needs no more memory than that sequence alone."""
+BUDGET = 2048
+"""Tokens of one of our packs, twice the longest sequence; its memory is measured, and compared with theirs for one."""
 BUCKET = 4096
 """Tokens, padding included, of one batch of sequences of about the same length."""
 

@@ -18,6 +18,8 @@ def touch_unused(
     model: "NemotronOmniForConditionalGeneration", embeds: torch.Tensor, modalities: Iterable[str]
 ) -> torch.Tensor:
     """`embeds`, in whose backward the tower parameters that none of `modalities` uses get zero gradients."""
+    if not torch.is_grad_enabled():
+        return embeds
     present = set(modalities)
     vision = model.vision_model
     unused: list[torch.nn.Parameter] = []
@@ -31,7 +33,7 @@ def touch_unused(
     if "audio" not in present and model.sound_encoder is not None and model.sound_projection is not None:
         unused += [*model.sound_encoder.parameters(), *model.sound_projection.parameters()]
     trained = [parameter for parameter in unused if parameter.requires_grad]
-    if not trained or not torch.is_grad_enabled():
+    if not trained:
         return embeds
     touched: torch.Tensor = _Touch.apply(embeds, *trained)  # type: ignore[no-untyped-call]
     return touched
