@@ -232,8 +232,7 @@ def follow(after: int | None, run: str | None) -> Call[None]:
 
 
 def as_arrow(records: "StepRecords | Sequence[Mapping[str, Any]]") -> bytes:
-    """An Arrow stream of records, checked here first."""
+    """An Arrow stream of records. Raises `RecordError` for values of other types; the coordinator checks the rest."""
     from omni_rl.ledger.records import StepRecords
 
-    checked = records if isinstance(records, StepRecords) else StepRecords.of(records)
-    return checked.to_arrow()
+    return records.to_arrow() if isinstance(records, StepRecords) else StepRecords.stream(records)

@@ -150,9 +150,9 @@ class GroupFigures:
             rollout_probs_diff_max=of("probs_diff max"),
             rollout_probs_diff_std=of("probs_diff std"),
             chi2_token=of("ratio_squared mean") - 1,
-            chi2_seq=float(np.mean(np.exp(2 * run_d)) - 1) if len(run_d) else float("nan"),
+            chi2_seq=float(_mean(np.exp(2 * run_d)) - 1) if len(run_d) else float("nan"),
             ess=float(ratio * ratio / np.float64(of("ratio_squared mean"))),
-            seq_mult_prob_error_mean=float(np.mean(run_error)) if len(run_d) else float("nan"),
+            seq_mult_prob_error_mean=float(_mean(run_error)) if len(run_d) else float("nan"),
             seq_mult_prob_error_max=float(np.max(run_error)) if len(run_d) else float("nan"),
             router_flips=flips,
             excluded_tokens=excluded,
@@ -223,14 +223,19 @@ def _pairs(edges: Index) -> list[tuple[int, int]]:
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
+def _mean(values: Array) -> Any:
+    """`np.mean`, bit for bit, in half its time where the values are few, as they are in most groups."""
+    return np.add.reduce(values) / len(values)
+
+
 _REDUCTIONS: dict[str, dict[str, Callable[[Array], Any]]] = {
-    "size": {"size mean": np.mean, "size max": np.max, "size percentiles": _percentiles},
-    "mult_prob": {"mult_prob mean": np.mean},
-    "gen_kl": {"gen_kl mean": np.mean},
-    "policy_kl": {"policy_kl mean": np.mean},
-    "js_train": {"js_train mean": np.mean},
-    "js_rollout": {"js_rollout mean": np.mean},
-    "probs_diff": {"probs_diff mean": np.mean, "probs_diff max": np.max, "probs_diff std": np.std},
-    "ratio": {"ratio mean": np.mean},
-    "ratio_squared": {"ratio_squared mean": np.mean},
+    "size": {"size mean": _mean, "size max": np.maximum.reduce, "size percentiles": _percentiles},
+    "mult_prob": {"mult_prob mean": _mean},
+    "gen_kl": {"gen_kl mean": _mean},
+    "policy_kl": {"policy_kl mean": _mean},
+    "js_train": {"js_train mean": _mean},
+    "js_rollout": {"js_rollout mean": _mean},
+    "probs_diff": {"probs_diff mean": _mean, "probs_diff max": np.maximum.reduce, "probs_diff std": np.std},
+    "ratio": {"ratio mean": _mean},
+    "ratio_squared": {"ratio_squared mean": _mean},
 }

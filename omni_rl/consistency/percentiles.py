@@ -20,29 +20,35 @@ def percentiles(values: Array, wanted: Sequence[float]) -> list[float]:
     """Linear between neighbours, as `numpy.percentile`'s default; NaN if any value is, or if there is none."""
     if not len(values) or math.isnan(values.max()):
         return [math.nan] * len(wanted)
-    sample = np.sort(values[:: len(values) // SAMPLE]) if len(values) >= FEW else None
-    return [_percentile(values, sample, (len(values) - 1) * (percent / 100)) for percent in wanted]
+    places = [(len(values) - 1) * (percent / 100) for percent in wanted]
+    if len(values) < FEW:
+        ends = [(math.floor(place), math.ceil(place)) for place in places]
+        parted = np.partition(values, [end for pair in ends for end in pair])
+        return [
+            _between(float(parted[first]), float(parted[last]), place - first)
+            for (first, last), place in zip(ends, places, strict=True)
+        ]
+    sample = np.sort(values[:: len(values) // SAMPLE])
+    return [_percentile(values, sample, place) for place in places]
 
 
-def _percentile(values: Array, sample: Array | None, place: float) -> float:
+def _percentile(values: Array, sample: Array, place: float) -> float:
     """At a place among the sorted values, which need not be whole.
 
     A sorted sample says between which two values it lies almost certainly; counting makes it certain, and few values
     are left between them.
     """
     first, last = math.floor(place), math.ceil(place)
-    inside, below = values, 0
-    if sample is not None:
-        share = place / len(values)
-        reach = MARGIN * math.sqrt(len(sample) * share * (1 - share)) + 2
-        low = sample[max(0, math.floor(share * len(sample) - reach))]
-        high = sample[min(len(sample) - 1, math.ceil(share * len(sample) + reach))]
-        above = values >= low
-        below = len(values) - int(np.count_nonzero(above))
-        above &= values <= high
-        inside = values[above]
-        if not below <= first <= last < below + len(inside):
-            inside, below = values, 0
+    share = place / len(values)
+    reach = MARGIN * math.sqrt(len(sample) * share * (1 - share)) + 2
+    low = sample[max(0, math.floor(share * len(sample) - reach))]
+    high = sample[min(len(sample) - 1, math.ceil(share * len(sample) + reach))]
+    above = values >= low
+    below = len(values) - int(np.count_nonzero(above))
+    above &= values <= high
+    inside = values[above]
+    if not below <= first <= last < below + len(inside):
+        inside, below = values, 0
     parted = np.partition(inside, (first - below, last - below))
     return _between(float(parted[first - below]), float(parted[last - below]), place - first)
 

@@ -44,9 +44,9 @@ def differing_choices(record: SampleRecord) -> NDArray[np.bool_] | None:
     """Bool [P + T - 1, L]: where a layer chose another set of experts; None where choices are not known."""
     if record.rollout_experts is None or record.train_experts is None:
         return None
-    result: NDArray[np.bool_] = np.any(
-        np.sort(record.rollout_experts, axis=-1) != np.sort(record.train_experts, axis=-1), axis=-1
-    )
+    result: NDArray[np.bool_] = np.any(record.rollout_experts != record.train_experts, axis=-1)
+    rollout, train = record.rollout_experts[result], record.train_experts[result]
+    result[result] = np.any(np.sort(rollout, axis=-1) != np.sort(train, axis=-1), axis=-1)
     return result
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,15 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey, Stored
 
+# Built once: each step would pay again for what SQLAlchemy derives of a statement.
+_into = cache(sa.insert)
+_ATTEMPT = sa.select(attempts.c.id).where(
+    attempts.c.run == sa.bindparam("run"), attempts.c.attempt == sa.bindparam("attempt")
+)
+_SEALED = sa.select(steps.c.digest).where(
+    steps.c.attempt_id == sa.bindparam("attempt"), steps.c.step == sa.bindparam("step")
+)
+_ADD_EVENT = sa.insert(events).returning(events.c.id)
 OK = 0
 """Severity of a step that nothing is wrong with."""
 
@@ -100,8 +110,8 @@ def put_part(connection: sa.Connection, key: StepKey, rank: int, part: PartConte
     if _sealed(connection, attempt, key.step) is not None:
         raise ConflictError(f"{key} is sealed; rank {rank} came too late")
     content = {"digest": part.digest, "samples": part.samples, "tokens": part.tokens, "received": time.time()}
-    connection.execute(sa.insert(parts).values(**where, **content))
-    connection.execute(sa.insert(payloads).values(**where, records=part.payload))
+    connection.execute(_into(parts), {**where, **content})
+    connection.execute(_into(payloads), {**where, "records": part.payload})
     return "new"
 
 
@@ -132,18 +142,19 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         )
     where = {"attempt_id": attempt, "step": key.step}
     connection.execute(
-        sa.insert(steps).values(
+        _into(steps),
+        {
             **where,
-            sealed=time.time(),
-            digest=digest,
-            severity=step.severity,
-            samples=step.samples,
-            tokens=step.tokens,
-            weight_version=step.weight_version,
-            verdict=step.verdict,
-            training=step.training,
-            flips=step.flips,
-        )
+            "sealed": time.time(),
+            "digest": digest,
+            "severity": step.severity,
+            "samples": step.samples,
+            "tokens": step.tokens,
+            "weight_version": step.weight_version,
+            "verdict": step.verdict,
+            "training": step.training,
+            "flips": step.flips,
+        },
     )
     _insert_figures(connection, where, step)
     if step.state is not None:
@@ -159,9 +170,7 @@ def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]
     """Their numbers, which rise."""
     return [
         connection.execute(
-            sa.insert(events)
-            .values(at=time.time(), kind=event.kind, run=event.run, data=event.data)
-            .returning(events.c.id)
+            _ADD_EVENT, {"at": time.time(), "kind": event.kind, "run": event.run, "data": event.data}
         ).scalar_one()
         for event in what
     ]
@@ -185,8 +194,7 @@ def close_alarms(connection: sa.Connection, run: str, action: str = "") -> int:
 
 def _attempt(connection: sa.Connection, key: StepKey) -> int:
     """The attempt's row, made if it is the first that is heard of it."""
-    query = sa.select(attempts.c.id).where(attempts.c.run == key.run, attempts.c.attempt == key.attempt)
-    known = connection.execute(query).scalar()
+    known = connection.execute(_ATTEMPT, {"run": key.run, "attempt": key.attempt}).scalar()
     if known is None:
         if connection.execute(sa.select(runs.c.run).where(runs.c.run == key.run)).scalar() is None:
             raise NotFoundError(f"there is no run {key.run}; register it first")
@@ -196,8 +204,7 @@ def _attempt(connection: sa.Connection, key: StepKey) -> int:
 
 
 def _sealed(connection: sa.Connection, attempt: int, step: int) -> str | None:
-    query = sa.select(steps.c.digest).where(steps.c.attempt_id == attempt, steps.c.step == step)
-    return connection.execute(query).scalar()
+    return connection.execute(_SEALED, {"attempt": attempt, "step": step}).scalar()
 
 
 def _digest_of(ranks: Mapping[int, str]) -> str:
@@ -208,7 +215,7 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     comparison = step.comparison
     by_kind = {OVERALL: comparison.overall, **comparison.by_kind}
     connection.execute(
-        sa.insert(figures), [{**where, "kind": kind, **asdict(found.metrics)} for kind, found in by_kind.items()]
+        _into(figures), [{**where, "kind": kind, **vars(found.metrics)} for kind, found in by_kind.items()]
     )
     buckets = ((kind, found.metrics) for kind, found in by_kind.items())
     timeline.add(connection, where["attempt_id"], where["step"], step.severity, buckets)
@@ -218,20 +225,20 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
         for (first, last), metrics in of_kind.items()
     ]
     if rows:
-        connection.execute(sa.insert(bins), rows)
+        connection.execute(_into(bins), rows)
     kept = [
         {
             **where,
             "sample": record.samples[0],
             "place": place,
             "kind": record.kinds[0],
-            "figures": asdict(metrics),
-            "record": record.to_arrow(compression="zstd"),
+            "figures": vars(metrics),
+            "record": record.packed(),
         }
         for place, (record, metrics) in enumerate(step.kept)
     ]
     if kept:
-        connection.execute(sa.insert(samples), kept)
+        connection.execute(_into(samples), kept)
 
 
 def _some(metrics: Metrics) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from omni_rl.ledger.checks import check
 from omni_rl.ledger.content import content_digest
 from omni_rl.ledger.lists import lists, numbers, single
 from omni_rl.ledger.schema import RecordLimits
-from omni_rl.ledger.wire import read_arrow, read_json, read_trusted, table_of, to_json, write_arrow
+from omni_rl.ledger.wire import pack, read_arrow, read_json, read_trusted, table_of, to_json, write_arrow
 
 LIMITS = RecordLimits()
 
@@ -33,6 +33,11 @@ class StepRecords:
     def of(cls, records: Sequence[Mapping[str, Any]], limits: RecordLimits = LIMITS) -> "StepRecords":
         """From one mapping of column to value each; lists of numbers may be numpy arrays."""
         return cls._checked(table_of(records, limits), limits)
+
+    @staticmethod
+    def stream(records: Sequence[Mapping[str, Any]], limits: RecordLimits = LIMITS) -> bytes:
+        """As `of`, straight to an Arrow IPC stream for a reader that checks it."""
+        return write_arrow(table_of(records, limits))
 
     @classmethod
     def from_arrow(cls, body: bytes, limits: RecordLimits = LIMITS) -> "StepRecords":
@@ -72,9 +77,13 @@ class StepRecords:
         """An Arrow stream that gives these records again: as they came, if they came as one."""
         return self._payload if self._payload is not None else write_arrow(self.table)
 
-    def to_arrow(self, *, compression: Literal["zstd"] | None = None) -> bytes:
-        """As an Arrow IPC stream of the schema. A compressed one is for keeping: it is not taken from others."""
-        return write_arrow(self.table, compression=compression)
+    def to_arrow(self) -> bytes:
+        """As an Arrow IPC stream of the schema."""
+        return write_arrow(self.table)
+
+    def packed(self) -> bytes:
+        """Compressed, for keeping: a payload that is not taken from others."""
+        return pack(self.table)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; a number that is not finite is null there."""

@@ -28,10 +28,8 @@ def add(
     connection: sa.Connection, attempt: int, step: int, severity: int, found: Iterable[tuple[str, Metrics]]
 ) -> None:
     """Put a step's figures, by kind, into its buckets."""
-    rows = []
-    for kind, metrics in found:
-        of_kind = {"attempt_id": attempt, "kind": kind, "severity": severity} | _extremes(metrics)
-        rows += [of_kind | {"width": width, "bucket": step // width} for width in WIDTHS]
+    of_step = {"attempt_id": attempt, "step": step, "severity": severity}
+    rows = [of_step | {"kind": kind} | _figures(metrics) for kind, metrics in found]
     connection.execute(_ADD[connection.dialect.name], rows)
 
 
@@ -151,15 +149,24 @@ def _each(reduction: np.ufunc, values: NDArray[Any], starts: NDArray[np.int64]) 
     return result
 
 
-def _extremes(metrics: Metrics) -> dict[str, Any]:
+def _figures(metrics: Metrics) -> dict[str, Any]:
     broken = metrics.tokens > 0 and math.isnan(metrics.logprob_abs_diff_mean)
-    values = {f"{name}_{end}": float(getattr(metrics, name)) for name in FIGURES for end in ("low", "high")}
-    return {"steps": 1, "broken": int(broken), **values}
+    return {"broken": int(broken)} | {name: float(getattr(metrics, name)) for name in FIGURES}
 
 
 def _adding(insert: Any) -> Any:
-    """Insert a bucket, or widen the one that is there."""
-    statement = insert(timeline)
+    """Insert a step's bucket of each width, or widen those that are there; the database multiplies the widths out."""
+    widths = sa.union_all(*(sa.select(sa.literal_column(str(width)).label("width")) for width in WIDTHS)).subquery()
+    values: dict[str, Any] = {
+        name: sa.bindparam(name, type_=timeline.c[name].type) for name in ("attempt_id", "kind", "severity", "broken")
+    }
+    values |= {"width": widths.c.width, "bucket": sa.bindparam("step", type_=sa.BigInteger) // widths.c.width}
+    values["steps"] = sa.literal_column("1")
+    for name in FIGURES:
+        values[f"{name}_low"] = values[f"{name}_high"] = sa.bindparam(name, type_=timeline.c[f"{name}_low"].type)
+    # Without a condition SQLite would take the ON of ON CONFLICT for a join's.
+    chosen = sa.select(*values.values()).where(sa.text("1 = 1"))
+    statement = insert(timeline).from_select(list(values), chosen)
     new, old = statement.excluded, timeline.c
     changes: dict[str, Any] = {
         "steps": old.steps + new.steps,

@@ -14,6 +14,8 @@ from omni_rl.errors import RecordError
 from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, VERSION_KEY, RecordLimits
 
 NAMES = tuple(column.name for column in COLUMNS)
+_ZSTD = b"\x28\xb5\x2f\xfd"
+"""How a zstd frame begins (RFC 8878, section 3.1.1); an Arrow stream begins otherwise."""
 LOGPROBS = ("rollout_logprobs", "train_logprobs")
 
 
@@ -53,22 +55,30 @@ def read_arrow(body: bytes | memoryview, limits: RecordLimits) -> pa.Table:
         raise RecordError(f"not an Arrow IPC stream of {VERSION}: {_first_line(error)}") from None
 
 
-def write_arrow(table: pa.Table, *, compression: str | None = None) -> bytes:
+def write_arrow(table: pa.Table) -> bytes:
     """One batch; columns of nulls are left out."""
-    used = [name for name in table.column_names if table.column(name).null_count < len(table) or not len(table)]
+    rows = len(table)
+    used = [number for number, column in enumerate(table.columns) if column.null_count < rows or not rows]
     table = table.select(used).combine_chunks()
     sink = pa.BufferOutputStream()
-    # One record has many small buffers: handing each to a thread takes longer than compressing it.
-    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     result: bytes = sink.getvalue().to_pybytes()
     return result
 
 
+def pack(table: pa.Table) -> bytes:
+    """`write_arrow`, compressed as a whole: one record has many small buffers, and each alone takes as long as all."""
+    packed: bytes = pa.Codec("zstd").compress(write_arrow(table), asbytes=True)
+    return packed
+
+
 def read_trusted(payload: bytes) -> pa.Table:
-    """What was once read by `read_arrow`, or written by `write_arrow`, and kept."""
-    table = pa.ipc.open_stream(pa.BufferReader(payload)).read_all()
+    """What was once read by `read_arrow`, or written by `write_arrow` or `pack`, and kept."""
+    stream = pa.BufferReader(payload)
+    if payload.startswith(_ZSTD):
+        stream = pa.CompressedInputStream(stream, "zstd")
+    table = pa.ipc.open_stream(stream).read_all()
     return _in_order({name: _cast(table, name) for name in table.column_names}, len(table))
 
 
@@ -196,7 +206,7 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
     read = _with_doubles(wanted)
     try:
-        array = pa.array(values, read).cast(wanted)
+        array = _of_whole_numbers(values, wanted) or pa.array(values, read).cast(wanted)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         for row, value in enumerate(values):
             try:
@@ -211,6 +221,19 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
             pa.array(offsets, pa.int32()), filled, mask=pa.array([value is None for value in values])
         )
     return array
+
+
+def _of_whole_numbers(values: list[Any], wanted: pa.DataType) -> pa.Array | None:
+    """Lists of integers from numpy's arrays of integers, which Arrow takes one number at a time; None for others."""
+    given = [value for value in values if value is not None]
+    if not pa.types.is_list(wanted) or not pa.types.is_integer(wanted.value_type):
+        return None
+    if not all(isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "i" for value in given):
+        return None
+    offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
+    flat = pa.array(np.concatenate(given)).cast(wanted.value_type)
+    missing = pa.array([value is None for value in values])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=missing)
 
 
 def _with_doubles(wanted: pa.DataType) -> pa.DataType:

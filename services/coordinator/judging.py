@@ -1,7 +1,7 @@
 """From a step's records to figures, a judgement and weights; runs in a worker thread, in numpy alone."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -80,8 +80,8 @@ def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] 
 
 def figures_of(comparison: StepComparison) -> Figures:
     """By bucket: overall, then each kind, then tokens of mixed state."""
-    of_kind = {kind: asdict(kept.metrics) for kind, kept in comparison.by_kind.items()}
-    return {OVERALL: asdict(comparison.overall.metrics), **of_kind}
+    of_kind = {kind: vars(kept.metrics) for kind, kept in comparison.by_kind.items()}
+    return {OVERALL: vars(comparison.overall.metrics), **of_kind}
 
 
 def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
