@@ -30,6 +30,9 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey, Stored
 
+OK = 0
+"""Severity of a step that nothing is wrong with."""
+
 # Built once: each step would pay again for what SQLAlchemy derives of a statement.
 _into = cache(sa.insert)
 _ATTEMPT = sa.select(attempts.c.id).where(
@@ -38,9 +41,28 @@ _ATTEMPT = sa.select(attempts.c.id).where(
 _SEALED = sa.select(steps.c.digest).where(
     steps.c.attempt_id == sa.bindparam("attempt"), steps.c.step == sa.bindparam("step")
 )
+_NEWEST_BUT = (
+    sa.select(steps.c.step)
+    .where(steps.c.attempt_id == sa.bindparam("attempt"))
+    .order_by(steps.c.step.desc())
+    .offset(sa.bindparam("few", type_=sa.Integer))
+    .limit(1)
+)
+# Of the payloads there are few: look up the steps of those, not the payloads of all steps.
+_DROP_PAYLOADS = sa.delete(payloads).where(
+    payloads.c.attempt_id == sa.bindparam("attempt"),
+    payloads.c.step < sa.bindparam("oldest_kept"),
+    sa.exists().where(steps.c.attempt_id == payloads.c.attempt_id, steps.c.step == payloads.c.step),
+)
+_DROP_SAMPLES = sa.delete(samples).where(
+    samples.c.attempt_id == sa.bindparam("attempt"),
+    samples.c.step.in_(
+        sa.select(steps.c.step).where(
+            steps.c.attempt_id == sa.bindparam("attempt"), steps.c.step == sa.bindparam("old"), steps.c.severity == OK
+        )
+    ),
+)
 _ADD_EVENT = sa.insert(events).returning(events.c.id)
-OK = 0
-"""Severity of a step that nothing is wrong with."""
 
 
 @dataclass(frozen=True)
@@ -247,20 +269,9 @@ def _some(metrics: Metrics) -> dict[str, float]:
 
 def _forget(connection: sa.Connection, attempt: int, step: int, retention: Retention) -> None:
     """Drop what this step makes too old; each step drops the one that falls out, so that it costs the same always."""
-    newest = (
-        sa.select(steps.c.step)
-        .where(steps.c.attempt_id == attempt)
-        .order_by(steps.c.step.desc())
-        .offset(max(retention.payload_steps - 1, 0))
-        .limit(1)
-    )
-    oldest_kept = connection.execute(newest).scalar()
+    oldest_kept = connection.execute(
+        _NEWEST_BUT, {"attempt": attempt, "few": max(retention.payload_steps - 1, 0)}
+    ).scalar()
     if oldest_kept is not None:
-        # Of the payloads there are few: look up the steps of those, not the payloads of all steps.
-        of_sealed = sa.exists().where(steps.c.attempt_id == attempt, steps.c.step == payloads.c.step)
-        connection.execute(
-            sa.delete(payloads).where(payloads.c.attempt_id == attempt, payloads.c.step < oldest_kept, of_sealed)
-        )
-    old = step - retention.sample_steps
-    calm = sa.select(steps.c.step).where(steps.c.attempt_id == attempt, steps.c.step == old, steps.c.severity == OK)
-    connection.execute(sa.delete(samples).where(samples.c.attempt_id == attempt, samples.c.step.in_(calm)))
+        connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "oldest_kept": oldest_kept})
+    connection.execute(_DROP_SAMPLES, {"attempt": attempt, "old": step - retention.sample_steps})

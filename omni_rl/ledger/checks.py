@@ -17,6 +17,8 @@ MODALITIES = ("image", "audio", "video")
 CHOICES = ("moe_layers", "experts_per_token", "rollout_experts", "train_experts", "margins")
 DIGEST = "^[0-9a-f]{64}$"
 
+_KINDS, _MODALITIES = pa.array(KINDS), pa.array(MODALITIES)
+
 
 def check(table: pa.Table, limits: RecordLimits) -> None:
     """Raises `RecordError` that names the first row that is wrong, and its column; `table` has the schema's types."""
@@ -56,7 +58,7 @@ class _Check:
                     raise self._error("sample", row, f"is also the name of row {seen[name]}")
                 seen[name] = row
         kinds = self._columns["kind"]
-        known = pc.fill_null(pc.is_in(kinds, pa.array(KINDS)), False) if kinds.null_count < len(kinds) else kinds
+        known = pc.fill_null(pc.is_in(kinds, _KINDS), False) if kinds.null_count < len(kinds) else kinds
         strange = present(kinds) & ~numbers(known).astype(np.bool_)
         self._refuse("kind", strange, lambda row: f"is {kinds[row].as_py()!r}; known are {', '.join(KINDS)}")
 
@@ -125,7 +127,7 @@ class _Check:
         row = np.repeat(np.arange(len(prompt)), media.lengths)
         outside = (offset < 0) | (length < 0) | ((offset + length > prompt[row]) & (prompt[row] > 0))
         self._refuse_value("media", media, outside, "lies outside its prompt")
-        strange = ~numbers(pc.is_in(fields["modality"], pa.array(MODALITIES))).astype(np.bool_)
+        strange = ~numbers(pc.is_in(fields["modality"], _MODALITIES)).astype(np.bool_)
         self._refuse_value("media", media, strange, f"has a modality that is none of {', '.join(MODALITIES)}")
         content = pc.fill_null(fields["content"], "0" * 64)
         odd = ~numbers(pc.match_substring_regex(content, DIGEST)).astype(np.bool_)

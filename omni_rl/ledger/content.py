@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from omni_rl.ledger.lists import lists, numbers, present, single
 from omni_rl.ledger.schema import VERSION
@@ -28,10 +29,19 @@ def _feed(hasher: blake3, column: pa.Array) -> None:
         _feed(hasher, rows.flat)
     elif pa.types.is_struct(column.type):
         for number in range(column.type.num_fields):
-            _feed(hasher, column.field(number).filter(pa.array(valid)))
+            _feed(hasher, column.drop_null().field(number))
     elif pa.types.is_string(column.type):
-        texts = [text.encode() for text in column.drop_null().to_pylist()]
-        hasher.update(np.array([len(text) for text in texts], np.int64).view(np.uint8).data)
-        hasher.update(b"".join(texts))
+        offsets, content = _texts(column.drop_null())
+        hasher.update(np.diff(offsets).view(np.uint8).data)
+        hasher.update(content)
     else:
         hasher.update(np.ascontiguousarray(numbers(column.drop_null())).view(np.uint8).data)
+
+
+def _texts(column: pa.Array) -> tuple[NDArray[np.int64], pa.Buffer | bytes]:
+    """Strings without nulls: where each begins in the UTF-8 of all, [n + 1], and that."""
+    _, offsets, content = column.buffers()
+    if offsets is None or content is None:
+        return np.zeros(len(column) + 1, np.int64), b""
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    return ends, content[int(ends[0]) : int(ends[-1])]

@@ -34,6 +34,9 @@ def lists(column: pa.Array) -> Lists:
     """Of a list column, whatever its slicing and whatever lies under its nulls."""
     if column.null_count == len(column):  # most columns of most records
         return Lists(column.flatten(), np.zeros(len(column) + 1, np.int64), np.zeros(len(column), np.bool_))
+    if not column.null_count:
+        offsets = numbers(column.offsets).astype(np.int64)
+        return Lists(column.flatten(), offsets - offsets[0], present(column))
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return Lists(column.flatten(), np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64), present(column))
 
