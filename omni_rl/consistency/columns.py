@@ -94,6 +94,11 @@ class StepColumns:
     def tokens(self) -> int:
         return len(self.rollout_logprobs)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the logprobs."""
+        return int(self.rollout_logprobs.nbytes + self.train_logprobs.nbytes)
+
     def take(self, numbers: Sequence[int]) -> "StepColumns":
         """Some of the sequences, in the order given."""
         spans = [np.arange(self.offsets[n], self.offsets[n + 1]) for n in numbers]

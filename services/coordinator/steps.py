@@ -26,6 +26,9 @@ from services.coordinator.telemetry import Telemetry
 from services.coordinator.verdicts import verdict_of
 
 T = TypeVar("T")
+SMALL = 2**19
+"""Bytes of records that are worked on at once: for fewer, the way to another thread and back takes longer than the
+work, which is then a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Sealed:
 
 
 class Steps:
-    """Reading and judging run in threads of their own: numpy and Arrow let the event loop go on meanwhile."""
+    """Reading and judging much runs in threads of their own: numpy and Arrow let the event loop go on meanwhile."""
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class Steps:
 
     async def put(self, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
         """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`."""
-        records = await self.work(_read, body, arrow)
+        records = await self.work(len(body), _read, body, arrow)
         stored = await self._store.put_part(key, rank, records)
         self._telemetry.parts.labels(stored).inc()
         if stored == "new":
@@ -95,12 +98,17 @@ class Steps:
                     "when all have"
                 )
             judged = await self.work(
-                judge_step, list(parts.values()), run.limits, run.leave_out, self._settings.worst_samples
+                sum(part.table.nbytes for part in parts.values()),
+                judge_step,
+                list(parts.values()),
+                run.limits,
+                run.leave_out,
+                self._settings.worst_samples,
             )
             outcome = run.policy.judged(run.drift, judged.judgement)
             weights = None
             if run.weighs(outcome.drift.severity):
-                weights = await self.work(weigh, judged.columns, run.correction)
+                weights = await self.work(judged.columns.nbytes, weigh, judged.columns, run.correction)
             verdict = verdict_of(key, judged, outcome.drift, weights)
             digests = {rank: part.digest for rank, part in parts.items()}
             if await self._store.seal(_new_step(run, key, body, digests, judged, outcome, verdict)) == "same":
@@ -116,8 +124,10 @@ class Steps:
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
         return Sealed(verdict, judged.columns, weights)
 
-    async def work(self, function: Callable[..., T], *args: object) -> T:
-        """Run in a worker thread."""
+    async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
+        """Run what reads `size` bytes of records, in a worker thread unless they are few."""
+        if size <= SMALL:
+            return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
 
     async def _parts(self, key: StepKey) -> dict[int, StepRecords]:
@@ -135,7 +145,7 @@ class Steps:
     async def _again(self, run: Run, key: StepKey, columns: StepColumns) -> Sealed:
         """The verdict that was given before; weights come from the same records, so they are the same."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
-        weights = None if verdict.weights is None else await self.work(weigh, columns, run.correction)
+        weights = None if verdict.weights is None else await self.work(columns.nbytes, weigh, columns, run.correction)
         return Sealed(verdict, columns, weights)
 
     def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:

@@ -103,7 +103,9 @@ async def seal(
     sealed = await coordinator.steps.seal(coordinator.run(run), StepKey(run, attempt, step), body)
     if ARROW in accept:
         text = sealed.verdict.model_dump_json()
-        content = await coordinator.steps.work(weights_stream, sealed.columns, sealed.weights, text)
+        content = await coordinator.steps.work(
+            sealed.columns.nbytes, weights_stream, sealed.columns, sealed.weights, text
+        )
         return Response(content, media_type=ARROW)
     verdict = sealed.verdict
     if sealed.weights is not None:
@@ -112,7 +114,7 @@ async def seal(
                 f"weights of {sealed.columns.tokens:,} tokens are too many for JSON; the step is sealed: ask again "
                 f"with Accept: {ARROW}"
             )
-        each = await coordinator.steps.work(sample_weights, sealed.columns, sealed.weights)
+        each = await coordinator.steps.work(sealed.columns.nbytes, sample_weights, sealed.columns, sealed.weights)
         verdict = verdict.model_copy(update={"sample_weights": each})
     return Response(verdict.model_dump_json(exclude_none=False), media_type=JSON)
 
