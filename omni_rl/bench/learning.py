@@ -16,6 +16,7 @@ from omni_rl.api.steps import StepLine
 from omni_rl.bench.result import BenchmarkError, Goal, write_result
 from omni_rl.client.blocking import Client
 from omni_rl.jobs.following import follow
+from omni_rl.jobs.plot import plot
 
 Say = Callable[[str], None]
 SECONDS = 600.0
@@ -66,7 +67,10 @@ CASES = (
 
 
 def bench_learning(out: Path, seeds: Sequence[int], cases: Sequence[str], parts: Path, say: Say) -> Path:
-    """Run what `parts` does not have yet, one after the other, and write `learning.json` to `out`."""
+    """Run what `parts` does not have yet, one after the other, and write `learning.json` to `out`.
+
+    Each run's curve is drawn beside its part, as `omni-rl plot` draws it.
+    """
     chosen = [case for case in CASES if case.name in cases or not cases]
     waiting = [(case, seed) for case in chosen for seed in seeds if not _part(parts, case, seed).exists()]
     if waiting:
@@ -74,7 +78,9 @@ def bench_learning(out: Path, seeds: Sequence[int], cases: Sequence[str], parts:
         with _service(say) as client:
             for case, seed in waiting:
                 say(f"{case.name}, seed {seed}")
-                _part(parts, case, seed).write_text(json.dumps(_run(client, case, seed)))
+                result, drawing = _run(client, case, seed)
+                _part(parts, case, seed).with_suffix(".svg").write_text(drawing)
+                _part(parts, case, seed).write_text(json.dumps(result))
     results = {
         case.name: {str(seed): json.loads(_part(parts, case, seed).read_text()) for seed in seeds} for case in chosen
     }
@@ -105,7 +111,8 @@ def _command(*arguments: str) -> str:
     return done.stdout
 
 
-def _run(client: Client, case: Case, seed: int) -> dict[str, Any]:
+def _run(client: Client, case: Case, seed: int) -> tuple[dict[str, Any], str]:
+    """What it came to, and its curve."""
     parameters = case.of(seed)
     began = time.monotonic()
     job = follow(client, client.submit(parameters).job, None)
@@ -114,7 +121,7 @@ def _run(client: Client, case: Case, seed: int) -> dict[str, Any]:
         raise BenchmarkError(f"{job.job} {job.status}: {job.message}; its log ends: {client.logs(job.job)[-2000:]}")
     steps = client.steps(parameters.run)
     held_out = {step.step: step.training["held_out_reward"] for step in steps if "held_out_reward" in step.training}
-    return {
+    result = {
         "parameters": parameters.model_dump(mode="json"),
         "seconds": round(seconds, 1),
         "held_out_reward": held_out,
@@ -123,6 +130,7 @@ def _run(client: Client, case: Case, seed: int) -> dict[str, Any]:
         "logprob_abs_diff_mean": {"largest of a step": max(_apart(steps))},
         "tokens": sum(step.tokens for step in steps),
     }
+    return result, plot(parameters.run, steps)
 
 
 def _apart(steps: Sequence[StepLine]) -> Iterator[float]:

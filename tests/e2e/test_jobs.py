@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ import pytest
 
 from omni_rl.api.steps import StepLine
 from omni_rl.client import Client
-from omni_rl.service.state import marked
+from omni_rl.service.state import ServiceState, marked
+from omni_rl.tasks.words import FOLDER
 
 pytestmark = pytest.mark.slow
 SMALL = ["prompts=4", "group=4", "max_tokens=2", "learning_rate=0.0003", "kl=0.01"]
@@ -92,6 +94,26 @@ def _steps(client: Client, run: str) -> list[StepLine]:
     return client.steps(run) if run in {known.run for known in client.runs()} else []
 
 
+def test_a_job_outlives_its_coordinator(service: Service) -> None:
+    with service.client() as client:
+        job = service.submit("grpo", "orphan", *SMALL, "steps=12", follow=False)
+        while len(_steps(client, "orphan")) < 2:
+            assert client.job(job).status in ("pending", "running"), client.logs(job)
+            time.sleep(0.2)
+        state = ServiceState.read(service.directory)
+        assert state is not None
+        assert state.coordinator is not None
+        os.kill(state.coordinator.pid, signal.SIGKILL)
+        while state.coordinator.lives:
+            time.sleep(0.05)
+        service.run("up")
+        while client.job(job).status in ("pending", "running"):
+            time.sleep(0.2)
+        assert client.job(job).status == "succeeded", client.logs(job)
+        steps = client.steps("orphan")
+    assert [(step.attempt, step.step, step.severity) for step in steps] == [(1, number, "ok") for number in range(12)]
+
+
 def test_ppo_runs_ahead_and_stale_tokens_are_no_drift(service: Service) -> None:
     service.submit(
         "ppo", "stale", "prompts=8", "max_tokens=2", "steps=4", "epochs=2", "minibatches=2", "max_staleness=1"
@@ -100,6 +122,21 @@ def test_ppo_runs_ahead_and_stale_tokens_are_no_drift(service: Service) -> None:
         steps = client.steps("stale")
     assert [step.severity for step in steps] == ["ok"] * 4
     assert max(step.training["staleness"] for step in steps) > 0
+
+
+@pytest.mark.parametrize("task", ["words", "halves"])
+def test_sound_and_video_are_learned_from_in_agreement(service: Service, task: str) -> None:
+    """With the rollout's experts replayed, on other tasks than the digits."""
+    if task == "words" and not FOLDER.is_dir():
+        pytest.skip("the recordings come with Debian's alsa-utils")
+    run = f"of-{task}"
+    service.submit("grpo", run, f"task={task}", *SMALL, "steps=2", "router_replay=true")
+    with service.client() as client:
+        steps = client.steps(run)
+        assert [step.severity for step in steps] == ["ok"] * 2
+        assert all(step.samples == 16 and step.tokens > 0 for step in steps)
+        kinds = {worst.kind for worst in client.step(run, 1, 1).verdict.worst}
+    assert kinds == {"audio" if task == "words" else "video"}
 
 
 def test_a_job_that_cannot_run_says_why_in_its_log(service: Service) -> None:
