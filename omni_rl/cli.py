@@ -172,7 +172,7 @@ def bench_learning(
     case: Annotated[list[str] | None, typer.Option(help="grpo, ppo, or a control.  [default: all]")] = None,
     parts: Annotated[Path, typer.Option(help="Finished runs, which are not run again.")] = Path("runs/learning"),
 ) -> None:
-    """Whether GRPO and PPO learn digits, and controls do not: an hour and a half, no part of `all` (writes learning.json)."""
+    """Whether GRPO and PPO learn digits, and controls do not: 90 minutes, no part of `all` (writes learning.json)."""
     from omni_rl.bench.learning import bench_learning as measure
 
     path = measure(out, seed or [0, 1, 2], case or [], parts, lambda line: typer.echo(line, err=True))

@@ -215,11 +215,7 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
                 raise RecordError(f"row {row}, column {name}: {_first_line(error)}") from None
         raise
     if name in LOGPROBS and array.flatten().null_count:
-        offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
-        filled = pc.fill_null(array.flatten(), math.nan)
-        array = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), filled, mask=pa.array([value is None for value in values])
-        )
+        array = _in_rows(pc.fill_null(array.flatten(), math.nan), values)
     return array
 
 
@@ -230,8 +226,12 @@ def _of_whole_numbers(values: list[Any], wanted: pa.DataType) -> pa.Array | None
         return None
     if not all(isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "i" for value in given):
         return None
+    return _in_rows(pa.array(np.concatenate(given)).cast(wanted.value_type), values)
+
+
+def _in_rows(flat: pa.Array, values: list[Any]) -> pa.Array:
+    """A list column of the numbers `flat`, cut as `values` are, null where they are None."""
     offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
-    flat = pa.array(np.concatenate(given)).cast(wanted.value_type)
     missing = pa.array([value is None for value in values])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=missing)
 

@@ -14,7 +14,6 @@ WORD = 4
 """Bytes of a word. A tensor's last word is filled up with zero bytes."""
 LANES = 3
 _BLOCK = 1024
-_NOWHERE = np.empty(0, np.uint32)
 
 
 class Checksum:
@@ -46,10 +45,10 @@ class Checksum:
             data = np.concatenate([np.zeros(before, np.uint8), data, np.zeros(after, np.uint8)])
             start, after = start - before, 0
         whole = data.size - data.size % WORD
-        _accumulate(data[:whole].view(np.uint32), _NOWHERE, start // WORD, _WEIGHTS, lanes)
+        _accumulate(data[:whole].view(np.uint32), None, start // WORD, _WEIGHTS, lanes)
         if after:
             last = np.concatenate([data[whole:], np.zeros(after, np.uint8)])
-            _accumulate(last.view(np.uint32), _NOWHERE, (start + whole) // WORD, _WEIGHTS, lanes)
+            _accumulate(last.view(np.uint32), None, (start + whole) // WORD, _WEIGHTS, lanes)
         return cls(lanes)
 
     @classmethod
@@ -110,25 +109,15 @@ _mix = _compiled(_splitmix64)
 
 
 @_compiled
-def _sums(words: NDArray[np.uint32], weights: NDArray[np.uint32]) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """Of the words of one block: plain, by their place in it, by their weights."""
-    plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
-    for index in range(words.size):
-        word = np.uint64(words[index])
-        plain += word
-        placed += word * np.uint64(np.uint32(index))
-        weighted += word * np.uint64(weights[index])
-    return plain, placed, weighted
-
-
-@_compiled
-def _copied_sums(
-    words: NDArray[np.uint32], weights: NDArray[np.uint32], target: NDArray[np.uint32]
+def _sums(
+    words: NDArray[np.uint32], weights: NDArray[np.uint32], target: NDArray[np.uint32] | None
 ) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """As `_sums`, with each word stored in `target` while it is in a register."""
+    """Of the words of one block: plain, by their place in it, by their weights; each word is stored in `target` while
+    it is in a register. Without one, the type None leaves the line out when this is compiled."""
     plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
     for index in range(words.size):
-        target[index] = words[index]
+        if target is not None:
+            target[index] = words[index]
         word = np.uint64(words[index])
         plain += word
         placed += word * np.uint64(np.uint32(index))
@@ -139,12 +128,12 @@ def _copied_sums(
 @_compiled
 def _accumulate(
     words: NDArray[np.uint32],
-    target: NDArray[np.uint32],
+    target: NDArray[np.uint32] | None,
     start: int,
     weights: NDArray[np.uint32],
     lanes: NDArray[np.uint64],
 ) -> None:
-    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is empty.
+    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is None.
 
     Sums of a block need no multiplication by 64 bits.
     """
@@ -152,10 +141,8 @@ def _accumulate(
     while position < words.size:
         block, first = (start + position) // _BLOCK, (start + position) % _BLOCK
         here = slice(position, position + min(_BLOCK - first, words.size - position))
-        if target.size:
-            plain, placed, weighted = _copied_sums(words[here], weights[first:], target[here])
-        else:
-            plain, placed, weighted = _sums(words[here], weights[first:])
+        own = None if target is None else target[here]
+        plain, placed, weighted = _sums(words[here], weights[first:], own)
         lanes[0] += plain
         lanes[1] += placed + plain * np.uint64(start + position)
         lanes[2] += weighted * (_mix(np.uint64(_BLOCK + block)) | np.uint64(1))
