@@ -33,7 +33,6 @@ class TrainSettings(StrictSettings):
     cpus_per_rank: float = Field(default=0.25, gt=0)
     resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs."""
-    """By Ray's names, set aside for a rank beside its CPUs."""
     collective_timeout: float = Field(default=300.0, gt=0)
 
 

@@ -12,7 +12,20 @@ def test_the_splits_share_no_image_and_hold_every_digit() -> None:
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in held_out.images}
     assert set(train.labels) == set(held_out.labels) == set(range(10))
     ids = [split.prompt(index).id for split in (train, held_out) for index in range(len(split))]
-    assert ids == [f"digit-{number}" for number in range(1797)]
+    assert sorted(ids) == sorted(f"digit-{number}" for number in range(1797))
+
+
+def test_an_image_belongs_to_its_split_whatever_the_order_of_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.datasets
+
+    held_out, stored = load_digits("held_out"), sklearn.datasets.load_digits()
+    stored.images, stored.target = stored.images[::-1], stored.target[::-1]
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: stored)
+    turned = load_digits.__wrapped__("held_out")
+
+    assert 0.15 < len(held_out) / 1797 < 0.25
+    np.testing.assert_array_equal(turned.images[::-1], held_out.images)
+    np.testing.assert_array_equal(turned.labels[::-1], held_out.labels)
 
 
 def test_a_prompt_shows_the_image_and_knows_its_answer() -> None:
