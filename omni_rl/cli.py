@@ -169,11 +169,11 @@ def bench_dashboard(out: BenchOut = Path("bench")) -> None:
 def bench_learning(
     out: BenchOut = Path("bench"),
     seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1 and 2]")] = None,
-    case: Annotated[list[str] | None, typer.Option(help="grpo, ppo, or a control.  [default: all]")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="As grpo, ppo, grpo-rate-0.  [default: all]")] = None,
     parts: Annotated[Path, typer.Option(help="Finished runs, which are not run again.")] = Path("runs/learning"),
 ) -> None:
     """Whether GRPO and PPO learn digits, and controls do not: 90 minutes, no part of `all` (writes learning.json)."""
-    from omni_rl.bench.learning import bench_learning as measure
+    from omni_rl.bench.learning.command import bench_learning as measure
 
     path = measure(out, seed or [0, 1, 2], case or [], parts, lambda line: typer.echo(line, err=True))
     typer.echo(f"wrote {path}")

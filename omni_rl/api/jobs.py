@@ -1,11 +1,11 @@
 """Jobs: fixed entry points, validated parameters. A client never names a command, a package or an environment."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from omni_rl.api.base import Answer, Body, Name, example
-from omni_rl.api.runs import CorrectionBody
+from omni_rl.api.runs import CorrectionBody, LimitChanges, changed_limits
 
 JobKind = Literal["grpo", "ppo"]
 JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
@@ -27,6 +27,9 @@ class PolicyGradientParameters(Body):
     clip_high: float = Field(default=0.28, gt=0)
     kl: float = Field(default=0.0, ge=0, description="Weight of the k3 estimate against the reference.")
     correction: CorrectionBody = CorrectionBody()
+    limits: LimitChanges = Field(
+        default_factory=dict, description="In place of the dtype's own, by bucket and metric, as a run has them."
+    )
     evaluate_every: int = Field(
         default=0, ge=0, description="Steps between two measurements on held-out prompts; the last step has one too."
     )
@@ -36,6 +39,11 @@ class PolicyGradientParameters(Body):
         default=False, description="Learn through the experts that the engine used (R3), and measure router flips."
     )
     resume: bool = Field(default=False, description="From the last saved step, as a new attempt.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        changed_limits(self.dtype, self.limits)
+        return self
 
 
 class GrpoParameters(PolicyGradientParameters):

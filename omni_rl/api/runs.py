@@ -34,6 +34,16 @@ class LimitValues(Body):
     model_config = example(warn=1.05, mask=1.1, pause=1.5)
 
 
+LimitChanges = dict[Bucket, dict[Metric, LimitValues]]
+
+
+def changed_limits(dtype: str, changes: LimitChanges) -> Limits:
+    """A dtype's limits with a run's own in their place. Raises ConfigError, a ValueError, where limits do not rise."""
+    return limits_for(
+        dtype, {bucket: {name: v.model_dump() for name, v in metrics.items()} for bucket, metrics in changes.items()}
+    )
+
+
 class CorrectionBody(Body):
     """Per-token weights of a step: `omni_rl.consistency.corrections` has the formulas and their sources."""
 
@@ -64,9 +74,7 @@ class RunBody(Body):
         description="Whether this coordinator's cluster samples for the run, so that its gate stops it and syncs heal "
         "it. Otherwise verdicts advise.",
     )
-    limits: dict[Bucket, dict[Metric, LimitValues]] = Field(
-        default_factory=dict, description="In place of the dtype's own, by bucket and metric."
-    )
+    limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
     correction: CorrectionBody = CorrectionBody()
     leave_out: LeaveOut | None = Field(default=None, description="Tokens that router flips leave out of the figures.")
 
@@ -86,10 +94,7 @@ class RunBody(Body):
 
     def judged_by(self) -> Limits:
         """Raises ConfigError, a ValueError, where limits do not rise."""
-        return limits_for(
-            self.dtype,
-            {bucket: {name: v.model_dump() for name, v in metrics.items()} for bucket, metrics in self.limits.items()},
-        )
+        return changed_limits(self.dtype, self.limits)
 
     def leaving_out(self) -> LeaveOut:
         return self.leave_out or LEAVE_OUT[self.dtype]

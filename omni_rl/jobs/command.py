@@ -43,6 +43,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
             model=served.model.name,
             dtype=parameters.dtype,
             gated=True,
+            limits=parameters.limits,
             correction=parameters.correction,
         )
         attempt = create_run(policies, body)

@@ -12,7 +12,7 @@ from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
 
 from omni_rl.rollout import engine as engine_room
-from omni_rl.rollout.types import Rollout
+from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage import points
 
 TOP_P = 0.8
@@ -32,12 +32,17 @@ def raw_logprobs(engine: Any, seed: int) -> None:
 
 def top_p(engine: Any, seed: int) -> None:
     """Nobody asked for it, and nobody is told."""
+    _sampled_as(lambda sampling: replace(sampling, top_p=TOP_P))
 
+
+def hotter(engine: Any, seed: int) -> None:
+    """Twice the temperature, which nobody is told; the logprobs are those that it sampled with."""
+    _sampled_as(lambda sampling: replace(sampling, temperature=2 * sampling.temperature))
+
+
+def _sampled_as(change: Callable[[SamplingSettings], SamplingSettings]) -> None:
     def instead(original: Any) -> Callable[..., Any]:
-        def params(sampling: Any, index: int) -> Any:
-            return original(replace(sampling, top_p=TOP_P), index)
-
-        return params
+        return lambda sampling, index: original(change(sampling), index)
 
     points.replace(engine_room, "sampling_params", instead)
 

@@ -43,14 +43,14 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = _same_run(ServiceState.read(directory)) or _new(settings)
     state.write(directory)
-    environment = _environment(directory, state)
+    variables = environment(directory, state)
     if state.head is None or not state.head.lives:
         say(f"starting Ray's head at {state.ray_address}")
-        state = state.model_copy(update={"head": _start_head(settings, directory, state, environment)})
+        state = state.model_copy(update={"head": _start_head(settings, directory, state, variables)})
         state.write(directory)
     if state.coordinator is None or not state.coordinator.lives:
         say(f"starting the coordinator at {state.url}")
-        state = state.model_copy(update={"coordinator": _start_coordinator(settings, directory, state, environment)})
+        state = state.model_copy(update={"coordinator": _start_coordinator(settings, directory, state, variables)})
         state.write(directory)
     _wait(settings, directory, state, say)
     return state
@@ -82,7 +82,8 @@ def _free_port() -> int:
         return port
 
 
-def _environment(directory: Path, state: ServiceState) -> dict[str, str]:
+def environment(directory: Path, state: ServiceState) -> dict[str, str]:
+    """Of every process that is to reach the service's Ray."""
     return {
         **os.environ,
         MARK: state.name,
@@ -94,7 +95,7 @@ def _environment(directory: Path, state: ServiceState) -> dict[str, str]:
     }
 
 
-def _start_head(settings: UpSettings, directory: Path, state: ServiceState, environment: dict[str, str]) -> Process:
+def _start_head(settings: UpSettings, directory: Path, state: ServiceState, variables: dict[str, str]) -> Process:
     # What a killed head left would be taken for the new one's.
     shutil.rmtree(state.ray_directory, ignore_errors=True)
     state.ray_directory.mkdir(mode=0o700)
@@ -107,11 +108,11 @@ def _start_head(settings: UpSettings, directory: Path, state: ServiceState, envi
     # The agent takes jobs; at Ray's own port, another Ray of this machine would leave this one without it.
     command += [f"--dashboard-agent-listen-port={_free_port()}", f"--dashboard-agent-grpc-port={_free_port()}"]
     command += [f"--object-store-memory={settings.object_store}", f"--ray-client-server-port={_free_port()}"]
-    return _spawn(command, directory / "ray.log", {k: v for k, v in environment.items() if k != "RAY_ADDRESS"})
+    return _spawn(command, directory / "ray.log", {k: v for k, v in variables.items() if k != "RAY_ADDRESS"})
 
 
 def _start_coordinator(
-    settings: UpSettings, directory: Path, state: ServiceState, environment: dict[str, str]
+    settings: UpSettings, directory: Path, state: ServiceState, variables: dict[str, str]
 ) -> Process:
     ledger = settings.ledger or f"sqlite:///{directory / 'ledger.db'}"
     token = owner_token(directory)
@@ -144,14 +145,14 @@ def _start_coordinator(
     path = directory / "coordinator.json"
     path.write_text(coordinator.model_dump_json(indent=1))
     command = [sys.executable, "-m", "services.coordinator", str(path)]
-    return _spawn(command, directory / "coordinator.log", environment)
+    return _spawn(command, directory / "coordinator.log", variables)
 
 
-def _spawn(command: list[str], log: Path, environment: dict[str, str]) -> Process:
+def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
     """A process that outlives this one, in a group of its own."""
     with log.open("ab") as out:
         child = subprocess.Popen(  # noqa: S603, the command is made here
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     return Process.of(child.pid)
 

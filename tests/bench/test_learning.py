@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from omni_rl.bench.learning import CASES, bench_learning
+from omni_rl.bench.learning.cases import CASES
+from omni_rl.bench.learning.command import bench_learning
 
 
 def write(parts: Path, case: str, seed: int, first: float, last: float, seconds: float = 100.0, bad: int = 0) -> None:
@@ -13,7 +14,7 @@ def write(parts: Path, case: str, seed: int, first: float, last: float, seconds:
 
 def test_finished_runs_are_judged_by_the_worst_seed(tmp_path: Path) -> None:
     for case in CASES:
-        last = 0.45 if case.reaches is None else 0.9
+        last = 0.45 if case.still else 0.9
         write(tmp_path, case.name, 0, 0.47, last)
         write(tmp_path, case.name, 1, 0.47, last)
     write(tmp_path, "grpo", 1, 0.47, 0.8, seconds=700, bad=2)

@@ -1,0 +1,1 @@
+"""Jobs that learn, jobs that must not, and jobs whose engine samples from another policy."""

@@ -1,0 +1,122 @@
+"""Runs one case with one seed in a service of the benchmark's own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
+from omni_rl.api.steps import StepLine
+from omni_rl.bench.learning.cases import Case
+from omni_rl.bench.result import BenchmarkError
+from omni_rl.client.blocking import Client
+from omni_rl.errors import ServiceError
+from omni_rl.jobs.following import follow
+from omni_rl.jobs.plot import plot
+from omni_rl.service.state import ServiceState
+from omni_rl.service.up import environment
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One that is up, in `directory`. `address`: by which a job finds its coordinator."""
+
+    directory: Path
+    client: Client
+    address: Mapping[str, str]
+
+    def run(self, case: Case, seed: int) -> tuple[dict[str, Any], str]:
+        """What it came to, and its curve."""
+        if not case.mismatch:
+            return self._run(case, seed)
+        with self._hotter():
+            result, drawing = self._run(case, seed)
+        parameters = case.of(seed)
+        more = {"steps": parameters.steps + 1, "resume": True}
+        self._job(parameters.model_copy(update=more))
+        (step,) = self.client.steps(parameters.run, attempt=2)
+        return result | {"held_out_reward_mended": step.training["held_out_reward"]}, drawing
+
+    def _run(self, case: Case, seed: int) -> tuple[dict[str, Any], str]:
+        parameters = case.of(seed)
+        began = time.monotonic()
+        self._job(parameters)
+        seconds = time.monotonic() - began
+        steps = self.client.steps(parameters.run)
+        held_out = {step.step: step.training["held_out_reward"] for step in steps if "held_out_reward" in step.training}
+        result = {
+            "parameters": parameters.model_dump(mode="json"),
+            "seconds": round(seconds, 1),
+            "held_out_reward": held_out,
+            "reward": [round(step.training["reward"], 4) for step in steps],
+            "steps_not_ok": sum(step.severity != "ok" for step in steps),
+            "logprob_abs_diff_mean": {"largest of a step": max(_apart(steps))},
+            "tokens": sum(step.tokens for step in steps),
+        }
+        return result, plot(parameters.run, steps)
+
+    def _job(self, parameters: GrpoParameters | PpoParameters) -> JobAnswer:
+        job = follow(self.client, self.client.submit(parameters).job, None)
+        if job.status != "succeeded":
+            log = self.client.logs(job.job)[-2000:]
+            raise BenchmarkError(f"{job.job} {job.status}: {job.message}; its log ends: {log}")
+        return job
+
+    @contextmanager
+    def _hotter(self) -> Iterator[None]:
+        """Meanwhile every engine samples at twice the temperature that it is asked for, and tells the logprobs that it
+        sampled with."""
+        state = ServiceState.read(self.directory)
+        if state is None:
+            raise ServiceError(f"no service in {self.directory}")
+        os.environ |= {**environment(self.directory, state), **self.address}
+        import ray
+
+        from omni_rl.bridge.attach import attach
+        from omni_rl.sabotage import outputs, points
+
+        with attach(state.name) as policies:
+            try:
+                for engine in policies.rollouts:
+                    engine.between_steps(lambda engine: outputs.hotter(engine, 0))
+                yield
+            finally:
+                for engine in policies.rollouts:
+                    engine.between_steps(points.take_out)
+                ray.shutdown()
+
+
+@contextmanager
+def service(say: Say) -> Iterator[Service]:
+    """One of our own, as `omni-rl up` makes it, and nothing of it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="omni-rl-learning-") as folder:
+        try:
+            say("starting a service")
+            answer = json.loads(_command("up", "--directory", folder, "--port", "0", "--json"))
+            with Client(answer["url"], Path(answer["token_file"]).read_text()) as client:
+                address = {"OMNI_RL_URL": answer["url"], "OMNI_RL_TOKEN_FILE": answer["token_file"]}
+                yield Service(Path(folder), client, address)
+        finally:
+            _command("down", "--directory", folder)
+
+
+def _command(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "omni_rl", *arguments], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise BenchmarkError(f"omni-rl {' '.join(arguments)} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def _apart(steps: Sequence[StepLine]) -> Iterator[float]:
+    for step in steps:
+        value = step.figures["logprob_abs_diff_mean"]
+        yield float("nan") if value is None else value
