@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.evidence import Audit
 from omni_rl.rollout.engine import RolloutEngine
-from omni_rl.rollout.hooks import PLACES, places, recording
+from omni_rl.rollout.hooks import LOGITS, PLACES, places, recording
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.sync.replica import SlabRef
 
@@ -53,4 +53,9 @@ def activations(engine: RolloutEngine, rollout: Rollout) -> dict[str, NDArray[np
     """Outputs of every place of `hooks.PLACES` while the engine scores one answer alone."""
     with recording(places(engine.model, PLACES)) as taken:
         engine.rescore_alone(rollout)
-    return taken()
+    found = taken()
+    # Each chunk of a prefill has logits of its last token, then of all of them: only of a single one are these the end.
+    logits = found.pop(LOGITS)
+    if len(rollout.prompt.ids) + len(rollout.ids) <= engine.settings.max_num_batched_tokens:
+        found[LOGITS] = logits[-len(rollout.ids) :]
+    return found

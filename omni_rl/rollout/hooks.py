@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 Side = Literal["input", "output"]
+LOGITS = "logits"
+"""The last place: of the answer's tokens alone, on both sides."""
 
 
 class Place(NamedTuple):
@@ -27,7 +29,9 @@ class Place(NamedTuple):
 PLACES: Mapping[str, Place] = {
     r"vision_model\.model\.patch_generator\.embedder": Place("vision.patches", "input"),
     r"vision_model\.model\.patch_generator\.video_embedder": Place("vision.video_patches", "input"),
-    r"vision_model\.model\.encoder\.layers\.(\d+)": Place(r"vision.layers.\1"),
+    # A block itself runs no hooks: vLLM's decorator for compilation calls its `forward`.
+    r"vision_model\.model\.encoder\.layers\.(\d+)\.attn": Place(r"vision.layers.\1.attention"),
+    r"vision_model\.model\.encoder\.layers\.(\d+)\.mlp": Place(r"vision.layers.\1.mlp"),
     r"mlp1": Place("vision_projector"),
     r"sound_encoder\.encoder\.subsampling": Place("sound.subsampling"),
     r"sound_encoder\.encoder\.subsampling\.layers\.0": Place("sound.features", "input"),
@@ -37,7 +41,7 @@ PLACES: Mapping[str, Place] = {
     r"language_model\.model\.layers\.(\d+)\.norm": Place(r"layers.\1.norm"),
     r"language_model\.model\.layers\.(\d+)\.mixer": Place(r"layers.\1.mixer"),
     r"language_model\.model\.norm_f": Place("norm"),
-    r"language_model\.lm_head": Place("logits", "input"),
+    r"language_model\.logits_processor": Place(LOGITS),
 }
 
 

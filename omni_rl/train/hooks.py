@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 
 from omni_rl.models.nemotron_omni import placement
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.rollout.hooks import Place, places, recording
+from omni_rl.rollout.hooks import LOGITS, Place, places, recording
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.worker import TrainWorker
@@ -22,7 +24,8 @@ from omni_rl.train.worker import TrainWorker
 PLACES: Mapping[str, Place] = {
     r"vision_model\.embeddings\.patch_projection": Place("vision.patches", "input"),
     r"vision_model\.embeddings\.video_patch_projection": Place("vision.video_patches", "input"),
-    r"vision_model\.encoder\.layer\.(\d+)": Place(r"vision.layers.\1"),
+    r"vision_model\.encoder\.layer\.(\d+)\.attention": Place(r"vision.layers.\1.attention"),
+    r"vision_model\.encoder\.layer\.(\d+)\.mlp": Place(r"vision.layers.\1.mlp"),
     r"vision_projector": Place("vision_projector"),
     r"sound_encoder\.subsampling": Place("sound.subsampling"),
     r"sound_encoder\.subsampling\.layers\.0": Place("sound.features", "input"),
@@ -40,7 +43,19 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
     model = worker.model
     with recording(places(model, PLACES)) as taken:
         score_pack(model, [rollout], version=str(worker.version()), logprob_chunk=worker.settings.logprob_chunk)
-    return taken()
+    found = taken()
+    found[LOGITS] = _logits(worker, found["norm"][-len(rollout.ids) - 1 : -1])
+    return found
+
+
+def _logits(worker: TrainWorker, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of rows of the last norm's output, in the forward's dtype: the loss makes them without a module to hook."""
+    weight = worker.model.language_model.lm_head.weight.detach()
+    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    dtype = getattr(torch, worker.settings.dtype)
+    logits = F.linear(torch.from_numpy(hidden).to(whole.device, dtype), whole.to(dtype))
+    found: NDArray[np.float32] = logits.float().cpu().numpy()
+    return found
 
 
 def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
