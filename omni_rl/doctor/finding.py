@@ -1,0 +1,25 @@
+"""One line of the report."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warn", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fix` is empty where there is nothing to do."""
+
+    item: str
+    level: Level
+    detail: str
+    fix: str = ""
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

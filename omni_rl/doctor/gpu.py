@@ -1,0 +1,107 @@
+"""What a GPU machine has for the 30B checkpoint. Written against nvidia-smi's documented output; see docs/gpu.md."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from omni_rl.doctor.finding import Finding, installed
+
+DEVICES = Path("/proc/driver/nvidia/gpus")
+QUERY = ("index", "name", "driver_version", "memory.total", "compute_cap", "mig.mode.current")
+SECONDS = 20.0
+"""nvidia-smi wakes a device that has no persistence daemon."""
+DRIVER = 525
+"""The oldest for CUDA 12 (NVIDIA's table of CUDA's minor version compatibility)."""
+BFLOAT16 = 8.0
+"""Ampere's compute capability, the first with bfloat16."""
+WEIGHTS_GIB = 62
+"""33.0 billion parameters in bfloat16 (`models.nemotron_omni.released_shape`): what one engine's GPU holds."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, slabs live there
+KERNELS = {"mamba-ssm": "the training copy's scan", "causal-conv1d": "the training copy's convolution"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One line of nvidia-smi; memory in GiB."""
+
+    index: str
+    name: str
+    driver: str
+    memory: float
+    capability: float
+    mig: bool
+
+    @classmethod
+    def parse(cls, line: str) -> "Device":
+        """Of `nvidia-smi --query-gpu=QUERY --format=csv,noheader,nounits`. Raises ValueError for another line."""
+        index, name, driver, memory, capability, mig = (part.strip() for part in line.split(","))
+        return cls(index, name, driver, float(memory) / 1024, float(capability), mig == "Enabled")
+
+
+def gpus(devices: Path = DEVICES) -> list[Finding]:
+    """Of every device, and of what has to be installed beside them; a single line where there is none."""
+    count = len(list(devices.glob("*")))
+    if not count:
+        return [Finding("gpu", "ok", "none: everything runs on the CPU")]
+    try:
+        found = _ask()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        fix = "install the driver's tools, and give the container the devices (docker: --gpus all)"
+        return [Finding("gpu", "missing", f"{count} NVIDIA device(s), but nvidia-smi does not tell: {error}", fix)]
+    return [*(_device(device) for device in found), _driver(found[0].driver), *_builds(), _slabs()]
+
+
+def _ask() -> list[Device]:
+    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True).stdout  # noqa: S603
+    found = [Device.parse(line) for line in out.splitlines() if line.strip()]
+    if not found:
+        raise ValueError("it lists none")
+    return found
+
+
+def _device(device: Device) -> Finding:
+    item = f"gpu {device.index}"
+    detail = f"{device.name}, {device.memory:.0f} GiB, compute capability {device.capability}"
+    if device.mig:
+        return Finding(item, "warn", f"{detail}, MIG", "an engine wants a whole device: nvidia-smi -mig 0")
+    if device.capability < BFLOAT16:
+        return Finding(item, "missing", detail, "bfloat16 needs compute capability 8.0: use another device")
+    if device.memory < WEIGHTS_GIB:
+        fix = "only smaller checkpoints fit: an engine is not spread over several devices"
+        return Finding(item, "warn", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB", fix)
+    return Finding(item, "ok", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB")
+
+
+def _driver(version: str) -> Finding:
+    major = version.split(".")[0]
+    if not major.isdigit() or int(major) < DRIVER:
+        return Finding("gpu driver", "missing", version, f"CUDA 12 needs driver {DRIVER} or newer")
+    return Finding("gpu driver", "ok", version)
+
+
+def _builds() -> list[Finding]:
+    """Both policies' packages, built for CUDA."""
+    found = []
+    if "+cpu" in (installed("torch") or ""):
+        fix = "a new virtual environment with the extra gpu: docs/gpu.md"
+        found.append(Finding("gpu build", "warn", "torch and the engine are CPU builds: the devices stay idle", fix))
+    for name, purpose in KERNELS.items():
+        version = installed(name)
+        if version is None:
+            found.append(
+                Finding(name, "warn", f"not installed: {purpose} runs in plain PyTorch", f"pip install {name}")
+            )
+        else:
+            found.append(Finding(name, "ok", f"{version}, {purpose}"))
+    return found
+
+
+def _slabs() -> Finding:
+    """A host with an engine holds two slabs of all weights."""
+    total = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if SHARED_MEMORY.is_dir() else 0.0
+    detail = f"{total:.0f} GiB of {SHARED_MEMORY}; two slabs of the 30B checkpoint are {2 * WEIGHTS_GIB} GiB"
+    if total < 2 * WEIGHTS_GIB:
+        return Finding("gpu slabs", "warn", detail, f"mount it larger (docker: --shm-size {2 * WEIGHTS_GIB + 8}g)")
+    return Finding("gpu slabs", "ok", detail)
