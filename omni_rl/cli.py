@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import jobs, plan, sabotage, service
+from omni_rl.commands import jobs, plan, replay, sabotage, service, soak
 from omni_rl.errors import OmniRLError
 
 app = typer.Typer(
@@ -108,6 +108,8 @@ plan.register(app)
 bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 sabotage.register(app, bench)
+soak.register(app)
+replay.register(app)
 BenchOut = Annotated[Path, typer.Option(help="Directory of the result files.")]
 
 

@@ -75,6 +75,12 @@ class SyncRunningError(OmniRLError, RuntimeError):
     code = "sync_running"
 
 
+class WeightsMovedError(OmniRLError, RuntimeError):
+    """The trainer learnt while both policies were compared, again and again."""
+
+    code = "weights_moved"
+
+
 class SyncRolledBackError(WeightUpdateError):
     """A weight sync did not go through: every replica that serves has the weights from before."""
 

@@ -17,6 +17,7 @@ def main() -> int:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     wanted = _replaced(text, "demo", demo_table(results["demo"]))
     wanted = _replaced(wanted, "goals", goals_table(results))
+    wanted = _replaced(wanted, "learning", learning_table(results["learning"]))
     if "--check" in sys.argv[1:]:
         return int(wanted != text)
     README.write_text(wanted)
@@ -72,6 +73,20 @@ def demo_table(result: dict[str, Any]) -> str:
         lines += [_row(f"leg `{leg}`, last step", metrics) for leg, metrics in report["legs"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def learning_table(result: dict[str, Any]) -> str:
+    """Each case's held-out reward at the beginning and at the end of every seed."""
+    lines = ["| case | held-out reward, first to last step, by seed | seconds | steps not OK |", "|---|---|---|---|"]
+    for case, runs in result["results"].items():
+        curves = [list(run["held_out_reward"].values()) for run in runs.values()]
+        ends = ", ".join(f"{curve[0]:.2f} to {curve[-1]:.2f}" for curve in curves)
+        mended = [run["held_out_reward_mended"] for run in runs.values() if "held_out_reward_mended" in run]
+        if mended:
+            ends += f"; with the engine mended {', '.join(f'{reward:.2f}' for reward in mended)}"
+        seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs.values())
+        lines.append(f"| {case} | {ends} | {seconds} | {sum(run['steps_not_ok'] for run in runs.values())} |")
+    return "\n".join([*lines, ""])
 
 
 def _worst(steps: list[dict[str, float]]) -> dict[str, float]:

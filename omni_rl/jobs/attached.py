@@ -12,7 +12,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.api.syncs import SyncBody
 from omni_rl.bridge import attach
 from omni_rl.client.sealed import Sealed
-from omni_rl.errors import EngineDeadError, RayUnavailableError, WeightUpdateError
+from omni_rl.errors import EngineDeadError, RayUnavailableError, SyncRunningError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
@@ -23,8 +23,9 @@ from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 
 T = TypeVar("T")
-BRIDGE_SECONDS = 180.0
-"""A bridge that was restarted attaches to every actor, and finishes or rolls back a sync, before it answers."""
+WAITS = {RayUnavailableError: 180.0, SyncRunningError: 600.0}
+"""Seconds for which a sync is asked for again. A bridge that was restarted attaches to every actor, and finishes or
+rolls back a sync, before it answers; and somebody else may have asked for one."""
 LOOK_SECONDS = 1.0
 
 
@@ -101,13 +102,14 @@ class Attached:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    """Ask again while a coordinator that came back still looks for its Ray."""
-    deadline = time.monotonic() + BRIDGE_SECONDS
+    """Ask again after the errors of `WAITS`."""
+    began = time.monotonic()
     while True:
         try:
             return call()
-        except RayUnavailableError:
-            if time.monotonic() >= deadline:
+        except tuple(WAITS) as error:
+            longest = next(seconds for kind, seconds in WAITS.items() if isinstance(error, kind))
+            if time.monotonic() - began >= longest:
                 raise
             time.sleep(LOOK_SECONDS)
 

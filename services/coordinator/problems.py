@@ -31,6 +31,7 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.ConflictError: 409,
     errors.IdempotencyError: 409,
     errors.SyncRunningError: 409,
+    errors.WeightsMovedError: 409,
     errors.SyncRolledBackError: 409,
     errors.FencedError: 409,
     errors.TooLargeError: 413,

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from omni_rl.bench.learning.cases import CASES
 from omni_rl.bench.learning.command import bench_learning
 
@@ -10,9 +12,11 @@ from omni_rl.bench.learning.command import bench_learning
 def write(parts: Path, case: str, seed: int, first: float, last: float, seconds: float = 100.0, bad: int = 0) -> None:
     content = {"held_out_reward": {"0": first, "20": last}, "seconds": seconds, "steps_not_ok": bad}
     (parts / f"{case}-{seed}.json").write_text(json.dumps(content))
+    (parts / f"{case}-{seed}.svg").write_text(f"<svg>{case}-{seed}</svg>")
 
 
-def test_finished_runs_are_judged_by_the_worst_seed(tmp_path: Path) -> None:
+def test_finished_runs_are_judged_by_the_worst_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for case in CASES:
         last = 0.45 if case.still else 0.9
         write(tmp_path, case.name, 0, 0.47, last)
@@ -28,3 +32,5 @@ def test_finished_runs_are_judged_by_the_worst_seed(tmp_path: Path) -> None:
     assert goals["grpo-rate-0: held-out reward moved by"][1]
     assert not goals["grpo-shuffled: held-out reward moved by"][1]
     assert goals["ppo: steps not ok"] == (0, True)
+    assert not [name for name in goals if name.startswith("mismatch")]
+    assert (tmp_path / "docs/pictures/learning.svg").read_text() == "<svg>grpo-0</svg>"

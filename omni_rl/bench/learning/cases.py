@@ -1,9 +1,9 @@
-"""What is run with every seed: jobs that learn digits, controls that cannot, and a mismatch that is forced on purpose.
+"""What is run: jobs that learn digits, controls that cannot, and a mismatch that is forced on purpose.
 
 Tuned on seeds from 100 on, which are not reported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Case:
     """`reaches`: a held-out reward that it has to end with. `still`: a control, whose reward stays where it is.
 
     `mismatch`: the engine samples at twice the temperature that is asked for; after the run it is mended, and the
-    trainer's own policy measured.
+    trainer's own policy measured. It shows something, and has to reach nothing: one seed does.
     """
 
     name: str
@@ -52,6 +52,10 @@ class Case:
     reaches: float | None = None
     still: bool = False
     mismatch: bool = False
+
+    def seeds(self, asked: Sequence[int]) -> Sequence[int]:
+        """Those that it is run with."""
+        return asked[:1] if self.mismatch else asked
 
     def of(self, seed: int) -> GrpoParameters | PpoParameters:
         """Its parameters."""

@@ -1,18 +1,22 @@
 """Runs what has not been run yet, and writes what it all amounts to."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omni_rl.bench.learning.cases import CASES, Case
-from omni_rl.bench.learning.runs import Say, service
+from omni_rl.bench.learning.runs import Runs
+from omni_rl.bench.own_service import Say, own_service
 from omni_rl.bench.result import Goal, write_result
 
 SECONDS = 600.0
 """What a seed may take."""
 STILL = 0.05
 """By how much a control's held-out reward may move."""
+PICTURE = Path("docs/pictures/learning.svg")
+"""The first run's curve."""
 
 
 def bench_learning(out: Path, seeds: Sequence[int], cases: Sequence[str], parts: Path, say: Say) -> Path:
@@ -21,18 +25,22 @@ def bench_learning(out: Path, seeds: Sequence[int], cases: Sequence[str], parts:
     Each run's curve is drawn beside its part, as `omni-rl plot` draws it.
     """
     chosen = [case for case in CASES if case.name in cases or not cases]
-    waiting = [(case, seed) for case in chosen for seed in seeds if not _part(parts, case, seed).exists()]
+    asked = [(case, seed) for case in chosen for seed in case.seeds(seeds)]
+    waiting = [(case, seed) for case, seed in asked if not _part(parts, case, seed).exists()]
     if waiting:
         parts.mkdir(parents=True, exist_ok=True)
-        with service(say) as running:
+        with own_service(say) as service, service.client() as client:
             for case, seed in waiting:
                 say(f"{case.name}, seed {seed}")
-                result, drawing = running.run(case, seed)
+                result, drawing = Runs(service, client).run(case, seed)
                 _part(parts, case, seed).with_suffix(".svg").write_text(drawing)
                 _part(parts, case, seed).write_text(json.dumps(result))
     results = {
-        case.name: {str(seed): json.loads(_part(parts, case, seed).read_text()) for seed in seeds} for case in chosen
+        case.name: {str(seed): json.loads(_part(parts, case, seed).read_text()) for seed in case.seeds(seeds)}
+        for case in chosen
     }
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_part(parts, chosen[0], seeds[0]).with_suffix(".svg"), PICTURE)
     return write_result(out / "learning.json", "omni-rl bench learning", _goals(chosen, results), results)
 
 

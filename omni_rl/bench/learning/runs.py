@@ -1,20 +1,16 @@
 """Runs one case with one seed in a service of the benchmark's own."""
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
 from omni_rl.api.steps import StepLine
 from omni_rl.bench.learning.cases import Case
+from omni_rl.bench.own_service import OwnService
 from omni_rl.bench.result import BenchmarkError
 from omni_rl.client.blocking import Client
 from omni_rl.errors import ServiceError
@@ -23,16 +19,13 @@ from omni_rl.jobs.plot import plot
 from omni_rl.service.state import ServiceState
 from omni_rl.service.up import environment
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class Service:
-    """One that is up, in `directory`. `address`: by which a job finds its coordinator."""
+class Runs:
+    """In `service`, which `client` asks."""
 
-    directory: Path
+    service: OwnService
     client: Client
-    address: Mapping[str, str]
 
     def run(self, case: Case, seed: int) -> tuple[dict[str, Any], str]:
         """What it came to, and its curve."""
@@ -75,10 +68,11 @@ class Service:
     def _hotter(self) -> Iterator[None]:
         """Meanwhile every engine samples at twice the temperature that it is asked for, and tells the logprobs that it
         sampled with."""
-        state = ServiceState.read(self.directory)
+        directory = self.service.directory
+        state = ServiceState.read(directory)
         if state is None:
-            raise ServiceError(f"no service in {self.directory}")
-        os.environ |= {**environment(self.directory, state), **self.address}
+            raise ServiceError(f"no service in {directory}")
+        os.environ |= {**environment(directory, state), **self.service.address}
         import ray
 
         from omni_rl.bridge.attach import attach
@@ -93,27 +87,6 @@ class Service:
                 for engine in policies.rollouts:
                     engine.between_steps(points.take_out)
                 ray.shutdown()
-
-
-@contextmanager
-def service(say: Say) -> Iterator[Service]:
-    """One of our own, as `omni-rl up` makes it, and nothing of it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="omni-rl-learning-") as folder:
-        try:
-            say("starting a service")
-            answer = json.loads(_command("up", "--directory", folder, "--port", "0", "--json"))
-            with Client(answer["url"], Path(answer["token_file"]).read_text()) as client:
-                address = {"OMNI_RL_URL": answer["url"], "OMNI_RL_TOKEN_FILE": answer["token_file"]}
-                yield Service(Path(folder), client, address)
-        finally:
-            _command("down", "--directory", folder)
-
-
-def _command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "omni_rl", *arguments], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise BenchmarkError(f"omni-rl {' '.join(arguments)} ended with exit code {done.returncode}")
-    return done.stdout
 
 
 def _apart(steps: Sequence[StepLine]) -> Iterator[float]:

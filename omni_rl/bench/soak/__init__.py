@@ -1,0 +1,1 @@
+"""A service under load, with processes that die."""

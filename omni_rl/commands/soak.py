@@ -1,0 +1,34 @@
+"""omni-rl soak: a service under load, with processes that die."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(soak)
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(min=1, help="How long.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of what is posted, and of what dies when.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory of the result file.")] = Path("bench"),
+) -> None:
+    """Load on every endpoint, jobs, syncs and random kills, in a service of its own (writes soak.json).
+
+    Exit code 1 if anything was lost, failed, grew or became slow.
+    """
+    import json
+
+    from omni_rl.bench.soak.command import soak as run
+
+    path = run(out, minutes, seed, lambda line: typer.echo(line, err=True))
+    goals = json.loads(path.read_text())["goals"]
+    for goal in goals:
+        typer.echo(
+            f"{'ok  ' if goal['met'] else 'FAIL'}  {goal['name']}: {goal['value']:.4g} (at most {goal['bar']:g})"
+        )
+    typer.echo(f"wrote {path}")
+    raise typer.Exit(0 if all(goal["met"] for goal in goals) else 1)

@@ -1,0 +1,1 @@
+"""A bundle's sample, put through both policies again on this machine."""
