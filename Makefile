@@ -13,7 +13,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make sabotage   break a live run on purpose, fault by fault, and see what the detector says (5 minutes)"
 	@echo "make bench      the benchmarks (writes bench/)"
-	@echo "make screenshots  the dashboard's pictures, from a run of the demo (writes docs/pictures/)"
+	@echo "make screenshots  the dashboard's pictures, from the demo and a service (writes docs/pictures/)"
 
 setup:
 	@$(PYTHON) tools/setup.py

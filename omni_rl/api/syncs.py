@@ -103,7 +103,9 @@ class CheckBody(Body):
     step: int | None = Field(default=None, ge=0)
     legs: bool = True
     reference: bool = Field(default=False, description="A float32 reference of the trainer.")
-    localise: bool = Field(default=False, description="The first module that diverges.")
+    localise: bool = Field(
+        default=False, description="How far apart the outputs of each module lie, and the first that diverges."
+    )
     seconds: float = Field(default=60.0, gt=0, le=600, description="When the search for a cause gives up.")
 
     model_config = example(run="digits-grpo", attempt=1, step=12, legs=True)
@@ -115,27 +117,58 @@ class CheckBody(Body):
         return self
 
 
-class CheckAnswer(Answer):
-    """Both policies, compared now."""
+class AnswerLegs(Answer):
+    """An answer to the probe, token by token: for each leg the logprob of its second side less that of its first, null
+    where that is not a number."""
 
+    sample: str
+    kind: str
+    legs: dict[str, list[float | None]]
+
+
+class CheckAnswer(Answer):
+    """Both policies, compared once. `run`, `attempt` and `step` name the step it was about; null: the probe."""
+
+    check: int = Field(description="Its number in the ledger; they rise.")
+    at: float = Field(description="Unix seconds.")
+    run: str | None = None
+    attempt: int | None = None
+    step: int | None = None
     version: str
     severity: SeverityName
     reason: str
     figures: Figures
-    legs: dict[str, Figures]
+    legs: dict[str, Figures] = Field(description="Of answers to the probe, also where a step was asked about.")
+    answers: list[AnswerLegs] = Field(description="The legs token by token.")
     cause: str | None
     sentence: str
-    evidence: list[dict[str, Any]]
+    evidence: list[dict[str, Any]] = Field(
+        description="One entry a check. `modules` of a localisation: relative difference and noise band by module."
+    )
     seconds: float
 
     model_config = example(
+        check=7,
+        at=1795500000.0,
+        run=None,
+        attempt=None,
+        step=None,
         version="digits-grpo/1/12/9f2c3c1d0a44b7e1",
         severity="ok",
         reason="every figure is within its limits",
         figures={"text": {"tokens": 32, "logprob_abs_diff_mean": 7.5e-7}},
         legs={"train_vs_prefill": {"overall": {"tokens": 160, "logprob_abs_diff_mean": 7.3e-7}}},
+        answers=[{"sample": "text", "kind": "text", "legs": {"train_vs_prefill": [1.1e-7, -3.0e-7]}}],
         cause=None,
         sentence="",
-        evidence=[],
+        evidence=[
+            {
+                "check": "localisation",
+                "result": "clear",
+                "sentence": "all 2 modules agree on sample text",
+                "samples": ["text"],
+                "modules": {"embeddings": [0.0, 1e-5], "layers.0.mixer": [2.1e-7, 1e-5]},
+            }
+        ],
         seconds=1.9,
     )

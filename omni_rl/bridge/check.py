@@ -22,7 +22,7 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
-from services.coordinator.bridge import CheckRequest, CheckResult
+from services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
 Figures = dict[str, dict[str, float]]
 
@@ -82,25 +82,21 @@ class Checks:
             findings = found.findings
         elif request.localise:
             findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], experiments.localise)
+        # Of a search that ended before them there are no legs, and none are made for it.
+        taken = legs() if request.legs and (found is None or legs.cache_info().currsize) else None
+        sides = {} if taken is None else _sides(taken)
         ours = scores[0].version
         behind = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
         return CheckResult(
             version,
             figures,
-            self._by_leg(legs()) if request.legs and found is None else {},
+            {leg: self._by_bucket(records) for leg, records in sides.items()},
             cause=None if found is None else found.cause,
             sentence=behind or ("" if found is None else found.sentence),
             evidence=tuple(finding.as_dict() for finding in findings),
             seconds=time.perf_counter() - began,
+            answers=_by_token(sides),
         )
-
-    def _by_leg(self, legs: Legs) -> Mapping[str, Figures]:
-        sides = {
-            "train_vs_prefill": legs.train_vs_prefill,
-            "prefill_vs_decode": legs.prefill_vs_decode,
-            "batch_vs_alone": legs.batch_vs_alone,
-        }
-        return {leg: self._by_bucket(records) for leg, records in sides.items()}
 
     def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
         buckets = {OVERALL: self._compare(records)}
@@ -125,6 +121,29 @@ def _of_probe(by_replica: Sequence[Sequence[SampleRecord]], trainer: str, engine
         for records in by_replica
         for record in records
     ]
+
+
+def _sides(legs: Legs) -> dict[str, Sequence[SampleRecord]]:
+    return {
+        "train_vs_prefill": legs.train_vs_prefill,
+        "prefill_vs_decode": legs.prefill_vs_decode,
+        "batch_vs_alone": legs.batch_vs_alone,
+    }
+
+
+def _by_token(sides: Mapping[str, Sequence[SampleRecord]]) -> tuple[TokenLegs, ...]:
+    """The legs are of the same answers in the same order."""
+    return tuple(
+        TokenLegs(
+            of_answer[0].sample,
+            of_answer[0].kind,
+            {
+                leg: tuple((record.train_logprobs - record.rollout_logprobs).tolist())
+                for leg, record in zip(sides, of_answer, strict=True)
+            },
+        )
+        for of_answer in zip(*sides.values(), strict=True)
+    )
 
 
 def _figures(comparison: Comparison) -> dict[str, float]:

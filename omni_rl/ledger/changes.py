@@ -20,6 +20,7 @@ from omni_rl.ledger.tables import (
     alarms,
     attempts,
     bins,
+    checks,
     events,
     figures,
     parts,
@@ -28,7 +29,7 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey, Stored
+from omni_rl.ledger.types import KeptCheck, NewAlarm, NewEvent, NewStep, StepKey, Stored
 
 OK = 0
 """Severity of a step that nothing is wrong with."""
@@ -212,6 +213,14 @@ def close_alarms(connection: sa.Connection, run: str, action: str = "") -> int:
     values: dict[str, Any] = {"closed": time.time()} | ({"action": action} if action else {})
     still_open = sa.update(alarms).where(alarms.c.run == run, alarms.c.closed.is_(None))
     return connection.execute(still_open.values(**values)).rowcount
+
+
+def add_check(connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None) -> KeptCheck:
+    """What a check found, from now on under a number."""
+    at = time.time()
+    where = {} if key is None else key._asdict()
+    number = connection.execute(sa.insert(checks).values(at=at, found=found, **where).returning(checks.c.id))
+    return KeptCheck(number.scalar_one(), at, key, found)
 
 
 def _attempt(connection: sa.Connection, key: StepKey) -> int:

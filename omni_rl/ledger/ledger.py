@@ -16,6 +16,7 @@ from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.types import (
     Alarm,
     Event,
+    KeptCheck,
     NewAlarm,
     NewEvent,
     NewStep,
@@ -113,6 +114,10 @@ class Ledger:
         """Close a run's open alarms, saying what was done; how many there were."""
         return self.writer.submit(lambda connection: changes.close_alarms(connection, run, action))
 
+    def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
+        """Keep what a check of a step, or without one of the probe, has found."""
+        return self.writer.submit(lambda connection: changes.add_check(connection, found, key))
+
     def runs(self) -> list[Run]:
         """Oldest first."""
         with self.database.read() as connection:
@@ -176,6 +181,17 @@ class Ledger:
         """Newest first."""
         with self.database.read() as connection:
             return queries.alarms_of(connection, run, limit, still_open=still_open)
+
+    def checks(
+        self, *, limit: int = 100, run: str | None = None, attempt: int | None = None, step: int | None = None
+    ) -> list[KeptCheck]:
+        """Newest first: all of them, or those about steps of a run, an attempt, or about one step."""
+        with self.database.read() as connection:
+            return queries.newest_checks(connection, limit, run, attempt, step)
+
+    def check(self, number: int) -> KeptCheck:
+        with self.database.read() as connection:
+            return queries.one_check(connection, number)
 
     def syncs(self, *, before: int | None = None, limit: int = 100, run: str | None = None) -> list[Sync]:
         """Newest first, those with numbers below `before`; transitions come with one sync alone."""

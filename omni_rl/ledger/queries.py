@@ -14,6 +14,7 @@ from omni_rl.ledger.tables import (
     alarms,
     attempts,
     bins,
+    checks,
     events,
     figures,
     parts,
@@ -22,7 +23,7 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import Alarm, Bin, Event, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
+from omni_rl.ledger.types import Alarm, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
 KINDS = (OVERALL, "text", "image", "audio", "video", "mixed", MIXED_STATE)
 
@@ -153,6 +154,30 @@ def alarms_of(connection: sa.Connection, run: str, limit: int, *, still_open: bo
         Alarm(**row._mapping)
         for row in connection.execute(query.order_by(alarms.c.opened.desc(), alarms.c.id.desc()).limit(limit))
     ]
+
+
+def newest_checks(
+    connection: sa.Connection, limit: int, run: str | None = None, attempt: int | None = None, step: int | None = None
+) -> list[KeptCheck]:
+    """Those about a run's steps, an attempt's or one step; without a run all, those of the probe among them."""
+    query = sa.select(checks).order_by(checks.c.id.desc()).limit(limit)
+    for name, value in {"run": run, "attempt": attempt, "step": step}.items():
+        if value is not None:
+            query = query.where(checks.c[name] == value)
+    return [_check(row) for row in connection.execute(query)]
+
+
+def one_check(connection: sa.Connection, number: int) -> KeptCheck:
+    """Raises `NotFoundError`."""
+    row = connection.execute(sa.select(checks).where(checks.c.id == number)).first()
+    if row is None:
+        raise NotFoundError(f"there is no check {number}")
+    return _check(row)
+
+
+def _check(row: sa.Row[Any]) -> KeptCheck:
+    key = None if row.run is None else StepKey(row.run, row.attempt, row.step)
+    return KeptCheck(row.id, row.at, key, row.found)
 
 
 def _step_rows(identity: int) -> sa.Select[Any]:

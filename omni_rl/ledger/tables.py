@@ -231,6 +231,19 @@ alarms = sa.Table(
     sqlite_autoincrement=True,
 )
 
+checks = sa.Table(
+    "checks",
+    metadata,
+    sa.Column("id", Number, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("run", sa.Text),  # Whose step it was about; NULL: the probe
+    sa.Column("attempt", sa.BigInteger),
+    sa.Column("step", sa.BigInteger),
+    sa.Column("found", Document, nullable=False),
+    sa.Index(None, "run", "attempt", "step"),
+    sqlite_autoincrement=True,
+)
+
 fence = sa.Table(
     "fence",
     metadata,

@@ -92,6 +92,16 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class KeptCheck:
+    """Both policies compared once, `found` as it was told. `key`: the step that it was about; None: the probe."""
+
+    id: int
+    at: float
+    key: StepKey | None
+    found: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class NewStep:
     """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
     worst first, one row each. `state`: the run's policy afterwards; None leaves it. `flips` by MoE layer."""

@@ -45,8 +45,18 @@ class CheckRequest:
 
 
 @dataclass(frozen=True)
+class TokenLegs:
+    """An answer to the probe: by name of the leg, the logprob of its second side less that of its first, by token."""
+
+    sample: str
+    kind: str
+    legs: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class CheckResult:
-    """`figures` of trainer against engine by bucket; `legs` the same by name of the leg. `cause` and `evidence` (one
+    """`figures` of trainer against engine by bucket; `legs` the same by name of the leg, and `answers` token by token,
+    of answers to the probe: empty where the search for a cause did not come to them. `cause` and `evidence` (one
     entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained."""
 
     version: str
@@ -56,6 +66,7 @@ class CheckResult:
     sentence: str = ""
     evidence: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
+    answers: tuple[TokenLegs, ...] = ()
 
 
 @dataclass(frozen=True)

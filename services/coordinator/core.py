@@ -9,7 +9,7 @@ from omni_rl import __version__
 from omni_rl.api.runs import RunBody
 from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody
-from omni_rl.consistency.limits import judge, limits_for
+from omni_rl.consistency.limits import limits_for
 from omni_rl.consistency.policy import Outcome
 from omni_rl.errors import NotFoundError, OmniRLError
 from omni_rl.ledger.ledger import Ledger
@@ -17,6 +17,7 @@ from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.types import NewAlarm, StepKey
 from services.coordinator.auth import Sessions, Tokens
 from services.coordinator.bridge import Bridge, CheckRequest, ClusterState
+from services.coordinator.checks import Checks
 from services.coordinator.events import Events
 from services.coordinator.gate import PERSON, Gate
 from services.coordinator.jobs import Jobs
@@ -28,7 +29,6 @@ from services.coordinator.steps import Steps
 from services.coordinator.store import Store
 from services.coordinator.syncs import Syncs
 from services.coordinator.telemetry import Telemetry
-from services.coordinator.views import check_answer
 
 logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
@@ -53,7 +53,8 @@ class Coordinator:
             bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
         )
         self._bridge = bridge
-        self._responder = Responder(bridge, self.gate, self.syncs, self._record)
+        self.checks = Checks(bridge, self.store, self.events)
+        self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)
         self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
         self._runs: dict[str, Run] = {}
@@ -135,9 +136,8 @@ class Coordinator:
     async def check(self, body: CheckBody) -> CheckAnswer:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
         run = self.run(body.run) if body.run is not None else self._runs.get(self._cluster.run or "")
-        found = await self._bridge.check(CheckRequest(**body.model_dump()))
-        judgement = judge(found.figures, limits_for(self._cluster.dtype) if run is None else run.limits)
-        return check_answer(found, judgement)
+        limits = limits_for(self._cluster.dtype) if run is None else run.limits
+        return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
 
     async def ready(self) -> ReadyAnswer:
         try:

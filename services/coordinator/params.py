@@ -9,6 +9,9 @@ from omni_rl.api.base import MAX_INT, NAME
 RunPath = Annotated[str, Path(pattern=NAME, description="The run's name.", examples=["digits-grpo"])]
 AttemptPath = Annotated[int, Path(ge=0, le=MAX_INT, description="Which start of the run, from 1.", examples=[1])]
 StepPath = Annotated[int, Path(ge=0, le=MAX_INT, description="The step's number.", examples=[12])]
+MAX_ID = 2**53
+"""Of rows that the ledger numbers: a browser can count no further."""
+CheckPath = Annotated[int, Path(ge=1, le=MAX_ID, description="The check's number.", examples=[7])]
 RankPath = Annotated[int, Path(ge=0, le=65535, description="The data-parallel rank.", examples=[0])]
 SamplePath = Annotated[str, Path(min_length=1, max_length=512, description="The sample's name.", examples=["p7-0"])]
 LimitQuery = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]

@@ -8,10 +8,11 @@ from typing import Any
 
 from omni_rl.api.syncs import SyncBody
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.limits import Judgement, judge
+from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.policy import Command, Drift, Outcome
 from omni_rl.errors import OmniRLError
-from services.coordinator.bridge import Bridge, CheckRequest
+from services.coordinator.bridge import CheckRequest
+from services.coordinator.checks import Checks
 from services.coordinator.gate import Gate
 from services.coordinator.problems import SyncIsRunningError
 from services.coordinator.runs import Run
@@ -32,8 +33,8 @@ Record = Callable[[Run, Outcome, Evidence], Awaitable[None]]
 class Responder:
     """One pursuit a run at a time; a person's word ends it."""
 
-    def __init__(self, bridge: Bridge, gate: Gate, syncs: Syncs, record: Record) -> None:
-        self._bridge = bridge
+    def __init__(self, checks: Checks, gate: Gate, syncs: Syncs, record: Record) -> None:
+        self._checks = checks
         self._gate = gate
         self._syncs = syncs
         self._record = record
@@ -95,7 +96,7 @@ class Responder:
             seconds=ATTRIBUTION_SECONDS,
         )
         try:
-            found = await self._bridge.check(request)
+            found = (await self._checks.make(request, run.limits)).found
         except OmniRLError as error:
             return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
         evidence = {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in found.evidence}
@@ -117,11 +118,10 @@ class Responder:
 
     async def _recheck(self, run: Run) -> Judgement | None:
         try:
-            found = await self._bridge.check(CheckRequest(legs=False))
+            return (await self._checks.make(CheckRequest(legs=False), run.limits)).judgement
         except OmniRLError as error:
             logger.warning("the recheck of run %s could not be made: %s", run.name, error)
             return None
-        return judge(found.figures, run.limits)
 
     async def _move(self, run: Run, outcome: Outcome) -> None:
         if Command.CLOSE in outcome.commands:

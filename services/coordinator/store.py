@@ -1,7 +1,7 @@
 """The ledger, awaited: reads in threads of their own, writes until the disk has them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +18,7 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import events, syncs
 from omni_rl.ledger.types import (
     Event,
+    KeptCheck,
     NewAlarm,
     NewEvent,
     NewStep,
@@ -52,6 +53,15 @@ class Store:
         """Lets go of the ledger, after everything that was submitted."""
         await asyncio.to_thread(self._ledger.close)
         self._readers.shutdown()
+
+    async def add_check(self, found: Mapping[str, Any], key: StepKey | None) -> KeptCheck:
+        return await asyncio.wrap_future(self._ledger.add_check(found, key))
+
+    async def checks(self, limit: int, run: str | None, attempt: int | None, step: int | None) -> list[KeptCheck]:
+        return await self._read(self._ledger.checks, limit=limit, run=run, attempt=attempt, step=step)
+
+    async def check(self, number: int) -> KeptCheck:
+        return await self._read(self._ledger.check, number)
 
     async def runs(self) -> list[Run]:
         return await self._read(self._ledger.runs)

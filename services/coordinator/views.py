@@ -1,16 +1,15 @@
 """Rows of the ledger as answers."""
 
 import math
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable
+from typing import Any
 
 from omni_rl.api.base import finite
 from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
 from omni_rl.consistency.limits import LABELS, Judgement
-from omni_rl.ledger.types import Alarm, Sample, Step, StepRow, Sync, Timeline
+from omni_rl.ledger.types import Alarm, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 from services.coordinator.bridge import CheckResult
@@ -82,13 +81,13 @@ def timeline_answer(run: str, attempt: int, found: Timeline) -> TimelineAnswer:
         steps=found.steps.tolist(),
         severity=[LABELS[severity] for severity in found.severity.tolist()],
         broken=found.broken.tolist(),
-        low={name: _column(values) for name, values in found.low.items()},
-        high={name: _column(values) for name, values in found.high.items()},
+        low={name: _numbers(values.tolist()) for name, values in found.low.items()},
+        high={name: _numbers(values.tolist()) for name, values in found.high.items()},
     )
 
 
-def _column(values: NDArray[np.float64]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def sync_answer(sync: Sync) -> SyncAnswer:
@@ -114,15 +113,25 @@ def told(answer: SyncAnswer, result: SyncResult) -> SyncAnswer:
     return answer.model_copy(update={**fields, "mismatches": list(result.mismatches)})
 
 
-def check_answer(found: CheckResult, judgement: Judgement) -> CheckAnswer:
-    return CheckAnswer(
-        version=found.version,
-        severity=judgement.severity.label,
-        reason=judgement.reason,
-        figures=finite(found.figures),
-        legs={leg: finite(figures) for leg, figures in found.legs.items()},
-        cause=found.cause,
-        sentence=found.sentence,
-        evidence=[dict(entry) for entry in found.evidence],
-        seconds=found.seconds,
-    )
+def check_document(found: CheckResult, judgement: Judgement) -> dict[str, Any]:
+    """What the ledger keeps of a check."""
+    return {
+        "version": found.version,
+        "severity": judgement.severity.label,
+        "reason": judgement.reason,
+        "figures": finite(found.figures),
+        "legs": {leg: finite(figures) for leg, figures in found.legs.items()},
+        "answers": [
+            {"sample": one.sample, "kind": one.kind, "legs": {leg: _numbers(d) for leg, d in one.legs.items()}}
+            for one in found.answers
+        ],
+        "cause": found.cause,
+        "sentence": found.sentence,
+        "evidence": [dict(entry) for entry in found.evidence],
+        "seconds": found.seconds,
+    }
+
+
+def check_answer(kept: KeptCheck) -> CheckAnswer:
+    where = {} if kept.key is None else kept.key._asdict()
+    return CheckAnswer(check=kept.id, at=kept.at, **where, **kept.found)

@@ -13,6 +13,7 @@ from services.coordinator.auth import new_token
 from services.coordinator.settings import TokenEntry
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
+from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,38 @@ def test_what_a_model_says_is_only_ever_text(tmp_path: Path, opened: Open) -> No
         expect(page.locator(".prompt")).to_have_text(HOSTILE)
         assert page.evaluate("window.hacked") is None
         assert page.locator("main script, main img").count() == 0
+
+
+def test_what_a_checkpoint_calls_its_modules_is_only_ever_text(tmp_path: Path, opened: Open) -> None:
+    bridge = FakeBridge(renamed={"norm": HOSTILE, "logits": "=1+1", "layers.0.mixer": "__proto__"})
+    with live(tmp_path, bridge) as url, httpx.Client(base_url=url, timeout=30) as http:
+        post_recorded(url, steps=1)
+        http.post("/v1/checks", json={"localise": True}).raise_for_status()
+        page = opened(url, view="where")
+        rows = page.get_by_role("table", name="Difference over its band").get_by_role("rowheader")
+        expect(rows).to_have_text(["embeddings", "__proto__", "layers.1.mixer", HOSTILE, "=1+1"])
+        with page.expect_download() as download:
+            page.get_by_role("button", name="modules as CSV").click()
+        assert ",'=1+1," in Path(download.value.path()).read_text()
+        page.goto(f"{url}/#view=why")
+        expect(page.get_by_role("heading", name="Check 1 of the probe")).to_be_visible()
+        page.locator("summary", has_text="Table").last.click()
+        expect(page.get_by_role("region", name="Difference by module, as a table")).to_contain_text(HOSTILE)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("main script, main img").count() == 0
+
+
+def test_a_check_that_somebody_else_made_is_seen(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        post_recorded(url, steps=1)
+        page = opened(url, view="where")
+        expect(page.locator("main")).to_contain_text("omni-rl check --localise")
+        expect(page.locator("#live")).to_have_text("live")
+        http.post("/v1/checks", json={"localise": True}).raise_for_status()
+        expect(page.get_by_role("table", name="Difference over its band")).to_be_visible()
+        page.get_by_role("button", name="Compare every module now").click()
+        page.get_by_role("button", name="Check", exact=True).click()
+        expect(page.get_by_role("link", name="#2 probe")).to_be_visible()
 
 
 def test_its_policy_lets_no_inline_script_run(recorded: str, context: BrowserContext) -> None:

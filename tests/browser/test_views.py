@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from omni_rl.consistency.actions import Cause
 from omni_rl.ledger.records import StepRecords
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
-from tests.services.fake_bridge import FakeBridge
+from tests.services.fake_bridge import MODULES, PART, TOKENS, FakeBridge
 from tests.services.live import live
 
 pytestmark = pytest.mark.slow
@@ -22,12 +24,17 @@ MINUS, MISSING = "\u2212", "\u2013"
 
 @pytest.fixture(scope="module")
 def drifting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Two runs, one of them parted from its trainer in its last step, and a sync."""
-    with live(tmp_path_factory.mktemp("drifting")) as url, httpx.Client(base_url=url) as http:
+    """Two runs, one of them parted from its trainer in its last step, a sync, and a check before and after."""
+    bridge = FakeBridge()
+    with live(tmp_path_factory.mktemp("drifting"), bridge) as url, httpx.Client(base_url=url) as http:
         post_recorded(url)
         post_recorded(url, "older")
         http.post("/v1/syncs?wait=true", json={}).raise_for_status()
+        http.post("/v1/checks", json={"localise": True}).raise_for_status()
         post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
+        bridge.figures, bridge.cause = PART, Cause.KERNEL
+        about = {"run": "recorded", "attempt": 1, "step": STEPS, "reference": True, "localise": True}
+        http.post("/v1/checks", json=about).raise_for_status()
         yield url
 
 
@@ -112,6 +119,47 @@ def test_what_drifted_token_by_token(drifting: str, opened: Open) -> None:
     expect(page.locator(".media figcaption").first).to_contain_text("same tensors on every side")
 
 
+def test_where_modules_part_and_from_which_check_on(drifting: str, opened: Open, tmp_path: Path) -> None:
+    page = opened(drifting, run="recorded", view="where")
+    found = page.get_by_role("table", name="Difference over its band by module and check")
+    expect(found.get_by_role("rowheader")).to_have_text(list(MODULES))
+    rows = found.get_by_role("row")
+    parted = rows.filter(has_text="layers.1.mixer").locator(".cell")
+    expect(parted).to_have_text(["0.01", "50000"])
+    expect(parted.last).to_have_attribute("data-heat", "4")
+    expect(parted.last).to_have_attribute(
+        "title", re.compile(r"step 6 of recorded.*relative difference 0.5, band 1.00e")
+    )
+    expect(rows.locator(".marked")).to_have_count(3)
+    expect(rows.filter(has_text="logits").locator(".cell").last).to_have_text("\u221e")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="modules as CSV").click()
+    download.value.save_as(tmp_path / "modules.csv")
+    with (tmp_path / "modules.csv").open() as file:
+        saved = list(csv.DictReader(file))
+    assert len(saved) == 2 * len(MODULES)
+    last = saved[-1]
+    assert (last["module"], last["relative difference"], last["band"]) == ("logits", "", "0.00001")
+    page.get_by_role("link", name="#2 step 6").press("Enter")
+    expect(page.get_by_role("heading", name=f"Check 2 of step {STEPS} of recorded: PAUSE")).to_be_visible()
+
+
+def test_the_legs_side_by_side(drifting: str, opened: Open) -> None:
+    page = opened(drifting, run="recorded", view="what", step=STEPS)
+    legs = page.get_by_role("table", name="Legs by kind of prompt")
+    sides = ["train vs prefill", "prefill vs decode", "batch vs alone", "trainer vs float32", "engine vs float32"]
+    expect(legs.get_by_role("columnheader")).to_have_text(["", *sides])
+    image = legs.get_by_role("row").filter(has_text="image").locator(".leg")
+    expect(image).to_have_text(["0.9", "0.9", "0.9", f"3.00e{MINUS}7", "0.9"])
+    expect(image.first).to_have_attribute("title", "image, train vs prefill: mean 0.9, greatest 3")
+    tokens = page.get_by_role("table", name="Legs by token").get_by_role("row").nth(1).locator(".cell")
+    expect(tokens).to_have_count(TOKENS)
+    assert tokens.all_inner_texts()[-2:] == [f"6e{MINUS}7", "nan"]
+    expect(page.get_by_role("heading", name="The probe's image answer")).to_be_visible()
+    page.goto(f"{drifting}/#run=recorded&view=what&step=2")
+    expect(page.locator("main")).to_contain_text("No check has looked into this step")
+
+
 def test_media_that_are_gone_are_said_to_be(drifting: str, opened: Open) -> None:
     page = opened(drifting, run="recorded", view="what", step=1, sample="image-1-0")
     expect(page.locator(".media")).to_contain_text("is not kept")
@@ -122,7 +170,15 @@ def test_why_it_rang_and_a_check_on_demand(drifting: str, opened: Open) -> None:
     expect(page.locator(".alarm.past")).to_contain_text("the trainer was told")
     page.get_by_role("button", name="Check the probe now").click()
     page.get_by_role("button", name="Check", exact=True).click()
-    expect(page.locator("main")).to_contain_text("train vs prefill")
+    expect(page.get_by_role("heading", name="Check 3 of the probe")).to_be_visible()
+    page.wait_for_function("() => location.hash.includes('check=3')")
+    rows = page.get_by_role("region", name="Checks", exact=True).locator("tbody tr")
+    expect(rows).to_have_count(3)
+    rows.last.press("Enter")
+    expect(page.get_by_role("heading", name="Check 1 of the probe: OK")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("all 5 lie within their noise bands")
+    page.get_by_label("answer").select_option("image")
+    expect(page.get_by_role("heading", name="The probe's image answer")).to_be_visible()
 
 
 def test_a_sync_is_asked_for_and_seen(drifting: str, opened: Open) -> None:

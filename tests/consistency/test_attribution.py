@@ -140,6 +140,8 @@ def test_the_side_that_computes_something_else_and_its_first_module_are_named() 
     assert found.cause is Cause.KERNEL
     assert "layers.1 is the first module" in found.sentence
     assert any("the engine computes something else" in finding.sentence for finding in found.findings)
+    wire = found.findings[-1].as_dict()
+    assert wire["modules"] == {"embeddings": [1e-7, 1e-4], "layers.1": [0.2, 1e-4], "layers.2": [0.9, 1e-4]}
 
 
 @pytest.mark.parametrize(

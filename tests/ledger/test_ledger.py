@@ -259,3 +259,16 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(LedgerError, match="cannot be opened: file is not a database"):
         Ledger.open(f"sqlite:///{file}")
+
+
+def test_checks_are_numbered_and_found_by_their_step(ledger: Ledger) -> None:
+    probe = ledger.add_check({"severity": "ok"}).result()
+    step = ledger.add_check({"severity": "pause", "far": math.inf}, KEY).result()
+    later = ledger.add_check({"severity": "ok"}, KEY._replace(step=8)).result()
+    assert ledger.check(step.id) == step
+    assert ledger.checks() == [later, step, probe]
+    assert ledger.checks(limit=1) == [later]
+    assert ledger.checks(run="run", attempt=0, step=7) == [step]
+    assert ledger.checks(run="run") == [later, step]
+    with pytest.raises(NotFoundError, match="there is no check 77"):
+        ledger.check(77)

@@ -1,8 +1,11 @@
 """A Ray cluster that is not there: hand-written, with a record of what it was asked."""
 
 import asyncio
+import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Figures
@@ -18,6 +21,7 @@ from services.coordinator.bridge import (
     JobRequest,
     ReplicaState,
     SyncRequest,
+    TokenLegs,
 )
 
 AGREE: Figures = {
@@ -28,13 +32,15 @@ PART: Figures = {
     "overall": {"tokens": 160, "logprob_abs_diff_mean": 0.2, "logprob_abs_diff_max": 3.0, "gen_kl_error": 0.9},
     "image": {"tokens": 32, "logprob_abs_diff_mean": 0.9, "logprob_abs_diff_max": 3.0, "gen_kl_error": 5.2},
 }
+MODULES = ("embeddings", "layers.0.mixer", "layers.1.mixer", "norm", "logits")
+TOKENS = 16
 PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, Phase.RESUME, Phase.IDLE)
 
 
 @dataclass
 class FakeBridge:
     """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it. `journal`: where
-    it keeps its syncs, as a bridge does."""
+    it keeps its syncs, as a bridge does. `renamed`: other names of its model's modules."""
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
@@ -47,6 +53,7 @@ class FakeBridge:
     submitted: dict[str, Job] = field(default_factory=dict)
     requests: list[SyncRequest] = field(default_factory=list)
     journal: LedgerJournal | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -112,7 +119,32 @@ class FakeBridge:
     async def check(self, request: CheckRequest) -> CheckResult:
         self._called("check")
         sentence = "" if self.cause is None else f"the {self.cause} check found it"
-        return CheckResult(self.version, self.figures, {"train_vs_prefill": self.figures}, self.cause, sentence)
+        legs = ("train_vs_prefill", "prefill_vs_decode", "batch_vs_alone") if request.legs else ()
+        return CheckResult(
+            self.version,
+            self.figures,
+            dict.fromkeys(legs, self.figures),
+            self.cause,
+            sentence,
+            evidence=self._evidence(request),
+            answers=tuple(_answer(kind, legs) for kind in ("text", "image") if legs),
+        )
+
+    def _evidence(self, request: CheckRequest) -> tuple[Mapping[str, Any], ...]:
+        """As a bridge finds it: the outputs of the second layer part where a cause was found."""
+        found: list[Mapping[str, Any]] = []
+        if request.reference:
+            reference = {"check": "reference", "result": "suspicious", "sentence": "the engine is far from float32"}
+            found.append({**reference, "train_mean": 3e-7, "engine_mean": 0.9, "modalities": ["image"]})
+        if request.localise:
+            far = 1e-7 if self.cause is None else 0.5
+            apart = [0.0, 1e-7, far, far, math.inf if self.cause is Cause.KERNEL else far]
+            modules = {self.renamed.get(name, name): [d, 1e-5] for name, d in zip(MODULES, apart, strict=True)}
+            result = "clear" if self.cause is None else "explains"
+            found.append(
+                {"check": "localisation", "result": result, "sentence": "as it is", "row": 3.0, "modules": modules}
+            )
+        return tuple(found)
 
     async def pause(self, reason: str) -> None:
         self._called("pause")
@@ -152,3 +184,9 @@ class FakeBridge:
         if name not in self.submitted:
             raise NotFoundError(f"there is no job {name!r}")
         return self.submitted[name]
+
+
+def _answer(kind: str, legs: Sequence[str]) -> TokenLegs:
+    """Its later tokens lie further apart; one is no number."""
+    d = [1e-7 * (at - TOKENS / 2) for at in range(TOKENS - 1)]
+    return TokenLegs(kind, kind, dict.fromkeys(legs, (*d, math.nan)))

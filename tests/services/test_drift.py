@@ -58,6 +58,9 @@ async def test_stale_weights_heal_themselves(served: Served) -> None:
         ("pursuit", "rechecking", "nothing"),
     ]
     assert (await served.http.get("/v1/state")).json()["alarms"] == []
+    recheck, search = (await served.http.get("/v1/checks")).json()
+    assert (search["step"], search["cause"]) == (12, "stale_weights")
+    assert (recheck["step"], recheck["severity"]) == (None, "ok")
 
 
 async def test_a_media_fault_halts_and_rings_until_a_person_comes(served: Served) -> None:

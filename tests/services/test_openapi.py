@@ -26,6 +26,7 @@ RULES_BETWEEN_FIELDS = {
     ("PUT", "/v1/media/{digest}"),  # a name that is the content's digest
     ("POST", "/v1/syncs"),  # a source and what belongs to it
     ("POST", "/v1/checks"),  # a step named whole
+    ("POST", "/v1/jobs"),  # limits that rise
 }
 """What a JSON schema cannot say: here a body that follows the schema may still be refused."""
 EXAMPLES = 80

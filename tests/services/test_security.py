@@ -42,6 +42,8 @@ ROUTES = [
     ("GET", f"{STEP}/samples/a", "read", None),
     ("GET", "/v1/syncs", "read", None),
     ("GET", "/v1/syncs/abc", "read", None),
+    ("GET", "/v1/checks", "read", None),
+    ("GET", "/v1/checks/7", "read", None),
     ("GET", "/v1/jobs", "read", None),
     ("GET", "/v1/jobs/abc", "read", None),
     ("GET", "/v1/jobs/abc/logs", "read", None),
@@ -89,6 +91,7 @@ async def test_the_table_above_is_complete(served: Served) -> None:
             path.replace("parts/0", "parts/{rank}")
             .replace("samples/a", "samples/{sample}")
             .replace("syncs/abc", "syncs/{sync}")
+            .replace("checks/7", "checks/{check}")
             .replace("jobs/abc", "jobs/{job}")
             .replace("0" * 64, "{digest}"),
         )

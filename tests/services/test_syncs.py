@@ -8,7 +8,8 @@ import pytest
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import SyncRolledBackError
 from tests.services.conftest import Serve, Served
-from tests.services.fake_bridge import PART, FakeBridge
+from tests.services.fake_bridge import MODULES, PART, FakeBridge
+from tests.services.test_steps import RUN
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +130,35 @@ async def test_a_check_is_judged_and_says_the_cause(served: Served) -> None:
     found = (await served.http.post("/v1/checks", json={})).json()
     assert (found["severity"], found["cause"]) == ("pause", "media_mismatch")
     assert found["legs"]["train_vs_prefill"]["image"]["gen_kl_error"] == 5.2
+
+
+async def test_checks_are_kept_with_what_they_found(serve: Serve) -> None:
+    about = {"run": "digits", "attempt": 1, "step": 12, "localise": True}
+    async with serve() as served:
+        probe = (await served.http.post("/v1/checks", json={"localise": True, "legs": False})).json()
+        served.bridge.cause = Cause.KERNEL
+        await served.http.post("/v1/runs", json=RUN)
+        step = (await served.http.post("/v1/checks", json=about)).json()
+    async with serve() as served:
+        assert (await served.http.get(f"/v1/checks/{step['check']}")).json() == step
+        listed = (await served.http.get("/v1/checks")).json()
+        assert [one["check"] for one in listed] == [step["check"], probe["check"]]
+        assert (listed[0]["step"], listed[1]["step"]) == (12, None)
+        (found,) = listed[0]["evidence"]
+        assert list(found["modules"]) == list(MODULES)
+        assert found["modules"]["layers.1.mixer"] == [0.5, 1e-5]
+        assert found["modules"]["logits"][0] is None
+        assert listed[0]["legs"] == {}
+        assert step["answers"][1]["legs"]["batch_vs_alone"][-2:] == [pytest.approx(6e-7), None]
+        for query in ("run=digits&step=12", "run=digits&attempt=1"):
+            (only,) = (await served.http.get(f"/v1/checks?{query}")).json()
+            assert only["check"] == step["check"]
+        assert (await served.http.get("/v1/checks?run=digits&step=13")).json() == []
+        missing = await served.http.get("/v1/checks/99")
+        assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+        events = (await served.http.get("/v1/events/page", params={"after": 0})).json()
+        told = [(event["run"], event["data"]["check"]) for event in events if event["kind"] == "check"]
+        assert told == [(None, probe["check"]), ("digits", step["check"])]
 
 
 async def test_a_person_holds_the_gate_over_a_restart(serve: Serve) -> None:

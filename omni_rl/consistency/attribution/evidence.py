@@ -41,7 +41,11 @@ Result = Literal["clear", "suspicious", "explains", "not_done"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: a sentence, the numbers behind it, and what it names."""
+    """One check: a sentence, the numbers behind it, and what it names.
+
+    `modules`: how far each module's outputs lie apart, relative to their norm, and up to where that is noise; in the
+    order of the forward.
+    """
 
     check: Check
     result: Result
@@ -52,6 +56,7 @@ class Finding:
     samples: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
+    modules: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For the wire: what is empty is left out."""
@@ -59,9 +64,10 @@ class Finding:
             "cause": self.cause and str(self.cause),
             **{name: float(value) for name, value in self.numbers.items()},
             **{name: list(getattr(self, name)) for name in ("tensors", "samples", "layers", "modalities")},
+            "modules": {name: [_short(value) for value in found] for name, found in self.modules.items()},
         }
         found = {"check": str(self.check), "result": self.result, "sentence": self.sentence}
-        return found | {name: value for name, value in parts.items() if value not in (None, [])}
+        return found | {name: value for name, value in parts.items() if value not in (None, [], {})}
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,11 @@ def named(names: Sequence[str]) -> str:
     """The first few, for a sentence."""
     more = len(names) - NAMES_IN_SENTENCE
     return ", ".join(names[:NAMES_IN_SENTENCE]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(value: float) -> float:
+    """Of hundreds of modules: more digits say nothing."""
+    return float(f"{value:.4g}")
 
 
 def mean_abs(values: NDArray[np.float64]) -> float:

@@ -176,10 +176,14 @@ def router(samples: Sequence[SampleEvidence], margin: float, bands: Bands) -> Fi
 def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
     """The first module outside its noise band, and what that says."""
     first = first_outside(modules)
-    profile = {module.module: module.relative for module in modules}
+    profile = {module.module: (module.relative, module.band) for module in modules}
     if first is None:
         return Finding(
-            Check.LOCALISATION, "clear", f"all {len(modules)} modules agree on sample {sample}", numbers=profile
+            Check.LOCALISATION,
+            "clear",
+            f"all {len(modules)} modules agree on sample {sample}",
+            samples=(sample,),
+            modules=profile,
         )
     towers = any(module.module.startswith(TOWERS) for module in modules)
     cause = _cause_of(first.module, towers=towers)
@@ -189,10 +193,11 @@ def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
         f"sample {sample}: {first.module} is the first module that parts, by {first.relative:.2g} of its output where "
         f"{first.band:.2g} is noise, most at row {first.row}",
         cause,
-        {**profile, "row": first.row},
+        {"row": first.row},
         samples=(sample,),
         layers=(first.module,),
         modalities=tuple(part for part in TOWERS if first.module.startswith(part)),
+        modules=profile,
     )
 
 

@@ -9,13 +9,12 @@ from fastapi.responses import StreamingResponse
 from omni_rl.api.base import NAME
 from omni_rl.api.events import EventAnswer
 from services.coordinator.deps import CoordinatorDep, Reader
-from services.coordinator.params import LimitQuery
+from services.coordinator.params import MAX_ID, LimitQuery
 from services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 RETRY_MS = 2000
 """How long a browser waits before it comes back."""
-MAX_ID = 2**53
 After = Annotated[int | None, Query(ge=0, le=MAX_ID, description="Events after this number.")]
 LastEventId = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="What a browser sends when it comes back.")

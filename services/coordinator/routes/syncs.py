@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
+from omni_rl.api.base import MAX_INT, NAME
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from services.coordinator.deps import CoordinatorDep, Reader, Syncer
-from services.coordinator.params import LimitQuery
+from services.coordinator.params import CheckPath, LimitQuery
 from services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1", tags=["syncs"])
@@ -60,7 +61,26 @@ async def one(sync: SyncPath, coordinator: CoordinatorDep, caller: Reader) -> Sy
     return await coordinator.syncs.look(sync)
 
 
-@router.post("/checks", responses=documented(401, 403, 404, 413, 422, 503))
+@router.post("/checks", responses=documented(401, 403, 404, 409, 413, 422, 503))
 async def check(body: CheckBody, coordinator: CoordinatorDep, caller: Syncer) -> CheckAnswer:
-    """Compare both policies now: the canonical probe, or a step's worst samples. Changes nothing."""
+    """Compare both policies now: the canonical probe, or a step's worst samples. Kept; changes nothing else."""
     return await coordinator.check(body)
+
+
+@router.get("/checks", responses=documented(401, 403, 422))
+async def checks(
+    coordinator: CoordinatorDep,
+    caller: Reader,
+    limit: LimitQuery = 100,
+    run: Annotated[str | None, Query(pattern=NAME, description="About steps of this run alone.")] = None,
+    attempt: Annotated[int | None, Query(ge=0, le=MAX_INT, description="Of this attempt.")] = None,
+    step: Annotated[int | None, Query(ge=0, le=MAX_INT, description="About this step.")] = None,
+) -> list[CheckAnswer]:
+    """Checks that were made, the newest first, with their evidence alone: one by its number has its figures too."""
+    return await coordinator.checks.newest(limit, run, attempt, step)
+
+
+@router.get("/checks/{check}", responses=documented(401, 403, 404, 422))
+async def one_check(check: CheckPath, coordinator: CoordinatorDep, caller: Reader) -> CheckAnswer:
+    """One check, whole."""
+    return await coordinator.checks.one(check)

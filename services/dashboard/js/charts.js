@@ -133,16 +133,23 @@ export class Chart {
     pen.textAlign = "left";
     pen.textBaseline = "alphabetic";
     pen.font = `${11 * unit}px system-ui, sans-serif`;
-    for (const [index, name] of LIMITS.entries()) {
-      const value = this.limits[name] === undefined ? null : this.limits[name] - this.shift;
-      if (value === null || value > plot.scales.y.max || value < plot.scales.y.min) continue;
+    const limits = LIMITS.map((name, index) => ({ name, index, value: this.limits[name] - this.shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min);
+    pen.setLineDash([6 * unit, 4 * unit]);
+    for (const { name, value } of limits) {
       const y = plot.valToPos(value, "y", true);
-      pen.strokeStyle = pen.fillStyle = colour(name);
-      pen.setLineDash([6 * unit, 4 * unit]);
+      pen.strokeStyle = colour(name);
       line(pen, left, y, left + width, y);
-      pen.fillText(`${name} ${figure(value + this.shift)}`, left + (6 + 90 * index) * unit, y < top + 14 * unit ? y + 13 * unit : y - 4 * unit);
     }
     pen.setLineDash([]);
+    for (const { name, index, value } of limits) {
+      const y = plot.valToPos(value, "y", true);
+      const at = [`${name} ${figure(value + this.shift)}`, left + (6 + 90 * index) * unit, y < top + 14 * unit ? y + 13 * unit : y - 4 * unit];
+      // On the ground's own colour, so that lines do not strike it through.
+      Object.assign(pen, { strokeStyle: colour("panel"), fillStyle: colour(name), lineWidth: 4 * unit });
+      pen.strokeText(...at);
+      pen.fillText(...at);
+    }
+    pen.lineWidth = unit;
     for (const change of this.marks.changes) {
       const x = plot.valToPos(change.step, "x", true);
       pen.strokeStyle = pen.fillStyle = colour(change.severity);

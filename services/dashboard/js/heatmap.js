@@ -12,25 +12,33 @@ export function heat(value, low, high) {
   return 1 + Math.min(CLASSES - 1, Math.floor((CLASSES * Math.log(value / low)) / Math.log(high / low)));
 }
 
-/** `of(row, column)`: a number or null. `label` tells what it is. */
-export function heatmap({ rows, columns, of, label, show = figure, pick }) {
+/**
+ * `of(row, column)`: a number or null. `label` tells what it is. A column's `href` is where its heading, and a click on
+ * its cells, lead to. `shade(value)`: its level, if not by its place between the least and the greatest. `tip(row,
+ * column)`: what is told of a cell beside its number. `mark(value)`: whether it is outlined.
+ */
+export function heatmap({ rows, columns, of, label, show = figure, shade, tip, mark }) {
   let low = Infinity;
   let high = -Infinity;
   for (const row of rows) {
     for (const column of columns) {
       const value = of(row, column);
-      if (value > 0) [low, high] = [Math.min(low, value), Math.max(high, value)];
+      if (value > 0 && value < Infinity) [low, high] = [Math.min(low, value), Math.max(high, value)];
     }
   }
+  const level = shade ?? ((value) => heat(value, low, high));
   const grid = h("div", { className: "heat", role: "table", "aria-label": label, style: { gridTemplateColumns: `max-content repeat(${columns.length}, minmax(40px, 1fr))` } });
   const across = (children) => h("div", { role: "row", style: { display: "contents" } }, ...children);
-  grid.append(across([h("span", { className: "name", role: "columnheader" }, ""), ...columns.map((column) => h("span", { className: "top-name", role: "columnheader" }, String(column.name)))]));
+  const heading = (column) => h("span", { className: "top-name", role: "columnheader", title: column.title }, column.href ? h("a", { href: column.href }, String(column.name)) : String(column.name));
+  grid.append(across([h("span", { className: "name", role: "columnheader" }, ""), ...columns.map(heading)]));
   for (const row of rows) {
     const cells = columns.map((column) => {
       const value = of(row, column);
-      const text = value === null || value === undefined ? "" : show(value);
-      const tip = `${row.name}, ${column.title ?? column.name}: ${text || "nothing"}`;
-      return h("span", { className: "cell", role: "cell", title: tip, data: { heat: heat(value, low, high) }, onclick: pick && (() => pick(row, column)) }, text);
+      const missing = value === null || value === undefined;
+      const text = missing ? "" : show(value);
+      const title = `${row.name}, ${column.title ?? column.name}: ${text || "nothing"}${tip && !missing ? `, ${tip(row, column)}` : ""}`;
+      const leads = column.href && (() => { location.hash = column.href; });
+      return h("span", { className: `cell${leads ? " leads" : ""}${!missing && mark?.(value) ? " marked" : ""}`, role: "cell", title, data: { heat: missing ? 0 : level(value) }, onclick: leads }, text);
     });
     grid.append(across([h("span", { className: "name", role: "rowheader" }, String(row.name)), ...cells]));
   }

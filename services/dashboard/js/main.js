@@ -33,7 +33,9 @@ async function load() {
     state = await get("/v1/state", {}, signal);
     const run = current();
     runPicker(run);
-    const top = lookAtHead(run).then(({ latest, lastSync }) => { if (!signal.aborted) head(document.getElementById("head"), state, run, latest, lastSync); });
+    const box = document.getElementById("head");
+    main.classList.toggle("early", !box.children.length);
+    const top = lookAtHead(run).then(({ latest, lastSync }) => { if (!signal.aborted) head(box, state, run, latest, lastSync); }).finally(() => main.classList.remove("early"));
     await Promise.all([top, view(run, signal)]);
     performance.mark("loaded");
   } catch (error) {

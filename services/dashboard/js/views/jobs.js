@@ -12,7 +12,7 @@ const STEPS = 2000;
 const LAST = 200_000; // characters of a log
 
 export class JobsView {
-  constructor(box) { this.box = box; this.charts = []; this.told = h("div"); }
+  constructor(box) { this.box = box; this.charts = []; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
     const [figures, jobs] = await Promise.all([this.figures(run, signal), this.jobs(run, signal)]);

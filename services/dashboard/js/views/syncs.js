@@ -10,7 +10,7 @@ const STALLED = new Set(["pause", "apply", "verify", "commit", "resume", "rollba
 const OUTCOMES = { committed: "✓ committed", rolled_back: "↩ rolled back", failed: "✗ failed" };
 
 export class SyncsView {
-  constructor(box) { this.box = box; this.told = h("div"); }
+  constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
     const syncs = await get("/v1/syncs", { limit: 200 }, signal);

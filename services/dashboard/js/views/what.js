@@ -1,10 +1,12 @@
 // What drifted: a step's worst samples, their media, and their answers token by token.
 
 import { csvButton, table } from "../table.js";
+import { checkButton } from "./checks.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { count, figure, shorten, version } from "../format.js";
 import { get, segment } from "../api.js";
-import { go, place } from "../place.js";
+import { go, link, place } from "../place.js";
+import { legBars, legRows, legTokens } from "../legs.js";
 import { mediaRow } from "../media.js";
 import { stepPicker } from "./pickers.js";
 import { strip } from "../strip.js";
@@ -12,14 +14,14 @@ import { strip } from "../strip.js";
 const PROMPT = 4000; // characters shown of a prompt
 
 export class WhatView {
-  constructor(box) { this.box = box; }
+  constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
     if (!run || run.step === null) return this.box.replaceChildren(h("section", { className: "panel" }, empty("No step yet", "The worst samples of each step are kept with their tokens.")));
     const attempt = place().attempt ?? run.attempt;
     const step = Number(place().step ?? run.step);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
-    const found = await get(at, {}, signal);
+    const [found, [check]] = await Promise.all([get(at, {}, signal), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
     const worst = found.verdict.worst;
     const chosen = place().sample ?? worst[0]?.sample;
     const columns = [
@@ -30,12 +32,13 @@ export class WhatView {
     const list = worst.length
       ? table(columns, worst, { pick: (row) => go({ sample: row.sample, step }), chosen: (row) => row.sample === chosen, caption: "Worst samples" })
       : empty("No sample is kept of this step", "Set worst_samples above 0, and post records with their ids.");
-    const detail = h("div");
+    const detail = h("div", { style: { display: "contents" } });
     this.box.replaceChildren(h("div", { className: "bar" }, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, found.verdict.severity.toUpperCase()), h("span", { className: "quiet" }, found.verdict.reason)),
-      panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), list), detail);
+      panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list)), detail);
     if (chosen === undefined) return;
     try {
-      detail.replaceChildren(sampleCard(await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal)));
+      const [sample, whole] = await Promise.all([get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal), check ? get(`/v1/checks/${check.check}`, {}, signal) : null]);
+      detail.replaceChildren(sampleCard(sample), this.told, legsCard(whole, sample, { run: run.run, attempt: Number(attempt), step, legs: true, reference: true, localise: true }, this.told));
     } catch (error) {
       if (error.name === "AbortError") throw error;
       detail.replaceChildren(failure(error));
@@ -59,6 +62,17 @@ function sampleCard(sample) {
     record.media?.length ? mediaRow(record.media) : null,
     record.prompt_text ? h("div", {}, h("h3", {}, "Prompt"), h("p", { className: "prompt mono", tabindex: "0", role: "region", "aria-label": "Prompt" }, shorten(record.prompt_text, PROMPT))) : null,
     h("h3", {}, "Answer, coloured by d = train − rollout"), strip(rows), all);
+}
+
+/** Legs of this step's own answers cannot be had later: their media are not with the engine. Those of the probe can. */
+function legsCard(check, sample, body, told) {
+  const title = `Legs, as a check of step ${count(sample.step)} took them of the probe`;
+  const ask = checkButton(`Find the cause of step ${count(sample.step)}`, body, told);
+  if (check === null) return panel("Legs", ask, empty("No check has looked into this step", "A search for its cause takes the difference apart: train against prefill, prefill against decode, batch against alone, both against float32.", `omni-rl check --step ${sample.run}/${sample.attempt}/${sample.step} --reference`));
+  const bars = legBars(legRows(check.legs, check.evidence), `legs-${check.check}`);
+  const more = h("a", { href: link({ view: "why", check: check.check }) }, `check ${check.check}`);
+  if (bars === null) return panel("Legs", [ask, more], empty("The search ended before the legs", check.sentence || check.reason));
+  return panel(title, [ask, more], bars, legTokens(check.answers, sample.kind, `leg-tokens-${check.check}`));
 }
 
 /** One entry a sampled token; `flips` counts MoE layers whose experts differ at the position that predicted it. */

@@ -1,21 +1,31 @@
-// Where the drift is: kind of prompt against position in the answer, and MoE layer against step.
+// Where the drift is: kind of prompt against position in the answer, MoE layer against step, module against check.
 
 import { behind, csvButton } from "../table.js";
 import { empty, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
 import { get, segment } from "../api.js";
-import { go, place } from "../place.js";
+import { checkButton } from "./checks.js";
 import { heatmap } from "../heatmap.js";
 import { KINDS, picker, stepPicker } from "./pickers.js";
+import { link, place } from "../place.js";
+import { profileCsv, profileMap, profileOf, profileTable } from "../profile.js";
 
 const FIGURES = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "router_flips"];
 const STEPS = 32; // columns of layer against step
+const CHECKS = 100; // looked through for profiles
+const PROFILES = 24; // columns of module against check
 
 export class WhereView {
-  constructor(box) { this.box = box; }
+  constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
-    if (!run || run.step === null) return this.box.replaceChildren(h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step.")));
+    const checked = get("/v1/checks", { limit: CHECKS }, signal);
+    const [steps, checks] = await Promise.all([this.steps(run, signal), checked]);
+    this.box.replaceChildren(...steps, this.told, byModule(checks, this.told));
+  }
+
+  async steps(run, signal) {
+    if (!run || run.step === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step."))];
     const { metric = FIGURES[0], attempt = run.attempt } = place();
     const step = Number(place().step ?? run.step);
     const path = `/v1/runs/${segment(run.run)}`;
@@ -23,7 +33,7 @@ export class WhereView {
     const of = (one) => get(`${path}/attempts/${attempt}/steps/${one}`, {}, signal);
     const steps = await Promise.all(lines.filter((line) => line.step <= step).map((line) => of(line.step)));
     const found = steps.find((one) => one.verdict.step === step) ?? (await of(step));
-    this.box.replaceChildren(h("div", { className: "bar" }, stepPicker(step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric), byLayer(steps));
+    return [h("div", { className: "bar" }, stepPicker(step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric), byLayer(steps)];
   }
 }
 
@@ -46,9 +56,17 @@ function byLayer(steps) {
   if (!known.length) return panel(title, null, empty("No router choices were posted", "With rollout_experts, train_experts and margins in the records, flips of every layer are counted here."));
   const layers = Math.max(...known.map((one) => one.flips.length));
   const rows = Array.from({ length: layers }, (_, layer) => ({ name: `layer ${layer}`, layer }));
-  const columns = known.map((one) => ({ name: one.verdict.step, step: one }));
+  const columns = known.map((one) => ({ name: one.verdict.step, title: `step ${count(one.verdict.step)}`, step: one, href: link({ step: one.verdict.step }) }));
   const of = (row, column) => column.step.flips[row.layer] ?? null;
   const flat = rows.flatMap((row) => columns.map((column) => ({ layer: row.layer, step: column.name, flips: of(row, column) })));
   const shown = [{ name: "MoE layer", of: (row) => row.layer }, { name: "step", of: (row) => row.step }, { name: "flips", of: (row) => row.flips, right: true }];
-  return panel(title, csvButton("flips", shown, () => flat), heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count, pick: (row, column) => go({ step: column.name }) }), behind(shown, () => flat, "Router flips"));
+  return panel(title, csvButton("flips", shown, () => flat), heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count }), behind(shown, () => flat, "Router flips"));
+}
+
+function byModule(checks, told) {
+  const title = "Profiles: module × check, difference over its noise band";
+  const ask = checkButton("Compare every module now", { legs: false, localise: true }, told);
+  const found = checks.filter((check) => profileOf(check).size).slice(0, PROFILES).reverse();
+  if (!found.length) return panel(title, ask, empty("No profile yet", "A check that compares the outputs of every module on both sides leaves one here: with the button, or from a terminal. A search for a cause does too, if it comes that far.", "omni-rl check --localise"));
+  return panel(title, [ask, profileCsv(found, "modules")], profileMap(found), profileTable(found));
 }
