@@ -28,14 +28,15 @@ class Command(StrEnum):
 class Drift:
     """Where a run stands.
 
-    `calm`: judged steps in a row that would allow a lower severity. `gate`: paused until a pursuit ends, or halted
-    until a person opens it; always open where the gate is not ours (`Policy.gated`). `pursuit`: what is under way about
-    the incident. `at`: the severity that the pursuit began with. `resynced`: this incident has had its resync;
-    `excused`: its gate was opened again once because noise explained it. An incident ends where severity is OK.
+    `recent`: the severities that the last judged steps hold, at most as many as it takes to fall. `gate`: paused until
+    a pursuit ends, or halted until a person opens it; always open where the gate is not ours (`Policy.gated`).
+    `pursuit`: what is under way about the incident. `at`: the severity that the pursuit began with. `resynced`: this
+    incident has had its resync; `excused`: its gate was opened again once because noise explained it. An incident ends
+    where severity is OK.
     """
 
     severity: Severity = Severity.OK
-    calm: int = 0
+    recent: tuple[Severity, ...] = ()
     gate: Gate = "open"
     pursuit: Pursuit = "nothing"
     at: Severity = Severity.OK
@@ -73,32 +74,29 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Policy:
-    """`settle`: judged steps in a row within the lower limits before a severity falls. `gated`: generation is ours to
+    """`settle`: judged steps in a row that hold a lower severity before it falls. `gated`: generation is ours to
     stop; where it is not (another framework's run), verdicts advise and nothing is pursued."""
 
     settle: int = 3
     gated: bool = True
 
     def judged(self, drift: Drift, judgement: Judgement) -> Outcome:
-        """A step was judged. Severity rises at once, and falls after `settle` calm steps; never while the gate is shut,
-        because steps that were under way when it closed prove nothing."""
-        severity, calm = drift.severity, drift.calm
-        if judgement.severity > severity:
-            severity, calm = judgement.severity, 0
-        elif drift.gate != "open" or judgement.holding >= severity:
-            calm = 0
-        else:
-            calm += 1
-            if calm >= self.settle:
-                severity, calm = judgement.holding, 0
-        after = replace(drift, severity=severity, calm=calm)
+        """A step was judged. Severity rises at once, and falls to the highest that one of the last `settle` steps
+        holds; never while the gate is shut, because steps that were under way when it closed prove nothing."""
+        severity = max(drift.severity, judgement.severity)
+        recent: tuple[Severity, ...] = ()
+        if drift.gate == "open":
+            recent = (*drift.recent, judgement.holding)[-self.settle :]
+            if len(recent) == self.settle:
+                severity = max(judgement.severity, min(drift.severity, max(recent)))
+        after = replace(drift, severity=severity, recent=recent)
         if severity is Severity.OK and drift.pursuit == "nothing":
             after = replace(after, cause=None, resynced=False, excused=False)
         if not self.gated or severity <= drift.severity:
             return _outcome(drift, after, judgement.reason)
         commands = []
         if severity is Severity.PAUSE and drift.gate == "open":
-            after = replace(after, gate="paused")
+            after = replace(after, gate="paused", recent=())
             commands.append(Command.CLOSE)
         if drift.pursuit == "nothing" and drift.gate != "halted":
             after = replace(after, pursuit="attributing", at=severity)
@@ -148,7 +146,7 @@ class Policy:
         severity = judgement.severity
         if severity >= drift.at and severity >= Severity.MASK:
             return self._halted(drift, done, f"it persists after a resync: {judgement.reason}")
-        done = replace(done, severity=severity, calm=0)
+        done = replace(done, severity=severity, recent=())
         if severity is Severity.OK:
             done = replace(done, cause=None, resynced=False, excused=False)
         return self._opened(drift, done, f"rechecked: {judgement.reason}")

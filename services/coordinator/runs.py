@@ -76,9 +76,10 @@ def drift_from_json(values: dict[str, Any]) -> Drift:
     cause = values["cause"]
     return Drift(
         **{
-            **values,
+            **{name: value for name, value in values.items() if name != "calm"},  # which older ledgers have
             "severity": Severity(values["severity"]),
             "at": Severity(values["at"]),
+            "recent": tuple(map(Severity, values.get("recent", ()))),
             "cause": None if cause is None else Cause(cause),
         }
     )

@@ -222,3 +222,9 @@ def test_worse_figures_never_have_a_lower_severity(values: list[float], more: fl
     better = drive(*values, policy=policy)
     worse = drive(*[value + more for value in values], policy=policy)
     assert all(w.drift.severity >= b.drift.severity for w, b in zip(worse, better, strict=True))
+
+
+def test_severity_falls_to_the_worst_that_its_last_steps_hold() -> None:
+    """The last of them alone would let a worse run fall below one that stays at MASK."""
+    found = [outcome.drift.severity for outcome in drive(3.1, 2.3, 2.3, 0.1, 0.1, 0.1, policy=Policy(gated=False))]
+    assert found == [PAUSE, PAUSE, PAUSE, MASK, MASK, OK]

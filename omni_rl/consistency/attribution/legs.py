@@ -239,7 +239,10 @@ def _rule(bands: Bands) -> LeaveOut:
 
 
 def _outside(leg: float, step: float, bands: Bands) -> bool:
-    """`step`: what the leg has to explain."""
+    """`step`: what the leg has to explain, not a number if that is not known. Of noise there is nothing to explain: a
+    leg of other answers, of a few tokens, may well be wider."""
+    if step <= bands.mean:
+        return False
     return not leg <= max(bands.mean, 0.0 if np.isnan(step) else SHARE * step)
 
 

@@ -87,11 +87,7 @@ class _Search:
         yield from self._experiment(Check.WEIGHTS, asked.audit, proofs.weights)
         if samples:
             yield from self._of_arrays()
-        # What a leg has to explain: of the worst kind of prompt, as legs are.
-        kinds = dict.fromkeys(sample.record.kind for sample in samples)
-        step = max(
-            (mean_abs(np.concatenate([s.d for s in samples if s.record.kind == kind])) for kind in kinds), default=0.0
-        )
+        step = self._step()
         yield from self._experiment(
             Check.TRAIN_AGAINST_PREFILL,
             asked.legs,
@@ -109,6 +105,12 @@ class _Search:
                 None if localise is None else lambda: localise(name),
                 lambda found: legs.localisation(found[1], found[0]),
             )
+
+    def _step(self) -> float:
+        """What a leg has to explain: of the worst kind of prompt, as legs are; not a number without samples."""
+        kinds = dict.fromkeys(sample.record.kind for sample in self.samples)
+        means = (mean_abs(np.concatenate([s.d for s in self.samples if s.record.kind == kind])) for kind in kinds)
+        return max(means, default=np.nan, key=lambda mean: np.inf if np.isnan(mean) else mean)
 
     def _of_arrays(self) -> Iterator[Finding]:
         samples, bands, rescore = self.samples, self.bands, self.experiments.rescore
@@ -147,7 +149,11 @@ class _Search:
     def unknown(self) -> str:
         missing = [f for f in self.findings if f.result == "not_done" and f.sentence != "not asked for"]
         suspicious = [f.sentence for f in self.findings if f.result == "suspicious"]
-        said = "; ".join(suspicious) if suspicious else "no check reproduces the difference"
+        step = self._step()
+        nothing = "no check reproduces the difference"
+        if step <= self.bands.mean:
+            nothing = f"the samples are {step:.2g} apart, which is noise: there is nothing to explain"
+        said = "; ".join(suspicious) or nothing
         if missing:
             said += "; not done: " + "; ".join(f"{finding.check} ({finding.sentence})" for finding in missing)
         return said
