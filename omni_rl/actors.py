@@ -2,16 +2,31 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorHandleNotFoundError
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from omni_rl.processes import EXIT_TIMEOUT
+from omni_rl.errors import ConfigError
+from omni_rl.processes import EXIT_TIMEOUT, PLACEMENT_TIMEOUT
+from omni_rl.settings import Strategy
 
 NAME_PAUSE = 0.1
 """Seconds between two tries to take the name of an actor that ended."""
+PIN = 0.001
+"""Of the resource that each node has one of, named by its address: enough to be put there."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A bundle of a placement group: room for one actor, which Ray moves to another node when its node is gone."""
+
+    group: PlacementGroup
+    bundle: int
 
 
 def place(actor: Any, *arguments: Any) -> Any:
@@ -29,10 +44,45 @@ def place(actor: Any, *arguments: Any) -> Any:
             time.sleep(NAME_PAUSE)
 
 
-def share(cpus: float, resources: Mapping[str, float]) -> dict[str, Any]:
+def share(cpus: float, resources: Mapping[str, float], spot: Spot | None = None) -> dict[str, Any]:
     """The options that set `resources`, by Ray's names, aside for an actor; GPU is the one with devices behind it."""
     others = {name: amount for name, amount in resources.items() if name != "GPU"}
-    return {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
+    if spot is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(spot.group, spot.bundle)
+    return options
+
+
+def reserve(
+    needs: Sequence[Mapping[str, float]], strategy: Strategy, *, first_here: bool, detached: str | None = None
+) -> list[Spot]:
+    """Room for as many actors as there are `needs`, by Ray's names, CPU among them; the first on this process's node if
+    `first_here`. It goes with this process, unless it is `detached`: then it has a name, by which a successor finds it.
+
+    Raises `ConfigError` if the cluster has no such room.
+    """
+    bundles = [dict(need) for need in needs]
+    if first_here:
+        bundles[0][f"node:{ray.util.get_node_ip_address()}"] = PIN
+    group = _found(detached) if detached else None
+    if group is None:
+        group = placement_group(bundles, strategy, **({"name": detached, "lifetime": "detached"} if detached else {}))
+        if not group.wait(PLACEMENT_TIMEOUT):
+            remove_placement_group(group)
+            raise ConfigError(
+                f"the cluster has no room for {bundles} ({strategy}): give its nodes more, ask for less, or choose "
+                "another strategy"
+            )
+    elif group.bundle_count != len(bundles):
+        raise ConfigError(f"the run has room for {group.bundle_count} actors, not {len(bundles)}; give it another name")
+    return [Spot(group, number) for number in range(len(bundles))]
+
+
+def _found(name: str) -> PlacementGroup | None:
+    try:
+        return get_placement_group(name)
+    except ValueError:
+        return None
 
 
 def clear(name: str, namespace: str) -> None:

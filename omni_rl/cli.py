@@ -82,6 +82,8 @@ def demo(
     steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Where report.json goes.  [default: runs/demo]")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engines that share the prompts.  [default: 1]")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Ray nodes, all on this machine.  [default: 1]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section demo is read.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on standard output, the rest aside.")
@@ -95,6 +97,7 @@ def demo(
     from omni_rl.config import load
 
     flags = {"model": model, "dtype": dtype, "steps": steps, "seed": seed, "out": out}
+    flags |= {"replicas": replicas, "nodes.count": nodes}
     settings = load(config, {f"demo.{name}": value for name, value in flags.items()}).demo
     from omni_rl.demo.command import run_demo
 

@@ -11,13 +11,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from omni_rl.errors import ConfigError
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import UpSettings
-from omni_rl.settings import describe
+from omni_rl.settings import Strategy, describe
 
 PREFIX = "OMNI_RL_"
 
 
+class NodesSettings(BaseModel):
+    """The demo's Ray cluster on this machine. With a `count` above 1 each node has an address of the loopback network,
+    and is treated as a host of its own: weights get to it through the object store alone.
+
+    `cpus` and `object_store` (bytes) are each node's; `strategy` says how ranks and engines are dealt to the nodes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(default=1, ge=1, le=100)
+    cpus: int = Field(default=2, ge=1)
+    object_store: int = Field(default=256 * 2**20, ge=80 * 2**20)
+    strategy: Strategy = "SPREAD"
+
+
 class DemoSettings(BaseModel):
-    """The main job. `prompts_per_kind` prompts of each of the five kinds a step, `max_tokens` sampled tokens each."""
+    """The main job. `prompts_per_kind` prompts of each of the five kinds a step, `max_tokens` sampled tokens each.
+
+    `replicas` engines share the prompts of a step, `world_size` ranks train.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +46,9 @@ class DemoSettings(BaseModel):
     out: Path = Path("runs/demo")
     prompts_per_kind: int = Field(default=8, ge=1)
     max_tokens: int = Field(default=32, ge=1)
+    replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
+    nodes: NodesSettings = NodesSettings()
     learning_rate: float = Field(default=1e-3, gt=0)
     port: int = Field(default=8400, ge=0, le=65535)
     """Of the dashboard, with `--serve`; 0: any that is free."""

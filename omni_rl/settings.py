@@ -1,10 +1,16 @@
 """The base of what actors are started with; importable without torch."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ConfigError
+
+Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+"""How a placement group deals actors to nodes, by Ray's names; the strict ones would rather not place them."""
+Transport = Literal["slab", "object_store"]
+"""How weights get to engines. slab: all of them map the one that the trainer fills, in the memory of one host.
+object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store."""
 
 
 def describe(error: ValidationError) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from omni_rl.bridge.settings import ClusterSettings
-from omni_rl.config import DemoSettings
+from omni_rl.config import DemoSettings, NodesSettings
 from omni_rl.plan.cases import cases
 from omni_rl.plan.links import H100
 from omni_rl.plan.measured import Measured
@@ -44,7 +44,7 @@ SECTIONS: dict[str, tuple[str, tuple[type[BaseModel], ...]]] = {
     "omni-rl demo and omni-rl up": (
         "A TOML file (`--config`), then variables `OMNI_RL_SECTION__NAME` (`OMNI_RL_UP__PORT=8500`), then flags; the "
         "later one wins. An unknown name is an error that lists it.",
-        (DemoSettings, UpSettings),
+        (DemoSettings, NodesSettings, UpSettings),
     ),
     "The coordinator": (
         "One JSON object: `python -m services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
@@ -119,7 +119,7 @@ def _type(annotation: Any) -> str:
     text = str(annotation).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
     for model in {model for _, models in SECTIONS.values() for model in models}:
         text = text.replace(f"{model.__module__}.{model.__name__}", model.__name__)
-    return text.replace("Optional", "")
+    return f"{text.removeprefix('Optional[').removesuffix(']')} | None" if text.startswith("Optional[") else text
 
 
 def _default(field: FieldInfo) -> str:

@@ -5,23 +5,25 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
 import ray
 import torch
 
-from omni_rl.actors import clear
+from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.experiments import served_slabs
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import TRAINER, ClusterSettings
+from omni_rl.bridge.steady import steady
 from omni_rl.bridge.trainer import TrainerHandle
 from omni_rl.errors import EngineDeadError, OmniRLError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.types import StepKey
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.actor import CPUS, RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
@@ -37,6 +39,8 @@ from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState,
 logger = logging.getLogger("omni_rl.bridge")
 STATUS = Deadline("status", 3.0)
 """An actor answers at once, whatever it is doing."""
+RANKS, ENGINES = "ranks", "engines"
+"""Whose placement group it is."""
 
 
 class Cluster:
@@ -55,6 +59,7 @@ class Cluster:
         self._checks = Checks(rollouts, trainer)
         self._held = held
         self._gate = threading.Lock()
+        self._syncs = threading.Lock()
         self._sync: WeightSync
         self._ledger: Ledger
         self._journal: LedgerJournal
@@ -73,9 +78,13 @@ class Cluster:
                 address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
             )
             stack.callback(ray.shutdown)
+            engines = _room(settings, ENGINES, {"CPU": CPUS, **settings.rollout_resources}, settings.replicas)
             with ThreadPoolExecutor() as starting:
                 trainer = starting.submit(_trainer, settings)
-                rollouts = [starting.submit(_rollout, settings, name, held) for name in settings.rollouts]
+                rollouts = [
+                    starting.submit(_rollout, settings, name, held, spot)
+                    for name, spot in zip_longest(settings.rollouts, engines)
+                ]
             cluster = cls(settings, [rollout.result() for rollout in rollouts], trainer.result(), held)
             ledger = stack.enter_context(contextlib.closing(Ledger.open(settings.ledger)))
             journal = stack.enter_context(contextlib.closing(LedgerJournal(ledger, settings.run)))
@@ -85,7 +94,9 @@ class Cluster:
                 cluster._observe(event)
 
             cluster._sync = stack.enter_context(
-                weight_sync(cluster._rollouts, journal, observe=observe, held=held, keep=True)
+                weight_sync(
+                    cluster._rollouts, journal, transport=settings.transport, observe=observe, held=held, keep=True
+                )
             )
             cluster._ledger, cluster._journal = ledger, journal
             cluster._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(settings.run))))
@@ -112,15 +123,20 @@ class Cluster:
         if request.probe and request.source == "trainer":
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
         self._observe = lambda event: observe(event) if event.sync == request.sync else None
-        return self._sync.sync(
-            self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
-        )
+        with self._syncs:
+            return self._sync.sync(
+                self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
+            )
 
     def check(self, request: CheckRequest) -> CheckResult:
         samples = None
         if request.run is not None and request.attempt is not None and request.step is not None:
             samples = posted(self._ledger, StepKey(request.run, request.attempt, request.step))
-        return self._checks.run(request, served_slabs(self._journal, self._slabs), samples)
+        return steady(
+            lambda: self._checks.run(request, served_slabs(self._journal, self._slabs), samples),
+            lambda: self._trainer.status().version,
+            self._syncs,
+        )
 
     def pause(self, reason: str) -> None:
         self._hold(reason)
@@ -164,6 +180,15 @@ class Cluster:
         return ReplicaState(TRAINER, "trainer", status.version, state, status.end)
 
 
+def _room(settings: ClusterSettings, what: str, need: dict[str, float], count: int) -> list[Spot]:
+    """For as many actors; none where Ray places them as it likes."""
+    if settings.strategy is None:
+        return []
+    # A bridge that has joined is on a node that offers nothing; its memory is then another node's too.
+    here = what == RANKS and not settings.join
+    return reserve([need] * count, settings.strategy, first_here=here, detached=f"{settings.namespace}-{what}")
+
+
 def _trainer(settings: ClusterSettings) -> TrainerHandle:
     with contextlib.suppress(TrainerDeadError):
         found = TrainerHandle.attach(TRAINER, settings.namespace)
@@ -176,12 +201,15 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
         learning_rate=settings.learning_rate,
         resources=settings.trainer_resources,
     )
-    return TrainerHandle.start(settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace)
+    spots = _room(settings, RANKS, {"CPU": train.cpus_per_rank, **settings.trainer_resources}, settings.world_size)
+    return TrainerHandle.start(
+        settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace, spots=spots
+    )
 
 
-def _rollout(settings: ClusterSettings, name: str, held: str | None) -> RolloutHandle:
+def _rollout(settings: ClusterSettings, name: str, held: str | None, spot: Spot | None) -> RolloutHandle:
     with contextlib.suppress(EngineDeadError):
-        found = RolloutHandle.attach(name, settings.namespace)
+        found = RolloutHandle.attach(name, settings.namespace, spot)
         if found is not None:
             return found
     clear(name, settings.namespace)
@@ -194,7 +222,9 @@ def _rollout(settings: ClusterSettings, name: str, held: str | None) -> RolloutH
         resources=settings.rollout_resources,
     )
     # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.
-    return RolloutHandle.start(engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held)
+    return RolloutHandle.start(
+        engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held, spot=spot
+    )
 
 
 def _status(handle: RolloutHandle) -> ReplicaStatus | OmniRLError:

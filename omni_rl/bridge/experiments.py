@@ -60,7 +60,14 @@ class LiveExperiments:
     def audit(self) -> list[Audit]:
         slab, before = self.slabs
         return [
-            handle.between_steps(partial(diagnosis.audit, replica=handle.name, slab=slab, before=before))
+            handle.between_steps(
+                partial(
+                    diagnosis.audit,
+                    replica=handle.name,
+                    slab=handle.local(slab),
+                    before=None if before is None else handle.local(before),
+                )
+            )
             for handle in self.rollouts
         ]
 

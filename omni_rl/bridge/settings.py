@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from omni_rl.settings import StrictSettings
+from omni_rl.settings import Strategy, StrictSettings, Transport
 
 
 class ClusterSettings(StrictSettings):
@@ -14,7 +14,10 @@ class ClusterSettings(StrictSettings):
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
     namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
     `join`: the bridge's host is no node of the cluster, and becomes one that offers nothing, as long as the bridge
-    lives. The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them.
+    lives. The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them;
+    `strategy`, how ranks and engines are dealt to those nodes, in a placement group of their own; None: as Ray likes.
+    `transport`: whether engines may be on other hosts than the bridge and the trainer's first rank, which share a
+    memory.
     """
 
     address: str
@@ -32,6 +35,8 @@ class ClusterSettings(StrictSettings):
     join: bool = False
     rollout_resources: dict[str, float] = Field(default_factory=dict)
     trainer_resources: dict[str, float] = Field(default_factory=dict)
+    strategy: Strategy | None = None
+    transport: Transport = "slab"
 
     @property
     def namespace(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place, share
+from omni_rl.actors import Spot, kill, place, share
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
@@ -63,11 +63,11 @@ class TrainerActor:
     async def status(self) -> TrainerStatus:
         return self._status
 
-    async def start(self, model: Path, settings: TrainSettings, run: str) -> None:
+    async def start(self, model: Path, settings: TrainSettings, run: str, spots: Sequence[Spot]) -> None:
         def start() -> None:
             from omni_rl.train.group import TrainerGroup
 
-            self._group = TrainerGroup.start(model, settings, run)
+            self._group = TrainerGroup.start(model, settings, run, spots=spots)
             self._status = TrainerStatus(str(self._group.version()))
 
         await asyncio.get_running_loop().run_in_executor(self._work, start)
@@ -137,8 +137,20 @@ class TrainerHandle:
         self._pid = pid
 
     @classmethod
-    def start(cls, model: Path, settings: TrainSettings, *, run: str, name: str, namespace: str) -> "TrainerHandle":
-        """Start the actor and its ranks with the checkpoint's weights. Raises what `TrainerGroup.start` raises."""
+    def start(
+        cls,
+        model: Path,
+        settings: TrainSettings,
+        *,
+        run: str,
+        name: str,
+        namespace: str,
+        spots: Sequence[Spot] = (),
+    ) -> "TrainerHandle":
+        """Start the actor and its ranks, these in `spots`, with the checkpoint's weights.
+
+        Raises what `TrainerGroup.start` raises.
+        """
         # On a node that its ranks may be on too; devices are theirs.
         beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
         options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
@@ -149,7 +161,7 @@ class TrainerHandle:
         handle = cls(actor, name, None)
         try:
             handle._locate(PLACEMENT_TIMEOUT)
-            handle._call("start", model.resolve(), settings, run)
+            handle._call("start", model.resolve(), settings, run, spots)
         except BaseException:
             handle.close()
             raise

@@ -1,4 +1,4 @@
-"""The real pair: a vLLM actor and an FSDP2 trainer group on a local Ray."""
+"""The real pair: vLLM actors and an FSDP2 trainer group on a local Ray."""
 
 import contextlib
 import importlib.metadata
@@ -6,18 +6,25 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import zip_longest
+from math import ceil
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from omni_rl.actors import Spot, reserve
 from omni_rl.config import DemoSettings
+from omni_rl.demo.nodes import local_nodes
+from omni_rl.demo.report import Placed
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.media.types import Prompt
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.actor import CPUS, RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
@@ -27,7 +34,8 @@ from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
-T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 OBJECT_STORE_BYTES = 256 * 2**20  # a step's media tensors and one set of weights, with room
 
 
@@ -56,8 +64,11 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         settings = self._settings
         with contextlib.ExitStack() as stack:
-            start_ray()
-            stack.callback(ray.shutdown)
+            if settings.nodes.count == 1:
+                start_ray()
+                stack.callback(ray.shutdown)
+            else:
+                stack.enter_context(local_nodes(settings.nodes, self._run))
             engine = EngineSettings(
                 model=settings.model,
                 dtype=settings.dtype,
@@ -65,13 +76,24 @@ class Cluster:
                 max_num_seqs=5 * settings.prompts_per_kind,
                 max_num_batched_tokens=4096,
             )
-            self._rollout = stack.enter_context(RolloutHandle.start(engine))
             train = TrainSettings(
                 world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate
             )
-            self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, self._run))
+            ranks = self._room({"CPU": train.cpus_per_rank}, train.world_size, first_here=True)
+            engines = self._room({"CPU": CPUS}, settings.replicas, first_here=False)
+            self._rollouts = [
+                stack.enter_context(
+                    RolloutHandle.start(engine, name=f"rollout-{number}", namespace=self._run, spot=spot)
+                )
+                for number, spot in zip_longest(range(settings.replicas), engines)
+            ]
+            self._trainer = stack.enter_context(TrainerGroup.start(settings.model, train, self._run, spots=ranks))
             self._expect_same_version()
-            self._sync = stack.enter_context(weight_sync([self._rollout], stack.enter_context(self._journal())))
+            journal = stack.enter_context(self._journal())
+            self._sync = stack.enter_context(
+                weight_sync(self._rollouts, journal, transport="slab" if settings.nodes.count == 1 else "object_store")
+            )
+            self._dealing = stack.enter_context(ThreadPoolExecutor(settings.replicas, "replica"))
             self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
             self._open = stack.pop_all()
         return self
@@ -87,20 +109,35 @@ class Cluster:
 
     @property
     def parameters(self) -> int:
-        return self._rollout.parameters
+        return self._rollouts[0].parameters
 
     @property
     def weight_version(self) -> str:
-        return self._rollout.weight_version
+        return self._rollouts[0].weight_version
+
+    @property
+    def actors(self) -> list[Placed]:
+        ranks = [Placed(f"rank-{number}", address) for number, address in enumerate(self._trainer.addresses)]
+        engines = [
+            Placed(handle.name, handle.address, "slab" if handle.slabs is None else "object_store")
+            for handle in self._rollouts
+        ]
+        return [*ranks, *engines]
 
     def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
-        return self._alive(lambda rollout: rollout.sample(rollout.render(prompts), sampling))
+        # Request i of a batch has the seed's i-th successor: no two replicas may use the same ones.
+        apart = ceil(len(prompts) / len(self._rollouts))
+        seeds = {handle: sampling.seed + apart * number for number, handle in enumerate(self._rollouts)}
+        return self._dealt(
+            prompts,
+            lambda rollout, its: rollout.sample(rollout.render(its), replace(sampling, seed=seeds[rollout])),
+        )
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         return self._trainer.score(rollouts)
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]:
-        return self._alive(lambda rollout: rollout.rescore(rollouts, alone=alone))
+        return self._dealt(rollouts, lambda rollout, its: rollout.rescore(its, alone=alone))
 
     def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
         self._trainer.update(rollouts, advantages)
@@ -125,15 +162,31 @@ class Cluster:
             yield journal
         shutil.rmtree(directory)
 
-    def _alive(self, call: Callable[[RolloutHandle], T]) -> T:
-        """Call the engine. One that died is replaced, brought to the trainer's weights, and asked once more."""
-        try:
-            return call(self._rollout)
-        except EngineDeadError:
+    def _room(self, need: dict[str, float], count: int, *, first_here: bool) -> list[Spot]:
+        """For as many actors, where there are several nodes to deal them to."""
+        nodes = self._settings.nodes
+        return [] if nodes.count == 1 else reserve([need] * count, nodes.strategy, first_here=first_here)
+
+    def _dealt(self, items: Sequence[A], call: Callable[[RolloutHandle, Sequence[A]], list[B]]) -> list[B]:
+        """Let each replica answer its share of `items`; the answers in their order.
+
+        Those that died are replaced, brought to the trainer's weights, and asked once more.
+        """
+        handles = self._rollouts[: len(items)]
+        shares = [items[number :: len(handles)] for number in range(len(handles))]
+        asked = [self._dealing.submit(call, handle, its) for handle, its in zip(handles, shares, strict=True)]
+        if any(isinstance(future.exception(), EngineDeadError) for future in asked):
             self._sync.repair()
-            return call(self._rollout)
+        answers: list[Any] = [None] * len(items)
+        for number, (handle, its, future) in enumerate(zip(handles, shares, asked, strict=True)):
+            dead = isinstance(future.exception(), EngineDeadError)
+            answers[number :: len(handles)] = call(handle, its) if dead else future.result()
+        return answers
 
     def _expect_same_version(self) -> None:
-        engine, trainer = self._rollout.weight_version, str(self._trainer.version())
-        if engine != trainer:
-            raise WeightUpdateError(f"the engine holds {engine}, the trainer {trainer}, of the same checkpoint")
+        trainer = str(self._trainer.version())
+        for handle in self._rollouts:
+            if handle.weight_version != trainer:
+                raise WeightUpdateError(
+                    f"{handle.name} holds {handle.weight_version}, the trainer {trainer}, of the same checkpoint"
+                )

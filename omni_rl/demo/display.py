@@ -95,8 +95,12 @@ def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits
 
 
 def closing(console: Console, report: Report, limits: Thresholds, path: str) -> None:
-    """The legs, the run's verdict and where the report is."""
+    """The legs, where the actors were if on several nodes, the run's verdict and where the report is."""
     console.print(comparison_table("where the difference comes from", "leg", report.legs, limits, console.width))
+    if len({placed.node for placed in report.actors}) > 1:
+        for placed in report.actors:
+            weights = f"  weights through {placed.transport}" if placed.transport else ""
+            console.print(f"{placed.name:<12}{placed.node}{weights}", highlight=False)
     for breach in report.breaches:
         console.print(breach, style="red", highlight=False)
     verdict = "[green]every step agreed[/]" if report.agreed else "[red]the two policies disagree[/]"

@@ -9,8 +9,18 @@ from typing import Any
 
 from omni_rl.consistency.metrics import Comparison
 from omni_rl.consistency.thresholds import Verdict
+from omni_rl.settings import Transport
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an actor was: its node's address, and by what an engine's weights came; a rank has none of that."""
+
+    name: str
+    node: str
+    transport: Transport | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Report:
     steps: list[StepReport] = field(default_factory=list)
     legs: dict[str, Comparison] = field(default_factory=dict)
     breaches: list[str] = field(default_factory=list)
+    actors: list[Placed] = field(default_factory=list)
 
     @property
     def agreed(self) -> bool:
@@ -66,6 +77,7 @@ class Report:
             "engine": self.engine,
             "train": self.train,
             "parameters": self.parameters,
+            "actors": [vars(placed) for placed in self.actors],
             "verdict": "agree" if self.agreed else "disagree",
             "breaches": self.breaches,
             "steps": [step.as_dict() for step in self.steps],

@@ -1,4 +1,4 @@
-"""The demo's loop: one vLLM actor, one trainer group, the same prompts through both, at every step."""
+"""The demo's loop: vLLM actors, one trainer group, the same prompts through both, at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from omni_rl.consistency.metrics import Comparison, by_kind, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS, Thresholds, breaches, left_out
 from omni_rl.demo.display import Display
-from omni_rl.demo.report import Report, StepReport
+from omni_rl.demo.report import Placed, Report, StepReport
 from omni_rl.demo.reward import reward
 from omni_rl.jobs.clock import Clock
 from omni_rl.media.samples import demo_prompts
@@ -34,6 +34,10 @@ class Policies(Protocol):
     def parameters(self) -> int: ...
     @property
     def weight_version(self) -> str: ...
+    @property
+    def actors(self) -> Sequence[Placed]:
+        """Where they are now."""
+
     def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]: ...
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]: ...
@@ -108,6 +112,7 @@ def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Kee
             judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), limits, clock.seconds)
         )
         display.step(report.steps[-1])
+    report.actors = list(cluster.actors)
     report.breaches = left_out(compare(records, leave_out=limits.leave_out), limits)
     return report
 

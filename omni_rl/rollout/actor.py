@@ -3,14 +3,15 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import kill, place, share
+from omni_rl.actors import Spot, kill, place, share
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -19,7 +20,7 @@ from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.rollout.waiting import HEARTBEAT, Waiter
-from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
+from omni_rl.sync.replica import Command, Deadline, ReplicaStatus, SlabRef
 
 if TYPE_CHECKING:
     from omni_rl.rollout.engine import RolloutEngine
@@ -108,6 +109,7 @@ class _Hold:
     actor: Any = None
     pid: int | None = None
     end: str | None = "it was not started"
+    address: str = ""
 
 
 class RolloutHandle:
@@ -117,16 +119,20 @@ class RolloutHandle:
 
     If the engine dies (it threw inside a step, or its process ended), the calls under way and every later one raise
     `EngineDeadError`, until `replace` has started another engine. `pid` is the engine's process if it runs on this
-    node, else None.
+    node, else None. `slabs`: where its host has the run's slabs, None if it maps those of this host.
     """
 
-    def __init__(self, settings: EngineSettings, name: str | None, namespace: str | None, detached: bool) -> None:
+    def __init__(
+        self, settings: EngineSettings, name: str | None, namespace: str | None, detached: bool, spot: Spot | None
+    ) -> None:
         self.settings = settings
         self.name = name or "rollout"
         self._options = {"name": name, "namespace": namespace} if name else {}
         if detached:
             self._options["lifetime"] = "detached"
+        self._spot = spot
         self._hold = _Hold()
+        self.slabs: Path | None = None
 
     @classmethod
     def start(
@@ -138,20 +144,21 @@ class RolloutHandle:
         detached: bool = False,
         closed: bool = False,
         held: str | None = None,
+        spot: Spot | None = None,
     ) -> "RolloutHandle":
         """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers `attach` to it, and a
-        `detached` one outlives this driver.
+        `detached` one outlives this driver. It, and who takes its place, has the room in `spot`, if there is one.
 
         A `closed` one answers no request until a weight sync has brought it to the run's weights, a `held` one until it
         is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could
         not start it.
         """
-        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached)
+        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached, spot)
         handle._start(closed, held)
         return handle
 
     @classmethod
-    def attach(cls, name: str, namespace: str) -> "RolloutHandle | None":
+    def attach(cls, name: str, namespace: str, spot: Spot | None = None) -> "RolloutHandle | None":
         """The engine that another driver started under that name, or None if there is none, or none that is complete.
 
         Raises `ReplicaDeadError` if its process does not answer.
@@ -167,14 +174,23 @@ class RolloutHandle:
         if started is None:
             return None
         settings, parameters = started
-        handle = cls(settings, name, namespace, detached=True)
-        handle._hold = _Hold(actor, pid if address == ray.util.get_node_ip_address() else None, None)
+        handle = cls(settings, name, namespace, detached=True, spot=spot)
+        handle._hold = _Hold(actor, pid if address == ray.util.get_node_ip_address() else None, None, address)
         handle.parameters = parameters
         return handle
 
     @property
     def pid(self) -> int | None:
         return self._hold.pid
+
+    @property
+    def address(self) -> str:
+        """Of the engine's node."""
+        return self._hold.address
+
+    def local(self, slab: SlabRef) -> SlabRef:
+        """The same weights on the engine's host."""
+        return slab if self.slabs is None else replace(slab, path=str(self.slabs / Path(slab.path).name))
 
     def replace(self, *, closed: bool = False, held: str | None = None) -> None:
         """End this engine, dead, stopped or alive, and start a fresh one, which has the checkpoint's weights.
@@ -251,26 +267,35 @@ class RolloutHandle:
     def _start(self, closed: bool, held: str | None) -> None:
         self._require_ray()
         try:
-            options = {**self._options, **share(CPUS, self.settings.resources), "max_restarts": 0}
+            try:
+                self._place()
+            except RayActorError:
+                # Ray takes a while to notice that a node is gone, and may have put the actor there; now it knows.
+                self.close()
+                self._place()
+            self.parameters: int = self._call("start", self.settings, self.name, closed, held)
+        except BaseException:
+            self._hold.end = "it failed to start"
+            self.close()
+            raise
+
+    def _place(self) -> None:
+        """Have Ray start a process. Raises `RayActorError` if it ended at once, or never was."""
+        options = {**self._options, **share(CPUS, self.settings.resources, self._spot), "max_restarts": 0}
+        try:
             actor = place(ray.remote(RolloutActor).options(**options))
         except ValueError as error:
             raise EngineDeadError(f"{self.name}: another engine has that name: {error}") from error
         self._hold = hold = _Hold(actor, None, None)
         try:
-            try:
-                address, pid = ray.get(actor.process.remote(), timeout=PLACEMENT_TIMEOUT)
-            except GetTimeoutError:
-                raise EngineDeadError(
-                    f"Ray did not start the rollout actor within {PLACEMENT_TIMEOUT:g} s; it needs {CPUS} of a CPU"
-                    + "".join(f" and {amount:g} of {name}" for name, amount in self.settings.resources.items())
-                ) from None
-            if address == ray.util.get_node_ip_address():
-                hold.pid = pid
-            self.parameters: int = self._call("start", self.settings, self.name, closed, held)
-        except BaseException:
-            hold.end = "it failed to start"
-            self.close()
-            raise
+            hold.address, pid = ray.get(actor.process.remote(), timeout=PLACEMENT_TIMEOUT)
+        except GetTimeoutError:
+            raise EngineDeadError(
+                f"Ray did not start the rollout actor within {PLACEMENT_TIMEOUT:g} s; it needs {CPUS} of a CPU"
+                + "".join(f" and {amount:g} of {name}" for name, amount in self.settings.resources.items())
+            ) from None
+        if hold.address == ray.util.get_node_ip_address():
+            hold.pid = pid
 
     def _require_ray(self) -> None:
         """Without this, Ray would quietly start a cluster of its own on the next call."""

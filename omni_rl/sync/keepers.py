@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from omni_rl.errors import KeeperDeadError, SourceError
@@ -78,6 +78,15 @@ class KeeperActor:
         return self._pair.at(str(self._pair.directory / Path(path).name))
 
 
+def node_at(address: str) -> str:
+    """Id of the Ray node with that address. Raises `KeeperDeadError` if there is none."""
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeManagerAddress"] == address:
+            found: str = node["NodeID"]
+            return found
+    raise KeeperDeadError(f"Ray has no node at {address} for a keeper")
+
+
 class KeeperHandle:
     """One keeper. Make it with `start`; close it, or use it as a context, to remove the slabs of its host.
 
@@ -117,6 +126,11 @@ class KeeperHandle:
             self._kill()
             raise
 
+    @property
+    def has_host(self) -> bool:
+        """Whether Ray still has the node that it is bound to."""
+        return self._node is None or any(node["Alive"] and node["NodeID"] == self._node for node in ray.nodes())
+
     def ping(self) -> None:
         """Raises `KeeperDeadError` if the process is gone."""
         self._call("ping")
@@ -147,6 +161,8 @@ class KeeperHandle:
             raise KeeperDeadError(
                 f"the keeper of run {self._what[0]!r} died; its slabs are still there: replace it"
             ) from error
+        except ActorUnschedulableError as error:
+            raise KeeperDeadError(f"the keeper of run {self._what[0]!r} has lost its host: {error}") from error
 
     def close(self) -> None:
         """Remove the slabs of its host and end the process; a dead keeper is replaced for that. Idempotent."""

@@ -11,7 +11,7 @@ nothing, which means that it is quarantined and loaded anew."""
 
 
 class WeightTransport(Protocol):
-    """The seam. A slab has the same path on every host, so one `SlabRef` is right for all replicas."""
+    """The seam. A slab has the same file name on every host, so one `SlabRef` names it for all replicas."""
 
     @property
     def rollback(self) -> Rollback: ...

@@ -1,13 +1,14 @@
 """The trainer as a job sees it: one policy over several ranks, whose work is dealt out here."""
 
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import ray
 
-from omni_rl.actors import share
+from omni_rl.actors import Spot, share
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
@@ -40,19 +41,23 @@ class TrainerGroup:
         self._kept: set[str] = set()
 
     @classmethod
-    def start(cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1) -> "TrainerGroup":
-        """Start the ranks on the checkpoint in `model_path`, whose weights get number 0.
+    def start(
+        cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1, spots: Sequence[Spot] = ()
+    ) -> "TrainerGroup":
+        """Start the ranks on the checkpoint in `model_path`, whose weights get number 0; where room was reserved for
+        each, in those `spots`.
 
         Raises:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
-        options = share(settings.cpus_per_rank, settings.resources)
-        actor = ray.remote(TrainWorker).options(max_restarts=0, **options)
-        ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank in range(settings.world_size)])
+        rooms: Sequence[Spot | None] = spots or [None] * settings.world_size
+        shares = [share(settings.cpus_per_rank, settings.resources, room) for room in rooms]
+        actors = [ray.remote(TrainWorker).options(max_restarts=0, **its) for its in shares]
+        ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)])
         try:
             addresses = ranks.locate(PLACEMENT_TIMEOUT)
-            host = LOOPBACK if len(set(addresses)) == 1 else addresses[0]
+            host = LOOPBACK if _one_machine(addresses) else addresses[0]
             port = ranks.first("listen", host)
             ranks.call("join", host, port)
             model = Path(model_path).resolve()
@@ -72,6 +77,11 @@ class TrainerGroup:
     def pids(self) -> list[int]:
         """Process ids of the ranks on this node."""
         return self._ranks.pids
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of the nodes that the ranks are on, by rank."""
+        return self._ranks.addresses
 
     def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:
         """The trainer's logprobs, router choices and media digests of every answer; by weights that were `kept`. With
@@ -178,3 +188,8 @@ class TrainerGroup:
                 raise ConfigError(f"prompt {rollout.prompt.id!r}: the engine recorded no experts to replay")
         lengths = [sequence_length(rollout) for rollout in rollouts]
         return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)
+
+
+def _one_machine(addresses: Sequence[str]) -> bool:
+    """Several nodes of one machine have addresses of their own, of the loopback network."""
+    return len(set(addresses)) == 1 or all(ip_address(address).is_loopback for address in addresses)

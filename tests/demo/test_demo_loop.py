@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_rl.config import DemoSettings
-from omni_rl.demo.report import Report, StepReport
+from omni_rl.demo.report import Placed, Report, StepReport
 from omni_rl.demo.run import run
 from omni_rl.media.types import KINDS, MediaItem, Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, VersionSpan
@@ -26,6 +26,7 @@ class FakePolicies:
 
     engine_version = "0"
     parameters = 7
+    actors = (Placed("rollout-0", "127.0.0.1", "slab"),)
 
     def __init__(self, spoil: Callable[[int, list[Score]], list[Score]] = lambda step, scores: scores) -> None:
         self._spoil = spoil

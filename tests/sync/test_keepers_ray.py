@@ -91,12 +91,18 @@ def test_a_keeper_that_cannot_make_its_slabs_says_why(tmp_path: Path) -> None:
     assert not slab_directory("run", tmp_path).exists()
 
 
+def reaching(there: KeeperHandle, here: SlabPair) -> ObjectStoreTransport:
+    transport = ObjectStoreTransport(lambda address: there)
+    assert transport.reach("there", here) == there.directory
+    return transport
+
+
 @pytest.mark.parametrize("message_bytes", [2**26, 100])
 def test_weights_arrive_on_the_other_host_in_the_slab_of_the_same_name(
     here: SlabPair, there: KeeperHandle, weights: Weights, message_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_store, "MESSAGE_BYTES", message_bytes)
-    transport = ObjectStoreTransport([there])
+    transport = reaching(there, here)
     assert transport.rollback == "slab"
     pair = SlabPair(here.directory, transport)
     for number in range(2):
@@ -112,8 +118,9 @@ def test_weights_arrive_on_the_other_host_in_the_slab_of_the_same_name(
 def test_a_keeper_that_died_is_replaced_and_gets_everything(
     here: SlabPair, there: KeeperHandle, weights: Weights
 ) -> None:
+    transport = reaching(there, here)
     kill(there)
-    filled = SlabPair(here.directory, ObjectStoreTransport([there])).fill(here.idle(None), Given(weights))
+    filled = SlabPair(here.directory, transport).fill(here.idle(None), Given(weights))
     assert same(over_there(there, 0).tensors(), weights)
     assert str(over_there(there, 0).sealed().version) == filled.slab.version
 
@@ -121,13 +128,33 @@ def test_a_keeper_that_died_is_replaced_and_gets_everything(
 def test_what_was_damaged_before_it_left_is_not_sealed_there(
     here: SlabPair, there: KeeperHandle, weights: Weights
 ) -> None:
+    transport = reaching(there, here)
     slab = here.at(here.idle(None))
     entry = next(entry for entry in write(slab, weights).entries if entry.name == "mixer.A_log")
     flip(slab.path, 8 * entry.offset)
     with pytest.raises(SourceError, match=r"mixer\.A_log arrived damaged"):
-        ObjectStoreTransport([there]).stage(slab)
+        transport.stage(slab)
     with pytest.raises(SlabError, match="not sealed"):
         over_there(there, 0).sealed()
     write(slab, weights)
-    ObjectStoreTransport([there]).stage(slab)
+    transport.stage(slab)
     assert same(over_there(there, 0).tensors(), weights)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_host_that_comes_later_gets_what_is_sealed(
+    here: SlabPair, there: KeeperHandle, weights: Weights, dead: bool
+) -> None:
+    """As when an engine is replaced on a host that had none, or whose keeper died."""
+    transport = reaching(there, here)
+    write(here.at(str(here.paths[0])), weights, 0)
+    if dead:
+        kill(there)
+    transport.reach("there", here)
+    assert same(over_there(there, 0).tensors(), weights)
+    with pytest.raises(SlabError, match="not sealed"):
+        over_there(there, 1).sealed()
+    manifest = there.directory / "slab-0.json"
+    sealed = manifest.stat().st_mtime_ns
+    transport.reach("there", here)
+    assert manifest.stat().st_mtime_ns == sealed

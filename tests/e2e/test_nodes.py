@@ -1,0 +1,168 @@
+"""The demo on several Ray nodes of this machine, each a host of its own; and what is left when one of them is lost."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import ray
+
+from omni_rl.config import DemoSettings, NodesSettings
+from omni_rl.demo.cluster import Cluster
+from omni_rl.demo.run import step_prompts, step_sampling
+from omni_rl.errors import SyncRolledBackError, TrainerDeadError
+from omni_rl.processes import wait_until_gone
+from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.ownership import PREFIX
+from omni_rl.sync.replica import InFlight
+from omni_rl.sync.slabs import SHARED_MEMORY
+from omni_rl.sync.states import Decision
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+HOME = "127.0.0.2"
+"""The driver's node, and the first rank's."""
+SMALL = DemoSettings(prompts_per_kind=1, max_tokens=8, replicas=2, nodes=NodesSettings(count=3))
+LONG, SOON = 1000, 3.0
+"""Tokens of an answer that takes long enough for a node to be lost meanwhile, after so many seconds."""
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_the_demo_agrees_on_several_nodes(nodes: int, tmp_path: Path) -> None:
+    """With two nodes one replica shares the trainer's host; with three, none does."""
+    command = [sys.executable, "-m", "omni_rl", "demo", "--json", "--steps", "3", "--out", str(tmp_path)]
+    command += ["--replicas", "2", "--nodes", str(nodes)]
+    small = {"OMNI_RL_DEMO__PROMPTS_PER_KIND": "2", "OMNI_RL_DEMO__MAX_TOKENS": "16"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | small)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [step["verdict"] for step in report["steps"]] == ["agree"] * 3
+    assert len({step["weight_version"] for step in report["steps"]}) == 3
+    at = {actor["name"]: actor["node"] for actor in report["actors"]}
+    assert set(at) == {"rank-0", "rank-1", "rollout-0", "rollout-1"}
+    assert at["rank-0"] == HOME != at["rank-1"]
+    assert at["rollout-0"] != at["rollout-1"]
+    through = {actor["node"]: actor["transport"] for actor in report["actors"] if actor["transport"]}
+    assert through == {node: "slab" if node == HOME else "object_store" for node in through}
+    assert len(set(at.values())) == nodes
+
+
+class Struck(SqliteJournal):
+    """Calls `strike` before it writes what a sync does at `moment`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.moment = ""
+        self.strike: Callable[[], None] = lambda: None
+
+    def begin(self, sync: str, key: str | None, epoch: int, slab: str, mode: InFlight) -> None:
+        self._at("begin")
+        super().begin(sync, key, epoch, slab, mode)
+
+    def prepared(self, sync: str, epoch: int, version: str) -> None:
+        self._at("prepared")
+        super().prepared(sync, epoch, version)
+
+    def decide(self, sync: str, epoch: int, decision: Decision) -> Decision:
+        self._at("decide")
+        return super().decide(sync, epoch, decision)
+
+    def _at(self, moment: str) -> None:
+        if moment == self.moment:
+            self.moment = ""
+            self.strike()
+
+
+@pytest.mark.parametrize("moment", ["begin", "prepared", "decide"])
+def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, moment: str) -> None:
+    """Before weights are sent to it, before it is paused, and when it has proven them."""
+    with contextlib.closing(Struck(tmp_path / "journal.sqlite")) as journal, Cluster(SMALL, journal) as cluster:
+        learn(cluster)
+        cluster.update()
+        before = cluster.weight_version
+        learn(cluster)
+        lost = only_engines(cluster)
+        journal.moment, journal.strike = moment, lambda: kill_node(lost)
+        if moment == "decide":
+            cluster.update()
+        else:
+            with pytest.raises(SyncRolledBackError):
+                cluster.update()
+        serving = all_serve(cluster, without=lost)
+        assert serving == (before if moment != "decide" else str(cluster._trainer.version()))
+        cluster.update()
+        assert all_serve(cluster, without=lost) == str(cluster._trainer.version())
+        learn(cluster)
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{cluster._run}*"))
+
+
+def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) -> None:
+    with contextlib.closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal, Cluster(SMALL, journal) as cluster:
+        learn(cluster)
+        cluster.update()
+        before = cluster.weight_version
+        lost = only_engines(cluster)
+        prompts = step_prompts(SMALL, 2)
+        long = step_sampling(SMALL.model_copy(update={"max_tokens": LONG}), 2)
+        strike = threading.Timer(SOON, kill_node, [lost])
+        strike.start()
+        answers = cluster.sample(prompts, long)
+        strike.join()
+        assert [len(answer.ids) for answer in answers] == [LONG] * len(prompts)
+        assert {span.version for answer in answers for span in answer.version_spans} == {before}
+        assert all_serve(cluster, without=lost) == before
+        # A rank cannot be made up for: what it had of the optimiser's state is lost.
+        kill_node(cluster._trainer.addresses[1])
+        with pytest.raises(TrainerDeadError, match="rank"):
+            cluster.score(answers)
+
+
+def learn(cluster: Cluster) -> None:
+    """A step, without its sync."""
+    rollouts = cluster.sample(step_prompts(SMALL, 0), step_sampling(SMALL, 0))
+    assert {span.version for rollout in rollouts for span in rollout.version_spans} == {cluster.weight_version}
+    cluster.learn(rollouts, [1.0, -1.0, 1.0, -1.0, 1.0])
+
+
+def all_serve(cluster: Cluster, *, without: str) -> str:
+    """The one version that every engine serves with an open gate, none of them at the lost address."""
+    statuses = [handle.status() for handle in cluster._rollouts]
+    assert [(status.standing, status.held) for status in statuses] == [("serving", None)] * len(statuses)
+    assert without not in [handle.address for handle in cluster._rollouts]
+    (version,) = {status.holds for status in statuses}
+    assert version is not None
+    return version
+
+
+def only_engines(cluster: Cluster) -> str:
+    """Address of a node that has an engine and no rank."""
+    return next(handle.address for handle in cluster._rollouts if handle.address not in cluster._trainer.addresses)
+
+
+def kill_node(address: str) -> None:
+    """Everything on it at once, as a power cut would."""
+    (node,) = (node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == address)
+    (raylet,) = (pid for pid, words in commands() if f"--raylet_socket_name={node['RayletSocketName']}" in words)
+    doomed = [raylet, *children(raylet)]
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_gone(doomed[1:])
+
+
+def commands() -> Iterator[tuple[int, Sequence[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_text().split("\0")
+
+
+def children(parent: int) -> list[int]:
+    found = (Path(f"/proc/{parent}/task") / str(parent) / "children").read_text()
+    return [int(pid) for pid in found.split()]
