@@ -16,12 +16,13 @@ Line = Mapping[str, Any]
 
 
 def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
-    """Of one dtype."""
+    """Of one dtype. Noise is what it is said to be, or the worst sample of the clean steps if that is further apart."""
+    noise = max([0.0, *(block["worst_sample_abs_diff_mean"] for block in clean)])
     provable = {(fault.name, fault.moment) for fault in FAULTS if fault.proven}
     proofs = [t for t in trials if (t["fault"], t["moment"]) in provable]
     # VERIFY stops a fault before a token is sampled: there are no logprobs to see it by.
     stepped = [t for t in trials if t["steps"] != 0]
-    moved = [t for t in stepped if t["abs_diff_mean"] > NOISE[t["dtype"]].mean]
+    moved = [t for t in stepped if t["abs_diff_mean"] > max(noise, NOISE[t["dtype"]].mean)]
     searched = [t for t in trials if t["right"] is not None]
     acted = [t for t in trials if t["action_right"] is not None]
     return {
@@ -36,7 +37,7 @@ def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
         "steps_to_detect": dict(sorted(Counter(str(t["steps"]) for t in trials).items())),
         "search_seconds": spread([t["search_seconds"] for t in searched]),
         "confusion": confusion(trials),
-        "not_noticed": [_unseen(t) for t in trials if not t["by"]],
+        "not_noticed": [_unseen(t, max(noise, NOISE[t["dtype"]].mean)) for t in trials if not t["by"]],
         "wrong_cause": [
             {"fault": name(t), "called": t["cause"], "sentence": t["sentence"]} for t in searched if not t["right"]
         ],
@@ -45,9 +46,8 @@ def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def _unseen(trial: Line) -> dict[str, Any]:
+def _unseen(trial: Line, noise: float) -> dict[str, Any]:
     """With what it did: whether that is noise, by the worst sample's mean."""
-    noise = NOISE[trial["dtype"]].mean
     within = trial["abs_diff_mean"] <= noise
     reason = "it moves no logprob beyond noise, and no digest or byte" if within else "its kind's limits are wider"
     return {"fault": name(trial), "abs_diff_mean": trial["abs_diff_mean"], "noise": noise, "reason": reason}
@@ -104,6 +104,7 @@ def false_alarms(blocks: Sequence[Line]) -> dict[str, Any]:
         "rate_upper_bound": round(upper_bound(alarms, steps), 6),
         "confidence": CONFIDENCE,
         "worst_abs_diff_mean": max(block["worst_abs_diff_mean"] for block in blocks),
+        "worst_sample_abs_diff_mean": max(block["worst_sample_abs_diff_mean"] for block in blocks),
         "reasons": [reason for block in blocks for reason in block["reasons"]][:10],
         "seconds_by_part": {part: round(seconds, 2) for part, seconds in parts.items()},
         "cheap_checks_of_a_step": round(parts["checks"] / step, 5),

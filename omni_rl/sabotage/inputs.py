@@ -85,21 +85,23 @@ def audio_scaled(worker: Any, seed: int) -> None:
 
 
 def audio_longer(worker: Any, seed: int) -> None:
-    """By one frame of silence, where that makes no token more: elsewhere it is refused."""
+    """By one frame of silence; where that would make a token more, which is refused, one frame shorter."""
 
-    def longer(item: PackedMedia) -> PackedMedia:
-        if item.modality != "audio" or _tokens(item.tensors["input_audio_features"].shape[1]) != _tokens(
-            item.tensors["input_audio_features"].shape[1] + 1
-        ):
+    def other(item: PackedMedia) -> PackedMedia:
+        if item.modality != "audio":
             return item
         mel, mask = item.tensors["input_audio_features"], item.tensors["feature_attention_mask"]
-        one_more = {
-            "input_audio_features": F.pad(mel, (0, 0, 0, 1)),
-            "feature_attention_mask": F.pad(mask, (0, 1), value=1),
-        }
-        return replace(item, tensors={**item.tensors, **one_more})
+        frames = mel.shape[1]
+        if _tokens(frames) == _tokens(frames + 1):
+            changed = {
+                "input_audio_features": F.pad(mel, (0, 0, 0, 1)),
+                "feature_attention_mask": F.pad(mask, (0, 1), value=1),
+            }
+        else:
+            changed = {"input_audio_features": mel[:, :-1], "feature_attention_mask": mask[:, :-1]}
+        return replace(item, tensors={**item.tensors, **changed})
 
-    batches(lambda batch: replace(batch, media=tuple(longer(item) for item in batch.media)))
+    batches(lambda batch: replace(batch, media=tuple(other(item) for item in batch.media)))
 
 
 def _tokens(frames: int) -> int:

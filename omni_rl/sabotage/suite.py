@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omni_rl.consistency.attribution.evidence import mean_abs
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import ConfigError, OmniRLError
 from omni_rl.rollout.settings import Dtype
@@ -94,7 +95,7 @@ def clean(model: Path, dtype: Dtype, steps: int, first_seed: int, record: Record
 def _clean_block(stand: Stand, seed: int, steps: int) -> dict[str, Any]:
     stand.begin(seed)
     logprobs = proofs = 0
-    worst = 0.0
+    worst = worst_sample = 0.0
     reasons: list[str] = []
     began = time.monotonic()
     seconds: dict[str, float] = {}
@@ -107,6 +108,7 @@ def _clean_block(stand: Stand, seed: int, steps: int) -> dict[str, Any]:
         logprobs += over
         proofs += step.proven is not None
         worst = max(worst, step.figures["overall"]["logprob_abs_diff_mean"])
+        worst_sample = max(worst_sample, *(mean_abs(sample.d) for sample in step.evidence))
         if over:
             reasons.append(step.judgement.reason)
         if step.proven is not None:
@@ -117,6 +119,7 @@ def _clean_block(stand: Stand, seed: int, steps: int) -> dict[str, Any]:
         "logprob_alarms": logprobs,
         "proof_alarms": proofs,
         "worst_abs_diff_mean": worst,
+        "worst_sample_abs_diff_mean": worst_sample,
         "reasons": reasons[:5],
         "seconds": time.monotonic() - began,
         "seconds_by_part": seconds,

@@ -64,6 +64,17 @@ def test_recall_is_split_by_what_can_see_a_fault() -> None:
     assert found["confusion"]["sampling_support"] == {"not noticed": 1}
 
 
+def test_what_moves_no_sample_further_than_a_clean_step_does_is_noise() -> None:
+    unseen = trial("top-p, untold", "from then on", by=[], steps=None, cause=None, right=None, abs_diff_mean=0.3)
+    assert figures([unseen], [])["recall_beyond_noise"]["share"] == 0
+    block = {"steps": 50, "tokens": 1, "logprob_alarms": 0, "proof_alarms": 0, "worst_abs_diff_mean": 0.02}
+    block |= {"worst_sample_abs_diff_mean": 0.31}
+    clean = block | {"reasons": [], "seconds_by_part": {"sample": 1.0, "score": 1.0, "checks": 0.01, "audit": 0.1}}
+    found = figures([unseen], [clean])
+    assert found["recall_beyond_noise"]["of"] == 0
+    assert found["not_noticed"][0]["noise"] == 0.31
+
+
 def test_false_alarms_come_with_their_bound_and_the_cost_of_the_checks() -> None:
     block = {
         "kind": "clean",
@@ -73,6 +84,7 @@ def test_false_alarms_come_with_their_bound_and_the_cost_of_the_checks() -> None
         "logprob_alarms": 1,
         "proof_alarms": 0,
         "worst_abs_diff_mean": 1e-6,
+        "worst_sample_abs_diff_mean": 2e-6,
         "reasons": ["text: too far"],
         "seconds_by_part": {"sample": 6.0, "score": 4.0, "checks": 0.05, "audit": 0.5},
     }
