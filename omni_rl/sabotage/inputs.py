@@ -91,15 +91,13 @@ def audio_longer(worker: Any, seed: int) -> None:
         if item.modality != "audio":
             return item
         mel, mask = item.tensors["input_audio_features"], item.tensors["feature_attention_mask"]
-        frames = mel.shape[1]
+        mel, mask = F.pad(mel, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+        frames = int(mask[-1].sum())
         if _tokens(frames) == _tokens(frames + 1):
-            changed = {
-                "input_audio_features": F.pad(mel, (0, 0, 0, 1)),
-                "feature_attention_mask": F.pad(mask, (0, 1), value=1),
-            }
+            mask[-1, frames] = 1
         else:
-            changed = {"input_audio_features": mel[:, :-1], "feature_attention_mask": mask[:, :-1]}
-        return replace(item, tensors={**item.tensors, **changed})
+            mask[-1, frames - 1] = 0
+        return replace(item, tensors={**item.tensors, "input_audio_features": mel, "feature_attention_mask": mask})
 
     batches(lambda batch: replace(batch, media=tuple(other(item) for item in batch.media)))
 
