@@ -20,7 +20,6 @@ from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.processes import wait_until_gone
 from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.ownership import PREFIX
-from omni_rl.sync.replica import InFlight
 from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.sync.states import Decision
 
@@ -33,11 +32,10 @@ LONG, SOON = 1000, 3.0
 """Tokens of an answer that takes long enough for a node to be lost meanwhile, after so many seconds."""
 
 
-@pytest.mark.parametrize("nodes", [2, 3])
-def test_the_demo_agrees_on_several_nodes(nodes: int, tmp_path: Path) -> None:
-    """With two nodes one replica shares the trainer's host; with three, none does."""
+def test_the_demo_agrees_on_several_nodes(tmp_path: Path) -> None:
+    """One replica shares the trainer's host; the other gets the same weights through the object store."""
     command = [sys.executable, "-m", "omni_rl", "demo", "--json", "--steps", "3", "--out", str(tmp_path)]
-    command += ["--replicas", "2", "--nodes", str(nodes)]
+    command += ["--replicas", "2", "--nodes", "2"]
     small = {"OMNI_RL_DEMO__PROMPTS_PER_KIND": "2", "OMNI_RL_DEMO__MAX_TOKENS": "16"}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | small)
     assert done.returncode == 0, done.stderr
@@ -50,7 +48,7 @@ def test_the_demo_agrees_on_several_nodes(nodes: int, tmp_path: Path) -> None:
     assert at["rollout-0"] != at["rollout-1"]
     through = {actor["node"]: actor["transport"] for actor in report["actors"] if actor["transport"]}
     assert through == {node: "slab" if node == HOME else "object_store" for node in through}
-    assert len(set(at.values())) == nodes
+    assert len(set(at.values())) == 2
 
 
 class Struck(SqliteJournal):
@@ -60,10 +58,6 @@ class Struck(SqliteJournal):
         super().__init__(path)
         self.moment = ""
         self.strike: Callable[[], None] = lambda: None
-
-    def begin(self, sync: str, key: str | None, epoch: int, slab: str, mode: InFlight) -> None:
-        self._at("begin")
-        super().begin(sync, key, epoch, slab, mode)
 
     def prepared(self, sync: str, epoch: int, version: str) -> None:
         self._at("prepared")
@@ -79,9 +73,9 @@ class Struck(SqliteJournal):
             self.strike()
 
 
-@pytest.mark.parametrize("moment", ["begin", "prepared", "decide"])
+@pytest.mark.parametrize("moment", ["prepared", "decide"])
 def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, moment: str) -> None:
-    """Before weights are sent to it, before it is paused, and when it has proven them."""
+    """Before it is paused, and when it has proven them."""
     with contextlib.closing(Struck(tmp_path / "journal.sqlite")) as journal, Cluster(SMALL, journal) as cluster:
         learn(cluster)
         cluster.update()
