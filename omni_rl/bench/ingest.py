@@ -16,6 +16,7 @@ import pyarrow as pa
 from omni_rl.bench.coordinator import Running, coordinator
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.ledger.schema import SCHEMA
+from omni_rl.media.types import KINDS
 
 BAR = 2e6
 RANKS = 8
@@ -24,7 +25,6 @@ SAMPLES = 256
 TOKENS = 1024
 """Of a sample."""
 STEPS = 8
-KINDS = ("text", "image", "audio", "video", "mixed")
 ARROW = "application/vnd.apache.arrow.stream"
 PROBE_SECONDS = 0.02
 """How often /healthz is asked meanwhile."""

@@ -11,7 +11,7 @@ from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.limits import OVERALL, Severity, judge, limits_for
-from omni_rl.consistency.metrics import Comparison, compare
+from omni_rl.consistency.metrics import Comparison, compare_some
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.media.types import KINDS
@@ -104,9 +104,7 @@ class Checks:
         return {bucket: _figures(found) for bucket, found in buckets.items()}
 
     def _compare(self, records: Sequence[SampleRecord]) -> Comparison:
-        """Where flips leave nothing to compare, they are no ties but other weights, and nothing is left out."""
-        found = compare(records, leave_out=self._leave_out)
-        return found if found.metrics.tokens else compare(records, leave_out="nothing")
+        return compare_some(records, leave_out=self._leave_out)
 
     def _worst(self, by_replica: Sequence[Figures]) -> Figures:
         return {

@@ -107,14 +107,19 @@ class LiveExperiments:
     def localise(self, sample: str) -> tuple[str, list[ModuleDifference]]:
         """On the answer to the prompt of that name; without it on the answer that is furthest apart now."""
         answer = next((answer for answer in self.answers if answer.prompt.id == sample), None) or self._furthest()
-        engine = self.rollouts[0].between_steps(partial(diagnosis.activations, rollout=answer))
-        train = self.trainer.on_ranks(partial(hooks.activations, rollout=answer))[0]
-        return answer.prompt.id, profile(engine, train, self.bands)
+        return answer.prompt.id, modules(self.rollouts[0], self.trainer, answer, self.bands)
 
     def _furthest(self) -> Rollout:
         scores, engine = self.trainer.score(self.answers), self.rollouts[0].check(self.answers)
         apart = [mean_abs(score.logprobs - other.logprobs) for score, other in zip(scores, engine, strict=True)]
         return self.answers[int(np.argmax(np.nan_to_num(apart, nan=np.inf)))]
+
+
+def modules(engine: RolloutHandle, trainer: Trainer, answer: Rollout, bands: Bands) -> list[ModuleDifference]:
+    """How far apart the outputs of each module lie while both sides score one answer."""
+    ours = engine.between_steps(partial(diagnosis.activations, rollout=answer))
+    theirs = trainer.on_ranks(partial(hooks.activations, rollout=answer))[0]
+    return profile(ours, theirs, bands)
 
 
 def _apart(leg: Sequence[SampleRecord]) -> float:

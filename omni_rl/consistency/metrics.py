@@ -19,6 +19,7 @@ __all__ = [
     "by_position",
     "by_sequence",
     "compare",
+    "compare_some",
     "k3",
     "position_bins",
 ]
@@ -39,6 +40,12 @@ def compare(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_fli
     """
     flips = tuple(flip for record in records if (flip := first_flip(record)) is not None)
     return Comparison(_reduce(records, [kept(record, leave_out) for record in records], len(flips)), flips)
+
+
+def compare_some(records: Sequence[SampleRecord], *, leave_out: LeaveOut) -> Comparison:
+    """`compare`, but where flips would leave nothing, nothing is left out: they are no ties then, but other weights."""
+    found = compare(records, leave_out=leave_out)
+    return found if found.metrics.tokens else compare(records, leave_out="nothing")
 
 
 def by_kind(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_flip") -> dict[str, Comparison]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_rl.doctor.finding import Finding, installed
+from omni_rl.doctor.machine import SHARED_MEMORY
 
 DEVICES = Path("/proc/driver/nvidia/gpus")
 QUERY = ("index", "name", "driver_version", "memory.total", "compute_cap", "mig.mode.current")
@@ -17,7 +18,6 @@ BFLOAT16 = 8.0
 """Ampere's compute capability, the first with bfloat16."""
 WEIGHTS_GIB = 62
 """33.0 billion parameters in bfloat16 (`models.nemotron_omni.released_shape`): what one engine's GPU holds."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, slabs live there
 KERNELS = {"mamba-ssm": "the training copy's scan", "causal-conv1d": "the training copy's convolution"}
 
 
@@ -100,7 +100,7 @@ def _builds() -> list[Finding]:
 
 def _slabs() -> Finding:
     """A host with an engine holds two slabs of all weights."""
-    total = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if SHARED_MEMORY.is_dir() else 0.0
+    total = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if Path(SHARED_MEMORY).is_dir() else 0.0
     detail = f"{total:.0f} GiB of {SHARED_MEMORY}; two slabs of the 30B checkpoint are {2 * WEIGHTS_GIB} GiB"
     if total < 2 * WEIGHTS_GIB:
         return Finding("gpu slabs", "warn", detail, f"mount it larger (docker: --shm-size {2 * WEIGHTS_GIB + 8}g)")

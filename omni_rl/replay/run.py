@@ -4,16 +4,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import ray
 
+from omni_rl.bridge.experiments import modules
 from omni_rl.consistency.bands import NOISE
 from omni_rl.consistency.limits import Judgement, Severity, judge, limits_for
-from omni_rl.consistency.localisation import ModuleDifference, first_outside, profile
-from omni_rl.consistency.metrics import compare
+from omni_rl.consistency.localisation import first_outside
+from omni_rl.consistency.metrics import compare_some
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.demo.cluster import start_ray
 from omni_rl.media.types import RenderedPrompt
@@ -21,11 +21,10 @@ from omni_rl.replay import comparing
 from omni_rl.replay.findings import Replay, Sides
 from omni_rl.replay.reading import Bundle
 from omni_rl.replay.time_stamps import timed
-from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout
-from omni_rl.train import hooks, pairing
+from omni_rl.train import pairing
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
@@ -75,7 +74,7 @@ def replay(bundle: Bundle, pair: Pair) -> Replay:
     (engine,) = pair.engine.rescore([answer], alone=True)
     (score,) = pair.trainer.score([answer])
     judgement = _judged(answer, score, engine, dtype)
-    modules = _modules(answer, pair, dtype)
+    differences = modules(pair.engine, pair.trainer, answer, NOISE[dtype])
     return Replay(
         sample=bundle.sample,
         step=bundle.step,
@@ -91,8 +90,8 @@ def replay(bundle: Bundle, pair: Pair) -> Replay:
         now=Sides.of(engine.logprobs, score.logprobs),
         agree=judgement.severity == Severity.OK,
         reason=judgement.reason,
-        first_outside=first_outside(modules),
-        modules=modules,
+        first_outside=first_outside(differences),
+        modules=differences,
     )
 
 
@@ -113,13 +112,5 @@ def _answer(prompt: RenderedPrompt, bundle: Bundle) -> Rollout:
 def _judged(answer: Rollout, score: Score, engine: Rescore, dtype: Dtype) -> Judgement:
     """By the limits of the prompt's kind."""
     records = pairing.train_against_prefill([answer], [score], [engine])
-    found = compare(records, leave_out=THRESHOLDS[dtype].leave_out)
-    if not found.metrics.tokens:
-        found = compare(records, leave_out="nothing")
+    found = compare_some(records, leave_out=THRESHOLDS[dtype].leave_out)
     return judge({answer.prompt.kind: asdict(found.metrics)}, limits_for(dtype))
-
-
-def _modules(answer: Rollout, pair: Pair, dtype: Dtype) -> list[ModuleDifference]:
-    engine = pair.engine.between_steps(partial(diagnosis.activations, rollout=answer))
-    train = pair.trainer.on_ranks(partial(hooks.activations, rollout=answer))[0]
-    return profile(engine, train, NOISE[dtype])

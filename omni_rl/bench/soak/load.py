@@ -18,11 +18,11 @@ from omni_rl.bench.soak.measure import Calls
 from omni_rl.client.blocking import Client
 from omni_rl.client.retries import Retries
 from omni_rl.errors import OmniRLError, SyncRunningError
+from omni_rl.media.types import KINDS
 
 PATIENT = Retries(attempts=60)
 """As a job's: it outlives a coordinator's restart."""
 SAMPLES, TOKENS = 64, 32
-KINDS = ("text", "image", "audio", "video", "mixed")
 POST_SECONDS, READ_SECONDS, SYNC_SECONDS, CHECK_SECONDS = 0.5, 0.1, 20.0, 30.0
 JOB_STEPS = 8
 PAGES = ("/", "/metrics", "/healthz", "/v1/runs/posted-0/alarms", "/v1/runs/posted-0/limits")
@@ -45,7 +45,7 @@ class Load:
         """A framework's ranks: a run of its own, a step at a time."""
         rng = np.random.default_rng([self.seed, number])
         run = f"posted-{number}"
-        kept = self.acknowledged[run] = {}
+        kept = self.acknowledged[run]
         with self.service.client(PATIENT) as client:
             client.create_run(RunBody(run=run, model="none", dtype="bfloat16"))
             for step in _until(self.ended, POST_SECONDS):
