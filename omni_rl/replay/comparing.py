@@ -6,10 +6,8 @@ from omni_rl.errors import ConfigError, PromptError
 from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
 from omni_rl.replay.findings import ItemFound, TensorFound, WeightsFound
 from omni_rl.replay.reading import Bundle, RecordedItem
-from omni_rl.sync.version import WeightVersion
+from omni_rl.sync.version import PRINTED, WeightVersion
 
-PRINTED = 16
-"""Characters of a digest in a version's name."""
 IF_OTHER: dict[Modality, str] = {
     "image": "a PNG loses nothing, so it is rendered otherwise now: look at the processor's version and settings",
     "audio": "no fault: it was kept as 16-bit WAV, which rounds each sample",

@@ -17,12 +17,13 @@ Line = Mapping[str, Any]
 
 def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
     """Of one dtype. Noise is what it is said to be, or the worst sample of the clean steps if that is further apart."""
-    noise = max([0.0, *(block["worst_sample_abs_diff_mean"] for block in clean)])
+    worst = max((block["worst_sample_abs_diff_mean"] for block in clean), default=0.0)
+    noise = {dtype: max(worst, bands.mean) for dtype, bands in NOISE.items()}
     provable = {(fault.name, fault.moment) for fault in FAULTS if fault.proven}
     proofs = [t for t in trials if (t["fault"], t["moment"]) in provable]
     # VERIFY stops a fault before a token is sampled: there are no logprobs to see it by.
     stepped = [t for t in trials if t["steps"] != 0]
-    moved = [t for t in stepped if t["abs_diff_mean"] > max(noise, NOISE[t["dtype"]].mean)]
+    moved = [t for t in stepped if t["abs_diff_mean"] > noise[t["dtype"]]]
     searched = [t for t in trials if t["right"] is not None]
     acted = [t for t in trials if t["action_right"] is not None]
     return {
@@ -37,7 +38,7 @@ def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
         "steps_to_detect": dict(sorted(Counter(str(t["steps"]) for t in trials).items())),
         "search_seconds": spread([t["search_seconds"] for t in searched]),
         "confusion": confusion(trials),
-        "not_noticed": [_unseen(t, max(noise, NOISE[t["dtype"]].mean)) for t in trials if not t["by"]],
+        "not_noticed": [_unseen(t, noise[t["dtype"]]) for t in trials if not t["by"]],
         "wrong_cause": [
             {"fault": name(t), "called": t["cause"], "sentence": t["sentence"]} for t in searched if not t["right"]
         ],

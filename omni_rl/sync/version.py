@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from omni_rl.errors import ConfigError
 
 
+PRINTED = 16
+"""Characters of a digest in a version's name."""
+
+
 @dataclass(frozen=True)
 class WeightVersion:
     """Weights number `number` of attempt `attempt` of `run`; `digest` (hex) is over every released tensor
@@ -16,7 +20,7 @@ class WeightVersion:
     digest: str
 
     def __str__(self) -> str:
-        return f"{self.run}/{self.attempt}/{self.number}/{self.digest[:16]}"
+        return f"{self.run}/{self.attempt}/{self.number}/{self.digest[:PRINTED]}"
 
     @classmethod
     def parse(cls, text: str) -> "WeightVersion":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -87,7 +88,7 @@ class _Search:
         yield from self._experiment(Check.WEIGHTS, asked.audit, proofs.weights)
         if samples:
             yield from self._of_arrays()
-        step = self._step()
+        step = self.step
         yield from self._experiment(
             Check.TRAIN_AGAINST_PREFILL,
             asked.legs,
@@ -106,7 +107,8 @@ class _Search:
                 lambda found: legs.localisation(found[1], found[0]),
             )
 
-    def _step(self) -> float:
+    @cached_property
+    def step(self) -> float:
         """What a leg has to explain: of the worst kind of prompt, as legs are; not a number without samples."""
         kinds = dict.fromkeys(sample.record.kind for sample in self.samples)
         means = (mean_abs(np.concatenate([s.d for s in self.samples if s.record.kind == kind])) for kind in kinds)
@@ -149,10 +151,9 @@ class _Search:
     def unknown(self) -> str:
         missing = [f for f in self.findings if f.result == "not_done" and f.sentence != "not asked for"]
         suspicious = [f.sentence for f in self.findings if f.result == "suspicious"]
-        step = self._step()
         nothing = "no check reproduces the difference"
-        if step <= self.bands.mean:
-            nothing = f"the samples are {step:.2g} apart, which is noise: there is nothing to explain"
+        if self.step <= self.bands.mean:
+            nothing = f"the samples are {self.step:.2g} apart, which is noise: there is nothing to explain"
         said = "; ".join(suspicious) or nothing
         if missing:
             said += "; not done: " + "; ".join(f"{finding.check} ({finding.sentence})" for finding in missing)
