@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from omni_rl.errors import ConfigError
 
-
 PRINTED = 16
 """Characters of a digest in a version's name."""
 
