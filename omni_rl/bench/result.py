@@ -38,7 +38,7 @@ def write_result(path: Path, command: str, goals: Sequence[Goal], results: dict[
     content = {
         "schema": SCHEMA,
         "command": command,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "goals": [{**asdict(goal), "met": goal.met} for goal in goals],
         "results": results,
@@ -48,7 +48,7 @@ def write_result(path: Path, command: str, goals: Sequence[Goal], results: dict[
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the checkout that this package runs from, "+" where files differ from it; "" outside of one."""
     here = Path(__file__).parent
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, get_args
 
+from omni_rl.consistency.scatter import scatter
 from omni_rl.errors import ConfigError
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -136,25 +137,29 @@ class Breach:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What figures amount to: the `severity` they reach, and the one they would still `hold` against lower limits."""
+    """What figures amount to: the `severity` they reach, and the one they would still `hold` against lower limits.
+    `spared`: figures over a limit by no more than the scatter of their few tokens, a sentence each."""
 
     severity: Severity
     holding: Severity
     breaches: tuple[Breach, ...]
+    spared: tuple[str, ...]
 
     @property
     def reason(self) -> str:
         """The worst breach in one sentence."""
         worst = max(self.breaches, key=lambda breach: (breach.severity, _excess(breach)), default=None)
-        return "every figure is within its limits" if worst is None else str(worst)
+        if worst is not None:
+            return str(worst)
+        return self.spared[0] if self.spared else "every figure is within its limits"
 
 
 def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgement:
     """Compare figures with limits. `release` in (0, 1]: to which share of its distance from agreement a figure must
     fall before its severity may. A bucket without tokens has no figures to judge, and a metric that is not among a
-    bucket's figures (a probe reports fewer than a step) is not judged.
+    bucket's figures (a probe reports fewer than a step) is not judged. A mean counts as what it is beyond `scatter`.
     """
-    breaches, holding = [], Severity.OK
+    breaches, spared, holding = [], [], Severity.OK
     for bucket, metrics in figures.items():
         if metrics["tokens"] == 0:
             continue
@@ -162,12 +167,18 @@ def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgemen
             if metric not in metrics:
                 continue
             value = metrics[metric]
-            severity = limit.severity(value)
-            holding = max(holding, limit.severity(value, release))
+            chance = scatter(metric, value - limit.perfect, metrics)
+            severity = limit.severity(value - chance)
+            holding = max(holding, limit.severity(value - chance, release))
             if severity > Severity.OK:
                 breaches.append(Breach(bucket, metric, value, limit.above(severity), severity))
+            elif limit.severity(value) > Severity.OK:
+                spared.append(
+                    f"{bucket}: {metric} {value:.4g} is over {limit.warn:g} by less than the scatter of "
+                    f"{metrics['tokens']:.0f} tokens ({chance:.2g})"
+                )
     severity = max((breach.severity for breach in breaches), default=Severity.OK)
-    return Judgement(severity, holding, tuple(breaches))
+    return Judgement(severity, holding, tuple(breaches), tuple(spared))
 
 
 def _excess(breach: Breach) -> float:

@@ -53,9 +53,9 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         if state is None:
             saved.begin(kind, parameters)
         policies.trainer.forget()  # what a job that was killed held on to
-        if state is None or algorithm.objective.kl > 0:
+        if state is None or parameters.kl > 0:
             policies.trainer.reset()
-        if algorithm.objective.kl > 0:
+        if parameters.kl > 0:
             policies.trainer.keep(REFERENCE)
         if state is not None:
             policies.trainer.load(state)

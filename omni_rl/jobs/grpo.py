@@ -6,9 +6,8 @@ import numpy as np
 
 from omni_rl.api.jobs import GrpoParameters
 from omni_rl.jobs.batch import Batch
-from omni_rl.jobs.updates import Update, learnt
+from omni_rl.jobs.updates import Update, learnt, objective_at
 from omni_rl.train.advantages import Baseline, relative_advantages
-from omni_rl.train.settings import Objective
 from omni_rl.train.surrogates import shares
 from omni_rl.train.targets import Targets
 
@@ -22,20 +21,13 @@ class Grpo:
             "leave_one_out" if parameters.leave_one_out else "normalised" if parameters.normalise else "mean"
         )
         self.answers_per_prompt = parameters.group
-        self.objective = Objective(
-            learning_rate=parameters.learning_rate,
-            clip_low=parameters.clip_low,
-            clip_high=parameters.clip_high,
-            kl=parameters.kl,
-            replay_routing=parameters.router_replay,
-        )
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
         """Figures of the update; without one where every group's rewards are equal."""
         targets, figures = self.targets(batch)
         if not any(target.shares.any() for target in targets):
             return figures
-        return figures | learnt([update(batch.rollouts, targets, self.objective)])
+        return figures | learnt([update(batch.rollouts, targets, objective_at(step, self._parameters))])
 
     def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:
         relative = relative_advantages(batch.rewards, batch.groups, self._baseline)

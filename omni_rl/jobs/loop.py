@@ -127,7 +127,7 @@ class Loop:
         return score_by_span(rollouts, partial(self._policies.score, replay=replay))
 
     def _with_reference(self, batch: Batch) -> Batch:
-        if self._algorithm.objective.kl == 0:
+        if self._parameters.kl == 0:
             return batch
         scores = self._policies.score(batch.rollouts, REFERENCE, replay=self._parameters.router_replay)
         return replace(batch, references=[score.logprobs for score in scores])

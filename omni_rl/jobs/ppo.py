@@ -7,9 +7,8 @@ import numpy as np
 
 from omni_rl.api.jobs import PpoParameters
 from omni_rl.jobs.batch import Batch
-from omni_rl.jobs.updates import Update, learnt
+from omni_rl.jobs.updates import Update, learnt, objective_at
 from omni_rl.train.advantages import generalised_advantages, whitened
-from omni_rl.train.settings import Objective
 from omni_rl.train.surrogates import shares
 from omni_rl.train.targets import Targets
 
@@ -21,25 +20,20 @@ class Ppo:
 
     def __init__(self, parameters: PpoParameters) -> None:
         self._parameters = parameters
-        self.objective = Objective(
-            learning_rate=parameters.learning_rate,
-            clip_low=parameters.clip_low,
-            clip_high=parameters.clip_high,
-            kl=parameters.kl,
-            replay_routing=parameters.router_replay,
-            value_clip=parameters.value_clip,
-            value_weight=parameters.value_weight,
-        )
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
+        parameters = self._parameters
+        objective = objective_at(
+            step, parameters, value_clip=parameters.value_clip, value_weight=parameters.value_weight
+        )
         targets, figures = self.targets(batch)
         updates = []
-        for epoch in range(self._parameters.epochs):
-            order = np.random.default_rng([self._parameters.seed, step, epoch]).permutation(len(batch))
-            for chosen in np.array_split(order, min(self._parameters.minibatches, len(batch))):
+        for epoch in range(parameters.epochs):
+            order = np.random.default_rng([parameters.seed, step, epoch]).permutation(len(batch))
+            for chosen in np.array_split(order, min(parameters.minibatches, len(batch))):
                 part = shares([batch.lengths[index] for index in chosen], [True] * len(chosen), "token")
                 its = [replace(targets[index], shares=share) for index, share in zip(chosen, part, strict=True)]
-                updates.append(update([batch.rollouts[index] for index in chosen], its, self.objective))
+                updates.append(update([batch.rollouts[index] for index in chosen], its, objective))
         return figures | learnt(updates)
 
     def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:

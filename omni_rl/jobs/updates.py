@@ -1,10 +1,11 @@
-"""Updates as an algorithm sees them."""
+"""Updates as an algorithm sees them, and what each is asked to minimise."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from omni_rl.api.jobs import PolicyGradientParameters
 from omni_rl.jobs.batch import Batch
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.settings import Objective
@@ -22,9 +23,21 @@ class Algorithm(Protocol):
     """What a step does with its answers."""
 
     answers_per_prompt: int
-    objective: Objective
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]: ...
+
+
+def objective_at(step: int, parameters: PolicyGradientParameters, **of_algorithm: float) -> Objective:
+    """What the updates of `step` minimise: what all algorithms share, and some fields of the algorithm's own."""
+    left = 1 - parameters.learning_rate_decay * step / parameters.steps
+    return Objective(
+        learning_rate=parameters.learning_rate * left,
+        clip_low=parameters.clip_low,
+        clip_high=parameters.clip_high,
+        kl=parameters.kl,
+        replay_routing=parameters.router_replay,
+        **of_algorithm,
+    )
 
 
 def learnt(updates: Sequence[StepStats]) -> dict[str, float]:

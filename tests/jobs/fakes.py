@@ -33,6 +33,7 @@ class Tabular:
     posted: list[Answers] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)
     taught: list[list[Targets]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     kept: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     saved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
@@ -85,6 +86,7 @@ class Tabular:
         self.events.append("update")
         self.taught.append(list(targets))
         assert objective.learning_rate is not None
+        self.rates.append(objective.learning_rate)
         for rollout, target in zip(rollouts, targets, strict=True):
             question, digit = int(rollout.prompt.ids[0]), int(rollout.ids[0])
             direction = -np.exp(_log_softmax(self.logits[question]))

@@ -62,6 +62,13 @@ def test_nothing_is_learnt_from_shuffled_rewards_or_at_rate_0() -> None:
     assert right.mean() < 0.35
 
 
+@pytest.mark.parametrize(("decay", "rates"), [(0.0, [1.0, 1.0, 1.0, 1.0]), (1.0, [1.0, 0.75, 0.5, 0.25])])
+def test_the_learning_rate_falls_over_the_steps(decay: float, rates: list[float]) -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(steps=4, learning_rate_decay=decay), policies, task())
+    assert policies.rates == rates
+
+
 def test_a_step_is_judged_before_it_is_learnt_and_learnt_before_it_is_served() -> None:
     policies = Tabular(QUESTIONS)
     run(grpo(steps=3), policies, task())

@@ -11,7 +11,7 @@ from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
 from omni_rl.api.steps import StepLine
 from omni_rl.bench.learning.cases import Case
 from omni_rl.bench.own_service import OwnService
-from omni_rl.bench.result import BenchmarkError
+from omni_rl.bench.result import BenchmarkError, commit
 from omni_rl.client.blocking import Client
 from omni_rl.errors import ServiceError
 from omni_rl.jobs.following import follow
@@ -47,6 +47,7 @@ class Runs:
         steps = self.client.steps(parameters.run)
         held_out = {step.step: step.training["held_out_reward"] for step in steps if "held_out_reward" in step.training}
         result = {
+            "commit": commit(),
             "parameters": parameters.model_dump(mode="json"),
             "seconds": round(seconds, 1),
             "held_out_reward": held_out,

@@ -1,0 +1,77 @@
+"""What a few tokens do to a mean, and what no chance explains."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_rl.consistency.limits import Judgement, Severity, judge, limits_for
+from omni_rl.consistency.metrics import compare, k3
+from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.scatter import ERRORS, scatter
+
+
+def judged(*d: float, dtype: str = "bfloat16") -> Judgement:
+    """Of tokens that are that far apart."""
+    rollout = np.full(len(d), -3.0)
+    metrics = compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).metrics
+    return judge({"text": asdict(metrics)}, limits_for(dtype))
+
+
+def noise(tokens: int) -> list[float]:
+    """As bfloat16 has it: 0.016 in the mean."""
+    return [float(d) for d in np.random.default_rng(0).normal(0, 0.02, tokens)]
+
+
+def test_one_token_of_few_is_no_alarm_in_bfloat16() -> None:
+    found = judged(1.2, *noise(31))
+
+    assert found.severity is Severity.OK
+    assert found.reason == (
+        "text: token_mult_prob_error 1.085 is over 1.05 by less than the scatter of 32 tokens (0.15)"
+    )
+
+
+def test_the_same_mean_of_many_tokens_is_one() -> None:
+    assert judged(*[1.2, *noise(31)] * 100).severity is Severity.MASK
+
+
+def test_tokens_that_are_all_off_are_an_alarm_however_few() -> None:
+    assert judged(*[0.08] * 8).severity is Severity.WARN
+    assert judged(*[0.6] * 2).severity is Severity.PAUSE
+    assert judged(0.6).severity is Severity.PAUSE
+
+
+def test_a_token_that_no_tie_explains_is_an_alarm() -> None:
+    assert judged(12.0, *noise(159)).severity is Severity.PAUSE
+
+
+@pytest.mark.parametrize("d", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_number_is_over_every_limit(d: float) -> None:
+    assert judged(d, *noise(31)).severity is Severity.PAUSE
+
+
+def test_a_token_that_is_off_is_one_in_float32() -> None:
+    assert judged(2e-3, *[0.0] * 500, dtype="float32").severity is Severity.MASK
+
+
+def test_nothing_is_spared_where_the_largest_is_not_known() -> None:
+    assert scatter("gen_kl_error", 0.02, {"tokens": 32, "gen_kl_error": 0.02}) == 0
+
+
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=60))
+def test_it_is_never_less_than_the_standard_errors_of_the_tokens(d: list[float]) -> None:
+    rollout = np.full(len(d), -3.0)
+    figures = asdict(compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).metrics)
+    apart = np.abs((rollout + np.array(d)) - rollout)
+    terms = {
+        "logprob_abs_diff_mean": apart,
+        "token_mult_prob_error": np.expm1(apart),
+        "gen_kl_error": k3(rollout + np.array(d) - rollout),
+    }
+    for metric, values in terms.items():
+        errors = ERRORS * values.std() / math.sqrt(len(d))
+        assert scatter(metric, float(values.mean()), figures) >= errors * (1 - 1e-9) - 1e-12
