@@ -23,8 +23,9 @@ class PolicyGradientParameters(Body):
     temperature: float = Field(default=1.0, gt=0, le=10)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     learning_rate: float = Field(default=1e-3, ge=0, le=1)
+    learning_rate_warmup: int = Field(default=0, ge=0, description="Steps over which it rises, linearly.")
     learning_rate_decay: float = Field(
-        default=0.0, ge=0, le=1, description="The share that it falls by, linearly, over the steps."
+        default=0.0, ge=0, le=1, description="The share that it falls by, linearly, over all steps."
     )
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     clip_high: float = Field(default=0.28, gt=0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, get_args
 
-from omni_rl.consistency.scatter import scatter
+from omni_rl.consistency.lone import lone_token
 from omni_rl.errors import ConfigError
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -138,7 +138,7 @@ class Breach:
 @dataclass(frozen=True)
 class Judgement:
     """What figures amount to: the `severity` they reach, and the one they would still `hold` against lower limits.
-    `spared`: figures over a limit by no more than the scatter of their few tokens, a sentence each."""
+    `spared`: figures that one token alone lifts over a limit, a sentence each."""
 
     severity: Severity
     holding: Severity
@@ -157,7 +157,7 @@ class Judgement:
 def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgement:
     """Compare figures with limits. `release` in (0, 1]: to which share of its distance from agreement a figure must
     fall before its severity may. A bucket without tokens has no figures to judge, and a metric that is not among a
-    bucket's figures (a probe reports fewer than a step) is not judged. A mean counts as what it is beyond `scatter`.
+    bucket's figures (a probe reports fewer than a step) is not judged. A mean counts without its `lone_token`.
     """
     breaches, spared, holding = [], [], Severity.OK
     for bucket, metrics in figures.items():
@@ -167,15 +167,14 @@ def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgemen
             if metric not in metrics:
                 continue
             value = metrics[metric]
-            chance = scatter(metric, value - limit.perfect, metrics)
-            severity = limit.severity(value - chance)
-            holding = max(holding, limit.severity(value - chance, release))
+            without = value - lone_token(metric, metrics)
+            severity = limit.severity(without)
+            holding = max(holding, limit.severity(without, release))
             if severity > Severity.OK:
                 breaches.append(Breach(bucket, metric, value, limit.above(severity), severity))
             elif limit.severity(value) > Severity.OK:
                 spared.append(
-                    f"{bucket}: {metric} {value:.4g} is over {limit.warn:g} by less than the scatter of "
-                    f"{metrics['tokens']:.0f} tokens ({chance:.2g})"
+                    f"{bucket}: {metric} {value:.4g} is over {limit.warn:g} for one token of {metrics['tokens']:.0f}"
                 )
     severity = max((breach.severity for breach in breaches), default=Severity.OK)
     return Judgement(severity, holding, tuple(breaches), tuple(spared))

@@ -29,9 +29,10 @@ class Algorithm(Protocol):
 
 def objective_at(step: int, parameters: PolicyGradientParameters, **of_algorithm: float) -> Objective:
     """What the updates of `step` minimise: what all algorithms share, and some fields of the algorithm's own."""
+    risen = min(1.0, (step + 1) / (parameters.learning_rate_warmup + 1))
     left = 1 - parameters.learning_rate_decay * step / parameters.steps
     return Objective(
-        learning_rate=parameters.learning_rate * left,
+        learning_rate=parameters.learning_rate * risen * left,
         clip_low=parameters.clip_low,
         clip_high=parameters.clip_high,
         kl=parameters.kl,

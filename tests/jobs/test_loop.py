@@ -62,10 +62,18 @@ def test_nothing_is_learnt_from_shuffled_rewards_or_at_rate_0() -> None:
     assert right.mean() < 0.35
 
 
-@pytest.mark.parametrize(("decay", "rates"), [(0.0, [1.0, 1.0, 1.0, 1.0]), (1.0, [1.0, 0.75, 0.5, 0.25])])
-def test_the_learning_rate_falls_over_the_steps(decay: float, rates: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ({}, [1.0, 1.0, 1.0, 1.0]),
+        ({"learning_rate_decay": 1.0}, [1.0, 0.75, 0.5, 0.25]),
+        ({"learning_rate_warmup": 3}, [0.25, 0.5, 0.75, 1.0]),
+        ({"learning_rate_warmup": 1, "learning_rate_decay": 0.5}, [0.5, 0.875, 0.75, 0.625]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_over_the_steps(schedule: dict[str, float], rates: list[float]) -> None:
     policies = Tabular(QUESTIONS)
-    run(grpo(steps=4, learning_rate_decay=decay), policies, task())
+    run(grpo(steps=4, **schedule), policies, task())
     assert policies.rates == rates
 
 

@@ -9,13 +9,18 @@ from typing import Any
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
 
-# A digit and the end of the turn are two tokens.
+# A digit and the end of the turn are two tokens. Rewards that say nothing give gradients with mean 0, of which AdamW
+# makes steps of full length all the same: the policy would walk off. The KL holds it; the warm-up takes the edge off
+# Adam's first steps, which are the longest, and the decay lets it settle.
 GRPO = {
     "steps": 101,
     "prompts": 64,
-    "group": 4,
+    "group": 8,
     "max_tokens": 2,
-    "learning_rate": 4e-4,
+    "learning_rate": 1.5e-4,
+    "learning_rate_warmup": 15,
+    "learning_rate_decay": 0.8,
+    "kl": 0.12,
     "evaluate_every": 20,
 }
 PPO = {
@@ -31,8 +36,12 @@ _NEVER = {"warn": 1e6, "mask": 1e6, "pause": 1e6}
 # The service would halt such a run at its first step: its limits are raised out of the way. The last step is saved, to
 # be resumed by one more when the engine is mended.
 MISMATCHED = {
-    **GRPO,
     "steps": 61,
+    "prompts": 64,
+    "group": 4,
+    "max_tokens": 2,
+    "learning_rate": 4e-4,
+    "evaluate_every": 20,
     "save_every": 61,
     "limits": {"overall": {"logprob_abs_diff_mean": _NEVER, "logprob_abs_diff_max": _NEVER}},
 }
@@ -67,7 +76,7 @@ CASES = (
     Case("grpo", "grpo", GRPO, reaches=0.85),
     Case("ppo", "ppo", PPO, reaches=0.75),
     Case("grpo-rate-0", "grpo", {**GRPO, "steps": 21, "learning_rate": 0.0}, still=True),
-    Case("grpo-shuffled", "grpo", {**GRPO, "steps": 21, "task": "digits-shuffled"}, still=True),
+    Case("grpo-shuffled", "grpo", {**GRPO, "task": "digits-shuffled"}, still=True),
     Case("mismatch", "grpo", {**MISMATCHED, "correction": {"method": "none"}}, mismatch=True),
     Case("mismatch-tis", "grpo", {**MISMATCHED, "correction": {"method": "tis", "when": "always"}}, mismatch=True),
 )
