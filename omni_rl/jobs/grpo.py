@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from omni_rl.api.jobs import GrpoParameters
-from omni_rl.jobs.batch import Batch
+from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.updates import Update, learnt, objective_at
 from omni_rl.train.advantages import Baseline, relative_advantages
 from omni_rl.train.surrogates import shares
@@ -23,29 +23,30 @@ class Grpo:
         self.answers_per_prompt = parameters.group
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
-        """Figures of the update; without one where every group's rewards are equal."""
-        targets, figures = self.targets(batch)
-        if not any(target.shares.any() for target in targets):
-            return figures
-        return figures | learnt([update(batch.rollouts, targets, objective_at(step, self._parameters))])
-
-    def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:
+        """Figures of the update; without one where nothing can be learnt. Answers that teach nothing cost nothing."""
         relative = relative_advantages(batch.rewards, batch.groups, self._baseline)
-        taught = relative.kept.tolist()
+        figures = {"groups_dropped": float(relative.dropped)}
+        taught = relative.kept
         if self._parameters.mask_truncated:
-            taught = [kept and finished for kept, finished in zip(taught, batch.finished, strict=True)]
-        parts = shares(batch.lengths, taught, self._parameters.aggregation)
-        targets = [
+            taught = taught & np.array(batch.finished)
+            figures["truncated"] = float(len(batch) - sum(batch.finished))
+        places = np.flatnonzero(taught).tolist()
+        if not places:
+            return figures
+        lessons = batch.take(places)
+        targets = self._targets(lessons, relative.values[places])
+        return figures | learnt([update(lessons.rollouts, targets, objective_at(step, self._parameters))])
+
+    def _targets(self, lessons: Batch, advantages: Array) -> Sequence[Targets]:
+        parts = shares(lessons.lengths, [True] * len(lessons), self._parameters.aggregation)
+        columns = zip(parts, advantages, lessons.weights, lessons.scores, lessons.references(), strict=True)
+        return [
             Targets(
                 advantages=np.full(len(part), advantage),
                 shares=part,
-                weights=batch.weights[index],
-                old=batch.scores[index].logprobs,
-                reference=batch.reference(index),
+                weights=weights,
+                old=score.logprobs,
+                reference=reference,
             )
-            for index, (part, advantage) in enumerate(zip(parts, relative.values, strict=True))
+            for part, advantage, weights, score, reference in columns
         ]
-        figures = {"groups_dropped": float(relative.dropped)}
-        if self._parameters.mask_truncated:
-            figures["truncated"] = float(len(batch) - sum(batch.finished))
-        return targets, figures

@@ -127,10 +127,11 @@ class Loop:
         return score_by_span(rollouts, partial(self._policies.score, replay=replay))
 
     def _with_reference(self, batch: Batch) -> Batch:
-        if self._parameters.kl == 0:
-            return batch
-        scores = self._policies.score(batch.rollouts, REFERENCE, replay=self._parameters.router_replay)
-        return replace(batch, references=[score.logprobs for score in scores])
+        return batch if self._parameters.kl == 0 else replace(batch, refer=self._refer)
+
+    def _refer(self, rollouts: Sequence[Rollout]) -> list[Array]:
+        scores = self._policies.score(rollouts, REFERENCE, replay=self._parameters.router_replay)
+        return [score.logprobs for score in scores]
 
     def _saves(self, step: int) -> bool:
         every = self._parameters.save_every

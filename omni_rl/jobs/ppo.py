@@ -47,14 +47,14 @@ class Ppo:
             values.append(score.values)
             gamma, lam = self._parameters.gamma, self._parameters.gae_lambda
             gains.append(generalised_advantages(rewards, score.values, gamma=gamma, lam=lam))
-        advantages = whitened(gains)
+        advantages, references = whitened(gains), batch.references()
         targets = [
             Targets(
                 advantages=advantages[index],
                 shares=np.zeros(length),
                 weights=batch.weights[index],
                 old=batch.scores[index].logprobs,
-                reference=batch.reference(index),
+                reference=references[index],
                 returns=gains[index] + values[index],
                 old_values=values[index],
             )

@@ -85,21 +85,21 @@ def test_a_step_is_judged_before_it_is_learnt_and_learnt_before_it_is_served() -
 
 def test_the_verdicts_weights_reach_the_gradient_by_sample() -> None:
     policies = Tabular(QUESTIONS)
-    run(grpo(), policies, task())
+    run(grpo(group=64), policies, task())
     names = [rollout.prompt.id for rollout in policies.posted[0].rollouts]
     assert len(set(names)) == len(names)
     weighed = Tabular(QUESTIONS, {name: np.full(2, number, np.float32) for number, name in enumerate(names)})
-    run(grpo(), weighed, task())
+    run(grpo(group=64), weighed, task())
     assert [target.weights.tolist() for target in weighed.taught[0]] == [[n, n] for n in range(len(names))]
 
 
 def test_answers_to_one_prompt_are_compared_among_themselves() -> None:
     policies = Tabular(QUESTIONS)
-    run(grpo(), policies, task())
-    advantages = np.array([target.advantages[0] for target in policies.taught[0]]).reshape(QUESTIONS, 8)
+    run(grpo(group=64), policies, task())
+    advantages = np.array([target.advantages[0] for target in policies.taught[0]]).reshape(QUESTIONS, 64)
     assert advantages.sum(1) == pytest.approx(np.zeros(QUESTIONS), abs=1e-9)
     prompts = [prompt.id for prompt in policies.posted[0].prompts]
-    assert prompts == [prompt for prompt in dict.fromkeys(prompts) for _ in range(8)]
+    assert prompts == [prompt for prompt in dict.fromkeys(prompts) for _ in range(64)]
 
 
 def test_a_reward_that_fails_drops_its_sample_and_says_so() -> None:
@@ -115,7 +115,10 @@ def test_a_reward_that_fails_drops_its_sample_and_says_so() -> None:
     assert [line.split(":")[0] for line in done.dropped] == [f"sample {name}" for name in bad]
     assert any("KeyError" in line for line in done.dropped)
     assert any("is nan" in line for line in done.dropped)
-    assert len(policies.taught[0]) == 32 * QUESTIONS - len(bad)
+    rewards = np.array([np.nan if r is None else r for r in policies.posted[0].rewards]).reshape(QUESTIONS, 32)
+    mixed = np.nanmin(rewards, 1) < np.nanmax(rewards, 1)
+    assert 1 <= mixed.sum() < QUESTIONS
+    assert len(policies.taught[0]) == np.isfinite(rewards[mixed]).sum()
     assert all(np.isfinite(target.advantages).all() for target in policies.taught[0])
 
 
@@ -184,6 +187,13 @@ def test_generation_runs_ahead_as_far_as_it_may_and_stale_tokens_have_their_own_
         for rollout, score in zip(answers.rollouts, answers.scores, strict=True):
             assert score.version == rollout.version_spans[0].version
             assert score.logprobs == pytest.approx(rollout.logprobs)
+
+
+def test_what_teaches_nothing_is_not_computed() -> None:
+    policies = Tabular(QUESTIONS)
+    (done,) = run(grpo(), policies, task())
+    assert 0 < done.figures["groups_dropped"] < QUESTIONS
+    assert len(policies.taught[0]) == 8 * QUESTIONS - 8 * done.figures["groups_dropped"]
 
 
 def test_the_reference_is_what_the_run_began_with() -> None:
