@@ -37,6 +37,7 @@ class PolicyGradientParameters(Body):
     evaluate_every: int = Field(
         default=0, ge=0, description="Steps between two measurements on held-out prompts; the last step has one too."
     )
+    evaluate_answers: int = Field(default=1, ge=1, le=1024, description="To each held-out prompt.")
     save_every: int = Field(default=0, ge=0, description="Steps between two saved states to resume from.")
     max_staleness: int = Field(default=0, ge=0, le=64)
     router_replay: bool = Field(

@@ -142,16 +142,20 @@ class Loop:
         return every > 0 and (step % every == 0 or step == self._parameters.steps - 1)
 
     def _sample(self, step: int) -> "_Sampled":
-        parameters, copies = self._parameters, self._algorithm.answers_per_prompt
+        parameters = self._parameters
         numbers = prompts_of(step, parameters.prompts, len(self._task.train), parameters.seed)
         prompts = self._task.prompts("train", numbers)
+        return self._answers(prompts, self._algorithm.answers_per_prompt, seed_of(step, parameters.seed))
+
+    def _answers(self, prompts: Sequence[Prompt], copies: int, seed: int) -> "_Sampled":
+        """`copies` to each prompt; one that is here twice is two groups."""
         rendered = self._policies.render(prompts)
         each = [
             replace(prompt, id=f"{prompt.id}/{place}.{copy}")
             for place, prompt in enumerate(rendered)
             for copy in range(copies)
         ]
-        rollouts = self._policies.sample(each, self._sampling(seed_of(step, parameters.seed)))
+        rollouts = self._policies.sample(each, self._sampling(seed))
         groups = [f"{prompt.id}/{place}" for place, prompt in enumerate(prompts) for _ in range(copies)]
         return _Sampled([prompt for prompt in prompts for _ in range(copies)], groups, rollouts)
 
@@ -179,11 +183,11 @@ class Loop:
         )
 
     def _evaluate(self) -> float:
-        """The mean reward of one sampled answer to every held-out prompt, of the same seeds every time."""
+        """The mean reward of sampled answers to every held-out prompt, of the same seeds every time."""
         prompts = self._task.prompts("held_out", list(range(len(self._task.held_out))))
         seed = seed_of(0, self._parameters.seed, EVALUATION)
-        rollouts = self._policies.sample(self._policies.render(prompts), self._sampling(seed))
-        values = [value for value in self._rate(prompts, rollouts).values if value is not None]
+        sampled = self._answers(prompts, self._parameters.evaluate_answers, seed)
+        values = [value for value in self._rate(sampled.prompts, sampled.rollouts).values if value is not None]
         return float(np.mean(values)) if values else 0.0
 
 

@@ -13,15 +13,16 @@ from omni_rl.api.jobs import GrpoParameters, PpoParameters
 # makes steps of full length all the same: the policy would walk off. The KL holds it; the warm-up takes the edge off
 # Adam's first steps, which are the longest, and the decay lets it settle.
 GRPO = {
-    "steps": 101,
+    "steps": 85,
     "prompts": 64,
-    "group": 8,
+    "group": 6,
     "max_tokens": 2,
-    "learning_rate": 1.5e-4,
+    "learning_rate": 2.2e-4,
     "learning_rate_warmup": 15,
     "learning_rate_decay": 0.8,
-    "kl": 0.12,
-    "evaluate_every": 20,
+    "kl": 0.13,
+    "evaluate_every": 21,
+    "evaluate_answers": 2,
 }
 PPO = {
     "steps": 41,
@@ -75,7 +76,7 @@ class Case:
 CASES = (
     Case("grpo", "grpo", GRPO, reaches=0.85),
     Case("ppo", "ppo", PPO, reaches=0.75),
-    Case("grpo-rate-0", "grpo", {**GRPO, "steps": 21, "learning_rate": 0.0}, still=True),
+    Case("grpo-rate-0", "grpo", {**GRPO, "steps": 22, "learning_rate": 0.0}, still=True),
     Case("grpo-shuffled", "grpo", {**GRPO, "task": "digits-shuffled"}, still=True),
     Case("mismatch", "grpo", {**MISMATCHED, "correction": {"method": "none"}}, mismatch=True),
     Case("mismatch-tis", "grpo", {**MISMATCHED, "correction": {"method": "tis", "when": "always"}}, mismatch=True),
