@@ -107,11 +107,11 @@ def test_tokens_of_mixed_state_are_judged_apart() -> None:
     records = [SampleRecord(kind, kind, 1, rollout, train) for kind in ("image", "text")]
     columns = StepColumns.of(records)
     mixed = np.array([False, False, True, True] + [False] * 4)
-    found = compare_step(replace(columns, mixed_state=mixed, loss_mask=np.arange(8) != 3))
+    found = compare_step(replace(columns, mixed_state=mixed, loss_mask=np.arange(8) != 0))
     assert list(found.by_kind) == ["image", "text", MIXED_STATE]
-    same(found.by_kind["image"].metrics, compare([SampleRecord("", "image", 1, rollout[:2], train[:2])]).metrics)
-    same(found.by_kind[MIXED_STATE].metrics, compare([SampleRecord("", "image", 1, rollout[2:3], train[2:3])]).metrics)
-    assert found.overall.metrics.tokens == 6
+    same(found.by_kind["image"].metrics, compare([SampleRecord("", "image", 1, rollout[1:2], train[1:2])]).metrics)
+    same(found.by_kind[MIXED_STATE].metrics, compare([SampleRecord("", "image", 1, rollout[2:], train[2:])]).metrics)
+    assert found.overall.metrics.tokens == 5
     assert found.overall.metrics.excluded_tokens == 0
     joined = StepColumns.joined([columns, replace(columns, mixed_state=mixed)])
     assert compare_step(joined).by_kind[MIXED_STATE].metrics.tokens == 2

@@ -47,7 +47,7 @@ class Reference:
 
 def decode(legs: Legs, step: float, bands: Bands) -> Finding:
     """Whether the engine's decode disagrees with its own prefill."""
-    leg = _leg(legs.prefill_vs_decode, bands)
+    leg = apart(legs.prefill_vs_decode, bands)
     if not _outside(leg, step, bands):
         return Finding(
             Check.PREFILL_AGAINST_DECODE, "clear", f"decode and prefill differ by {leg:.2g}", numbers={"mean": leg}
@@ -65,7 +65,7 @@ def decode(legs: Legs, step: float, bands: Bands) -> Finding:
 
 def batch(legs: Legs, step: float, bands: Bands) -> Finding:
     """Whether the engine's answer depends on what it was batched with, or on what its caches held."""
-    leg, warm = _leg(legs.batch_vs_alone, bands), _leg(legs.cold, bands)
+    leg, warm = apart(legs.batch_vs_alone, bands), apart(legs.cold, bands)
     numbers = {"mean": leg} | ({"cold_mean": warm} if legs.cold else {})
     if not _outside(leg, step, bands):
         return Finding(Check.BATCH_AGAINST_ALONE, "clear", f"in a batch and alone differ by {leg:.2g}", numbers=numbers)
@@ -93,7 +93,7 @@ def batch(legs: Legs, step: float, bands: Bands) -> Finding:
 
 def train(legs: Legs, step: float, bands: Bands) -> Finding:
     """Whether trainer and engine disagree although the engine agrees with itself."""
-    leg = _leg(legs.train_vs_prefill, bands)
+    leg = apart(legs.train_vs_prefill, bands)
     if not _outside(leg, step, bands):
         return Finding(
             Check.TRAIN_AGAINST_PREFILL, "clear", f"trainer and prefill differ by {leg:.2g}", numbers={"mean": leg}
@@ -212,8 +212,9 @@ def _cause_of(module: str, *, towers: bool) -> Cause:
     return Cause.PROMPT_MISMATCH if module == "embeddings" else Cause.KERNEL
 
 
-def _leg(records: Sequence[SampleRecord], bands: Bands) -> float:
-    """Of the kind of prompt that is furthest apart: a fault of one modality must not drown in the others."""
+def apart(records: Sequence[SampleRecord], bands: Bands) -> float:
+    """Mean abs d of the kind of prompt that is furthest apart: a fault of one modality must not drown in the others.
+    What router flips touch is left out, of a leg as of the step that it has to explain."""
     means = _by_kind(records, bands).values()
     return max(means, default=0.0, key=lambda value: np.inf if np.isnan(value) else value)
 

@@ -109,10 +109,8 @@ class _Search:
 
     @cached_property
     def step(self) -> float:
-        """What a leg has to explain: of the worst kind of prompt, as legs are; not a number without samples."""
-        kinds = dict.fromkeys(sample.record.kind for sample in self.samples)
-        means = (mean_abs(np.concatenate([s.d for s in self.samples if s.record.kind == kind])) for kind in kinds)
-        return max(means, default=np.nan, key=lambda mean: np.inf if np.isnan(mean) else mean)
+        """What a leg has to explain; not a number without samples."""
+        return legs.apart([sample.record for sample in self.samples], self.bands) if self.samples else np.nan
 
     def _of_arrays(self) -> Iterator[Finding]:
         samples, bands, rescore = self.samples, self.bands, self.experiments.rescore
