@@ -34,6 +34,7 @@ class Tabular:
     training: list[dict[str, float]] = field(default_factory=list)
     taught: list[list[Targets]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    sampled: list[list[Rollout]] = field(default_factory=list)
     kept: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     saved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
@@ -69,6 +70,7 @@ class Tabular:
                     finish_reason="stop" if len(ids) == 2 else "length",
                 )
             )
+        self.sampled.append(found)
         return found
 
     def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:

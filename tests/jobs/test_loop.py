@@ -53,6 +53,17 @@ def test_the_reward_rises(parameters: GrpoParameters | PpoParameters) -> None:
     assert [step.step for step in done] == list(range(60))
 
 
+def test_held_out_prompts_are_answered_as_often_as_asked_with_the_same_seeds_every_time() -> None:
+    policies = Tabular(QUESTIONS)
+    run(grpo(steps=3, learning_rate=0.0, evaluate_every=1, evaluate_answers=4), policies, task())
+    evaluations, steps = policies.sampled[::2], policies.sampled[1::2]
+    assert [len(rollouts) for rollouts in evaluations] == 3 * [4 * QUESTIONS]
+    assert [len(rollouts) for rollouts in steps] == 3 * [8 * QUESTIONS]
+    answers = [[(rollout.prompt.id, rollout.ids.tolist()) for rollout in rollouts] for rollouts in evaluations]
+    assert answers[0] == answers[1] == answers[2]
+    assert len({name for name, _ in answers[0]}) == 4 * QUESTIONS
+
+
 def test_nothing_is_learnt_from_shuffled_rewards_or_at_rate_0() -> None:
     still, shuffled = Tabular(QUESTIONS), Tabular(QUESTIONS)
     run(grpo(steps=5, learning_rate=0.0), still, task())
