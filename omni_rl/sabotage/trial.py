@@ -12,8 +12,8 @@ from omni_rl.consistency.actions import ACTIONS, Action
 from omni_rl.consistency.attribution import proofs
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence, mean_abs
 from omni_rl.consistency.attribution.search import Attribution, attribute
+from omni_rl.consistency.columns import StepColumns, compare_step
 from omni_rl.consistency.limits import OVERALL, Figures, Judgement, Severity, judge, limits_for
-from omni_rl.consistency.metrics import by_kind, compare
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.errors import OmniRLError, SyncRolledBackError
 from omni_rl.jobs.clock import Clock
@@ -205,9 +205,7 @@ def _mend(stand: Stand, fault: Fault, seed: int, trial: Trial) -> None:
 
 
 def _figures(samples: Sequence[SampleEvidence], dtype: str) -> Figures:
-    records = [sample.record for sample in samples]
-    rule = THRESHOLDS[dtype].leave_out
-    kinds = by_kind(records, leave_out=rule)
-    return {OVERALL: asdict(compare(records, leave_out=rule).metrics)} | {
-        kind: asdict(comparison.metrics) for kind, comparison in kinds.items()
-    }
+    """As the coordinator reduces a step."""
+    columns = StepColumns.of([sample.record for sample in samples])
+    found = compare_step(columns, leave_out=THRESHOLDS[dtype].leave_out)
+    return {name: vars(of.metrics) for name, of in {OVERALL: found.overall, **found.by_kind}.items()}
