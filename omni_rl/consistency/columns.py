@@ -16,7 +16,7 @@ from omni_rl.consistency.figures import Array, GroupFigures, Grouping, Index, Me
 from omni_rl.consistency.limits import MIXED_STATE, OVERALL
 from omni_rl.consistency.metrics import Comparison, position_bins
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
+from omni_rl.consistency.router import Flip, LeaveOut, accidental, first_flip, kept
 
 __all__ = ["MIXED_STATE", "OVERALL", "Choices", "StepColumns", "StepComparison", "compare_each", "compare_step"]
 
@@ -161,6 +161,7 @@ def compare_step(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") ->
 def compare_each(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> list[Metrics]:
     """The figures of each sequence by itself: `overall` of a step that has only that one."""
     columns = _only(columns, mixed=False)
+    columns = replace(columns, kinds=columns.samples)  # each is a kind of its own: what it leaves out is its own affair
     flips = _flips(columns)
     longest = int(np.diff(columns.offsets).max(initial=0))
     cells = _Cells.of(columns, flips, leave_out, [(0, longest)])
@@ -289,9 +290,7 @@ class _Cells:
         counted = columns.loss_mask
         keeps = counted
         if flips and leave_out != "nothing":
-            keeps = np.ones(columns.tokens, np.bool_) if counted is None else counted.copy()
-            for n in flips:
-                keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(columns.record(n), leave_out)
+            keeps = _keeps(columns, flips, leave_out)
         ends = np.array([0, *(end for _, end in bins)], np.int64)
         bounds = columns.offsets[:-1, None] + np.minimum(np.diff(columns.offsets)[:, None], ends[None, :])
         sizes = _counts(keeps, bounds)
@@ -324,6 +323,22 @@ class _Cells:
     @cached_property
     def _cell_edges(self) -> Index:
         return edges_of(self.kept[self.kept > 0])
+
+
+def _keeps(columns: StepColumns, flips: Mapping[int, Flip], leave_out: LeaveOut) -> Mask:
+    """Tokens that count, without what flips leave out: `router.kept_of` for columns."""
+    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
+    keeps = counted.copy()
+    for n in flips:
+        keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(columns.record(n), leave_out)
+    if leave_out == "flipped":
+        of_token = np.repeat(np.array(columns.kinds), np.diff(columns.offsets))
+        for kind in dict.fromkeys(columns.kinds[n] for n in flips):
+            its = counted & (of_token == kind)
+            tokens = int(its.sum())
+            if not accidental(tokens - int(keeps[its].sum()), tokens):
+                keeps |= its
+    return keeps
 
 
 def _counts(mask: Mask | None, bounds: Index) -> Index:

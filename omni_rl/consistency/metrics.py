@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.figures import REPORTED, Grouping, Metrics, k3, reduce
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept
+from omni_rl.consistency.router import Flip, LeaveOut, first_flip, kept_of
 
 __all__ = [
     "REPORTED",
@@ -39,7 +39,7 @@ def compare(records: Sequence[SampleRecord], *, leave_out: LeaveOut = "after_fli
     NaN or infinite logprobs come through as NaN or infinite metrics: they are never dropped.
     """
     flips = tuple(flip for record in records if (flip := first_flip(record)) is not None)
-    return Comparison(_reduce(records, [kept(record, leave_out) for record in records], len(flips)), flips)
+    return Comparison(_reduce(records, kept_of(records, leave_out), len(flips)), flips)
 
 
 def compare_some(records: Sequence[SampleRecord], *, leave_out: LeaveOut) -> Comparison:
@@ -73,7 +73,7 @@ def by_position(
     """Metrics of the tokens in each bin of `position_bins`; a sequence's flip counts in the bin where it first touches
     a token."""
     longest = max((len(record.rollout_logprobs) for record in records), default=0)
-    masks = [kept(record, leave_out) for record in records]
+    masks = kept_of(records, leave_out)
     firsts = [
         max(0, flip.position - record.prompt_tokens + 1)
         for record in records

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from omni_rl.consistency.columns import StepColumns, compare_step
 from omni_rl.consistency.metrics import by_position, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import LeaveOut, first_flip, kept
@@ -105,3 +106,30 @@ def test_what_is_no_number_is_never_left_out(rule: LeaveOut) -> None:
     one.train_logprobs[4] = np.nan
     assert kept(one, rule).tolist() == [False] * 4 + [True, False]
     assert np.isnan(compare([one], leave_out=rule).metrics.logprob_abs_diff_mean)
+
+
+def flipped(tokens: int, flips: int, kind: str = "image") -> SampleRecord:
+    """A record of `tokens` whose first `flips` are predicted at flipped positions, and are off by 1."""
+    experts = np.tile(np.array([0, 1], dtype=np.int16), (PROMPT + tokens - 1, LAYERS, 1))
+    other = experts.copy()
+    other[PROMPT - 1 : PROMPT - 1 + flips, 0] = (2, 3)
+    rollout, off = np.full(tokens, -1.0), np.arange(tokens) < flips
+    return SampleRecord(
+        f"{kind}-{tokens}-{flips}", kind, PROMPT, rollout, rollout - off, experts, other, np.ones(other.shape[:2], "f4")
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "excluded"),
+    [
+        ([flipped(16, 3), flipped(16, 4)], 7),
+        ([flipped(16, 3), flipped(16, 5)], 0),
+        ([flipped(16, 8), flipped(64, 0)], 8),
+        ([flipped(2, 1), flipped(2, 2)], 3),
+        ([flipped(16, 8), flipped(16, 2, "text")], 2),
+    ],
+)
+def test_flips_of_a_quarter_of_a_kind_are_no_accidents(records: list[SampleRecord], excluded: int) -> None:
+    assert compare(records, leave_out="flipped").metrics.excluded_tokens == excluded
+    by_column = compare_step(StepColumns.of(records), leave_out="flipped")
+    assert by_column.overall.metrics.excluded_tokens == excluded

@@ -11,7 +11,7 @@ from omni_rl.consistency.attribution.evidence import Check, Finding, SampleEvide
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import LeaveOut, first_flip, kept
+from omni_rl.consistency.router import LeaveOut, first_flip, kept_of
 from omni_rl.consistency.thresholds import THRESHOLDS
 
 SHARE = 0.3
@@ -145,7 +145,10 @@ def router(samples: Sequence[SampleEvidence], margin: float, bands: Bands) -> Fi
     flips = [flip for record in records if (flip := first_flip(record)) is not None]
     by_layer = flips_by_layer(records)
     layers = tuple(f"moe.{layer}" for layer in by_layer)
-    left = mean_abs(np.concatenate([*(sample.d[kept(sample.record, _rule(bands))] for sample in samples), np.empty(0)]))
+    masks = kept_of(records, _rule(bands))
+    left = mean_abs(
+        np.concatenate([*(sample.d[mask] for sample, mask in zip(samples, masks, strict=True)), np.empty(0)])
+    )
     numbers = {"sequences_with_a_flip": len(flips), "mean_without": left}
     numbers |= {f"flips_moe_{layer}": float(count) for layer, count in by_layer.items()}
     if not flips:
@@ -228,7 +231,8 @@ def _d(records: Sequence[SampleRecord], bands: Bands) -> NDArray[np.float64]:
     """Without what router flips touch, unless that is everything: then they are no accidents."""
     d = np.empty(0)
     for rule in (_rule(bands), _NOTHING):
-        parts = [(record.train_logprobs - record.rollout_logprobs)[kept(record, rule)] for record in records]
+        masks = zip(records, kept_of(records, rule), strict=True)
+        parts = [(record.train_logprobs - record.rollout_logprobs)[mask] for record, mask in masks]
         d = np.concatenate([*parts, np.empty(0)])
         if len(d):
             break
