@@ -22,7 +22,7 @@ class TrainSettings(StrictSettings):
     learning_rate: float = Field(default=1e-4, gt=0)
     value_learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_pack_tokens: int = Field(default=4096, ge=2)
