@@ -52,7 +52,7 @@ class TrainerGroup:
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
         rooms: Sequence[Spot | None] = spots or [None] * settings.world_size
-        shares = [share(settings.cpus_per_rank, settings.resources, room) for room in rooms]
+        shares = [share(settings.cpus_per_rank, settings.set_aside, room) for room in rooms]
         actors = [ray.remote(TrainWorker).options(max_restarts=0, **its) for its in shares]
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)])
         try:

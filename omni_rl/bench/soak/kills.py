@@ -17,10 +17,12 @@ from omni_rl.service.state import Process
 
 EVERY = (30.0, 75.0)
 """Seconds between two deaths."""
-FIRST_HALF = ("coordinator", "bridge", "engine", "job")
-LAST_HALF = ("engine", "job")
-"""In the last half the coordinator, the bridge and the oldest engine live on: a process that is always young would show
-no growth."""
+KINDS = ("coordinator", "bridge", "engine", "job")
+LATE = ("engine", "job")
+"""What dies in the end, when the coordinator, the bridge and the oldest engine live on: a process that is always young
+would show no growth."""
+LATE_FROM = 0.4
+"""Of the time; the memory of the last half is compared, and whoever was started last has warmed up by then."""
 WHOLE_SECONDS = 240.0
 LOOK_SECONDS = 0.5
 
@@ -41,7 +43,7 @@ class Killer:
         self._load = load
         self._service = load.service
         self._random = random.Random(seed)  # noqa: S311, what dies is no secret
-        self._half = minutes * 60 / 2
+        self._late = minutes * 60 * LATE_FROM
         self._acting = threading.Lock()
         self.deaths: list[Death] = []
 
@@ -51,7 +53,7 @@ class Killer:
         waiting: list[str] = []
         with self._service.client(PATIENT) as client:
             while not ended.wait(self._random.uniform(*EVERY)):
-                kinds = FIRST_HALF if time.monotonic() - began < self._half else LAST_HALF
+                kinds = KINDS if time.monotonic() - began < self._late else LATE
                 # Every kind is as often: a soak of a few minutes has met most.
                 waiting = [kind for kind in waiting if kind in kinds] or self._random.sample(kinds, len(kinds))
                 what = waiting.pop()

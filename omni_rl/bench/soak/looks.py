@@ -10,6 +10,8 @@ from omni_rl.client.blocking import Client
 from omni_rl.errors import OmniRLError
 
 PAUSE_SECONDS = 0.1
+LIMIT = 10
+"""Of what a list gives. Answers that grow with a run would take longer towards its end, whatever the service does."""
 PAGES = ("/", "/metrics", "/healthz", "/v1/runs/{run}/alarms", "/v1/runs/{run}/limits")
 """What the client has no method for."""
 
@@ -38,13 +40,13 @@ def _looks(load: Load, client: Client, http: httpx.Client, token: str, run: str)
     looks |= {
         "state": client.state,
         "ready": client.ready,
-        "runs": client.runs,
+        "runs": lambda: client.runs(LIMIT),
         "run": lambda: client.run(run),
-        "syncs": client.syncs,
+        "syncs": lambda: client.syncs(LIMIT),
         "sync named": lambda: [client.sync_named(sync.sync) for sync in client.syncs(1)],
-        "checks": client.checks,
+        "checks": lambda: client.checks(LIMIT),
         "jobs": client.jobs,
-        "event page": client.event_page,
+        "event page": lambda: client.event_page(limit=LIMIT),
         "session": client.whoami,
         "log in": _page(http, "POST", "/v1/session", json={"token": token}),
         "log out": _page(http, "DELETE", "/v1/session"),
@@ -58,8 +60,8 @@ def _looks(load: Load, client: Client, http: httpx.Client, token: str, run: str)
     last = max(kept.steps[run], default=None)
     if last is not None:
         looks |= {
-            "steps": lambda: client.steps(run, after=max(0, last - 100)),
-            "timeline": lambda: client.timeline(run, points=200),
+            "steps": lambda: client.steps(run, after=max(0, last - LIMIT)),
+            "timeline": lambda: client.timeline(run, first=max(0, last - 10 * LIMIT), points=LIMIT),
             "step": lambda: client.step(run, 1, last),
             "sample": lambda: client.sample(run, 1, last, client.step(run, 1, last).verdict.worst[0].sample),
         }

@@ -73,14 +73,13 @@ class Calls:
         return found
 
 
-def slower(figures: dict[str, dict[str, Any]], quantile: str) -> tuple[str, float]:
-    """The call whose quantile rose most from the first to the last third, and by how much; ("", nan) of none."""
-    rises = {
-        call: each["last"][quantile] / each["first"][quantile]
-        for call, each in figures.items()
+def rises(figures: dict[str, dict[str, Any]], quantile: str) -> list[float]:
+    """Each call's quantile of the last third over that of the first, where there are enough calls."""
+    return [
+        each["last"][quantile] / each["first"][quantile]
+        for each in figures.values()
         if quantile in each["first"] and quantile in each["last"]
-    }
-    return max(rises.items(), key=lambda rise: rise[1], default=("", float("nan")))
+    ]
 
 
 def _within(times: Sequence[tuple[float, float]], first: float, last: float) -> list[float]:
