@@ -9,21 +9,21 @@ from omni_rl.settings import Strategy, StrictSettings, Transport
 
 
 class Hosts(BaseModel):
-    """Where engines and ranks are.
-
-    The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them;
-    `strategy`, how ranks and engines are dealt to those nodes, in a placement group of their own; None: as Ray likes.
-    `transport`: whether engines may be on other hosts than the bridge and the trainer's first rank, which share a
-    memory. `trainer_device` cuda gives each rank a device of its node; it has not been run.
-    """
+    """Where engines and ranks are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rollout_resources: dict[str, float] = Field(default_factory=dict)
+    """By Ray's names: which nodes an engine may be on, and what it takes of them."""
     trainer_resources: dict[str, float] = Field(default_factory=dict)
+    """The same for a rank."""
     trainer_device: Literal["cpu", "cuda"] = "cpu"
+    """cuda gives each rank a device of its node; it has not been run."""
     strategy: Strategy | None = None
+    """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""
     transport: Transport = "slab"
+    """With object_store, engines may be on other hosts than the bridge and the trainer's first rank, which share a
+    memory."""
 
 
 class ClusterSettings(StrictSettings, Hosts):

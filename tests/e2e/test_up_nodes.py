@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def plain() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("OMNI_RL", "RAY_"))}
 
 
-def node(state: ServiceState, variables: Mapping[str, str]) -> Sequence[str]:
+def node(state: ServiceState) -> Sequence[str]:
     """The command with which another host joins the service's Ray."""
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "start", "--block", "--disable-usage-stats", f"--address={state.ray_address}"]
@@ -60,12 +60,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             assert time.monotonic() < deadline, "no head was started"
             time.sleep(0.1)
         variables = {name: value for name, value in environment(directory, state).items() if name != "RAY_ADDRESS"}
-        with (directory / "node.log").open("wb") as log:
-            joined = stack.enter_context(
-                subprocess.Popen(node(state, variables), env=variables, stdout=log, stderr=log)
-            )
-        stack.callback(joined.kill)
-        assert up.wait() == 0, (directory / "coordinator.log").read_text()[-3000:]
+        log = stack.enter_context((directory / "node.log").open("wb"))
+        joined: subprocess.Popen[bytes] | None = None
+        while up.poll() is None:
+            # Ray gives a node 30 s to start, which a busy machine may not keep; whoever runs hosts starts it again.
+            if joined is None or joined.poll() is not None:
+                joined = subprocess.Popen(node(state), env=variables, stdout=log, stderr=log)
+                stack.callback(joined.wait)
+                stack.callback(joined.kill)
+            time.sleep(0.5)
+        assert up.returncode == 0, (directory / "coordinator.log").read_text()[-3000:]
         yield stack.enter_context(Client(state.url, (directory / "tokens" / "owner").read_text()))
     assert marked(state.name) == [], "down left processes"
     assert not list(SHARED_MEMORY.glob(f"{PREFIX}{state.name}*")), "down left slabs"
@@ -93,5 +97,7 @@ def test_engines_on_two_nodes_get_the_same_weights_in_one_transaction(client: Cl
 def test_a_check_compares_both_engines_with_the_trainer(client: Client) -> None:
     answer = client.check()
     assert (answer.severity, answer.cause) == ("ok", None)
-    assert answer.figures["overall"]["logprob_abs_diff_mean"] < 1e-5
+    mean = answer.figures["overall"]["logprob_abs_diff_mean"]
+    assert mean is not None
+    assert mean < 1e-5
     assert answer.legs.keys() == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
