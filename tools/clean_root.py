@@ -1,8 +1,8 @@
 """Performs a stage of the Dockerfile in a fresh Debian root, without a container engine, and runs a command there.
 
-`sudo python tools/clean_root.py DIRECTORY` makes two roots with debootstrap, one for each stage that the CPU image is
-made of, carries out their instructions in chroot, and asks the result for its checks as the image's user. Needs
-root, debootstrap, 8 GB of disk, and some ten minutes. What pip is to be told on this machine (a mirror) goes in as
+`sudo python tools/clean_root.py DIRECTORY` makes a root with debootstrap and a copy of it for each stage that the CPU
+image is made of, carries out their instructions in chroot, and runs checks in the result as the image's user. Needs
+root, debootstrap, 9 GB of disk, and some ten minutes. What pip is to be told on this machine (a mirror) goes in as
 pip's own environment variables, and a folder of wheels with `--mount`. The base image is Debian's Python of the same
 minor version: a container engine would take the official image's.
 """
@@ -23,10 +23,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 TARGET = "cpu"
-SUITE = "bookworm"
+SUITE, BASE = "bookworm", "base"
 PYTHON = "python3,python3-venv,python-is-python3,ca-certificates"
 """What the base image has, of Debian's packages."""
-CHECKS = ("omni-rl --version", "omni-rl doctor", "python -c 'import services.coordinator, torch, vllm, ray'")
+SERVE = """
+echo '{"port": 8491, "ledger": "sqlite:////tmp/ledger.db", "media": {"directory": "/tmp/media"}}' > /tmp/settings.json
+python -m services.coordinator /tmp/settings.json & server=$!
+for _ in $(seq 60); do
+    sleep 1
+    python -m omni_rl.service.probe http://127.0.0.1:8491/healthz && kill $server && exit 0
+done
+exit 1
+"""
+"""The coordinator answers, alone."""
+CHECKS = ("omni-rl --version", "omni-rl doctor", "python -c 'import torch, vllm, ray'", SERVE)
 HOST = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -65,11 +75,14 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     stages: dict[str, Stage] = {}
+    directory = arguments.directory.resolve()
+    say(f"a root of {SUITE}")
+    debootstrap = ["debootstrap", "--variant=minbase", f"--include={PYTHON}", SUITE, str(directory / BASE)]
+    subprocess.run(debootstrap, check=True)
     with contextlib.ExitStack() as mounted:
         for name, lines in needed(instructions(DOCKERFILE.read_text()), TARGET).items():
-            root = arguments.directory.resolve() / name
-            say(f"{name}: a root of {SUITE}")
-            subprocess.run(["debootstrap", "--variant=minbase", f"--include={PYTHON}", SUITE, str(root)], check=True)
+            root = directory / name
+            subprocess.run(["cp", "--archive", str(directory / BASE), str(root)], check=True)
             stages[name] = stage = Stage(root)
             mounted.enter_context(mounts(root, [Path("/proc"), Path("/dev/shm"), *arguments.mount]))
             for file in HOST:

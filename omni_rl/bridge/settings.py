@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.settings import Strategy, StrictSettings, Transport
+from omni_rl.settings import DeviceKind, Strategy, StrictSettings, Transport
 
 
 class Hosts(BaseModel):
@@ -17,7 +17,7 @@ class Hosts(BaseModel):
     """By Ray's names: which nodes an engine may be on, and what it takes of them."""
     trainer_resources: dict[str, float] = Field(default_factory=dict)
     """The same for a rank."""
-    trainer_device: Literal["cpu", "cuda"] = "cpu"
+    trainer_device: DeviceKind = "cpu"
     """cuda gives each rank a device of its node; it has not been run."""
     strategy: Strategy | None = None
     """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""

@@ -1,12 +1,10 @@
 """Where a rank computes, and what carries its collectives; written for CUDA, which it has not met."""
 
-from typing import Literal
-
 import torch
 
 from omni_rl.errors import ConfigError
+from omni_rl.settings import DeviceKind
 
-DeviceKind = Literal["cpu", "cuda"]
 CPU = torch.device("cpu")
 BACKENDS: dict[DeviceKind, str] = {
     "cpu": "gloo",
@@ -19,7 +17,7 @@ BACKENDS: dict[DeviceKind, str] = {
 def own_device(kind: DeviceKind) -> torch.device:
     """This process's: on a CUDA machine the first that it sees, for Ray shows a rank those alone that it set aside.
 
-    It becomes the current one, which collectives of objects rely on.
+    It becomes the current one, which nccl and FSDP's streams take.
 
     Raises:
         ConfigError: no CUDA device, or a torch that was built without CUDA.

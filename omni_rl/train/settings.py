@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from omni_rl.settings import StrictSettings
+from omni_rl.settings import DeviceKind, StrictSettings
 
 
 class TrainSettings(StrictSettings):
@@ -30,7 +30,7 @@ class TrainSettings(StrictSettings):
     logprob_chunk: int = Field(default=1024, ge=1)
     threads: int = Field(default=1, ge=1)
     seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: DeviceKind = "cpu"
     cpus_per_rank: float = Field(default=0.25, gt=0)
     resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs, and beside its device."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 from omni_rl.service.state import marked
 
 pytestmark = pytest.mark.slow
+
+UNDER_WAY = 5.0
+"""Seconds of load, in which every caller has begun."""
 
 
 @pytest.fixture
@@ -30,12 +34,13 @@ def test_an_interrupted_soak_leaves_nothing(temporary: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as soak:
         assert soak.stderr is not None
         said = [""]
-        while not said[-1].startswith("minute 1"):
+        while not said[-1].startswith("load for"):
             said.append(soak.stderr.readline())
             assert said[-1], f"it ended by itself: {said}"
         (state,) = temporary.glob("omni-rl-bench-*/state.json")
         name = json.loads(state.read_text())["name"]
         assert marked(name)
+        time.sleep(UNDER_WAY)
         soak.send_signal(signal.SIGINT)
         assert soak.wait() != 0
     assert marked(name) == []

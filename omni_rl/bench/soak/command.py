@@ -33,6 +33,7 @@ def soak(out: Path, minutes: float, seed: int, say: Say) -> Path:
         sizes: list[memory.Look] = []
         try:
             _start(load, killer, sizes)
+            say(f"load for {minutes:g} minutes")
             _wait(load, killer, minutes, say)
         finally:
             load.callers.ended.set()
