@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ConfigError
 
+DeviceKind = Literal["cpu", "cuda"]
+"""What the trainer computes on. cuda: a device for each rank."""
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 """How a placement group deals actors to nodes, by Ray's names; the strict ones would rather not place them."""
 Transport = Literal["slab", "object_store"]

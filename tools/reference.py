@@ -135,10 +135,11 @@ def _default(field: FieldInfo) -> str:
 
 
 def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The strings that follow fields in a class, by the field."""
+    """The strings that follow fields in a class, its own or inherited, by the field."""
+    bases = [base for base in model.__bases__ if issubclass(base, BaseModel) and base is not BaseModel]
+    found = {name: note for base in bases for name, note in _attribute_docstrings(base).items()}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
     for field, after in zip(definition.body, definition.body[1:], strict=False):
         if (
             isinstance(field, ast.AnnAssign)

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from omni_rl.bench.result import BenchmarkError
 from omni_rl.client.blocking import Client
@@ -45,9 +47,21 @@ def own_service(say: Say, *options: str) -> Iterator[OwnService]:
         try:
             say("starting a service")
             answer = json.loads(_command("up", "--directory", folder, "--port", "0", "--json", *options))
+            require_loopback(answer["url"])
             yield OwnService(Path(folder), answer["url"], answer["run"], Path(answer["token_file"]))
         finally:
             _command("down", "--directory", folder)
+
+
+def require_loopback(url: str) -> None:
+    """Raises `BenchmarkError` for an address that another machine could have: load is for this one alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        if ip_address(host).is_loopback:
+            return
+    except ValueError:  # a name, which may be anybody's
+        pass
+    raise BenchmarkError(f"{url} is not of the loopback network; unset up.host, so that the load stays on this machine")
 
 
 def _command(*arguments: str) -> str:

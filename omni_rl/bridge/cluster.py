@@ -199,9 +199,10 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
         world_size=settings.world_size,
         dtype=settings.dtype,
         learning_rate=settings.learning_rate,
+        device=settings.trainer_device,
         resources=settings.trainer_resources,
     )
-    spots = _room(settings, RANKS, {"CPU": train.cpus_per_rank, **settings.trainer_resources}, settings.world_size)
+    spots = _room(settings, RANKS, {"CPU": train.cpus_per_rank, **train.set_aside}, settings.world_size)
     return TrainerHandle.start(
         settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace, spots=spots
     )

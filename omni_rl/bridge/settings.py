@@ -3,21 +3,36 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.settings import Strategy, StrictSettings, Transport
+from omni_rl.settings import DeviceKind, Strategy, StrictSettings, Transport
 
 
-class ClusterSettings(StrictSettings):
+class Hosts(BaseModel):
+    """Where engines and ranks are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rollout_resources: dict[str, float] = Field(default_factory=dict)
+    """By Ray's names: which nodes an engine may be on, and what it takes of them."""
+    trainer_resources: dict[str, float] = Field(default_factory=dict)
+    """The same for a rank."""
+    trainer_device: DeviceKind = "cpu"
+    """cuda gives each rank a device of its node; it has not been run."""
+    strategy: Strategy | None = None
+    """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""
+    transport: Transport = "slab"
+    """With object_store, engines may be on other hosts than the bridge and the trainer's first rank, which share a
+    memory."""
+
+
+class ClusterSettings(StrictSettings, Hosts):
     """The policies of one run on one Ray cluster.
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
     namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
     `join`: the bridge's host is no node of the cluster, and becomes one that offers nothing, as long as the bridge
-    lives. The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them;
-    `strategy`, how ranks and engines are dealt to those nodes, in a placement group of their own; None: as Ray likes.
-    `transport`: whether engines may be on other hosts than the bridge and the trainer's first rank, which share a
-    memory.
+    lives.
     """
 
     address: str
@@ -33,10 +48,6 @@ class ClusterSettings(StrictSettings):
     max_num_batched_tokens: int = Field(default=4096, ge=16)
     job_environment: dict[str, str] = Field(default_factory=dict)
     join: bool = False
-    rollout_resources: dict[str, float] = Field(default_factory=dict)
-    trainer_resources: dict[str, float] = Field(default_factory=dict)
-    strategy: Strategy | None = None
-    transport: Transport = "slab"
 
     @property
     def namespace(self) -> str:

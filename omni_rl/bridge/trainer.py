@@ -19,7 +19,7 @@ from omni_rl.actors import Spot, kill, place, share
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
-from omni_rl.rollout.waiting import HEARTBEAT, Waiter
+from omni_rl.rollout.waiting import FOUND, HEARTBEAT, Waiter
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
@@ -177,13 +177,13 @@ class TrainerHandle:
             handle = cls(ray.get_actor(name, namespace), name, None)
         except ValueError:
             return None
-        handle._locate(HEARTBEAT)
-        status = handle.status()
+        handle._locate(FOUND)
+        status = handle.status(FOUND)
         return None if not status.version or status.end else handle
 
-    def status(self) -> TrainerStatus:
-        """Answered at once, whatever the ranks are doing."""
-        status: TrainerStatus = self._get(self._actor.status.remote(), "status")
+    def status(self, seconds: float = HEARTBEAT) -> TrainerStatus:
+        """Answered at once, whatever the ranks are doing; waited for as long."""
+        status: TrainerStatus = self._get(self._actor.status.remote(), "status", seconds)
         return status
 
     def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:

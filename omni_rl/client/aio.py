@@ -141,6 +141,12 @@ class AsyncClient:
     async def check(self, body: CheckBody = calls.PROBE) -> CheckAnswer:
         return await self._send(calls.check(body))
 
+    async def checks(self, limit: int = 100) -> list[CheckAnswer]:
+        return await self._send(calls.checks(limit))
+
+    async def check_numbered(self, check: int) -> CheckAnswer:
+        return await self._send(calls.check_numbered(check))
+
     async def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
         return await self._send(calls.submit(parameters, key))
 

@@ -162,6 +162,13 @@ class Client:
         """Compare both policies now."""
         return self._send(calls.check(body))
 
+    def checks(self, limit: int = 100) -> list[CheckAnswer]:
+        """The newest first, with their evidence alone."""
+        return self._send(calls.checks(limit))
+
+    def check_numbered(self, check: int) -> CheckAnswer:
+        return self._send(calls.check_numbered(check))
+
     def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
         """Submit a job. The same key is the same job."""
         return self._send(calls.submit(parameters, key))

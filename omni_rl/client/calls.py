@@ -194,6 +194,14 @@ def check(body: CheckBody) -> Call[CheckAnswer]:
     return Call("POST", "/v1/checks", _as(CheckAnswer), **_body(body), seconds=body.seconds + 60)
 
 
+def checks(limit: int) -> Call[list[CheckAnswer]]:
+    return Call("GET", "/v1/checks", _as_list(CheckAnswer), {"limit": limit})
+
+
+def check_numbered(check: int) -> Call[CheckAnswer]:
+    return Call("GET", f"/v1/checks/{check}", _as(CheckAnswer))
+
+
 def submit(parameters: GrpoParameters | PpoParameters, key: str | None) -> Call[JobAnswer]:
     body = (
         GrpoBody(kind="grpo", parameters=parameters)

@@ -27,8 +27,8 @@ def soak(
     path = run(out, minutes, seed, lambda line: typer.echo(line, err=True))
     goals = json.loads(path.read_text())["goals"]
     for goal in goals:
-        typer.echo(
-            f"{'ok  ' if goal['met'] else 'FAIL'}  {goal['name']}: {goal['value']:.4g} (at most {goal['bar']:g})"
-        )
+        bound = "at least" if goal["better"] == "higher" else "at most"
+        met = "ok  " if goal["met"] else "FAIL"
+        typer.echo(f"{met}  {goal['name']}: {goal['value']:.4g} ({bound} {goal['bar']:g})")
     typer.echo(f"wrote {path}")
     raise typer.Exit(0 if all(goal["met"] for goal in goals) else 1)

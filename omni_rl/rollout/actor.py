@@ -19,7 +19,7 @@ from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.rollout.waiting import HEARTBEAT, Waiter
+from omni_rl.rollout.waiting import FOUND, Waiter
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus, SlabRef
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ class RolloutHandle:
         """
         try:
             actor = ray.get_actor(name, namespace)
-            address, pid = ray.get(actor.process.remote(), timeout=HEARTBEAT)
-            started = ray.get(actor.started.remote(), timeout=HEARTBEAT)
+            address, pid = ray.get(actor.process.remote(), timeout=FOUND)
+            started = ray.get(actor.started.remote(), timeout=FOUND)
         except (ValueError, RayActorError):
             return None
         except RayError as error:

@@ -16,6 +16,9 @@ STOPPED_AFTER = 2.0
 """Seconds for which a process must be seen stopped. A debugger or a container's freezer stops one for moments."""
 HEARTBEAT = 5.0
 """Seconds for an actor on another machine to answer a ping, which it does in the middle of any work."""
+FOUND = 30.0
+"""Seconds for an actor that was found by its name to answer. Where it loads libraries, or the machine is busy, it comes
+to that late; and whoever does not answer is taken for dead and replaced, a trainer with all that it learnt."""
 
 
 class Waiter:

@@ -37,6 +37,8 @@ def down(directory: Path) -> int:
     if left := marked(state.name):
         raise ServiceError(f"processes {left} of the service do not end; end them, and run omni-rl down again")
     shutil.rmtree(SHARED_MEMORY / f"{PREFIX}{state.name}", ignore_errors=True)
+    for beside in SHARED_MEMORY.glob(f"{PREFIX}{state.name}-on-*"):  # of Ray nodes of this machine, each a host
+        shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(state.ray_directory, ignore_errors=True)
     (directory / "state.json").unlink()
     return count

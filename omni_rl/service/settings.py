@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from omni_rl.bridge.settings import Hosts
 
 SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
 
 
-class UpSettings(BaseModel):
+class UpSettings(Hosts):
     """`directory` has everything that outlives a process: state, tokens, ledger, logs. Port 0: any that is free.
 
-    `object_store` is Ray's, in bytes: a step's media tensors, with room.
+    `object_store` is Ray's, in bytes: a step's media tensors, with room. Other hosts join its Ray with `ray start`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     directory: Path = Path("runs/up")
     model: Path = SMALL_CHECKPOINT

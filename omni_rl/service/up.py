@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omni_rl.api.state import ReadyAnswer
-from omni_rl.bridge.settings import ClusterSettings
+from omni_rl.bridge.settings import ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
 from omni_rl.errors import CheckpointError, CoordinatorUnreachableError, ServiceError
 from omni_rl.service.settings import UpSettings
@@ -24,6 +24,9 @@ from services.coordinator.settings import CoordinatorSettings, MediaSettings
 LOOK_SECONDS = 0.5
 LOG_LINES = 5
 """Of a process that ended, in the error."""
+HEADS = 3
+"""How often Ray's head is started. On a machine that is busy it ends by itself: Ray gives a node 30 s, whatever one
+sets."""
 LOOPBACK = "127.0.0.1"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, the slabs' own directories are their owner's alone
 
@@ -43,17 +46,15 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = _same_run(ServiceState.read(directory)) or _new(settings)
     state.write(directory)
-    variables = environment(directory, state)
     if state.head is None or not state.head.lives:
         say(f"starting Ray's head at {state.ray_address}")
-        state = state.model_copy(update={"head": _start_head(settings, directory, state, variables)})
-        state.write(directory)
+        state = _with_head(settings, directory, state)
     if state.coordinator is None or not state.coordinator.lives:
         say(f"starting the coordinator at {state.url}")
-        state = state.model_copy(update={"coordinator": _start_coordinator(settings, directory, state, variables)})
+        coordinator = _start_coordinator(settings, directory, state)
+        state = state.model_copy(update={"coordinator": coordinator})
         state.write(directory)
-    _wait(settings, directory, state, say)
-    return state
+    return _ready(settings, directory, state, say)
 
 
 def _same_run(state: ServiceState | None) -> ServiceState | None:
@@ -95,7 +96,13 @@ def environment(directory: Path, state: ServiceState) -> dict[str, str]:
     }
 
 
-def _start_head(settings: UpSettings, directory: Path, state: ServiceState, variables: dict[str, str]) -> Process:
+def _with_head(settings: UpSettings, directory: Path, state: ServiceState) -> ServiceState:
+    state = state.model_copy(update={"head": _start_head(settings, directory, state)})
+    state.write(directory)
+    return state
+
+
+def _start_head(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
     # What a killed head left would be taken for the new one's.
     shutil.rmtree(state.ray_directory, ignore_errors=True)
     state.ray_directory.mkdir(mode=0o700)
@@ -108,12 +115,11 @@ def _start_head(settings: UpSettings, directory: Path, state: ServiceState, vari
     # The agent takes jobs; at Ray's own port, another Ray of this machine would leave this one without it.
     command += [f"--dashboard-agent-listen-port={_free_port()}", f"--dashboard-agent-grpc-port={_free_port()}"]
     command += [f"--object-store-memory={settings.object_store}", f"--ray-client-server-port={_free_port()}"]
+    variables = environment(directory, state)
     return _spawn(command, directory / "ray.log", {k: v for k, v in variables.items() if k != "RAY_ADDRESS"})
 
 
-def _start_coordinator(
-    settings: UpSettings, directory: Path, state: ServiceState, variables: dict[str, str]
-) -> Process:
+def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
     ledger = settings.ledger or f"sqlite:///{directory / 'ledger.db'}"
     token = owner_token(directory)
     cluster = ClusterSettings(
@@ -126,6 +132,7 @@ def _start_coordinator(
         replicas=settings.replicas,
         world_size=settings.world_size,
         learning_rate=settings.learning_rate,
+        **{name: getattr(settings, name) for name in Hosts.model_fields},
         job_environment={
             "OMNI_RL_URL": state.url,
             "OMNI_RL_TOKEN_FILE": str(token),
@@ -145,7 +152,7 @@ def _start_coordinator(
     path = directory / "coordinator.json"
     path.write_text(coordinator.model_dump_json(indent=1))
     command = [sys.executable, "-m", "services.coordinator", str(path)]
-    return _spawn(command, directory / "coordinator.log", variables)
+    return _spawn(command, directory / "coordinator.log", environment(directory, state))
 
 
 def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
@@ -157,11 +164,16 @@ def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
     return Process.of(child.pid)
 
 
-def _wait(settings: UpSettings, directory: Path, state: ServiceState, say: Say) -> None:
+def _ready(settings: UpSettings, directory: Path, state: ServiceState, say: Say) -> ServiceState:
+    """Wait until everything answers; the state then."""
     deadline = time.monotonic() + settings.ready_seconds
-    said = ""
+    said, heads = "", HEADS
     with Client(state.url, owner_token(directory).read_text()) as client:
         while True:
+            if state.head is not None and not state.head.lives and heads > 1:
+                heads -= 1
+                say(f"Ray's head ended while it started, and is started again: {_tail(directory / 'ray.log')}")
+                state = _with_head(settings, directory, state)
             for process, log in ((state.head, "ray.log"), (state.coordinator, "coordinator.log")):
                 if process is not None and not process.lives:
                     raise ServiceError(f"a process ended while the service started: {_tail(directory / log)}")
@@ -170,7 +182,7 @@ def _wait(settings: UpSettings, directory: Path, state: ServiceState, say: Say) 
             except CoordinatorUnreachableError as error:
                 answer = ReadyAnswer(ready=False, reason=str(error))
             if answer.ready:
-                return
+                return state
             if answer.reason != said:
                 said = answer.reason
                 say(said)

@@ -19,6 +19,7 @@ from omni_rl.errors import CheckpointError
 from omni_rl.media.digests import tensors_digest
 from omni_rl.models.nemotron_omni import checkpoint as omni_checkpoint
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.train.moments import MOMENTS, beside
 
 MODEL = "model.safetensors"
 # In a folder of their own: vLLM takes every safetensors file beside config.json for weights.
@@ -26,7 +27,6 @@ STATE = "training"
 RECORD = f"{STATE}/step.json"
 OPTIMIZER = f"{STATE}/optimizer.safetensors"
 VALUE_HEAD = f"{STATE}/value_head.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Record(BaseModel):
@@ -139,14 +139,14 @@ def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, dir
     with safe_open(directory / OPTIMIZER, "pt") as stored:
         names = set(stored.keys())
         for name, parameter in model.named_parameters():
-            keys = {moment: f"{moment}/{name}" for moment in _MOMENTS}
+            keys = {moment: f"{moment}/{name}" for moment in MOMENTS}
             if names.isdisjoint(keys.values()):
                 continue  # saved before its first step
             for moment, key in keys.items():
                 value = stored.get_tensor(key)
                 if moment != "step" and isinstance(parameter, DTensor):
                     value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-                optimizer.state[parameter][moment] = value
+                optimizer.state[parameter][moment] = beside(parameter, moment, value)
                 names.discard(key)
     if names:
         raise CheckpointError(f"{directory / OPTIMIZER} has state for unknown parameters: {', '.join(sorted(names))}")

@@ -49,10 +49,12 @@ class TrainerGroup:
 
         Raises:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
+            ConfigError: ranks are to be on devices, and the cluster has too few.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
+        _require_devices(settings)
         rooms: Sequence[Spot | None] = spots or [None] * settings.world_size
-        shares = [share(settings.cpus_per_rank, settings.resources, room) for room in rooms]
+        shares = [share(settings.cpus_per_rank, settings.set_aside, room) for room in rooms]
         actors = [ray.remote(TrainWorker).options(max_restarts=0, **its) for its in shares]
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)])
         try:
@@ -188,6 +190,16 @@ class TrainerGroup:
                 raise ConfigError(f"prompt {rollout.prompt.id!r}: the engine recorded no experts to replay")
         lengths = [sequence_length(rollout) for rollout in rollouts]
         return plan_packs(lengths, self.settings.max_pack_tokens, self.settings.world_size)
+
+
+def _require_devices(settings: TrainSettings) -> None:
+    """Ray would wait for devices that no node has."""
+    present = ray.cluster_resources().get("GPU", 0.0)
+    if settings.device == "cuda" and present < settings.world_size:
+        raise ConfigError(
+            f"{settings.world_size} ranks need a CUDA device each, and this Ray cluster has {present:g}; lower "
+            'world_size, or set device = "cpu"'
+        )
 
 
 def _one_machine(addresses: Sequence[str]) -> bool:

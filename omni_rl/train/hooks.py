@@ -42,7 +42,13 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
     """Outputs of every place for one answer, scored by itself; see `recording`."""
     model = worker.model
     with recording(places(model, PLACES)) as taken:
-        score_pack(model, [rollout], version=str(worker.version()), logprob_chunk=worker.settings.logprob_chunk)
+        score_pack(
+            model,
+            [rollout],
+            version=str(worker.version()),
+            logprob_chunk=worker.settings.logprob_chunk,
+            device=worker.device,
+        )
     found = taken()
     found[LOGITS] = _logits(worker, found["norm"][-len(rollout.ids) - 1 : -1])
     return found
@@ -61,10 +67,12 @@ def _logits(worker: TrainWorker, hidden: NDArray[np.float32]) -> NDArray[np.floa
 def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
     """Logprobs of each answer at temperature 1, computed in float32 with the weights as they are sent to an engine.
 
-    On rank 0, which holds all weights meanwhile; the others give nothing. One answer at a time: nothing is packed.
+    On rank 0's host, which holds all weights meanwhile; the others give nothing. One answer at a time: nothing is
+    packed.
     """
     version = str(worker.version())
-    sent = dict(released_state(worker.model, getattr(torch, worker.settings.dtype)))
+    weights = released_state(worker.model, getattr(torch, worker.settings.dtype))
+    sent = {name: tensor.cpu() for name, tensor in weights if worker.rank == 0}
     if worker.rank:
         return []
     with torch.device("meta"):

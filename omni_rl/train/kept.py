@@ -1,4 +1,7 @@
-"""Earlier weights of a rank, to score with: a KL term's reference, and what stale answers were sampled with."""
+"""Earlier weights of a rank, to score with: a KL term's reference, and what stale answers were sampled with.
+
+They are kept on the host: a device has no room for several versions.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +27,7 @@ class KeptWeights:
 
     def keep(self, name: str, model: nn.Module, version: str) -> None:
         """Copy the current shards; what had that name before is let go."""
-        self._kept[name] = _Weights(version, [shard.clone() for shard in _shards(model)])
+        self._kept[name] = _Weights(version, _copies(model))
 
     def forget(self, name: str) -> None:
         self._kept.pop(name, None)
@@ -36,12 +39,17 @@ class KeptWeights:
     def in_place(self, name: str, model: nn.Module) -> Iterator[None]:
         """The model has these weights inside the block, and its own again afterwards."""
         theirs = self._kept[name].shards
-        own = [shard.clone() for shard in _shards(model)]
+        own = _copies(model)
         _write(model, theirs)
         try:
             yield
         finally:
             _write(model, own)
+
+
+def _copies(model: nn.Module) -> list[torch.Tensor]:
+    """On the host."""
+    return [shard.to("cpu", copy=True) for shard in _shards(model)]
 
 
 def _write(model: nn.Module, values: list[torch.Tensor]) -> None:

@@ -75,7 +75,7 @@ class Ranks:
             if not ready:
                 self._fail(
                     f"{len(pending)} of {len(self)} ranks were not started within {timeout:g} s; "
-                    "the cluster lacks CPUs for them: lower cpus_per_rank or world_size"
+                    "the cluster lacks CPUs for them, or its machines are too busy: lower cpus_per_rank or world_size"
                 )
             try:
                 answers[ready[0]] = ray.get(ready[0])

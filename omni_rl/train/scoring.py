@@ -10,6 +10,7 @@ import torch
 from omni_rl.media.digests import sequence_digest, tensor_digest
 from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
+from omni_rl.train.device import CPU
 from omni_rl.train.packing import pack, sequence_length, temperatures
 from omni_rl.train.types import Score
 from omni_rl.train.value import ValueHead
@@ -31,8 +32,9 @@ def score_pack(
     logprob_chunk: int,
     head: ValueHead | None = None,
     replay: bool = False,
+    device: torch.device = CPU,
 ) -> list[Score]:
-    """Score the answers of one pack, in order.
+    """Score the answers of one pack, in order, on the policy's `device`; scores come back to the host.
 
     Of a pruned video the tokens count that the engine kept, if `version` is what it sampled with; under other weights
     an engine would choose anew, and so does the policy. With `replay` experts are the engine's, and those in the scores
@@ -40,19 +42,21 @@ def score_pack(
 
     Without rollouts the policy still runs: under FSDP every rank must run the same units in the same order.
     """
-    batch = pack([_pruned_as(rollout, version) for rollout in rollouts], replay=replay)
+    batch = pack([_pruned_as(rollout, version) for rollout in rollouts], replay=replay).to(device)
     # Not inference_mode: FSDP reuses the gathered parameters, and a later backward could not take them.
     with torch.no_grad():
         packed = policy.score_packed(
-            batch, temperature=temperatures(rollouts), logprob_chunk=logprob_chunk, record_routing=True
+            batch, temperature=temperatures(rollouts).to(device), logprob_chunk=logprob_chunk, record_routing=True
         )
-        values = None if head is None or packed.hidden is None else head(packed.hidden).double().numpy()
-    logprobs = packed.logprobs.double().numpy()
-    experts = None if packed.experts is None else packed.experts.to(torch.int16).numpy()
-    margins = None if packed.margins is None else packed.margins.float().numpy()
+        values = None if head is None or packed.hidden is None else head(packed.hidden).double().cpu().numpy()
+    logprobs = packed.logprobs.double().cpu().numpy()
+    experts = None if packed.experts is None else packed.experts.to(torch.int16).cpu().numpy()
+    margins = None if packed.margins is None else packed.margins.float().cpu().numpy()
     kept = iter([None if mask is None else mask.cpu().numpy() for mask in packed.kept or (None,) * len(batch.media)])
     digests = iter([{name: tensor_digest(t) for name, t in media.tensors.items()} for media in batch.media])
-    places = iter([media.positions.numpy() for media in batch.media])
+    # Of what reached the policy, not of what was sent to it.
+    ids = batch.ids.cpu().numpy()
+    places = iter([media.positions.cpu().numpy() for media in batch.media])
     scores: list[Score] = []
     scored = start = 0
     for rollout in rollouts:
@@ -68,7 +72,7 @@ def score_pack(
                 kept=tuple(next(kept) for _ in rollout.prompt.items),
                 values=None if values is None else values[scored : scored + len(rollout.ids)].copy(),
                 sequence=sequence_digest(
-                    batch.ids[start : start + sequence_length(rollout)].numpy(),
+                    ids[start : start + sequence_length(rollout)],
                     [next(places) - start for _ in rollout.prompt.items],
                 ),
             )

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from omni_rl.settings import StrictSettings
+from omni_rl.settings import DeviceKind, StrictSettings
 
 
 class TrainSettings(StrictSettings):
@@ -12,9 +12,10 @@ class TrainSettings(StrictSettings):
 
     `dtype` is the forward's. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory;
     `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `value_learning_rate` is that of PPO's value head. `cpus_per_rank` is what Ray sets aside for a rank: a fraction
-    lets ranks and engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how
-    long a rank waits for a peer that is alive but silent; a peer that died is noticed at once.
+    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; it
+    has not been run. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
+    cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that
+    is alive but silent; a peer that died is noticed at once.
     """
 
     world_size: int = Field(default=2, ge=1)
@@ -29,11 +30,16 @@ class TrainSettings(StrictSettings):
     logprob_chunk: int = Field(default=1024, ge=1)
     threads: int = Field(default=1, ge=1)
     seed: int = 0
-    backend: Literal["gloo"] = "gloo"
+    device: DeviceKind = "cpu"
     cpus_per_rank: float = Field(default=0.25, gt=0)
     resources: dict[str, float] = Field(default_factory=dict)
-    """By Ray's names, set aside for a rank beside its CPUs."""
+    """By Ray's names, set aside for a rank beside its CPUs, and beside its device."""
     collective_timeout: float = Field(default=300.0, gt=0)
+
+    @property
+    def set_aside(self) -> dict[str, float]:
+        """`resources`, and one device where ranks compute on devices."""
+        return {**self.resources, "GPU": 1.0} if self.device == "cuda" else self.resources
 
 
 class Objective(StrictSettings):

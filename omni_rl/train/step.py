@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from omni_rl.models.nemotron_omni.packed import PackedScores
 from omni_rl.rollout.types import Rollout
+from omni_rl.train.device import CPU
 from omni_rl.train.packing import pack, temperatures
 from omni_rl.train.scoring import Policy
 from omni_rl.train.settings import Objective, TrainSettings
@@ -39,8 +40,9 @@ def train_step(
     objective: Objective,
     settings: TrainSettings,
     head: ValueHead | None = None,
+    device: torch.device = CPU,
 ) -> StepStats:
-    """Step on this rank's share of the batch: `packs` of rollouts and the targets of each.
+    """Step on this rank's share of the batch: `packs` of rollouts and the targets of each, on the policy's `device`.
 
     The loss is a sum over the tokens of all ranks, which their shares weigh, so the step does not depend on how the
     batch was packed or dealt out. A gradient that is not finite leaves the weights as they were; the returned
@@ -54,8 +56,8 @@ def train_step(
     total = _Sums.none()
     for rollouts, pack_targets in zip(packs, targets, strict=True):
         scores = policy.score_packed(
-            pack(rollouts, replay=objective.replay_routing),
-            temperature=temperatures(rollouts),
+            pack(rollouts, replay=objective.replay_routing).to(device),
+            temperature=temperatures(rollouts).to(device),
             logprob_chunk=settings.logprob_chunk,
             record_routing=False,
         )
@@ -88,16 +90,16 @@ class _Columns:
     old_values: torch.Tensor | None
 
     @classmethod
-    def of(cls, targets: Sequence[Targets]) -> "_Columns":
+    def of(cls, targets: Sequence[Targets], device: torch.device) -> "_Columns":
         if not targets:
-            nothing = torch.zeros(1)
+            nothing = torch.zeros(1, device=device)
             return cls(nothing, nothing, nothing, None, None, nothing, nothing)
         columns = {}
         for name in vars(targets[0]):
             parts = [getattr(target, name) for target in targets]
             given = [part for part in parts if part is not None]
             assert len(given) in (0, len(parts)), f"{name}: all answers of a batch have it, or none"
-            columns[name] = torch.from_numpy(np.concatenate(given)).float() if given else None
+            columns[name] = torch.from_numpy(np.concatenate(given)).float().to(device) if given else None
         return cls(**columns)  # type: ignore[arg-type]
 
 
@@ -105,7 +107,7 @@ def pack_loss(
     scores: PackedScores, targets: Sequence[Targets], objective: Objective, head: ValueHead | None
 ) -> tuple[torch.Tensor, "_Sums"]:
     """A pack's part of the loss, a float32 scalar, and what is reported of it."""
-    columns = _Columns.of(targets)
+    columns = _Columns.of(targets, scores.logprobs.device)
     logprobs = scores.logprobs.float()
     old = logprobs.detach() if columns.old is None else columns.old
     policy = clipped_surrogate(logprobs, old, columns.advantages, low=objective.clip_low, high=objective.clip_high)
@@ -125,12 +127,12 @@ def pack_loss(
         token_losses = token_losses + objective.value_weight * value
     loss = (token_losses * columns.shares).sum()
     parts = [loss, counted.sum(), held.sum(), kl[counted].sum(), value[counted].sum()]
-    return loss, _Sums(torch.stack([part.detach().double() for part in parts]))
+    return loss, _Sums(torch.stack([part.detach().double() for part in parts]).cpu())
 
 
 @dataclass
 class _Sums:
-    """float64 [5]: loss, tokens, and over the tokens: clipped ones, KL, value loss."""
+    """float64 [5], on the host: loss, tokens, and over the tokens: clipped ones, KL, value loss."""
 
     values: torch.Tensor
 

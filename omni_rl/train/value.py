@@ -10,17 +10,17 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
+from omni_rl.train.device import CPU
+from omni_rl.train.moments import MOMENTS, beside
 from omni_rl.train.settings import TrainSettings
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class ValueHead(nn.Module):
     """A linear layer that begins at 0, with an AdamW of its own."""
 
-    def __init__(self, hidden: int, settings: TrainSettings) -> None:
+    def __init__(self, hidden: int, settings: TrainSettings, device: torch.device = CPU) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden, 1)
+        self.linear = nn.Linear(hidden, 1, device=device)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self._max_norm = settings.max_grad_norm
@@ -61,6 +61,8 @@ class ValueHead(nn.Module):
         for name, parameter in self.named_parameters():
             with torch.no_grad():
                 parameter.copy_(stored[f"weight/{name}"])
-            moments = {moment: stored[key] for moment in _MOMENTS if (key := f"{moment}/{name}") in stored}
+            moments = {moment: stored[key] for moment in MOMENTS if (key := f"{moment}/{name}") in stored}
             if moments:
-                self._optimizer.state[parameter] = moments
+                self._optimizer.state[parameter] = {
+                    moment: beside(parameter, moment, value) for moment, value in moments.items()
+                }

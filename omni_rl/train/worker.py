@@ -24,6 +24,7 @@ from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
+from omni_rl.train.device import BACKENDS, own_device
 from omni_rl.train.kept import KeptWeights
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import Objective, TrainSettings
@@ -60,6 +61,11 @@ class TrainWorker:
         return self._settings
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes, once it has joined."""
+        return self._device
+
+    @property
     def model(self) -> NemotronOmniForConditionalGeneration:
         """The rank's share of it, once it is built."""
         return self._model
@@ -78,21 +84,22 @@ class TrainWorker:
         settings = self._settings
         if self._rank != 0:
             self._store = rendezvous.connect(host, port, settings.collective_timeout)
-        rendezvous.join(
-            self._rank, settings.world_size, settings.backend, host, self._store, settings.collective_timeout
-        )
-        self._mesh = init_device_mesh("cpu", (settings.world_size,))
+        self._device = own_device(settings.device)
+        backend = BACKENDS[settings.device]
+        rendezvous.join(self._rank, settings.world_size, backend, host, self._store, settings.collective_timeout)
+        self._mesh = init_device_mesh(settings.device, (settings.world_size,))
         self._group = Group.default()
         self._slabs = OpenSlabs()
 
     def build(self, directory: Path, number: int) -> WeightVersion:
         """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
         model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+        # Loaded on the host; each unit moves to the mesh's device as it is sharded, so no device ever holds all of it.
         shard(model, self._mesh, self._dtype)
         optimizer = build_optimizer(model, self._settings)
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
-        head = ValueHead(model.config.llm_config.hidden_size, self._settings)
+        head = ValueHead(model.config.llm_config.hidden_size, self._settings, self._device)
         if (directory / checkpoint.VALUE_HEAD).exists():
             head.load(directory / checkpoint.VALUE_HEAD)
         self._model, self._optimizer, self._head = model, optimizer, head
@@ -140,11 +147,18 @@ class TrainWorker:
         self._kept.forget(name)
 
     def score(self, packs: Sequence[Sequence[Rollout]], kept: str | None, replay: bool) -> list[list[Score]]:
-        chunk = self._settings.logprob_chunk
         version = str(self.version()) if kept is None else self._kept.version(kept)
         with contextlib.nullcontext() if kept is None else self._kept.in_place(kept, self._model):
             return [
-                score_pack(self._model, each, version=version, logprob_chunk=chunk, head=self._head, replay=replay)
+                score_pack(
+                    self._model,
+                    each,
+                    version=version,
+                    logprob_chunk=self._settings.logprob_chunk,
+                    head=self._head,
+                    replay=replay,
+                    device=self._device,
+                )
                 for each in packs
             ]
 
@@ -159,6 +173,7 @@ class TrainWorker:
             objective=objective,
             settings=self._settings,
             head=self._head,
+            device=self._device,
         )
         if not math.isfinite(stats.grad_norm):
             raise GradientError(f"the gradient's norm is {stats.grad_norm}; the weights stay at {self.version()}")
@@ -173,9 +188,9 @@ class TrainWorker:
     def save(self, directory: Path) -> None:
         """Gather everything on rank 0, which writes it."""
         version = self.version()
-        weights = {name: tensor for name, tensor in released_state(self._model, torch.float32) if self._rank == 0}
+        weights = {name: tensor.cpu() for name, tensor in released_state(self._model, torch.float32) if self._rank == 0}
         state = {
-            name: tensor
+            name: tensor.cpu()
             for name, tensor in checkpoint.optimizer_tensors(self._model, self._optimizer)
             if self._rank == 0
         }
@@ -185,7 +200,7 @@ class TrainWorker:
                 self._model.config,
                 weights,
                 state,
-                self._head.tensors(),
+                {name: tensor.cpu() for name, tensor in self._head.tensors().items()},
                 run=version.run,
                 attempt=version.attempt,
                 number=version.number,

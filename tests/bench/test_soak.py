@@ -1,16 +1,32 @@
-"""What a soak counts: failures apart from those that a death explains, growth, and what became slow."""
+"""What a soak counts: failures apart from those that a death explains, what was lost, growth, and what became slow."""
 
-import subprocess
-import sys
-import time
+import threading
 from typing import Any
 
 import pytest
 
-from omni_rl.bench.soak.command import _goals, _memory
-from omni_rl.bench.soak.measure import Calls, memory
+from omni_rl.bench.own_service import require_loopback
+from omni_rl.bench.result import BenchmarkError
+from omni_rl.bench.soak.callers import Callers
+from omni_rl.bench.soak.command import goals
+from omni_rl.bench.soak.measure import Calls, rises
 from omni_rl.errors import NotFoundError
-from omni_rl.service.state import MARK
+
+GOOD: dict[str, Any] = {
+    "minutes": 9.0,
+    "lost": [],
+    "events_missed": 0,
+    "events_twice": 0,
+    "failed": [],
+    "callers_broken": [],
+    "deaths": [{"what": "engine", "at": 1.0, "whole_after": 2.0}] * 3,
+    "jobs": {"succeeded": 2},
+    "memory_mib": {
+        kind: {"first": 100.0, "last": 101.0, "ratio": 1.01}
+        for kind in ("bridge", "coordinator", "engine", "rank", "trainer", "Ray")
+    },
+    "calls": {"seal": {"count": 900, "first": {"p50": 0.01, "p99": 0.02}, "last": {"p50": 0.011, "p99": 0.03}}},
+}
 
 
 def gone() -> None:
@@ -32,7 +48,7 @@ def test_a_failure_while_something_is_dead_is_no_fault_and_its_seconds_do_not_co
     with calls.timed("slow for a death"), calls.dead():
         pass
     assert calls.failed == ["broken: NotFoundError: gone"]
-    assert calls.failed_meanwhile == 2
+    assert calls.failed_meanwhile == {"meanwhile": 1, "across a death": 1}
     assert list(calls.seconds) == ["fine"]
 
 
@@ -41,42 +57,63 @@ def test_a_programming_error_is_not_counted_away() -> None:
         raise KeyError("no error of the service")
 
 
-def test_quarters_are_compared_by_their_medians() -> None:
-    sizes = [(float(at), {"engine": 100.0 if at < 60 else 120.0, "late": 5.0}) for at in range(0, 80, 5)]
-    assert _memory(sizes, 80)["engine"] == {"second": 100.0, "last": 120.0}
+def test_load_that_ended_early_is_told() -> None:
+    callers = Callers()
+    forever = threading.Event()
+
+    def wrong(number: int) -> None:
+        raise KeyError(number)
+
+    def stuck() -> None:
+        forever.wait()
+
+    callers.start(callers.ended.wait)
+    callers.start(wrong, 3)
+    callers.start(stuck)
+    callers.join(0.5)
+    forever.set()
+    assert callers.broken == ["wrong(3,): KeyError: 3", "stuck: did not end"]
+
+
+def test_thirds_are_compared_where_there_are_enough_calls() -> None:
     calls = Calls()
-    calls.seconds["seal"] = [(at / 10, 0.01 if at < 600 else 0.03) for at in range(800)]
-    figures = calls.figures(20)
-    assert figures["seal"]["second"]["p50"] == 0.01
-    results: dict[str, Any] = {
-        "steps_lost": 0,
-        "events_missed": 0,
-        "failed": [],
-        "deaths": [{"what": "engine", "at": 1.0, "whole_after": None}],
-        "jobs": {"succeeded": 2, "failed": 1},
-        "memory_mib": _memory(sizes, 80),
-        "calls": figures,
-    }
-    unmet = {goal.name.split(",")[0]: goal.value for goal in _goals(results) if not goal.met}
-    assert unmet == {
-        "deaths that the service did not get over": 1,
-        "jobs failed": 1,
-        "memory": pytest.approx(1.2),
-        "median latency": pytest.approx(3.0),
-    }
+    calls.seconds["seal"] = [(at / 10, 0.01 if at < 600 else 0.03) for at in range(900)]
+    calls.seconds["check"] = [(float(at), 5.0) for at in range(0, 90, 20)]
+    figures = calls.figures(90)
+    assert figures["seal"]["first"] == {"p50": 0.01, "p99": 0.01}
+    assert figures["check"] == {"count": 5, "first": {}, "last": {}}
+    assert rises(figures, "p50") == [pytest.approx(3.0)]
 
 
-def test_memory_is_counted_by_role_and_only_of_the_service_itself() -> None:
-    code = "import time; kept = bytearray(64 * 2**20); time.sleep(60)  # services.coordinator"
-    mine = subprocess.Popen([sys.executable, "-c", code], env={MARK: "soaked"})
-    others = subprocess.Popen([sys.executable, "-c", code], env={MARK: "another"})
-    try:
-        deadline = time.monotonic() + 20
-        while memory("soaked").get("coordinator", 0) < 64 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert 64 <= memory("soaked")["coordinator"] < 100
-    finally:
-        mine.kill()
-        others.kill()
-        mine.wait()
-        others.wait()
+def test_a_good_soak_meets_every_goal() -> None:
+    assert [goal.name for goal in goals(GOOD) if not goal.met] == []
+
+
+@pytest.mark.parametrize(
+    ("found", "unmet"),
+    [
+        ({"lost": ["sync 3f1c"]}, "acknowledged"),
+        ({"events_twice": 1}, "events"),
+        ({"failed": ["state: RayUnavailableError: x"] * 30}, "calls failed"),
+        ({"callers_broken": ["post: KeyError: 3"]}, "callers"),
+        ({"deaths": [{"what": "engine", "at": 1.0, "whole_after": 2.0}]}, "deaths"),
+        ({"deaths": [{"what": "engine", "at": 1.0, "whole_after": None}] * 3}, "deaths that"),
+        ({"jobs": {"succeeded": 2, "running": 1}}, "jobs failed or unfinished"),
+        ({"jobs": {}}, "jobs succeeded"),
+        ({"memory_mib": {"engine": {"first": 1.0, "last": 1.0, "ratio": 1.0}}}, "kinds of process"),
+        ({"memory_mib": GOOD["memory_mib"] | {"Ray": {"first": 10.0, "last": 12.0, "ratio": 1.2}}}, "memory"),
+        ({"calls": {"seal": {"count": 900, "first": {"p50": 0.01}, "last": {"p50": 0.02}}}}, "p50"),
+        ({"calls": {"seal": {"count": 900, "first": {"p99": 0.01}, "last": {"p99": 0.02}}}}, "p99"),
+        ({"calls": {}}, "p50"),
+    ],
+)
+def test_each_fault_fails_its_goal(found: dict[str, Any], unmet: str) -> None:
+    assert any(goal.name.startswith(unmet) for goal in goals(GOOD | found) if not goal.met)
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.7:8400", "http://0.0.0.0:8400", "http://coordinator:8400", "nonsense"])
+def test_load_stays_on_this_machine(url: str) -> None:
+    with pytest.raises(BenchmarkError, match="loopback"):
+        require_loopback(url)
+    require_loopback("http://127.0.0.1:8400")
+    require_loopback("http://[::1]:8400")

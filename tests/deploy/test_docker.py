@@ -1,6 +1,8 @@
 """The images: the rules of Dockerfiles that matter here, and that they are made from what the repository pins."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -72,3 +74,11 @@ def test_both_images_have_the_engine_and_ray_of_the_package() -> None:
     # Actors of both images meet in one cluster: what crosses between them is pickled.
     for name in ("ray", "torch", "numpy", "transformers", "pydantic"):
         assert cpu[name].partition("+")[0] == gpu[name], name
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint")
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run(
+        ["hadolint", "--no-color", str(ROOT / "deploy/docker/Dockerfile")], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")

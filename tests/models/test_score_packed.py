@@ -22,6 +22,23 @@ def _batch(lengths: list[int], *media: PackedMedia, seed: int = 0) -> PackedSequ
     return PackedSequences(ids, cu_seqlens, mask, media)
 
 
+def test_everything_is_made_where_its_inputs_are(omni: NemotronOmniForConditionalGeneration, media: MakeMedia) -> None:
+    """Forward and backward, where a tensor that is made without saying where would be on no device at all."""
+    items = (media("image", [3, 4]), media("video", [10, 11, 14, 15], seed=1), media("audio", [21, 22, 23, 24, 25]))
+    batch = _batch([30, 12], *items)
+    expected = omni.score_packed(batch, temperature=torch.full((40,), 0.7), logprob_chunk=5, record_routing=True)
+    gradient = torch.autograd.grad(expected.logprobs.sum(), omni.language_model.lm_head.weight)
+    temperature = torch.full((40,), 0.7)
+    with torch.device("meta"):
+        scores = omni.score_packed(batch, temperature=temperature, logprob_chunk=5, record_routing=True)
+        again = torch.autograd.grad(scores.logprobs.sum(), omni.language_model.lm_head.weight)
+    assert torch.equal(scores.logprobs, expected.logprobs)
+    assert torch.equal(again[0], gradient[0])
+    assert scores.experts is not None
+    assert expected.experts is not None
+    assert torch.equal(scores.experts, expected.experts)
+
+
 def test_scores_equal_log_softmax_over_embeddings_filled_by_hand(
     omni: NemotronOmniForConditionalGeneration, media: MakeMedia
 ) -> None:

@@ -334,3 +334,8 @@ def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGrou
     group.forget()
     with pytest.raises(ConfigError, match="no weights were kept as 'start'; there are none"):
         group.score(rollouts, "start")
+
+
+def test_devices_that_the_cluster_lacks_are_refused_at_once(small_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2 ranks need a CUDA device each, and this Ray cluster has 0"):
+        TrainerGroup.start(small_checkpoint, TrainSettings(world_size=2, device="cuda"), run="none")

@@ -3,7 +3,7 @@
 Shapes: T tokens of all sequences together, S sequences, N features of one media item, L MoE layers, K experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,10 @@ class PackedPruning:
     text_before: torch.Tensor
     kept: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "PackedPruning":
+        kept = None if self.kept is None else self.kept.to(device)
+        return replace(self, text_before=self.text_before.to(device), kept=kept)
+
 
 @dataclass(frozen=True)
 class PackedMedia:
@@ -39,6 +43,14 @@ class PackedMedia:
     sample: str
     pruning: PackedPruning | None = None
 
+    def to(self, device: torch.device) -> "PackedMedia":
+        return replace(
+            self,
+            positions=self.positions.to(device),
+            tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
+            pruning=None if self.pruning is None else self.pruning.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class PackedSequences:
@@ -54,6 +66,16 @@ class PackedSequences:
     score_mask: torch.Tensor
     media: tuple[PackedMedia, ...] = ()
     experts: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "PackedSequences":
+        """The same on `device`; tensors that are there already stay the same objects."""
+        return PackedSequences(
+            ids=self.ids.to(device),
+            cu_seqlens=self.cu_seqlens.to(device),
+            score_mask=self.score_mask.to(device),
+            media=tuple(media.to(device) for media in self.media),
+            experts=None if self.experts is None else self.experts.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""What the service acknowledged during a soak, and what of that is not there afterwards."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from omni_rl.api.steps import StepLine, Verdict
+from omni_rl.api.syncs import CheckAnswer, SyncAnswer
+from omni_rl.client.blocking import Client
+from omni_rl.consistency.limits import OVERALL
+from omni_rl.errors import NotFoundError
+
+PAGE = 10_000
+FIGURE = "logprob_abs_diff_mean"
+T = TypeVar("T")
+StepFacts = tuple[int, str, float | None]
+"""Tokens, severity, and the figure of all tokens."""
+
+
+@dataclass
+class Acknowledged:
+    """Each is put here after its answer came, by one thread alone, and never changed.
+
+    `steps` by run and number, `syncs` by name (outcome and version), `checks` by number (version and severity), `media`
+    by digest.
+    """
+
+    steps: dict[str, dict[int, StepFacts]] = field(default_factory=dict)
+    syncs: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    checks: dict[int, tuple[str, str]] = field(default_factory=dict)
+    media: dict[str, bytes] = field(default_factory=dict)
+
+    def step(self, verdict: Verdict) -> None:
+        figure = verdict.figures[OVERALL].get(FIGURE)
+        self.steps[verdict.run][verdict.step] = (verdict.tokens, verdict.severity, figure)
+
+    def sync(self, answer: SyncAnswer) -> None:
+        if answer.state == "finished":
+            self.syncs[answer.sync] = (answer.outcome, answer.version)
+
+    def check(self, answer: CheckAnswer) -> None:
+        self.checks[answer.check] = (answer.version, answer.severity)
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "steps": sum(len(kept) for kept in self.steps.values()),
+            "syncs": len(self.syncs),
+            "checks": len(self.checks),
+            "media": len(self.media),
+        }
+
+    def lost(self, client: Client) -> list[str]:
+        """Names of what is missing, or is not what was acknowledged."""
+        return [*self._lost_steps(client), *self._lost_others(client)]
+
+    def _lost_steps(self, client: Client) -> Iterator[str]:
+        for run, kept in self.steps.items():
+            there = {line.step: _facts(line) for line in client.steps(run, limit=PAGE)}
+            yield from (f"step {run}/{step}" for step, facts in kept.items() if there.get(step) != facts)
+
+    def _lost_others(self, client: Client) -> Iterator[str]:
+        yield from _differing("sync", self.syncs, lambda name: _outcome(client.sync_named(name)))
+        yield from _differing("check", self.checks, lambda number: _severity(client.check_numbered(number)))
+        yield from _differing("media", self.media, client.media)
+
+
+def _differing(what: str, kept: Mapping[T, object], ask: Callable[[T], object]) -> Iterator[str]:
+    for name, facts in kept.items():
+        try:
+            same = ask(name) == facts
+        except NotFoundError:
+            same = False
+        if not same:
+            yield f"{what} {name}"
+
+
+def _facts(line: StepLine) -> StepFacts:
+    return line.tokens, line.severity, line.figures.get(FIGURE)
+
+
+def _outcome(answer: SyncAnswer) -> tuple[str | None, str]:
+    return answer.outcome, answer.version
+
+
+def _severity(answer: CheckAnswer) -> tuple[str, str]:
+    return answer.version, answer.severity

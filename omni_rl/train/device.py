@@ -1,0 +1,35 @@
+"""Where a rank computes, and what carries its collectives; written for CUDA, which it has not met."""
+
+import torch
+
+from omni_rl.errors import ConfigError
+from omni_rl.settings import DeviceKind
+
+CPU = torch.device("cpu")
+BACKENDS: dict[DeviceKind, str] = {
+    "cpu": "gloo",
+    # Objects and what lies on the host go over gloo, tensors of devices over nccl.
+    "cuda": "cpu:gloo,cuda:nccl",
+}
+"""torch.distributed's, by the kind of device."""
+
+
+def own_device(kind: DeviceKind) -> torch.device:
+    """This process's: on a CUDA machine the first that it sees, for Ray shows a rank those alone that it set aside.
+
+    It becomes the current one, which nccl and FSDP's streams take.
+
+    Raises:
+        ConfigError: no CUDA device, or a torch that was built without CUDA.
+    """
+    if kind == "cpu":
+        return CPU
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"this torch {torch.__version__} was built without CUDA" if built is None else "this process sees none"
+        raise ConfigError(
+            f'the trainer is to be on CUDA devices, but {why}; set device = "cpu", or see what omni-rl doctor says'
+        )
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,171 @@
+"""Performs a stage of the Dockerfile in a fresh Debian root, without a container engine, and runs a command there.
+
+`sudo python tools/clean_root.py DIRECTORY` makes a root with debootstrap and a copy of it for each stage that the CPU
+image is made of, carries out their instructions in chroot, and runs checks in the result as the image's user. Needs
+root, debootstrap, 9 GB of disk, and some ten minutes. What pip is to be told on this machine (a mirror) goes in as
+pip's own environment variables, and a folder of wheels with `--mount`. The base image is Debian's Python of the same
+minor version: a container engine would take the official image's.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
+TARGET = "cpu"
+SUITE, BASE = "bookworm", "base"
+PYTHON = "python3,python3-venv,python-is-python3,ca-certificates"
+"""What the base image has, of Debian's packages."""
+SERVE = """
+echo '{"port": 8491, "ledger": "sqlite:////tmp/ledger.db", "media": {"directory": "/tmp/media"}}' > /tmp/settings.json
+python -m services.coordinator /tmp/settings.json & server=$!
+for _ in $(seq 60); do
+    sleep 1
+    python -m omni_rl.service.probe http://127.0.0.1:8491/healthz && kill $server && exit 0
+done
+exit 1
+"""
+"""The coordinator answers, alone."""
+CHECKS = ("omni-rl --version", "omni-rl doctor", "python -c 'import torch, vllm, ray'", SERVE)
+HOST = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
+
+
+@dataclass
+class Stage:
+    """A root, and what its instructions have set so far."""
+
+    root: Path
+    environment: dict[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+    )
+    directory: str = "/"
+    user: str = "0"
+    entrypoint: str = ""
+
+    def run(self, command: str, user: str = "0") -> None:
+        variables = {
+            **self.environment,
+            **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+        }
+        inside = f"cd {self.directory} && {command}"
+        start = ["chroot", f"--userspec={user}:{user}", str(self.root), "/bin/sh", "-ec", inside]
+        subprocess.run(start, env=variables, check=True)
+
+    def path(self, inside: str) -> Path:
+        return self.root / str(Path(self.directory) / inside).lstrip("/")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument(
+        "--mount", type=Path, action="append", default=[], help="a folder of this machine to show there"
+    )
+    parser.add_argument("--run", action="append", help="a command to run in the end, as the image's user")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    stages: dict[str, Stage] = {}
+    directory = arguments.directory.resolve()
+    say(f"a root of {SUITE}")
+    debootstrap = ["debootstrap", "--variant=minbase", f"--include={PYTHON}", SUITE, str(directory / BASE)]
+    subprocess.run(debootstrap, check=True)
+    with contextlib.ExitStack() as mounted:
+        for name, lines in needed(instructions(DOCKERFILE.read_text()), TARGET).items():
+            root = directory / name
+            subprocess.run(["cp", "--archive", str(directory / BASE), str(root)], check=True)
+            stages[name] = stage = Stage(root)
+            mounted.enter_context(mounts(root, [Path("/proc"), Path("/dev/shm"), *arguments.mount]))
+            for file in HOST:
+                shutil.copy(file, root / file.lstrip("/"))
+            for line in lines:
+                say(f"{name}: {line}")
+                perform(stage, line, stages)
+        for command in arguments.run or CHECKS:
+            say(f"{TARGET}, as user {stage.user}: {stage.entrypoint} {command}")
+            stage.run(f"{stage.entrypoint} sh -c {shlex.quote(command)}", stage.user)
+    say(f"done in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def instructions(text: str) -> list[str]:
+    """Without comments, each on one line."""
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    return [line for line in re.sub(r"\\\n\s*", " ", kept).splitlines() if line]
+
+
+def needed(lines: Sequence[str], target: str) -> dict[str, list[str]]:
+    """The instructions of the stages that `target` copies from, and its own, by name."""
+    stages: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("FROM "):
+            stages[line.split(" AS ")[1]] = []
+        elif stages:
+            stages[list(stages)[-1]].append(line)
+    sources = [found[1] for line in stages[target] if (found := re.match(r"COPY --from=(\S+)", line))]
+    return {name: stages[name] for name in [*dict.fromkeys(sources), target]}
+
+
+def perform(stage: Stage, line: str, stages: Mapping[str, Stage]) -> None:
+    """Carry out one instruction. Raises `ValueError` for a kind that it does not know."""
+    kind, _, rest = line.partition(" ")
+    if kind == "ENV":
+        for name, value in (item.split("=", 1) for item in shlex.split(rest)):
+            stage.environment[name] = value.replace("$PATH", stage.environment["PATH"])
+    elif kind == "WORKDIR":
+        stage.directory = rest
+        stage.path(".").mkdir(parents=True, exist_ok=True)
+    elif kind == "COPY":
+        words = rest.split()
+        source = stages[words.pop(0).removeprefix("--from=")].root if words[0].startswith("--from=") else ROOT
+        for name in words[:-1]:
+            copy(source / name.lstrip("/"), stage.path(words[-1]), into=words[-1].endswith("/"))
+    elif kind == "RUN":
+        stage.run(rest)
+    elif kind == "USER":
+        stage.user = rest
+    elif kind == "ENTRYPOINT":
+        stage.entrypoint = shlex.join(shlex.split(rest.strip("[]").replace(",", " ")))
+    elif kind != "CMD":
+        raise ValueError(f"{kind} is not known here: {line}")
+
+
+def copy(source: Path, target: Path, *, into: bool) -> None:
+    """As COPY does: a folder's content into a folder, a file to a name or into a folder."""
+    if source.is_dir():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, ignore=ignored)
+    else:
+        target = target / source.name if into else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+
+
+@contextlib.contextmanager
+def mounts(root: Path, folders: Sequence[Path]) -> Iterator[None]:
+    """Show folders of this machine at the same paths inside."""
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            inside = root / str(folder).lstrip("/")
+            inside.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "--bind", str(folder), str(inside)], check=True)
+            stack.callback(subprocess.run, ["umount", "--lazy", str(inside)], check=True)
+        yield
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"-- {line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
