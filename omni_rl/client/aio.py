@@ -141,6 +141,14 @@ class AsyncClient:
     async def check(self, body: CheckBody = calls.PROBE) -> CheckAnswer:
         return await self._send(calls.check(body))
 
+    async def checks(
+        self, limit: int = 100, *, run: str | None = None, attempt: int | None = None, step: int | None = None
+    ) -> list[CheckAnswer]:
+        return await self._send(calls.checks(limit, run, attempt, step))
+
+    async def check_numbered(self, check: int) -> CheckAnswer:
+        return await self._send(calls.check_numbered(check))
+
     async def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
         return await self._send(calls.submit(parameters, key))
 

@@ -162,6 +162,17 @@ class Client:
         """Compare both policies now."""
         return self._send(calls.check(body))
 
+    def checks(
+        self, limit: int = 100, *, run: str | None = None, attempt: int | None = None, step: int | None = None
+    ) -> list[CheckAnswer]:
+        """Checks that were made, the newest first: all, or those about steps of a run, of an attempt, or about one
+        step. With their evidence alone: `check_numbered` has figures and legs too."""
+        return self._send(calls.checks(limit, run, attempt, step))
+
+    def check_numbered(self, check: int) -> CheckAnswer:
+        """One check, whole."""
+        return self._send(calls.check_numbered(check))
+
     def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
         """Submit a job. The same key is the same job."""
         return self._send(calls.submit(parameters, key))

@@ -194,6 +194,15 @@ def check(body: CheckBody) -> Call[CheckAnswer]:
     return Call("POST", "/v1/checks", _as(CheckAnswer), **_body(body), seconds=body.seconds + 60)
 
 
+def checks(limit: int, run: str | None, attempt: int | None, step: int | None) -> Call[list[CheckAnswer]]:
+    params = _given(limit=limit, run=run, attempt=attempt, step=step)
+    return Call("GET", "/v1/checks", _as_list(CheckAnswer), params)
+
+
+def check_numbered(check: int) -> Call[CheckAnswer]:
+    return Call("GET", f"/v1/checks/{check}", _as(CheckAnswer))
+
+
 def submit(parameters: GrpoParameters | PpoParameters, key: str | None) -> Call[JobAnswer]:
     body = (
         GrpoBody(kind="grpo", parameters=parameters)

@@ -116,7 +116,7 @@ class Ledger:
 
     def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
         """Keep what a check of a step, or without one of the probe, has found."""
-        return self.writer.submit(lambda connection: changes.add_check(connection, found, key))
+        return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
 
     def runs(self) -> list[Run]:
         """Oldest first."""
