@@ -3,7 +3,7 @@
 import { VIEWS, go, place } from "./place.js";
 import { h } from "./dom.js";
 
-const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
+const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["Tab, Enter", "walk through buttons, rows and headings; open"], ["← → ↑ ↓", "in an answer: from token to token"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
 
 export function login(main, enter) {
   const told = h("p", { className: "pause", role: "alert" });
