@@ -96,6 +96,9 @@ class AsyncClient:
     ) -> "Sealed":
         return await self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
+    async def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+        return await self._send(calls.add_training(run, attempt, step, training))
+
     async def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000
     ) -> list[StepLine]:

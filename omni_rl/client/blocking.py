@@ -110,6 +110,10 @@ class Client:
         """Close a step and judge it. `parts`: how many ranks must have posted; `training`: the trainer's figures."""
         return self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
+    def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+        """Figures that the trainer has once it has learnt from a sealed step, beside those it was sealed with."""
+        return self._send(calls.add_training(run, attempt, step, training))
+
     def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000
     ) -> list[StepLine]:

@@ -15,7 +15,7 @@ from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoPa
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, SessionAnswer, StateAnswer
-from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
+from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.client.failures import raise_for_problem
 
@@ -138,6 +138,11 @@ def seal(run: str, attempt: int, step: int, body: SealBody) -> "Call[Sealed]":
     headers = {"Content-Type": JSON, "Accept": ARROW}
     content = body.model_dump_json().encode()
     return Call("POST", path, _sealed, content=content, headers=headers, seconds=120)
+
+
+def add_training(run: str, attempt: int, step: int, training: Mapping[str, float]) -> Call[StepLine]:
+    body = TrainingBody(training=dict(training))
+    return Call("PUT", f"{_step(run, attempt, step)}/training", _as(StepLine), **_body(body))
 
 
 def steps(run: str, attempt: int | None, after: int | None, limit: int) -> Call[list[StepLine]]:

@@ -191,6 +191,16 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
     return "new"
 
 
+def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str, float]) -> None:
+    """Figures of a sealed step's trainer, beside those that it was sealed with. Raises `NotFoundError`."""
+    of_step = (steps.c.attempt_id == _ATTEMPT.scalar_subquery(), steps.c.step == sa.bindparam("of_step"))
+    where = {"run": key.run, "attempt": key.attempt, "of_step": key.step}
+    known = connection.execute(sa.select(steps.c.training).where(*of_step), where).scalar()
+    if known is None:
+        raise NotFoundError(f"{key} is not sealed")
+    connection.execute(sa.update(steps).where(*of_step).values(training={**known, **training}), where)
+
+
 def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]:
     """Their numbers, which rise."""
     return [

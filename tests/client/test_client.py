@@ -58,6 +58,7 @@ def test_a_trainers_day(client: Client) -> None:
     assert client.run("digits").step == 12
     assert [run.run for run in client.runs()] == ["digits"]
     assert client.step("digits", 1, 12).training == {"reward": 0.5}
+    assert client.add_training("digits", 1, 12, {"kl": 0.01}).training == {"reward": 0.5, "kl": 0.01}
     assert client.sample("digits", 1, 12, "b").record["ids"] == [0, 1, 2, 3]
     assert [line.step for line in client.steps("digits")] == [12]
     timeline = client.timeline("digits", kind="image", metrics=["gen_kl_error"])

@@ -9,18 +9,18 @@ import { pngButton } from "./save.js";
 
 /**
  * `lines`: [{ metric, name, colour, dash? }]; `file`: the name of what is saved; `columns`: of its table, over rows
- * { first, last, low, high }; `pick(first, last)`: a click on a bucket of steps; `tools`: more beside its title.
+ * { first, last, low, high }; `pick(first, last)`: a click on a bucket of steps.
  */
 export class ChartPanel {
-  constructor({ title, file, lines, columns, shift, pick, tall = false, tools = [] }) {
+  constructor({ title, file, lines, columns, shift, pick, tall = false }) {
     const zoom = (first, last) => go({ x: `${first}-${last}` });
     this.chart = new Chart({ title, lines, shift, zoom, pick, tall });
-    const value = h("span", { className: "num quiet hovered" });
+    const value = h("span", { className: "num hovered" });
     this.chart.hover = (at) => { value.textContent = at === null || at === undefined || !this.data ? "" : hovered(this.data, lines, at); };
     const rows = () => rowsOf(this.data);
     this.table = behind(columns, rows, title);
-    const key = h("div", { className: "keyline" }, ...lines.map((line) => h("span", {}, h("i", { className: `swatch${line.dash ? " dash" : ""}`, style: { borderColor: `var(--${line.colour})` } }), line.name)));
-    this.box = panel(title, [value, ...tools, csvButton(file, columns, rows), pngButton(file, title, () => this.chart.plot.ctx.canvas)], this.chart.box, lines.length > 1 ? key : null, this.table);
+    const names = lines.length > 1 ? lines.map((line) => h("span", {}, h("i", { className: `swatch${line.dash ? " dash" : ""}`, style: { borderColor: `var(--${line.colour})` } }), line.name)) : [];
+    this.box = panel(title, [csvButton(file, columns, rows), pngButton(file, title, () => this.chart.plot.ctx.canvas)], this.chart.box, h("div", { className: "keyline" }, ...names, value), this.table);
   }
 
   /** `options`: of `Chart.show`. */

@@ -37,7 +37,7 @@ export function legBars(rows, name) {
   grid.append(across([h("span", { role: "columnheader" }, ""), ...legs.map((leg) => h("span", { className: "quiet", role: "columnheader" }, leg))]));
   for (const kind of kinds) grid.append(across([h("span", { className: "quiet", role: "rowheader" }, kind), ...legs.map((leg) => cell(rows.find((row) => row.kind === kind && row.leg === leg), place))]));
   const columns = [{ name: "kind", of: (row) => row.kind }, { name: "leg", of: (row) => row.leg }, { name: "mean abs d", of: (row) => row.mean, show: figure, right: true }, { name: "max abs d", of: (row) => row.max, show: figure, right: true }];
-  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Legs: mean abs d, nats"), h("span", { className: "keyline" }, h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s1)" } }), "mean"), h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s2)" } }), "greatest token"), h("span", {}, "logarithmic")), h("span", { className: "grow" }), csvButton(name, columns, () => rows), pngButton(name, "Legs", () => pictureOf(grid))),
+  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Legs: mean abs d, nats"), h("span", { className: "keyline" }, h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s1)" } }), "mean"), h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s2)" } }), "greatest token"), h("span", {}, "logarithmic")), h("span", { className: "tools" }, csvButton(name, columns, () => rows), pngButton(name, "Legs", () => pictureOf(grid)))),
     h("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Legs by kind of prompt, scrolls" }, grid), behind(columns, () => rows, "Legs"));
 }
 
@@ -62,7 +62,7 @@ export function legTokens(answers, kind, name) {
   const flat = columns.map(({ at }) => ({ at, ...Object.fromEntries(rows.map((row) => [row.name, row.d[at]])) }));
   const shown = [{ name: "token", of: (row) => row.at, right: true }, ...rows.map((leg) => ({ name: leg.name, of: (row) => row[leg.name], show: figure, right: true }))];
   const map = heatmap({ rows, columns, of, label: "Legs by token", show, tip: (row, column) => `d ${figure(row.d[column.at])}` });
-  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg, nats`), h("span", { className: "grow" }), csvButton(name, shown, () => flat), heatPng(name, "Legs by token", map)),
+  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg, nats`), h("span", { className: "tools" }, csvButton(name, shown, () => flat), heatPng(name, "Legs by token", map))),
     map, behind(shown, () => flat, "Legs by token"));
 }
 

@@ -24,10 +24,13 @@ export function annotate(plot, { limits, marks, shift }) {
   }
   pen.setLineDash([]);
   pen.textAlign = "center";
-  for (const { step, severity } of marks.changes) {
+  const rank = ({ severity }) => Object.keys(SIGNS).indexOf(severity);
+  for (const { step, severity } of [...marks.changes].sort((a, b) => rank(a) - rank(b))) { // the worse on top
     const x = plot.valToPos(step, "x", true);
     pen.strokeStyle = pen.fillStyle = colour(severity);
+    pen.globalAlpha = 0.5; // a spike shows through
     line(pen, x, top, x, top + height);
+    pen.globalAlpha = 1;
     pen.fillText(SIGNS[severity][0], x, top - 7 * devicePixelRatio);
   }
   pen.fillStyle = colour("quiet");

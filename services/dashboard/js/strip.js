@@ -64,7 +64,7 @@ function token(row, scale, at) {
 function told(row) {
   const parts = [`#${row.position} ${JSON.stringify(shorten(row.text, 60))}${row.id === null ? "" : ` id ${row.id}`}`, `rollout ${figure(row.rollout)}`, `train ${figure(row.train)}`, `d ${figure(row.d)}`];
   if (row.version) parts.push(`weights ${row.version}`);
-  if (row.flips !== null) parts.push(`${row.flips} expert flips`);
+  if (row.flips !== null) parts.push(`${row.flips} expert flip${row.flips === 1 ? "" : "s"}`);
   if (row.masked) parts.push("not in the loss");
   return parts.join("  ·  ");
 }
