@@ -25,14 +25,17 @@ export class JobsView {
   }
 
   async load(run, signal) {
-    await Promise.all([this.loadFigures(run, signal), this.loadJobs(signal)]);
+    const [jobs, lines] = await Promise.all([this.loadJobs(signal), this.loadSteps(run, signal)]);
+    jobs();
+    this.drawFigures(lines);
   }
 
+  /** What draws them: once all is here, so that nothing is pushed down. */
   async loadJobs(signal) {
     const found = await get("/v1/jobs", {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
     const chosen = place().job;
     const log = chosen && Array.isArray(found) ? await get(`/v1/jobs/${segment(chosen)}/logs`, {}, signal).catch((error) => error.message) : null;
-    if (changed(this, found, found.message, log)) renew(this.jobs, Array.isArray(found) ? this.list(found, chosen, log) : without(found));
+    return () => { if (changed(this, found, found.message, log)) renew(this.jobs, Array.isArray(found) ? this.list(found, chosen, log) : without(found)); };
   }
 
   list(jobs, chosen, log) {
@@ -53,15 +56,20 @@ export class JobsView {
     try { await action(); dispatchEvent(new Event("stale")); } catch (error) { this.told.replaceChildren(failure(error)); }
   }
 
-  /** What trainers post with a step (reward, kl, clipped …), and the effective sample size, which is ours. */
-  async loadFigures(run, signal) {
-    if (!run || run.step === null) {
-      this.destroy();
-      return this.figures.replaceChildren(h("section", { className: "panel wide" }, empty("No step yet", "Reward, KL and the like are drawn as steps are sealed.", "omni-rl submit grpo --run NAME")));
-    }
-    const [first, last] = range();
+  /** The steps in view, or the latest ones; none before the first. */
+  async loadSteps(run, signal) {
+    if (!run || run.step === null) return [];
+    const [first] = range();
     const after = first === null ? Math.max(-1, run.step - STEPS) : first - 1;
-    const lines = await get(`/v1/runs/${segment(run.run)}/steps`, { after, limit: STEPS, attempt: place().attempt }, signal);
+    return get(`/v1/runs/${segment(run.run)}/steps`, { after, limit: STEPS, attempt: place().attempt }, signal);
+  }
+
+  /** What trainers post with a step (reward, kl, clipped …), and the effective sample size, which is ours. */
+  drawFigures(lines) {
+    if (!lines.length) {
+      this.destroy();
+      return this.figures.replaceChildren(h("section", { className: "panel wide" }, empty("No step here", "Reward, KL and the like are drawn as steps are sealed.", "omni-rl submit grpo --run NAME")));
+    }
     const of = (name) => (line) => (name === "ess" ? line.figures.ess : (line.training[name] ?? null));
     const names = [...new Set(["ess", ...lines.flatMap((line) => Object.keys(line.training))])].sort((a, b) => order(a) - order(b) || a.localeCompare(b));
     if (names.join() !== [...this.charts.keys()].join()) {
@@ -72,7 +80,7 @@ export class JobsView {
     const steps = lines.map((line) => line.step);
     for (const [name, chart] of this.charts) {
       const values = lines.map(of(name));
-      chart.show({ first: steps, last: steps, low: { [name]: values }, high: { [name]: values } }, { log: false, range: [first, last] });
+      chart.show({ first: steps, last: steps, low: { [name]: values }, high: { [name]: values } }, { log: false, range: range() });
     }
   }
 
