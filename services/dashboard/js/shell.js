@@ -40,7 +40,7 @@ export function keyboard({ redraw, run, load }) {
   document.getElementById("theme").addEventListener("click", turn);
   document.getElementById("keys").addEventListener("click", help);
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, video, audio, .strip")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open], video, audio, .strip")) return;
     keys[event.key]?.();
   });
 }
