@@ -1,6 +1,6 @@
 """A step's parts, its verdict, and what is kept of it."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -29,18 +29,31 @@ class PartAnswer(Answer):
     )
 
 
+Training = Annotated[
+    dict[Name, float],
+    Field(
+        max_length=64,
+        description="The trainer's own figures: reward, loss, KL and so on.",
+        json_schema_extra={"additionalProperties": False},
+    ),
+]
+
+
 class SealBody(Body):
     """Closes a step: no rank may add to it, and it is judged."""
 
     parts: int | None = Field(default=None, ge=1, le=65536, description="How many ranks must have posted.")
-    training: dict[Name, float] = Field(
-        default_factory=dict,
-        max_length=64,
-        description="The trainer's own figures: reward, loss, KL and so on.",
-        json_schema_extra={"additionalProperties": False},
-    )
+    training: Training = Field(default_factory=dict)
 
     model_config = example(parts=2, training={"reward": 0.62, "loss": -0.013})
+
+
+class TrainingBody(Body):
+    """What a trainer knows of a step once it has learnt from it."""
+
+    training: Training
+
+    model_config = example(training={"kl": 0.0021, "clipped": 0.04, "grad_norm": 0.83})
 
 
 class BreachAnswer(Answer):

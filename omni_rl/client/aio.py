@@ -96,6 +96,9 @@ class AsyncClient:
     ) -> "Sealed":
         return await self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
+    async def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+        return await self._send(calls.add_training(run, attempt, step, training))
+
     async def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000
     ) -> list[StepLine]:
@@ -141,8 +144,10 @@ class AsyncClient:
     async def check(self, body: CheckBody = calls.PROBE) -> CheckAnswer:
         return await self._send(calls.check(body))
 
-    async def checks(self, limit: int = 100) -> list[CheckAnswer]:
-        return await self._send(calls.checks(limit))
+    async def checks(
+        self, limit: int = 100, *, run: str | None = None, attempt: int | None = None, step: int | None = None
+    ) -> list[CheckAnswer]:
+        return await self._send(calls.checks(limit, run, attempt, step))
 
     async def check_numbered(self, check: int) -> CheckAnswer:
         return await self._send(calls.check_numbered(check))

@@ -110,6 +110,10 @@ class Client:
         """Close a step and judge it. `parts`: how many ranks must have posted; `training`: the trainer's figures."""
         return self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
+    def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+        """Figures that the trainer has once it has learnt from a sealed step, beside those it was sealed with."""
+        return self._send(calls.add_training(run, attempt, step, training))
+
     def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000
     ) -> list[StepLine]:
@@ -162,11 +166,15 @@ class Client:
         """Compare both policies now."""
         return self._send(calls.check(body))
 
-    def checks(self, limit: int = 100) -> list[CheckAnswer]:
-        """The newest first, with their evidence alone."""
-        return self._send(calls.checks(limit))
+    def checks(
+        self, limit: int = 100, *, run: str | None = None, attempt: int | None = None, step: int | None = None
+    ) -> list[CheckAnswer]:
+        """Checks that were made, the newest first: all, or those about steps of a run, of an attempt, or about one
+        step. With their evidence alone: `check_numbered` has figures and legs too."""
+        return self._send(calls.checks(limit, run, attempt, step))
 
     def check_numbered(self, check: int) -> CheckAnswer:
+        """One check, whole."""
         return self._send(calls.check_numbered(check))
 
     def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:

@@ -15,7 +15,7 @@ from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoPa
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, SessionAnswer, StateAnswer
-from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
+from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.client.failures import raise_for_problem
 
@@ -140,6 +140,11 @@ def seal(run: str, attempt: int, step: int, body: SealBody) -> "Call[Sealed]":
     return Call("POST", path, _sealed, content=content, headers=headers, seconds=120)
 
 
+def add_training(run: str, attempt: int, step: int, training: Mapping[str, float]) -> Call[StepLine]:
+    body = TrainingBody(training=dict(training))
+    return Call("PUT", f"{_step(run, attempt, step)}/training", _as(StepLine), **_body(body))
+
+
 def steps(run: str, attempt: int | None, after: int | None, limit: int) -> Call[list[StepLine]]:
     params = _given(attempt=attempt, after=after, limit=limit)
     return Call("GET", f"/v1/runs/{run}/steps", _as_list(StepLine), params)
@@ -194,8 +199,9 @@ def check(body: CheckBody) -> Call[CheckAnswer]:
     return Call("POST", "/v1/checks", _as(CheckAnswer), **_body(body), seconds=body.seconds + 60)
 
 
-def checks(limit: int) -> Call[list[CheckAnswer]]:
-    return Call("GET", "/v1/checks", _as_list(CheckAnswer), {"limit": limit})
+def checks(limit: int, run: str | None, attempt: int | None, step: int | None) -> Call[list[CheckAnswer]]:
+    params = _given(limit=limit, run=run, attempt=attempt, step=step)
+    return Call("GET", "/v1/checks", _as_list(CheckAnswer), params)
 
 
 def check_numbered(check: int) -> Call[CheckAnswer]:

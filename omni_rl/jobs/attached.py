@@ -1,5 +1,6 @@
 """The service's policies as a job's loop sees them."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -75,6 +76,10 @@ class Attached:
         client = self._policies.coordinator
         client.put_part(self._run, self._attempt, step, 0, records)
         return client.seal(self._run, self._attempt, step, parts=1, training=training)
+
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        numbers = {name: value for name, value in training.items() if math.isfinite(value)}  # JSON has no others
+        self._policies.coordinator.add_training(self._run, self._attempt, step, numbers)
 
     def save(self, following: int) -> None:
         self._policies.trainer.save(self._saved.path(following))

@@ -97,7 +97,9 @@ class Loop:
             weights = _weights(rollouts, sealed.weights)
             batch = _rewarded(rewards, rollouts, scores, sampled.groups, weights)
             if len(batch):
-                figures |= self._algorithm.learn(self._with_reference(batch), self._policies.update, step)
+                learnt = self._algorithm.learn(self._with_reference(batch), self._policies.update, step)
+                self._policies.learnt(step, learnt)
+                figures |= learnt
         with clock.time("sync"):
             self._serve(step)
         if self._saves(step):

@@ -43,6 +43,9 @@ class Policies(Protocol):
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
         """Post a step's records; the verdict, and the weights that its tokens get."""
 
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        """Post what came of learning from a step that was judged."""
+
     def sync(self, step: int) -> str:
         """Bring the trainer's weights to the engines, proven; the version that they serve."""
 

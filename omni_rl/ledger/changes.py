@@ -71,11 +71,13 @@ class Retention:
     """What is thrown away, and when; figures, verdicts and events stay.
 
     `payload_steps`: sealed steps of an attempt whose parts are still there, so that a seal whose answer was lost can
-    be asked for again. `sample_steps`: steps after which the samples of one that nothing was wrong with go.
+    be asked for again. `sample_steps`: steps after which the samples of one that nothing was wrong with go. `checks`:
+    how many newer checks there are when one that found nothing wrong goes.
     """
 
     payload_steps: int = 2
     sample_steps: int = 1000
+    checks: int = 1000
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,16 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
     return "new"
 
 
+def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str, float]) -> None:
+    """Figures of a sealed step's trainer, beside those that it was sealed with. Raises `NotFoundError`."""
+    of_step = (steps.c.attempt_id == _ATTEMPT.scalar_subquery(), steps.c.step == sa.bindparam("of_step"))
+    where = {"run": key.run, "attempt": key.attempt, "of_step": key.step}
+    known = connection.execute(sa.select(steps.c.training).where(*of_step), where).scalar()
+    if known is None:
+        raise NotFoundError(f"{key} is not sealed")
+    connection.execute(sa.update(steps).where(*of_step).values(training={**known, **training}), where)
+
+
 def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]:
     """Their numbers, which rise."""
     return [
@@ -215,12 +227,16 @@ def close_alarms(connection: sa.Connection, run: str, action: str = "") -> int:
     return connection.execute(still_open.values(**values)).rowcount
 
 
-def add_check(connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None) -> KeptCheck:
-    """What a check found, from now on under a number."""
+def add_check(
+    connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None, retention: Retention
+) -> KeptCheck:
+    """What a check found, its "severity" and "cause" among it, from now on under a number."""
     at = time.time()
     where = {} if key is None else key._asdict()
     number = connection.execute(sa.insert(checks).values(at=at, found=found, **where).returning(checks.c.id))
-    return KeptCheck(number.scalar_one(), at, key, found)
+    kept = KeptCheck(number.scalar_one(), at, key, found)
+    _forget_check(connection, retention.checks)
+    return kept
 
 
 def _attempt(connection: sa.Connection, key: StepKey) -> int:
@@ -284,3 +300,11 @@ def _forget(connection: sa.Connection, attempt: int, step: int, retention: Reten
     if oldest_kept is not None:
         connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "oldest_kept": oldest_kept})
     connection.execute(_DROP_SAMPLES, {"attempt": attempt, "old": step - retention.sample_steps})
+
+
+def _forget_check(connection: sa.Connection, newer: int) -> None:
+    """Drop the check that has become too old, if it found nothing wrong; each check looks at the one that falls out."""
+    falling_out = sa.select(checks.c.id, checks.c.found).order_by(checks.c.id.desc()).offset(newer).limit(1)
+    row = connection.execute(falling_out).first()
+    if row is not None and row.found.get("severity") == "ok" and row.found.get("cause") is None:
+        connection.execute(sa.delete(checks).where(checks.c.id == row.id))

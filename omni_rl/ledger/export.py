@@ -1,4 +1,4 @@
-"""A run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events and syncs."""
+"""A run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events, syncs and checks."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from omni_rl.ledger.tables import (
     FIGURES,
     attempts,
     bins,
+    checks,
     decisions,
     events,
     figures,
@@ -43,9 +44,11 @@ _TYPES = {
 
 
 def export(ledger: Ledger, run: str, directory: Path) -> list[Path]:
-    """Write `directory`/{steps,figures,bins,samples,events,syncs}.parquet, each whole or not at all, all of one moment.
+    """Write `directory`/{steps,figures,bins,samples,events,syncs,checks}.parquet, each whole or not at all, all of one
+    moment.
 
-    Documents are JSON text, figures that are no numbers NaN. Samples have the published schema's columns.
+    Documents are JSON text, figures that are no numbers NaN. Samples have the published schema's columns. Checks are
+    those of the run's steps and those of the probe, whose `run` is null.
 
     Raises:
         NotFoundError: no such run.
@@ -83,6 +86,11 @@ def _contents(connection: sa.Connection, run: str) -> dict[str, tuple[pa.Schema,
             .select_from(syncs.outerjoin(decisions, decisions.c.sync == syncs.c.sync))
             .where(syncs.c.run == run)
             .order_by(syncs.c.number)
+        ),
+        "checks": (
+            sa.select(checks.c.id, checks.c.at, checks.c.run, checks.c.attempt, checks.c.step, _text(checks.c.found))
+            .where(sa.or_(checks.c.run == run, checks.c.run.is_(None)))
+            .order_by(checks.c.id)
         ),
     }
     contents = {}

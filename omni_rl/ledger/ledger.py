@@ -101,6 +101,10 @@ class Ledger:
         """
         return self.writer.submit(lambda connection: changes.seal(connection, step, self._retention))
 
+    def add_training(self, key: StepKey, training: Mapping[str, float]) -> "Future[None]":
+        """What a sealed step's trainer found later. `NotFoundError`: it is not sealed."""
+        return self.writer.submit(lambda connection: changes.add_training(connection, key, training))
+
     def add_event(self, kind: str, data: Mapping[str, Any], run: str | None = None) -> "Future[int]":
         """Its number."""
         event = NewEvent(kind, data, run)
@@ -116,7 +120,7 @@ class Ledger:
 
     def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
         """Keep what a check of a step, or without one of the probe, has found."""
-        return self.writer.submit(lambda connection: changes.add_check(connection, found, key))
+        return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
 
     def runs(self) -> list[Run]:
         """Oldest first."""

@@ -168,10 +168,10 @@ def newest_checks(
 
 
 def one_check(connection: sa.Connection, number: int) -> KeptCheck:
-    """Raises `NotFoundError`."""
+    """Raises `NotFoundError` if it was never made, or is not kept any more."""
     row = connection.execute(sa.select(checks).where(checks.c.id == number)).first()
     if row is None:
-        raise NotFoundError(f"there is no check {number}")
+        raise NotFoundError(f"there is no check {number}: those that found nothing wrong are kept for some time")
     return _check(row)
 
 

@@ -29,6 +29,7 @@ from services.coordinator.steps import Steps
 from services.coordinator.store import Store
 from services.coordinator.syncs import Syncs
 from services.coordinator.telemetry import Telemetry
+from services.coordinator.verdicts import done_about
 
 logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
@@ -180,8 +181,9 @@ class Coordinator:
             await self.store.close_alarms(run.name, reason)
         if news:
             key = None if run.latest is None else StepKey(run.name, *run.latest)
+            done = done_about(after, run.body.gated)
             await self.store.open_alarm(
-                run.name, NewAlarm(int(after.severity), reason, after.cause, evidence=evidence), key
+                run.name, NewAlarm(int(after.severity), reason, after.cause, done, evidence), key
             )
         run.drift = after
         self.events.poke()

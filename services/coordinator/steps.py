@@ -23,7 +23,7 @@ from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.sinks import Aside, JudgedStep
 from services.coordinator.store import Store
 from services.coordinator.telemetry import Telemetry
-from services.coordinator.verdicts import verdict_of
+from services.coordinator.verdicts import done_about, verdict_of
 
 T = TypeVar("T")
 SMALL = 2**19
@@ -175,7 +175,7 @@ def _new_step(
     sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
     alarm = None
     if outcome.drift.alarming and not run.drift.alarming:
-        done = "the gate was closed" if run.body.gated else "the trainer was told"
+        done = done_about(outcome.drift, run.body.gated)
         alarm = NewAlarm(int(outcome.drift.severity), judged.judgement.reason, action=done)
     return NewStep(
         key,

@@ -87,6 +87,9 @@ class Store:
     async def seal(self, step: NewStep) -> Stored:
         return await asyncio.wrap_future(self._ledger.seal(step))
 
+    async def add_training(self, key: StepKey, training: Mapping[str, float]) -> None:
+        await asyncio.wrap_future(self._ledger.add_training(key, training))
+
     async def steps(self, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
         return await self._read(self._ledger.steps, run, attempt, after=after, limit=limit)
 

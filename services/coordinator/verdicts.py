@@ -1,4 +1,4 @@
-"""What is said of a judged step."""
+"""What is said of a judged step, and of what was done about it."""
 
 import math
 
@@ -48,6 +48,17 @@ def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights 
             effective_sample_size=weights.effective_sample_size,
         ),
     )
+
+
+def done_about(drift: Drift, gated: bool) -> str:
+    """What an alarm says was done, by where the run stands as it opens; `gated`: whether generation is ours to stop."""
+    if not gated:
+        return "the trainer was told"
+    if drift.gate == "halted":
+        return "generation is stopped until a person resumes it"
+    if drift.pursuit == "resyncing":
+        return "generation is stopped, and the weights are brought again"
+    return "generation is stopped, and the cause is looked for"
 
 
 def _finite(value: float) -> float | None:

@@ -41,6 +41,7 @@ def test_what_happened_while_the_coordinator_was_away_is_caught_up_with(tmp_path
         expect(page.locator("#badge")).to_contain_text("OK")
     expect(page.locator("#live")).to_contain_text("connection lost")
     expect(page.locator("#badge")).to_contain_text("OK")
+    expect(page.locator("#badge")).to_have_css("border-style", "dashed")
     with live(tmp_path, port=port) as url, httpx.Client(base_url=url) as http:
         post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
         expect(page.locator("#live")).to_have_text("live", timeout=15_000)

@@ -42,7 +42,9 @@ def test_the_head_says_how_it_stands_and_why(drifting: str, opened: Open) -> Non
     page = opened(drifting, run="recorded")
     expect(page.locator("#badge")).to_contain_text("PAUSE")
     expect(page.locator("#fact-step")).to_have_text(str(STEPS))
-    expect(page.locator("#fact-rollout-0")).to_contain_text("serving")
+    for member, doing in (("rollout-0", "serving"), ("trainer", "idle")):
+        expect(page.locator(f"#fact-{member}")).to_have_text("1 · 9f2c3c1d")
+        expect(page.locator(".facts div", has_text=member)).to_contain_text(doing)
     expect(page.get_by_role("alert")).to_contain_text("image: logprob_abs_diff_mean")
     assert "PAUSE" in page.title()
     page.get_by_label("Run", exact=True).select_option("older")
@@ -125,10 +127,10 @@ def test_where_modules_part_and_from_which_check_on(drifting: str, opened: Open,
     expect(found.get_by_role("rowheader")).to_have_text(list(MODULES))
     rows = found.get_by_role("row")
     parted = rows.filter(has_text="layers.1.mixer").locator(".cell")
-    expect(parted).to_have_text(["0.01", "50000"])
+    expect(parted).to_have_text(["0.0100", "50,000"])
     expect(parted.last).to_have_attribute("data-heat", "4")
     expect(parted.last).to_have_attribute(
-        "title", re.compile(r"step 6 of recorded.*relative difference 0.5, band 1.00e")
+        "title", re.compile(r"step 6 of recorded.*relative difference 0.500, band 1.00e")
     )
     expect(rows.locator(".marked")).to_have_count(3)
     expect(rows.filter(has_text="logits").locator(".cell").last).to_have_text("\u221e")
@@ -150,8 +152,8 @@ def test_the_legs_side_by_side(drifting: str, opened: Open) -> None:
     sides = ["train vs prefill", "prefill vs decode", "batch vs alone", "trainer vs float32", "engine vs float32"]
     expect(legs.get_by_role("columnheader")).to_have_text(["", *sides])
     image = legs.get_by_role("row").filter(has_text="image").locator(".leg")
-    expect(image).to_have_text(["0.9", "0.9", "0.9", f"3.00e{MINUS}7", "0.9"])
-    expect(image.first).to_have_attribute("title", "image, train vs prefill: mean 0.9, greatest 3")
+    expect(image).to_have_text(["0.900", "0.900", "0.900", f"3.00e{MINUS}7", "0.900"])
+    expect(image.first).to_have_attribute("title", "image, train vs prefill: mean 0.900, greatest 3")
     tokens = page.get_by_role("table", name="Legs by token").get_by_role("row").nth(1).locator(".cell")
     expect(tokens).to_have_count(TOKENS)
     assert tokens.all_inner_texts()[-2:] == [f"6e{MINUS}7", "nan"]
@@ -167,7 +169,7 @@ def test_media_that_are_gone_are_said_to_be(drifting: str, opened: Open) -> None
 
 def test_why_it_rang_and_a_check_on_demand(drifting: str, opened: Open) -> None:
     page = opened(drifting, run="recorded", view="why")
-    expect(page.locator(".alarm.past")).to_contain_text("the trainer was told")
+    expect(page.locator("main .alarm")).to_contain_text("Done: the trainer was told")
     page.get_by_role("button", name="Check the probe now").click()
     page.get_by_role("button", name="Check", exact=True).click()
     expect(page.get_by_role("heading", name="Check 3 of the probe")).to_be_visible()
@@ -204,7 +206,7 @@ def test_jobs_are_started_watched_and_stopped(drifting: str, opened: Open) -> No
     row.get_by_role("button", name="Stop").click()
     page.locator("dialog").get_by_role("button", name="Stop").click()
     expect(row).to_contain_text("stopped")
-    expect(page.get_by_role("heading", name="reward")).to_be_visible()
+    expect(page.get_by_role("heading", name="reward, mean")).to_be_visible()
 
 
 def test_two_runs_over_each_other(drifting: str, opened: Open) -> None:

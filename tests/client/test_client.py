@@ -15,7 +15,7 @@ import pytest
 from omni_rl import errors
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
 from omni_rl.api.runs import CorrectionBody, RunBody
-from omni_rl.api.syncs import SyncBody
+from omni_rl.api.syncs import CheckBody, SyncBody
 from omni_rl.client import AsyncClient, Client
 from omni_rl.client.retries import Retries
 from omni_rl.errors import ConflictError, CoordinatorUnreachableError, NotFoundError, OmniRLError, RayUnavailableError
@@ -58,6 +58,7 @@ def test_a_trainers_day(client: Client) -> None:
     assert client.run("digits").step == 12
     assert [run.run for run in client.runs()] == ["digits"]
     assert client.step("digits", 1, 12).training == {"reward": 0.5}
+    assert client.add_training("digits", 1, 12, {"kl": 0.01}).training == {"reward": 0.5, "kl": 0.01}
     assert client.sample("digits", 1, 12, "b").record["ids"] == [0, 1, 2, 3]
     assert [line.step for line in client.steps("digits")] == [12]
     timeline = client.timeline("digits", kind="image", metrics=["gen_kl_error"])
@@ -68,7 +69,15 @@ def test_a_trainers_day(client: Client) -> None:
     assert (sync.outcome, client.sync(key="step-12").sync) == ("committed", sync.sync)
     assert client.sync_named(sync.sync) == sync
     assert [found.sync for found in client.syncs()] == [sync.sync]
-    assert client.check().severity == "ok"
+    probe = client.check()
+    step = client.check(CheckBody(run="digits", attempt=1, step=12))
+    assert (probe.severity, probe.run, step.run) == ("ok", None, "digits")
+    assert client.check_numbered(step.check) == step
+    assert [found.check for found in client.checks()] == [step.check, probe.check]
+    assert [found.check for found in client.checks(run="digits", attempt=1, step=12)] == [step.check]
+    assert (client.checks(1)[0].check, client.checks(run="digits", step=13)) == (step.check, [])
+    with pytest.raises(NotFoundError, match="no check 99"):
+        client.check_numbered(99)
     job = client.submit(GrpoParameters(run="digits", group=4), key="once")
     assert client.submit(GrpoParameters(run="digits", group=4), key="once").job == job.job
     assert client.submit(PpoParameters(run="digits")).kind == "ppo"
@@ -99,6 +108,9 @@ def test_the_async_client(url: str) -> None:
             sealed = await client.seal("digits", 2, 1)
             assert sealed.weights is not None
             assert (await client.sync()).outcome == "committed"
+            check = await client.check()
+            assert await client.check_numbered(check.check) == check
+            assert (await client.checks(1))[0].check == check.check
             async for event in client.events(after=0):
                 if event.kind == "sync_ended":
                     break

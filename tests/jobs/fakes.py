@@ -121,6 +121,9 @@ class Tabular:
         )
         return Sealed(verdict, self.weights)
 
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        self.training[-1] |= training
+
     def keep(self, version: str) -> None:
         self.kept[version] = self.logits.copy()
 

@@ -50,6 +50,8 @@ def test_the_reward_rises(parameters: GrpoParameters | PpoParameters) -> None:
     done = run(parameters.model_copy(update={"evaluate_every": 59}), policies, task())
     assert done[0].figures["held_out_reward"] <= 0.5
     assert done[-1].figures["held_out_reward"] == 1.0
+    assert [step.figures for step in done] == policies.training
+    assert {"reward", "kl", "clipped", "loss", "grad_norm"} <= policies.training[0].keys()
     assert [step.step for step in done] == list(range(60))
 
 

@@ -41,6 +41,9 @@ def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) ->
     journal.decide("sync", epoch, "abort")
     journal.finish("sync", epoch, {"outcome": "rolled_back"})
     journal.close()
+    probe = ledger.add_check({"severity": "ok", "legs": {"batch_vs_alone": {"text": {"tokens": 3}}}}).result()
+    check = ledger.add_check({"severity": "pause", "cause": "kernel"}, StepKey("run", 1, 2)).result()
+    ledger.add_check({"severity": "pause"}, StepKey("other", 0, 0)).result()
 
     paths = {path.stem: path for path in export(ledger, "run", tmp_path / "out")}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths.values())
@@ -69,6 +72,10 @@ def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) ->
 
     assert [json.loads(str(row["data"]))["n"] for row in rows(paths["events"])] == [0, 1, 2]
     assert [(row["sync"], row["decision"], row["key"]) for row in rows(paths["syncs"])] == [("sync", "abort", "key")]
+    checks = rows(paths["checks"])
+    where = [(row["id"], row["run"], row["attempt"], row["step"]) for row in checks]
+    assert where == [(probe.id, None, None, None), (check.id, "run", 1, 2)]
+    assert [json.loads(str(row["found"])) for row in checks] == [probe.found, check.found]
 
 
 def test_a_run_without_steps_gives_empty_files(ledger: Ledger, tmp_path: Path) -> None:

@@ -261,6 +261,17 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
         Ledger.open(f"sqlite:///{file}")
 
 
+def test_old_checks_that_found_nothing_go(url: str) -> None:
+    with Ledger.open(url, retention=Retention(checks=2)) as ledger:
+        severities = ("ok", "pause", "ok", "ok", "ok", "ok", "ok")
+        made = [ledger.add_check({"severity": severity, "cause": None}).result() for severity in severities]
+        made.append(ledger.add_check({"severity": "ok", "cause": "kernel"}).result())
+        made += [ledger.add_check({"severity": "ok", "cause": None}).result() for _ in range(3)]
+        assert ledger.checks() == [made[10], made[9], made[7], made[1]]
+        with pytest.raises(NotFoundError, match="there is no check 1: those that found nothing wrong"):
+            ledger.check(1)
+
+
 def test_checks_are_numbered_and_found_by_their_step(ledger: Ledger) -> None:
     probe = ledger.add_check({"severity": "ok"}).result()
     step = ledger.add_check({"severity": "pause", "far": math.inf}, KEY).result()

@@ -74,6 +74,9 @@ async def test_a_media_fault_halts_and_rings_until_a_person_comes(served: Served
     (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
     assert (alarm["cause"], alarm["step"]) == ("media_mismatch", 12)
     assert "check found it" in alarm["sentence"]
+    assert alarm["action"] == "generation is stopped until a person resumes it"
+    alarms = (await served.http.get("/v1/runs/digits/alarms")).json()
+    assert [(one["cause"], one["closed"] is None) for one in alarms] == [("media_mismatch", True), (None, False)]
     gate = (await served.http.post("/v1/resume")).json()
     assert (gate["gate"], served.bridge.open_gate) == ("open", True)
     state = (await served.http.get("/v1/state")).json()
@@ -119,7 +122,7 @@ async def test_a_run_that_is_not_ours_is_advised_only(served: Served) -> None:
     assert (verdict["severity"], verdict["drift"]["gate"]) == ("pause", "open")
     assert served.bridge.calls == []
     (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
-    assert alarm["severity"] == "pause"
+    assert (alarm["severity"], alarm["action"]) == ("pause", "the trainer was told")
     for step in (13, 14, 15):
         await post(served, CALM, step=step)
         last = await seal(served, step=step)

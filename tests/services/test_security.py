@@ -53,6 +53,7 @@ ROUTES = [
     ("POST", "/v1/runs", "sync", RUN),
     ("PUT", f"{STEP}/parts/0", "sync", {}),
     ("POST", f"{STEP}/seal", "sync", {}),
+    ("PUT", f"{STEP}/training", "sync", {"training": {}}),
     ("PUT", f"/v1/media/{'0' * 64}", "sync", {}),
     ("POST", "/v1/syncs", "sync", {}),
     ("POST", "/v1/checks", "sync", {}),

@@ -251,3 +251,22 @@ async def test_the_timeline_keeps_a_spike(served: Served) -> None:
     assert (each["width"], each["first"]) == (1, [20, 21, 22])
     assert each["severity"][1] == "pause"
     assert (await served.http.get("/v1/runs/digits/timeline?metric=kl")).status_code == 422
+
+
+async def test_what_the_trainer_learns_comes_after_the_seal(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, CALM)
+    learnt = {"training": {"kl": 0.002, "reward": 0.6}}
+    early = await served.http.put(f"{STEP}/training", json=learnt)
+    assert (early.status_code, early.json()["code"]) == (404, "not_found")
+    verdict = await seal(served, training={"reward": 0.5})
+    for _ in range(2):
+        line = (await served.http.put(f"{STEP}/training", json=learnt)).json()
+        assert line["training"] == {"reward": 0.6, "kl": 0.002}
+    assert (await served.http.get(STEP)).json()["verdict"] == {**verdict, "sample_weights": None}
+    (listed,) = (await served.http.get("/v1/runs/digits/steps")).json()
+    assert listed == line
+    events = (await served.http.get("/v1/events/page", params={"after": 0})).json()
+    assert [event["data"]["step"] for event in events if event["kind"] == "training"] == [12, 12]
+    refused = await served.http.put(f"{STEP}/training", json={"training": {"kl": "much"}})
+    assert refused.status_code == 422

@@ -6,7 +6,16 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from omni_rl.api.base import MAX_INT, Bucket
 from omni_rl.api.runs import METRICS, Metric
-from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, Verdict
+from omni_rl.api.steps import (
+    PartAnswer,
+    SampleAnswer,
+    SealBody,
+    StepAnswer,
+    StepLine,
+    TimelineAnswer,
+    TrainingBody,
+    Verdict,
+)
 from omni_rl.errors import TooLargeError, UnsupportedMediaTypeError
 from omni_rl.ledger.types import StepKey
 from services.coordinator.deps import CoordinatorDep, Reader, Syncer
@@ -117,6 +126,23 @@ async def seal(
         each = await coordinator.steps.work(sealed.columns.nbytes, sample_weights, sealed.columns, sealed.weights)
         verdict = verdict.model_copy(update={"sample_weights": each})
     return Response(verdict.model_dump_json(exclude_none=False), media_type=JSON)
+
+
+@router.put(STEP + "/training", responses=documented(401, 403, 404, 413, 422, 503))
+async def add_training(
+    run: RunPath,
+    attempt: AttemptPath,
+    step: StepPath,
+    body: TrainingBody,
+    coordinator: CoordinatorDep,
+    caller: Syncer,
+) -> StepLine:
+    """What the trainer knows once it has learnt from a sealed step, beside the figures it was sealed with."""
+    coordinator.run(run)
+    key = StepKey(run, attempt, step)
+    await coordinator.store.add_training(key, body.training)
+    await coordinator.events.publish("training", run, attempt=attempt, step=step)
+    return step_line((await coordinator.store.step(key)).row)
 
 
 @router.get("/steps", responses=documented(401, 403, 404, 422))

@@ -35,6 +35,9 @@ export const get = (path, query, signal) => call("GET", path, { query, signal })
 export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });
 export const segment = encodeURIComponent;
 
+/** For what must happen once, however often it is sent. `crypto.randomUUID` is not there where a page came without TLS. */
+export const once = () => ({ "Idempotency-Key": Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("") });
+
 const ORDER = ["read", "sync", "admin"];
 let scope = "read";
 export const may = (needed) => ORDER.indexOf(scope) >= ORDER.indexOf(needed);

@@ -2,35 +2,36 @@
 
 /* global uPlot */
 import { h } from "./dom.js";
-import { figure } from "./format.js";
+import { LIMITS, annotate, colour } from "./marks.js";
+import { round } from "./format.js";
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const LIMITS = ["warn", "mask", "pause"];
-const HEIGHT = 190;
+const [HEIGHT, TALL] = [210, 270]; // as the style sheet has them
+const [TOP, SIDE, GUTTER] = [16, 18, 76]; // above, beside, and beside where limits are named
 const WHOLE = Array.from({ length: 24 }, (_, power) => [1, 2, 5][power % 3] * 10 ** Math.floor(power / 3));
 
 /** Columns of a timeline for uPlot: [x, low, high, low, high …]. On a log scale what is 0 lies on the floor. */
 export function columns(timeline, metrics, shift, log) {
   const all = metrics.flatMap((metric) => [timeline.low[metric] ?? [], timeline.high[metric] ?? []]);
-  const moved = all.map((values) => values.map((value) => (value === null ? null : value - shift)));
+  const missing = (value) => value === null || value === undefined; // null breaks a line, undefined does not
+  const moved = all.map((values) => values.map((value) => (missing(value) ? value : value - shift)));
   if (!log) return [timeline.first, ...moved];
   let floor = Infinity;
   for (const values of moved) for (const value of values) if (value > 0 && value < floor) floor = value;
   if (floor === Infinity) floor = 1e-9;
-  return [timeline.first, ...moved.map((values) => values.map((value) => (value === null ? null : Math.max(value, floor / 2))))];
+  return [timeline.first, ...moved.map((values) => values.map((value) => (missing(value) ? value : Math.max(value, floor / 2))))];
 }
 
 /**
  * A chart that shares its brush and its cursor with all others.
- * `lines`: [{ metric, name, colour }]; `zoom(first, last)` is called with what was dragged over.
+ * `lines`: [{ metric, name, colour, dash? }]; `zoom(first, last)` is called with what was dragged over.
  */
 export class Chart {
-  constructor({ title, lines, shift = 0, zoom, pick }) {
-    Object.assign(this, { title, lines, shift, zoom, pick });
-    this.box = h("div", { className: "chart", role: "img", "aria-label": `${title} over steps; the table below has the numbers` });
+  constructor({ title, lines, shift = 0, zoom, pick, tall = false }) {
+    Object.assign(this, { title, lines, shift, zoom, pick, height: tall ? TALL : HEIGHT });
+    this.box = h("div", { className: `chart${tall ? " tall" : ""}`, role: "img", "aria-label": `${title} over steps; the table below has the numbers` });
     this.limits = {};
     this.marks = { syncs: [], changes: [] };
-    this.observer = new ResizeObserver(() => this.plot?.setSize({ width: this.box.clientWidth || 300, height: HEIGHT }));
+    this.observer = new ResizeObserver(() => this.plot?.setSize({ width: this.box.clientWidth || 300, height: this.height }));
     this.observer.observe(this.box);
   }
 
@@ -39,7 +40,7 @@ export class Chart {
     Object.assign(this, { timeline, limits, log, range });
     this.marks = marks ?? this.marks;
     const data = columns(timeline, this.lines.map((line) => line.metric), this.shift, log);
-    const made = `${log}`;
+    const made = `${log} ${Object.keys(limits).length}`;
     if (this.plot && this.made === made) {
       this.plot.setData(data);
       return;
@@ -63,25 +64,26 @@ export class Chart {
   options() {
     const ink = { stroke: () => colour("quiet"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { stroke: () => colour("line") }, font: "11px system-ui, sans-serif" };
     const series = this.lines.flatMap((line) => [
-      { label: `${line.name} (least)`, stroke: () => colour(line.colour), width: 1, points: { show: false } },
-      { label: line.name, stroke: () => colour(line.colour), width: 1.6, points: { show: (plot) => plot.data[0].length < 60, size: 4 } },
+      { label: `${line.name} (least)`, stroke: () => colour(line.colour), width: 1, dash: line.dash, points: { show: false } },
+      { label: line.name, stroke: () => colour(line.colour), width: 1.6, dash: line.dash, points: { show: (plot) => plot.data[0].length < 60, size: 4 } },
     ]);
     const bands = this.lines.map((line, index) => ({ series: [2 * index + 2, 2 * index + 1], fill: () => `${colour(line.colour)}44` }));
     return {
       width: this.box.clientWidth || 300,
-      height: HEIGHT,
+      height: this.height,
+      padding: [TOP, Object.keys(this.limits).length ? GUTTER : SIDE, null, null],
       legend: { show: false },
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: { x: { time: false, range: (plot, low, high) => this.across(low, high) }, y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.up(low, high) } },
       axes: [
-        { ...ink, size: 30, space: 70, incrs: WHOLE, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
-        { ...ink, ...(this.log ? { grid: { ...ink.grid, filter: decades }, ticks: { ...ink.ticks, filter: decades }, filter: decades } : {}), size: 62, values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) },
+        { ...ink, size: 28, space: 70, label: "step", labelSize: 14, labelGap: 0, labelFont: ink.font, incrs: WHOLE, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+        { ...ink, ...(this.log ? { grid: { ...ink.grid, filter: decades }, ticks: { ...ink.ticks, filter: decades }, filter: decades } : {}), size: 62, values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : round(tick))) },
       ],
       series: [{ label: "step" }, ...series],
       bands,
       hooks: {
         setSelect: [(plot) => this.selected(plot)],
-        draw: [(plot) => this.annotate(plot)],
+        draw: [(plot) => annotate(plot, this)],
         ready: [(plot) => plot.over.addEventListener("click", () => this.clicked(plot))],
         setCursor: [(plot) => this.hover?.(plot.cursor.idx)],
       },
@@ -120,67 +122,11 @@ export class Chart {
     const at = plot.cursor.idx;
     if (!dragged && at !== null && at !== undefined) this.pick(this.timeline.first[at], this.timeline.last[at]);
   }
-
-  annotate(plot) {
-    const pen = plot.ctx;
-    const { left, top, width, height } = plot.bbox;
-    const unit = devicePixelRatio;
-    pen.save();
-    pen.beginPath();
-    pen.rect(left, top, width, height);
-    pen.clip();
-    pen.lineWidth = unit;
-    pen.textAlign = "left";
-    pen.textBaseline = "alphabetic";
-    pen.font = `${11 * unit}px system-ui, sans-serif`;
-    const limits = LIMITS.map((name, index) => ({ name, index, value: this.limits[name] - this.shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min);
-    pen.setLineDash([6 * unit, 4 * unit]);
-    for (const { name, value } of limits) {
-      const y = plot.valToPos(value, "y", true);
-      pen.strokeStyle = colour(name);
-      line(pen, left, y, left + width, y);
-    }
-    pen.setLineDash([]);
-    for (const { name, index, value } of limits) {
-      const y = plot.valToPos(value, "y", true);
-      const at = [`${name} ${figure(value + this.shift)}`, left + (6 + 90 * index) * unit, y < top + 14 * unit ? y + 13 * unit : y - 4 * unit];
-      // On the ground's own colour, so that lines do not strike it through.
-      Object.assign(pen, { strokeStyle: colour("panel"), fillStyle: colour(name), lineWidth: 4 * unit });
-      pen.strokeText(...at);
-      pen.fillText(...at);
-    }
-    pen.lineWidth = unit;
-    for (const change of this.marks.changes) {
-      const x = plot.valToPos(change.step, "x", true);
-      pen.strokeStyle = pen.fillStyle = colour(change.severity);
-      line(pen, x, top, x, top + height);
-      pen.fillRect(x - 3 * unit, top, 6 * unit, 6 * unit);
-    }
-    pen.fillStyle = colour("quiet");
-    for (const step of this.marks.syncs) {
-      const x = plot.valToPos(step, "x", true);
-      pen.beginPath();
-      pen.moveTo(x, top + height - 7 * unit);
-      pen.lineTo(x - 4 * unit, top + height);
-      pen.lineTo(x + 4 * unit, top + height);
-      pen.fill();
-    }
-    pen.restore();
-  }
 }
 
 /** Lines at powers of ten; where fewer than two of them are in view, at twice and five times each as well. */
 function decades(plot, ticks) {
-  const only = (mantissas) => ticks.map((tick) => (mantissas.includes(Math.round(tick / 10 ** Math.floor(Math.log10(tick) + 1e-9))) ? tick : null));
+  const only = (mantissas) => ticks.map((tick) => (mantissas.includes(Number((tick / 10 ** Math.floor(Math.log10(tick) + 1e-9)).toPrecision(6))) ? tick : null));
   const powers = only([1]);
   return powers.filter((tick) => tick !== null).length > 1 ? powers : only([1, 2, 5]);
-}
-
-const short = (tick) => figure(tick).replace(/\.?0+e/, "e");
-
-function line(pen, x0, y0, x1, y1) {
-  pen.beginPath();
-  pen.moveTo(x0, y0);
-  pen.lineTo(x1, y1);
-  pen.stroke();
 }

@@ -23,7 +23,7 @@ export function empty(title, hint, command) {
 }
 
 export function panel(title, tools, ...children) {
-  return h("section", { className: "panel" }, h("header", {}, h("h2", {}, title), h("span", { className: "grow" }), tools), ...children);
+  return h("section", { className: "panel" }, h("header", {}, h("h2", {}, title), h("div", { className: "tools" }, tools)), ...children);
 }
 
 /** What went wrong, in the coordinator's own words. */

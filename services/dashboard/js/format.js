@@ -2,14 +2,21 @@
 
 export const MISSING = "–";
 
-/** Three significant digits; powers of ten where there would be many zeros. */
+/** Three significant digits, all of them written, so that columns line up; powers of ten where there would be many zeros. */
 export function figure(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace("e-", "e−").replace("e+", "e");
-  return String(Number(value.toPrecision(size >= 1 && size < 2 ? 5 : 3)));
+  if (size < 1e-3 || size >= 1e6) return minus(value.toExponential(2).replace("e+", "e"));
+  if (Number.isInteger(value)) return minus(count(value));
+  if (size >= 999.5) return minus(count(Number(value.toPrecision(3))));
+  return minus(value.toPrecision(size >= 1 && size < 2 ? 5 : 3)); // of a ratio near 1 the first digit says nothing
 }
+
+/** A tick or a limit, which somebody chose to be round: without the zeros at its end. */
+export const round = (value) => figure(value).replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "");
+
+const minus = (text) => text.replaceAll("-", "−");
 
 export const count = (value) => (value === null || value === undefined ? MISSING : value.toLocaleString("en"));
 
@@ -22,6 +29,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return MISSING;
+  if (value === 0) return "0 s";
   if (value < 1e-3) return `${Number((value * 1e6).toPrecision(2))} µs`;
   if (value < 1) return `${Number((value * 1e3).toPrecision(3))} ms`;
   if (value < 120) return `${Number(value.toPrecision(3))} s`;
@@ -30,7 +38,8 @@ export function seconds(value) {
 }
 
 export const ago = (at) => (at ? `${seconds(Math.max(1, Math.round(Date.now() / 1000 - at)))} ago` : MISSING);
-export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("en-GB") : MISSING);
+/** In the reader's own time zone; the order of ISO 8601 is the one that nobody misreads. */
+export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("sv") : MISSING);
 
 /** A weight version is run/attempt/number/digest: the last two tell versions apart. */
 export function version(text) {

@@ -2,6 +2,8 @@
 
 import { h } from "./dom.js";
 import { figure } from "./format.js";
+import { pictureOf } from "./picture.js";
+import { pngButton } from "./save.js";
 
 const CLASSES = 4;
 
@@ -27,7 +29,7 @@ export function heatmap({ rows, columns, of, label, show = figure, shade, tip, m
     }
   }
   const level = shade ?? ((value) => heat(value, low, high));
-  const grid = h("div", { className: "heat", role: "table", "aria-label": label, style: { gridTemplateColumns: `max-content repeat(${columns.length}, minmax(40px, 1fr))` } });
+  const grid = h("div", { className: "heat", role: "table", "aria-label": label, style: { gridTemplateColumns: `max-content repeat(${columns.length}, minmax(40px, 150px))` } });
   const across = (children) => h("div", { role: "row", style: { display: "contents" } }, ...children);
   const heading = (column) => h("span", { className: "top-name", role: "columnheader", title: column.title }, column.href ? h("a", { href: column.href }, String(column.name)) : String(column.name));
   grid.append(across([h("span", { className: "name", role: "columnheader" }, ""), ...columns.map(heading)]));
@@ -44,3 +46,6 @@ export function heatmap({ rows, columns, of, label, show = figure, shade, tip, m
   }
   return h("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": `${label}, scrolls` }, grid);
 }
+
+/** `map`: what `heatmap` made, or what it is in. */
+export const heatPng = (file, title, map) => pngButton(file, title, () => pictureOf(map.querySelector(".heat")));

@@ -3,7 +3,9 @@
 import { behind, csvButton } from "./table.js";
 import { figure, words } from "./format.js";
 import { h } from "./dom.js";
-import { heatmap } from "./heatmap.js";
+import { heatPng, heatmap } from "./heatmap.js";
+import { pictureOf } from "./picture.js";
+import { pngButton } from "./save.js";
 
 const MEAN = "logprob_abs_diff_mean";
 const MAX = "logprob_abs_diff_max";
@@ -35,7 +37,7 @@ export function legBars(rows, name) {
   grid.append(across([h("span", { role: "columnheader" }, ""), ...legs.map((leg) => h("span", { className: "quiet", role: "columnheader" }, leg))]));
   for (const kind of kinds) grid.append(across([h("span", { className: "quiet", role: "rowheader" }, kind), ...legs.map((leg) => cell(rows.find((row) => row.kind === kind && row.leg === leg), place))]));
   const columns = [{ name: "kind", of: (row) => row.kind }, { name: "leg", of: (row) => row.leg }, { name: "mean abs d", of: (row) => row.mean, show: figure, right: true }, { name: "max abs d", of: (row) => row.max, show: figure, right: true }];
-  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Legs: mean abs d, nats"), h("span", { className: "keyline" }, h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s1)" } }), "mean"), h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s2)" } }), "greatest token"), h("span", {}, "logarithmic")), h("span", { className: "grow" }), csvButton(name, columns, () => rows)),
+  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Legs: mean abs d, nats"), h("span", { className: "keyline" }, h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s1)" } }), "mean"), h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s2)" } }), "greatest token"), h("span", {}, "logarithmic")), h("span", { className: "tools" }, csvButton(name, columns, () => rows), pngButton(name, "Legs", () => pictureOf(grid)))),
     h("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Legs by kind of prompt, scrolls" }, grid), behind(columns, () => rows, "Legs"));
 }
 
@@ -59,8 +61,9 @@ export function legTokens(answers, kind, name) {
   const show = (value) => (value === Infinity ? "nan" : brief(value));
   const flat = columns.map(({ at }) => ({ at, ...Object.fromEntries(rows.map((row) => [row.name, row.d[at]])) }));
   const shown = [{ name: "token", of: (row) => row.at, right: true }, ...rows.map((leg) => ({ name: leg.name, of: (row) => row[leg.name], show: figure, right: true }))];
-  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg`), h("span", { className: "grow" }), csvButton(name, shown, () => flat)),
-    heatmap({ rows, columns, of, label: "Legs by token", show, tip: (row, column) => `d ${figure(row.d[column.at])}` }), behind(shown, () => flat, "Legs by token"));
+  const map = heatmap({ rows, columns, of, label: "Legs by token", show, tip: (row, column) => `d ${figure(row.d[column.at])}` });
+  return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg, nats`), h("span", { className: "tools" }, csvButton(name, shown, () => flat), heatPng(name, "Legs by token", map))),
+    map, behind(shown, () => flat, "Legs by token"));
 }
 
 /** One digit and a power: a column a token leaves room for no more. */

@@ -13,10 +13,11 @@ import { follow } from "./events.js";
 import { get, post, session } from "./api.js";
 import { head, lookAtHead } from "./views/head.js";
 import { keyboard, login } from "./shell.js";
+import { renew } from "./renew.js";
 
 const KINDS = { timeline: TimelineView, where: WhereView, what: WhatView, why: WhyView, syncs: SyncsView, jobs: JobsView, compare: CompareView };
 const REST_MS = 250; // between two loads that events ask for: a burst of steps is one load, and the first is at once
-const AGAIN_MS = 15_000; // so that "3 min ago" stays true
+const AGAIN_MS = 15_000; // an actor's state changes without an event
 
 const main = document.getElementById("main");
 const live = document.getElementById("live");
@@ -35,7 +36,7 @@ async function load() {
     runPicker(run);
     const box = document.getElementById("head");
     main.classList.toggle("early", !box.children.length);
-    const top = lookAtHead(run).then(({ latest, lastSync }) => { if (!signal.aborted) head(box, state, run, latest, lastSync); }).finally(() => main.classList.remove("early"));
+    const top = lookAtHead(run).then(({ latest, syncs }) => { if (!signal.aborted) head(box, state, run, latest, syncs); }).finally(() => main.classList.remove("early"));
     await Promise.all([top, view(run, signal)]);
     performance.mark("loaded");
   } catch (error) {
@@ -64,7 +65,7 @@ function destroy() {
 }
 
 function tabs(name) {
-  document.getElementById("tabs").replaceChildren(...VIEWS.map((one, index) => h("a", { href: link({ view: one }), "aria-current": one === name ? "page" : null, title: `key ${index + 1}` }, one[0].toUpperCase() + one.slice(1))));
+  renew(document.getElementById("tabs"), ...VIEWS.map((one, index) => h("a", { href: link({ view: one }), "aria-current": one === name ? "page" : null, title: `key ${index + 1}` }, one[0].toUpperCase() + one.slice(1))));
 }
 
 function runPicker(run) {
@@ -98,7 +99,7 @@ async function start() {
   keyboard({ redraw: () => shown.view?.redraw?.(), run: current, load });
   follow((event) => { if (event.run === null || event.run === current()?.run || event.kind === "run") soon(); }, (status) => {
     if (live.dataset.state === status) return;
-    live.dataset.state = status;
+    live.dataset.state = document.body.dataset.live = status;
     live.textContent = status === "live" ? "live" : "connection lost, trying again";
     if (status === "live") load();
   });

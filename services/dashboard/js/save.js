@@ -21,8 +21,8 @@ export function saveCsv(name, headings, rows) {
   download(`${name}.csv`, new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
 }
 
-/** The chart's canvas on the page's own ground. */
-export function savePng(name, canvas) {
+/** A canvas on the page's own ground. */
+function savePng(name, canvas) {
   const copy = h("canvas", { width: canvas.width, height: canvas.height });
   const pen = copy.getContext("2d");
   pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--panel");
@@ -30,3 +30,6 @@ export function savePng(name, canvas) {
   pen.drawImage(canvas, 0, 0);
   copy.toBlob((blob) => download(`${name}.png`, blob), "image/png");
 }
+
+/** `canvas()`: what is saved as NAME.png; `title` is what readers are told of. */
+export const pngButton = (name, title, canvas) => h("button", { type: "button", className: "small", "aria-label": `${title} as PNG`, onclick: () => savePng(name, canvas()) }, "PNG");

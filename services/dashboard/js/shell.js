@@ -3,7 +3,7 @@
 import { VIEWS, go, place } from "./place.js";
 import { h } from "./dom.js";
 
-const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
+const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["Tab, Enter", "walk through buttons, rows and headings; open"], ["← → ↑ ↓", "in an answer: from token to token"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
 
 export function login(main, enter) {
   const told = h("p", { className: "pause", role: "alert" });
@@ -40,7 +40,7 @@ export function keyboard({ redraw, run, load }) {
   document.getElementById("theme").addEventListener("click", turn);
   document.getElementById("keys").addEventListener("click", help);
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog, video, audio, .strip")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open], video, audio, .strip")) return;
     keys[event.key]?.();
   });
 }

@@ -16,7 +16,7 @@ export function shade(d, scale) {
 export function strip(rows) {
   const sizes = rows.map((row) => Math.abs(row.d ?? 0)).sort((a, b) => a - b);
   const scale = sizes[Math.floor(0.99 * (sizes.length - 1))] || 1e-9;
-  const detail = h("p", { className: "detail mono", role: "status" }, "Point at a token, or walk with the arrow keys.");
+  const detail = h("p", { className: "detail mono", role: "status" });
   const box = h("div", { className: "strip", tabindex: "0", role: "application", "aria-label": "Answer tokens; arrow keys walk" });
   let shown = 0;
   let at = -1;
@@ -36,6 +36,7 @@ export function strip(rows) {
   };
   more.addEventListener("click", show);
   show();
+  if (rows.length) choose(worst(rows));
   box.addEventListener("pointerover", (event) => { if (event.target.dataset.at) choose(Number(event.target.dataset.at)); });
   box.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
@@ -44,8 +45,14 @@ export function strip(rows) {
     event.stopPropagation();
     choose(at + by);
   });
-  const key = h("div", { className: "keyline" }, h("span", {}, `colour is full at ${figure(scale)} nats (p99)`), ...[["-4", "trainer less likely"], ["0", "equal"], ["4", "trainer more likely"]].map(([level, name]) => h("span", {}, h("span", { className: "mono", data: { heat: level } }, " a "), ` ${name}`)), h("span", {}, "underlined: router flip"));
+  const key = h("div", { className: "keyline" }, h("span", {}, `colour is full at ${figure(scale)} nats (p99)`), ...[["-4", "trainer less likely"], ["0", "equal"], ["4", "trainer more likely"]].map(([level, name]) => h("span", {}, h("span", { className: "mono", data: { heat: level } }, " a "), ` ${name}`)), h("span", {}, "underlined: router flip"), h("span", {}, "point at a token, or walk with the arrow keys"));
   return h("div", {}, key, box, more, detail);
+}
+
+/** The token that is furthest off; one without a number before all others. */
+function worst(rows) {
+  const off = (row) => (row.d === null ? Infinity : Math.abs(row.d));
+  return rows.reduce((found, row, at) => (off(row) > off(rows[found]) ? at : found), 0);
 }
 
 function token(row, scale, at) {
@@ -57,7 +64,7 @@ function token(row, scale, at) {
 function told(row) {
   const parts = [`#${row.position} ${JSON.stringify(shorten(row.text, 60))}${row.id === null ? "" : ` id ${row.id}`}`, `rollout ${figure(row.rollout)}`, `train ${figure(row.train)}`, `d ${figure(row.d)}`];
   if (row.version) parts.push(`weights ${row.version}`);
-  if (row.flips !== null) parts.push(`${row.flips} expert flips`);
+  if (row.flips !== null) parts.push(`${row.flips} expert flip${row.flips === 1 ? "" : "s"}`);
   if (row.masked) parts.push("not in the loss");
   return parts.join("  ·  ");
 }

@@ -6,14 +6,14 @@ import { count } from "./format.js";
 
 const MOST = 500;
 
-/** `columns`: [{ name, of(row), show?(value, row), right? }]; `pick(row)` makes rows buttons, `chosen(row)` marks one. */
+/** `columns`: [{ name, of(row), show?(value, row), right?, tight? }], tight: never broken into lines; `pick(row)` makes rows buttons, `chosen(row)` marks one. */
 export function table(columns, rows, { pick, chosen, caption } = {}) {
   const heading = columns.map((column) => h("th", { scope: "col", className: column.right ? "right" : "" }, column.name));
   const body = rows.slice(0, MOST).map((row) => {
     const cells = columns.map((column) => {
       const value = column.of(row);
       const shown = column.show ? column.show(value, row) : (value ?? "–");
-      return h("td", { className: column.right ? "right" : "" }, shown instanceof Node ? shown : String(shown));
+      return h("td", { className: column.right ? "right" : column.tight ? "tight" : "" }, shown instanceof Node ? shown : String(shown));
     });
     const act = pick && (() => pick(row));
     const keyed = pick && ((event) => { if (event.key === "Enter") act(); });

@@ -1,6 +1,6 @@
 // Checks of both policies: asked for here, kept by the coordinator, and told as cards.
 
-import { clock, count, figure, seconds, version, words } from "../format.js";
+import { SIGNS, clock, count, figure, seconds, version, words } from "../format.js";
 import { confirmed, failure, h, panel } from "../dom.js";
 import { csvButton, table } from "../table.js";
 import { go, link, place } from "../place.js";
@@ -15,9 +15,9 @@ export function checkButton(text, body, told) {
     if (!(await confirmed(`${text}?`, "Both policies score samples again. It takes up to a minute of the cluster.", "Check"))) return;
     told.replaceChildren(h("section", { className: "panel", role: "status" }, "checking …"));
     try {
-      const { check } = await post("/v1/checks", body);
-      told.replaceChildren();
-      go({ check });
+      const found = await post("/v1/checks", body);
+      told.replaceChildren(h("section", { className: "panel", role: "status" }, h("strong", { className: `sign ${found.severity}` }, SIGNS[found.severity]), ` ${found.sentence || found.reason} · `, h("a", { href: link({ view: "why", check: found.check }) }, `check ${found.check}`)));
+      go({ check: found.check });
       dispatchEvent(new Event("stale"));
     } catch (error) {
       told.replaceChildren(failure(error));
@@ -30,8 +30,8 @@ const about = (check) => (check.step === null ? "the probe" : `step ${count(chec
 
 export function checkList(checks, chosen) {
   const columns = [
-    { name: "check", of: (row) => row.check, right: true }, { name: "of", of: about }, { name: "at", of: (row) => row.at, show: clock },
-    { name: "severity", of: (row) => row.severity, show: (value) => h("span", { className: `sign ${value}` }, value.toUpperCase()) },
+    { name: "check", of: (row) => row.check, right: true }, { name: "of", tight: true, of: about }, { name: "at", tight: true, of: (row) => row.at, show: clock },
+    { name: "severity", tight: true, of: (row) => row.severity, show: (value) => h("span", { className: `sign ${value}` }, SIGNS[value]) },
     { name: "cause", of: (row) => row.cause, show: (value) => (value ? words(value) : "–") }, { name: "found", of: (row) => row.sentence || row.reason },
   ];
   return panel("Checks, the newest first", csvButton("checks", columns, () => checks), table(columns, checks, { pick: (row) => go({ check: row.check }), chosen: (row) => row.check === chosen, caption: "Checks" }));
@@ -45,17 +45,19 @@ export function checkCard(found) {
   const kinds = found.answers.map((one) => one.kind);
   return panel(`Check ${found.check} of ${about(found)}: ${found.severity.toUpperCase()}`, [h("span", { className: "quiet num" }, `${clock(found.at)} · ${seconds(found.seconds)} · weights ${version(found.version)}`), csvButton(`check-${found.check}`, columns, () => rows)],
     h("p", {}, found.cause ? h("strong", {}, `${words(found.cause)}: `) : null, found.sentence || found.reason),
+    found.evidence.length ? evidence(found.evidence) : null,
     table(columns, rows, { caption: "Train against rollout" }),
     legBars(legRows(found.legs, found.evidence), `legs-${found.check}`),
     kinds.length > 1 ? h("div", { className: "bar" }, picker("answer", "answer", kinds, answer ?? kinds[0])) : null,
     legTokens(found.answers, answer, `leg-tokens-${found.check}`),
-    profileOf(found).size ? h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Modules"), h("span", { className: "quiet" }, profileSummary(found)), h("a", { href: link({ view: "where" }) }, "module × check"), h("span", { className: "grow" }), profileCsv([found], `modules-${found.check}`)), profileTable([found])) : null,
-    found.evidence.length ? evidence(found.evidence) : null);
+    profileOf(found).size ? h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Modules"), h("span", { className: "quiet" }, profileSummary(found)), h("a", { href: link({ view: "where" }) }, "module × check"), h("span", { className: "grow" }), profileCsv([found], `modules-${found.check}`)), profileTable([found])) : null);
 }
+
+const RESULTS = { clear: "✓ clear", suspicious: "▲ suspicious", explains: "■ explains", not_done: "– not done" };
 
 /** One row a check; whatever it holds beside its sentence is told as names and values, modules by their number. */
 export function evidence(list) {
-  const columns = [{ name: "check", of: (row) => words(String(row.check ?? row.name ?? "")) }, { name: "result", of: (row) => (row.result ? words(row.result) : null) }, { name: "found", of: (row) => row.sentence }, { name: "more", of: more }];
+  const columns = [{ name: "check", of: (row) => words(String(row.check ?? row.name ?? "")) }, { name: "result", tight: true, of: (row) => row.result, show: (value) => RESULTS[value] ?? "–" }, { name: "found", of: (row) => row.sentence }, { name: "more", of: more }];
   return table(columns, list, { caption: "Evidence" });
 }
 

@@ -1,46 +1,54 @@
 // Two runs over each other, step by step.
 
-import { behind, csvButton } from "../table.js";
-import { Chart } from "../charts.js";
-import { empty, h, panel } from "../dom.js";
+import { ChartPanel } from "../chartpanel.js";
+import { empty, h } from "../dom.js";
 import { figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
 import { kindPicker, picker } from "./pickers.js";
-import { savePng } from "../save.js";
+import { changed, renew } from "../renew.js";
 
 const METRICS = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "ess"];
 const POINTS = 800;
+const SHIFT = { token_mult_prob_error: 1 }; // as on the timeline, so that its logarithm shows something
+const LOGARITHMIC = (metric) => metric !== "ess"; // a share of 1
 
 export class CompareView {
   constructor(box) { this.box = box; }
 
   async load(run, signal, runs) {
-    this.chart?.destroy();
-    this.chart = null;
     const others = runs.filter((one) => one.run !== run?.run);
-    if (!run || !others.length) return this.box.replaceChildren(h("section", { className: "panel" }, empty("There is one run only", "With a second run in this ledger the two are drawn over each other.")));
-    const { kind = "overall", metric = METRICS[0], log } = place();
+    if (!run || !others.length) {
+      this.destroy();
+      return renew(this.box, h("section", { className: "panel" }, empty("There is one run only", "With a second run in this ledger the two are drawn over each other.", "omni-rl demo --serve")));
+    }
+    const { kind = "overall", metric = METRICS[0] } = place();
     const other = others.find((one) => one.run === place().with) ?? others[0];
     const [first, last] = range();
     const load = (name) => get(`/v1/runs/${segment(name)}/timeline`, { kind, metric, first, last, points: POINTS }, signal);
     const both = await Promise.all([load(run.run), load(other.run)]);
-    const data = merged(both, metric);
-    const names = [run.run, other.run];
-    const lines = [{ metric: "a", name: names[0], colour: "s1" }, { metric: "b", name: names[1], colour: "s2" }];
-    const chart = new Chart({ title: `${metric} of both runs`, lines, zoom: (from, to) => go({ x: `${from}-${to}` }), pick: () => {} });
-    this.chart = chart;
-    const rows = () => data.first.map((step, index) => ({ step, a: data.high.a[index], b: data.high.b[index] }));
-    const columns = [{ name: "step", of: (row) => row.step, right: true }, ...["a", "b"].map((side, index) => ({ name: names[index], of: (row) => row[side], show: figure, right: true }))];
-    this.box.replaceChildren(
-      h("div", { className: "bar" }, picker("with", "with", others.map((one) => one.run), other.run), kindPicker(kind), picker("metric", "figure", METRICS, metric), h("button", { type: "button", "aria-pressed": String(log === "1"), onclick: () => go({ log: log === "1" ? null : "1" }) }, "log"), h("button", { type: "button", disabled: first === null, onclick: () => go({ x: null }) }, "All steps")),
-      panel(metric, [csvButton("compare", columns, rows), h("button", { type: "button", className: "small", onclick: () => savePng("compare", chart.plot.ctx.canvas) }, "PNG")], h("div", { className: "sized" }, chart.box),
-        h("div", { className: "keyline" }, ...lines.map((line) => h("span", {}, h("i", { className: "swatch", style: { borderColor: `var(--${line.colour})` } }), line.name))), behind(columns, rows, metric)));
-    chart.show(data, { log: log === "1", range: [first, last] });
+    if (!changed(this, both)) return;
+    const log = LOGARITHMIC(metric) && place().log !== "0";
+    this.destroy();
+    this.panel = panelOf(metric, [run.run, other.run]);
+    renew(this.box,
+      h("div", { className: "bar" }, picker("with", "with", others.map((one) => one.run), other.run), kindPicker(kind), picker("metric", "figure", METRICS, metric),
+        h("button", { type: "button", disabled: !LOGARITHMIC(metric), "aria-pressed": String(log), onclick: () => go({ log: log ? "0" : null }) }, "log"),
+        h("button", { type: "button", disabled: first === null, onclick: () => go({ x: null }) }, "All steps"), h("span", { className: "grow" }), h("span", { className: "keyline" }, "drag to zoom")),
+      this.panel.box);
+    this.panel.show(merged(both, metric), { log, range: [first, last] });
   }
 
-  redraw() { this.chart?.redraw(); }
-  destroy() { this.chart?.destroy(); }
+  redraw() { this.panel?.redraw(); }
+  destroy() { this.panel?.destroy(); this.panel = null; }
+}
+
+function panelOf(metric, names) {
+  const lines = [{ metric: "a", name: names[0], colour: "s1" }, { metric: "b", name: names[1], colour: "s2", dash: [7, 4] }];
+  const columns = [{ name: "step", of: (row) => row.first, right: true }, ...lines.map((line) => ({ name: line.name, of: (row) => row.high[line.metric], show: figure, right: true }))];
+  const shift = SHIFT[metric] ?? 0;
+  const unit = /abs_diff|kl_error/.test(metric) ? ", nats" : "";
+  return new ChartPanel({ title: shift ? `${metric} − ${shift}` : `${metric}${unit}`, file: "compare", lines, columns, shift, tall: true, pick: () => {} });
 }
 
 /** Both timelines on the steps that either has; where one has none there is a gap. */

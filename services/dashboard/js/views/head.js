@@ -1,51 +1,64 @@
 // The state of everything, in one line of sight: how bad, since when, why, and what was done.
 
-import { h } from "../dom.js";
-import { get, may, post } from "../api.js";
-import { ago, count, version, words } from "../format.js";
-import { confirmed } from "../dom.js";
+import { confirmed, h } from "../dom.js";
+import { get, may, post, segment } from "../api.js";
+import { SIGNS, count, shorten, version, words } from "../format.js";
+import { changed, renew } from "../renew.js";
+import { since } from "../since.js";
 
-const BADGES = { ok: ["● OK", "both policies agree"], warn: ["▲ WARN", "a figure is over its first limit"], mask: ["◆ MASK", "drifting tokens are masked or weighed"], pause: ["■ PAUSE", "the policies have parted"] };
+const MEANINGS = { ok: "both policies agree", warn: "a figure is over its first limit", mask: "drifting tokens are masked or weighed", pause: "the policies have parted" };
+const DOING = { attributing: "looking for the cause", resyncing: "bringing the weights again", rechecking: "checking once more" };
+const SYNCS = 20; // looked through for the last one that brought weights
+const REASON = 90; // characters
 
-export function head(box, state, run, latest, lastSync) {
+const drawn = {}; // an alert that comes anew is read out anew
+
+/** `syncs`: the newest first. */
+export function head(box, state, run, latest, syncs) {
+  if (!changed(drawn, state, run?.run, latest, syncs)) return;
   const drift = run?.drift;
   const level = drift?.severity ?? "none";
   const halted = drift?.gate === "halted";
-  const [sign, meaning] = run ? BADGES[level] : ["○ NO RUN", "nothing was posted yet"];
-  const badge = h("div", { className: `badge ${halted ? "pause" : level}`, id: "badge", data: { severity: level } },
-    h("strong", {}, halted ? "■ HALTED" : sign), h("small", {}, doing(drift) ?? meaning));
+  const sign = halted ? "■ HALTED" : run ? SIGNS[level] : "○ NO RUN";
+  const meaning = halted ? "stopped until a person resumes it" : run ? (DOING[drift.pursuit] ?? MEANINGS[level]) : "nothing was posted yet";
+  const badge = h("div", { className: `badge ${halted ? "pause" : level}`, id: "badge", role: "status", data: { severity: level } }, h("strong", {}, sign), h("small", {}, meaning));
   const alarms = state.alarms.filter((alarm) => alarm.run === run?.run);
-  box.replaceChildren(
-    h("div", { className: "state" }, badge, h("dl", { className: "facts" }, ...facts(state, run, latest, lastSync))),
-    ...alarms.slice(0, 1).map((alarm) => alarmCard(alarm)),
+  renew(box,
+    h("div", { className: "state" }, badge, h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
+    ...alarms.slice(0, 1).map((alarm) => alarmCard(alarm, true)),
   );
 }
 
-function doing(drift) {
-  if (!drift || drift.pursuit === "nothing") return null;
-  return { attributing: "looking for the cause", resyncing: "bringing the weights again", rechecking: "checking once more" }[drift.pursuit];
-}
-
-function facts(state, run, latest, lastSync) {
-  const fact = (name, value, title) => h("div", { title }, h("dt", {}, name), h("dd", { className: "num", id: `fact-${name.replaceAll(" ", "-")}` }, value));
-  const members = state.cluster.members.map((member) => fact(member.name, `${version(member.version)} · ${member.state}`, member.detail || member.version));
-  const step = run && run.step !== null ? count(run.step) : "none yet";
-  const unlike = new Set(state.cluster.members.map((member) => member.version)).size > 1;
+function facts(state, run, latest, syncs) {
+  const fact = (name, value, { title, note, className } = {}) => h("div", { title, className }, h("dt", {}, name), h("dd", { className: "num", id: `fact-${name.replaceAll(" ", "-")}` }, value), note ? h("dd", { className: "note" }, note) : null);
+  const { members } = state.cluster;
+  const unlike = new Set(members.map((member) => member.version)).size > 1;
+  const weights = members.map((member) => fact(member.name, version(member.version), { title: [member.version, member.detail].filter(Boolean).join(": "), note: unlike ? `▲ ${member.state}, versions differ` : member.state }));
   return [
-    fact("step", step),
-    fact("generation", gate(state, run)),
-    ...(members.length ? members : [fact("sampled by", version(latest?.weight_version), latest?.weight_version)]),
-    unlike ? fact("versions", "▲ they differ") : null,
-    fact("last sync", lastSync ? ago(lastSync.finished ?? lastSync.started) : "none yet"),
-    fact("dtype", run?.config.dtype ?? "–"),
-    fact("cluster", state.cluster.connected ? `connected` : "not connected", state.cluster.reason),
-    may("admin") ? h("div", {}, h("dt", {}, "gate"), h("dd", {}, gateButton(state))) : null,
-  ].filter(Boolean);
+    fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: run?.attempt > 1 ? `attempt ${run.attempt}` : null }),
+    ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })]),
+    lastSync(syncs, fact),
+    generation(state, run, fact),
+    fact("cluster", state.cluster.connected ? "connected" : "not connected", { title: state.cluster.reason, note: run?.config.dtype }),
+  ];
 }
 
-function gate(state, run) {
-  if (run && !run.config.gated && state.gate.gate === "open") return "not gated";
-  return state.gate.gate === "open" ? "goes on" : `stopped: ${state.gate.holds.map((hold) => hold.reason).join("; ").slice(0, 120)}`;
+/** Since when the engines have the weights that they have: a sync that failed brought none. */
+function lastSync(syncs, fact) {
+  const [newest] = syncs;
+  const brought = syncs.find((sync) => sync.outcome === "committed");
+  const notes = { rolled_back: "▲ one since was rolled back", failed: "▲ one since failed" };
+  const note = newest?.state === "running" ? "another is under way" : (notes[newest?.outcome] ?? null);
+  return fact("last sync", brought ? since(brought.finished ?? brought.started) : "none yet", { note });
+}
+
+function generation(state, run, fact) {
+  const stopped = state.gate.gate === "closed";
+  const advised = run && !run.config.gated;
+  const value = stopped ? "■ stopped" : advised ? "not gated" : "goes on";
+  const reasons = state.gate.holds.map((hold) => hold.reason).join("; ");
+  const note = stopped ? shorten(reasons, REASON) : advised ? "verdicts advise" : null;
+  return fact("generation", h("span", { className: "bar tight" }, value, may("admin") ? gateButton(state) : null), { title: reasons, note, className: stopped ? "wide" : "" });
 }
 
 function gateButton(state) {
@@ -59,20 +72,22 @@ function gateButton(state) {
   return h("button", { type: "button", className: "small", onclick: act }, closed ? "Resume" : "Pause");
 }
 
-export function alarmCard(alarm, past = false) {
+/** `loud`: for whoever listens too. */
+export function alarmCard(alarm, loud = false) {
   const cause = alarm.cause ? words(alarm.cause) : "cause not known yet";
-  return h("div", { className: `alarm${past ? " past" : ""}`, role: past ? null : "alert" },
+  const said = `${alarm.cause}: `; // as a sentence begins; the heading has it
+  return h("div", { className: `alarm${alarm.closed ? " past" : ""}`, role: loud ? "alert" : null },
     h("h3", {}, `${alarm.severity.toUpperCase()} at step ${count(alarm.step)}: ${cause}`),
-    h("p", {}, alarm.sentence),
-    alarm.action ? h("p", {}, h("span", { className: "quiet" }, "Done: "), alarm.action) : null,
-    h("p", { className: "quiet" }, `opened ${ago(alarm.opened)}${alarm.closed ? `, over ${ago(alarm.closed)}` : ""} · `, h("a", { href: `#run=${encodeURIComponent(alarm.run)}&view=what&step=${alarm.step}` }, "worst samples")));
+    h("p", {}, alarm.sentence.startsWith(said) ? alarm.sentence.slice(said.length) : alarm.sentence),
+    alarm.action ? h("p", {}, h("strong", {}, alarm.closed ? "Ended: " : "Done: "), alarm.action) : null,
+    h("p", { className: "quiet" }, "opened ", since(alarm.opened), ...(alarm.closed ? [", over ", since(alarm.closed)] : []), " · ", h("a", { href: `#run=${encodeURIComponent(alarm.run)}&view=what&step=${alarm.step}` }, "worst samples"), " · ", h("a", { href: `#run=${encodeURIComponent(alarm.run)}&view=why` }, "evidence")));
 }
 
 /** Everything that the head shows of a run. */
 export async function lookAtHead(run) {
   const [syncs, lines] = await Promise.all([
-    get("/v1/syncs", { limit: 1 }),
-    run && run.step !== null ? get(`/v1/runs/${encodeURIComponent(run.run)}/steps`, { after: run.step - 1, limit: 1 }) : [],
+    get("/v1/syncs", { limit: SYNCS }),
+    run && run.step !== null ? get(`/v1/runs/${segment(run.run)}/steps`, { after: run.step - 1, limit: 1 }) : [],
   ]);
-  return { lastSync: syncs[0] ?? null, latest: lines[0] ?? null };
+  return { syncs, latest: lines[0] ?? null };
 }

@@ -3,7 +3,8 @@
 import { csvButton, table } from "../table.js";
 import { checkButton } from "./checks.js";
 import { empty, failure, h, panel } from "../dom.js";
-import { count, figure, shorten, version } from "../format.js";
+import { SIGNS, count, figure, shorten, version } from "../format.js";
+import { changed, renew } from "../renew.js";
 import { get, segment } from "../api.js";
 import { go, link, place } from "../place.js";
 import { legBars, legRows, legTokens } from "../legs.js";
@@ -14,36 +15,40 @@ import { strip } from "../strip.js";
 const PROMPT = 4000; // characters shown of a prompt
 
 export class WhatView {
-  constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
+  constructor(box) {
+    this.told = h("div", { className: "told" });
+    this.bar = h("div", { className: "bar" });
+    this.found = h("div", { style: { display: "contents" } });
+    box.replaceChildren(this.bar, this.found);
+  }
 
   async load(run, signal) {
-    if (!run || run.step === null) return this.box.replaceChildren(h("section", { className: "panel" }, empty("No step yet", "The worst samples of each step are kept with their tokens.")));
-    const attempt = place().attempt ?? run.attempt;
+    if (!run || run.step === null) return renew(this.found, h("section", { className: "panel" }, empty("No step yet", "The worst samples of each step are kept with their tokens.", "omni-rl demo --serve")));
+    const attempt = Number(place().attempt ?? run.attempt);
     const step = Number(place().step ?? run.step);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
     const [found, [check]] = await Promise.all([get(at, {}, signal), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
-    const worst = found.verdict.worst;
-    const chosen = place().sample ?? worst[0]?.sample;
-    const columns = [
-      { name: "sample", of: (row) => row.sample, show: (value) => shorten(value, 60) },
-      { name: "kind", of: (row) => row.kind },
-      { name: "mean exp(abs d)", of: (row) => row.error, show: figure, right: true },
-    ];
-    const list = worst.length
-      ? table(columns, worst, { pick: (row) => go({ sample: row.sample, step }), chosen: (row) => row.sample === chosen, caption: "Worst samples" })
-      : empty("No sample is kept of this step", "Set worst_samples above 0, and post records with their ids.");
-    const detail = h("div", { style: { display: "contents" } });
-    this.box.replaceChildren(h("div", { className: "bar" }, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, found.verdict.severity.toUpperCase()), h("span", { className: "quiet" }, found.verdict.reason)),
-      panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list)), detail);
-    if (chosen === undefined) return;
-    try {
-      const [sample, whole] = await Promise.all([get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal), check ? get(`/v1/checks/${check.check}`, {}, signal) : null]);
-      detail.replaceChildren(sampleCard(sample), this.told, legsCard(whole, sample, { run: run.run, attempt: Number(attempt), step, legs: true, reference: true, localise: true }, this.told));
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      detail.replaceChildren(failure(error));
-    }
+    const chosen = place().sample ?? found.verdict.worst[0]?.sample;
+    const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
+    const legs = check ? await get(`/v1/checks/${check.check}`, {}, signal) : null;
+    renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
+    if (!changed(this, found, sample, sample?.message, legs)) return; // a new step must not stop a player
+    const about = { run: run.run, attempt, step };
+    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample), this.told, legsCard(legs, sample.kind, about, this.told)];
+    renew(this.found, worstList(found.verdict.worst, step, chosen), ...cards);
   }
+}
+
+function worstList(worst, step, chosen) {
+  const columns = [
+    { name: "sample", of: (row) => row.sample, show: (value) => shorten(value, 60) },
+    { name: "kind", of: (row) => row.kind },
+    { name: "seq_mult_prob_error", of: (row) => row.error, show: figure, right: true },
+  ];
+  const list = worst.length
+    ? table(columns, worst, { pick: (row) => go({ sample: row.sample, step }), chosen: (row) => row.sample === chosen, caption: "Worst samples" })
+    : empty("No sample is kept of this step", "Samples of a step that nothing was wrong with go after a while. If none ever shows: set worst_samples above 0.");
+  return panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list));
 }
 
 function sampleCard(sample) {
@@ -61,18 +66,18 @@ function sampleCard(sample) {
     h("p", { className: "quiet num" }, facts.join(" · ")),
     record.media?.length ? mediaRow(record.media) : null,
     record.prompt_text ? h("div", {}, h("h3", {}, "Prompt"), h("p", { className: "prompt mono", tabindex: "0", role: "region", "aria-label": "Prompt" }, shorten(record.prompt_text, PROMPT))) : null,
-    h("h3", {}, "Answer, coloured by d = train − rollout"), strip(rows), all);
+    h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), strip(rows), all);
 }
 
 /** Legs of this step's own answers cannot be had later: their media are not with the engine. Those of the probe can. */
-function legsCard(check, sample, body, told) {
-  const title = `Legs, as a check of step ${count(sample.step)} took them of the probe`;
-  const ask = checkButton(`Find the cause of step ${count(sample.step)}`, body, told);
-  if (check === null) return panel("Legs", ask, empty("No check has looked into this step", "A search for its cause takes the difference apart: train against prefill, prefill against decode, batch against alone, both against float32.", `omni-rl check --step ${sample.run}/${sample.attempt}/${sample.step} --reference`));
+function legsCard(check, kind, { run, attempt, step }, told) {
+  const title = `Legs, as a check of step ${count(step)} took them of the probe`;
+  const ask = checkButton(`Find the cause of step ${count(step)}`, { run, attempt, step, legs: true, reference: true, localise: true }, told);
+  if (check === null) return panel("Legs", ask, empty("No check has looked into this step", "A search for its cause takes the difference apart: train against prefill, prefill against decode, batch against alone, both against float32.", `omni-rl check --step ${run}/${attempt}/${step} --reference`));
   const bars = legBars(legRows(check.legs, check.evidence), `legs-${check.check}`);
   const more = h("a", { href: link({ view: "why", check: check.check }) }, `check ${check.check}`);
   if (bars === null) return panel("Legs", [ask, more], empty("The search ended before the legs", check.sentence || check.reason));
-  return panel(title, [ask, more], bars, legTokens(check.answers, sample.kind, `leg-tokens-${check.check}`));
+  return panel(title, [ask, more], bars, legTokens(check.answers, kind, `leg-tokens-${check.check}`));
 }
 
 /** One entry a sampled token; `flips` counts MoE layers whose experts differ at the position that predicted it. */

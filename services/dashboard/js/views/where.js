@@ -5,9 +5,10 @@ import { empty, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { checkButton } from "./checks.js";
-import { heatmap } from "../heatmap.js";
+import { heatPng, heatmap } from "../heatmap.js";
 import { KINDS, picker, stepPicker } from "./pickers.js";
 import { link, place } from "../place.js";
+import { changed, renew } from "../renew.js";
 import { profileCsv, profileMap, profileOf, profileTable } from "../profile.js";
 
 const FIGURES = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "router_flips"];
@@ -21,19 +22,27 @@ export class WhereView {
   async load(run, signal) {
     const checked = get("/v1/checks", { limit: CHECKS }, signal);
     const [steps, checks] = await Promise.all([this.steps(run, signal), checked]);
-    this.box.replaceChildren(...steps, this.told, byModule(checks, this.told));
+    if (changed(this, run?.step, steps, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
   }
 
+  /** The step that is looked at, and those before it; null before the first. */
   async steps(run, signal) {
-    if (!run || run.step === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step."))];
-    const { metric = FIGURES[0], attempt = run.attempt } = place();
+    if (!run || run.step === null) return null;
+    const { attempt = run.attempt } = place();
     const step = Number(place().step ?? run.step);
     const path = `/v1/runs/${segment(run.run)}`;
     const lines = await get(`${path}/steps`, { after: Math.max(-1, step - STEPS), limit: STEPS, attempt }, signal);
     const of = (one) => get(`${path}/attempts/${attempt}/steps/${one}`, {}, signal);
     const steps = await Promise.all(lines.filter((line) => line.step <= step).map((line) => of(line.step)));
     const found = steps.find((one) => one.verdict.step === step) ?? (await of(step));
-    return [h("div", { className: "bar" }, stepPicker(step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric), byLayer(steps)];
+    return { found, steps };
+  }
+
+  ofSteps(run, looked) {
+    if (looked === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step.", "omni-rl demo --serve"))];
+    const { metric = FIGURES[0] } = place();
+    const { found, steps } = looked;
+    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric), byLayer(steps)];
   }
 }
 
@@ -46,12 +55,14 @@ function byPosition(step, metric) {
   const rows = kinds.map((name) => ({ name }));
   const flat = rows.flatMap((row) => columns.map((column) => ({ kind: row.name, bin: column.name, value: of(row, column) })));
   const shown = [{ name: "kind", of: (row) => row.kind }, { name: "positions", of: (row) => row.bin }, { name: metric, of: (row) => row.value, show: figure, right: true }];
-  return panel(`Kind × position in the answer, step ${count(step.verdict.step)}`, csvButton("positions", shown, () => flat),
-    heatmap({ rows, columns, of, label: `${metric} by kind and position` }), behind(shown, () => flat, "Kind by position"));
+  const map = heatmap({ rows, columns, of, label: `${metric} by kind and position` });
+  const unit = /abs_diff|kl_error/.test(metric) ? ", nats" : "";
+  return panel(`Kind × position in the answer, step ${count(step.verdict.step)}: ${metric}${unit}`, [csvButton("positions", shown, () => flat), heatPng("positions", "Kind by position", map)],
+    map, behind(shown, () => flat, "Kind by position"));
 }
 
 function byLayer(steps) {
-  const title = "Router flips: MoE layer × step";
+  const title = "Router flips, tokens: MoE layer × step";
   const known = steps.filter((one) => one.flips !== null);
   if (!known.length) return panel(title, null, empty("No router choices were posted", "With rollout_experts, train_experts and margins in the records, flips of every layer are counted here."));
   const layers = Math.max(...known.map((one) => one.flips.length));
@@ -60,7 +71,8 @@ function byLayer(steps) {
   const of = (row, column) => column.step.flips[row.layer] ?? null;
   const flat = rows.flatMap((row) => columns.map((column) => ({ layer: row.layer, step: column.name, flips: of(row, column) })));
   const shown = [{ name: "MoE layer", of: (row) => row.layer }, { name: "step", of: (row) => row.step }, { name: "flips", of: (row) => row.flips, right: true }];
-  return panel(title, csvButton("flips", shown, () => flat), heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count }), behind(shown, () => flat, "Router flips"));
+  const map = heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count });
+  return panel(title, [csvButton("flips", shown, () => flat), heatPng("flips", "Router flips", map)], map, behind(shown, () => flat, "Router flips"));
 }
 
 function byModule(checks, told) {
@@ -68,5 +80,6 @@ function byModule(checks, told) {
   const ask = checkButton("Compare every module now", { legs: false, localise: true }, told);
   const found = checks.filter((check) => profileOf(check).size).slice(0, PROFILES).reverse();
   if (!found.length) return panel(title, ask, empty("No profile yet", "A check that compares the outputs of every module on both sides leaves one here: with the button, or from a terminal. A search for a cause does too, if it comes that far.", "omni-rl check --localise"));
-  return panel(title, [ask, profileCsv(found, "modules")], profileMap(found), profileTable(found));
+  const map = profileMap(found);
+  return panel(title, [ask, profileCsv(found, "modules"), heatPng("modules", "Modules", map)], map, profileTable(found));
 }

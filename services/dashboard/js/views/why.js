@@ -7,6 +7,7 @@ import { empty, failure, h, panel } from "../dom.js";
 import { get, may, segment } from "../api.js";
 import { legBars, legRows } from "../legs.js";
 import { place } from "../place.js";
+import { changed, renew } from "../renew.js";
 
 const CHECKS = 50;
 
@@ -17,22 +18,19 @@ export class WhyView {
     const checks = await get("/v1/checks", { limit: CHECKS }, signal);
     const chosen = Number(place().check ?? checks[0]?.check);
     const [alarms, card] = await Promise.all([run ? get(`/v1/runs/${segment(run.run)}/alarms`, { limit: 50 }, signal) : [], chosen ? this.card(chosen, signal) : null]);
+    if (!changed(this, run?.step, checks, alarms, card)) return;
     const cards = alarms.map((alarm) => {
       const found = Object.entries(alarm.evidence).map(([check, rest]) => ({ check, ...rest }));
-      return h("div", {}, alarmCard(alarm, true), legBars(legRows({}, found), `alarm-${alarm.alarm}`), found.length ? evidence(found) : null);
+      return h("div", {}, alarmCard(alarm), found.length ? evidence(found) : null, legBars(legRows({}, found), `alarm-${alarm.alarm}`));
     });
-    this.box.replaceChildren(this.buttons(run), this.told,
+    renew(this.box, this.buttons(run), this.told,
       ...(run ? [panel("Alarms, the newest first", null, ...(cards.length ? cards : [empty("Nothing has rung", "An alarm opens when a figure passes its mask or pause limit, and says its cause here.")]))] : []),
-      ...(card ? [card, checkList(checks, chosen)] : [h("section", { className: "panel" }, empty("No check yet", "A check compares both policies now, leg by leg, and is kept here with what it found.", "omni-rl check"))]));
+      ...(card ? [card instanceof Error ? failure(card) : checkCard(card), checkList(checks, chosen)] : [h("section", { className: "panel" }, empty("No check yet", "A check compares both policies now, leg by leg, and is kept here with what it found.", "omni-rl check"))]));
   }
 
-  async card(number, signal) {
-    try {
-      return checkCard(await get(`/v1/checks/${number}`, {}, signal));
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      return failure(error);
-    }
+  /** The check, or why it cannot be had: an old link may name one that is not kept any more. */
+  card(number, signal) {
+    return get(`/v1/checks/${number}`, {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
   }
 
   buttons(run) {

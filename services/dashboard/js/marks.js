@@ -1,0 +1,65 @@
+// What a chart has besides its lines: limits, changes of severity, and where the weights changed.
+
+import { SIGNS, round } from "./format.js";
+
+export const LIMITS = ["warn", "mask", "pause"];
+export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const APART = 13; // pixels between two names of limits
+
+/** Drawn over `plot` when its lines are. `limits`: by name; `marks`: { changes: [{ step, severity }], syncs: [step] }. */
+export function annotate(plot, { limits, marks, shift }) {
+  const pen = plot.ctx;
+  const { left, top, width, height } = plot.bbox;
+  const shown = LIMITS.map((name) => ({ name, value: limits[name] - shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min).map((limit) => ({ ...limit, y: plot.valToPos(limit.value, "y", true) }));
+  pen.save();
+  Object.assign(pen, { lineWidth: devicePixelRatio, font: `${11 * devicePixelRatio}px system-ui, sans-serif`, textBaseline: "middle", textAlign: "left" });
+  nameLimits(pen, shown, shift, left + width + 7 * devicePixelRatio);
+  pen.beginPath();
+  pen.rect(left, top - 14 * devicePixelRatio, width, height + 14 * devicePixelRatio);
+  pen.clip();
+  pen.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
+  for (const { name, y } of shown) {
+    pen.strokeStyle = colour(name);
+    line(pen, left, y, left + width, y);
+  }
+  pen.setLineDash([]);
+  pen.textAlign = "center";
+  const rank = ({ severity }) => Object.keys(SIGNS).indexOf(severity);
+  for (const { step, severity } of [...marks.changes].sort((a, b) => rank(a) - rank(b))) { // the worse on top
+    const x = plot.valToPos(step, "x", true);
+    pen.strokeStyle = pen.fillStyle = colour(severity);
+    pen.globalAlpha = 0.5; // a spike shows through
+    line(pen, x, top, x, top + height);
+    pen.globalAlpha = 1;
+    pen.fillText(SIGNS[severity][0], x, top - 7 * devicePixelRatio);
+  }
+  pen.fillStyle = colour("quiet");
+  for (const step of marks.syncs) triangle(pen, plot.valToPos(step, "x", true), top + height);
+  pen.restore();
+}
+
+/** Beside the plot, each at its line's height, or below the one that is there already. */
+function nameLimits(pen, limits, shift, x) {
+  let free = -Infinity;
+  for (const { name, value, y } of [...limits].sort((a, b) => a.y - b.y)) {
+    const at = Math.max(y, free);
+    free = at + APART * devicePixelRatio;
+    pen.fillStyle = colour(name);
+    pen.fillText(`${name} ${round(value + shift)}`, x, at);
+  }
+}
+
+function triangle(pen, x, bottom) {
+  pen.beginPath();
+  pen.moveTo(x, bottom - 7 * devicePixelRatio);
+  pen.lineTo(x - 4 * devicePixelRatio, bottom);
+  pen.lineTo(x + 4 * devicePixelRatio, bottom);
+  pen.fill();
+}
+
+function line(pen, x0, y0, x1, y1) {
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  pen.stroke();
+}
