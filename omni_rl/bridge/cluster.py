@@ -198,6 +198,7 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
     train = TrainSettings(
         world_size=settings.world_size,
         dtype=settings.dtype,
+        numerics=settings.numerics,
         learning_rate=settings.learning_rate,
         resources=settings.trainer_resources,
     )

@@ -5,17 +5,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from omni_rl.settings import Strategy, StrictSettings, Transport
+from omni_rl.settings import Numerics, Strategy, StrictSettings, Transport
 
 
 class ClusterSettings(StrictSettings):
     """The policies of one run on one Ray cluster.
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
-    namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
-    `join`: the bridge's host is no node of the cluster, and becomes one that offers nothing, as long as the bridge
-    lives. The resources, by Ray's names, say which nodes an engine or a rank may be on, and take that much of them;
-    `strategy`, how ranks and engines are dealt to those nodes, in a placement group of their own; None: as Ray likes.
+    namespace of the actors. `numerics` is the trainer's. `ledger` holds the journal of weight syncs. `job_environment`
+    is what a job's driver gets. `join`: the bridge's host is no node of the cluster, and becomes one that offers
+    nothing, as long as the bridge lives. The resources, by Ray's names, say which nodes an engine or a rank may be on,
+    and take that much of them; `strategy`, how ranks and engines are dealt to those nodes, in a placement group of
+    their own; None: as Ray likes.
     `transport`: whether engines may be on other hosts than the bridge and the trainer's first rank, which share a
     memory.
     """
@@ -26,6 +27,7 @@ class ClusterSettings(StrictSettings):
     model: Path
     ledger: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    numerics: Numerics = "reference"
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
