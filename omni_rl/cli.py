@@ -170,6 +170,14 @@ def bench_dashboard(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("agreement")
+def bench_agreement(out: BenchOut = Path("bench")) -> None:
+    """The trainer's numerics and transformers against vLLM's prefill and decode (writes agreement.json)."""
+    from omni_rl.bench.agreement.command import bench_agreement as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("learning")
 def bench_learning(
     out: BenchOut = Path("bench"),
@@ -201,4 +209,5 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_ingest(out)
     bench_check(out)
     bench_dashboard(out)
+    bench_agreement(out)
     bench_goals(out)
