@@ -56,7 +56,7 @@ class Cluster:
         self._settings = settings
         self._rollouts = rollouts
         self._trainer = trainer
-        self._checks = Checks(rollouts, trainer)
+        self._checks = Checks(rollouts, trainer, settings.numerics)
         self._held = held
         self._gate = threading.Lock()
         self._syncs = threading.Lock()

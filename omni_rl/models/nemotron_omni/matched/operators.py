@@ -30,15 +30,18 @@ def operators() -> Any:
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Causal attention of one sequence: `query` [T, H, P], `key` and `value` [T, J, P] to [T, H, P]."""
+    """Causal attention of one sequence: `query` [T, H, P], `key` and `value` [T, J, P] to [T, H, P].
+
+    Fewer queries are those of the last tokens.
+    """
     found, backend = operators(), import_module("vllm.v1.attention.backends.cpu_attn")
-    tokens, heads, channels = query.shape
+    tokens, (queries, heads, channels) = len(key), query.shape
     blocks = -(-tokens // _BLOCK)
     cache = key.new_zeros(blocks, key.shape[1], 2 * _BLOCK, channels)
     keys, values = cache.chunk(2, dim=2)
     instructions = backend._get_attn_isa(query.dtype, _BLOCK, channels)
     found.cpu_attn_reshape_and_cache(key, value, keys, values, torch.arange(tokens), instructions)
-    start, length = (torch.tensor(numbers, dtype=torch.int32) for numbers in ([0, tokens], [tokens]))
+    start, length = (torch.tensor(numbers, dtype=torch.int32) for numbers in ([0, queries], [tokens]))
     plan = found.cpu_attn_get_scheduler_metadata(
         num_reqs=1,
         num_heads=heads,
