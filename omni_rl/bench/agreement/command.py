@@ -33,7 +33,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _goals(dtype: str, measured: dict[str, Any]) -> Iterator[Goal]:
     matched = measured["sides"]["matched"]
-    widest = max(figures["logprob_abs_diff_max"] for figures in matched["probe_against_prefill"].values())
-    yield Goal(f"{dtype}, matched against prefill, every kind: max abs d on the canonical probe", widest, 0.0, "lower")
+    for kind, figures in matched["probe_against_prefill"].items():
+        name = f"{dtype}, matched against prefill, {kind}: max abs d on the canonical probe"
+        yield Goal(name, figures["logprob_abs_diff_max"], 0.0, "lower")
     least = min(parity["equal"] for parity in measured["modules"]["matched"].values())
     yield Goal(f"{dtype}, matched: elements equal bit for bit, of the module with the fewest", least, 1.0, "higher")

@@ -5,16 +5,26 @@ Shapes: T tokens; H heads of P channels, J key heads; D convolved channels, K ta
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from omni_rl.bench.result import write_result
 from omni_rl.models.nemotron_omni.matched import operators as prefill
 
 TOKENS = 128
 HEADS, CHANNELS, KEY_HEADS = 8, 32, 2
 GROUPS, STATES, TAPS, EXPERTS, HIDDEN = 2, 32, 4, 8, 128
 CONVOLVED = HEADS * CHANNELS + 2 * GROUPS * STATES
+DTYPES = ("bfloat16", "float32")
+
+
+def bench_operators(out: Path) -> Path:
+    """Compare them in both dtypes, with one thread, and write `operators.json`."""
+    torch.set_num_threads(1)
+    results = {dtype: decode_parities(getattr(torch, dtype)) for dtype in DTYPES}
+    return write_result(out / "operators.json", "omni-rl bench operators", [], results)
 
 
 def decode_parities(dtype: torch.dtype) -> dict[str, float]:

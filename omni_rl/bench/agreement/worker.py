@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_rl.bench.agreement.operators import decode_parities
 from omni_rl.bench.agreement.parity import calls, parities
 from omni_rl.bench.agreement.sides import Ours, Side, Transformers, logprobs
 from omni_rl.consistency.metrics import by_kind
@@ -69,7 +68,6 @@ def measure(checkpoint: str, dtype: str) -> dict[str, Any]:
         "engine": {
             "prefill_against_decode": _figures(sampled, decode, prefill),
             "sampling_tokens_per_second": rate,
-            "operators_decode_equal_to_prefill": decode_parities(getattr(torch, dtype)),
         },
         "sides": {
             name: _compared(side, probe, probe_prefill, sampled, prefill, decode) | {"speed": _speed(side, sampled)}
