@@ -113,8 +113,15 @@ def numerics() -> str:
             lines.append(_row(f"`{name}`", *(f"{share:.5f}" for share in shares)))
     lines += ["", "Elements that are equal when a sequence is computed token by token instead of at once.", ""]
     lines += [_row("vLLM's operator", *results), "|---" * (1 + len(results)) + "|"]
-    operators = list(json.loads((ROOT / "bench/operators.json").read_text())["results"].values())
+    of_vllm = json.loads((ROOT / "bench/operators.json").read_text())["results"]
+    operators = list(of_vllm["decode_equal_to_prefill"].values())
     lines += [_row(name, *(f"{found[name]:.5f}" for found in operators)) for name in operators[0]]
+    lines += ["", "Prefill alone against decode in a batch, abs d, and what it costs (tokens a second, bfloat16).", ""]
+    lines += [_row("engine", "mean", "max", "sampled", "rescored"), "|---|---|---|---|---|"]
+    for name, engine in of_vllm["engines"].items():
+        apart = [f"{engine[f'prefill_against_decode_{figure}']:.2g}" for figure in ("mean", "max")]
+        speeds = [f"{engine[f'{work}_tokens_per_second']:,.0f}" for work in ("sampled", "scored")]
+        lines.append(_row(f"`{name}`", *apart, *speeds))
     return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
 
 

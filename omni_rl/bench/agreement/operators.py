@@ -7,24 +7,67 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from omni_rl.bench.result import write_result
+from omni_rl.bench.agreement.rate import rate
+from omni_rl.bench.result import Goal, write_result
+from omni_rl.config import SMALL_CHECKPOINT
+from omni_rl.media.renderer import Renderer
+from omni_rl.media.samples import demo_prompts
+from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.matched import operators as prefill
+from omni_rl.rollout.engine import RolloutEngine
+from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.types import SamplingSettings
 
 TOKENS = 128
 HEADS, CHANNELS, KEY_HEADS = 8, 32, 2
 GROUPS, STATES, TAPS, EXPERTS, HIDDEN = 2, 32, 4, 8, 128
 CONVOLVED = HEADS * CHANNELS + 2 * GROUPS * STATES
 DTYPES = ("bfloat16", "float32")
+PROMPTS, ANSWER = 4, 32
+"""Of each kind of prompt, and tokens sampled for each."""
 
 
 def bench_operators(out: Path) -> Path:
     """Compare them in both dtypes, with one thread, and write `operators.json`."""
     torch.set_num_threads(1)
-    results = {dtype: decode_parities(getattr(torch, dtype)) for dtype in DTYPES}
-    return write_result(out / "operators.json", "omni-rl bench operators", [], results)
+    parities = {dtype: decode_parities(getattr(torch, dtype)) for dtype in DTYPES}
+    engines = {name: _engine(invariant) for name, invariant in (("vllm", False), ("batch_invariant", True))}
+    goals = [
+        Goal(
+            "bfloat16, batch_invariant: prefill against decode, max abs d",
+            engines["batch_invariant"]["prefill_against_decode_max"],
+            0.0,
+            "lower",
+        )
+    ]
+    results = {"decode_equal_to_prefill": parities, "engines": engines}
+    return write_result(out / "operators.json", "omni-rl bench operators", goals, results)
+
+
+def _engine(invariant: bool) -> dict[str, float]:
+    """In bfloat16: how far apart prefill alone and a batch's decode lie, and tokens a second of the processor's."""
+    settings = EngineSettings(model=SMALL_CHECKPOINT, dtype="bfloat16", threads=1, batch_invariant=invariant)
+    engine = RolloutEngine(settings)
+    try:
+        prompts = Renderer(engine.llm_engine).render([p for kind in KINDS for p in demo_prompts(kind, PROMPTS, 0)])
+        sampling = SamplingSettings(max_tokens=ANSWER, ignore_eos=True)
+        answers = engine.sample(prompts, sampling)
+        prefill = engine.score(answers)
+        d = np.concatenate([score.logprobs - answer.logprobs for score, answer in zip(prefill, answers, strict=True)])
+        scored = sum(len(answer.prompt.ids) + len(answer.ids) for answer in answers)
+        return {
+            "tokens": d.size,
+            "prefill_against_decode_mean": float(np.abs(d).mean()),
+            "prefill_against_decode_max": float(np.abs(d).max()),
+            "sampled_tokens_per_second": rate(len(prompts) * ANSWER, lambda: engine.sample(prompts, sampling)),
+            "scored_tokens_per_second": rate(scored, lambda: engine.score(answers)),
+        }
+    finally:
+        engine.close()
 
 
 def decode_parities(dtype: torch.dtype) -> dict[str, float]:

@@ -4,10 +4,8 @@
 """
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from omni_rl.bench.agreement.parity import calls, parities
+from omni_rl.bench.agreement.rate import rate
 from omni_rl.bench.agreement.sides import Ours, Side, Transformers, logprobs
 from omni_rl.consistency.metrics import by_kind
 from omni_rl.consistency.records import SampleRecord
@@ -31,7 +30,6 @@ from omni_rl.rollout.types import Rollout, SamplingSettings
 
 PROMPTS_PER_KIND = 4
 TOKENS = 32
-ROUNDS = 5
 FIGURES = (
     "tokens",
     "logprob_abs_diff_mean",
@@ -55,7 +53,7 @@ def measure(checkpoint: str, dtype: str) -> dict[str, Any]:
     decode = [answer.logprobs for answer in sampled]
     prefill, probe_prefill = ([score.logprobs for score in engine.score(given)] for given in (sampled, probe))
     made = [calls(engine, answer) for answer in probe]
-    rate = _rate(len(prompts) * TOKENS, lambda: engine.sample(prompts, sampling))
+    sampling_rate = rate(len(prompts) * TOKENS, lambda: engine.sample(prompts, sampling))
     engine.close()
 
     sides: dict[str, Side] = {
@@ -67,7 +65,7 @@ def measure(checkpoint: str, dtype: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "engine": {
             "prefill_against_decode": _figures(sampled, decode, prefill),
-            "sampling_tokens_per_second": rate,
+            "sampling_tokens_per_second": sampling_rate,
         },
         "sides": {
             name: _compared(side, probe, probe_prefill, sampled, prefill, decode) | {"speed": _speed(side, sampled)}
@@ -130,18 +128,7 @@ def _speed(side: Side, answers: Sequence[Rollout]) -> Mapping[str, float]:
         side.score(chosen).sum().backward()  # type: ignore[no-untyped-call]
         side.clear()
 
-    return {"tokens": tokens, "forward": _rate(tokens, forward), "forward_and_backward": _rate(tokens, both)}
-
-
-def _rate(tokens: int, work: Callable[[], object]) -> float:
-    """Of the processor's seconds, which leave out what else the machine does; the median, after a run to warm up."""
-    work()
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.process_time()
-        work()
-        seconds.append(time.process_time() - started)
-    return round(tokens / statistics.median(seconds), 1)
+    return {"tokens": tokens, "forward": rate(tokens, forward), "forward_and_backward": rate(tokens, both)}
 
 
 if __name__ == "__main__":
