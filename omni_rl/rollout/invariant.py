@@ -2,8 +2,8 @@
 
 vLLM decodes with other operators than it prefills with. Here both use one of the two: prefill the state update of
 decode, token by token, and decode the convolution of prefill. Single rows, and the ends of tensors, are padded, since a
-product of one row and a sigmoid without vector instructions have last bits of their own. In float32 more
-last bits show, and not all of them are covered; the experts' products are left as they are.
+product of one row and a sigmoid without vector instructions have last bits of their own. In float32 more last bits
+show, and not all of them are covered; the experts' products are left as they are.
 
 Shapes: T tokens; S sequences; H heads of P channels; G groups of N states; D convolved channels, K taps.
 """

@@ -42,9 +42,7 @@ class EngineSettings(StrictSettings):
     @model_validator(mode="after")
     def _invariant_in_bfloat16(self) -> "EngineSettings":
         if self.batch_invariant and self.dtype != "bfloat16":
-            raise ValueError(
-                "batch_invariant is for dtype bfloat16: in float32 prefill and decode still differ"
-            )
+            raise ValueError("batch_invariant is for dtype bfloat16: in float32 prefill and decode still differ")
         return self
 
 
