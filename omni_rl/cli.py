@@ -170,6 +170,22 @@ def bench_dashboard(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("agreement")
+def bench_agreement(out: BenchOut = Path("bench")) -> None:
+    """The trainer's numerics and transformers against vLLM's prefill and decode (writes agreement.json)."""
+    from omni_rl.bench.agreement.command import bench_agreement as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
+@bench.command("operators")
+def bench_operators(out: BenchOut = Path("bench")) -> None:
+    """vLLM's CPU operators for decoding against its own for prefill (writes operators.json)."""
+    from omni_rl.bench.agreement.operators import bench_operators as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("learning")
 def bench_learning(
     out: BenchOut = Path("bench"),
@@ -201,4 +217,6 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_ingest(out)
     bench_check(out)
     bench_dashboard(out)
+    bench_agreement(out)
+    bench_operators(out)
     bench_goals(out)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from omni_rl.errors import ConfigError
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import UpSettings
-from omni_rl.settings import Strategy, describe
+from omni_rl.settings import Numerics, Strategy, describe
 
 PREFIX = "OMNI_RL_"
 
@@ -41,6 +41,8 @@ class DemoSettings(BaseModel):
 
     model: Path = SMALL_CHECKPOINT
     dtype: Literal["float32", "bfloat16"] = "float32"
+    numerics: Numerics = "reference"
+    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators."""
     steps: int = Field(default=6, ge=1)
     seed: int = Field(default=0, ge=0)
     out: Path = Path("runs/demo")

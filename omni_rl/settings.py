@@ -14,6 +14,10 @@ Transport = Literal["slab", "object_store"]
 """How weights get to engines. slab: all of them map the one that the trainer fills, in the memory of one host.
 object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store."""
 
+Numerics = Literal["reference", "matched"]
+"""What a trainer's forward computes with. reference: plain torch and compiled loops, on any machine. matched: vLLM's
+own CPU operators, one sequence after the other: bit for bit the logprobs of an engine's prefill (docs/numerics.md)."""
+
 
 def describe(error: ValidationError) -> str:
     """Every invalid setting by name, with what was given."""

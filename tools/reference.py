@@ -1,5 +1,5 @@
-"""Writes docs/rest.md from the OpenAPI document, docs/configuration.md from the settings' classes and the tables of
-docs/scale.md from the cost model."""
+"""Writes docs/rest.md from the OpenAPI document, docs/configuration.md from the settings' classes, the tables of
+docs/scale.md from the cost model and those of docs/numerics.md from the benchmark."""
 
 import ast
 import inspect
@@ -64,7 +64,7 @@ def main() -> None:
 
 def documents() -> dict[str, str]:
     """What `docs` is to have, by the file's name."""
-    return {"rest.md": rest(), "configuration.md": configuration(), "scale.md": scale()}
+    return {"rest.md": rest(), "configuration.md": configuration(), "scale.md": scale(), "numerics.md": numerics()}
 
 
 def scale() -> str:
@@ -83,6 +83,52 @@ def scale() -> str:
     for rooms in zip(*(found.rooms for found in plans), strict=True):
         lines.append(_row(f"{rooms[0].what}, GB", *(f"{room.needed / 1e9:.0f}" for room in rooms)))
     return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
+
+
+def numerics() -> str:
+    """The page with its tables as `omni-rl bench agreement` measured them."""
+    before, rest_of_page = (DOCS / "numerics.md").read_text().split(START)
+    results = json.loads((ROOT / "bench/agreement.json").read_text())["results"]
+    lines = ["", "Mean abs d in nats, over all kinds of prompt that a side can score; the probe's is the largest.", ""]
+    lines += [
+        _row("", "canonical probe, prefill", "sampled, prefill", "sampled, decode", "tokens/s, scoring / learning")
+    ]
+    lines += ["|---|---|---|---|---|"]
+    for dtype, measured in results.items():
+        for name, side in measured["sides"].items():
+            probe = max(figures["logprob_abs_diff_max"] for figures in side["probe_against_prefill"].values())
+            legs = [_mean(side[leg]) for leg in ("against_prefill", "against_decode")]
+            speed = f"{side['speed']['forward']:,.0f} / {side['speed']['forward_and_backward']:,.0f}"
+            lines.append(_row(f"{dtype}, {name}", f"{probe:.2g}", *(f"{mean:.2g}" for mean in legs), speed))
+        engine = measured["engine"]
+        itself = f"{_mean(engine['prefill_against_decode']):.2g}"
+        lines.append(_row(f"{dtype}, the engine's own prefill", "0", "0", itself, ""))
+    lines += ["", "Elements that are equal bit for bit, given the engine's own inputs; modules not named: all.", ""]
+    lines += [_row("module", *(f"{dtype}, {mode}" for dtype in results for mode in ("reference", "matched")))]
+    lines += ["|---" * (1 + 2 * len(results)) + "|"]
+    modules = {dtype: measured["modules"] for dtype, measured in results.items()}
+    for name in dict.fromkeys(name for found in modules.values() for name in found["reference"]):
+        shares = [found[mode][name]["equal"] for found in modules.values() for mode in ("reference", "matched")]
+        if min(shares) < 1:
+            lines.append(_row(f"`{name}`", *(f"{share:.5f}" for share in shares)))
+    lines += ["", "Elements that are equal when a sequence is computed token by token instead of at once.", ""]
+    lines += [_row("vLLM's operator", *results), "|---" * (1 + len(results)) + "|"]
+    of_vllm = json.loads((ROOT / "bench/operators.json").read_text())["results"]
+    operators = list(of_vllm["decode_equal_to_prefill"].values())
+    lines += [_row(name, *(f"{found[name]:.5f}" for found in operators)) for name in operators[0]]
+    lines += ["", "Prefill alone against decode in a batch, abs d, and what it costs (tokens a second, bfloat16).", ""]
+    lines += [_row("engine", "mean", "max", "sampled", "rescored"), "|---|---|---|---|---|"]
+    for name, engine in of_vllm["engines"].items():
+        apart = [f"{engine[f'prefill_against_decode_{figure}']:.2g}" for figure in ("mean", "max")]
+        speeds = [f"{engine[f'{work}_tokens_per_second']:,.0f}" for work in ("sampled", "scored")]
+        lines.append(_row(f"`{name}`", *apart, *speeds))
+    return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
+
+
+def _mean(kinds: dict[str, dict[str, float]]) -> float:
+    """Over all tokens of all kinds."""
+    tokens = sum(figures["tokens"] for figures in kinds.values())
+    return sum(figures["tokens"] * figures["logprob_abs_diff_mean"] for figures in kinds.values()) / tokens
 
 
 def configuration() -> str:

@@ -19,6 +19,7 @@ from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import render_probe
 from omni_rl.rollout.types import Rollout
+from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
@@ -30,9 +31,10 @@ Figures = dict[str, dict[str, float]]
 class Checks:
     """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
 
-    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: Trainer) -> None:
+    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: Trainer, numerics: Numerics) -> None:
         self._rollouts = rollouts
         self._trainer = trainer
+        self._numerics = numerics
         self._dtype = rollouts[0].settings.dtype
         self._leave_out = THRESHOLDS[self._dtype].leave_out
         self._probe: tuple[Rollout, ...] | None = None
@@ -42,7 +44,7 @@ class Checks:
     def noise(self) -> Noise:
         if self._noise is None:
             checkpoint = self._rollouts[0].between_steps(diagnosis.checkpoint)
-            self._noise = Noise(directory(), self._dtype, checkpoint)
+            self._noise = Noise(directory(), self._dtype, checkpoint, self._numerics)
         return self._noise
 
     @property

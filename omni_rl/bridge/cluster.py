@@ -56,7 +56,7 @@ class Cluster:
         self._settings = settings
         self._rollouts = rollouts
         self._trainer = trainer
-        self._checks = Checks(rollouts, trainer)
+        self._checks = Checks(rollouts, trainer, settings.numerics)
         self._held = held
         self._gate = threading.Lock()
         self._syncs = threading.Lock()
@@ -198,6 +198,7 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
     train = TrainSettings(
         world_size=settings.world_size,
         dtype=settings.dtype,
+        numerics=settings.numerics,
         learning_rate=settings.learning_rate,
         device=settings.trainer_device,
         resources=settings.trainer_resources,

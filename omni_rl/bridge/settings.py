@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.settings import DeviceKind, Strategy, StrictSettings, Transport
+from omni_rl.settings import DeviceKind, Numerics, Strategy, StrictSettings, Transport
 
 
 class Hosts(BaseModel):
@@ -30,9 +30,9 @@ class ClusterSettings(StrictSettings, Hosts):
     """The policies of one run on one Ray cluster.
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
-    namespace of the actors. `ledger` holds the journal of weight syncs. `job_environment` is what a job's driver gets.
-    `join`: the bridge's host is no node of the cluster, and becomes one that offers nothing, as long as the bridge
-    lives.
+    namespace of the actors. `numerics` is the trainer's. `ledger` holds the journal of weight syncs. `job_environment`
+    is what a job's driver gets. `join`: the bridge's host is no node of the cluster, and becomes one that offers
+    nothing, as long as the bridge lives.
     """
 
     address: str
@@ -41,6 +41,7 @@ class ClusterSettings(StrictSettings, Hosts):
     model: Path
     ledger: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    numerics: Numerics = "reference"
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)

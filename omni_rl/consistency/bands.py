@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from omni_rl.errors import ConfigError
+from omni_rl.settings import Numerics
 
 FACTOR = 4.0
 """A module's band is this many times the widest difference of clean runs."""
@@ -53,6 +54,12 @@ NOISE: Mapping[str, Bands] = {
     "float32": Bands("float32", mean=1e-5, token=1e-4, relative=1e-4),
     "bfloat16": Bands("bfloat16", mean=0.05, token=0.4, relative=0.05),
 }
+
+
+def noise_of(dtype: str, numerics: Numerics) -> Bands:
+    """Before anything is calibrated. Of matched numerics every module's parity with the engine is 1, so that no
+    difference of a module is noise; the legs keep theirs, because the engine's decode parts from its own prefill."""
+    return NOISE[dtype] if numerics == "reference" else replace(NOISE[dtype], relative=0.0)
 
 
 def calibrated(noise: Bands, profiles: Sequence[Mapping[str, float]], checkpoint: str) -> Bands:

@@ -77,7 +77,10 @@ class Cluster:
                 max_num_batched_tokens=4096,
             )
             train = TrainSettings(
-                world_size=settings.world_size, dtype=settings.dtype, learning_rate=settings.learning_rate
+                world_size=settings.world_size,
+                dtype=settings.dtype,
+                numerics=settings.numerics,
+                learning_rate=settings.learning_rate,
             )
             ranks = self._room({"CPU": train.cpus_per_rank}, train.world_size, first_here=True)
             engines = self._room({"CPU": CPUS}, settings.replicas, first_here=False)

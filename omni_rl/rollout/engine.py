@@ -19,6 +19,7 @@ from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout import recorder, scheduling, seeds, startup
 from omni_rl.rollout.inflight import Request
+from omni_rl.rollout.invariant import make_invariant
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
@@ -42,6 +43,8 @@ class RolloutEngine:
         self.llm_engine = startup.start(settings)
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
+        if settings.batch_invariant:
+            make_invariant(self.model)
         seeds.spare_unfinished_prompts(runner)
         config = self.llm_engine.model_config.hf_config
         self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate)

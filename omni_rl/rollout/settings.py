@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from omni_rl.errors import CheckpointError
 from omni_rl.settings import StrictSettings
@@ -19,7 +19,8 @@ class EngineSettings(StrictSettings):
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
     `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
     `video_pruning_rate` is the share of a video's tokens that are left out (EVS), on both sides; 0: none. `resources`,
-    by Ray's names, are set aside for the engine beside its share of a CPU.
+    by Ray's names, are set aside for the engine beside its share of a CPU. `batch_invariant`, on CPU in
+    bfloat16: prefill has the bits of decode, whatever else is in a batch, and is slower (docs/numerics.md).
     """
 
     model: Path
@@ -34,8 +35,15 @@ class EngineSettings(StrictSettings):
     videos: int = Field(default=2, ge=0)
     video_pruning_rate: float = Field(default=0.0, ge=0, lt=1)
     record_experts: bool = True
+    batch_invariant: bool = False
     threads: int = Field(default=0, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _invariant_in_bfloat16(self) -> "EngineSettings":
+        if self.batch_invariant and self.dtype != "bfloat16":
+            raise ValueError("batch_invariant is for dtype bfloat16: in float32 prefill and decode still differ")
+        return self
 
 
 def require_checkpoint(model: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from omni_rl.bridge.settings import Hosts
+from omni_rl.settings import Numerics
 
 SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
 
@@ -19,6 +20,8 @@ class UpSettings(Hosts):
     directory: Path = Path("runs/up")
     model: Path = SMALL_CHECKPOINT
     dtype: Literal["float32", "bfloat16"] = "float32"
+    numerics: Numerics = "reference"
+    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators."""
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -129,6 +129,7 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
         model=settings.model.resolve(),
         ledger=ledger,
         dtype=settings.dtype,
+        numerics=settings.numerics,
         replicas=settings.replicas,
         world_size=settings.world_size,
         learning_rate=settings.learning_rate,

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.errors import GradientError
 from omni_rl.media.slots import FeatureCounts
+from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.parallel import shard
@@ -93,7 +94,8 @@ class TrainWorker:
 
     def build(self, directory: Path, number: int) -> WeightVersion:
         """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
-        model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+        backend = BackendConfig(numerics=self._settings.numerics)
+        model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, backend=backend)
         # Loaded on the host; each unit moves to the mesh's device as it is sharded, so no device ever holds all of it.
         shard(model, self._mesh, self._dtype)
         optimizer = build_optimizer(model, self._settings)

@@ -103,7 +103,9 @@ class Theirs:
         ids = torch.nn.utils.rnn.pad_sequence([sample.ids for sample in samples], batch_first=True)
         logits = self.model(input_ids=ids, use_cache=False, **self._pixels(samples)).logits[:, :-1]
         # Cross-entropy is the least that it takes: no log-softmax of every logit is kept.
-        scores = -F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+        scores = -F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none").view(
+            len(ids), -1
+        )
         return torch.cat([row[: len(sample.ids) - 1] for row, sample in zip(scores, samples, strict=True)])
 
     def _pixels(self, samples: list[Sample]) -> dict[str, Any]:
@@ -132,9 +134,9 @@ def with_method(policy: Policy, method: Method) -> Policy:
     return Theirs(policy.model, method)
 
 
-def load_transformers(checkpoint: Path) -> NemotronH_Omni_Reasoning_V3:
-    """transformers' Omni with a released checkpoint's weights, float32, dt not clamped (as the model's authors have
-    it; the clamp changes scores, not speed)."""
+def load_transformers(checkpoint: Path, dtype: torch.dtype = torch.float32) -> NemotronH_Omni_Reasoning_V3:
+    """transformers' Omni with a released checkpoint's weights, dt not clamped (as the model's authors have it; the
+    clamp changes scores, not speed)."""
     ours = NemotronOmniConfig.from_pretrained(checkpoint)
     config = NemotronH_Omni_Reasoning_V3_Config(
         vision_config=radio_config(ours).to_dict(),
@@ -149,7 +151,7 @@ def load_transformers(checkpoint: Path) -> NemotronH_Omni_Reasoning_V3:
         audio_token_id=ours.sound_context_token_id,
     )
     model = NemotronH_Omni_Reasoning_V3.from_pretrained(
-        checkpoint, config=config, dtype=torch.float32, attn_implementation="sdpa"
+        checkpoint, config=config, dtype=dtype, attn_implementation="sdpa"
     ).eval()
     for module in model.modules():
         if isinstance(module, NemotronHMamba2Mixer):

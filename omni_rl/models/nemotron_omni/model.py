@@ -21,6 +21,7 @@ from omni_rl.models.nemotron_omni.grad_sync import MoEFSDPSyncMixin
 from omni_rl.models.nemotron_omni.initial import initialise
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
+from omni_rl.models.nemotron_omni.matched.install import match
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
 from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
@@ -90,6 +91,8 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             )
         self.language_model = NemotronHForCausalLM(config.llm_config)
         self.model = _ModelProxy(self.language_model)
+        if self.backend.numerics == "matched":
+            match(self)
 
     @staticmethod
     def _make_missing_buffers_non_persistent(module: nn.Module) -> None:

@@ -37,6 +37,11 @@ class Block(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(mixer output, residual stream), [T, hidden] each; `record`, if given, takes the routing of a MoE block."""
         normed, residual = self.norm(mixed, residual)
+        return self.mix(normed, layout, record), residual
+
+    def mix(self, normed: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None) -> torch.Tensor:
+        """The mixer's output [T, hidden]."""
+        mixed: torch.Tensor
         if self.kind == "E":
             mixed, routing = self.mixer(normed, None if record is None else record.replayed(self.number))
             if record is not None:
@@ -45,7 +50,7 @@ class Block(nn.Module):
             mixed = self.mixer(normed)
         else:
             mixed = self.mixer(normed, layout)
-        return mixed, residual
+        return mixed
 
 
 def _mixer(config: NemotronHConfig, kind: str, index: int) -> nn.Module:

@@ -94,17 +94,25 @@ class MambaMixer(nn.Module):
 
     def _mix(self, projected: torch.Tensor, layout: PackedLayout, share: HeadShare) -> torch.Tensor:
         """Convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
+        if share.ranks > 1:
+            state = self.groups * self.states
+            projected = projected[:, share.among(self.inner, self.inner, state, state, self.heads)]
+        kernels = mamba_kernels(projected.device, projected.dtype)
+        return kernels.mix(projected, self._weights(share), layout, self._sizes(share))
+
+    def _weights(self, share: HeadShare) -> MixerWeights:
         inner, heads = share.of(self.inner), share.of(self.heads)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         if share.ranks > 1:
             state = self.groups * self.states
             channels = share.among(self.inner, state, state)
-            projected = projected[:, share.among(self.inner, self.inner, state, state, self.heads)]
             taps, bias = taps[channels], None if bias is None else bias[channels]
-        weights = MixerWeights(
+        return MixerWeights(
             taps, bias, self.dt_bias[heads], self.decay()[heads], self.D[heads], self.norm.weight[inner]
         )
-        sizes = MixerSizes(
+
+    def _sizes(self, share: HeadShare) -> MixerSizes:
+        return MixerSizes(
             self.heads // share.ranks,
             self.channels,
             self.groups // share.ranks,
@@ -113,7 +121,6 @@ class MambaMixer(nn.Module):
             self.eps,
             self.chunk,
         )
-        return mamba_kernels(projected.device, projected.dtype).mix(projected, weights, layout, sizes)
 
     def _mix_over_context(self, projected: torch.Tensor, layout: PackedLayout, context: Context) -> torch.Tensor:
         if self.groups % context.ranks:

@@ -3,7 +3,8 @@
 Shapes: T tokens, E experts of width I, K experts chosen a token.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,11 @@ class Routing:
     weights: torch.Tensor
     margins: torch.Tensor
     own: torch.Tensor
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Routing]") -> "Routing":
+        """Of sequences that were routed one by one."""
+        return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
 class RoutingRecord:
@@ -86,12 +92,20 @@ class Router(nn.Module):
         return Routing(experts, weights, margins, own)
 
     def _choose(self, biased: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.groups > 1:
-            grouped = biased.view(len(biased), self.groups, -1)
-            kept = grouped.topk(2, dim=-1).values.sum(-1).topk(self.groups_kept, dim=-1).indices
-            refused = torch.ones(grouped.shape[:2], dtype=torch.bool, device=biased.device).scatter(1, kept, False)
-            biased = grouped.masked_fill(refused.unsqueeze(-1), -torch.inf).flatten(1)
-        best, experts = biased.topk(min(self.top_k + 1, biased.shape[1]), dim=-1)
+        return self._best(self._limit(biased))
+
+    def _limit(self, biased: torch.Tensor) -> torch.Tensor:
+        """[T, E] with -inf in the groups that take no part."""
+        if self.groups == 1:
+            return biased
+        grouped = biased.view(len(biased), self.groups, -1)
+        kept = grouped.topk(2, dim=-1).values.sum(-1).topk(self.groups_kept, dim=-1).indices
+        refused = torch.ones(grouped.shape[:2], dtype=torch.bool, device=biased.device).scatter(1, kept, False)
+        return grouped.masked_fill(refused.unsqueeze(-1), -torch.inf).flatten(1)
+
+    def _best(self, limited: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The K best of [T, E], best first, and their margins."""
+        best, experts = limited.topk(min(self.top_k + 1, limited.shape[1]), dim=-1)
         if best.shape[1] == self.top_k:
             return experts, best.new_full(best.shape[:1], torch.inf)
         return experts[:, :-1], best[:, -2] - best[:, -1]

@@ -21,7 +21,13 @@ class AddRMSNorm(nn.Module):
 
     def forward(self, mixed: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] each to (normed sum, sum) in their dtype; without a residual, `mixed` is the stream itself."""
-        if mixed.device.type == "cpu":
-            return compiled_add_norm(mixed, residual, self.weight, self.eps)
-        total = at_least_float32(mixed) if residual is None else at_least_float32(mixed) + at_least_float32(residual)
-        return rms_normalise(total, self.eps).to(mixed.dtype) * self.weight, total.to(mixed.dtype)
+        function = compiled_add_norm if mixed.device.type == "cpu" else add_norm
+        return function(mixed, residual, self.weight, self.eps)
+
+
+def add_norm(
+    mixed: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`AddRMSNorm` by torch's operators, on any device."""
+    total = at_least_float32(mixed) if residual is None else at_least_float32(mixed) + at_least_float32(residual)
+    return rms_normalise(total, eps).to(mixed.dtype) * weight, total.to(mixed.dtype)

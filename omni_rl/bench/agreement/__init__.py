@@ -1,0 +1,1 @@
+"""How near the trainer's forward comes to vLLM's, module by module and as a whole."""

@@ -1,0 +1,36 @@
+"""Makes a model compute as the engine does."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from omni_rl.models.nemotron_omni.language.attention import Attention
+from omni_rl.models.nemotron_omni.language.block import Block
+from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
+from omni_rl.models.nemotron_omni.language.moe import Router
+from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
+from omni_rl.models.nemotron_omni.layers import RMSNorm
+from omni_rl.models.nemotron_omni.matched.attention import MatchedAttention
+from omni_rl.models.nemotron_omni.matched.block import MatchedBlock
+from omni_rl.models.nemotron_omni.matched.mamba import MatchedMambaMixer
+from omni_rl.models.nemotron_omni.matched.norms import MatchedAddRMSNorm, MatchedRMSNorm
+from omni_rl.models.nemotron_omni.matched.operators import operators
+from omni_rl.models.nemotron_omni.matched.routing import MatchedRouter
+
+_MATCHED: Mapping[type[nn.Module], type[nn.Module]] = {
+    Attention: MatchedAttention,
+    Block: MatchedBlock,
+    MambaMixer: MatchedMambaMixer,
+    Router: MatchedRouter,
+    AddRMSNorm: MatchedAddRMSNorm,
+    RMSNorm: MatchedRMSNorm,
+}
+
+
+def match(model: nn.Module) -> None:
+    """Give every module of `model` that rounds elsewhere than the engine a forward that does not; the parameters, and
+    their names, stay. Raises `ConfigError` where vLLM's CPU operators are missing."""
+    operators()
+    for module in model.modules():
+        if type(module) in _MATCHED:
+            module.__class__ = _MATCHED[type(module)]

@@ -1,0 +1,154 @@
+"""An engine on CPU whose prefill has the bits of its own decode, in bfloat16.
+
+vLLM decodes with other operators than it prefills with. Here both use one of the two: prefill the state update of
+decode, token by token, and decode the convolution of prefill. Single rows, and the ends of tensors, are padded, since a
+product of one row and a sigmoid without vector instructions have last bits of their own. In float32 more last bits
+show, and not all of them are covered; the experts' products are left as they are.
+
+Shapes: T tokens; S sequences; H heads of P channels; G groups of N states; D convolved channels, K taps.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from vllm.model_executor.layers.mamba import mamba_mixer2
+from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
+from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_fn
+from vllm.model_executor.layers.mamba.ops.ssu_dispatch import selective_state_update
+
+# A multiple of what vector instructions take at a time, unrolled.
+_LANES = 64
+
+
+def make_invariant(model: nn.Module) -> None:
+    """Give the loaded `model`'s layers the operators named above; its weights stay as they are."""
+    for module in model.modules():
+        if isinstance(module, MambaMixer2):
+            module.__class__ = InvariantMambaMixer
+        elif isinstance(module, MoERunner):
+            module.router._compute_routing = _padded(module.router._compute_routing)
+        if getattr(module, "cpu_linear", None) is F.linear:
+            setattr(module, "cpu_linear", linear)  # noqa: B010 - mypy takes every attribute of a module for a tensor
+
+
+class InvariantMambaMixer(MambaMixer2):  # type: ignore[misc]
+    """vLLM's mixer with one convolution and one scan for prefill and decode."""
+
+    def conv_ssm_forward(self, projected_states: torch.Tensor, output: torch.Tensor) -> None:
+        """Writes [T, inner] to `output`; `projected_states` [T, in_proj's width]."""
+        # vLLM has no seam between a mixer and its operators: it finds them by these names.
+        ours: dict[str, Callable[..., Any]] = {
+            "causal_conv1d_update": convolve_step,
+            "mamba_chunk_scan_combined_varlen": scan_by_steps,
+        }
+        with _replaced(mamba_mixer2, ours):
+            super().conv_ssm_forward(projected_states=projected_states, output=output)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear`, a single row as the first of two."""
+    if x.numel() != x.shape[-1]:
+        return F.linear(x, weight, bias)
+    return F.linear(x.reshape(1, -1).expand(2, -1), weight, bias)[0].view(*x.shape[:-1], -1)
+
+
+def convolve_step(
+    x: torch.Tensor,
+    states: torch.Tensor,
+    taps: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str,
+    conv_state_indices: torch.Tensor,
+    **_: object,
+) -> torch.Tensor:
+    """A token of each of S sequences by prefill's convolution: `x` [S, D], `states` [slots, D, K - 1], to [S, D]."""
+    convolved: torch.Tensor = causal_conv1d_fn(
+        x.T,
+        taps,
+        bias,
+        activation=activation,
+        conv_states=states,
+        has_initial_state=torch.ones(len(x), dtype=torch.bool),
+        cache_indices=conv_state_indices,
+        query_start_loc=torch.arange(len(x) + 1, dtype=torch.int32),
+    )
+    return convolved.T
+
+
+def scan_by_steps(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    *,
+    cu_seqlens: torch.Tensor,
+    out: torch.Tensor,
+    D: torch.Tensor,  # noqa: N803 - vLLM's name
+    dt_bias: torch.Tensor,
+    initial_states: torch.Tensor | None,
+    state_dtype: torch.dtype,
+    **_: object,
+) -> torch.Tensor:
+    """A prefill by decode's state update: `x` [T, H, P], `dt` [T, H], `a`, `D`, `dt_bias` [H], `b` and `c` [T, G, N],
+    to `out` [T, H, P]; returns the states at the sequences' ends [S, H, P, N]."""
+    heads, channels, states = x.shape[1], x.shape[2], b.shape[2]
+    # Slot 0 is vLLM's null block.
+    state = torch.zeros(len(cu_seqlens), heads, channels, states, dtype=state_dtype)
+    if initial_states is not None:
+        state[1:] = initial_states
+    decay = a[:, None, None].expand(-1, channels, states).float()
+    step, skip, shift = dt.unsqueeze(-1).expand(-1, -1, channels), _wide(D, channels), _wide(dt_bias, channels)
+    for number, (start, end) in enumerate(pairwise(cu_seqlens.tolist()), 1):
+        slot = torch.tensor([number], dtype=torch.int32)
+        for t in range(start, end):
+            row = slice(t, t + 1)
+            selective_state_update(
+                state,
+                x[row],
+                step[row],
+                decay,
+                b[row],
+                c[row],
+                skip,
+                shift,
+                dt_softplus=True,
+                state_batch_indices=slot,
+                dst_state_batch_indices=slot,
+                out=out[row],
+            )
+    return state[1:]
+
+
+def _wide(values: torch.Tensor, channels: int) -> torch.Tensor:
+    return values.unsqueeze(-1).expand(-1, channels)
+
+
+def _padded(route: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Callable[..., Any]:
+    """A router's choice on a multiple of `_LANES` rows, so that vector instructions compute all of its sigmoids."""
+
+    def routed(hidden_states: torch.Tensor, router_logits: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        rows = len(router_logits)
+        missing = -rows % _LANES
+        wide = (torch.cat([part, part[-1:].expand(missing, -1)]) for part in (hidden_states, router_logits))
+        weights, experts = route(*wide, *rest, **named)
+        return weights[:rows], experts[:rows]
+
+    return routed
+
+
+@contextmanager
+def _replaced(module: ModuleType, functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in functions}
+    vars(module).update(functions)
+    try:
+        yield
+    finally:
+        vars(module).update(before)

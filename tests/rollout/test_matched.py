@@ -1,0 +1,77 @@
+"""The matched mode against vLLM itself: every module's bits, and every token's logprob of every kind of prompt."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from omni_rl.bench.agreement.parity import calls, parities
+from omni_rl.media.renderer import Renderer
+from omni_rl.models.nemotron_omni.backend import BackendConfig
+from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.rollout.engine import RolloutEngine
+from omni_rl.rollout.probe import probe_answers, probe_prompts
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.train.packing import pack
+
+from .conftest import prompts
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    """As many as the engine has: how a tensor is dealt to threads moves last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _matched(checkpoint: Path, dtype: str) -> NemotronOmniForConditionalGeneration:
+    backend = BackendConfig(numerics="matched")
+    return NemotronOmniForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=getattr(torch, dtype), backend=backend
+    )
+
+
+def _scores(model: NemotronOmniForConditionalGeneration, rollouts: list[Rollout]) -> np.ndarray:
+    with torch.no_grad():
+        return model.score_packed(pack(rollouts)).logprobs.double().numpy()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_every_module_and_every_logprob_is_the_engines_prefill(
+    start: Callable[..., RolloutEngine], small_checkpoint: Path, dtype: str
+) -> None:
+    engine = start(dtype, threads=1)
+    renderer = Renderer(engine.llm_engine)
+    probe = list(probe_answers(renderer.render(probe_prompts())))
+    # Several pictures of other sizes in a prompt, and answers that were sampled.
+    sampled = engine.sample(renderer.render(prompts()), SamplingSettings(max_tokens=24, ignore_eos=True))
+    model = _matched(small_checkpoint, dtype)
+
+    found = parities(model, [calls(engine, answer) for answer in (*probe, *sampled)])
+    assert {name for name, parity in found.items() if parity.equal != 1.0} == set()
+    assert {"norm", "layers.0.mixer", "vision_projector", "sound_projection", "sound.layers.1"} < found.keys()
+
+    for answer in (*probe, *sampled):
+        (prefill,) = engine.score([answer])
+        assert np.array_equal(_scores(model, [answer]), prefill.logprobs), answer.prompt.kind
+    together = np.concatenate([prefill.logprobs for prefill in engine.score(sampled)])
+    assert np.array_equal(_scores(model, sampled), together)
+
+
+def test_the_reference_parts_in_bfloat16(start: Callable[..., RolloutEngine], small_checkpoint: Path) -> None:
+    """Without the mode the same comparison finds differences: it can."""
+    engine = start("bfloat16", threads=1)
+    answers = probe_answers(Renderer(engine.llm_engine).render(probe_prompts()[:2]))
+    model = NemotronOmniForConditionalGeneration.from_pretrained(small_checkpoint, dtype=torch.bfloat16)
+    found = parities(model, [calls(engine, answer) for answer in answers])
+    assert 0.3 < found["layers.1.mixer"].equal < 0.95
+    assert 0 < found["layers.1.mixer"].relative < 0.02
+    assert found["layers.4.mixer"].equal == 1.0
+    assert not np.array_equal(_scores(model, [answers[0]]), engine.score(answers[:1])[0].logprobs)
