@@ -50,6 +50,8 @@ def test_the_alarm_says_its_cause_and_what_was_done(halted: str, opened: Open) -
     expect(evidence.nth(0)).to_contain_text("▲ suspicious")
     expect(evidence.nth(0)).to_contain_text("engine mean: 0.900")
     expect(evidence.nth(1)).to_contain_text("■ explains")
+    whole = "(region) => region.scrollHeight <= region.clientHeight"
+    assert page.get_by_role("region", name="Evidence").first.evaluate(whole)
     page.locator("main").get_by_role("link", name="worst samples").first.click()
     expect(page.get_by_role("heading", name=f"Worst samples of step {STEPS}")).to_be_visible()
 

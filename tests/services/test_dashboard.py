@@ -1,6 +1,8 @@
 """The dashboard's files as the coordinator serves them, and what it asks of the API that nobody else does."""
 
 import gzip
+import re
+from urllib.parse import urljoin
 
 import pytest
 
@@ -21,6 +23,20 @@ async def test_the_page_needs_nothing_from_elsewhere(served: Served) -> None:
     for address in addresses:
         if address.startswith("/"):
             assert (await served.http.get(address)).status_code == 200, address
+
+
+async def test_modules_are_not_found_one_by_one(served: Served) -> None:
+    """The page names every module that another one imports, so that none waits for the one that imports it."""
+    page = (await served.http.get("/")).text
+    preloaded = set(re.findall(r'rel="modulepreload" href="([^"]+)"', page))
+    imported, to_read = set[str](), ["/dashboard/js/main.js"]
+    while to_read:
+        module = to_read.pop()
+        source = (await served.http.get(module)).text
+        found = {urljoin(module, name) for name in re.findall(r'from "([^"]+)"', source)} - imported
+        imported |= found
+        to_read += found
+    assert preloaded == imported
 
 
 async def test_files_are_packed_and_asked_for_again(served: Served) -> None:

@@ -57,8 +57,8 @@ const RESULTS = { clear: "✓ clear", suspicious: "▲ suspicious", explains: "�
 
 /** One row a check; whatever it holds beside its sentence is told as names and values, modules by their number. */
 export function evidence(list) {
-  const columns = [{ name: "check", of: (row) => words(String(row.check ?? row.name ?? "")) }, { name: "result", tight: true, of: (row) => row.result, show: (value) => RESULTS[value] ?? "–" }, { name: "found", of: (row) => row.sentence }, { name: "more", of: more }];
-  return table(columns, list, { caption: "Evidence" });
+  const columns = [{ name: "check", tight: true, of: (row) => words(String(row.check ?? row.name ?? "")) }, { name: "result", tight: true, of: (row) => row.result, show: (value) => RESULTS[value] ?? "–" }, { name: "found", of: (row) => row.sentence }, { name: "more", of: more }];
+  return h("div", { className: "whole" }, table(columns, list, { caption: "Evidence" })); // what explains it comes last
 }
 
 function more({ check, name, result, sentence, modules, ...others }) {
