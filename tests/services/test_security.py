@@ -29,7 +29,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-ROUTES: list[tuple[str, str, str, Any]] = [
+ROUTES: list[tuple[str, str, str, dict[str, Any] | None]] = [
     ("GET", "/v1/session", "read", None),
     ("GET", "/v1/state", "read", None),
     ("GET", "/v1/runs", "read", None),
