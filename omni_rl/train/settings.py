@@ -1,17 +1,15 @@
 """What a trainer group is told; imports no torch, so that the command line can read it at once."""
 
-from typing import Literal
-
 from pydantic import Field
 
-from omni_rl.settings import DeviceKind, Numerics, StrictSettings
+from omni_rl.settings import DeviceKind, NumericsSettings, StrictSettings
 
 
-class TrainSettings(StrictSettings):
+class TrainSettings(StrictSettings, NumericsSettings):
     """Settings of a trainer group. Master weights and optimiser state are float32 whatever `dtype` is.
 
-    `dtype` is the forward's. `numerics` "matched" computes it with vLLM's CPU operators, bit for bit as an engine of
-    as many threads that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
+    `numerics` "matched" computes the forward with vLLM's CPU operators, bit for bit as an engine of as many threads
+    that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
     its memory; `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
     `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; it
     has not been run. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
@@ -20,8 +18,6 @@ class TrainSettings(StrictSettings):
     """
 
     world_size: int = Field(default=2, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    numerics: Numerics = "reference"
     learning_rate: float = Field(default=1e-4, gt=0)
     value_learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
