@@ -4,11 +4,12 @@ Shapes: P prompt tokens after expansion, N tokens of one media item, F frames, H
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.media.packed import PackedTensor
 from omni_rl.media.pruning import Pruning
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ class MediaItem:
     digests: dict[str, str]
     content_hash: str
     pruning: Pruning | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        packed = {name: PackedTensor.of(tensor) for name, tensor in self.tensors.items()}
+        return {**vars(self), "tensors": packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors = {name: packed.tensor() for name, packed in state["tensors"].items()}
+        vars(self).update(state, tensors=tensors)
 
 
 @dataclass(frozen=True)
