@@ -1,8 +1,8 @@
 """What a trainer group is told; imports no torch, so that the command line can read it at once."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from omni_rl.settings import DeviceKind, Numerics, StrictSettings
 
@@ -37,6 +37,12 @@ class TrainSettings(StrictSettings):
     resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs, and beside its device."""
     collective_timeout: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _matched_is_the_hosts(self) -> Self:
+        if self.device == "cuda" and self.numerics == "matched":
+            raise ValueError('numerics "matched" computes with vLLM\'s CPU operators: use device "cpu", or "reference"')
+        return self
 
     @property
     def set_aside(self) -> dict[str, float]:
