@@ -1,4 +1,4 @@
-"""Where a rank computes, and what carries its collectives; written for CUDA, which it has not met."""
+"""Where a rank computes, and what carries its collectives; docs/gpu.md says what of it has met a GPU."""
 
 import torch
 

@@ -13,8 +13,8 @@ class TrainSettings(StrictSettings):
     `dtype` is the forward's. `numerics` "matched" computes it with vLLM's CPU operators, bit for bit as an engine of
     as many threads that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
     its memory; `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; it
-    has not been run. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
+    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; not
+    for matched numerics. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
     cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that
     is alive but silent; a peer that died is noticed at once.
     """

@@ -46,12 +46,29 @@ def test_cuda_that_is_not_there_is_refused_with_the_reason(monkeypatch: pytest.M
         own_device("cuda")
 
 
-def test_a_rank_takes_the_device_that_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Float32 products may be rounded; afterwards as before."""
+    was = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was
+
+
+@pytest.mark.usefixtures("tf32")
+def test_a_rank_takes_the_device_that_it_was_shown_and_keeps_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert own_device("cuda") == torch.device("cuda", 0)
     assert current == [torch.device("cuda", 0)]
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_numerics_of_the_cpu_are_refused_on_a_device() -> None:
+    with pytest.raises(ConfigError, match="CPU operators"):
+        TrainSettings(device="cuda", numerics="matched")
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

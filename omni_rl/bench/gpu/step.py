@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from omni_rl.bench.gpu.answers import text_answers
 from omni_rl.bench.gpu.card import matmul_rate
 from omni_rl.bench.gpu.clock import seconds
-from omni_rl.bench.gpu.wide import FEW_LAYERS, active_parameters, busiest, released
+from omni_rl.bench.gpu.wide import FEW_LAYERS, active_parameters, released
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.parallel import shard
 from omni_rl.train import rendezvous
@@ -61,7 +61,6 @@ def measure(_: Path) -> dict[str, Any]:
         "scoring_utilisation": round(2 * active * tokens / scoring / rate, 4),
         "optimizer_seconds": round(_optimizer_seconds(optimizer), 4),
         "peak_gib": round(peak / 2**30, 2),
-        **busiest(step),
     }
 
 

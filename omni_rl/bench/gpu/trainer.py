@@ -22,7 +22,9 @@ from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
-THREADS = 8
+CPUS = 4
+THREADS = 2
+"""Of a rank: other parts run beside this one."""
 SLAB_BYTES = 2**26
 ADVANTAGES = (1.0, -0.5, 0.25, -1.0, 2.0)
 
@@ -31,7 +33,7 @@ def measure(checkpoint: Path, dtype: Dtype) -> dict[str, Any]:
     """`equal`: what must be the same bit for bit, between the two groups or from one call to the next."""
     given = answers(checkpoint)
     # A Ray of its own, whatever else runs on this machine.
-    ray.init("local", num_cpus=THREADS, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=CPUS, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
         with (
             TemporaryDirectory() as folder,
