@@ -4,14 +4,14 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni_rl.errors import ConfigError
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import UpSettings
-from omni_rl.settings import Numerics, Strategy, describe
+from omni_rl.settings import NumericsSettings, Strategy, describe
 
 PREFIX = "OMNI_RL_"
 
@@ -31,7 +31,7 @@ class NodesSettings(BaseModel):
     strategy: Strategy = "SPREAD"
 
 
-class DemoSettings(BaseModel):
+class DemoSettings(NumericsSettings):
     """The main job. `prompts_per_kind` prompts of each of the five kinds a step, `max_tokens` sampled tokens each.
 
     `replicas` engines share the prompts of a step, `world_size` ranks train.
@@ -40,9 +40,6 @@ class DemoSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = SMALL_CHECKPOINT
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    numerics: Numerics = "reference"
-    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators."""
     steps: int = Field(default=6, ge=1)
     seed: int = Field(default=0, ge=0)
     out: Path = Path("runs/demo")

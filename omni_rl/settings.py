@@ -1,8 +1,8 @@
 """The base of what actors are started with; importable without torch."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from omni_rl.errors import ConfigError
 
@@ -14,9 +14,25 @@ Transport = Literal["slab", "object_store"]
 """How weights get to engines. slab: all of them map the one that the trainer fills, in the memory of one host.
 object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store."""
 
-Numerics = Literal["reference", "matched"]
+Numerics = Literal["reference", "matched", "batch_invariant"]
 """What a trainer's forward computes with. reference: plain torch and compiled loops, on any machine. matched: vLLM's
-own CPU operators, one sequence after the other: bit for bit the logprobs of an engine's prefill (docs/numerics.md)."""
+own CPU operators, one sequence after the other: bit for bit the logprobs of an engine's prefill. batch_invariant: the
+operators of a `batch_invariant` engine, bit for bit the logprobs that it samples with (docs/numerics.md)."""
+
+
+class NumericsSettings(BaseModel):
+    """What the policies compute in: `dtype` is that of the forward, `numerics` says by what the trainer computes it."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    numerics: Numerics = "reference"
+    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators. batch_invariant: bit for
+    bit what is sampled, in bfloat16; engines that are started beside it are batch-invariant too."""
+
+    @model_validator(mode="after")
+    def _invariant_in_bfloat16(self) -> Self:
+        if self.numerics == "batch_invariant" and self.dtype != "bfloat16":
+            raise ValueError('numerics "batch_invariant" is for dtype bfloat16, as engines are; take "matched" instead')
+        return self
 
 
 def describe(error: ValidationError) -> str:

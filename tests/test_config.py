@@ -23,6 +23,7 @@ def test_file_then_environment_then_flags(tmp_path: Path, monkeypatch: pytest.Mo
         ({"demo.dtype": "float16"}, "demo.dtype"),
         ({"demo.steps": 0}, "demo.steps"),
         ({"demo.stepz": 1}, "demo.stepz"),
+        ({"demo.numerics": "batch_invariant"}, "demo: .*bfloat16"),
     ],
 )
 def test_an_error_names_the_setting(flags: dict[str, object], named: str) -> None:

@@ -94,7 +94,9 @@ def numerics() -> str:
         _row("", "canonical probe, prefill", "sampled, prefill", "sampled, decode", "tokens/s, scoring / learning")
     ]
     lines += ["|---|---|---|---|---|"]
-    for dtype, measured in results.items():
+    dtypes = ("bfloat16", "float32")
+    for of, measured in results.items():
+        dtype = of if of in dtypes else f"bfloat16, engine {of}"
         for name, side in measured["sides"].items():
             probe = max(figures["logprob_abs_diff_max"] for figures in side["probe_against_prefill"].values())
             legs = [_mean(side[leg]) for leg in ("against_prefill", "against_decode")]
@@ -104,15 +106,15 @@ def numerics() -> str:
         itself = f"{_mean(engine['prefill_against_decode']):.2g}"
         lines.append(_row(f"{dtype}, the engine's own prefill", "0", "0", itself, ""))
     lines += ["", "Elements that are equal bit for bit, given the engine's own inputs; modules not named: all.", ""]
-    lines += [_row("module", *(f"{dtype}, {mode}" for dtype in results for mode in ("reference", "matched")))]
-    lines += ["|---" * (1 + 2 * len(results)) + "|"]
-    modules = {dtype: measured["modules"] for dtype, measured in results.items()}
+    lines += [_row("module", *(f"{dtype}, {mode}" for dtype in dtypes for mode in ("reference", "matched")))]
+    lines += ["|---" * (1 + 2 * len(dtypes)) + "|"]
+    modules = {dtype: results[dtype]["modules"] for dtype in dtypes}
     for name in dict.fromkeys(name for found in modules.values() for name in found["reference"]):
         shares = [found[mode][name]["equal"] for found in modules.values() for mode in ("reference", "matched")]
         if min(shares) < 1:
             lines.append(_row(f"`{name}`", *(f"{share:.5f}" for share in shares)))
     lines += ["", "Elements that are equal when a sequence is computed token by token instead of at once.", ""]
-    lines += [_row("vLLM's operator", *results), "|---" * (1 + len(results)) + "|"]
+    lines += [_row("vLLM's operator", *dtypes), "|---" * (1 + len(dtypes)) + "|"]
     of_vllm = json.loads((ROOT / "bench/operators.json").read_text())["results"]
     operators = list(of_vllm["decode_equal_to_prefill"].values())
     lines += [_row(name, *(f"{found[name]:.5f}" for found in operators)) for name in operators[0]]

@@ -1,11 +1,10 @@
 """What the bridge hosts, and where; imports neither torch nor Ray."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.settings import DeviceKind, Numerics, Strategy, StrictSettings, Transport
+from omni_rl.settings import DeviceKind, NumericsSettings, Strategy, StrictSettings, Transport
 
 
 class Hosts(BaseModel):
@@ -26,7 +25,7 @@ class Hosts(BaseModel):
     memory."""
 
 
-class ClusterSettings(StrictSettings, Hosts):
+class ClusterSettings(StrictSettings, NumericsSettings, Hosts):
     """The policies of one run on one Ray cluster.
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
@@ -40,8 +39,6 @@ class ClusterSettings(StrictSettings, Hosts):
     run: str
     model: Path
     ledger: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    numerics: Numerics = "reference"
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)

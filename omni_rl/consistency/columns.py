@@ -162,13 +162,13 @@ def compare_each(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") ->
     """The figures of each sequence by itself: `overall` of a step that has only that one."""
     columns = _only(columns, mixed=False)
     columns = replace(columns, kinds=columns.samples)  # each is a kind of its own: what it leaves out is its own affair
-    flips = _flips(columns)
+    flipped = _flips(columns)
     longest = int(np.diff(columns.offsets).max(initial=0))
-    cells = _Cells.of(columns, flips, leave_out, [(0, longest)])
+    cells = _Cells.of(columns, flipped, leave_out, [(0, longest)])
     groups = cells.by_sequence(np.arange(len(columns.samples)), len(columns.samples))
     (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
     found = _Reduced(groups, figures)
-    return [found.metrics(number, int(number in flips)) for number in range(len(columns.samples))]
+    return [found.metrics(number, int(number in flipped)) for number in range(len(columns.samples))]
 
 
 def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
@@ -179,9 +179,10 @@ def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
     return replace(columns, loss_mask=counted & (columns.mixed_state == mixed))
 
 
-def _flips(columns: StepColumns) -> dict[int, Flip]:
-    """The first flip of each sequence that has one, by its number."""
-    return {n: flip for n in sorted(columns.choices) if (flip := first_flip(columns.record(n))) is not None}
+def _flips(columns: StepColumns) -> dict[int, tuple[SampleRecord, Flip]]:
+    """The sequences that have a flip, each with its first one, by their number."""
+    routed = {n: columns.record(n) for n in sorted(columns.choices)}
+    return {n: (record, flip) for n, record in routed.items() if (flip := first_flip(record)) is not None}
 
 
 def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool) -> Mask | None:
@@ -194,11 +195,12 @@ def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool
 
 
 def _compare(columns: StepColumns, leave_out: LeaveOut) -> StepComparison:
-    flips = _flips(columns)
+    flipped = _flips(columns)
+    flips = {n: flip for n, (_, flip) in flipped.items()}
     names = list(dict.fromkeys(columns.kinds))
     kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)
     bins = position_bins(int(np.diff(columns.offsets).max(initial=0)))
-    cells = _Cells.of(columns, flips, leave_out, bins)
+    cells = _Cells.of(columns, flipped, leave_out, bins)
     row, at = np.divmod(np.arange(cells.kept.size), len(bins))
     groups = [
         cells.by_sequence(np.zeros_like(kind_of), 1),
@@ -283,14 +285,14 @@ class _Cells:
     def of(
         cls,
         columns: StepColumns,
-        flips: Mapping[int, Flip],
+        flipped: Mapping[int, tuple[SampleRecord, Flip]],
         leave_out: LeaveOut,
         bins: Sequence[tuple[int, int]],
     ) -> "_Cells":
         counted = columns.loss_mask
         keeps = counted
-        if flips and leave_out != "nothing":
-            keeps = _keeps(columns, flips, leave_out)
+        if flipped and leave_out != "nothing":
+            keeps = _keeps(columns, {n: record for n, (record, _) in flipped.items()}, leave_out)
         ends = np.array([0, *(end for _, end in bins)], np.int64)
         bounds = columns.offsets[:-1, None] + np.minimum(np.diff(columns.offsets)[:, None], ends[None, :])
         sizes = _counts(keeps, bounds)
@@ -325,15 +327,15 @@ class _Cells:
         return edges_of(self.kept[self.kept > 0])
 
 
-def _keeps(columns: StepColumns, flips: Mapping[int, Flip], leave_out: LeaveOut) -> Mask:
+def _keeps(columns: StepColumns, flipped: Mapping[int, SampleRecord], leave_out: LeaveOut) -> Mask:
     """Tokens that count, without what flips leave out: `router.kept_of` for columns."""
     counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
     keeps = counted.copy()
-    for n in flips:
-        keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(columns.record(n), leave_out)
+    for n, record in flipped.items():
+        keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(record, leave_out)
     if leave_out == "flipped":
         of_token = np.repeat(np.array(columns.kinds), np.diff(columns.offsets))
-        for kind in dict.fromkeys(columns.kinds[n] for n in flips):
+        for kind in dict.fromkeys(columns.kinds[n] for n in flipped):
             its = counted & (of_token == kind)
             tokens = int(its.sum())
             if not accidental(tokens - int(keeps[its].sum()), tokens):

@@ -6,7 +6,9 @@ them, R runs (the tokens of one sequence in one group).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ class Metrics:
         return {name: getattr(self, name) for name in REPORTED}
 
 
+PERCENTS = (50, 95, 99)
 REPORTED = (
     "tokens",
     "logprob_abs_diff_mean",
@@ -94,69 +97,82 @@ class GroupFigures:
     """The figures of each group of a grouping. `run_error` float64 [R]: mean exp(abs d) of each run, group by group."""
 
     run_error: Array
-    _run_d: Array
 
     def __init__(self, grouping: Grouping) -> None:
-        sizes = np.diff(grouping.edges)
+        lengths = np.diff(grouping.edges)
         self._runs = np.argsort(grouping.group, kind="stable")
-        self._sizes = np.bincount(grouping.group, sizes, grouping.count).astype(np.int64)
-        self._spans = [slice(*ends) for ends in _pairs(edges_of(self._sizes))]
-        self._runs_of = _pairs(edges_of(np.bincount(grouping.group, minlength=grouping.count)))
+        self._sizes = np.bincount(grouping.group, lengths, grouping.count).astype(np.int64)
+        self._filled = np.flatnonzero(self._sizes)
+        self._spans = _Spans.of(self._sizes[self._filled])
+        self._runs_spans = _Spans.of(np.bincount(grouping.group, minlength=grouping.count)[self._filled])
         self._order: Index | None = None
         if np.any(grouping.group[1:] < grouping.group[:-1]):
-            moved = sizes[self._runs]
+            moved = lengths[self._runs]
             shift = grouping.edges[:-1][self._runs] - edges_of(moved)[:-1]
             self._order = np.repeat(shift, moved) + np.arange(grouping.edges[-1])
-        self._found: dict[str, list[Any]] = {}
+        self._found: dict[str, Array] = {}
 
     def take(self, term: str, values: Array) -> None:
         """Reduce one term of all tokens to what the figures need of it."""
         if self._order is not None:
             values = values[self._order]
         for name, reduction in _REDUCTIONS[term].items():
-            self._found[name] = [reduction(values[span]) if span.stop > span.start else np.nan for span in self._spans]
+            self._found[f"{term} {name}"] = self._of_all(reduction(values, self._spans))
+        if term == "size":
+            ends = [*self._spans.starts.tolist(), len(values)]
+            of_groups = np.array([percentiles(values[start:end], PERCENTS) for start, end in pairwise(ends)])
+            for number, percent in enumerate(PERCENTS):
+                self._found[f"size p{percent}"] = self._of_all(of_groups.reshape(-1, len(PERCENTS))[:, number])
 
     def take_runs(self, d: Array, error: Array) -> None:
         """The sum of d and the mean exp(abs d) of each run, [R]."""
-        self._run_d, self.run_error = d[self._runs], error[self._runs]
+        self.run_error = error[self._runs]
+        self._found["run_ratio_squared mean"] = self._of_all(_means(np.exp(2 * d[self._runs]), self._runs_spans))
+        self._found["run_error mean"] = self._of_all(_means(self.run_error, self._runs_spans))
+        self._found["run_error max"] = self._of_all(_maxima(self.run_error, self._runs_spans))
 
     def size(self, group: int) -> int:
         """Tokens of a group."""
         return int(self._sizes[group])
 
-    @np.errstate(all="ignore")
     def metrics(self, group: int, flips: int, excluded: int) -> Metrics:
         """Of one group, with its counts of router flips and of tokens that were left out."""
+        figures = {name: column[group] for name, column in self._columns.items()}
+        return Metrics(tokens=self.size(group), router_flips=flips, excluded_tokens=excluded, **figures)
 
-        def of(name: str) -> float:
-            return float(self._found[name][group])
+    @cached_property
+    def _columns(self) -> dict[str, list[float]]:
+        """By the names of `Metrics`, one figure for each group."""
+        found = self._found
+        with np.errstate(all="ignore"):
+            columns = {
+                "logprob_abs_diff_mean": found["size mean"],
+                "logprob_abs_diff_max": found["size max"],
+                "logprob_abs_diff_p50": found["size p50"],
+                "logprob_abs_diff_p95": found["size p95"],
+                "logprob_abs_diff_p99": found["size p99"],
+                "token_mult_prob_error": found["mult_prob mean"],
+                "gen_kl_error": found["gen_kl mean"],
+                "policy_kl_error": found["policy_kl mean"],
+                "js_divergence_error": 0.5 * found["js_train mean"] + 0.5 * found["js_rollout mean"],
+                "rollout_probs_diff_mean": found["probs_diff mean"],
+                "rollout_probs_diff_max": found["probs_diff max"],
+                "rollout_probs_diff_std": found["probs_diff std"],
+                "chi2_token": found["ratio_squared mean"] - 1,
+                "chi2_seq": found["run_ratio_squared mean"] - 1,
+                "ess": found["ratio mean"] * found["ratio mean"] / found["ratio_squared mean"],
+                "seq_mult_prob_error_mean": found["run_error mean"],
+                "seq_mult_prob_error_max": found["run_error max"],
+            }
+        return {name: column.tolist() for name, column in columns.items()}
 
-        p50, p95, p99 = self._found["size percentiles"][group] if self._sizes[group] else (np.nan,) * 3
-        runs = slice(*self._runs_of[group])
-        run_d, run_error = self._run_d[runs], self.run_error[runs]
-        ratio = np.float64(of("ratio mean"))  # numpy's, because Python's own floats raise on overflow
-        return Metrics(
-            tokens=int(self._sizes[group]),
-            logprob_abs_diff_mean=of("size mean"),
-            logprob_abs_diff_max=of("size max"),
-            logprob_abs_diff_p50=float(p50),
-            logprob_abs_diff_p95=float(p95),
-            logprob_abs_diff_p99=float(p99),
-            token_mult_prob_error=of("mult_prob mean"),
-            gen_kl_error=of("gen_kl mean"),
-            policy_kl_error=of("policy_kl mean"),
-            js_divergence_error=0.5 * of("js_train mean") + 0.5 * of("js_rollout mean"),
-            rollout_probs_diff_mean=of("probs_diff mean"),
-            rollout_probs_diff_max=of("probs_diff max"),
-            rollout_probs_diff_std=of("probs_diff std"),
-            chi2_token=of("ratio_squared mean") - 1,
-            chi2_seq=float(_mean(np.exp(2 * run_d)) - 1) if len(run_d) else float("nan"),
-            ess=float(ratio * ratio / np.float64(of("ratio_squared mean"))),
-            seq_mult_prob_error_mean=float(_mean(run_error)) if len(run_d) else float("nan"),
-            seq_mult_prob_error_max=float(np.max(run_error)) if len(run_d) else float("nan"),
-            router_flips=flips,
-            excluded_tokens=excluded,
-        )
+    def _of_all(self, of_filled: Array) -> Array:
+        """NaN for groups without a token."""
+        if len(of_filled) == len(self._sizes):
+            return of_filled
+        result = np.full(len(self._sizes), np.nan)
+        result[self._filled] = of_filled
+        return result
 
 
 # NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
@@ -208,10 +224,6 @@ def _terms(lr: Array, lt: Array) -> Iterator[tuple[str, Array]]:
     yield "ratio_squared", ratio**2
 
 
-def _percentiles(values: Array) -> list[float]:
-    return percentiles(values, (50, 95, 99))
-
-
 def edges_of(sizes: Index | NDArray[np.bool_]) -> Index:
     """Where things of these sizes, one after the other, begin and end: [n + 1]."""
     result = np.zeros(len(sizes) + 1, np.int64)
@@ -219,23 +231,48 @@ def edges_of(sizes: Index | NDArray[np.bool_]) -> Index:
     return result
 
 
-def _pairs(edges: Index) -> list[tuple[int, int]]:
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+class _Spans(NamedTuple):
+    """Groups that follow each other, none of them empty: where each begins, and its size, int64 [F]."""
+
+    starts: Index
+    sizes: Index
+
+    @classmethod
+    def of(cls, sizes: Index) -> "_Spans":
+        return cls(edges_of(sizes)[:-1], sizes)
 
 
-def _mean(values: Array) -> Any:
-    """`np.mean`, bit for bit, in half its time where the values are few, as they are in most groups."""
-    return np.add.reduce(values) / len(values)
+# Reductions: values [T] of such groups, to [F].
 
 
-_REDUCTIONS: dict[str, dict[str, Callable[[Array], Any]]] = {
-    "size": {"size mean": _mean, "size max": np.maximum.reduce, "size percentiles": _percentiles},
-    "mult_prob": {"mult_prob mean": _mean},
-    "gen_kl": {"gen_kl mean": _mean},
-    "policy_kl": {"policy_kl mean": _mean},
-    "js_train": {"js_train mean": _mean},
-    "js_rollout": {"js_rollout mean": _mean},
-    "probs_diff": {"probs_diff mean": _mean, "probs_diff max": np.maximum.reduce, "probs_diff std": np.std},
-    "ratio": {"ratio mean": _mean},
-    "ratio_squared": {"ratio_squared mean": _mean},
+def _means(values: Array, spans: _Spans) -> Array:
+    if not len(values):
+        return np.empty(0)
+    result: Array = np.add.reduceat(values, spans.starts) / spans.sizes
+    return result
+
+
+def _maxima(values: Array, spans: _Spans) -> Array:
+    result: Array = np.maximum.reduceat(values, spans.starts) if len(values) else np.empty(0)
+    return result
+
+
+def _deviations(values: Array, spans: _Spans) -> Array:
+    centred = values - np.repeat(_means(values, spans), spans.sizes)
+    result: Array = np.sqrt(_means(centred * centred, spans))
+    return result
+
+
+Reduction = Callable[[Array, _Spans], Array]
+_MEAN: dict[str, Reduction] = {"mean": _means}
+_REDUCTIONS: dict[str, dict[str, Reduction]] = {
+    "size": {"mean": _means, "max": _maxima},
+    "mult_prob": _MEAN,
+    "gen_kl": _MEAN,
+    "policy_kl": _MEAN,
+    "js_train": _MEAN,
+    "js_rollout": _MEAN,
+    "probs_diff": {"mean": _means, "max": _maxima, "std": _deviations},
+    "ratio": _MEAN,
+    "ratio_squared": _MEAN,
 }

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import differing_choices
 
 Activations = Mapping[str, NDArray[np.float32]]
 """Module by its name on both sides to its output [N, W] for one sequence, in the order of the forward."""
@@ -65,7 +64,7 @@ def flips_by_layer(records: list[SampleRecord]) -> dict[int, int]:
     """
     total: NDArray[np.int64] | None = None
     for record in records:
-        differs = differing_choices(record)
+        differs = record.differing_choices
         if differs is not None:
             counts = differs.sum(0)
             total = counts if total is None else total + counts

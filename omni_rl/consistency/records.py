@@ -4,6 +4,7 @@ Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,3 +42,16 @@ class SampleRecord:
                 f"sample {self.sample}: router choices for {len(self.rollout_experts)} (rollout) and "
                 f"{len(self.train_experts)} (trainer) positions, margins for {len(self.margins)}; expected {positions}"
             )
+
+    @cached_property
+    def differing_choices(self) -> NDArray[np.bool_] | None:
+        """Bool [P + T - 1, L]: where a layer chose another set of experts; None where choices are not known."""
+        if self.rollout_experts is None or self.train_experts is None:
+            return None
+        result: NDArray[np.bool_] = np.logical_or.reduce(self.rollout_experts != self.train_experts, axis=-1)
+        rollout, train = self.rollout_experts[result], self.train_experts[result]
+        if len(rollout):  # another order is not another set
+            rollout.sort(axis=-1)
+            train.sort(axis=-1)
+            result[result] = np.logical_or.reduce(rollout != train, axis=-1)
+        return result

@@ -42,29 +42,16 @@ class Flip:
 
 def flipped_positions(record: SampleRecord) -> NDArray[np.bool_] | None:
     """Positions [P + T - 1] at which any layer chose another set of experts; None where choices are not known."""
-    differs = differing_choices(record)
+    differs = record.differing_choices
     return None if differs is None else np.logical_or.reduce(differs, axis=-1)
-
-
-def differing_choices(record: SampleRecord) -> NDArray[np.bool_] | None:
-    """Bool [P + T - 1, L]: where a layer chose another set of experts; None where choices are not known."""
-    if record.rollout_experts is None or record.train_experts is None:
-        return None
-    result: NDArray[np.bool_] = np.any(record.rollout_experts != record.train_experts, axis=-1)
-    rollout, train = record.rollout_experts[result], record.train_experts[result]
-    result[result] = np.any(np.sort(rollout, axis=-1) != np.sort(train, axis=-1), axis=-1)
-    return result
 
 
 def first_flip(record: SampleRecord) -> Flip | None:
     """The earliest position, and there the lowest layer, whose sets of chosen experts differ; None if none does."""
-    differs = differing_choices(record)
-    if differs is None or record.margins is None:
+    differs = record.differing_choices
+    if differs is None or record.margins is None or not differs.any():
         return None
-    places = np.argwhere(differs)
-    if not len(places):
-        return None
-    position, layer = (int(i) for i in places[0])
+    position, layer = divmod(int(differs.argmax()), differs.shape[1])
     return Flip(record.sample, position, layer, float(record.margins[position, layer]))
 
 

@@ -17,7 +17,7 @@ from omni_rl.errors import EngineDeadError, RayUnavailableError, SyncRunningErro
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
-from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.train.settings import Objective
 from omni_rl.train.targets import Targets
@@ -38,6 +38,7 @@ class Attached:
         self._saved = saved
         self._run = run
         self._attempt = attempt
+        self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str]] = {}
         settings = policies.rollout.settings
         self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
 
@@ -65,13 +66,9 @@ class Attached:
 
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
         records = []
-        contents: dict[int, list[str]] = {}
         each = zip(answers.prompts, answers.rollouts, answers.scores, answers.rewards, strict=True)
         for prompt, rollout, score, reward in each:
-            # The answers of a group share their prompt's media.
-            if id(prompt) not in contents:
-                contents[id(prompt)] = keep_media(prompt, rollout.prompt.items, self._keep)
-            media = media_entries(rollout, score, contents[id(prompt)])
+            media = media_entries(rollout, score, self._kept(prompt, rollout.prompt.items))
             records.append(record_of(prompt, rollout, score, reward, media, self.decode))
         client = self._policies.coordinator
         client.put_part(self._run, self._attempt, step, 0, records)
@@ -93,6 +90,13 @@ class Attached:
         if answer.replaced:
             self._policies.refresh()
         return answer.version
+
+    def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str]:
+        """Digests of a prompt's media in the store, where they are put once a job: prompts come again and again."""
+        seen = tuple(tuple(sorted(item.digests.items())) for item in items)
+        if seen not in self._media:
+            self._media[seen] = keep_media(prompt, items, self._keep)
+        return self._media[seen]
 
     def _keep(self, content: bytes, kind: str) -> str:
         return self._policies.coordinator.put_media(content, kind).digest

@@ -10,7 +10,6 @@ Shapes: T tokens; S sequences; H heads of P channels; G groups of N states; D co
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +20,9 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.mamba import mamba_mixer2
 from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
 from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_fn
-from vllm.model_executor.layers.mamba.ops.ssu_dispatch import selective_state_update
 
-# A multiple of what vector instructions take at a time, unrolled.
-_LANES = 64
+from omni_rl.models.nemotron_omni.matched.operators import update_states
+from omni_rl.models.nemotron_omni.matched.routing import rows_missing
 
 
 def make_invariant(model: nn.Module) -> None:
@@ -99,44 +97,19 @@ def scan_by_steps(
 ) -> torch.Tensor:
     """A prefill by decode's state update: `x` [T, H, P], `dt` [T, H], `a`, `D`, `dt_bias` [H], `b` and `c` [T, G, N],
     to `out` [T, H, P]; returns the states at the sequences' ends [S, H, P, N]."""
-    heads, channels, states = x.shape[1], x.shape[2], b.shape[2]
-    # Slot 0 is vLLM's null block.
-    state = torch.zeros(len(cu_seqlens), heads, channels, states, dtype=state_dtype)
-    if initial_states is not None:
-        state[1:] = initial_states
-    decay = a[:, None, None].expand(-1, channels, states).float()
-    step, skip, shift = dt.unsqueeze(-1).expand(-1, -1, channels), _wide(D, channels), _wide(dt_bias, channels)
-    for number, (start, end) in enumerate(pairwise(cu_seqlens.tolist()), 1):
-        slot = torch.tensor([number], dtype=torch.int32)
-        for t in range(start, end):
-            row = slice(t, t + 1)
-            selective_state_update(
-                state,
-                x[row],
-                step[row],
-                decay,
-                b[row],
-                c[row],
-                skip,
-                shift,
-                dt_softplus=True,
-                state_batch_indices=slot,
-                dst_state_batch_indices=slot,
-                out=out[row],
-            )
-    return state[1:]
-
-
-def _wide(values: torch.Tensor, channels: int) -> torch.Tensor:
-    return values.unsqueeze(-1).expand(-1, channels)
+    shape = len(cu_seqlens) - 1, *x.shape[1:], b.shape[2]
+    states = torch.zeros(shape) if initial_states is None else initial_states
+    states = states.to(state_dtype, copy=True)
+    update_states(states, cu_seqlens.int(), x, dt, a, b, c, D, dt_bias, out)
+    return states
 
 
 def _padded(route: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Callable[..., Any]:
-    """A router's choice on a multiple of `_LANES` rows, so that vector instructions compute all of its sigmoids."""
+    """A router's choice on as many rows as vector instructions compute all sigmoids of."""
 
     def routed(hidden_states: torch.Tensor, router_logits: torch.Tensor, *rest: Any, **named: Any) -> Any:
         rows = len(router_logits)
-        missing = -rows % _LANES
+        missing = rows_missing(rows)
         wide = (torch.cat([part, part[-1:].expand(missing, -1)]) for part in (hidden_states, router_logits))
         weights, experts = route(*wide, *rest, **named)
         return weights[:rows], experts[:rows]

@@ -1,17 +1,16 @@
 """What `omni-rl up` starts; imports neither torch nor Ray."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from omni_rl.bridge.settings import Hosts
-from omni_rl.settings import Numerics
+from omni_rl.settings import NumericsSettings
 
 SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
 
 
-class UpSettings(Hosts):
+class UpSettings(NumericsSettings, Hosts):
     """`directory` has everything that outlives a process: state, tokens, ledger, logs. Port 0: any that is free.
 
     `object_store` is Ray's, in bytes: a step's media tensors, with room. Other hosts join its Ray with `ray start`.
@@ -19,9 +18,6 @@ class UpSettings(Hosts):
 
     directory: Path = Path("runs/up")
     model: Path = SMALL_CHECKPOINT
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    numerics: Numerics = "reference"
-    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators."""
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)

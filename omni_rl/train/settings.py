@@ -1,27 +1,25 @@
 """What a trainer group is told; imports no torch, so that the command line can read it at once."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from omni_rl.settings import DeviceKind, Numerics, StrictSettings
+from omni_rl.settings import DeviceKind, NumericsSettings, StrictSettings
 
 
-class TrainSettings(StrictSettings):
+class TrainSettings(StrictSettings, NumericsSettings):
     """Settings of a trainer group. Master weights and optimiser state are float32 whatever `dtype` is.
 
-    `dtype` is the forward's. `numerics` "matched" computes it with vLLM's CPU operators, bit for bit as an engine of
-    as many threads that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
+    `numerics` "matched" computes the forward with vLLM's CPU operators, bit for bit as an engine of as many threads
+    that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
     its memory; `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; not
-    for matched numerics. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
-    cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that
-    is alive but silent; a peer that died is noticed at once.
+    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them, and
+    takes the reference numerics alone. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and
+    engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank
+    waits for a peer that is alive but silent; a peer that died is noticed at once.
     """
 
     world_size: int = Field(default=2, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    numerics: Numerics = "reference"
     learning_rate: float = Field(default=1e-4, gt=0)
     value_learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -39,9 +37,11 @@ class TrainSettings(StrictSettings):
     collective_timeout: float = Field(default=300.0, gt=0)
 
     @model_validator(mode="after")
-    def _matched_is_the_hosts(self) -> Self:
-        if self.device == "cuda" and self.numerics == "matched":
-            raise ValueError('numerics "matched" computes with vLLM\'s CPU operators: use device "cpu", or "reference"')
+    def _reference_on_devices(self) -> Self:
+        if self.device == "cuda" and self.numerics != "reference":
+            raise ValueError(
+                f'numerics "{self.numerics}" computes with vLLM\'s CPU operators: use "reference", or device "cpu"'
+            )
         return self
 
     @property

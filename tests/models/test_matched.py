@@ -21,9 +21,9 @@ from omni_rl.models.nemotron_omni.layers import RMSNorm
 from omni_rl.models.nemotron_omni.matched import operators
 from omni_rl.models.nemotron_omni.matched.attention import MatchedAttention
 from omni_rl.models.nemotron_omni.matched.install import match
-from omni_rl.models.nemotron_omni.matched.mamba import MatchedMambaMixer
+from omni_rl.models.nemotron_omni.matched.mamba import InvariantMambaMixer, MatchedMambaMixer
 from omni_rl.models.nemotron_omni.matched.norms import MatchedRMSNorm
-from omni_rl.models.nemotron_omni.matched.routing import MatchedRouter
+from omni_rl.models.nemotron_omni.matched.routing import InvariantRouter, MatchedRouter
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 from .conftest import language_config, randomise
@@ -72,6 +72,7 @@ def _gradients(output: torch.Tensor, module: nn.Module, rows: torch.Tensor) -> d
         (MatchedMambaMixer, _plain_mamba, {}),
         (MatchedMambaMixer, _plain_mamba, {"use_conv_bias": False, "n_groups": 1}),
         (MatchedMambaMixer, _plain_mamba, {"time_step_limit": (0.0, 0.5)}),
+        (InvariantMambaMixer, _plain_mamba, {}),
     ],
 )
 def test_output_and_gradients_are_those_of_autograd(kind: Any, plain: Any, changes: dict[str, Any]) -> None:
@@ -104,12 +105,13 @@ def test_gradients_in_bfloat16_are_those_of_autograd_in_float32_but_for_rounding
         assert (gradient.float() - expected[name]).norm() < allowed * expected[name].norm(), name
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
+@pytest.fixture(params=[(torch.float32, "matched"), (torch.bfloat16, "matched"), (torch.bfloat16, "batch_invariant")])
 def model(request: pytest.FixtureRequest) -> NemotronHForCausalLM:
+    dtype, numerics = request.param
     model = NemotronHForCausalLM(language_config(**ENGINE))
     randomise(model)
-    match(model)
-    return model.to(request.param)
+    match(model, numerics)
+    return model.to(dtype)
 
 
 def test_a_pack_equals_each_sequence_alone_bit_for_bit(model: NemotronHForCausalLM) -> None:
@@ -143,7 +145,7 @@ def test_close_to_the_reference_in_float32() -> None:
     randomise(reference)
     matched = NemotronHForCausalLM(reference.config)
     matched.load_state_dict(reference.state_dict())
-    match(matched)
+    match(matched, "matched")
     ids, layout = torch.randint(300, (sum(LENGTHS),)), _layout(LENGTHS)
     with torch.no_grad():
         ours, theirs = (model(model.model.embed_tokens(ids), layout) for model in (matched, reference))
@@ -170,6 +172,16 @@ def test_the_router_sums_weights_in_vllms_order(groups: int) -> None:
     reference = Router(config)
     reference.load_state_dict(router.state_dict())
     assert torch.equal(reference(rows).margins, found.margins)
+
+
+def test_a_rows_scores_do_not_depend_on_how_many_there_are() -> None:
+    router = InvariantRouter(language_config(n_routed_experts=5, num_experts_per_tok=2))
+    randomise(router)
+    logits = torch.randn(67, 5)
+    whole = router._scores(logits)
+    assert whole.shape == logits.shape
+    for first, rows in ((0, 1), (13, 3), (66, 1), (2, 65)):
+        assert torch.equal(router._scores(logits[first : first + rows]), whole[first : first + rows])
 
 
 def test_the_whole_model_is_matched_and_keeps_its_names(config: NemotronOmniConfig) -> None:

@@ -15,6 +15,7 @@ from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGenerat
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.probe import probe_answers, probe_prompts
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.settings import Numerics
 from omni_rl.train.packing import pack
 
 from .conftest import prompts
@@ -31,8 +32,8 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def _matched(checkpoint: Path, dtype: str) -> NemotronOmniForConditionalGeneration:
-    backend = BackendConfig(numerics="matched")
+def _matched(checkpoint: Path, dtype: str, numerics: Numerics = "matched") -> NemotronOmniForConditionalGeneration:
+    backend = BackendConfig(numerics=numerics)
     return NemotronOmniForConditionalGeneration.from_pretrained(
         checkpoint, dtype=getattr(torch, dtype), backend=backend
     )
@@ -63,6 +64,20 @@ def test_every_module_and_every_logprob_is_the_engines_prefill(
         assert np.array_equal(_scores(model, [answer]), prefill.logprobs), answer.prompt.kind
     together = np.concatenate([prefill.logprobs for prefill in engine.score(sampled)])
     assert np.array_equal(_scores(model, sampled), together)
+
+
+def test_batch_invariant_logprobs_are_those_that_were_sampled(
+    start: Callable[..., RolloutEngine], small_checkpoint: Path
+) -> None:
+    """Not a prefill's alone, but what a batch of other prompts decoded, in a batch of other sequences."""
+    engine = start("bfloat16", threads=1, batch_invariant=True)
+    answers = engine.sample(
+        Renderer(engine.llm_engine).render(prompts()), SamplingSettings(max_tokens=24, ignore_eos=True)
+    )
+    decoded = np.concatenate([answer.logprobs for answer in answers])
+    assert np.array_equal(_scores(_matched(small_checkpoint, "bfloat16", "batch_invariant"), answers), decoded)
+    backwards = np.concatenate([answer.logprobs for answer in answers[::-1]])
+    assert np.array_equal(_scores(_matched(small_checkpoint, "bfloat16", "batch_invariant"), answers[::-1]), backwards)
 
 
 def test_the_reference_parts_in_bfloat16(start: Callable[..., RolloutEngine], small_checkpoint: Path) -> None:

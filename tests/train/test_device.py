@@ -11,6 +11,7 @@ from torch import nn
 
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedScores, PackedSequences
+from omni_rl.settings import Numerics
 from omni_rl.train.device import BACKENDS, own_device
 from omni_rl.train.moments import beside
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
@@ -66,9 +67,10 @@ def test_a_rank_takes_the_device_that_it_was_shown_and_keeps_float32(monkeypatch
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_numerics_of_the_cpu_are_refused_on_a_device() -> None:
-    with pytest.raises(ConfigError, match="CPU operators"):
-        TrainSettings(device="cuda", numerics="matched")
+@pytest.mark.parametrize("numerics", ["matched", "batch_invariant"])
+def test_numerics_of_the_cpu_are_refused_on_a_device(numerics: Numerics) -> None:
+    with pytest.raises(ConfigError, match=f"{numerics}.*CPU operators"):
+        TrainSettings(device="cuda", dtype="bfloat16", numerics=numerics)
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

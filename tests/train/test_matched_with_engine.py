@@ -12,6 +12,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.settings import Numerics
 from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
@@ -19,30 +20,37 @@ from omni_rl.train.settings import TrainSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-SETTINGS = TrainSettings(
-    world_size=2, dtype="bfloat16", numerics="matched", learning_rate=1e-3, collective_timeout=120.0
-)
 SAMPLING = SamplingSettings(max_tokens=8, seed=5, ignore_eos=True)
 
 
-def _assert_same_bits(trainer: TrainerGroup, engine: RolloutHandle, answers: list[Rollout]) -> None:
+def _assert_same_bits(numerics: Numerics, trainer: TrainerGroup, engine: RolloutHandle, answers: list[Rollout]) -> None:
     for answer, score, prefill in zip(answers, trainer.score(answers), engine.check(answers), strict=True):
         assert np.array_equal(score.logprobs, prefill.logprobs), answer.prompt.kind
+        if numerics == "batch_invariant":
+            assert np.array_equal(score.logprobs, answer.logprobs), answer.prompt.kind
 
 
-def test_logprobs_are_the_prefills_before_and_after_an_update(small_checkpoint: Path, tmp_path: Path) -> None:
-    served = EngineSettings(model=small_checkpoint, dtype="bfloat16", run="test")
+@pytest.mark.parametrize("numerics", ["matched", "batch_invariant"])
+def test_logprobs_are_the_engines_before_and_after_an_update(
+    numerics: Numerics, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    served = EngineSettings(
+        model=small_checkpoint, dtype="bfloat16", run="test", batch_invariant=numerics == "batch_invariant"
+    )
+    settings = TrainSettings(
+        world_size=2, dtype="bfloat16", numerics=numerics, learning_rate=1e-3, collective_timeout=120.0
+    )
     with (
-        TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as trainer,
+        TrainerGroup.start(small_checkpoint, settings, run="test") as trainer,
         RolloutHandle.start(served) as engine,
         closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
         weight_sync([engine], journal, base=tmp_path) as sync,
     ):
         prompts = engine.render([prompt for kind in KINDS for prompt in demo_prompts(kind, 1, 0)])
         answers = engine.sample(prompts, SAMPLING)
-        _assert_same_bits(trainer, engine, answers)
+        _assert_same_bits(numerics, trainer, engine, answers)
         before = trainer.score(answers)
         trainer.update(answers, [1.0, -1.0, 1.0, -1.0, 1.0])
         sync.sync(FsdpSource(trainer))
         assert not np.array_equal(trainer.score(answers)[0].logprobs, before[0].logprobs)
-        _assert_same_bits(trainer, engine, engine.sample(prompts, SAMPLING))
+        _assert_same_bits(numerics, trainer, engine, engine.sample(prompts, SAMPLING))

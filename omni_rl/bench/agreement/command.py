@@ -19,6 +19,9 @@ def bench_agreement(out: Path, checkpoint: Path = SMALL_CHECKPOINT) -> Path:
     """Measure each dtype in a process of its own, with one thread for the engine and for every side."""
     results = {dtype: _worker({"checkpoint": str(checkpoint), "dtype": dtype}) for dtype in DTYPES}
     goals = [goal for dtype, measured in results.items() for goal in _goals(dtype, measured)]
+    invariant = _worker({"checkpoint": str(checkpoint), "dtype": "bfloat16", "batch_invariant": True})
+    results["batch_invariant"] = invariant
+    goals += _goals_of_invariant(invariant["sides"]["batch_invariant"]["against_decode"])
     return write_result(out / "agreement.json", "omni-rl bench agreement", goals, results)
 
 
@@ -38,3 +41,9 @@ def _goals(dtype: str, measured: dict[str, Any]) -> Iterator[Goal]:
         yield Goal(name, figures["logprob_abs_diff_max"], 0.0, "lower")
     least = min(parity["equal"] for parity in measured["modules"]["matched"].values())
     yield Goal(f"{dtype}, matched: elements equal bit for bit, of the module with the fewest", least, 1.0, "higher")
+
+
+def _goals_of_invariant(by_kind: dict[str, dict[str, float]]) -> Iterator[Goal]:
+    for kind, figures in by_kind.items():
+        name = f"bfloat16, batch_invariant against decode, {kind}: max abs d of sampled tokens"
+        yield Goal(name, figures["logprob_abs_diff_max"], 0.0, "lower")

@@ -17,6 +17,7 @@ from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import KINDS
+from omni_rl.models.nemotron_omni.language.mixing import MixerSizes
 from omni_rl.models.nemotron_omni.matched import operators as prefill
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.settings import EngineSettings
@@ -117,28 +118,13 @@ def _convolution(normal: Callable[..., torch.Tensor]) -> float:
 
 
 def _scan(normal: Callable[..., torch.Tensor]) -> float:
-    step = import_module("vllm.model_executor.layers.mamba.ops.cpu.mamba_ssm").selective_state_update
     x, dt, dt_bias, d = normal(TOKENS, HEADS, CHANNELS), normal(TOKENS, HEADS), normal(HEADS), normal(HEADS)
     b, c = (normal(TOKENS, GROUPS, STATES) for _ in range(2))
     a = -normal(HEADS, of=torch.float32).exp()
-    state, slot = torch.zeros(2, HEADS, CHANNELS, STATES), torch.ones(1, dtype=torch.int32)
-
-    def at(t: int) -> torch.Tensor:
-        found: torch.Tensor = step(
-            state,
-            x[t : t + 1],
-            dt[t : t + 1, :, None].expand(-1, -1, CHANNELS),
-            a[:, None, None].expand(-1, CHANNELS, STATES),
-            b[t : t + 1],
-            c[t : t + 1],
-            d[:, None].expand(-1, CHANNELS),
-            dt_bias=dt_bias[:, None].expand(-1, CHANNELS),
-            dt_softplus=True,
-            state_batch_indices=slot,
-            dst_state_batch_indices=slot,
-            out=torch.empty_like(x[t : t + 1]),
-        )
-        return found
-
-    whole = prefill.scan(x, dt, a, b, c, d, dt_bias, (0.0, float("inf")), TOKENS)
-    return _equal(torch.cat([at(t) for t in range(TOKENS)]), whole)
+    state, steps = torch.zeros(1, HEADS, CHANNELS, STATES), torch.empty_like(x)
+    edges = torch.tensor([0, 1], dtype=torch.int32)
+    for t in range(TOKENS):
+        row = slice(t, t + 1)
+        prefill.update_states(state, edges, x[row], dt[row], a, b[row], c[row], d, dt_bias, steps[row])
+    sizes = MixerSizes(HEADS, CHANNELS, GROUPS, STATES, (0.0, float("inf")), 0.0, TOKENS)
+    return _equal(steps, prefill.scan(x, dt, a, b, c, d, dt_bias, sizes))

@@ -25,8 +25,9 @@ from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.probe import probe_answers, probe_prompts
-from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.settings import Numerics
 
 PROMPTS_PER_KIND = 4
 TOKENS = 32
@@ -41,10 +42,13 @@ FIGURES = (
 Logprobs = Sequence[NDArray[np.float64]]
 
 
-def measure(checkpoint: str, dtype: str) -> dict[str, Any]:
-    """Figures by kind of prompt of every side against the engine's prefill and its decode, parities, and speeds."""
+def measure(checkpoint: str, dtype: Dtype, batch_invariant: bool = False) -> dict[str, Any]:
+    """Figures by kind of prompt of every side against the engine's prefill and its decode, parities, and speeds.
+
+    A `batch_invariant` engine is for the side of that name alone.
+    """
     path = Path(checkpoint)
-    engine = RolloutEngine(EngineSettings(model=path, dtype=dtype, threads=1))  # type: ignore[arg-type]
+    engine = RolloutEngine(EngineSettings(model=path, dtype=dtype, threads=1, batch_invariant=batch_invariant))
     renderer = Renderer(engine.llm_engine)
     probe = list(probe_answers(renderer.render(probe_prompts())))
     prompts = [p for kind in KINDS for p in renderer.render(demo_prompts(kind, PROMPTS_PER_KIND, 0))]
@@ -56,11 +60,10 @@ def measure(checkpoint: str, dtype: str) -> dict[str, Any]:
     sampling_rate = rate(len(prompts) * TOKENS, lambda: engine.sample(prompts, sampling))
     engine.close()
 
-    sides: dict[str, Side] = {
-        "matched": Ours(path, getattr(torch, dtype), "matched"),
-        "reference": Ours(path, getattr(torch, dtype), "reference"),
-        "transformers": Transformers(path, getattr(torch, dtype)),
-    }
+    own: Sequence[Numerics] = ("batch_invariant",) if batch_invariant else ("matched", "reference")
+    sides: dict[str, Side] = {numerics: Ours(path, getattr(torch, dtype), numerics) for numerics in own}
+    if not batch_invariant:
+        sides["transformers"] = Transformers(path, getattr(torch, dtype))
     return {
         "threads": torch.get_num_threads(),
         "engine": {

@@ -38,6 +38,7 @@ def soak(out: Path, minutes: float, seed: int, say: Say) -> Path:
         finally:
             load.callers.ended.set()
             killer.rest()  # what it starts would outlive the service
+        load.last_event()
         load.callers.join(END_SECONDS)
         say("looking for what was acknowledged")
         results = {"minutes": minutes, "seed": seed, **_kept(service, load), **_measured(load, killer, sizes, minutes)}

@@ -73,6 +73,13 @@ class Load:
                 if self.callers.ended.is_set():
                     return
 
+    def last_event(self) -> None:
+        """One after the end was called: who follows events learns of the end with the next one, and in a service
+        without load there may be none."""
+        with self.service.client(PATIENT) as client:
+            client.pause("soak")
+            client.resume()
+
     def sync(self) -> None:
         """Somebody with a token, beside the job's own syncs."""
         with self.service.client(PATIENT) as client:

@@ -91,8 +91,8 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             )
         self.language_model = NemotronHForCausalLM(config.llm_config)
         self.model = _ModelProxy(self.language_model)
-        if self.backend.numerics == "matched":
-            match(self)
+        if self.backend.numerics != "reference":
+            match(self, self.backend.numerics)
 
     @staticmethod
     def _make_missing_buffers_non_persistent(module: nn.Module) -> None:

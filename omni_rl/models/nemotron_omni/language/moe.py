@@ -82,7 +82,7 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, hidden_states: torch.Tensor, replayed: torch.Tensor | None = None) -> Routing:
-        scores = F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)).sigmoid()
+        scores = self._scores(F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)))
         with torch.no_grad():
             own, margins = self._choose(scores + self.e_score_correction_bias)
             experts = own if replayed is None else torch.where(replayed[:, :1] >= 0, replayed.long(), own)
@@ -90,6 +90,9 @@ class Router(nn.Module):
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return Routing(experts, weights, margins, own)
+
+    def _scores(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.sigmoid()
 
     def _choose(self, biased: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._best(self._limit(biased))

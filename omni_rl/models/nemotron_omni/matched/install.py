@@ -12,10 +12,11 @@ from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
 from omni_rl.models.nemotron_omni.layers import RMSNorm
 from omni_rl.models.nemotron_omni.matched.attention import MatchedAttention
 from omni_rl.models.nemotron_omni.matched.block import MatchedBlock
-from omni_rl.models.nemotron_omni.matched.mamba import MatchedMambaMixer
+from omni_rl.models.nemotron_omni.matched.mamba import InvariantMambaMixer, MatchedMambaMixer
 from omni_rl.models.nemotron_omni.matched.norms import MatchedAddRMSNorm, MatchedRMSNorm
 from omni_rl.models.nemotron_omni.matched.operators import operators
-from omni_rl.models.nemotron_omni.matched.routing import MatchedRouter
+from omni_rl.models.nemotron_omni.matched.routing import InvariantRouter, MatchedRouter
+from omni_rl.settings import Numerics
 
 _MATCHED: Mapping[type[nn.Module], type[nn.Module]] = {
     Attention: MatchedAttention,
@@ -25,12 +26,18 @@ _MATCHED: Mapping[type[nn.Module], type[nn.Module]] = {
     AddRMSNorm: MatchedAddRMSNorm,
     RMSNorm: MatchedRMSNorm,
 }
+_INVARIANT = {**_MATCHED, MambaMixer: InvariantMambaMixer, Router: InvariantRouter}
+_MODULES: Mapping[Numerics, Mapping[type[nn.Module], type[nn.Module]]] = {
+    "reference": {},
+    "matched": _MATCHED,
+    "batch_invariant": _INVARIANT,
+}
 
 
-def match(model: nn.Module) -> None:
+def match(model: nn.Module, numerics: Numerics) -> None:
     """Give every module of `model` that rounds elsewhere than the engine a forward that does not; the parameters, and
     their names, stay. Raises `ConfigError` where vLLM's CPU operators are missing."""
     operators()
     for module in model.modules():
-        if type(module) in _MATCHED:
-            module.__class__ = _MATCHED[type(module)]
+        if type(module) in _MODULES[numerics]:
+            module.__class__ = _MODULES[numerics][type(module)]

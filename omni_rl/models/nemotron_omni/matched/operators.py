@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.language.mixing import MixerSizes
 
 # The engine's blocks are multiples of this; how the cache is cut moves no bit.
 _BLOCK = 32
@@ -100,8 +101,7 @@ def scan(
     c: torch.Tensor,
     d: torch.Tensor,
     dt_bias: torch.Tensor,
-    dt_limit: tuple[float, float],
-    chunk: int,
+    sizes: MixerSizes,
 ) -> torch.Tensor:
     """The state space scan of one sequence plus D·x: `x` [T, H, P], `dt` [T, H] as projected, `a` float32 [H], `b` and
     `c` [T, G, N], `d` and `dt_bias` [H] to [T, H, P]."""
@@ -115,7 +115,7 @@ def scan(
         a,
         b,
         c,
-        chunk_size=chunk,
+        chunk_size=sizes.chunk,
         cu_seqlens=whole,
         # On CPU a scan has no chunks to be told apart.
         cu_chunk_seqlens=whole,
@@ -125,7 +125,64 @@ def scan(
         D=d,
         dt_bias=dt_bias,
         dt_softplus=True,
-        dt_limit=dt_limit,
+        dt_limit=sizes.dt_limit,
         state_dtype=torch.float32,
     )
     return out
+
+
+def scan_as_decoded(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    d: torch.Tensor,
+    dt_bias: torch.Tensor,
+    sizes: MixerSizes,
+) -> torch.Tensor:
+    """`scan` by the state update that an engine decodes with, token after token."""
+    operators()
+    out = torch.empty(x.shape, dtype=x.dtype)
+    states = torch.zeros(1, sizes.heads, sizes.channels, sizes.states)
+    update_states(states, torch.tensor([0, len(x)], dtype=torch.int32), x, dt, a, b, c, d, dt_bias, out)
+    return out
+
+
+def update_states(
+    states: torch.Tensor,
+    edges: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    d: torch.Tensor,
+    dt_bias: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """Decode's state update over whole sequences, the tokens of sequence s being [edges[s], edges[s + 1]).
+
+    `states` [S, H, P, N] are where the sequences begin, and become where they end; `edges` int32 [S + 1]; the others as
+    in `scan`, of all sequences; `out` [T, H, P] is written.
+    """
+    function = import_module("vllm.model_executor.layers.mamba.ops.cpu.mamba_ssm").selective_state_update
+    _, _, channels, width = states.shape
+    slots = torch.arange(len(states), dtype=torch.int32)
+    function(
+        states,
+        x,
+        dt.unsqueeze(-1).expand(-1, -1, channels),
+        a[:, None, None].expand(-1, channels, width).float(),
+        b,
+        c,
+        d.unsqueeze(-1).expand(-1, channels),
+        dt_bias=dt_bias.unsqueeze(-1).expand(-1, channels),
+        dt_softplus=True,
+        state_batch_indices=slots,
+        dst_state_batch_indices=slots,
+        # Here slot 0 is a sequence's like any other.
+        null_block_id=-1,
+        out=out,
+        cu_seqlens=edges,
+    )

@@ -1,8 +1,17 @@
 """The router with its choices in the engine's order, in which their weights are summed up."""
 
 import torch
+from torch.nn import functional as F
 
 from omni_rl.models.nemotron_omni.language.moe import Router
+
+# A multiple of what vector instructions take at a time, unrolled: the end of a tensor that is none goes without them.
+_LANES = 64
+
+
+def rows_missing(rows: int) -> int:
+    """How many more rows it takes until vector instructions compute all of them."""
+    return -rows % _LANES
 
 
 class MatchedRouter(Router):
@@ -12,3 +21,10 @@ class MatchedRouter(Router):
         limited = self._limit(biased)
         _, margins = self._best(limited)
         return limited.topk(self.top_k, dim=-1, sorted=False).indices, margins
+
+
+class InvariantRouter(MatchedRouter):
+    """A row's scores have the same bits in a tensor of any size."""
+
+    def _scores(self, logits: torch.Tensor) -> torch.Tensor:
+        return F.pad(logits, (0, 0, 0, rows_missing(len(logits)))).sigmoid()[: len(logits)]
