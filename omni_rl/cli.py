@@ -200,6 +200,17 @@ def bench_learning(
     typer.echo(f"wrote {path}")
 
 
+@bench.command("gpu")
+def bench_gpu(
+    out: BenchOut = Path("bench"),
+    part: Annotated[list[str] | None, typer.Option(help="As agreement, trainer, scoring.  [default: all]")] = None,
+) -> None:
+    """Training copy and trainer on a CUDA device against the CPU, no part of `all` (writes gpu.json)."""
+    from omni_rl.bench.gpu.command import bench_gpu as measure
+
+    typer.echo(f"wrote {measure(out, part or [], lambda line: typer.echo(line, err=True))}")
+
+
 @bench.command("goals")
 def bench_goals(out: BenchOut = Path("bench")) -> None:
     """The goals of every result file, and whether they are met."""

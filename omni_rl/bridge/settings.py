@@ -17,7 +17,7 @@ class Hosts(BaseModel):
     trainer_resources: dict[str, float] = Field(default_factory=dict)
     """The same for a rank."""
     trainer_device: DeviceKind = "cpu"
-    """cuda gives each rank a device of its node; it has not been run."""
+    """cuda gives each rank a device of its node; docs/gpu.md says what of it has been run."""
     strategy: Strategy | None = None
     """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""
     transport: Transport = "slab"

@@ -1,4 +1,4 @@
-"""What a GPU machine has for the 30B checkpoint. Written against nvidia-smi's documented output; see docs/gpu.md."""
+"""What a GPU machine has for the 30B checkpoint; see docs/gpu.md."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Where a rank computes, and what carries its collectives; written for CUDA, which it has not met."""
+"""Where a rank computes, and what carries its collectives; docs/gpu.md says what of it has met a GPU."""
 
 import torch
 
@@ -32,4 +32,6 @@ def own_device(kind: DeviceKind) -> torch.device:
         )
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
+    # float32 means float32: left alone, torch lets cuDNN's convolutions, the sound tower's, round to TF32's ten bits.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device

@@ -1,6 +1,8 @@
 """What a trainer group is told; imports no torch, so that the command line can read it at once."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from omni_rl.settings import DeviceKind, NumericsSettings, StrictSettings
 
@@ -11,10 +13,10 @@ class TrainSettings(StrictSettings, NumericsSettings):
     `numerics` "matched" computes the forward with vLLM's CPU operators, bit for bit as an engine of as many threads
     that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
     its memory; `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them; it
-    has not been run. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and engines share few
-    cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank waits for a peer that
-    is alive but silent; a peer that died is noticed at once.
+    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them, and
+    takes the reference numerics alone. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and
+    engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank
+    waits for a peer that is alive but silent; a peer that died is noticed at once.
     """
 
     world_size: int = Field(default=2, ge=1)
@@ -33,6 +35,14 @@ class TrainSettings(StrictSettings, NumericsSettings):
     resources: dict[str, float] = Field(default_factory=dict)
     """By Ray's names, set aside for a rank beside its CPUs, and beside its device."""
     collective_timeout: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _reference_on_devices(self) -> Self:
+        if self.device == "cuda" and self.numerics != "reference":
+            raise ValueError(
+                f'numerics "{self.numerics}" computes with vLLM\'s CPU operators: use "reference", or device "cpu"'
+            )
+        return self
 
     @property
     def set_aside(self) -> dict[str, float]:

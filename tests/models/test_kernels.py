@@ -138,22 +138,23 @@ def _assert_same(one: list[torch.Tensor], two: list[torch.Tensor], tolerance: fl
 
 
 @pytest.mark.parametrize(
-    ("device", "double", "installed", "expected"),
+    ("device", "dtype", "installed", "expected"),
     [
-        ("cpu", False, {"mamba_ssm", "causal_conv1d"}, CompiledKernels),
-        ("cpu", True, set(), CompiledKernels),
-        ("cuda", False, {"mamba_ssm", "causal_conv1d"}, CudaKernels),
-        ("cuda", False, {"mamba_ssm"}, TorchKernels),
-        ("cuda", False, {"causal_conv1d"}, TorchKernels),
-        ("cuda", True, {"mamba_ssm", "causal_conv1d"}, TorchKernels),
-        ("meta", False, {"mamba_ssm", "causal_conv1d"}, TorchKernels),
+        ("cpu", torch.bfloat16, {"mamba_ssm", "causal_conv1d"}, CompiledKernels),
+        ("cpu", torch.float64, set(), CompiledKernels),
+        ("cuda", torch.bfloat16, {"mamba_ssm", "causal_conv1d"}, CudaKernels),
+        ("cuda", torch.bfloat16, {"mamba_ssm"}, TorchKernels),
+        ("cuda", torch.bfloat16, {"causal_conv1d"}, TorchKernels),
+        ("cuda", torch.float32, {"mamba_ssm", "causal_conv1d"}, TorchKernels),
+        ("cuda", torch.float64, {"mamba_ssm", "causal_conv1d"}, TorchKernels),
+        ("meta", torch.bfloat16, {"mamba_ssm", "causal_conv1d"}, TorchKernels),
     ],
 )
 @pytest.mark.usefixtures("cuda_kernels")
-def test_the_choice_follows_the_device_and_what_is_installed(
-    device: str, double: bool, installed: set[str], expected: type[Any]
+def test_the_choice_follows_the_device_the_dtype_and_what_is_installed(
+    device: str, dtype: torch.dtype, installed: set[str], expected: type[Any]
 ) -> None:
-    assert type(choose(device, double, installed.__contains__)) is expected
+    assert type(choose(device, dtype, installed.__contains__)) is expected
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

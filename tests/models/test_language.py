@@ -13,7 +13,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mi
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
-from omni_rl.models.nemotron_omni.language.moe import Router, Routing
+from omni_rl.models.nemotron_omni.language.moe import Router, Routing, sum_by_token
 
 from .conftest import language_config, randomise
 
@@ -137,3 +137,13 @@ def test_gradients_equal_finite_differences_in_float64() -> None:
 def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         NemotronHForCausalLM(language_config(**changes))
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_the_sum_that_devices_take_is_the_sum(choices: int) -> None:
+    """In another order than `index_add_`, which on a device has none."""
+    tokens = 7
+    order = torch.randperm(tokens * choices, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(tokens * choices, 5, dtype=torch.float64)
+    expected = torch.zeros(tokens, 5, dtype=torch.float64).index_add_(0, order // choices, rows)
+    torch.testing.assert_close(sum_by_token(rows, order, tokens), expected)

@@ -11,6 +11,7 @@ from torch import nn
 
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedScores, PackedSequences
+from omni_rl.settings import Numerics
 from omni_rl.train.device import BACKENDS, own_device
 from omni_rl.train.moments import beside
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
@@ -46,12 +47,30 @@ def test_cuda_that_is_not_there_is_refused_with_the_reason(monkeypatch: pytest.M
         own_device("cuda")
 
 
-def test_a_rank_takes_the_device_that_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Float32 products may be rounded; afterwards as before."""
+    was = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was
+
+
+@pytest.mark.usefixtures("tf32")
+def test_a_rank_takes_the_device_that_it_was_shown_and_keeps_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert own_device("cuda") == torch.device("cuda", 0)
     assert current == [torch.device("cuda", 0)]
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("numerics", ["matched", "batch_invariant"])
+def test_numerics_of_the_cpu_are_refused_on_a_device(numerics: Numerics) -> None:
+    with pytest.raises(ConfigError, match=f"{numerics}.*CPU operators"):
+        TrainSettings(device="cuda", dtype="bfloat16", numerics=numerics)
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -1,7 +1,7 @@
 """The one place that decides what the Mamba mixer runs on between its projections.
 
-CPU: compiled loops. CUDA: causal-conv1d's and mamba-ssm's kernels where both are installed (written for the
-signatures of causal-conv1d 1.7 and mamba-ssm 2.3; not yet run on a GPU). Elsewhere, and in float64 on a GPU: torch.
+CPU: compiled loops. CUDA, bfloat16: causal-conv1d's and mamba-ssm's kernels where both are installed (signatures of
+causal-conv1d 1.7 and mamba-ssm 2.3). Elsewhere, and in float32 on a GPU: torch.
 
 See `mixing` for the shapes.
 """
@@ -103,19 +103,20 @@ class CudaKernels(TorchMixing):
 
 def mamba_kernels(device: torch.device, dtype: torch.dtype) -> MambaKernels:
     """What tensors of `dtype` on `device` run on."""
-    return _chosen(device.type, dtype == torch.float64)
+    return _chosen(device.type, dtype)
 
 
 @cache
-def _chosen(device_type: str, double: bool) -> MambaKernels:
-    return choose(device_type, double, lambda package: find_spec(package) is not None)
+def _chosen(device_type: str, dtype: torch.dtype) -> MambaKernels:
+    return choose(device_type, dtype, lambda package: find_spec(package) is not None)
 
 
-def choose(device_type: str, double: bool, installed: Callable[[str], bool]) -> MambaKernels:
+def choose(device_type: str, dtype: torch.dtype, installed: Callable[[str], bool]) -> MambaKernels:
     """The rule, with `installed` telling whether a package can be imported."""
     if device_type == "cpu":
         return CompiledKernels()
-    if device_type == "cuda" and not double and installed("mamba_ssm") and installed("causal_conv1d"):
+    # mamba-ssm multiplies float32 in TF32, Triton's default: ten bits of mantissa, where float32 is what was asked for.
+    if device_type == "cuda" and dtype == torch.bfloat16 and installed("mamba_ssm") and installed("causal_conv1d"):
         return CudaKernels()
     return TorchKernels()
 

@@ -155,8 +155,7 @@ class _Sorted(torch.autograd.Function):
         ctx.save_for_backward(up, down, weights, order, rows, positive, squared, out)
         ctx.parts = parts
         weighted = at_least_float32(out) * weights.flatten()[order].unsqueeze(1)
-        total = weighted.new_zeros(hidden.shape)
-        return total.index_add_(0, tokens, weighted).to(hidden.dtype)
+        return _at_tokens(weighted, order, len(hidden)).to(hidden.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -175,9 +174,25 @@ class _Sorted(torch.autograd.Function):
         for expert, part in ctx.parts:
             torch.mm(grad_inner[part].T, rows[part], out=grad_up[expert])
             torch.mm(grad_inner[part], up[expert], out=grad_rows[part])
-        grad_rows = at_least_float32(grad_rows)
-        grad_hidden = grad_rows.new_zeros(grad.shape).index_add_(0, tokens, grad_rows)
+        grad_hidden = _at_tokens(at_least_float32(grad_rows), order, len(grad))
         return grad_hidden.to(grad.dtype), grad_up, grad_down, grad_weights.view_as(weights), None
+
+
+def _at_tokens(rows: torch.Tensor, order: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Rows [R, hidden], of which row i is number order[i] of all tokens' choices, summed at their tokens: [T, hidden].
+
+    On a device `index_add_` adds in another order every time: two scorings by the same weights would differ.
+    """
+    if rows.device.type != "cpu":
+        return sum_by_token(rows, order, tokens)
+    return rows.new_zeros(tokens, rows.shape[1]).index_add_(0, order // (len(order) // tokens), rows)
+
+
+def sum_by_token(rows: torch.Tensor, order: torch.Tensor, tokens: int) -> torch.Tensor:
+    """`_at_tokens` in the order of each token's choices, without an addition that another one may overtake."""
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return rows.index_select(0, back).view(tokens, len(order) // tokens, -1).sum(1)
 
 
 class MoE(nn.Module):
