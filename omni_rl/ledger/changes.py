@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from blake3 import blake3
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omni_rl.consistency.columns import OVERALL
+from omni_rl.consistency.comparison import OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger import timeline

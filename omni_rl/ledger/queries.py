@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from omni_rl.consistency.columns import MIXED_STATE, OVERALL
+from omni_rl.consistency.comparison import MIXED_STATE, OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.records import StepRecords

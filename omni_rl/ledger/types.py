@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.columns import StepComparison
+from omni_rl.consistency.comparison import StepComparison
 from omni_rl.consistency.figures import Metrics
 from omni_rl.ledger.records import StepRecords
 from omni_rl.sync.journal import SyncRecord

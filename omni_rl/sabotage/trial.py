@@ -12,7 +12,8 @@ from omni_rl.consistency.actions import ACTIONS, Action
 from omni_rl.consistency.attribution import proofs
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence, mean_abs
 from omni_rl.consistency.attribution.search import Attribution, attribute
-from omni_rl.consistency.columns import StepColumns, compare_step
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.limits import OVERALL, Figures, Judgement, Severity, judge, limits_for
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.errors import OmniRLError, SyncRolledBackError

@@ -8,7 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
-from omni_rl.consistency.columns import OVERALL, StepColumns, StepComparison, compare_each, compare_step
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import OVERALL, StepComparison, compare_each, compare_step
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Figures, Judgement, Limits, judge

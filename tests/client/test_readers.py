@@ -10,7 +10,7 @@ import pytest
 
 from omni_rl.client.readers import nemo_rl, trl, verl
 from omni_rl.client.readers.padded import from_padded
-from omni_rl.consistency.columns import compare_step
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import RecordError
 
 # Two answers of 3 and 2 tokens; in the second answer's place, one token is a tool's.

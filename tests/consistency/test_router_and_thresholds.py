@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from omni_rl.consistency.columns import StepColumns, compare_step
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.metrics import by_position, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import LeaveOut, first_flip, kept

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.consistency.columns import MIXED_STATE, compare_step
+from omni_rl.consistency.comparison import MIXED_STATE, compare_step
 from omni_rl.consistency.metrics import compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import RecordError
