@@ -79,6 +79,10 @@ def make_checkpoint(
 def demo(
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
+    numerics: Annotated[
+        str | None,
+        typer.Option(help="The trainer's: reference, matched or batch_invariant.  [default: reference]"),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
     out: Annotated[Path | None, typer.Option(help="Where report.json goes.  [default: runs/demo]")] = None,
@@ -96,7 +100,7 @@ def demo(
     """
     from omni_rl.config import load
 
-    flags = {"model": model, "dtype": dtype, "steps": steps, "seed": seed, "out": out}
+    flags = {"model": model, "dtype": dtype, "numerics": numerics, "steps": steps, "seed": seed, "out": out}
     flags |= {"replicas": replicas, "nodes.count": nodes}
     settings = load(config, {f"demo.{name}": value for name, value in flags.items()}).demo
     from omni_rl.demo.command import run_demo
@@ -118,7 +122,7 @@ BenchOut = Annotated[Path, typer.Option(help="Directory of the result files.")]
 
 @bench.command("demo")
 def bench_demo(out: BenchOut = Path("bench")) -> None:
-    """The demo in float32 and bfloat16 (writes demo.json)."""
+    """The demo in float32, bfloat16, and bfloat16 with batch-invariant numerics (writes demo.json)."""
     from omni_rl.bench.demo import bench_demo as measure
 
     typer.echo(f"wrote {measure(out)}")

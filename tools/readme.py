@@ -56,13 +56,12 @@ def demo_table(result: dict[str, Any]) -> str:
         "row is the worst of six steps, after each of which the weights moved.",
         "",
     ]
-    for dtype in ("float32", "bfloat16"):
-        entry = result["results"][dtype]
+    for name, entry in result["results"].items():
         report = entry["report"]
         tokens = sum(step["overall"]["tokens"] for step in report["steps"])
         left_out = sum(step["overall"]["excluded_tokens"] for step in report["steps"])
         lines += [
-            f"**{dtype}**: {report['verdict']}, {len(report['steps'])} steps, {tokens:,} tokens compared, "
+            f"**{name}**: {report['verdict']}, {len(report['steps'])} steps, {tokens:,} tokens compared, "
             f"{left_out} left out, {entry['wall_seconds']:.0f} s in all",
             "",
             "| against vLLM's decode | mean abs d | p99 | max | `gen_kl_error` | `token_mult_prob_error` |",

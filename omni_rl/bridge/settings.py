@@ -25,7 +25,14 @@ class Hosts(BaseModel):
     memory."""
 
 
-class ClusterSettings(StrictSettings, NumericsSettings, Hosts):
+class BatchSettings(BaseModel):
+    """How much an engine computes at a time, by vLLM's names: sequences, and tokens of an iteration."""
+
+    max_num_seqs: int = Field(default=128, ge=1)
+    max_num_batched_tokens: int = Field(default=4096, ge=16)
+
+
+class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
     """The policies of one run on one Ray cluster.
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
@@ -42,8 +49,6 @@ class ClusterSettings(StrictSettings, NumericsSettings, Hosts):
     replicas: int = Field(default=1, ge=1)
     world_size: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    max_num_seqs: int = Field(default=40, ge=1)
-    max_num_batched_tokens: int = Field(default=4096, ge=16)
     job_environment: dict[str, str] = Field(default_factory=dict)
     join: bool = False
 

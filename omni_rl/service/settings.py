@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from omni_rl.bridge.settings import Hosts
+from omni_rl.bridge.settings import BatchSettings, Hosts
 from omni_rl.settings import NumericsSettings
 
 SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
 
 
-class UpSettings(NumericsSettings, Hosts):
+class UpSettings(NumericsSettings, BatchSettings, Hosts):
     """`directory` has everything that outlives a process: state, tokens, ledger, logs. Port 0: any that is free.
 
     `object_store` is Ray's, in bytes: a step's media tensors, with room. Other hosts join its Ray with `ray start`.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omni_rl.api.state import ReadyAnswer
-from omni_rl.bridge.settings import ClusterSettings, Hosts
+from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
 from omni_rl.errors import CheckpointError, CoordinatorUnreachableError, ServiceError
 from omni_rl.service.settings import UpSettings
@@ -133,7 +133,7 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
         replicas=settings.replicas,
         world_size=settings.world_size,
         learning_rate=settings.learning_rate,
-        **{name: getattr(settings, name) for name in Hosts.model_fields},
+        **{name: getattr(settings, name) for part in (BatchSettings, Hosts) for name in part.model_fields},
         job_environment={
             "OMNI_RL_URL": state.url,
             "OMNI_RL_TOKEN_FILE": str(token),
