@@ -80,7 +80,8 @@ CASES = (
     Case("grpo", "grpo", GRPO, reaches=0.85),
     Case("ppo", "ppo", PPO, reaches=0.75),
     Case("grpo-rate-0", "grpo", {**GRPO, "steps": 31, "learning_rate": 0.0}, still=True),
-    Case("grpo-shuffled", "grpo", {**GRPO, "task": "digits-shuffled"}, still=True),
+    # Of two answers to a prompt, chance alone moves the mean by 0.02 and more: half of what a control may move.
+    Case("grpo-shuffled", "grpo", {**GRPO, "task": "digits-shuffled", "evaluate_answers": 8}, still=True),
     Case("mismatch", "grpo", {**MISMATCHED, "correction": {"method": "none"}}, mismatch=True),
     Case("mismatch-tis", "grpo", {**MISMATCHED, "correction": {"method": "tis", "when": "always"}}, mismatch=True),
 )
