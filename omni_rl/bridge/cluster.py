@@ -15,6 +15,7 @@ import torch
 from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.experiments import served_slabs
+from omni_rl.bridge.named import end_others
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import TRAINER, ClusterSettings
 from omni_rl.bridge.steady import steady
@@ -78,6 +79,7 @@ class Cluster:
                 address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
             )
             stack.callback(ray.shutdown)
+            end_others(settings)
             engines = _room(settings, ENGINES, {"CPU": CPUS, **settings.rollout_resources}, settings.replicas)
             with ThreadPoolExecutor() as starting:
                 trainer = starting.submit(_trainer, settings)

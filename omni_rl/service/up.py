@@ -34,17 +34,22 @@ Say = Callable[[str], None]
 
 
 def up(settings: UpSettings, say: Say) -> ServiceState:
-    """The state of a service whose policies answer. What runs already stays as it is.
+    """The state of a service whose policies answer. What runs already stays as it is; what is missing is started with
+    the settings that the service had, where `settings` has no others set.
 
     Raises:
         CheckpointError: `model` is no checkpoint.
         ServiceError: a process ended, or not everything answered within `ready_seconds`.
     """
+    directory = settings.directory.resolve()
+    before = _same_run(ServiceState.read(directory))
+    if before is not None and before.settings is not None:
+        settings = settings.over(before.settings)
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
-    directory = settings.directory.resolve()
+    settings = settings.model_copy(update={"model": settings.model.resolve()})
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = _same_run(ServiceState.read(directory)) or _new(settings)
+    state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
     if state.head is None or not state.head.lives:
         say(f"starting Ray's head at {state.ray_address}")
