@@ -191,8 +191,11 @@ class Coordinator:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            await self._look_at_cluster()
-            await self.gate.observe(self._cluster.gate)
+            try:
+                await self._look_at_cluster()
+                await self.gate.observe(self._cluster.gate)
+            except OmniRLError as error:  # a ledger that cannot be written, say: the next look may go through
+                logger.warning("the cluster was not looked at: %s", error)
 
     async def _tidy(self) -> None:
         while True:
