@@ -120,12 +120,15 @@ class Cluster:
         )
 
     def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
-        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it."""
+        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it, and
+        only new ones are kept in the journal."""
         probe = None
         if request.probe and request.source == "trainer":
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
         self._observe = lambda event: observe(event) if event.sync == request.sync else None
         with self._syncs:
+            if request.source == "served":
+                return self._sync.repair(name=request.sync)
             return self._sync.sync(
                 self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
             )

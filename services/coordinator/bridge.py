@@ -19,7 +19,8 @@ from omni_rl.sync.states import Observer
 @dataclass(frozen=True)
 class SyncRequest:
     """`sync`: the name it gets. `key`: the same key is the same operation. `source`: the trainer's weights, what was
-    published as `version` (see `omni_rl.client.publish`), or the safetensors in `path`. `probe`: agreement by kind."""
+    published as `version` (see `omni_rl.client.publish`), the safetensors in `path`, or nothing new (`served`).
+    `probe`: agreement by kind."""
 
     sync: str
     key: str | None
@@ -122,7 +123,7 @@ class Bridge(Protocol):
         """Begin; comes first. `hold`: why nothing is to be generated, from the first moment on; None: nothing does."""
 
     async def state(self) -> ClusterState:
-        """Never raises for a lost connection: it is what this says."""
+        """Never raises for a lost connection, or a cluster that cannot be looked at: it is what this says."""
 
     async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
         """Run a weight sync to its end; `observe` hears each phase and replica, in this event loop's thread.

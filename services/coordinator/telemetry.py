@@ -74,8 +74,11 @@ class Telemetry:
         self._attempt.labels(step.run).set(step.attempt)
         self.seals.labels(step.severity.label).inc()
 
-    def synced(self, result: SyncResult, finished: float) -> None:
+    def synced(self, result: SyncResult, finished: float, *, weights: bool) -> None:
+        """`weights`: whether it was to bring new ones."""
         self.syncs.labels(result.outcome).inc()
+        if not weights:
+            return
         self.sync_seconds.clear()
         for phase, seconds in result.seconds.items():
             self.sync_seconds.labels(phase).set(seconds)
