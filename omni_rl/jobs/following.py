@@ -7,13 +7,12 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from omni_rl.api.jobs import JobAnswer
+from omni_rl.api.jobs import ENDED, JobAnswer
 from omni_rl.api.steps import StepLine
 from omni_rl.client.blocking import Client
 from omni_rl.errors import NotFoundError
 
 LOOK_SECONDS = 1.0
-ENDED = {"stopped", "succeeded", "failed"}
 
 
 def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> JobAnswer:

@@ -141,7 +141,12 @@ class Bridge(Protocol):
         """Open it again. Replicas whose weights are not proven stay closed."""
 
     async def submit(self, request: JobRequest) -> Job: ...
-    async def jobs(self) -> list[Job]: ...
+    async def jobs(self) -> list[Job]:
+        """All that the cluster knows; its cost grows with them."""
+
+    async def job(self, job: str) -> Job:
+        """Raises `NotFoundError`."""
+
     async def stop(self, job: str) -> Job:
         """Raises `NotFoundError`."""
 
@@ -179,6 +184,9 @@ class NoBridge:
         raise RayUnavailableError(self._reason)
 
     async def jobs(self) -> list[Job]:
+        raise RayUnavailableError(self._reason)
+
+    async def job(self, job: str) -> Job:
         raise RayUnavailableError(self._reason)
 
     async def stop(self, job: str) -> Job:

@@ -117,6 +117,10 @@ class SupervisedBridge:
         jobs: list[Job] = await self._call("jobs")
         return jobs
 
+    async def job(self, job: str) -> Job:
+        found: Job = await self._call("job", job)
+        return found
+
     async def stop(self, job: str) -> Job:
         stopped: Job = await self._call("stop", job)
         return stopped
