@@ -96,6 +96,8 @@ def environment(directory: Path, state: ServiceState) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ray_token(directory)),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Else Ray's head keeps an entry for each of the last 100,000 calls of any actor, which nobody reads here.
+        "RAY_task_events_report_interval_ms": "0",
         # An address that the caller's shell has would draw the actors to another cluster.
         "RAY_ADDRESS": state.ray_address,
     }

@@ -45,7 +45,7 @@ class Coordinator:
         self.settings = settings
         self.tokens = Tokens(settings.all_tokens())
         self.sessions = Sessions()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(settings.metrics_runs)
         self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
