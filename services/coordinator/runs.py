@@ -41,6 +41,12 @@ class Run:
         """Under which name its drift holds the gate."""
         return f"run:{self.name}"
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all there is to know of it is in the ledger, and nobody is at work on it."""
+        drift = self.drift
+        return drift.gate == "open" and drift.pursuit == "nothing" and not drift.alarming and not self.turn.locked()
+
     def weighs(self, severity: Severity) -> bool:
         """Whether a step of this severity gets weights."""
         if self.body.correction.method == "none":
