@@ -9,6 +9,8 @@ from omni_rl.api.runs import CorrectionBody, LimitChanges, changed_limits
 
 JobKind = Literal["grpo", "ppo"]
 JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
+ENDED: frozenset[JobStatus] = frozenset({"stopped", "succeeded", "failed"})
+"""A job of these never changes again."""
 
 
 class PolicyGradientParameters(Body):

@@ -6,7 +6,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 
-SourceKind = Literal["trainer", "published", "directory"]
+SourceKind = Literal["trainer", "published", "directory", "served"]
+"""served: no new weights; replicas that died get successors, which serve what the others serve."""
 InFlight = Literal["recompute", "drain", "keep"]
 Outcome = Literal["committed", "rolled_back", "failed"]
 

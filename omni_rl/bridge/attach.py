@@ -9,8 +9,8 @@ A job's driver does
         answer = policies.coordinator.sync(key=f"{run}-{step}")  # PREPARE to RESUME; its version is what is served
 
 and gets the handles that the demo has. New weights reach the engines through the coordinator alone, which keeps the
-journal of syncs. It also replaces engines that die: after `EngineDeadError`, or a sync whose answer names replaced
-ones, `refresh` finds their successors.
+journal of syncs. It also replaces engines that die, with every sync: after `EngineDeadError`, `mend` asks for their
+successors and finds them; after a sync whose answer names replaced ones, `refresh` does.
 
 The environment says where: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the API have.
 """
@@ -22,7 +22,10 @@ from dataclasses import dataclass
 
 import ray
 
-from omni_rl.bridge.settings import ROLLOUT, TRAINER, namespace_of
+from omni_rl.api.syncs import SyncBody
+from omni_rl.bridge.named import engines
+from omni_rl.bridge.patience import mending
+from omni_rl.bridge.settings import TRAINER, namespace_of
 from omni_rl.bridge.trainer import TrainerHandle
 from omni_rl.client.blocking import Client
 from omni_rl.client.retries import Retries
@@ -54,10 +57,17 @@ class Policies:
         """Find the actors again, which may be successors. Raises what `attach` raises."""
         self.rollouts, self.trainer = _rollouts(self.run), _trainer(self.run)
 
+    def mend(self) -> None:
+        """Have the service replace engines that died, and find all actors again. Raises what `attach` raises."""
+        self.rollouts = _mended(self.run, self.coordinator)
+        self.trainer = _trainer(self.run)
+
 
 @contextlib.contextmanager
 def attach(run: str | None = None) -> Iterator[Policies]:
     """The policies of `run`, or of OMNI_RL_RUN, on the Ray cluster of this process, which connects if it has not.
+
+    Where every engine has died, their successors are asked for and waited for.
 
     Raises:
         ConfigError: nobody says which run.
@@ -69,22 +79,31 @@ def attach(run: str | None = None) -> Iterator[Policies]:
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False)
     with Client(retries=PATIENT) as client:
-        yield Policies(name, _rollouts(name), _trainer(name), client)
+        yield Policies(name, _found(name, client), _trainer(name), client)
+
+
+def _found(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
+    try:
+        return _rollouts(run)
+    except EngineDeadError:
+        return _mended(run, coordinator)
+
+
+def _mended(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
+    """The engines after dead ones were replaced."""
+    for _ in mending(lambda: coordinator.sync(SyncBody(source="served", probe=False))):
+        with contextlib.suppress(EngineDeadError):
+            return _rollouts(run)
+    return _rollouts(run)
 
 
 def _rollouts(run: str) -> tuple[RolloutHandle, ...]:
     namespace = namespace_of(run)
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    names = [actor["name"] for actor in actors if actor["namespace"] == namespace and actor["name"].startswith(ROLLOUT)]
-    found = [RolloutHandle.attach(name, namespace) for name in sorted(names, key=_number)]
+    found = [RolloutHandle.attach(name, namespace) for name in engines(namespace)]
     complete = tuple(handle for handle in found if handle is not None)
     if not complete:
         raise EngineDeadError(f"run {run} has no rollout engine on this Ray cluster; see omni-rl status")
     return complete
-
-
-def _number(name: str) -> int:
-    return int(name.removeprefix(ROLLOUT))
 
 
 def _trainer(run: str) -> TrainerHandle:

@@ -113,7 +113,7 @@ class Child:
         if call.method == "sync":
             (request,) = arguments
             return served.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
-        if call.method in ("submit", "stop", "logs"):
+        if call.method in ("submit", "job", "stop", "logs"):
             return getattr(served.jobs, call.method)(*arguments)
         if call.method == "jobs":
             return served.jobs.all()

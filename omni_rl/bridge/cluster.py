@@ -15,6 +15,7 @@ import torch
 from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.experiments import served_slabs
+from omni_rl.bridge.named import end_others
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import TRAINER, ClusterSettings
 from omni_rl.bridge.steady import steady
@@ -78,6 +79,7 @@ class Cluster:
                 address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
             )
             stack.callback(ray.shutdown)
+            end_others(settings)
             engines = _room(settings, ENGINES, {"CPU": CPUS, **settings.rollout_resources}, settings.replicas)
             with ThreadPoolExecutor() as starting:
                 trainer = starting.submit(_trainer, settings)
@@ -118,12 +120,15 @@ class Cluster:
         )
 
     def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
-        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it."""
+        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it, and
+        only new ones are kept in the journal."""
         probe = None
         if request.probe and request.source == "trainer":
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
         self._observe = lambda event: observe(event) if event.sync == request.sync else None
         with self._syncs:
+            if request.source == "served":
+                return self._sync.repair(name=request.sync)
             return self._sync.sync(
                 self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
             )

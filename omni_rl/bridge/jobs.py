@@ -3,8 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -12,6 +12,7 @@ from omni_rl.api.jobs import JobStatus
 from omni_rl.errors import NotFoundError, RayUnavailableError
 from services.coordinator.bridge import Job, JobRequest
 
+T = TypeVar("T")
 STATUSES: Mapping[str, JobStatus] = {
     "PENDING": "pending",
     "RUNNING": "running",
@@ -20,6 +21,8 @@ STATUSES: Mapping[str, JobStatus] = {
     "FAILED": "failed",
 }
 KIND, PARAMETERS = "omni_rl.kind", "omni_rl.parameters"
+UNKNOWN = "status code 404"
+"""In what the client raises for a job that Ray does not know."""
 LOG_BYTES = 4 << 20
 """Of a job's output, its end."""
 
@@ -30,6 +33,7 @@ class Jobs:
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
         self._address = address
         self._environment = dict(environment)
+        self._client: JobSubmissionClient | None = None
 
     def submit(self, request: JobRequest) -> Job:
         """A second submission under the same id changes nothing."""
@@ -39,50 +43,58 @@ class Jobs:
         parameters = json.dumps(dict(request.parameters))
         entrypoint = shlex.join([sys.executable, "-m", "omni_rl", "run", request.kind, "--parameters", parameters])
         try:
-            self._client().submit_job(
-                entrypoint=entrypoint,
-                submission_id=request.job,
-                metadata={KIND: request.kind, PARAMETERS: parameters},
-                runtime_env={"env_vars": self._environment},
+            self._ask(
+                lambda ray: ray.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=request.job,
+                    metadata={KIND: request.kind, PARAMETERS: parameters},
+                    runtime_env={"env_vars": self._environment},
+                )
             )
-        except RuntimeError as error:
+        except RayUnavailableError:
             # Somebody else may have submitted it meanwhile.
             if (known := self._known(request.job)) is None:
-                raise RayUnavailableError(f"Ray did not take the job: {error}") from error
+                raise
             return known
-        return self._job(request.job)
+        return self.job(request.job)
 
     def all(self) -> list[Job]:
-        try:
-            found = self._client().list_jobs()
-        except RuntimeError as error:
-            raise RayUnavailableError(f"Ray does not tell of its jobs: {error}") from error
+        found = self._ask(lambda ray: ray.list_jobs())
         return [_job(details) for details in found if KIND in (details.metadata or {})]
 
-    def stop(self, job: str) -> Job:
-        self._job(job)
-        self._client().stop_job(job)
-        return self._job(job)
-
-    def logs(self, job: str) -> str:
-        self._job(job)
-        text: str = self._client().get_job_logs(job)
-        return text[-LOG_BYTES:]
-
-    def _job(self, name: str) -> Job:
+    def job(self, name: str) -> Job:
+        """Raises `NotFoundError`."""
         job = self._known(name)
         if job is None:
             raise NotFoundError(f"there is no job {name!r}")
         return job
 
-    def _known(self, name: str) -> Job | None:
-        return next((job for job in self.all() if job.job == name), None)
+    def stop(self, job: str) -> Job:
+        self.job(job)
+        self._ask(lambda ray: ray.stop_job(job))
+        return self.job(job)
 
-    def _client(self) -> JobSubmissionClient:
+    def logs(self, job: str) -> str:
+        self.job(job)
+        text: str = self._ask(lambda ray: ray.get_job_logs(job))
+        return text[-LOG_BYTES:]
+
+    def _known(self, name: str) -> Job | None:
         try:
-            return JobSubmissionClient(self._address)
-        except (ConnectionError, RuntimeError) as error:
-            raise RayUnavailableError(f"Ray's job server at {self._address} does not answer: {error}") from error
+            details = self._ask(lambda ray: ray.get_job_info(name))
+        except RayUnavailableError as error:
+            if UNKNOWN in str(error):
+                return None
+            raise
+        return _job(details) if KIND in (details.metadata or {}) else None
+
+    def _ask(self, call: Callable[[JobSubmissionClient], T]) -> T:
+        try:
+            # One client for all calls: to make one is a request of its own.
+            self._client = self._client or JobSubmissionClient(self._address)
+            return call(self._client)
+        except (OSError, RuntimeError) as error:
+            raise RayUnavailableError(f"Ray's job server at {self._address}: {error}") from error
 
 
 def _job(details: JobDetails) -> Job:

@@ -21,7 +21,7 @@ VERSION = 1
 MAX_LINE = 64 << 20
 """Bytes of one message; only a job's log comes near."""
 
-Method = Literal["state", "sync", "check", "pause", "resume", "submit", "jobs", "stop", "logs"]
+Method = Literal["state", "sync", "check", "pause", "resume", "submit", "jobs", "job", "stop", "logs"]
 SIGNATURES: dict[Method, tuple[Any, Any]] = {
     "state": (None, ClusterState),
     "sync": (SyncRequest, SyncResult),
@@ -30,6 +30,7 @@ SIGNATURES: dict[Method, tuple[Any, Any]] = {
     "resume": (None, None),
     "submit": (JobRequest, Job),
     "jobs": (None, list[Job]),
+    "job": (str, Job),
     "stop": (str, Job),
     "logs": (str, str),
 }

@@ -155,8 +155,8 @@ class AsyncClient:
     async def submit(self, parameters: GrpoParameters | PpoParameters, *, key: str | None = None) -> JobAnswer:
         return await self._send(calls.submit(parameters, key))
 
-    async def jobs(self) -> list[JobAnswer]:
-        return await self._send(calls.jobs())
+    async def jobs(self, limit: int = 100) -> list[JobAnswer]:
+        return await self._send(calls.jobs(limit))
 
     async def job(self, job: str) -> JobAnswer:
         return await self._send(calls.job(job))

@@ -181,9 +181,9 @@ class Client:
         """Submit a job. The same key is the same job."""
         return self._send(calls.submit(parameters, key))
 
-    def jobs(self) -> list[JobAnswer]:
+    def jobs(self, limit: int = 100) -> list[JobAnswer]:
         """The newest first."""
-        return self._send(calls.jobs())
+        return self._send(calls.jobs(limit))
 
     def job(self, job: str) -> JobAnswer:
         return self._send(calls.job(job))

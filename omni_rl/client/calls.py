@@ -219,8 +219,8 @@ def submit(parameters: GrpoParameters | PpoParameters, key: str | None) -> Call[
     return Call("POST", "/v1/jobs", _as(JobAnswer), **sent)
 
 
-def jobs() -> Call[list[JobAnswer]]:
-    return Call("GET", "/v1/jobs", _as_list(JobAnswer))
+def jobs(limit: int) -> Call[list[JobAnswer]]:
+    return Call("GET", "/v1/jobs", _as_list(JobAnswer), {"limit": limit})
 
 
 def job(job: str) -> Call[JobAnswer]:

@@ -102,7 +102,9 @@ def token(
 
 def sync(
     directory: Directory = RUNS,
-    source: Annotated[str, typer.Option(help="trainer, published or directory.")] = "trainer",
+    source: Annotated[
+        str, typer.Option(help="trainer, published, directory or served (nothing new: dead engines are replaced).")
+    ] = "trainer",
     version: Annotated[str | None, typer.Option(help="With published: what publish() returned.")] = None,
     path: Annotated[str | None, typer.Option(help="With directory: safetensors below a weight root.")] = None,
     mode: Annotated[str, typer.Option(help="For requests in flight: recompute, drain or keep.")] = "recompute",

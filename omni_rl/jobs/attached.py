@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from omni_rl.api.runs import RunBody
-from omni_rl.api.syncs import SyncBody
+from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.bridge import attach
+from omni_rl.bridge.patience import LOOK_SECONDS, UNDONE, patiently
 from omni_rl.client.sealed import Sealed
-from omni_rl.errors import EngineDeadError, RayUnavailableError, SyncRunningError, WeightUpdateError
+from omni_rl.errors import EngineDeadError, RayUnavailableError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
@@ -24,10 +26,11 @@ from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 
 T = TypeVar("T")
-WAITS = {RayUnavailableError: 180.0, SyncRunningError: 600.0}
-"""Seconds for which a sync is asked for again. A bridge that was restarted attaches to every actor, and finishes or
-rolls back a sync, before it answers; and somebody else may have asked for one."""
-LOOK_SECONDS = 1.0
+SYNCS = 5
+"""How often a step's weights are brought: a sync that was rolled back, for a death in its middle or for weights that
+were not proven, changed nothing."""
+CALLS = 3
+"""How often engines are asked: whoever died, and its successors, may have died of the request itself."""
 
 
 class Attached:
@@ -83,13 +86,28 @@ class Attached:
         self._saved.tidy()
 
     def sync(self, step: int) -> str:
-        key = f"{self._run}-{self._attempt}-{step}"
-        answer = _patiently(lambda: self._policies.coordinator.sync(SyncBody(probe=False), key=key))
+        """Serve the trainer's weights; the version. Raises `WeightUpdateError` where no try went through."""
+        # The same key is the same sync, with the same end: each try has its own.
+        for turn in range(1, SYNCS + 1):
+            key = f"{self._run}-{self._attempt}-{step}" + (f"-{turn}" if turn > 1 else "")
+            try:
+                answer = patiently(partial(self._sync, key))
+            except UNDONE as error:
+                failure = error
+            else:
+                if answer.replaced:
+                    self._policies.refresh()
+                return answer.version
+            time.sleep(LOOK_SECONDS)
+        raise WeightUpdateError(f"the sync after step {step} failed {SYNCS} times, at last so: {failure}") from failure
+
+    def _sync(self, key: str) -> SyncAnswer:
+        answer = self._policies.coordinator.sync(SyncBody(probe=False), key=key)
+        if answer.state == "running":  # a bridge died over it, and its successor has not settled it yet
+            raise RayUnavailableError(f"sync {answer.sync} is not over")
         if answer.outcome != "committed":
-            raise WeightUpdateError(f"the sync after step {step} was {answer.outcome}: {answer.reason}")
-        if answer.replaced:
-            self._policies.refresh()
-        return answer.version
+            raise WeightUpdateError(f"sync {answer.sync} was {answer.outcome}: {answer.reason}")
+        return answer
 
     def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str]:
         """Digests of a prompt's media in the store, where they are put once a job: prompts come again and again."""
@@ -102,25 +120,13 @@ class Attached:
         return self._policies.coordinator.put_media(content, kind).digest
 
     def _alive(self, call: Callable[[], T]) -> T:
-        """Ask again, once, whoever took a dead engine's place."""
-        try:
-            return call()
-        except EngineDeadError:
-            self._policies.refresh()
-            return call()
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Ask again after the errors of `WAITS`."""
-    began = time.monotonic()
-    while True:
-        try:
-            return call()
-        except tuple(WAITS) as error:
-            longest = next(seconds for kind, seconds in WAITS.items() if isinstance(error, kind))
-            if time.monotonic() - began >= longest:
-                raise
-            time.sleep(LOOK_SECONDS)
+        """Ask whoever took a dead engine's place, or lives on beside it."""
+        for _ in range(1, CALLS):
+            try:
+                return call()
+            except EngineDeadError:
+                self._policies.mend()
+        return call()
 
 
 def create_run(policies: attach.Policies, body: RunBody) -> int:

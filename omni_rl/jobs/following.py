@@ -7,13 +7,13 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from omni_rl.api.jobs import JobAnswer
+from omni_rl.api.jobs import ENDED, JobAnswer
 from omni_rl.api.steps import StepLine
+from omni_rl.bridge.patience import patiently
 from omni_rl.client.blocking import Client
 from omni_rl.errors import NotFoundError
 
 LOOK_SECONDS = 1.0
-ENDED = {"stopped", "succeeded", "failed"}
 
 
 def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> JobAnswer:
@@ -33,7 +33,7 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
     with Progress(*columns, console=console, disable=lines is not None or not sys.stderr.isatty()) as progress:
         bar = progress.add_task(f"{run}: waiting for its first step", total=total)
         while True:
-            answer = client.job(job)
+            answer = patiently(lambda: client.job(job))  # the job outlives a bridge, and so does who watches it
             for step in _steps(client, run, seen):
                 seen = step
                 if lines is not None:

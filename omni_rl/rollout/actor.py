@@ -34,11 +34,13 @@ class RolloutActor:
     """What runs in the engine's process. `start` comes first: errors of a constructor lose their type on the way.
 
     Its methods only wait: the work is done in the engine's own thread, so that a command, or a ping, never queues
-    behind a batch.
+    behind a batch. What comes while the engine starts waits for it, but `status`.
     """
 
     def __init__(self) -> None:
         self._started: tuple[EngineSettings, int] | None = None
+        self._up = asyncio.Event()
+        self._service: ReplicaService[RolloutEngine] | None = None
 
     async def process(self) -> tuple[str, int]:
         """Address of the node, and process id; answers as soon as Ray has placed the actor."""
@@ -61,14 +63,14 @@ class RolloutActor:
             return RolloutEngine(settings)
 
         loop = asyncio.get_running_loop()
-        self._service: ReplicaService[RolloutEngine] = await loop.run_in_executor(
+        service: ReplicaService[RolloutEngine] = await loop.run_in_executor(
             None, lambda: ReplicaService(name, build, closed=closed, held=held)
         )
-        engine = self._service.loop.ready.result()
-        self._renderer = await asyncio.wrap_future(
-            self._service.loop.command(lambda engine: Renderer(engine.llm_engine))
-        )
+        engine = service.loop.ready.result()
+        self._renderer = await asyncio.wrap_future(service.loop.command(lambda engine: Renderer(engine.llm_engine)))
+        self._service = service
         self._started = settings, engine.parameters
+        self._up.set()
         return engine.parameters
 
     async def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
@@ -76,13 +78,14 @@ class RolloutActor:
             for prompt in prompts:
                 yield from self._renderer.render([prompt])
 
-        return await asyncio.wrap_future(self._service.loop.task(each, gated=False))
+        return await asyncio.wrap_future((await self._there()).loop.task(each, gated=False))
 
     async def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
-        return await asyncio.wrap_future(self._service.loop.requests(lambda engine: engine.submit(prompts, sampling)))
+        loop = (await self._there()).loop
+        return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit(prompts, sampling)))
 
     async def rescore(self, rollouts: Sequence[Rollout], alone: bool) -> list[Rescore]:
-        loop = self._service.loop
+        loop = (await self._there()).loop
         if alone:
             return await asyncio.wrap_future(
                 loop.task(lambda engine: (engine.rescore_alone(rollout) for rollout in rollouts), gated=True)
@@ -90,16 +93,23 @@ class RolloutActor:
         return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit_rescoring(rollouts)))
 
     async def check(self, probe: Sequence[Rollout]) -> list[Rescore]:
-        return await asyncio.wrap_future(self._service.check(probe))
+        return await asyncio.wrap_future((await self._there()).check(probe))
 
     async def obey(self, command: Command) -> Any:
-        return await asyncio.wrap_future(self._service.obey(command))
+        return await asyncio.wrap_future((await self._there()).obey(command))
 
     async def between_steps(self, run: "Callable[[RolloutEngine], Any]") -> Any:
-        return await asyncio.wrap_future(self._service.loop.command(run))
+        return await asyncio.wrap_future((await self._there()).loop.command(run))
 
     async def status(self) -> ReplicaStatus:
+        if self._service is None:
+            return ReplicaStatus("", os.getpid(), 0, "closed", None, "the engine is starting")
         return self._service.status
+
+    async def _there(self) -> "ReplicaService[RolloutEngine]":
+        await self._up.wait()
+        assert self._service is not None, "start() sets it first"
+        return self._service
 
 
 @dataclass

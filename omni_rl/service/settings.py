@@ -28,3 +28,12 @@ class UpSettings(NumericsSettings, BatchSettings, Hosts):
     weight_roots: tuple[Path, ...] = ()
     object_store: int = Field(default=256 * 2**20, ge=80 * 2**20)
     ready_seconds: float = Field(default=300.0, gt=0)
+
+    def over(self, before: "UpSettings") -> "UpSettings":
+        """What is set here, and else what a service was started with `before`."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return before.model_copy(update=given | {name: getattr(self, name) for name in OF_A_CALL})
+
+
+OF_A_CALL = ("directory", "ready_seconds")
+"""Settings that a service does not keep."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ServiceError
 from omni_rl.processes import life
+from omni_rl.service.settings import UpSettings
 
 MARK = "OMNI_RL_SERVICE"
 """In the environment of every process of a service: its name, by which `down` knows them."""
@@ -31,7 +32,8 @@ class Process(BaseModel):
 
 
 class ServiceState(BaseModel):
-    """`name` is also the run's, whose weights the replicas serve."""
+    """`name` is also the run's, whose weights the replicas serve. `settings`: those it was started with; a service of
+    an older version has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +45,7 @@ class ServiceState(BaseModel):
     url: str
     head: Process | None = None
     coordinator: Process | None = None
+    settings: UpSettings | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "ServiceState | None":

@@ -34,17 +34,22 @@ Say = Callable[[str], None]
 
 
 def up(settings: UpSettings, say: Say) -> ServiceState:
-    """The state of a service whose policies answer. What runs already stays as it is.
+    """The state of a service whose policies answer. What runs already stays as it is; what is missing is started with
+    the settings that the service had, where `settings` has no others set.
 
     Raises:
         CheckpointError: `model` is no checkpoint.
         ServiceError: a process ended, or not everything answered within `ready_seconds`.
     """
+    directory = settings.directory.resolve()
+    before = _same_run(ServiceState.read(directory))
+    if before is not None and before.settings is not None:
+        settings = settings.over(before.settings)
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
-    directory = settings.directory.resolve()
+    settings = settings.model_copy(update={"model": settings.model.resolve()})
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = _same_run(ServiceState.read(directory)) or _new(settings)
+    state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
     if state.head is None or not state.head.lives:
         say(f"starting Ray's head at {state.ray_address}")
@@ -91,6 +96,8 @@ def environment(directory: Path, state: ServiceState) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ray_token(directory)),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Else Ray's head keeps an entry for each of the last 100,000 calls of any actor, which nobody reads here.
+        "RAY_task_events_report_interval_ms": "0",
         # An address that the caller's shell has would draw the actors to another cluster.
         "RAY_ADDRESS": state.ray_address,
     }

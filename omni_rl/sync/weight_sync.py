@@ -141,14 +141,16 @@ class WeightSync:
         """End the hold; replicas whose weights are not proven stay closed. Raises what `hold` raises."""
         self._order(lambda: Release(self._epoch, "release"))
 
-    def repair(self) -> SyncResult:
+    def repair(self, *, name: str | None = None) -> SyncResult:
         """Replace replicas that died, and bring all to the committed weights; those that serve them go on serving.
+
+        It is called `name`, as a sync is; the journal keeps none of it.
 
         Raises:
             SyncRunningError: a sync is under way, which does the same.
             QuarantinedError: no replica could be brought to them.
         """
-        with self._alone(_Running(f"repair-{uuid.uuid4().hex[:8]}", None)) as running:
+        with self._alone(_Running(name or f"repair-{uuid.uuid4().hex[:8]}", None)) as running:
             self._epoch = self._journal.next_epoch(self._epoch)
             return self._serving(self._settle(running.sync))
 

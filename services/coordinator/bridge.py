@@ -19,7 +19,8 @@ from omni_rl.sync.states import Observer
 @dataclass(frozen=True)
 class SyncRequest:
     """`sync`: the name it gets. `key`: the same key is the same operation. `source`: the trainer's weights, what was
-    published as `version` (see `omni_rl.client.publish`), or the safetensors in `path`. `probe`: agreement by kind."""
+    published as `version` (see `omni_rl.client.publish`), the safetensors in `path`, or nothing new (`served`).
+    `probe`: agreement by kind."""
 
     sync: str
     key: str | None
@@ -122,7 +123,7 @@ class Bridge(Protocol):
         """Begin; comes first. `hold`: why nothing is to be generated, from the first moment on; None: nothing does."""
 
     async def state(self) -> ClusterState:
-        """Never raises for a lost connection: it is what this says."""
+        """Never raises for a lost connection, or a cluster that cannot be looked at: it is what this says."""
 
     async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
         """Run a weight sync to its end; `observe` hears each phase and replica, in this event loop's thread.
@@ -140,7 +141,12 @@ class Bridge(Protocol):
         """Open it again. Replicas whose weights are not proven stay closed."""
 
     async def submit(self, request: JobRequest) -> Job: ...
-    async def jobs(self) -> list[Job]: ...
+    async def jobs(self) -> list[Job]:
+        """All that the cluster knows; its cost grows with them."""
+
+    async def job(self, job: str) -> Job:
+        """Raises `NotFoundError`."""
+
     async def stop(self, job: str) -> Job:
         """Raises `NotFoundError`."""
 
@@ -178,6 +184,9 @@ class NoBridge:
         raise RayUnavailableError(self._reason)
 
     async def jobs(self) -> list[Job]:
+        raise RayUnavailableError(self._reason)
+
+    async def job(self, job: str) -> Job:
         raise RayUnavailableError(self._reason)
 
     async def stop(self, job: str) -> Job:

@@ -1,6 +1,7 @@
 """The coordinator: one writer for every run's drift, the gate and the syncs, on top of the ledger."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from services.coordinator.events import Events
 from services.coordinator.gate import PERSON, Gate
 from services.coordinator.jobs import Jobs
 from services.coordinator.responder import Evidence, Responder
-from services.coordinator.runs import Run, drift_from_json
+from services.coordinator.roster import NEWEST, Roster
+from services.coordinator.runs import Run
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.sinks import Aside, Sink, WandbSink
 from services.coordinator.steps import Steps
@@ -45,7 +47,7 @@ class Coordinator:
         self.settings = settings
         self.tokens = Tokens(settings.all_tokens())
         self.sessions = Sessions()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(settings.metrics_runs)
         self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
@@ -58,27 +60,23 @@ class Coordinator:
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)
         self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
-        self._runs: dict[str, Run] = {}
-        self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs.values()))
+        self._runs = Roster(self.store, settings.settle)
+        self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs))
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Take up every run where the ledger has it, with its gate and what was pursued."""
-        for row in await self.store.runs():
-            run = Run.of(RunBody.model_validate(row.config), row.created, self.settings.settle)
-            run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
-            if row.state is not None:
-                run.drift = drift_from_json(row.state)
-            self._runs[run.name] = run
+        await self._runs.open()
+        for run in self._runs:
             if run.drift.gate != "open":
                 self.gate.hold(run.holder, f"the drift of run {run.name}")
         if (reason := await self.store.held_by_person()) is not None:
             self.gate.hold(PERSON, reason)
         await self._bridge.open(self.gate.reason)
         await self._look_at_cluster()
-        for run in self._runs.values():
+        for run in self._runs:
             if run.drift.pursuit != "nothing":
                 self._responder.pursue(run)
         beside = (self.events.pump(), self._watch(), self._tidy())
@@ -101,18 +99,17 @@ class Coordinator:
     async def create_run(self, body: RunBody) -> tuple[Run, bool]:
         """The run, and whether it is new. Raises `ConflictError`."""
         row, stored = await self.store.put_run(body)
-        run = self._runs.setdefault(body.run, Run.of(body, row.created, self.settings.settle))
+        run = self._runs.add(row)
         if stored == "new":
             await self.events.publish("run", body.run, what="created", framework=body.framework, dtype=body.dtype)
         return run, stored == "new"
 
-    def run(self, name: str) -> Run:
-        if name not in self._runs:
-            raise NotFoundError(f"there is no run {name!r}; make it with POST /v1/runs")
-        return self._runs[name]
+    async def run(self, name: str) -> Run:
+        """Raises `NotFoundError`."""
+        return await self._runs.one(name)
 
-    def newest_runs(self, limit: int) -> list[Run]:
-        return sorted(self._runs.values(), key=lambda run: run.created, reverse=True)[:limit]
+    async def newest_runs(self, limit: int) -> list[Run]:
+        return await self._runs.newest(limit)
 
     async def pause(self, reason: str) -> GateAnswer:
         """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
@@ -123,7 +120,7 @@ class Coordinator:
 
     async def resume(self, reason: str) -> GateAnswer:
         """A person opens the gate, and ends every incident that held it."""
-        for run in self._runs.values():
+        for run in self._runs:
             if run.drift.gate != "open":
                 await self._responder.forget(run)
                 async with run.turn:
@@ -136,8 +133,12 @@ class Coordinator:
 
     async def check(self, body: CheckBody) -> CheckAnswer:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
-        run = self.run(body.run) if body.run is not None else self._runs.get(self._cluster.run or "")
-        limits = limits_for(self._cluster.dtype) if run is None else run.limits
+        limits = limits_for(self._cluster.dtype)
+        if body.run is not None:
+            limits = (await self.run(body.run)).limits
+        elif self._cluster.run is not None:
+            with contextlib.suppress(NotFoundError):
+                limits = (await self.run(self._cluster.run)).limits
         return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
 
     async def ready(self) -> ReadyAnswer:
@@ -161,12 +162,9 @@ class Coordinator:
                 members=[MemberAnswer(**vars(member)) for member in cluster.members],
             ),
             sync=self.syncs.running,
-            runs=[run.answer() for run in self.newest_runs(100)],
+            runs=[run.answer() for run in await self.newest_runs(NEWEST)],
             alarms=[
-                alarm
-                for run in self._runs.values()
-                if run.drift.alarming
-                for alarm in await self.store.open_alarms(run.name)
+                alarm for run in self._runs if run.drift.alarming for alarm in await self.store.open_alarms(run.name)
             ],
         )
 
@@ -191,8 +189,11 @@ class Coordinator:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            await self._look_at_cluster()
-            await self.gate.observe(self._cluster.gate)
+            try:
+                await self._look_at_cluster()
+                await self.gate.observe(self._cluster.gate)
+            except OmniRLError as error:  # a ledger that cannot be written, say: the next look may go through
+                logger.warning("the cluster was not looked at: %s", error)
 
     async def _tidy(self) -> None:
         while True:

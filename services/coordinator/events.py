@@ -10,8 +10,8 @@ from omni_rl.errors import TooManyError
 from services.coordinator.store import Store
 from services.coordinator.telemetry import Telemetry
 
-KEPT = 8192
-"""Events in memory; a client that was away for longer is served from the ledger first."""
+KEPT = 1024
+"""Events in memory; a client that was away for longer is served from the ledger first. A kilobyte or two each."""
 PAGE = 512
 """Events read at once."""
 POLL_SECONDS = 1.0
@@ -33,6 +33,11 @@ class Events:
         self._poke = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = False
+
+    @property
+    def kept(self) -> range:
+        """Numbers of the events in memory."""
+        return range(self._recent[0].id, self._last + 1) if self._recent else range(0)
 
     async def publish(self, kind: str, run: str | None = None, /, **data: Any) -> None:
         """Durable when this returns; listeners have it a moment later."""
@@ -104,8 +109,7 @@ class Events:
     def _take(self, page: list[EventAnswer]) -> None:
         self._last = page[-1].id
         self._recent += page
-        if len(self._recent) > 2 * KEPT:
-            del self._recent[:-KEPT]
+        del self._recent[:-KEPT]
         for event in page:
             self._telemetry.events.labels(event.kind).inc()
         self._wake()

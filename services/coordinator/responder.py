@@ -49,7 +49,8 @@ class Responder:
     def pursue(self, run: Run) -> None:
         """Begin, or after a restart go on with, what the run's drift says is under way."""
         assert run.latest is not None, "a run that drifted has a step"
-        self._pursuits[run.name] = asyncio.create_task(self._pursue(run, *run.latest))
+        self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest))
+        pursuit.add_done_callback(partial(self._ended, run.name))
 
     async def forget(self, run: Run) -> None:
         """End what is pursued for a run."""
@@ -61,6 +62,10 @@ class Responder:
         for task in self._pursuits.values():
             task.cancel()
         await asyncio.gather(*self._pursuits.values(), return_exceptions=True)
+
+    def _ended(self, run: str, pursuit: "asyncio.Task[None]") -> None:
+        if self._pursuits.get(run) is pursuit:
+            del self._pursuits[run]
 
     async def _pursue(self, run: Run, attempt: int, step: int) -> None:
         try:

@@ -25,6 +25,7 @@ class Run:
     drift: Drift = field(default_factory=Drift)
     latest: tuple[int, int] | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _told: tuple[Drift, tuple[int, int] | None, RunAnswer] | None = None
 
     @classmethod
     def of(cls, body: RunBody, created: float, settle: int) -> "Run":
@@ -40,6 +41,12 @@ class Run:
         """Under which name its drift holds the gate."""
         return f"run:{self.name}"
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all there is to know of it is in the ledger, and nobody is at work on it."""
+        drift = self.drift
+        return drift.gate == "open" and drift.pursuit == "nothing" and not drift.alarming and not self.turn.locked()
+
     def weighs(self, severity: Severity) -> bool:
         """Whether a step of this severity gets weights."""
         if self.body.correction.method == "none":
@@ -53,6 +60,12 @@ class Run:
         return None if self.latest is None else self.latest[0]
 
     def answer(self) -> RunAnswer:
+        """Made anew where it has changed: every state tells of a hundred runs, most of which are at rest."""
+        if self._told is None or self._told[:2] != (self.drift, self.latest):
+            self._told = self.drift, self.latest, self._answer()
+        return self._told[2]
+
+    def _answer(self) -> RunAnswer:
         attempt, step = self.latest or (None, None)
         return RunAnswer(
             run=self.name,

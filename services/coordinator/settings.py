@@ -88,6 +88,8 @@ class CoordinatorSettings(StrictSettings):
     weight_roots: tuple[Path, ...] = ()
     """Directories from which a sync may take safetensors; none: only from the trainer and from `publish`."""
     bounds: Bounds = Bounds()
+    metrics_runs: int = Field(default=16, ge=1)
+    """Runs that `/metrics` has figures of; the one that was silent longest goes first."""
     metrics_threads: int = Field(default=1, ge=1)
     worst_samples: int = Field(default=16, ge=0)
     """Samples of a step that are kept with their tokens."""

@@ -66,6 +66,9 @@ class Store:
     async def runs(self) -> list[Run]:
         return await self._read(self._ledger.runs)
 
+    async def run(self, run: str) -> Run:
+        return await self._read(self._ledger.run, run)
+
     async def put_run(self, body: RunBody) -> tuple[Run, Stored]:
         stored = await asyncio.wrap_future(self._ledger.put_run(body.run, body.model_dump(mode="json")))
         return await self._read(self._ledger.run, body.run), stored

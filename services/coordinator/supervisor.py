@@ -27,7 +27,7 @@ from omni_rl.bridge.protocol import (
     unpack,
 )
 from omni_rl.bridge.settings import ClusterSettings
-from omni_rl.errors import BridgeProtocolError, RayUnavailableError
+from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
@@ -85,7 +85,7 @@ class SupervisedBridge:
         try:
             async with asyncio.timeout(STATE_SECONDS):
                 seen: ClusterState = await self._call("state")
-        except RayUnavailableError as error:
+        except OmniRLError as error:
             return ClusterState(connected=False, reason=str(error))
         except TimeoutError:
             return ClusterState(connected=False, reason=f"the bridge did not answer within {STATE_SECONDS:g} s")
@@ -116,6 +116,10 @@ class SupervisedBridge:
     async def jobs(self) -> list[Job]:
         jobs: list[Job] = await self._call("jobs")
         return jobs
+
+    async def job(self, job: str) -> Job:
+        found: Job = await self._call("job", job)
+        return found
 
     async def stop(self, job: str) -> Job:
         stopped: Job = await self._call("stop", job)

@@ -140,6 +140,10 @@ class Syncs:
             return await self._store.sync_by_key(key)
         if begun.body != body:
             raise IdempotencyError(f"this key came before, for sync {begun.sync} of other weights; use a new key")
+        if isinstance(begun.error, RayUnavailableError):
+            # The bridge died over it, maybe before it began. Its successor knows, by the ledger.
+            del self._begun[begun.sync]
+            return await self._store.sync_by_key(key)
         return begun.sync
 
     def _allowed(self, body: SyncBody) -> str | None:
@@ -167,7 +171,7 @@ class Syncs:
             raise
         await self._look()
         begun.result, begun.finished = result, time.time()
-        self._telemetry.synced(result, begun.finished)
+        self._telemetry.synced(result, begun.finished, weights=body.source != "served")
         await self._events.publish(
             "sync_ended",
             sync=begun.sync,
@@ -176,6 +180,8 @@ class Syncs:
             serving=result.serving,
             stall=result.stall,
             reason=result.reason,
+            replaced=dict(result.replaced),
+            out=dict(result.out),
         )
         return result
 

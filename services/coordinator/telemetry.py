@@ -14,15 +14,18 @@ from services.coordinator.bridge import ReplicaState
 from services.coordinator.sinks import JudgedStep
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-MAX_RUNS = 64
-"""Runs with figures on show; the one that was silent longest goes. A label for every run ever would grow for ever."""
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
 class Telemetry:
-    """Every figure that `/metrics` shows. `step` makes it a sink."""
+    """Every figure that `/metrics` shows. `step` makes it a sink.
 
-    def __init__(self) -> None:
+    Of `runs` runs there are figures; the one that was silent longest goes. A label for every run ever would grow for
+    ever, and every scrape with it.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._max_runs = runs
         self.registry = CollectorRegistry()
         self._figures = {
             name: self._gauge(name, f"{name} of the latest step (docs: the field's metrics).", "run", "bucket")
@@ -74,8 +77,11 @@ class Telemetry:
         self._attempt.labels(step.run).set(step.attempt)
         self.seals.labels(step.severity.label).inc()
 
-    def synced(self, result: SyncResult, finished: float) -> None:
+    def synced(self, result: SyncResult, finished: float, *, weights: bool) -> None:
+        """`weights`: whether it was to bring new ones."""
         self.syncs.labels(result.outcome).inc()
+        if not weights:
+            return
         self.sync_seconds.clear()
         for phase, seconds in result.seconds.items():
             self.sync_seconds.labels(phase).set(seconds)
@@ -98,7 +104,7 @@ class Telemetry:
         for gone in set(self._seen.pop(run, ())) - set(buckets):
             self._remove(run, gone)
         self._seen[run] = buckets
-        if len(self._seen) > MAX_RUNS:
+        if len(self._seen) > self._max_runs:
             oldest, kept = self._seen.popitem(last=False)
             for bucket in kept:
                 self._remove(oldest, bucket)

@@ -29,6 +29,9 @@ def main(how: str, descriptor: str) -> None:
                 os._exit(7)
             elif call.method == "check" and how == "dies":
                 continue
+            elif call.method == "state" and how == "blind":
+                parent.sendall(encode(Failure(call.id, "omni_rl_error", "state: AttributeError: no engines")))
+                continue
             for message in _answers(call, held):
                 parent.sendall(encode(message))
 

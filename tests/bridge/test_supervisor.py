@@ -61,6 +61,14 @@ async def test_an_error_of_the_child_is_raised_here() -> None:
             await bridge.stop("grpo-1")
 
 
+async def test_a_cluster_that_cannot_be_looked_at_is_not_connected() -> None:
+    async with started("blind") as bridge:
+        while "engines" not in (seen := await bridge.state()).reason:
+            await asyncio.sleep(0.01)
+        assert not seen.connected
+        assert seen.reason == "state: AttributeError: no engines"
+
+
 async def test_before_there_is_a_child_the_reason_is_said() -> None:
     bridge = SupervisedBridge(SETTINGS)
     assert not (await bridge.state()).connected

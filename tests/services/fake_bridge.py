@@ -81,6 +81,8 @@ class FakeBridge:
             given_up = SyncResult(request.sync, "rolled_back", "", self.version, reason=str(error))
             await self._finish(given_up)
             raise
+        if request.source == "served":
+            return SyncResult(request.sync, "committed", self.version, self.version)
         self.version = f"digits/1/{len(self.requests)}/9f2c3c1d"
         result = SyncResult(
             sync=request.sync,
@@ -162,6 +164,10 @@ class FakeBridge:
     async def jobs(self) -> list[Job]:
         self._called("jobs")
         return list(self.submitted.values())
+
+    async def job(self, job: str) -> Job:
+        self._called("job")
+        return self._job(job)
 
     async def stop(self, job: str) -> Job:
         self._called("stop")

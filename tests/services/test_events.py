@@ -1,5 +1,6 @@
 """The event stream over a real socket: in order, nothing missed, nothing twice."""
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from omni_rl.client import Client
 from omni_rl.errors import TooManyError
 from services.coordinator import events
 from services.coordinator.settings import Bounds
+from tests.services.conftest import Served
 from tests.services.live import live
 
 
@@ -107,3 +109,16 @@ def test_streams_are_bounded(tmp_path: Path) -> None:
         with httpx.Client(base_url=url) as other:
             refused = other.get("/v1/events")
             assert (refused.status_code, refused.json()["code"]) == (429, TooManyError.code)
+
+
+@pytest.mark.anyio
+async def test_events_in_memory_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "KEPT", 5)
+    stream = served.coordinator.events
+    for number in range(40):
+        await stream.publish("step", "digits", step=number)
+    newest = (await served.coordinator.store.events(after=0, limit=100))[-1].id
+    async with asyncio.timeout(10):
+        while stream.kept.stop <= newest:
+            await asyncio.sleep(0.01)
+    assert stream.kept == range(newest - 4, newest + 1)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.errors import SyncRolledBackError
+from omni_rl.errors import BridgeProtocolError, RayUnavailableError, SyncRolledBackError
+from services.coordinator import core, jobs
+from services.coordinator.bridge import ClusterState
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import MODULES, PART, FakeBridge
 from tests.services.test_steps import RUN
@@ -96,6 +98,39 @@ async def test_a_sync_that_was_rolled_back_says_so(served: Served) -> None:
     assert (listed["outcome"], listed["state"]) == ("failed", "finished")
     served.bridge.sync_error = None
     assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 200
+
+
+async def test_a_bridge_that_died_over_a_sync_is_asked_again_under_the_same_key(served: Served) -> None:
+    key = {"Idempotency-Key": "step-3"}
+    bridge = served.bridge
+    bridge.sync_error, journal = RayUnavailableError("the bridge to Ray ended"), bridge.journal
+    bridge.journal = None  # it ended before it wrote a word
+    lost = await served.http.post("/v1/syncs?wait=true", json={}, headers=key)
+    assert (lost.status_code, lost.json()["code"]) == (503, "ray_unavailable")
+    bridge.sync_error, bridge.journal = None, journal
+    again = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+    assert (again["outcome"], again["key"]) == ("committed", "step-3")
+    assert (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()["sync"] == again["sync"]
+    assert bridge.calls.count("sync") == 2
+
+
+async def test_what_the_successor_made_of_it_counts_where_the_bridge_had_begun(served: Served) -> None:
+    key = {"Idempotency-Key": "step-3"}
+    served.bridge.sync_error = RayUnavailableError("the bridge to Ray ended")
+    assert (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).status_code == 503
+    served.bridge.sync_error = None
+    again = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+    assert (again["state"], again["outcome"]) == ("finished", "rolled_back")
+    assert served.bridge.calls.count("sync") == 1
+
+
+async def test_successors_come_without_new_weights(served: Served) -> None:
+    before = (await served.http.post("/v1/syncs?wait=true", json={})).json()
+    shown = "omni_rl_sync_bytes 2.961408e+06"
+    assert shown in (await served.http.get("/metrics")).text
+    answer = (await served.http.post("/v1/syncs?wait=true", json={"source": "served"})).json()
+    assert (answer["source"], answer["version"]) == ("served", before["version"])
+    assert shown in (await served.http.get("/metrics")).text
 
 
 async def test_weights_come_only_from_where_the_operator_said(serve: Serve, tmp_path: Any) -> None:
@@ -201,6 +236,46 @@ async def test_jobs(served: Served) -> None:
     assert (await served.http.delete("/v1/jobs/nothing")).status_code == 404
 
 
+async def test_a_job_that_ended_is_answered_for_without_ray(served: Served) -> None:
+    names = []
+    for number in range(3):
+        body = {"kind": "grpo", "parameters": {"run": f"digits-{number}"}}
+        names.append((await served.http.post("/v1/jobs", json=body)).json()["job"])
+    assert len((await served.http.get("/v1/jobs")).json()) == 3
+    for name in names[:2]:
+        await served.http.delete(f"/v1/jobs/{name}")
+    asked = served.bridge.calls
+    asked.clear()
+    assert (await served.http.get(f"/v1/jobs/{names[0]}")).json()["status"] == "stopped"
+    assert asked == []
+    listed = (await served.http.get("/v1/jobs", params={"limit": 2})).json()
+    assert [found["job"] for found in listed] == [names[2], names[1]]
+    assert asked == ["job"]
+    served.bridge.down = "the head of Ray at 127.0.0.1:6379 is gone"
+    assert (await served.http.get(f"/v1/jobs/{names[1]}")).status_code == 200
+    assert (await served.http.get(f"/v1/jobs/{names[2]}")).status_code == 503
+
+
+async def test_jobs_of_before_a_restart_and_of_a_ray_that_is_gone(serve: Serve) -> None:
+    bridge = FakeBridge()
+    async with serve(bridge) as served:
+        job = (await served.http.post("/v1/jobs", json={"kind": "ppo", "parameters": {"run": "digits"}})).json()["job"]
+    async with serve(bridge) as served:
+        assert [found["job"] for found in (await served.http.get("/v1/jobs")).json()] == [job]
+        bridge.submitted.clear()
+        assert (await served.http.get("/v1/jobs")).json() == []
+
+
+async def test_jobs_in_memory_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "KEPT", 2)
+    names = []
+    for number in range(4):
+        body = {"kind": "grpo", "parameters": {"run": f"digits-{number}"}}
+        names.append((await served.http.post("/v1/jobs", json=body)).json()["job"])
+    assert [found["job"] for found in (await served.http.get("/v1/jobs")).json()] == [names[3], names[2]]
+    assert (await served.http.get(f"/v1/jobs/{names[0]}")).json()["job"] == names[0]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -237,6 +312,31 @@ async def test_without_ray_the_api_answers_and_says_what_is_missing(serve: Serve
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
         assert (await served.http.get("/healthz")).status_code == 200
         assert (await served.http.get("/v1/syncs")).json() == []
+
+
+class Stumbling(FakeBridge):
+    """Cannot be looked at while it `stumbles`."""
+
+    stumbles = 0
+
+    async def state(self) -> ClusterState:
+        if self.stumbles > 0:
+            self.stumbles -= 1
+            raise BridgeProtocolError("no ClusterState")
+        return await super().state()
+
+
+async def test_the_cluster_is_looked_at_again_after_a_look_that_failed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "WATCH_SECONDS", 0.01)
+    bridge = Stumbling()
+    async with serve(bridge) as served:
+        bridge.stumbles = 2
+        bridge.version = "digits/1/7/0badf00d"
+        async with asyncio.timeout(10):
+            while (await served.http.get("/v1/state")).json()["cluster"]["members"][0]["version"] != bridge.version:
+                await asyncio.sleep(0.01)
 
 
 async def test_ready_when_the_actors_answer(served: Served) -> None:

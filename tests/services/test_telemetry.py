@@ -12,7 +12,7 @@ from omni_rl.consistency.limits import Severity
 from services.coordinator import sinks
 from services.coordinator.settings import WandbSettings
 from services.coordinator.sinks import Aside, JudgedStep, WandbSink
-from services.coordinator.telemetry import MAX_RUNS, Telemetry
+from services.coordinator.telemetry import Telemetry
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import DRIFTED, RUN, post, seal
 
@@ -60,16 +60,16 @@ async def test_requests_are_counted_by_route_and_not_by_name(served: Served) -> 
 
 
 def test_runs_that_are_silent_are_forgotten() -> None:
-    telemetry = Telemetry()
-    for number in range(MAX_RUNS + 5):
+    telemetry = Telemetry(runs=3)
+    for number in range(8):
         telemetry.step(JudgedStep(f"r{number}", 1, 0, Severity.OK, STEP.figures, {}))
     runs = {dict(labels)["run"] for name, labels in samples(telemetry.expose().decode()) if name == "omni_rl_severity"}
-    assert len(runs) == MAX_RUNS
+    assert len(runs) == 3
     assert "r0" not in runs
 
 
 def test_a_bucket_that_a_step_lacks_is_not_shown_as_if_it_were_new() -> None:
-    telemetry = Telemetry()
+    telemetry = Telemetry(runs=1)
     both = {**STEP.figures, "image": {"tokens": 2, "gen_kl_error": 1.0}}
     telemetry.step(JudgedStep("digits", 1, 0, Severity.OK, both, {}))
     telemetry.step(STEP)

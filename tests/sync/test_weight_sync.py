@@ -225,8 +225,8 @@ def test_a_replica_without_a_successor_is_left_out_and_heals_later(run: LocalRun
     assert "no room for another" in result.out["r0"]
     assert run.replicas["r1"].service.status.holds == result.serving
     broken.barren = False
-    healed = run.sync.repair()
-    assert set(healed.replaced) == {"r0"}
+    healed = run.sync.repair(name="served-1")
+    assert (healed.sync, set(healed.replaced)) == ("served-1", {"r0"})
     assert run.all_serve(result.serving)
 
 

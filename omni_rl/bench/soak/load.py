@@ -4,7 +4,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,20 +29,25 @@ SAMPLES, TOKENS = 64, 32
 POST_SECONDS, MEDIA_SECONDS, SYNC_SECONDS, CHECK_SECONDS, PAUSE_SECONDS = 0.5, 5.0, 20.0, 30.0, 45.0
 HELD_SECONDS = 1.0
 JOB_STEPS = 8
+SYNCS = 10_000
+"""All of a soak."""
 
 
 @dataclass
 class Load:
-    """On `service`. `events`: their numbers, as they came. `stopped`: jobs that were ended on purpose."""
+    """On `service`. `events`: their numbers, as they came. `stopped`: jobs that were ended on purpose. `replaced`: by
+    sync, at which Unix second which engines got successors, or got none, and why."""
 
     service: OwnService
     seed: int
+    began: float = field(default_factory=time.time)
     calls: Calls = field(default_factory=Calls)
     callers: Callers = field(default_factory=Callers)
     acknowledged: Acknowledged = field(default_factory=Acknowledged)
     events: list[int] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)
+    replaced: dict[str, tuple[float, dict[str, str]]] = field(default_factory=dict)
 
     def post(self, run: str) -> None:
         """A framework's ranks: a run of its own, a step at a time."""
@@ -70,8 +75,19 @@ class Load:
         with self.service.client(PATIENT) as client:
             for event in client.events(after=0):
                 self.events.append(event.id)
+                if event.kind == "sync_ended" and event.data["outcome"] == "committed":
+                    self._lost(event.data["sync"], event.at, event.data["replaced"], event.data["out"])
                 if self.callers.ended.is_set():
                     return
+
+    def past(self, client: Client) -> None:
+        """Take in the syncs of the ledger: an event of one that was rolled back says less."""
+        for sync in client.syncs(SYNCS):
+            self._lost(sync.sync, sync.finished or sync.started, sync.replaced, sync.out)
+
+    def _lost(self, sync: str, at: float, replaced: Mapping[str, str], out: Mapping[str, str]) -> None:
+        if lost := {**replaced, **out}:
+            self.replaced[sync] = at, lost
 
     def last_event(self) -> None:
         """One after the end was called: who follows events learns of the end with the next one, and in a service

@@ -45,7 +45,7 @@ def _looks(load: Load, client: Client, http: httpx.Client, token: str, run: str)
         "syncs": lambda: client.syncs(LIMIT),
         "sync named": lambda: [client.sync_named(sync.sync) for sync in client.syncs(1)],
         "checks": lambda: client.checks(LIMIT),
-        "jobs": client.jobs,
+        "jobs": lambda: client.jobs(LIMIT),
         "event page": lambda: client.event_page(limit=LIMIT),
         "session": client.whoami,
         "log in": _page(http, "POST", "/v1/session", json={"token": token}),

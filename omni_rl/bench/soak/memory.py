@@ -18,11 +18,13 @@ KINDS = {
     "ray::RolloutActor": "engine",
     "ray::TrainerActor": "trainer",
     "ray::TrainWorker": "rank",
-    "gcs_server": "Ray",
-    "raylet": "Ray",
-    "ray/dashboard/dashboard.py": "Ray",
+    "gcs_server": "Ray's gcs_server",
+    "raylet": "Ray's raylet",
+    "ray/dashboard/dashboard.py": "Ray's dashboard",
 }
 """By a part of a process's command line; the first that is found counts."""
+RAYS = frozenset(kind for kind in KINDS.values() if kind.startswith("Ray's"))
+"""What is not ours to write; how it is started is."""
 
 
 @dataclass(frozen=True)

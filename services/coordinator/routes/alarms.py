@@ -16,7 +16,7 @@ async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> d
     """By bucket and metric: the dtype's own, with the run's in their place. A kind without any has `overall`'s."""
     return {
         bucket: {name: LimitValues(warn=one.warn, mask=one.mask, pause=one.pause) for name, one in metrics.items()}
-        for bucket, metrics in coordinator.run(run).limits.items()
+        for bucket, metrics in (await coordinator.run(run)).limits.items()
     }
 
 
@@ -25,5 +25,5 @@ async def alarms(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[AlarmAnswer]:
     """Every alarm of a run, the newest first, those that are over among them."""
-    coordinator.run(run)
+    await coordinator.run(run)
     return await coordinator.store.alarms(run, limit)

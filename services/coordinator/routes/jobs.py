@@ -7,6 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from omni_rl.api.jobs import JobAnswer, JobBody
 from services.coordinator.deps import Admin, CoordinatorDep, Reader
+from services.coordinator.params import LimitQuery
 from services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -31,10 +32,10 @@ async def submit(
     return job
 
 
-@router.get("", responses=documented(401, 403, 503))
-async def all_jobs(coordinator: CoordinatorDep, caller: Reader) -> list[JobAnswer]:
-    """Jobs, the newest first."""
-    return await coordinator.jobs.newest()
+@router.get("", responses=documented(401, 403, 422, 503))
+async def all_jobs(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[JobAnswer]:
+    """Jobs, the newest first. One that ended is answered for without Ray; of those, the newest are remembered."""
+    return await coordinator.jobs.newest(limit)
 
 
 @router.get("/{job}", responses=documented(401, 403, 404, 422, 503))

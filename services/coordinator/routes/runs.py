@@ -22,10 +22,10 @@ async def create(body: RunBody, coordinator: CoordinatorDep, caller: Syncer, res
 @router.get("", responses=documented(401, 403, 422))
 async def all_runs(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[RunAnswer]:
     """Runs, the newest first."""
-    return [run.answer() for run in coordinator.newest_runs(limit)]
+    return [run.answer() for run in await coordinator.newest_runs(limit)]
 
 
 @router.get("/{run}", responses=documented(401, 403, 404, 422))
 async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunAnswer:
     """One run, and where it stands."""
-    return coordinator.run(run).answer()
+    return (await coordinator.run(run)).answer()

@@ -79,7 +79,7 @@ async def put_part(
     kind = content_type.split(";")[0].strip().lower()
     if kind not in (ARROW, JSON):
         raise UnsupportedMediaTypeError(f"records come as {ARROW} or {JSON}, not as {content_type or 'nothing'}")
-    coordinator.run(run)
+    await coordinator.run(run)
     bounds = coordinator.settings.bounds
     async with coordinator.steps.room.taken(bounds.part if content_length is None else content_length):
         body = await request.body()
@@ -109,7 +109,7 @@ async def seal(
 
     From severity `mask` on (or always, if the run says so) it comes with a weight for each token.
     """
-    sealed = await coordinator.steps.seal(coordinator.run(run), StepKey(run, attempt, step), body)
+    sealed = await coordinator.steps.seal(await coordinator.run(run), StepKey(run, attempt, step), body)
     if ARROW in accept:
         text = sealed.verdict.model_dump_json()
         content = await coordinator.steps.work(
@@ -138,7 +138,7 @@ async def add_training(
     caller: Syncer,
 ) -> StepLine:
     """What the trainer knows once it has learnt from a sealed step, beside the figures it was sealed with."""
-    coordinator.run(run)
+    await coordinator.run(run)
     key = StepKey(run, attempt, step)
     await coordinator.store.add_training(key, body.training)
     await coordinator.events.publish("training", run, attempt=attempt, step=step)
@@ -155,7 +155,7 @@ async def lines(
     limit: LimitQuery = 1000,
 ) -> list[StepLine]:
     """Sealed steps, in order, a line each."""
-    of = coordinator.run(run).attempt(attempt)
+    of = (await coordinator.run(run)).attempt(attempt)
     if of is None:
         return []
     return [step_line(row) for row in await coordinator.store.steps(run, of, after, limit)]
@@ -174,7 +174,7 @@ async def timeline(
     metric: Annotated[list[Metric] | None, Query(max_length=len(METRICS), description="These; else all.")] = None,
 ) -> TimelineAnswer:
     """Figures over steps, decimated so that every spike stays."""
-    of = coordinator.run(run).attempt(attempt)
+    of = (await coordinator.run(run)).attempt(attempt)
     if of is None:
         return TimelineAnswer.empty(run, kind)
     found = await coordinator.store.timeline(run, of, metric or METRICS, kind, first, last, points)
@@ -186,7 +186,7 @@ async def one(
     run: RunPath, attempt: AttemptPath, step: StepPath, coordinator: CoordinatorDep, caller: Reader
 ) -> StepAnswer:
     """One sealed step: verdict, figures by position, worst samples."""
-    coordinator.run(run)
+    await coordinator.run(run)
     return step_answer(await coordinator.store.step(StepKey(run, attempt, step)))
 
 
@@ -200,5 +200,5 @@ async def sample(
     caller: Reader,
 ) -> SampleAnswer:
     """A kept sample's tokens, logprobs and media."""
-    coordinator.run(run)
+    await coordinator.run(run)
     return sample_answer(await coordinator.store.sample(StepKey(run, attempt, step), sample))

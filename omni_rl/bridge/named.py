@@ -1,0 +1,20 @@
+"""A run's engines as Ray names them."""
+
+import ray
+
+from omni_rl.actors import clear
+from omni_rl.bridge.settings import ROLLOUT, ClusterSettings
+
+
+def engines(namespace: str) -> list[str]:
+    """Names of those that live, by their numbers."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    names = [actor["name"] for actor in actors if actor["namespace"] == namespace and actor["name"].startswith(ROLLOUT)]
+    return sorted(names, key=lambda name: int(name.removeprefix(ROLLOUT)))
+
+
+def end_others(settings: ClusterSettings) -> None:
+    """End engines that the run had and has no more: no sync would reach them, and a job would find them."""
+    for name in engines(settings.namespace):
+        if name not in settings.rollouts:
+            clear(name, settings.namespace)

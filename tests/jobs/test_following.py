@@ -1,0 +1,44 @@
+"""Whoever follows a job sees all of its steps, and its end, whatever dies meanwhile."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from omni_rl.api.jobs import JobAnswer
+from omni_rl.api.steps import StepLine
+from omni_rl.bridge import patience
+from omni_rl.client.blocking import Client
+from omni_rl.errors import NotFoundError, RayUnavailableError
+from omni_rl.jobs import following
+from omni_rl.jobs.following import follow
+
+
+@dataclass
+class Service:
+    """Its bridge dies between two looks at the job."""
+
+    status: list[str] = field(default_factory=lambda: ["pending", "running", "dead", "dead", "running", "succeeded"])
+    steps_done: int = 0
+
+    def job(self, job: str) -> JobAnswer:
+        status = self.status.pop(0)
+        if status == "dead":
+            raise RayUnavailableError("the bridge is starting")
+        parameters = {"run": "digits", "steps": 3}
+        return JobAnswer.model_validate({"job": job, "kind": "grpo", "status": status, "parameters": parameters})
+
+    def steps(self, run: str, after: int | None) -> list[StepLine]:
+        self.steps_done += 1
+        if self.steps_done == 1:
+            raise NotFoundError("there is no run digits")
+        number = self.steps_done - 2
+        return [StepLine.model_construct(attempt=1, step=number, severity="ok", training={})]
+
+
+def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
+    lines: list[str] = []
+    assert follow(cast(Client, Service()), "grpo-1", lines.append).status == "succeeded"
+    assert len(lines) == 2
