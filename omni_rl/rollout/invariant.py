@@ -1,9 +1,9 @@
 """An engine on CPU whose prefill has the bits of its own decode, in bfloat16.
 
 vLLM decodes with other operators than it prefills with. Here both use one of the two: prefill the state update of
-decode, token by token, and decode the convolution of prefill. Single rows, and the ends of tensors, are padded, since a
-product of one row and a sigmoid without vector instructions have last bits of their own. In float32 more last bits
-show, and not all of them are covered; the experts' products are left as they are.
+decode, token by token, and decode the convolution of prefill. Few rows, and the ends of tensors, are padded, since a
+float32 product of one to three rows and a sigmoid without vector instructions have last bits of their own. The experts'
+products are left as they are, which in float32 shows.
 
 Shapes: T tokens; S sequences; H heads of P channels; G groups of N states; D convolved channels, K taps.
 """
@@ -23,6 +23,10 @@ from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_fn
 
 from omni_rl.models.nemotron_omni.matched.operators import update_states
 from omni_rl.models.nemotron_omni.matched.routing import rows_missing
+
+FEWEST = 4
+"""Rows from which on a row of a float32 product has the same bits however many there are. One, two and three have
+others, of which two and three show from 16 columns on."""
 
 
 def make_invariant(model: nn.Module) -> None:
@@ -51,10 +55,12 @@ class InvariantMambaMixer(MambaMixer2):  # type: ignore[misc]
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear`, a single row as the first of two."""
-    if x.numel() != x.shape[-1]:
+    """`F.linear`, fewer than `FEWEST` rows with rows of zeros after them."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = FEWEST - len(rows)
+    if missing <= 0:
         return F.linear(x, weight, bias)
-    return F.linear(x.reshape(1, -1).expand(2, -1), weight, bias)[0].view(*x.shape[:-1], -1)
+    return F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)[: len(rows)].view(*x.shape[:-1], -1)
 
 
 def convolve_step(
