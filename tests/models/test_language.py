@@ -63,6 +63,7 @@ def _logprobs(model: NemotronHForCausalLM, sequences: list[torch.Tensor]) -> lis
 )
 @settings(max_examples=25, deadline=None)
 def test_logprobs_equal_transformers(pattern: str, lengths: list[int], changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)  # hypothesis does not seed torch: a case that fails has to fail again
     ours, reference = _pair(language_config(hybrid_override_pattern=pattern, num_hidden_layers=len(pattern), **changes))
     for module in reference.modules():
         if isinstance(module, NemotronHMamba2Mixer):
