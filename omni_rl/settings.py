@@ -34,6 +34,11 @@ class NumericsSettings(BaseModel):
             raise ValueError('numerics "batch_invariant" is for dtype bfloat16, as engines are; take "matched" instead')
         return self
 
+    @property
+    def engine_is_batch_invariant(self) -> bool:
+        """Whether engines beside such a trainer are to be started with `batch_invariant`."""
+        return self.numerics == "batch_invariant"
+
 
 def describe(error: ValidationError) -> str:
     """Every invalid setting by name, with what was given."""

@@ -226,7 +226,7 @@ def _rollout(settings: ClusterSettings, name: str, held: str | None, spot: Spot 
         run=settings.run,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
-        batch_invariant=settings.numerics == "batch_invariant",
+        batch_invariant=settings.engine_is_batch_invariant,
         resources=settings.rollout_resources,
     )
     # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.

@@ -75,7 +75,7 @@ class Cluster:
                 run=self._run,
                 max_num_seqs=5 * settings.prompts_per_kind,
                 max_num_batched_tokens=4096,
-                batch_invariant=settings.numerics == "batch_invariant",
+                batch_invariant=settings.engine_is_batch_invariant,
             )
             train = TrainSettings(
                 world_size=settings.world_size,

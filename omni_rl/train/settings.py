@@ -10,9 +10,9 @@ from omni_rl.settings import DeviceKind, NumericsSettings, StrictSettings
 class TrainSettings(StrictSettings, NumericsSettings):
     """Settings of a trainer group. Master weights and optimiser state are float32 whatever `dtype` is.
 
-    `numerics` "matched" computes the forward with vLLM's CPU operators, bit for bit as an engine of as many threads
-    that prefills a sequence alone. `max_pack_tokens` bounds the tokens of one packed forward, hence
-    its memory; `logprob_chunk` the rows of logits that exist at a time. `max_grad_norm` clips the global norm.
+    `numerics` "matched" and "batch_invariant" compute the forward with vLLM's CPU operators, bit for bit as an engine
+    of as many threads. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory; `logprob_chunk` the
+    rows of logits that exist at a time. `max_grad_norm` clips the global norm.
     `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them, and
     takes the reference numerics alone. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and
     engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank
