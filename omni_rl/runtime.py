@@ -16,6 +16,8 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # Ray places actors; vLLM's own binding would pin every replica to the same cores.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Split over threads, an attention's last bits follow their number and what else is in the batch.
+    "VLLM_CPU_ATTN_SPLIT_KV": "0",
     # Without it vLLM compiles its resize and mel kernels, whose last bits differ from the eager ones.
     "TORCHDYNAMO_DISABLE": "1",
     # Models are local directories; nothing is ever fetched from a hub.

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from vllm import envs
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.mamba import mamba_mixer2
 from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
 from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_fn
 
+from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.matched.operators import update_states
 from omni_rl.models.nemotron_omni.matched.routing import rows_missing
 
@@ -30,7 +32,12 @@ others, of which two and three show from 16 columns on."""
 
 
 def make_invariant(model: nn.Module) -> None:
-    """Give the loaded `model`'s layers the operators named above; its weights stay as they are."""
+    """Give the loaded `model`'s layers the operators named above; its weights stay as they are.
+
+    Raises `ConfigError` where the environment lets vLLM split an attention over threads.
+    """
+    if envs.VLLM_CPU_ATTN_SPLIT_KV:
+        raise ConfigError("a batch-invariant engine needs VLLM_CPU_ATTN_SPLIT_KV=0: split, decode has bits of its own")
     for module in model.modules():
         if isinstance(module, MambaMixer2):
             module.__class__ = InvariantMambaMixer

@@ -17,10 +17,11 @@ class EngineSettings(StrictSettings):
 
     `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
-    `run` names the weights the engine starts with. `threads` 0 leaves the process's number of threads alone.
-    `video_pruning_rate` is the share of a video's tokens that are left out (EVS), on both sides; 0: none. `resources`,
-    by Ray's names, are set aside for the engine beside its share of a CPU. `batch_invariant`, on CPU in
-    bfloat16: prefill has the bits of decode, whatever else is in a batch, and is slower (docs/numerics.md).
+    `run` names the weights the engine starts with. `threads` is for replicas and a trainer's ranks to have in common:
+    the last bits of float32 follow it. `video_pruning_rate` is the share of a video's tokens that are left out (EVS),
+    on both sides; 0: none. `resources`, by Ray's names, are set aside for the engine beside its share of a CPU.
+    `batch_invariant`, on CPU in bfloat16: prefill has the bits of decode, whatever else is in a batch, and is slower
+    (docs/numerics.md).
     """
 
     model: Path
@@ -36,7 +37,7 @@ class EngineSettings(StrictSettings):
     video_pruning_rate: float = Field(default=0.0, ge=0, lt=1)
     record_experts: bool = True
     batch_invariant: bool = False
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1)
     resources: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")

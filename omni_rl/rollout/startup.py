@@ -34,8 +34,7 @@ def start(settings: EngineSettings) -> LLMEngine:
     require_checkpoint(settings.model)
     check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
     _hide_from_vllms_scan()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads)
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(settings.model),

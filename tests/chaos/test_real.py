@@ -92,7 +92,7 @@ def real(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with ExitStack() as stack:
         local_ray()
         stack.callback(ray.shutdown)
-        settings = EngineSettings(model=small_checkpoint, run=RUN, threads=1)
+        settings = EngineSettings(model=small_checkpoint, run=RUN)
         handles = [
             stack.enter_context(RolloutHandle.start(settings, name=name, namespace="chaos", closed=True))
             for name in ("r0", "r1")

@@ -26,7 +26,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_prefill_is_decode_bit_for_bit(start: Callable[..., RolloutEngine]) -> None:
-    engine = start("bfloat16", threads=1, batch_invariant=True)
+    engine = start("bfloat16", batch_invariant=True)
     rendered = Renderer(engine.llm_engine).render(prompts())
     together = engine.sample(rendered, SamplingSettings(max_tokens=24, seed=1, ignore_eos=True))
     for answer, prefill in zip(together, engine.rescore(together, alone=True), strict=True):
@@ -39,13 +39,22 @@ def test_prefill_is_decode_bit_for_bit(start: Callable[..., RolloutEngine]) -> N
 
 @pytest.mark.slow
 def test_without_it_they_part(start: Callable[..., RolloutEngine]) -> None:
-    engine = start("bfloat16", threads=1)
+    engine = start("bfloat16")
     answers = engine.sample(
         Renderer(engine.llm_engine).render(prompts()), SamplingSettings(max_tokens=24, seed=1, ignore_eos=True)
     )
     prefill = engine.rescore(answers, alone=True)
     apart = [np.abs(score.logprobs - answer.logprobs).max() for score, answer in zip(prefill, answers, strict=True)]
     assert max(apart) > 1e-3
+
+
+@pytest.mark.slow
+def test_attention_split_over_threads_is_refused(
+    start: Callable[..., RolloutEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_ATTN_SPLIT_KV", "1")
+    with pytest.raises(ConfigError, match="VLLM_CPU_ATTN_SPLIT_KV=0"):
+        start("bfloat16", batch_invariant=True)
 
 
 def test_float32_is_refused() -> None:

@@ -48,7 +48,7 @@ def _scores(model: NemotronOmniForConditionalGeneration, rollouts: list[Rollout]
 def test_every_module_and_every_logprob_is_the_engines_prefill(
     start: Callable[..., RolloutEngine], small_checkpoint: Path, dtype: str
 ) -> None:
-    engine = start(dtype, threads=1)
+    engine = start(dtype)
     renderer = Renderer(engine.llm_engine)
     probe = list(probe_answers(renderer.render(probe_prompts())))
     # Several pictures of other sizes in a prompt, and answers that were sampled.
@@ -70,7 +70,7 @@ def test_batch_invariant_logprobs_are_those_that_were_sampled(
     start: Callable[..., RolloutEngine], small_checkpoint: Path
 ) -> None:
     """Not a prefill's alone, but what a batch of other prompts decoded, in a batch of other sequences."""
-    engine = start("bfloat16", threads=1, batch_invariant=True)
+    engine = start("bfloat16", batch_invariant=True)
     answers = engine.sample(
         Renderer(engine.llm_engine).render(prompts()), SamplingSettings(max_tokens=24, ignore_eos=True)
     )
@@ -82,7 +82,7 @@ def test_batch_invariant_logprobs_are_those_that_were_sampled(
 
 def test_the_reference_parts_in_bfloat16(start: Callable[..., RolloutEngine], small_checkpoint: Path) -> None:
     """Without the mode the same comparison finds differences: it can."""
-    engine = start("bfloat16", threads=1)
+    engine = start("bfloat16")
     answers = probe_answers(Renderer(engine.llm_engine).render(probe_prompts()[:2]))
     model = NemotronOmniForConditionalGeneration.from_pretrained(small_checkpoint, dtype=torch.bfloat16)
     found = parities(model, [calls(engine, answer) for answer in answers])

@@ -1,4 +1,7 @@
-"""Two FSDP ranks in the matched mode beside vLLM: in bfloat16, bit for bit, and still so after learning and a sync."""
+"""Two FSDP ranks in the matched mode beside vLLM: in bfloat16, bit for bit, and still so after learning and a sync.
+
+The engine has more threads than a rank: a decode whose attention is split over them would have bits of its own.
+"""
 
 from contextlib import closing
 from pathlib import Path
@@ -34,9 +37,8 @@ def _assert_same_bits(numerics: Numerics, trainer: TrainerGroup, engine: Rollout
 def test_logprobs_are_the_engines_before_and_after_an_update(
     numerics: Numerics, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    served = EngineSettings(
-        model=small_checkpoint, dtype="bfloat16", run="test", batch_invariant=numerics == "batch_invariant"
-    )
+    invariant = numerics == "batch_invariant"
+    served = EngineSettings(model=small_checkpoint, dtype="bfloat16", run="test", batch_invariant=invariant, threads=2)
     settings = TrainSettings(
         world_size=2, dtype="bfloat16", numerics=numerics, learning_rate=1e-3, collective_timeout=120.0
     )

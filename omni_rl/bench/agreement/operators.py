@@ -51,7 +51,7 @@ def bench_operators(out: Path) -> Path:
 
 def _engine(invariant: bool) -> dict[str, float]:
     """In bfloat16: how far apart prefill alone and a batch's decode lie, and tokens a second of the processor's."""
-    settings = EngineSettings(model=SMALL_CHECKPOINT, dtype="bfloat16", threads=1, batch_invariant=invariant)
+    settings = EngineSettings(model=SMALL_CHECKPOINT, dtype="bfloat16", batch_invariant=invariant)
     engine = RolloutEngine(settings)
     try:
         prompts = Renderer(engine.llm_engine).render([p for kind in KINDS for p in demo_prompts(kind, PROMPTS, 0)])

@@ -48,7 +48,7 @@ def measure(checkpoint: str, dtype: Dtype, batch_invariant: bool = False) -> dic
     A `batch_invariant` engine is for the side of that name alone.
     """
     path = Path(checkpoint)
-    engine = RolloutEngine(EngineSettings(model=path, dtype=dtype, threads=1, batch_invariant=batch_invariant))
+    engine = RolloutEngine(EngineSettings(model=path, dtype=dtype, batch_invariant=batch_invariant))
     renderer = Renderer(engine.llm_engine)
     probe = list(probe_answers(renderer.render(probe_prompts())))
     prompts = [p for kind in KINDS for p in renderer.render(demo_prompts(kind, PROMPTS_PER_KIND, 0))]
