@@ -29,13 +29,15 @@ class FeatureCounts:
     """One feature per square of `side` pixels, of `frames` frames of a video together; per 2^`halvings` mel frames.
 
     `halvings` is None for a model without a sound tower. `pruning_rate` is the only one at
-    which the model prunes videos; where it is None, each is pruned as it was rendered.
+    which the model prunes videos; where it is None, each is pruned as it was rendered. `pixels` is the only dtype in
+    which the model takes pixels; where it is None, it takes any.
     """
 
     side: int
     frames: int
     halvings: int | None
     pruning_rate: float | None = None
+    pixels: "torch.dtype | None" = None
 
     @classmethod
     def of(cls, config: Any) -> "FeatureCounts":
@@ -127,6 +129,8 @@ class FeatureCounts:
         return int(sum(clips))
 
     def _cells(self, name: str, pixels: "torch.Tensor") -> int:
+        if self.pixels not in (None, pixels.dtype):
+            raise MediaError(f"{name} was rendered in {pixels.dtype}, the engine takes {self.pixels}; render it there")
         height, width = pixels.shape[-2:]
         if height % self.side or width % self.side or not height or not width:
             raise MediaError(f"{name} is {height} x {width} pixels; both must be multiples of {self.side}")

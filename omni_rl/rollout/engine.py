@@ -47,9 +47,10 @@ class RolloutEngine:
             make_invariant(self.model)
         seeds.spare_unfinished_prompts(runner)
         config = self.llm_engine.model_config.hf_config
-        self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate)
+        dtype = getattr(torch, settings.dtype)
+        self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate, pixels=dtype)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
-        self._weights = ServedWeights(self.model, settings.model, getattr(torch, settings.dtype))
+        self._weights = ServedWeights(self.model, settings.model, dtype)
         self._numbers = count()
         self._running: dict[str, Request] = {}
         self._dead: str | None = None

@@ -152,6 +152,13 @@ def test_sounds_for_a_model_without_a_sound_tower_are_refused() -> None:
         replace(COUNTS, halvings=None).check([_prompt(_sound(16))])
 
 
+@pytest.mark.parametrize("item", [_image(6), _video(6)], ids=["image", "video"])
+def test_pixels_in_another_dtype_than_the_engines_are_refused(item: MediaItem) -> None:
+    replace(COUNTS, pixels=torch.float32).check([_prompt(item)])
+    with pytest.raises(MediaError, match=r"0 was rendered in torch\.float32, the engine takes torch\.bfloat16"):
+        replace(COUNTS, pixels=torch.bfloat16).check([_prompt(item)])
+
+
 @pytest.mark.parametrize(
     "make",
     [
