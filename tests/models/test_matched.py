@@ -174,14 +174,15 @@ def test_the_router_sums_weights_in_vllms_order(groups: int) -> None:
     assert torch.equal(reference(rows).margins, found.margins)
 
 
-def test_a_rows_scores_do_not_depend_on_how_many_there_are() -> None:
-    router = InvariantRouter(language_config(n_routed_experts=5, num_experts_per_tok=2))
+@pytest.mark.parametrize("experts", [5, 32])
+def test_a_rows_scores_do_not_depend_on_how_many_there_are(experts: int) -> None:
+    router = InvariantRouter(language_config(n_routed_experts=experts, num_experts_per_tok=2))
     randomise(router)
-    logits = torch.randn(67, 5)
-    whole = router._scores(logits)
-    assert whole.shape == logits.shape
-    for first, rows in ((0, 1), (13, 3), (66, 1), (2, 65)):
-        assert torch.equal(router._scores(logits[first : first + rows]), whole[first : first + rows])
+    rows = torch.randn(67, 64)
+    whole = router._scores(rows)
+    assert whole.shape == (67, experts)
+    for first, count in ((0, 1), (13, 2), (40, 3), (66, 1), (2, 65)):
+        assert torch.equal(router._scores(rows[first : first + count]), whole[first : first + count])
 
 
 def test_the_whole_model_is_matched_and_keeps_its_names(config: NemotronOmniConfig) -> None:

@@ -82,7 +82,7 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def forward(self, hidden_states: torch.Tensor, replayed: torch.Tensor | None = None) -> Routing:
-        scores = self._scores(F.linear(at_least_float32(hidden_states), at_least_float32(self.weight)))
+        scores = self._scores(at_least_float32(hidden_states))
         with torch.no_grad():
             own, margins = self._choose(scores + self.e_score_correction_bias)
             experts = own if replayed is None else torch.where(replayed[:, :1] >= 0, replayed.long(), own)
@@ -91,8 +91,9 @@ class Router(nn.Module):
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return Routing(experts, weights, margins, own)
 
-    def _scores(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.sigmoid()
+    def _scores(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, hidden] to [T, E], at least float32."""
+        return F.linear(rows, at_least_float32(self.weight)).sigmoid()
 
     def _choose(self, biased: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._best(self._limit(biased))

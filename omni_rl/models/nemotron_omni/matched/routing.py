@@ -24,7 +24,7 @@ class MatchedRouter(Router):
 
 
 class InvariantRouter(MatchedRouter):
-    """A row's scores have the same bits in a tensor of any size."""
+    """A row's scores have the same bits in a tensor of any size, of one to three rows too."""
 
-    def _scores(self, logits: torch.Tensor) -> torch.Tensor:
-        return F.pad(logits, (0, 0, 0, rows_missing(len(logits)))).sigmoid()[: len(logits)]
+    def _scores(self, rows: torch.Tensor) -> torch.Tensor:
+        return super()._scores(F.pad(rows, (0, 0, 0, rows_missing(len(rows)))))[: len(rows)]
