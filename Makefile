@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
+# Two processes at a time, a file's tests in one of them: what a file starts is started once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: help setup demo test test-slow check format sabotage bench screenshots lock clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
 	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
-	@echo "make test       the quick tests (3 minutes)"
-	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2"
+	@echo "make test       the quick tests (2 minutes)"
+	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (half an hour)"
 	@echo "make check      ruff and mypy"
 	@echo "make sabotage   break a live run on purpose, fault by fault, and see what the detector says (5 minutes)"
 	@echo "make bench      the benchmarks (writes bench/)"
@@ -22,10 +24,10 @@ demo: setup
 	@$(BIN)/omni-rl demo $(ARGS)
 
 test: setup
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: setup
-	@$(BIN)/pytest -m slow --durations=15 $(ARGS)
+	@$(PYTEST) -m slow --durations=15 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .

@@ -1,10 +1,16 @@
 """Fixtures that every room may use."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from omni_rl.config import SMALL_CHECKPOINT
+
+# Several test processes share the machine: each computes with one thread, and none starves another's actors, which Ray
+# would start with a lower priority. Read by what is imported later, and inherited by every process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,8 @@ class BothSides:
         return compare(records)
 
 
-@pytest.fixture(scope="session")
+# Closed with its module: where an engine of the same process is closed, vLLM's other engines there cannot go on.
+@pytest.fixture(scope="module")
 def both(small_checkpoint: Path) -> Iterator[BothSides]:
     sides = BothSides(small_checkpoint)
     yield sides

@@ -96,6 +96,6 @@ def make_rollout() -> MakeRollout:
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """A Ray of this module's own."""
-    ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     yield
     ray.shutdown()
