@@ -233,7 +233,7 @@ class RolloutEngine:
         self.llm_engine.set_weight_version(version)
 
     def close(self) -> None:
-        """Let vLLM go; the engine cannot be used afterwards."""
+        """Let vLLM go. The engine cannot be used afterwards, nor any other of the process: they share vLLM's groups."""
         if self._dead is None:
             self._dead = "it was closed"
         self.llm_engine.engine_core.shutdown()

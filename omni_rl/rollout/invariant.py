@@ -23,7 +23,7 @@ from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
 from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_fn
 
 from omni_rl.errors import ConfigError
-from omni_rl.models.nemotron_omni.matched.operators import update_states
+from omni_rl.models.nemotron_omni.matched.operators import ScanInput, update_states
 from omni_rl.models.nemotron_omni.matched.routing import rows_missing
 
 FEWEST = 4
@@ -113,7 +113,7 @@ def scan_by_steps(
     shape = len(cu_seqlens) - 1, *x.shape[1:], b.shape[2]
     states = torch.zeros(shape) if initial_states is None else initial_states
     states = states.to(state_dtype, copy=True)
-    update_states(states, cu_seqlens.int(), x, dt, a, b, c, D, dt_bias, out)
+    update_states(states, cu_seqlens.int(), ScanInput(x, dt, a, b, c, D, dt_bias), out)
     return states
 
 

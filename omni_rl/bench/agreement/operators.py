@@ -125,6 +125,7 @@ def _scan(normal: Callable[..., torch.Tensor]) -> float:
     edges = torch.tensor([0, 1], dtype=torch.int32)
     for t in range(TOKENS):
         row = slice(t, t + 1)
-        prefill.update_states(state, edges, x[row], dt[row], a, b[row], c[row], d, dt_bias, steps[row])
+        token = prefill.ScanInput(x[row], dt[row], a, b[row], c[row], d, dt_bias)
+        prefill.update_states(state, edges, token, steps[row])
     sizes = MixerSizes(HEADS, CHANNELS, GROUPS, STATES, (0.0, float("inf")), 0.0, TOKENS)
-    return _equal(steps, prefill.scan(x, dt, a, b, c, d, dt_bias, sizes))
+    return _equal(steps, prefill.scan(prefill.ScanInput(x, dt, a, b, c, d, dt_bias), sizes))

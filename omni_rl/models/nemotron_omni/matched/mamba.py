@@ -13,7 +13,7 @@ from omni_rl.models.nemotron_omni.language.mamba import HeadShare, MambaMixer
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
 from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
 from omni_rl.models.nemotron_omni.matched.forward import engine_forward
-from omni_rl.models.nemotron_omni.matched.operators import convolve, scan, scan_as_decoded
+from omni_rl.models.nemotron_omni.matched.operators import ScanInput, convolve, scan, scan_as_decoded
 from omni_rl.models.nemotron_omni.matched.sequences import sequences
 
 
@@ -63,7 +63,7 @@ def _engine(
     x, b, c = torch.split(convolve(convolved, weights.taps, weights.bias), [sizes.inner, state, state], -1)
     x = x.view(len(x), sizes.heads, sizes.channels)
     b, c = (values.view(len(values), sizes.groups, sizes.states) for values in (b, c))
-    y = scan(x, dt, weights.a, b, c, weights.d, weights.dt_bias, sizes).flatten(1)
+    y = scan(ScanInput(x, dt, weights.a, b, c, weights.d, weights.dt_bias), sizes).flatten(1)
     gated = y * F.silu(at_least_float32(gate))
     normed = rms_normalise(gated.view(len(y), sizes.groups, -1), sizes.eps)
     return weights.norm * normed.flatten(1).to(projected.dtype)

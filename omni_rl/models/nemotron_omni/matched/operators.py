@@ -7,7 +7,7 @@ The one file here that imports vllm, when an operator is first needed.
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -93,28 +93,31 @@ def convolve(x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None) -> 
     return convolved.T
 
 
-def scan(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    d: torch.Tensor,
-    dt_bias: torch.Tensor,
-    sizes: MixerSizes,
-) -> torch.Tensor:
-    """The state space scan of one sequence plus D·x: `x` [T, H, P], `dt` [T, H] as projected, `a` float32 [H], `b` and
-    `c` [T, G, N], `d` and `dt_bias` [H] to [T, H, P]."""
+class ScanInput(NamedTuple):
+    """What a state space scan goes over: `x` [T, H, P], `dt` [T, H] as projected, `a` float32 [H], `b` and `c`
+    [T, G, N], `d` and `dt_bias` [H]."""
+
+    x: torch.Tensor
+    dt: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
+    c: torch.Tensor
+    d: torch.Tensor
+    dt_bias: torch.Tensor
+
+
+def scan(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
+    """The state space scan of one sequence plus D·x: [T, H, P]."""
     operators()
     function = import_module("vllm.model_executor.layers.mamba.ops.ssd_combined").mamba_chunk_scan_combined_varlen
-    out = torch.empty(x.shape, dtype=x.dtype)
-    whole = torch.tensor([0, len(x)], dtype=torch.int32)
+    whole = torch.tensor([0, len(given.x)], dtype=torch.int32)
+    out = torch.empty(given.x.shape, dtype=given.x.dtype)
     function(
-        x,
-        dt,
-        a,
-        b,
-        c,
+        given.x,
+        given.dt,
+        given.a,
+        given.b,
+        given.c,
         chunk_size=sizes.chunk,
         cu_seqlens=whole,
         # On CPU a scan has no chunks to be told apart.
@@ -122,8 +125,8 @@ def scan(
         last_chunk_indices=torch.zeros(1, dtype=torch.int32),
         seq_idx=torch.zeros(1, dtype=torch.int32),
         out=out,
-        D=d,
-        dt_bias=dt_bias,
+        D=given.d,
+        dt_bias=given.dt_bias,
         dt_softplus=True,
         dt_limit=sizes.dt_limit,
         state_dtype=torch.float32,
@@ -131,53 +134,33 @@ def scan(
     return out
 
 
-def scan_as_decoded(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    d: torch.Tensor,
-    dt_bias: torch.Tensor,
-    sizes: MixerSizes,
-) -> torch.Tensor:
+def scan_as_decoded(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
     """`scan` by the state update that an engine decodes with, token after token."""
     operators()
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = torch.empty(given.x.shape, dtype=given.x.dtype)
     states = torch.zeros(1, sizes.heads, sizes.channels, sizes.states)
-    update_states(states, torch.tensor([0, len(x)], dtype=torch.int32), x, dt, a, b, c, d, dt_bias, out)
+    update_states(states, torch.tensor([0, len(given.x)], dtype=torch.int32), given, out)
     return out
 
 
-def update_states(
-    states: torch.Tensor,
-    edges: torch.Tensor,
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    d: torch.Tensor,
-    dt_bias: torch.Tensor,
-    out: torch.Tensor,
-) -> None:
+def update_states(states: torch.Tensor, edges: torch.Tensor, given: ScanInput, out: torch.Tensor) -> None:
     """Decode's state update over whole sequences, the tokens of sequence s being [edges[s], edges[s + 1]).
 
-    `states` [S, H, P, N] are where the sequences begin, and become where they end; `edges` int32 [S + 1]; the others as
-    in `scan`, of all sequences; `out` [T, H, P] is written.
+    `states` [S, H, P, N] are where the sequences begin, and become where they end; `edges` int32 [S + 1]; `given` of
+    all sequences; `out` [T, H, P] is written.
     """
     function = import_module("vllm.model_executor.layers.mamba.ops.cpu.mamba_ssm").selective_state_update
     _, _, channels, width = states.shape
     slots = torch.arange(len(states), dtype=torch.int32)
     function(
         states,
-        x,
-        dt.unsqueeze(-1).expand(-1, -1, channels),
-        a[:, None, None].expand(-1, channels, width).float(),
-        b,
-        c,
-        d.unsqueeze(-1).expand(-1, channels),
-        dt_bias=dt_bias.unsqueeze(-1).expand(-1, channels),
+        given.x,
+        given.dt.unsqueeze(-1).expand(-1, -1, channels),
+        given.a[:, None, None].expand(-1, channels, width).float(),
+        given.b,
+        given.c,
+        given.d.unsqueeze(-1).expand(-1, channels),
+        dt_bias=given.dt_bias.unsqueeze(-1).expand(-1, channels),
         dt_softplus=True,
         state_batch_indices=slots,
         dst_state_batch_indices=slots,
