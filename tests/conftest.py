@@ -1,6 +1,7 @@
 """Fixtures that every room may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,13 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def small_checkpoint() -> Path:
     """The committed small Omni, in bfloat16; read only."""
     return SMALL_CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of this module's own."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from PIL import Image
 
 from omni_rl.errors import CheckpointError, MediaError, OmniRLError, PromptError
@@ -45,13 +44,6 @@ class Actors:
         (score,) = self.trainer.score(rollouts)
         assert np.abs(score.logprobs - rollouts[0].logprobs).max() < 1e-4
         assert [self.engine.pid, *self.trainer.pids] == self.pids
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """An engine whose prefill has the bits of its decode, alone and in batches of any make-up."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.errors import ConfigError
@@ -14,14 +13,6 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
 
 from .conftest import prompts
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

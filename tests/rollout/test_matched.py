@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +20,6 @@ from omni_rl.train.packing import pack
 from .conftest import prompts
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    """As many as the engine has: how a tensor is dealt to threads moves last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _matched(checkpoint: Path, dtype: str, numerics: Numerics = "matched") -> NemotronOmniForConditionalGeneration:

@@ -1,10 +1,9 @@
 """Rollouts made by hand, as the media path and the engine would hand them over."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from omni_rl.media.digests import tensor_digest
@@ -91,11 +90,3 @@ def make_rollout() -> MakeRollout:
         )
 
     return make
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray of this module's own."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    yield
-    ray.shutdown()
