@@ -34,10 +34,10 @@ LIGHT = [
     "omni_rl.train.targets",
     "omni_rl.train.types",
     "omni_rl.service.down",
-    "services",
-    "services.coordinator.__main__",
-    "services.coordinator.app",
-    "services.coordinator.supervisor",
+    "omni_rl_services",
+    "omni_rl_services.coordinator.__main__",
+    "omni_rl_services.coordinator.app",
+    "omni_rl_services.coordinator.supervisor",
 ]
 
 

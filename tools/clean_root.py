@@ -28,7 +28,7 @@ PYTHON = "python3,python3-venv,python-is-python3,ca-certificates"
 """What the base image has, of Debian's packages."""
 SERVE = """
 echo '{"port": 8491, "ledger": "sqlite:////tmp/ledger.db", "media": {"directory": "/tmp/media"}}' > /tmp/settings.json
-python -m services.coordinator /tmp/settings.json & server=$!
+python -m omni_rl_services.coordinator /tmp/settings.json & server=$!
 for _ in $(seq 60); do
     sleep 1
     python -m omni_rl.service.probe http://127.0.0.1:8491/healthz && kill $server && exit 0

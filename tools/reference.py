@@ -12,6 +12,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from omni_rl_services.coordinator import deps
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.settings import Bounds, CoordinatorSettings, MediaSettings, TokenEntry, WandbSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -24,9 +27,6 @@ from omni_rl.plan.model import PlanSettings, plan
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.service.settings import UpSettings
 from omni_rl.train.settings import TrainSettings
-from services.coordinator import deps
-from services.coordinator.app import create_app
-from services.coordinator.settings import Bounds, CoordinatorSettings, MediaSettings, TokenEntry, WandbSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -47,7 +47,7 @@ SECTIONS: dict[str, tuple[str, tuple[type[BaseModel], ...]]] = {
         (DemoSettings, NodesSettings, UpSettings),
     ),
     "The coordinator": (
-        "One JSON object: `python -m services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
+        "One JSON object: `python -m omni_rl_services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
         (CoordinatorSettings, TokenEntry, MediaSettings, Bounds, WandbSettings, ClusterSettings),
     ),
     "Engines and trainers": (

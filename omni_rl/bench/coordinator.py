@@ -27,7 +27,7 @@ def coordinator(folder: Path, *, core: int | None = None) -> Iterator[Running]:
     address, settings = folder / "address", folder / "settings.json"
     chosen = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "media": {"directory": str(folder / "media")}, "port": 0}
     settings.write_text(json.dumps({**chosen, "address_file": str(address)}))
-    command = [sys.executable, "-m", "services.coordinator", str(settings)]
+    command = [sys.executable, "-m", "omni_rl_services.coordinator", str(settings)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command line
     try:
         if core is not None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 
+from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
+
 from omni_rl.bridge.experiments import LiveExperiments, Trainer
 from omni_rl.bridge.noise import Noise
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
@@ -23,7 +25,6 @@ from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
-from services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
 Figures = dict[str, dict[str, float]]
 

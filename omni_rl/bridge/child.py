@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from omni_rl_services.coordinator.bridge import ClusterState
+
 from omni_rl.bridge.node import join
 from omni_rl.bridge.protocol import (
     MAX_LINE,
@@ -27,7 +29,6 @@ from omni_rl.bridge.protocol import (
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
 from omni_rl.runtime import prepare
-from services.coordinator.bridge import ClusterState
 
 if TYPE_CHECKING:
     from omni_rl.bridge.cluster import Cluster

@@ -11,6 +11,7 @@ from typing import Literal
 
 import ray
 import torch
+from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 
 from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
@@ -35,7 +36,6 @@ from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, S
 from omni_rl.sync.states import Observer, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
 from omni_rl.train.settings import TrainSettings
-from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 
 logger = logging.getLogger("omni_rl.bridge")
 STATUS = Deadline("status", 3.0)
@@ -120,8 +120,8 @@ class Cluster:
         )
 
     def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
-        """See `services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with it, and
-        only new ones are kept in the journal."""
+        """See `omni_rl_services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with
+        it, and only new ones are kept in the journal."""
         probe = None
         if request.probe and request.source == "trainer":
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from omni_rl_services.coordinator.bridge import Job, JobRequest
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from omni_rl.api.jobs import JobStatus
 from omni_rl.errors import NotFoundError, RayUnavailableError
-from services.coordinator.bridge import Job, JobRequest
 
 T = TypeVar("T")
 STATUSES: Mapping[str, JobStatus] = {

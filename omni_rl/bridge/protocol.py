@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 from pydantic import Field, TypeAdapter, ValidationError
 
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, error_class
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import SyncEvent
-from services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 
 VERSION = 1
 MAX_LINE = 64 << 20
@@ -34,7 +34,7 @@ SIGNATURES: dict[Method, tuple[Any, Any]] = {
     "stop": (str, Job),
     "logs": (str, str),
 }
-"""What each method takes and gives: those of `services.coordinator.bridge.Bridge`."""
+"""What each method takes and gives: those of `omni_rl_services.coordinator.bridge.Bridge`."""
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.server import Server, make_server
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
+
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.demo.posting import Posting
 from omni_rl.errors import ConfigError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
-from services.coordinator.app import create_app
-from services.coordinator.server import Server, make_server
-from services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ import os
 import secrets
 from pathlib import Path
 
+from omni_rl_services.coordinator.auth import new_token
+
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
-from services.coordinator.auth import new_token
 
 HASHES = "tokens.json"
 OWNER = "owner"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
+
 from omni_rl.api.state import ReadyAnswer
 from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
@@ -19,7 +21,6 @@ from omni_rl.service.settings import UpSettings
 from omni_rl.service.state import MARK, Process, ServiceState
 from omni_rl.service.tokens import HASHES, owner_token, ray_token
 from omni_rl.sync.ownership import PREFIX
-from services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 LOOK_SECONDS = 0.5
 LOG_LINES = 5
@@ -159,7 +160,7 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
     )
     path = directory / "coordinator.json"
     path.write_text(coordinator.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "services.coordinator", str(path)]
+    command = [sys.executable, "-m", "omni_rl_services.coordinator", str(path)]
     return _spawn(command, directory / "coordinator.log", environment(directory, state))
 
 

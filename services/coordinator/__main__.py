@@ -1,41 +1,8 @@
-"""`python -m services.coordinator [SETTINGS.json]`: the coordinator, with the bridge to the cluster of its settings."""
+"""`python -m services.coordinator`, as the coordinator was started before its package had a name of its own."""
 
-import json
-import logging
 import sys
-from pathlib import Path
 
-from omni_rl.errors import ConfigError, OmniRLError
-from services.coordinator.app import create_app
-from services.coordinator.server import serve
-from services.coordinator.settings import CoordinatorSettings
-from services.coordinator.supervisor import SupervisedBridge
+from omni_rl_services.coordinator.__main__ import main
 
-
-def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        settings = _settings(arguments)
-        bridge = None if settings.cluster is None else SupervisedBridge(settings.cluster)
-        serve(create_app(settings, bridge=bridge))
-    except OmniRLError as error:
-        sys.stderr.write(f"error [{error.code}]: {error}\n")
-        return 2
-    return 0
-
-
-def _settings(arguments: list[str]) -> CoordinatorSettings:
-    if not arguments:
-        return CoordinatorSettings()
-    if len(arguments) > 1:
-        raise ConfigError("usage: python -m services.coordinator [SETTINGS.json]")
-    try:
-        return CoordinatorSettings(**json.loads(Path(arguments[0]).read_text()))
-    except OSError as error:
-        raise ConfigError(f"{arguments[0]} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{arguments[0]}: {error}") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+sys.stderr.write("python -m services.coordinator is deprecated; use python -m omni_rl_services.coordinator\n")
+sys.exit(main(sys.argv[1:]))

@@ -23,7 +23,7 @@ def test_growth_is_that_of_processes_that_lived_all_the_time() -> None:
 
 
 def test_memory_is_counted_by_kind_and_only_of_the_service_itself() -> None:
-    code = "import time; kept = bytearray(64 * 2**20); time.sleep(60)  # services.coordinator"
+    code = "import time; kept = bytearray(64 * 2**20); time.sleep(60)  # omni_rl_services.coordinator"
     mine = subprocess.Popen([sys.executable, "-c", code], env={MARK: "soaked"})
     others = subprocess.Popen([sys.executable, "-c", code], env={MARK: "another"})
     try:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from omni_rl_services.coordinator.bridge import CheckResult, ClusterState, Job, JobRequest, ReplicaState, SyncRequest
 
 from omni_rl import errors
 from omni_rl.bridge.protocol import (
@@ -22,7 +23,6 @@ from omni_rl.bridge.protocol import (
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
-from services.coordinator.bridge import CheckResult, ClusterState, Job, JobRequest, ReplicaState, SyncRequest
 
 SETTINGS = ClusterSettings(
     address="127.0.0.1:6379", dashboard="http://127.0.0.1:8265", run="r", model=Path("/models/m"), ledger="sqlite:///l"

@@ -9,13 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from omni_rl_services.coordinator.bridge import CheckRequest, ClusterState, SyncRequest
+from omni_rl_services.coordinator.supervisor import SupervisedBridge
 
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import NotFoundError, RayUnavailableError
 from omni_rl.processes import life
 from omni_rl.sync.states import Phase, SyncEvent
-from services.coordinator.bridge import CheckRequest, ClusterState, SyncRequest
-from services.coordinator.supervisor import SupervisedBridge
 
 SETTINGS = ClusterSettings(
     address="127.0.0.1:1", dashboard="http://127.0.0.1:2", run="r", model=Path("/m"), ledger="sqlite:///l"
@@ -126,7 +126,7 @@ async def test_a_killed_coordinator_takes_its_bridge_along(tmp_path: Path) -> No
     code = f"""
 import asyncio, pathlib
 from omni_rl.bridge.settings import ClusterSettings
-from services.coordinator.supervisor import SupervisedBridge
+from omni_rl_services.coordinator.supervisor import SupervisedBridge
 async def main():
     bridge = SupervisedBridge(ClusterSettings.model_validate_json({SETTINGS.model_dump_json()!r}))
     await bridge.open(None)

@@ -5,12 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from omni_rl_services.coordinator.auth import new_token
+from omni_rl_services.coordinator.settings import TokenEntry
 from playwright.sync_api import BrowserContext, Page, expect
 
 from omni_rl.api.state import Scope
 from omni_rl.bench.long_run import SPIKE, write_long_run
-from services.coordinator.auth import new_token
-from services.coordinator.settings import TokenEntry
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.fake_bridge import FakeBridge

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from compose_spec.models import ComposeSpecification
+from omni_rl_services.coordinator.settings import CoordinatorSettings, load_tokens
 from pydantic import ValidationError
 
 from omni_rl.api.state import Scope
 from omni_rl.service import probe
-from services.coordinator.settings import CoordinatorSettings, load_tokens
 from tests.deploy.compose import REQUIRED, ROOT, TEXT, VARIABLE, load
 from tests.services.live import live
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
-from services.coordinator.app import create_app
-from services.coordinator.settings import CoordinatorSettings, MediaSettings
 from tests.deploy.compose import ROOT
 
 FOLDER = ROOT / "deploy" / "kuberay"

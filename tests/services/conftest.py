@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.core import Coordinator
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
-from services.coordinator.app import create_app
-from services.coordinator.core import Coordinator
-from services.coordinator.settings import CoordinatorSettings, MediaSettings
 from tests.services.fake_bridge import FakeBridge
 
 

@@ -7,13 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.limits import Figures
-from omni_rl.errors import NotFoundError, OmniRLError, RayUnavailableError
-from omni_rl.ledger.sync_journal import LedgerJournal
-from omni_rl.sync.result import SyncResult
-from omni_rl.sync.states import Observer, Phase, SyncEvent
-from services.coordinator.bridge import (
+from omni_rl_services.coordinator.bridge import (
     CheckRequest,
     CheckResult,
     ClusterState,
@@ -23,6 +17,13 @@ from services.coordinator.bridge import (
     SyncRequest,
     TokenLegs,
 )
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.limits import Figures
+from omni_rl.errors import NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.ledger.sync_journal import LedgerJournal
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer, Phase, SyncEvent
 
 AGREE: Figures = {
     "overall": {"tokens": 160, "logprob_abs_diff_mean": 7e-7, "logprob_abs_diff_max": 4e-6, "gen_kl_error": 5e-13},

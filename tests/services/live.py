@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.server import make_server
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
+
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
-from services.coordinator.app import create_app
-from services.coordinator.server import make_server
-from services.coordinator.settings import CoordinatorSettings, MediaSettings
 from tests.services.fake_bridge import FakeBridge
 
 

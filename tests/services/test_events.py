@@ -6,12 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from omni_rl_services.coordinator import events
+from omni_rl_services.coordinator.settings import Bounds
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from omni_rl.errors import TooManyError
-from services.coordinator import events
-from services.coordinator.settings import Bounds
 from tests.services.conftest import Served
 from tests.services.live import live
 

@@ -32,7 +32,9 @@ def test_two_hundred_clients(tmp_path: Path) -> None:
         f'{{"ledger": "sqlite:///{tmp_path}/ledger.db", "media": {{"directory": "{tmp_path}/media"}}, "port": 0, '
         f'"address_file": "{address}"}}'
     )
-    server = subprocess.Popen([sys.executable, "-m", "services.coordinator", settings], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "omni_rl_services.coordinator", settings], stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while not address.exists():

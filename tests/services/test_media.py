@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from omni_rl_services.coordinator.media import MP4, Extent, extent_of
+from omni_rl_services.coordinator.settings import Bounds, MediaSettings
 from PIL import Image
 
 from omni_rl.errors import MediaError
-from services.coordinator.media import MP4, Extent, extent_of
-from services.coordinator.settings import Bounds, MediaSettings
 from tests.services.conftest import Serve, Served
 
 pytestmark = pytest.mark.anyio

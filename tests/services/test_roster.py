@@ -1,9 +1,9 @@
 """More runs than there is room for in memory: none is lost, and none is judged by two."""
 
 import pytest
+from omni_rl_services.coordinator import roster
 
 from omni_rl.consistency.actions import Cause
-from services.coordinator import roster
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
 from tests.services.test_drift import GATED, rest

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator.auth import MAX_SESSIONS, Caller, Sessions, Tokens, new_token
+from omni_rl_services.coordinator.settings import Bounds, CoordinatorSettings, TokenEntry
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
-from services.coordinator.auth import MAX_SESSIONS, Caller, Sessions, Tokens, new_token
-from services.coordinator.settings import Bounds, CoordinatorSettings, TokenEntry
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import RUN
 

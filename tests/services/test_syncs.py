@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator import core, jobs
+from omni_rl_services.coordinator.bridge import ClusterState
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import BridgeProtocolError, RayUnavailableError, SyncRolledBackError
-from services.coordinator import core, jobs
-from services.coordinator.bridge import ClusterState
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import MODULES, PART, FakeBridge
 from tests.services.test_steps import RUN

@@ -6,13 +6,13 @@ import types
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator import sinks
+from omni_rl_services.coordinator.settings import WandbSettings
+from omni_rl_services.coordinator.sinks import Aside, JudgedStep, WandbSink
+from omni_rl_services.coordinator.telemetry import Telemetry
 from prometheus_client.parser import text_string_to_metric_families
 
 from omni_rl.consistency.limits import Severity
-from services.coordinator import sinks
-from services.coordinator.settings import WandbSettings
-from services.coordinator.sinks import Aside, JudgedStep, WandbSink
-from services.coordinator.telemetry import Telemetry
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import DRIFTED, RUN, post, seal
 

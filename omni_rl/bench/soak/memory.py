@@ -13,7 +13,7 @@ from omni_rl.service.state import marked
 
 LOOK_SECONDS = 5.0
 KINDS = {
-    "services.coordinator": "coordinator",
+    "omni_rl_services.coordinator": "coordinator",
     "omni_rl.bridge": "bridge",
     "ray::RolloutActor": "engine",
     "ray::TrainerActor": "trainer",

@@ -1,0 +1,117 @@
+"""The app: routes, guards and the coordinator's life around them."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from omni_rl import __version__
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
+from omni_rl_services.coordinator.bridge import Bridge, NoBridge
+from omni_rl_services.coordinator.core import Coordinator
+from omni_rl_services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders, Unexpected
+from omni_rl_services.coordinator.openapi import complete
+from omni_rl_services.coordinator.problems import add_handlers
+from omni_rl_services.coordinator.routes import (
+    alarms,
+    dashboard,
+    events,
+    gate,
+    health,
+    jobs,
+    media,
+    runs,
+    session,
+    steps,
+    syncs,
+)
+from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.sinks import Sink
+from omni_rl_services.coordinator.telemetry import Telemetry
+
+ROUTERS = (health, session, gate, runs, alarms, steps, syncs, jobs, events, media, dashboard)
+DESCRIPTION = """Keeps an RL run honest: the policy that samples and the policy that learns must be the same function.
+
+Post a step's logprobs of both (`PUT …/parts/{rank}`, then `POST …/seal`) and get a verdict; ask for weight syncs that
+are proven byte by byte; follow what happens (`/v1/events`). Errors are problem+json with a stable `code`.
+"""
+
+
+def create_app(
+    settings: CoordinatorSettings,
+    *,
+    ledger: Ledger | None = None,
+    bridge: Bridge | None = None,
+    sinks: Sequence[Sink] = (),
+) -> FastAPI:
+    """The coordinator as an ASGI app, for one worker: it is the only writer of its runs.
+
+    Without a `ledger` it opens the one that the settings name; without a `bridge` there is no Ray cluster. It closes
+    both at its end.
+    """
+    opened = ledger or Ledger.open(settings.ledger)
+    coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await coordinator.open()
+        try:
+            yield
+        finally:
+            await coordinator.close()
+
+    app = FastAPI(
+        title="omni-rl coordinator",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # The pages that FastAPI would serve load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.coordinator = coordinator
+    for module in ROUTERS:
+        app.include_router(module.router)
+    add_handlers(app)
+    complete(app, RECORDS_VERSION)
+    # The last one added is the outermost.
+    app.add_middleware(Unexpected)
+    app.add_middleware(BodyLimit, bounds=settings.bounds)
+    app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
+    app.add_middleware(Measured, telemetry=coordinator.telemetry)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+class Measured:
+    """Counts requests by route, so that a path with a name in it is not a label of its own."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 500, time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            route = scope["route"].path if "route" in scope else "none"
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._telemetry.requests.labels(method, route, str(status)).inc()
+            self._telemetry.request_seconds.labels(method, route).observe(time.perf_counter() - began)
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})

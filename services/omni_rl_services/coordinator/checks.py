@@ -1,0 +1,51 @@
+"""Checks of both policies: asked for by a person or by a run's drift, judged, and kept in the ledger."""
+
+from dataclasses import dataclass
+
+from omni_rl.api.syncs import CheckAnswer
+from omni_rl.consistency.limits import Judgement, Limits, judge
+from omni_rl.ledger.types import StepKey
+from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, CheckResult
+from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.store import Store
+from omni_rl_services.coordinator.views import check_answer, check_document
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the cluster found, how it is judged, and what is told of it."""
+
+    found: CheckResult
+    judgement: Judgement
+    answer: CheckAnswer
+
+
+class Checks:
+    """Both policies compared, now and before."""
+
+    def __init__(self, bridge: Bridge, store: Store, events: Events) -> None:
+        self._bridge = bridge
+        self._store = store
+        self._events = events
+
+    async def make(self, request: CheckRequest, limits: Limits) -> Checked:
+        """Durable when this returns. Raises what `Bridge.check` raises."""
+        found = await self._bridge.check(request)
+        judgement = judge(found.figures, limits)
+        key = None
+        if request.run is not None and request.attempt is not None and request.step is not None:
+            key = StepKey(request.run, request.attempt, request.step)
+        answer = check_answer(await self._store.add_check(check_document(found, judgement), key))
+        await self._events.publish(
+            "check", request.run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
+        )
+        return Checked(found, judgement, answer)
+
+    async def newest(self, limit: int, run: str | None, attempt: int | None, step: int | None) -> list[CheckAnswer]:
+        """The newest first, with their evidence alone."""
+        kept = await self._store.checks(limit, run, attempt, step)
+        return [check_answer(one).model_copy(update={"figures": {}, "legs": {}, "answers": []}) for one in kept]
+
+    async def one(self, number: int) -> CheckAnswer:
+        """Whole. Raises `NotFoundError`."""
+        return check_answer(await self._store.check(number))

@@ -1,0 +1,223 @@
+"""The coordinator: one writer for every run's drift, the gate and the syncs, on top of the ledger."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+
+from omni_rl import __version__
+from omni_rl.api.runs import RunBody
+from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
+from omni_rl.api.syncs import CheckAnswer, CheckBody
+from omni_rl.consistency.limits import limits_for
+from omni_rl.consistency.policy import Outcome
+from omni_rl.errors import NotFoundError, OmniRLError
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.media_store import MediaStore
+from omni_rl.ledger.types import NewAlarm, StepKey
+from omni_rl_services.coordinator.auth import Sessions, Tokens
+from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState
+from omni_rl_services.coordinator.checks import Checks
+from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.gate import PERSON, Gate
+from omni_rl_services.coordinator.jobs import Jobs
+from omni_rl_services.coordinator.responder import Evidence, Responder
+from omni_rl_services.coordinator.roster import NEWEST, Roster
+from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.sinks import Aside, Sink, WandbSink
+from omni_rl_services.coordinator.steps import Steps
+from omni_rl_services.coordinator.store import Store
+from omni_rl_services.coordinator.syncs import Syncs
+from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.verdicts import done_about
+
+logger = logging.getLogger("omni_rl.coordinator")
+WATCH_SECONDS = 2.0
+"""How often the cluster is asked how it is."""
+TIDY_SECONDS = 600.0
+"""How often media that are too old go."""
+
+
+class Coordinator:
+    """`open` comes first, `close` last; everything between runs in one event loop."""
+
+    def __init__(self, settings: CoordinatorSettings, ledger: Ledger, bridge: Bridge, sinks: Sequence[Sink] = ()):
+        self.settings = settings
+        self.tokens = Tokens(settings.all_tokens())
+        self.sessions = Sessions()
+        self.telemetry = Telemetry(settings.metrics_runs)
+        self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))
+        self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
+        self.gate = Gate(bridge)
+        self.jobs = Jobs(bridge, self.events)
+        self.syncs = Syncs(
+            bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
+        )
+        self._bridge = bridge
+        self.checks = Checks(bridge, self.store, self.events)
+        self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
+        self._sinks = self._asides(sinks)
+        self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
+        self._runs = Roster(self.store, settings.settle)
+        self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs))
+        self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
+        self._started = time.time()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Take up every run where the ledger has it, with its gate and what was pursued."""
+        await self._runs.open()
+        for run in self._runs:
+            if run.drift.gate != "open":
+                self.gate.hold(run.holder, f"the drift of run {run.name}")
+        if (reason := await self.store.held_by_person()) is not None:
+            self.gate.hold(PERSON, reason)
+        await self._bridge.open(self.gate.reason)
+        await self._look_at_cluster()
+        for run in self._runs:
+            if run.drift.pursuit != "nothing":
+                self._responder.pursue(run)
+        beside = (self.events.pump(), self._watch(), self._tidy())
+        self._tasks = [asyncio.create_task(work) for work in beside]
+
+    async def close(self) -> None:
+        """End what runs beside; nothing that was acknowledged is lost by it."""
+        self.events.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._responder.close()
+        await self.syncs.close()
+        await self._bridge.close()
+        self.steps.close()
+        for sink in self._sinks:
+            await asyncio.to_thread(sink.close)
+        await self.store.close()
+
+    async def create_run(self, body: RunBody) -> tuple[Run, bool]:
+        """The run, and whether it is new. Raises `ConflictError`."""
+        row, stored = await self.store.put_run(body)
+        run = self._runs.add(row)
+        if stored == "new":
+            await self.events.publish("run", body.run, what="created", framework=body.framework, dtype=body.dtype)
+        return run, stored == "new"
+
+    async def run(self, name: str) -> Run:
+        """Raises `NotFoundError`."""
+        return await self._runs.one(name)
+
+    async def newest_runs(self, limit: int) -> list[Run]:
+        return await self._runs.newest(limit)
+
+    async def pause(self, reason: str) -> GateAnswer:
+        """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
+        self.gate.hold(PERSON, reason)
+        await self.events.publish("hold", what="held", reason=reason)
+        await self.gate.settle()
+        return self.gate.answer()
+
+    async def resume(self, reason: str) -> GateAnswer:
+        """A person opens the gate, and ends every incident that held it."""
+        for run in self._runs:
+            if run.drift.gate != "open":
+                await self._responder.forget(run)
+                async with run.turn:
+                    await self._record(run, run.policy.resumed(run.drift, reason), {})
+                self.gate.release(run.holder)
+        self.gate.release(PERSON)
+        await self.events.publish("hold", what="released", reason=reason)
+        await self.gate.settle()
+        return self.gate.answer()
+
+    async def check(self, body: CheckBody) -> CheckAnswer:
+        """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
+        limits = limits_for(self._cluster.dtype)
+        if body.run is not None:
+            limits = (await self.run(body.run)).limits
+        elif self._cluster.run is not None:
+            with contextlib.suppress(NotFoundError):
+                limits = (await self.run(self._cluster.run)).limits
+        return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
+
+    async def ready(self) -> ReadyAnswer:
+        try:
+            await self.store.last_event()
+        except OmniRLError as error:
+            return ReadyAnswer(ready=False, reason=str(error))
+        return ReadyAnswer(ready=self._cluster.connected, reason=self._cluster.reason)
+
+    async def state(self) -> StateAnswer:
+        cluster = self._cluster
+        return StateAnswer(
+            version=__version__,
+            started=self._started,
+            gate=self.gate.answer(),
+            cluster=ClusterAnswer(
+                connected=cluster.connected,
+                reason=cluster.reason,
+                address=cluster.address,
+                run=cluster.run,
+                members=[MemberAnswer(**vars(member)) for member in cluster.members],
+            ),
+            sync=self.syncs.running,
+            runs=[run.answer() for run in await self.newest_runs(NEWEST)],
+            alarms=[
+                alarm for run in self._runs if run.drift.alarming for alarm in await self.store.open_alarms(run.name)
+            ],
+        )
+
+    async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
+        """What changed between two steps: durable, then true."""
+        await self.store.put_drift(run.name, outcome)
+        before, after = run.drift, outcome.drift
+        reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
+        halted = after.gate == "halted" and before.gate != "halted"
+        news = after.alarming and (not before.alarming or halted or after.cause != before.cause)
+        if before.alarming and (news or not after.alarming):
+            await self.store.close_alarms(run.name, reason)
+        if news:
+            key = None if run.latest is None else StepKey(run.name, *run.latest)
+            done = done_about(after, run.body.gated)
+            await self.store.open_alarm(
+                run.name, NewAlarm(int(after.severity), reason, after.cause, done, evidence), key
+            )
+        run.drift = after
+        self.events.poke()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self._look_at_cluster()
+                await self.gate.observe(self._cluster.gate)
+            except OmniRLError as error:  # a ledger that cannot be written, say: the next look may go through
+                logger.warning("the cluster was not looked at: %s", error)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            await self.store.tidy_media()
+
+    async def _look_at_cluster(self) -> None:
+        seen = await self._bridge.state()
+        if seen.connected != self._cluster.connected:
+            await self.events.publish("cluster", connected=seen.connected, reason=seen.reason)
+        if not seen.connected:
+            seen = ClusterState(
+                False, seen.reason, self._cluster.address, self._cluster.run, "unknown", self._cluster.members
+            )
+        self._cluster = seen
+        self.telemetry.ray_up.set(seen.connected)
+        self.telemetry.members(seen.members if seen.connected else ())
+        self.telemetry.gate_closed.set(self.gate.closed)
+
+    def _asides(self, sinks: Sequence[Sink]) -> list[Aside]:
+        named = [(f"extra{number}", sink) for number, sink in enumerate(sinks)]
+        if self.settings.wandb is not None:
+            named.append(("wandb", WandbSink(self.settings.wandb)))
+        asides = [Aside(sink, name) for name, sink in named]
+        for aside in asides:
+            self.telemetry.watch_dropped(aside.name, aside.count)
+        return asides

@@ -1,0 +1,68 @@
+"""What routes ask for: the coordinator, and a caller whose scope reaches far enough."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+
+from omni_rl.api.state import Scope
+from omni_rl.errors import ForbiddenError, UnauthenticatedError
+from omni_rl_services.coordinator.auth import LOCAL, SESSION_COOKIE, Caller
+from omni_rl_services.coordinator.core import Coordinator
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="`Authorization: Bearer TOKEN`")
+_cookie = APIKeyCookie(
+    name=SESSION_COOKIE, auto_error=False, scheme_name="session", description="The dashboard's: POST /v1/session."
+)
+
+
+async def coordinator(request: Request) -> Coordinator:
+    result: Coordinator = request.app.state.coordinator
+    return result
+
+
+CoordinatorDep = Annotated[Coordinator, Depends(coordinator)]
+
+
+async def caller(
+    coordinator: CoordinatorDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    session: Annotated[str | None, Security(_cookie)],
+) -> Caller:
+    """Whoever sent the request. A bearer token counts before a cookie."""
+    if not coordinator.tokens:
+        return LOCAL
+    if bearer is not None:
+        found = coordinator.tokens.caller(bearer.credentials)
+        if found is None:
+            raise UnauthenticatedError("this coordinator does not know that token")
+        return found
+    if session is not None and (found := coordinator.sessions.caller(session)) is not None:
+        return found
+    raise UnauthenticatedError("send a token: Authorization: Bearer TOKEN")
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def _need(caller: Caller, scope: Scope) -> Caller:
+    if not caller.scope.covers(scope):
+        raise ForbiddenError(f"this takes scope {scope}; {caller.name} has {caller.scope}")
+    return caller
+
+
+async def reader(caller: CallerDep) -> Caller:
+    return _need(caller, Scope.READ)
+
+
+async def syncer(caller: CallerDep) -> Caller:
+    return _need(caller, Scope.SYNC)
+
+
+async def admin(caller: CallerDep) -> Caller:
+    return _need(caller, Scope.ADMIN)
+
+
+Reader = Annotated[Caller, Depends(reader)]
+Syncer = Annotated[Caller, Depends(syncer)]
+Admin = Annotated[Caller, Depends(admin)]

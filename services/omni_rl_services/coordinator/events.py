@@ -1,0 +1,119 @@
+"""The event stream: read from the ledger in order by one reader, and handed to everyone who listens."""
+
+import asyncio
+import bisect
+from collections.abc import AsyncIterator
+from typing import Any
+
+from omni_rl.api.events import EventAnswer
+from omni_rl.errors import TooManyError
+from omni_rl_services.coordinator.store import Store
+from omni_rl_services.coordinator.telemetry import Telemetry
+
+KEPT = 1024
+"""Events in memory; a client that was away for longer is served from the ledger first. A kilobyte or two each."""
+PAGE = 512
+"""Events read at once."""
+POLL_SECONDS = 1.0
+"""How soon events of another process (the bridge writes syncs to the same ledger) are seen."""
+HEARTBEAT_SECONDS = 15.0
+"""Proxies close a stream that is silent for a minute."""
+
+
+class Events:
+    """`publish` makes an event durable; `stream` replays and follows."""
+
+    def __init__(self, store: Store, telemetry: Telemetry, subscribers: int) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._max_subscribers = subscribers
+        self._subscribers = 0
+        self._recent: list[EventAnswer] = []
+        self._last = 0
+        self._poke = asyncio.Event()
+        self._news = asyncio.Event()
+        self._closed = False
+
+    @property
+    def kept(self) -> range:
+        """Numbers of the events in memory."""
+        return range(self._recent[0].id, self._last + 1) if self._recent else range(0)
+
+    async def publish(self, kind: str, run: str | None = None, /, **data: Any) -> None:
+        """Durable when this returns; listeners have it a moment later."""
+        await self._store.add_event(kind, run, data)
+        self.poke()
+
+    def poke(self) -> None:
+        """There is something new in the ledger."""
+        self._poke.set()
+
+    def close(self) -> None:
+        """End every stream."""
+        self._closed = True
+        self._wake()
+
+    async def pump(self) -> None:
+        """Reads for all; runs as long as the coordinator does."""
+        self._last = await self._store.last_event()
+        while not self._closed:
+            self._poke.clear()
+            while page := await self._store.events(after=self._last, limit=PAGE):
+                self._take(page)
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._poke.wait()
+            except TimeoutError:
+                continue
+
+    async def stream(self, after: int | None, run: str | None = None) -> AsyncIterator[EventAnswer | None]:
+        """Events after number `after` (None: from now on), oldest first and for ever; None where a heartbeat is due.
+
+        Raises:
+            TooManyError: as many streams are open as may be.
+        """
+        if self._subscribers >= self._max_subscribers:
+            raise TooManyError(f"{self._max_subscribers} event streams are open; close one, or try again later")
+        return self._follow(self._last if after is None else after, run)
+
+    async def _follow(self, cursor: int, run: str | None) -> AsyncIterator[EventAnswer | None]:
+        self._subscribers += 1
+        self._telemetry.subscribers.set(self._subscribers)
+        try:
+            while not self._closed:
+                news = self._news
+                page = await self._after(cursor)
+                for event in page:
+                    cursor = event.id
+                    if run is None or event.run == run:
+                        yield event
+                if page:
+                    continue
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await news.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            self._subscribers -= 1
+            self._telemetry.subscribers.set(self._subscribers)
+
+    async def _after(self, cursor: int) -> list[EventAnswer]:
+        if cursor >= self._last:
+            return []
+        if self._recent and self._recent[0].id <= cursor + 1:
+            start = bisect.bisect_right(self._recent, cursor, key=lambda event: event.id)
+            return self._recent[start : start + PAGE]
+        return await self._store.events(after=cursor, limit=PAGE)
+
+    def _take(self, page: list[EventAnswer]) -> None:
+        self._last = page[-1].id
+        self._recent += page
+        del self._recent[:-KEPT]
+        for event in page:
+            self._telemetry.events.labels(event.kind).inc()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,86 @@
+"""Jobs: the coordinator names them, the bridge runs them. One that ended never changes, and is kept here."""
+
+import asyncio
+import contextlib
+import hashlib
+import uuid
+from dataclasses import asdict
+
+from omni_rl.api.jobs import ENDED, GrpoBody, JobAnswer, PpoBody
+from omni_rl.errors import IdempotencyError, NotFoundError
+from omni_rl_services.coordinator.bridge import Bridge, Job, JobRequest
+from omni_rl_services.coordinator.events import Events
+
+KEPT = 256
+"""Jobs in memory, the newest, each with the end of its output if it failed. Ray is asked about one before them."""
+
+
+class Jobs:
+    """Submission with names of our own: a key gives the same name, and so the same job."""
+
+    def __init__(self, bridge: Bridge, events: Events) -> None:
+        self._bridge = bridge
+        self._events = events
+        self._known: dict[str, Job] = {}
+        self._listed = False
+
+    async def submit(self, body: GrpoBody | PpoBody, key: str | None) -> JobAnswer:
+        unique = uuid.uuid4().hex if key is None else hashlib.sha256(key.encode()).hexdigest()
+        request = JobRequest(f"{body.kind}-{unique[:12]}", body.kind, body.parameters.model_dump(mode="json"))
+        if key is not None:
+            with contextlib.suppress(NotFoundError):
+                return _again(await self._one(request.job), request)
+        job = self._keep(await self._bridge.submit(request))
+        await self._events.publish("job", body.parameters.run, job=job.job, status=job.status, what="submitted")
+        return _answer(job)
+
+    async def newest(self, limit: int) -> list[JobAnswer]:
+        if self._listed:
+            await asyncio.gather(*(self._again_asked(job.job) for job in self._newest() if job.status not in ENDED))
+        else:
+            for job in await self._bridge.jobs():
+                self._keep(job)
+            self._listed = True
+        return [_answer(job) for job in self._newest()[:limit]]
+
+    async def look(self, name: str) -> JobAnswer:
+        return _answer(await self._one(name))
+
+    async def stop(self, name: str) -> JobAnswer:
+        job = self._keep(await self._bridge.stop(name))
+        await self._events.publish("job", str(job.parameters["run"]), job=job.job, status=job.status, what="stopped")
+        return _answer(job)
+
+    async def logs(self, name: str) -> str:
+        return await self._bridge.logs(name)
+
+    async def _one(self, name: str) -> Job:
+        known = self._known.get(name)
+        if known is not None and known.status in ENDED:
+            return known
+        return self._keep(await self._bridge.job(name))
+
+    async def _again_asked(self, name: str) -> None:
+        try:
+            await self._one(name)
+        except NotFoundError:  # it went with the Ray that had it
+            self._known.pop(name, None)
+
+    def _keep(self, job: Job) -> Job:
+        self._known[job.job] = job
+        for old in self._newest()[KEPT:]:
+            del self._known[old.job]
+        return job
+
+    def _newest(self) -> list[Job]:
+        return sorted(self._known.values(), key=lambda job: job.submitted or 0.0, reverse=True)
+
+
+def _again(job: Job, request: JobRequest) -> JobAnswer:
+    if dict(job.parameters) != dict(request.parameters):
+        raise IdempotencyError(f"this key came before, for job {job.job} with other parameters; use a new key")
+    return _answer(job)
+
+
+def _answer(job: Job) -> JobAnswer:
+    return JobAnswer(**asdict(job))

@@ -1,0 +1,78 @@
+"""What the OpenAPI document says beyond what FastAPI finds out by itself: problems, and the schema of records."""
+
+from typing import Any
+
+import pyarrow as pa
+from fastapi import FastAPI
+
+from omni_rl.ledger.schema import COLUMNS, Column
+from omni_rl_services.coordinator.problems import MEDIA_TYPE
+
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+INVALID = {"$ref": "#/components/schemas/HTTPValidationError"}
+
+
+def complete(app: FastAPI, version: str) -> None:
+    """Make the app's document say that problems are problem+json, and what `Records` are."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _complete(generate(), version)
+        assert app.openapi_schema is not None, "FastAPI keeps what it generates"
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any], version: str) -> None:
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                # FastAPI files every model under the route's own content type, and its own validation error besides.
+                if any(body.get("schema") in (PROBLEM, INVALID) for body in response.get("content", {}).values()):
+                    response["content"] = {MEDIA_TYPE: {"schema": PROBLEM}}
+    schemas = document["components"]["schemas"]
+    schemas["Records"] = records_schema(version)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+
+
+def records_schema(version: str) -> dict[str, Any]:
+    """JSON schema of the columns that `omni_rl.ledger.schema` publishes."""
+    record = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [column.name for column in COLUMNS if column.required],
+        "properties": {column.name: _column(column) for column in COLUMNS},
+    }
+    return {
+        "type": "object",
+        "title": "Records",
+        "description": f"A rank's records of a step, {version}. As an Arrow stream: the same columns.",
+        "additionalProperties": False,
+        "required": ["schema", "records"],
+        "properties": {"schema": {"const": version}, "records": {"type": "array", "items": record}},
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    length = f" Length: {column.length}." if column.length else ""
+    found = {**_type(column.type), "description": column.meaning + length}
+    if not column.required:
+        found["type"] = [found["type"], "null"]
+    return found
+
+
+def _type(wanted: pa.DataType) -> dict[str, Any]:
+    kind = pa.types
+    if kind.is_list(wanted):
+        return {"type": "array", "items": _type(wanted.value_type)}
+    if kind.is_struct(wanted):
+        fields = [wanted.field(number) for number in range(wanted.num_fields)]
+        return {"type": "object", "properties": {field.name: _type(field.type) for field in fields}}
+    if kind.is_string(wanted):
+        return {"type": "string"}
+    if kind.is_boolean(wanted):
+        return {"type": "boolean"}
+    return {"type": "integer"} if kind.is_integer(wanted) else {"type": "number"}

@@ -1,0 +1,142 @@
+"""Carries out what the policy commands for a gated run, and feeds the results back until the incident rests."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from omni_rl.api.syncs import SyncBody
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.limits import Judgement
+from omni_rl.consistency.policy import Command, Drift, Outcome
+from omni_rl.errors import OmniRLError
+from omni_rl_services.coordinator.bridge import CheckRequest
+from omni_rl_services.coordinator.checks import Checks
+from omni_rl_services.coordinator.gate import Gate
+from omni_rl_services.coordinator.problems import SyncIsRunningError
+from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.syncs import Syncs
+
+logger = logging.getLogger("omni_rl.coordinator")
+GATE_SECONDS = 5.0
+"""How long the answer to a step waits for the gate to move; if it has not by then, it is moved later."""
+ATTRIBUTION_SECONDS = 60.0
+"""When the search for a cause gives up."""
+
+Evidence = Mapping[str, Any]
+"""What each check found, by its name."""
+Record = Callable[[Run, Outcome, Evidence], Awaitable[None]]
+"""Makes an outcome durable with its events and alarm, and sets the run's drift. The run's turn is held."""
+
+
+class Responder:
+    """One pursuit a run at a time; a person's word ends it."""
+
+    def __init__(self, checks: Checks, gate: Gate, syncs: Syncs, record: Record) -> None:
+        self._checks = checks
+        self._gate = gate
+        self._syncs = syncs
+        self._record = record
+        self._pursuits: dict[str, asyncio.Task[None]] = {}
+
+    async def respond(self, run: Run, outcome: Outcome) -> None:
+        """Move the gate before this returns, and pursue the cause beside."""
+        await self._move(run, outcome)
+        if Command.ATTRIBUTE in outcome.commands:
+            self.pursue(run)
+
+    def pursue(self, run: Run) -> None:
+        """Begin, or after a restart go on with, what the run's drift says is under way."""
+        assert run.latest is not None, "a run that drifted has a step"
+        self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest))
+        pursuit.add_done_callback(partial(self._ended, run.name))
+
+    async def forget(self, run: Run) -> None:
+        """End what is pursued for a run."""
+        if (task := self._pursuits.pop(run.name, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        for task in self._pursuits.values():
+            task.cancel()
+        await asyncio.gather(*self._pursuits.values(), return_exceptions=True)
+
+    def _ended(self, run: str, pursuit: "asyncio.Task[None]") -> None:
+        if self._pursuits.get(run) is pursuit:
+            del self._pursuits[run]
+
+    async def _pursue(self, run: Run, attempt: int, step: int) -> None:
+        try:
+            while run.drift.pursuit != "nothing":
+                advance, evidence = await self._finish(run, attempt, step)
+                async with run.turn:
+                    # Steps may have been judged meanwhile: the result is applied to the drift as it is now.
+                    outcome = advance(run.drift)
+                    await self._record(run, outcome, evidence)
+                await self._move(run, outcome)
+        except Exception:
+            # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
+            logger.exception("the pursuit of what parts run %s's policies failed", run.name)
+
+    async def _finish(self, run: Run, attempt: int, step: int) -> tuple[Callable[[Drift], Outcome], Evidence]:
+        match run.drift.pursuit:
+            case "attributing":
+                cause, sentence, evidence = await self._attribute(run, attempt, step)
+                return partial(run.policy.attributed, cause=cause, evidence=sentence), evidence
+            case "resyncing":
+                return partial(run.policy.resynced, failure=await self._resync()), {}
+            case _:
+                return partial(run.policy.rechecked, judgement=await self._recheck(run)), {}
+
+    async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
+        request = CheckRequest(
+            run=run.name,
+            attempt=attempt,
+            step=step,
+            legs=True,
+            reference=True,
+            localise=True,
+            seconds=ATTRIBUTION_SECONDS,
+        )
+        try:
+            found = (await self._checks.make(request, run.limits)).found
+        except OmniRLError as error:
+            return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
+        evidence = {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in found.evidence}
+        if found.cause is None:
+            return Cause.UNKNOWN, found.sentence or "no check explained it", evidence
+        return found.cause, found.sentence, evidence
+
+    async def _resync(self) -> str | None:
+        """None if it went through, else why not. One that runs already may have begun before the cause was found."""
+        while True:
+            try:
+                result = await self._syncs.result(await self._syncs.begin(SyncBody(probe=False), None))
+            except SyncIsRunningError as running:
+                await self._syncs.over(running.sync)
+                continue
+            except OmniRLError as error:
+                return str(error)
+            return None if result.outcome == "committed" else result.reason
+
+    async def _recheck(self, run: Run) -> Judgement | None:
+        try:
+            return (await self._checks.make(CheckRequest(legs=False), run.limits)).judgement
+        except OmniRLError as error:
+            logger.warning("the recheck of run %s could not be made: %s", run.name, error)
+            return None
+
+    async def _move(self, run: Run, outcome: Outcome) -> None:
+        if Command.CLOSE in outcome.commands:
+            self._gate.hold(run.holder, outcome.transitions[0].reason)
+        elif Command.OPEN in outcome.commands:
+            self._gate.release(run.holder)
+        else:
+            return
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                await self._gate.settle()
+        except (OmniRLError, TimeoutError) as error:
+            logger.warning("the gate did not move for run %s yet: %s", run.name, error)

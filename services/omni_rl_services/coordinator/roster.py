@@ -1,0 +1,84 @@
+"""The runs that are in memory: the newest, those in use, and those where something is under way. The ledger has all."""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from omni_rl.api.runs import RunBody
+from omni_rl.errors import NotFoundError
+from omni_rl.ledger.types import Run as Row
+from omni_rl_services.coordinator.runs import Run, drift_from_json
+from omni_rl_services.coordinator.store import Store
+
+KEPT = 256
+"""Runs in memory, some kilobytes each. More only where more of them are not at rest."""
+NEWEST = 100
+"""Of them, which stay: every state tells of them."""
+
+
+class Roster:
+    """One object a run at a time, whose turn its writers share: one that is not at rest never leaves."""
+
+    def __init__(self, store: Store, settle: int) -> None:
+        self._store = store
+        self._settle = settle
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._complete = True
+
+    def __iter__(self) -> Iterator[Run]:
+        """Those in memory."""
+        return iter(list(self._runs.values()))
+
+    async def open(self) -> None:
+        for row in await self._store.runs():
+            self.add(row)
+
+    def add(self, row: Row) -> Run:
+        """The run, as the ledger has it unless it is in memory."""
+        run = self._runs.get(row.run)
+        if run is None:
+            run = self._runs[row.run] = self._of(row)
+        self._runs.move_to_end(run.name)
+        self._trim(run)
+        return run
+
+    async def one(self, name: str) -> Run:
+        """Raises `NotFoundError`."""
+        run = self._runs.get(name)
+        if run is not None:
+            self._runs.move_to_end(name)
+            return run
+        try:
+            row = await self._store.run(name)
+        except NotFoundError:
+            raise NotFoundError(f"there is no run {name!r}; make it with POST /v1/runs") from None
+        return self.add(row)
+
+    async def newest(self, limit: int) -> list[Run]:
+        if limit <= NEWEST or self._complete:
+            return heapq.nlargest(limit, self._runs.values(), key=_created)
+        rows = (await self._store.runs())[: -limit - 1 : -1]
+        return [self._runs.get(row.run) or self._of(row) for row in rows]
+
+    def _of(self, row: Row) -> Run:
+        run = Run.of(RunBody.model_validate(row.config), row.created, self._settle)
+        run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
+        if row.state is not None:
+            run.drift = drift_from_json(row.state)
+        return run
+
+    def _trim(self, used: Run) -> None:
+        """Let go of those that were used longest ago; not of the one that is about to be."""
+        if len(self._runs) <= KEPT:
+            return
+        stay = {run.name for run in heapq.nlargest(NEWEST, self._runs.values(), key=_created)} | {used.name}
+        for run in self:
+            if len(self._runs) <= KEPT:
+                return
+            if run.at_rest and run.name not in stay:
+                del self._runs[run.name]
+                self._complete = False
+
+
+def _created(run: Run) -> float:
+    return run.created

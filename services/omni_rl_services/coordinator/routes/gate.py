@@ -1,0 +1,27 @@
+"""The gate of generation, and the state of everything."""
+
+from fastapi import APIRouter
+
+from omni_rl.api.state import GateAnswer, PauseBody, StateAnswer
+from omni_rl_services.coordinator.deps import Admin, CoordinatorDep, Reader
+from omni_rl_services.coordinator.problems import documented
+
+router = APIRouter(prefix="/v1", tags=["state"])
+
+
+@router.get("/state", responses=documented(401, 403))
+async def state(coordinator: CoordinatorDep, caller: Reader) -> StateAnswer:
+    """Gate, cluster, runs, the sync under way, and open alarms."""
+    return await coordinator.state()
+
+
+@router.post("/pause", responses=documented(401, 403, 413, 422, 503))
+async def pause(body: PauseBody, coordinator: CoordinatorDep, caller: Admin) -> GateAnswer:
+    """Stop generation between two engine steps, until somebody resumes it."""
+    return await coordinator.pause(f"{body.reason} (by {caller.name})")
+
+
+@router.post("/resume", responses=documented(401, 403, 503))
+async def resume(coordinator: CoordinatorDep, caller: Admin) -> GateAnswer:
+    """Let generation go on. Whoever says so vouches for runs whose drift had closed the gate."""
+    return await coordinator.resume(f"resumed by {caller.name}")

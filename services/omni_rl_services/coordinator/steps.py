@@ -1,0 +1,198 @@
+"""Steps on their way in: parts are taken in, a seal judges them, and what was judged is durable before it is told."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from omni_rl.api.steps import PartAnswer, SealBody, Verdict
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.policy import Outcome
+from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
+from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.judging import Judged, StepWeights, judge_step, weigh
+from omni_rl_services.coordinator.recent import RecentParts, Room
+from omni_rl_services.coordinator.responder import Responder
+from omni_rl_services.coordinator.runs import Run, drift_to_json, transition_events
+from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.sinks import Aside, JudgedStep
+from omni_rl_services.coordinator.store import Store
+from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.verdicts import done_about, verdict_of
+
+T = TypeVar("T")
+SMALL = 2**19
+"""Bytes of records that are worked on at once: for fewer, the way to another thread and back takes longer than the
+work, which is then a few milliseconds."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A verdict, and the weights it asks for; `columns` None where there are none and nobody needs the samples."""
+
+    verdict: Verdict
+    columns: StepColumns
+    weights: StepWeights | None
+
+
+class Steps:
+    """Reading and judging much runs in threads of their own: numpy and Arrow let the event loop go on meanwhile."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        store: Store,
+        events: Events,
+        telemetry: Telemetry,
+        sinks: Sequence[Aside],
+        responder: Responder,
+    ) -> None:
+        self.room = Room(settings.bounds.in_flight)
+        self._settings = settings
+        self._store = store
+        self._events = events
+        self._telemetry = telemetry
+        self._sinks = sinks
+        self._responder = responder
+        self._workers = ThreadPoolExecutor(settings.metrics_threads, "metrics")
+        self._recent = RecentParts(settings.bounds.in_flight // 2)
+
+    def close(self) -> None:
+        self._workers.shutdown(cancel_futures=True)
+
+    async def put(self, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
+        """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`."""
+        records = await self.work(len(body), _read, body, arrow)
+        stored = await self._store.put_part(key, rank, records)
+        self._telemetry.parts.labels(stored).inc()
+        if stored == "new":
+            self._recent.put(key, rank, records)
+            self._telemetry.tokens.inc(records.tokens)
+        return PartAnswer(
+            **key._asdict(),
+            rank=rank,
+            samples=len(records),
+            tokens=records.tokens,
+            digest=records.digest,
+            stored=stored,
+        )
+
+    async def seal(self, run: Run, key: StepKey, body: SealBody) -> Sealed:
+        """Judge a step, once: the same seal again gives the same verdict.
+
+        Raises:
+            NotFoundError: no rank has posted.
+            ConflictError: not as many ranks have posted as `body.parts` says, or one posted while this judged.
+        """
+        began = time.perf_counter()
+        async with run.turn:
+            parts = await self._parts(key)
+            if body.parts is not None and len(parts) != body.parts:
+                raise ConflictError(
+                    f"{len(parts)} of {body.parts} ranks have posted for {key}: {', '.join(map(str, parts))}; seal it "
+                    "when all have"
+                )
+            judged = await self.work(
+                sum(part.table.nbytes for part in parts.values()),
+                judge_step,
+                list(parts.values()),
+                run.limits,
+                run.leave_out,
+                self._settings.worst_samples,
+            )
+            outcome = run.policy.judged(run.drift, judged.judgement)
+            weights = None
+            if run.weighs(outcome.drift.severity):
+                weights = await self.work(judged.columns.nbytes, weigh, judged.columns, run.correction)
+            verdict = verdict_of(key, judged, outcome.drift, weights)
+            digests = {rank: part.digest for rank, part in parts.items()}
+            if await self._store.seal(_new_step(run, key, body, digests, judged, outcome, verdict)) == "same":
+                return await self._again(run, key, judged.columns)
+            before, run.drift = run.drift, outcome.drift
+            run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
+            if before.alarming and not outcome.drift.alarming:
+                await self._store.close_alarms(run.name, judged.judgement.reason)
+        self._events.poke()
+        self._recent.forget(key)
+        self._tell(run, key, body, judged)
+        await self._responder.respond(run, outcome)
+        self._telemetry.seal_seconds.observe(time.perf_counter() - began)
+        return Sealed(verdict, judged.columns, weights)
+
+    async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
+        """Run what reads `size` bytes of records, in a worker thread unless they are few."""
+        if size <= SMALL:
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
+
+    async def _parts(self, key: StepKey) -> dict[int, StepRecords]:
+        """By rank: those of the ledger, from memory where they are still there."""
+        parts = {}
+        for part in await self._store.parts(key):
+            found = self._recent.get(key, part.rank, part.digest)
+            if found is None:
+                return await self._store.records(key)
+            parts[part.rank] = found
+        if not parts:
+            raise NotFoundError(f"{key} has no parts; post them before it is sealed")
+        return parts
+
+    async def _again(self, run: Run, key: StepKey, columns: StepColumns) -> Sealed:
+        """The verdict that was given before; weights come from the same records, so they are the same."""
+        verdict = Verdict.model_validate((await self._store.step(key)).verdict)
+        weights = None if verdict.weights is None else await self.work(columns.nbytes, weigh, columns, run.correction)
+        return Sealed(verdict, columns, weights)
+
+    def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:
+        step = JudgedStep(key.run, key.attempt, key.step, run.drift.severity, judged.figures, dict(body.training))
+        self._telemetry.step(step)
+        for sink in self._sinks:
+            sink.step(step)
+
+
+def _read(body: bytes, arrow: bool) -> StepRecords:
+    records = StepRecords.from_arrow(body) if arrow else StepRecords.from_json(body)
+    # Both are computed once and kept: here, where the event loop does not wait for it.
+    _ = records.digest, records.tokens
+    return records
+
+
+def _new_step(
+    run: Run,
+    key: StepKey,
+    body: SealBody,
+    digests: dict[int, str],
+    judged: Judged,
+    outcome: Outcome,
+    verdict: Verdict,
+) -> NewStep:
+    where = {"attempt": key.attempt, "step": key.step}
+    sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
+    alarm = None
+    if outcome.drift.alarming and not run.drift.alarming:
+        done = done_about(outcome.drift, run.body.gated)
+        alarm = NewAlarm(int(outcome.drift.severity), judged.judgement.reason, action=done)
+    return NewStep(
+        key,
+        digests,
+        int(outcome.drift.severity),
+        judged.comparison,
+        verdict.samples,
+        verdict.tokens,
+        verdict=verdict.model_dump(mode="json"),
+        training=dict(body.training),
+        weight_version=", ".join(judged.versions),
+        kept=judged.kept,
+        flips=judged.flips,
+        state=drift_to_json(outcome.drift),
+        events=(
+            NewEvent("step", sealed, key.run),
+            *(NewEvent(kind, data, key.run) for kind, data in transition_events(outcome, **where)),
+        ),
+        alarm=alarm,
+    )

@@ -1,0 +1,218 @@
+"""Weight syncs: one at a time, one operation a key, followed phase by phase. The bridge carries them out and keeps the
+journal, which is part of the ledger; here is who asked for what, and who waits."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omni_rl.api.syncs import SyncAnswer, SyncBody, SyncPhase
+from omni_rl.errors import IdempotencyError, InvalidRequestError, NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Phase, SyncEvent
+from omni_rl_services.coordinator.bridge import Bridge, SyncRequest
+from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.problems import SyncIsRunningError
+from omni_rl_services.coordinator.store import Store
+from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.views import sync_answer, told
+
+REMEMBERED = 64
+"""Syncs of this process in memory; the ledger has all."""
+
+
+@dataclass
+class _Begun:
+    """A sync of this process. `phases` as they came; `result` or `error` when it is over; `task` ends after that."""
+
+    sync: str
+    body: SyncBody
+    key: str | None
+    started: float
+    phases: list[SyncPhase] = field(default_factory=list)
+    finished: float | None = None
+    result: SyncResult | None = None
+    error: OmniRLError | None = None
+    task: "asyncio.Task[SyncResult] | None" = None
+
+
+class Syncs:
+    """`begin` and `result` are one call for who waits, two for who does not."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        store: Store,
+        events: Events,
+        telemetry: Telemetry,
+        roots: tuple[Path, ...],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`look` sees how the cluster is: whoever hears that a sync is over finds its weights in the state."""
+        self._bridge = bridge
+        self._store = store
+        self._events = events
+        self._telemetry = telemetry
+        self._look = look
+        self._roots = tuple(root.resolve() for root in roots)
+        self._begun: dict[str, _Begun] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def running(self) -> str | None:
+        return next((begun.sync for begun in self._begun.values() if begun.finished is None), None)
+
+    async def begin(self, body: SyncBody, key: str | None) -> str:
+        """The sync's name; with a key that came before, that one's.
+
+        Raises:
+            SyncIsRunningError: another one is under way.
+            IdempotencyError: the key came before, with another body.
+            InvalidRequestError: a path that the operator has not allowed.
+            RayUnavailableError: there is no cluster to bring weights to.
+        """
+        path = self._allowed(body)
+        async with self._turn:
+            if key is not None and (known := await self._known(key, body)) is not None:
+                return known
+            if (running := self.running) is not None:
+                raise SyncIsRunningError(running)
+            cluster = await self._bridge.state()
+            if not cluster.connected:
+                raise RayUnavailableError(cluster.reason)
+            begun = _Begun(uuid.uuid4().hex[:12], body, key, time.time())
+            self._begun[begun.sync] = begun
+            for old in list(self._begun)[:-REMEMBERED]:
+                del self._begun[old]
+            begun.task = asyncio.create_task(self._run(begun, path))
+            begun.task.add_done_callback(_seen)
+            return begun.sync
+
+    async def result(self, sync: str) -> SyncResult:
+        """What came of a sync of this process, when it is over. Raises what it failed with. A caller who leaves does
+        not end it."""
+        begun = self._begun[sync]
+        assert begun.task is not None, "begin() starts it"
+        return await asyncio.shield(begun.task)
+
+    async def wait(self, sync: str) -> None:
+        """Until it is over. Raises what it failed with, for a sync of this process; the ledger has those before."""
+        if sync in self._begun:
+            await self.result(sync)
+
+    async def over(self, sync: str) -> None:
+        """When a sync of this process is over, whatever came of it."""
+        begun = self._begun.get(sync)
+        if begun is not None and begun.task is not None:
+            await asyncio.wait([begun.task])
+
+    async def look(self, sync: str) -> SyncAnswer:
+        """A sync with its phases. Raises `NotFoundError`."""
+        begun = self._begun.get(sync)
+        if begun is None:
+            return sync_answer(await self._store.sync(sync))
+        if isinstance(begun.error, RayUnavailableError):
+            # The bridge died over it; what its successor made of it is in the ledger, if it got that far.
+            with contextlib.suppress(NotFoundError):
+                return sync_answer(await self._store.sync(sync))
+        return _answer(begun)
+
+    async def newest(self, limit: int) -> list[SyncAnswer]:
+        """The newest first, without phases."""
+        kept = await self._store.syncs(limit)
+        ours = {sync: _answer(begun).model_copy(update={"phases": []}) for sync, begun in self._begun.items()}
+        ours |= {answer.sync: answer for answer in map(sync_answer, kept) if answer.sync not in ours}
+        return sorted(ours.values(), key=lambda answer: answer.started, reverse=True)[:limit]
+
+    async def close(self) -> None:
+        """Stop following. What the bridge has begun it, or its successor, finishes or rolls back."""
+        tasks = [begun.task for begun in self._begun.values() if begun.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _known(self, key: str, body: SyncBody) -> str | None:
+        begun = next((begun for begun in self._begun.values() if begun.key == key), None)
+        if begun is None:
+            return await self._store.sync_by_key(key)
+        if begun.body != body:
+            raise IdempotencyError(f"this key came before, for sync {begun.sync} of other weights; use a new key")
+        if isinstance(begun.error, RayUnavailableError):
+            # The bridge died over it, maybe before it began. Its successor knows, by the ledger.
+            del self._begun[begun.sync]
+            return await self._store.sync_by_key(key)
+        return begun.sync
+
+    def _allowed(self, body: SyncBody) -> str | None:
+        if body.path is None:
+            return None
+        path = Path(body.path).resolve()
+        if not any(path.is_relative_to(root) for root in self._roots):
+            roots = ", ".join(map(str, self._roots)) or "there is none"
+            raise InvalidRequestError(f"path is not below one of the operator's weight_roots ({roots})")
+        return str(path)
+
+    async def _run(self, begun: _Begun, path: str | None) -> SyncResult:
+        body = begun.body
+        request = SyncRequest(begun.sync, begun.key, body.source, body.version, path, body.mode, body.probe)
+        await self._events.publish("sync_started", sync=begun.sync, source=body.source)
+        try:
+            result = await self._bridge.sync(request, lambda event: self._observe(begun, event))
+        except OmniRLError as error:
+            await self._look()
+            begun.error, begun.finished = error, time.time()
+            self._telemetry.syncs.labels("failed").inc()
+            await self._events.publish(
+                "sync_ended", sync=begun.sync, outcome="failed", code=error.code, reason=str(error)
+            )
+            raise
+        await self._look()
+        begun.result, begun.finished = result, time.time()
+        self._telemetry.synced(result, begun.finished, weights=body.source != "served")
+        await self._events.publish(
+            "sync_ended",
+            sync=begun.sync,
+            outcome=result.outcome,
+            version=result.version,
+            serving=result.serving,
+            stall=result.stall,
+            reason=result.reason,
+            replaced=dict(result.replaced),
+            out=dict(result.out),
+        )
+        return result
+
+    def _observe(self, begun: _Begun, event: SyncEvent) -> None:
+        begun.phases.append(
+            SyncPhase(at=time.time(), phase=event.phase, what=event.what, replica=event.replica, detail=event.detail)
+        )
+        # The bridge's journal keeps it and tells of it.
+        self._events.poke()
+
+
+def _answer(begun: _Begun) -> SyncAnswer:
+    entered = [phase.phase for phase in begun.phases if phase.what == "entered"]
+    answer = SyncAnswer(
+        sync=begun.sync,
+        state="running" if begun.finished is None else "finished",
+        phase=entered[-1] if entered else Phase.IDLE,
+        key=begun.key,
+        source=begun.body.source,
+        started=begun.started,
+        finished=begun.finished,
+        phases=begun.phases,
+    )
+    if begun.error is not None:
+        return answer.model_copy(update={"outcome": "failed", "reason": str(begun.error)})
+    if begun.result is not None:
+        return told(answer, begun.result)
+    return answer
+
+
+def _seen(task: "asyncio.Task[SyncResult]") -> None:
+    """Where nobody waits for a failure, it is still told: in the events and by `look`."""
+    if not task.cancelled():
+        task.exception()
