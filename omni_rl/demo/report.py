@@ -5,10 +5,9 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from omni_rl.consistency.metrics import Comparison
-from omni_rl.consistency.thresholds import Verdict
+from omni_rl.consistency.comparison import Comparison
 from omni_rl.settings import Transport
 
 SCHEMA = 1
@@ -29,7 +28,7 @@ class StepReport:
 
     step: int
     weight_version: str
-    verdict: Verdict
+    verdict: Literal["agree", "disagree"]
     reward: float
     overall: Comparison
     by_modality: dict[str, Comparison]
@@ -61,13 +60,17 @@ class Report:
     parameters: int
     steps: list[StepReport] = field(default_factory=list)
     legs: dict[str, Comparison] = field(default_factory=dict)
-    breaches: list[str] = field(default_factory=list)
     actors: list[Placed] = field(default_factory=list)
 
     @property
     def agreed(self) -> bool:
-        """Every step agreed, and so did the run as a whole."""
-        return bool(self.steps) and not self.breaches and all(step.verdict == "agree" for step in self.steps)
+        """Every step agreed."""
+        return bool(self.steps) and all(step.verdict == "agree" for step in self.steps)
+
+    @property
+    def breaches(self) -> list[str]:
+        """Those of all steps, each with its step."""
+        return [f"step {step.step}: {breach}" for step in self.steps for breach in step.breaches]
 
     def as_dict(self) -> dict[str, Any]:
         return {
