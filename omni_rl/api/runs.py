@@ -82,7 +82,7 @@ class RunBody(Body):
     )
     limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
     correction: CorrectionBody = CorrectionBody()
-    leave_out: LeaveOut | None = Field(default=None, description="Tokens that router flips leave out of the figures.")
+    leave_out: LeaveOut | None = Field(default=None, description="Tokens that router ties leave out of the figures.")
 
     model_config = example(
         run="digits-grpo",

@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from omni_rl.consistency.cells import Cells, Groups, position_bins
-from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.figures import Array, GroupFigures, Metrics, reduce
+from omni_rl.consistency.columns import Mask, StepColumns
+from omni_rl.consistency.figures import Array, GroupFigures, Index, Metrics, reduce
 from omni_rl.consistency.left_out import TIES, Ties, kept_tokens
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL, Figures
+from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS, Figures
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, first_flip
 
@@ -43,19 +43,27 @@ class StepComparison:
     """Figures of a step: those of a kind are what that kind's sequences alone would have, bit for bit.
 
     `by_kind` in order of first appearance; then, if there are such tokens, `mixed_state`, which are in no kind and not
-    in `overall`: they are expected to be apart. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf
-    for one without a token that counts.
+    in `overall`: they are expected to be apart. `with_flips`: `overall` with the tokens that it leaves out; None where
+    it leaves out none. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf for one without a token
+    that counts.
     """
 
     overall: Comparison
     by_kind: Mapping[str, Comparison]
+    with_flips: Comparison | None
     sequence_error: Array
     positions: "Positions" = field(repr=False, compare=False)
 
     @property
+    def buckets(self) -> Mapping[str, Comparison]:
+        """Overall, then each kind, then tokens of mixed state, then those that flips leave out along with overall's."""
+        left_out = {} if self.with_flips is None else {WITH_FLIPS: self.with_flips}
+        return {OVERALL: self.overall, **self.by_kind, **left_out}
+
+    @property
     def figures(self) -> Figures:
-        """By bucket: overall, then each kind, then tokens of mixed state."""
-        return {OVERALL: self.overall.figures, **{kind: of.figures for kind, of in self.by_kind.items()}}
+        """By bucket."""
+        return {bucket: found.figures for bucket, found in self.buckets.items()}
 
     @cached_property
     def by_position(self) -> Mapping[str, Mapping[tuple[int, int], Metrics]]:
@@ -91,13 +99,9 @@ def compare_each(columns: StepColumns, ties: Ties = FLOAT32) -> list[Metrics]:
     columns = _only(columns, mixed=False)
     # Each is a kind of its own: what it leaves out is its own affair.
     columns = replace(columns, kinds=[str(n) for n in range(len(columns.samples))])
-    flipped = _flipped(columns)
-    longest = int(np.diff(columns.offsets).max(initial=0))
-    cells = Cells.of(columns, kept_tokens(columns, flipped, ties), [(0, longest)])
-    groups = cells.by_sequence(np.arange(len(columns.samples)), len(columns.samples))
-    (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
-    found = _Reduced(groups, figures)
-    return [found.metrics(number, int(number in flipped)) for number in range(len(columns.samples))]
+    flipped, count = _flipped(columns), len(columns.samples)
+    found = _grouped(columns, kept_tokens(columns, flipped, ties), np.arange(count), count)
+    return [found.metrics(number, int(number in flipped)) for number in range(count)]
 
 
 def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
@@ -141,12 +145,25 @@ def _compare(columns: StepColumns, ties: Ties) -> StepComparison:
     # A flip counts in the bin of the first token that it touches; one in the prompt touches all.
     touched = {n: max(0, flip.position - int(columns.prompt_tokens[n]) + 1) for n, flip in flips.items()}
     places = {OVERALL: list(touched.values())} | {name: [touched[n] for n in of_kind[name]] for name in names}
+    overall, with_flips = whole.comparison(0, list(flips.values())), None
+    if overall.metrics.excluded_tokens:
+        with_flips = _grouped(columns, columns.loss_mask, np.zeros_like(kind_of), 1).comparison(0, list(flips.values()))
     return StepComparison(
-        whole.comparison(0, list(flips.values())),
+        overall,
         {name: by_kind.comparison(code, [flips[n] for n in of_kind[name]]) for code, name in enumerate(names)},
+        with_flips,
         sequence_error,
         Positions(bins, by_bin, by_kind_and_bin, places),
     )
+
+
+def _grouped(columns: StepColumns, keeps: Mask | None, group: Index, count: int) -> "_Reduced":
+    """Of whole sequences in one way of grouping them."""
+    longest = int(np.diff(columns.offsets).max(initial=0))
+    cells = Cells.of(columns, keeps, [(0, longest)])
+    groups = cells.by_sequence(group, count)
+    (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
+    return _Reduced(groups, figures)
 
 
 @dataclass(frozen=True)

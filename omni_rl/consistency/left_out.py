@@ -1,10 +1,10 @@
 """What router flips leave out of the figures, and when a flip is a tie: said here, for every judge and every search.
 
-A flip changes that position's output by a whole expert, and every later token of the sequence sees it. Where flips are
-rare accidents (float32) nothing after the first one says anything about agreement, if it was one: the scores were a
-tie. A flip at a wide margin is no accident but what a fault does, and what follows it has to be judged. Where rounding
-flips some position of nearly every sequence (bfloat16) only the flipped positions go, as long as these are few: other
-weights, or another image, flip a quarter of a kind's tokens and more, and those have to be judged.
+A flip changes that position's output by a whole expert, and every later token of the sequence sees it. A flip where the
+scores were a tie is an accident of rounding; one at a wide margin is what a fault does, and excuses nothing. Where ties
+are rare (float32) nothing after a sequence's first one says anything about agreement. Where rounding flips some
+position of nearly every sequence (bfloat16) only the flipped positions go, as long as these are few: other weights, or
+another image, flip a quarter of an answer's or of a kind's tokens and more, and those have to be judged.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.columns import Mask, StepColumns
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import first_flip, flipped_positions
+from omni_rl.consistency.router import first_flip, flip_margins
 
 LeaveOut = Literal["nothing", "flipped", "after_flip"]
-"""What figures leave out: no token; tokens predicted at a position with a flip; all from a sequence's first flip on,
-where that is a tie."""
+"""What figures leave out: no token; tokens predicted at a position whose flip is a tie; all from a sequence's first
+flip on, if that is a tie."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Ties:
 
 
 TIES: Mapping[str, Ties] = {"float32": Ties("after_flip", 1e-5), "bfloat16": Ties("flipped", 1e-2)}
-"""By dtype. Flips of clean bfloat16 steps have a margin of 1e-3 in the median."""
+"""By dtype. In clean bfloat16 steps the widest first flip of 160 answers has a margin of 9e-3; what follows it in its
+sequence may be wider, and is judged: 5 tokens of 5,120."""
 NOTHING = Ties("nothing", 0.0)
 FEW = 4
 """Flipped tokens below this are accidents whatever their share: a short answer has but a few tokens."""
 SHARE = 0.25
-"""Of a kind's tokens: what rounding does not flip. Clean steps of 32 tokens a kind in bfloat16 had 3 at most."""
+"""Of an answer's or a kind's tokens: what rounding does not flip. Clean answers of 32 tokens in bfloat16 had 4 at most,
+clean kinds 3 %."""
 MOST = 2.0
 """The abs d that a token may have for no reason but a tie; what goes beyond it is never put down to one."""
 
@@ -45,30 +47,34 @@ MOST = 2.0
 def kept_tokens(columns: StepColumns, flipped: Mapping[int, SampleRecord], ties: Ties) -> Mask | None:
     """Which of a step's tokens [T] are in its figures; None: all. `flipped`: the sequences with a flip, by number.
 
-    Of a kind of prompt whose flips are no accidents, or would leave no token, every token is kept.
+    Of an answer or a kind of prompt whose flips are too many for accidents, or of a kind that would be left without a
+    token, every token is kept.
     """
     counted = columns.loss_mask
     if not flipped or ties.leave_out == "nothing":
         return counted
     if counted is None:
         counted = np.ones(columns.tokens, np.bool_)
-    keeps = counted.copy()
+    excused = np.zeros(columns.tokens, np.bool_)
+    of_sequence = {n: slice(columns.offsets[n], columns.offsets[n + 1]) for n in flipped}
     for n, record in flipped.items():
-        keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(record, ties)
+        excused[of_sequence[n]] = counted[of_sequence[n]] & ~kept(record, ties)
     kinds = list(dict.fromkeys(columns.kinds[n] for n in flipped))
-    of_sequence = np.array([kinds.index(kind) if kind in kinds else -1 for kind in columns.kinds], np.int64)
-    of_token = np.repeat(of_sequence, np.diff(columns.offsets))
-    for code in range(len(kinds)):
-        its = counted & (of_token == code)
-        tokens, left = int(its.sum()), int(keeps[its].sum())
-        if not left or (ties.leave_out == "flipped" and not accidental(tokens - left, tokens)):
-            keeps |= its
-    return keeps
+    codes = np.array([kinds.index(kind) if kind in kinds else -1 for kind in columns.kinds], np.int64)
+    of_token = np.repeat(codes, np.diff(columns.offsets))
+    of_kind = [counted & (of_token == code) for code in range(len(kinds))]
+    for its in (*of_kind, *of_sequence.values()):
+        if _too_many(int(excused[its].sum()), int(counted[its].sum()), ties):
+            excused[its] = False
+    for its in of_kind:
+        if excused[its].all():
+            excused[its] = False
+    return counted & ~excused
 
 
-def accidental(flipped: int, tokens: int) -> bool:
-    """Whether so many of a kind's tokens may be flipped by rounding alone."""
-    return flipped < FEW or flipped < SHARE * tokens
+def _too_many(flipped: int, tokens: int, ties: Ties) -> bool:
+    """Whether ties do not flip that many of so many tokens. After a first tie, everything is expected to be apart."""
+    return ties.leave_out == "flipped" and flipped >= FEW and flipped >= SHARE * tokens
 
 
 def kept(record: SampleRecord, ties: Ties) -> NDArray[np.bool_]:
@@ -76,17 +82,18 @@ def kept(record: SampleRecord, ties: Ties) -> NDArray[np.bool_]:
 
     Sampled token t is predicted from position P + t - 1. A flip at position p touches the token predicted there, whose
     own computation went through another expert, and through the sequence's state every later one. What is no number is
-    kept whatever the router did: a NaN flips it too.
+    kept whatever the router did: a NaN flips it too. A margin that is no number is no tie's.
     """
     tokens = len(record.rollout_logprobs)
-    flipped = flipped_positions(record)
-    if flipped is None or ties.leave_out == "nothing":
+    margins = flip_margins(record)
+    if margins is None or ties.leave_out == "nothing":
         return np.ones(tokens, np.bool_)
+    excused = margins < ties.margin
     if ties.leave_out == "after_flip":
         first = first_flip(record)
-        if first is not None and not first.margin < ties.margin:
+        if first is None or not excused[first.position]:
             return np.ones(tokens, np.bool_)
-        flipped = np.logical_or.accumulate(flipped)
+        excused = np.logical_or.accumulate(excused)
     finite = np.isfinite(record.rollout_logprobs) & np.isfinite(record.train_logprobs)
-    result: NDArray[np.bool_] = ~flipped[record.prompt_tokens - 1 :] | ~finite
+    result: NDArray[np.bool_] = ~excused[record.prompt_tokens - 1 :] | ~finite
     return result

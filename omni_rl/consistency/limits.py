@@ -15,6 +15,8 @@ Figures = Mapping[str, Mapping[str, float]]
 OVERALL = "overall"
 MIXED_STATE = "mixed_state"
 """The bucket of tokens whose state came in part from older weights than sampled them: they are in no other."""
+WITH_FLIPS = "with_flips"
+"""The bucket of `overall`'s tokens together with those that router flips leave out of it: shown, and not judged."""
 Label = Literal["ok", "warn", "mask", "pause"]
 
 
@@ -96,10 +98,11 @@ _BFLOAT16_WIDE = {
 # State that was kept over an update is as far off as the update is large, whatever the dtype.
 _MIXED_STATE = _BFLOAT16_WIDE
 LIMITS: Mapping[str, Limits] = {
-    "float32": {OVERALL: _FLOAT32, MIXED_STATE: _MIXED_STATE},
+    "float32": {OVERALL: _FLOAT32, MIXED_STATE: _MIXED_STATE, WITH_FLIPS: {}},
     "bfloat16": {
         OVERALL: _BFLOAT16,
         MIXED_STATE: _MIXED_STATE,
+        WITH_FLIPS: {},
         "audio": _BFLOAT16_WIDE,
         "video": _BFLOAT16_WIDE,
         "mixed": _BFLOAT16_WIDE,

@@ -21,10 +21,18 @@ class Flip:
     margin: float
 
 
-def flipped_positions(record: SampleRecord) -> NDArray[np.bool_] | None:
-    """Positions [P + T - 1] at which any layer chose another set of experts; None where choices are not known."""
+def flip_margins(record: SampleRecord) -> NDArray[np.float32] | None:
+    """The trainer's margin [P + T - 1] of each position's lowest flip, infinite without one; None without choices.
+
+    Flips of the layers above follow from it.
+    """
     differs = record.differing_choices
-    return None if differs is None else np.logical_or.reduce(differs, axis=-1)
+    if differs is None or record.margins is None:
+        return None
+    result = np.full(len(differs), np.inf, np.float32)
+    at = np.flatnonzero(np.logical_or.reduce(differs, axis=-1))
+    result[at] = record.margins[at, differs[at].argmax(axis=-1)]
+    return result
 
 
 def first_flip(record: SampleRecord) -> Flip | None:

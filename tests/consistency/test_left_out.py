@@ -66,7 +66,9 @@ def test_only_flipped_positions_can_be_left_out() -> None:
     one = record(None)
     experts = one.train_experts
     assert experts is not None
+    assert one.margins is not None
     experts[0, 0] = experts[PROMPT + 1, 1] = (6, 7)  # in the prompt, and where sampled token 2 is predicted
+    one.margins[:] = 1e-3
     assert kept(one, BFLOAT16).tolist() == [True, True, False, True, True, True]
     metrics = compare([one], BFLOAT16).metrics
     assert (metrics.tokens, metrics.excluded_tokens, metrics.router_flips) == (SAMPLED - 1, 1, 1)
@@ -136,6 +138,8 @@ def test_what_follows_a_flip_that_is_no_tie_is_judged() -> None:
 @pytest.mark.parametrize("ties", TIES.values(), ids=TIES)
 def test_what_is_no_number_is_never_left_out(ties: Ties) -> None:
     one = record((0, 0))
+    assert one.margins is not None
+    one.margins[:] = 1e-7
     one.train_logprobs[4] = np.nan
     assert kept(one, ties).tolist() == [False] * 4 + [True, False]
     assert np.isnan(compare([one], ties).metrics.logprob_abs_diff_mean)
@@ -147,27 +151,68 @@ def flipped(tokens: int, flips: int, kind: str = "image", margin: float = 1e-3) 
     other = experts.copy()
     other[PROMPT - 1 : PROMPT - 1 + flips, 0] = (2, 3)
     rollout, off = np.full(tokens, -1.0), np.arange(tokens) < flips
-    return SampleRecord(
-        f"{kind}-{tokens}-{flips}",
-        kind,
-        PROMPT,
-        rollout,
-        rollout - off,
-        experts,
-        other,
-        np.full(other.shape[:2], 1e-3, "f4"),
-    )
+    margins = np.full(other.shape[:2], margin, np.float32)
+    return SampleRecord(f"{kind}-{tokens}-{flips}", kind, PROMPT, rollout, rollout - off, experts, other, margins)
 
 
 @pytest.mark.parametrize(
     ("records", "excluded"),
     [
-        ([flipped(16, 3), flipped(16, 4)], 7),
+        ([flipped(32, 6), flipped(32, 7)], 13),
+        ([flipped(16, 3), flipped(16, 4)], 3),
         ([flipped(16, 3), flipped(16, 5)], 0),
-        ([flipped(16, 8), flipped(64, 0)], 8),
+        ([flipped(16, 8), flipped(64, 0)], 0),
         ([flipped(2, 1), flipped(2, 2)], 3),
         ([flipped(16, 8), flipped(16, 2, "text")], 2),
+        ([flipped(64, 3, margin=0.1), flipped(64, 2)], 2),
+        ([flipped(64, 3, margin=math.nan)], 0),
     ],
 )
-def test_flips_of_a_quarter_of_a_kind_are_no_accidents(records: list[SampleRecord], excluded: int) -> None:
+def test_flips_at_wide_margins_or_of_a_quarter_of_an_answer_or_a_kind_are_no_accidents(
+    records: list[SampleRecord], excluded: int
+) -> None:
     assert compare(records, BFLOAT16).metrics.excluded_tokens == excluded
+
+
+def answers(apart: int, margin: float | None) -> list[SampleRecord]:
+    """64 answers of 128 tokens, the first `apart` of them 1.5 nats off and routed otherwise at every token; `margin`
+    None: no choices were recorded."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(64):
+        rollout = -rng.exponential(1.0, 128)
+        train = rollout + (rng.choice([-1.5, 1.5], 128) if number < apart else rng.normal(0, 0.02, 128))
+        experts = np.tile(np.array([0, 1], np.int16), (PROMPT + 127, LAYERS, 1))
+        other = experts + np.int16(2) if number < apart else experts
+        choices = () if margin is None else (experts, other, np.full(experts.shape[:2], margin, np.float32))
+        records.append(SampleRecord(f"s{number}", "text", PROMPT, rollout, train, *choices))
+    return records
+
+
+@pytest.mark.parametrize("dtype", TIES)
+@pytest.mark.parametrize("margin", [0.2, 1e-7])
+def test_a_fault_is_not_excused_by_the_flips_that_it_causes(dtype: str, margin: float) -> None:
+    """12 answers that some replica sampled with other weights: recorded choices must not calm what is said of them."""
+    for apart in (12, 64):
+        assert judged(dtype, *answers(apart, None)).severity is Severity.PAUSE
+        assert judged(dtype, *answers(apart, margin)).severity is Severity.PAUSE
+
+
+def test_choices_that_are_not_known_are_no_flips() -> None:
+    for unknown in (-1, np.array([0, -1])):
+        one = record((3, 0))
+        assert one.train_experts is not None
+        one.train_experts[3:, :] = unknown
+        assert first_flip(one) is None
+        assert compare([one]).metrics.logprob_abs_diff_mean == 1.0
+
+
+def test_figures_are_given_with_and_without_what_flips_leave_out() -> None:
+    columns = StepColumns.of([flipped(64, 3), flipped(64, 0, "text")])
+    found = compare_step(columns, BFLOAT16)
+    assert found.overall.metrics.logprob_abs_diff_mean == 0
+    whole = found.figures["with_flips"]
+    assert (whole["tokens"], whole["excluded_tokens"], whole["router_flips"]) == (128, 0, 1)
+    assert whole["logprob_abs_diff_mean"] == 3 / 128
+    assert compare_step(columns, NOTHING).overall.metrics == found.buckets["with_flips"].metrics
+    assert "with_flips" not in compare_step(StepColumns.of([flipped(64, 0)]), BFLOAT16).figures
