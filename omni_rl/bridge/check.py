@@ -13,7 +13,8 @@ from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.limits import Severity, judge
+from omni_rl.consistency.comparison import furthest
+from omni_rl.consistency.limits import Figures, Severity, judge
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.rollout import diagnosis
@@ -24,8 +25,6 @@ from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
-
-Figures = dict[str, dict[str, float]]
 
 
 class Checks:
@@ -68,7 +67,7 @@ class Checks:
         scores = self._trainer.score(self.probe)
         engines = [handle.check(self.probe) for handle in self._rollouts]
         by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
-        figures = self._worst([self._by_bucket(records) for records in by_replica])
+        figures = furthest([self._by_bucket(records) for records in by_replica])
         experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, self.noise.bands)
         legs = cache(experiments.legs)
         parted = judge(figures, self._yardstick.limits).severity > Severity.OK
@@ -103,12 +102,6 @@ class Checks:
     def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
         buckets = self._yardstick.compare(StepColumns.of(records)).figures
         return {bucket: {name: float(value) for name, value in found.items()} for bucket, found in buckets.items()}
-
-    def _worst(self, by_replica: Sequence[Figures]) -> Figures:
-        return {
-            bucket: max((figures[bucket] for figures in by_replica), key=lambda found: found["logprob_abs_diff_mean"])
-            for bucket in by_replica[0]
-        }
 
 
 def _of_probe(by_replica: Sequence[Sequence[SampleRecord]], trainer: str, engine: str) -> list[SampleEvidence]:

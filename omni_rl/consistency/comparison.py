@@ -17,7 +17,6 @@ from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS, Figures
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, first_flip
 
-__all__ = ["MIXED_STATE", "OVERALL", "Comparison", "StepComparison", "compare", "compare_each", "compare_step"]
 FLOAT32 = TIES["float32"]
 
 
@@ -102,6 +101,18 @@ def compare_each(columns: StepColumns, ties: Ties = FLOAT32) -> list[Metrics]:
     flipped, count = _flipped(columns), len(columns.samples)
     found = _grouped(columns, kept_tokens(columns, flipped, ties), np.arange(count), count)
     return [found.metrics(number, int(number in flipped)) for number in range(count)]
+
+
+def furthest(replicas: Sequence[Figures]) -> Figures:
+    """For each bucket the figures of the replica with the largest mean difference; NaN is larger than any."""
+    buckets = dict.fromkeys(bucket for figures in replicas for bucket in figures)
+    return {
+        bucket: max(
+            (figures[bucket] for figures in replicas if bucket in figures),
+            key=lambda found: np.nan_to_num(found["logprob_abs_diff_mean"], nan=np.inf),
+        )
+        for bucket in buckets
+    }
 
 
 def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:

@@ -24,7 +24,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step. `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase."""
+    """One step. `with_flips`: `overall` with the tokens that router flips leave out of it; None where there are none.
+
+    `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase.
+    """
 
     step: int
     weight_version: str
@@ -32,6 +35,7 @@ class StepReport:
     reward: float
     overall: Comparison
     by_modality: dict[str, Comparison]
+    with_flips: Comparison | None
     breaches: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -43,6 +47,7 @@ class StepReport:
             "reward": self.reward,
             "overall": _metrics(self.overall),
             "by_modality": {kind: _metrics(comparison) for kind, comparison in self.by_modality.items()},
+            "with_flips": None if self.with_flips is None else _metrics(self.with_flips),
             "breaches": list(self.breaches),
             "flips": [vars(flip) for flip in self.overall.flips],
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},

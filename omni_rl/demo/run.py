@@ -153,6 +153,7 @@ def judge(
         reward=mean_reward,
         overall=comparison.overall,
         by_modality=dict(comparison.by_kind),
+        with_flips=comparison.with_flips,
         breaches=tuple(found),
         seconds=seconds,
     )

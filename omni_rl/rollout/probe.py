@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import compare_step
+from omni_rl.consistency.comparison import compare_step, furthest
 from omni_rl.consistency.left_out import TIES
+from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.rollout.actor import RolloutHandle
@@ -23,8 +24,6 @@ from omni_rl.train.types import Score
 ANSWER_TOKENS = 16
 SEED = 20
 SOUND_RATE = 16000  # what models hear: nothing is resampled
-
-Figures = Mapping[str, Mapping[str, float]]
 
 
 def probe_prompts() -> list[Prompt]:
@@ -89,11 +88,7 @@ class AgreementProbe:
 
     def agreement(self, scores: Mapping[str, Sequence[Rescore]]) -> Figures:
         """For each kind the figures of the replica with the largest mean difference."""
-        by_replica = [self._figures(scored) for scored in scores.values()]
-        return {
-            kind: max((figures[kind] for figures in by_replica), key=lambda figures: figures["logprob_abs_diff_mean"])
-            for kind in by_replica[0]
-        }
+        return furthest([self._figures(scored) for scored in scores.values()])
 
     def _figures(self, scored: Sequence[Rescore]) -> Figures:
         records = [

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import OVERALL, compare, compare_step
+from omni_rl.consistency.comparison import compare, compare_step
 from omni_rl.consistency.left_out import NOTHING, TIES, Ties, kept
-from omni_rl.consistency.limits import Judgement, Severity
+from omni_rl.consistency.limits import OVERALL, Judgement, Severity
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
 from omni_rl.consistency.yardstick import Yardstick

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from omni_rl.consistency.cells import position_bins
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import OVERALL, compare, compare_each, compare_step
+from omni_rl.consistency.comparison import compare, compare_each, compare_step, furthest
 from omni_rl.consistency.figures import REPORTED, k3
+from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.records import SampleRecord
 
 
@@ -92,6 +93,15 @@ def test_invariants(pairs: list[tuple[float, float]]) -> None:
     assert here.token_mult_prob_error >= 1
     assert 0 < here.ess <= 1 + 1e-12
     assert here.logprob_abs_diff_p50 <= here.logprob_abs_diff_p99 <= here.logprob_abs_diff_max
+
+
+def test_the_furthest_replica_is_told_of_bucket_by_bucket() -> None:
+    """One that is not a number is further than any, wherever it stands, and a bucket need not be every replica's."""
+    near, far, broken = ({"logprob_abs_diff_mean": mean} for mean in (0.1, 0.2, math.nan))
+    found = furthest([{"text": near, "image": far}, {"text": far, "image": near}, {"text": near, "with_flips": near}])
+    assert found == {"text": far, "image": far, "with_flips": near}
+    for replicas in ([{"text": broken}, {"text": far}], [{"text": far}, {"text": broken}]):
+        assert furthest(replicas) == {"text": broken}
 
 
 def test_lengths_must_match() -> None:

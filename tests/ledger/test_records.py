@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.consistency.comparison import MIXED_STATE, compare, compare_step
+from omni_rl.consistency.comparison import compare, compare_step
+from omni_rl.consistency.limits import MIXED_STATE
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
