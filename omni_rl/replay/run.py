@@ -11,7 +11,7 @@ import ray
 from omni_rl.bridge.experiments import modules
 from omni_rl.consistency.bands import NOISE
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.limits import Judgement, Severity
+from omni_rl.consistency.limits import Judgement, Severity, judge
 from omni_rl.consistency.localisation import first_outside
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.cluster import start_ray
@@ -112,4 +112,5 @@ def _judged(answer: Rollout, score: Score, engine: Rescore, dtype: Dtype) -> Jud
     """By the limits of the prompt's kind."""
     records = pairing.train_against_prefill([answer], [score], [engine])
     yardstick = Yardstick.of(dtype)
-    return yardstick.judge(yardstick.compare(StepColumns.of(records)))
+    of_kind = yardstick.compare(StepColumns.of(records)).by_kind[answer.prompt.kind]
+    return judge({answer.prompt.kind: of_kind.figures}, yardstick.limits)
