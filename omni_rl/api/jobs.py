@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from omni_rl.api.base import Answer, Body, Name, example
-from omni_rl.api.runs import CorrectionBody, LimitChanges, changed_limits
+from omni_rl.api.runs import CorrectionBody, LimitChanges, yardstick
 
 JobKind = Literal["grpo", "ppo"]
 JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
@@ -49,7 +49,7 @@ class PolicyGradientParameters(Body):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        changed_limits(self.dtype, self.limits)
+        yardstick(self.dtype, self.limits)
         return self
 
 

@@ -8,20 +8,25 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from omni_rl.api.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.figures import Metrics
-from omni_rl.consistency.limits import Limits, limits_for
-from omni_rl.consistency.router import LeaveOut
+from omni_rl.consistency.left_out import LeaveOut
+from omni_rl.consistency.yardstick import Yardstick
 
 METRICS = tuple(field.name for field in fields(Metrics))
+LIMITED = (*METRICS, "excluded_fraction", "flip_margin_max")
+"""What limits may be of: the metrics, and what is derived from them and from the flips."""
 
 
-def _is_metric(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"no metric {name!r}; there are {', '.join(METRICS)}")
-    return name
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    def known(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"no metric {name!r}; there are {', '.join(names)}")
+        return name
+
+    return AfterValidator(known)
 
 
-Metric = Annotated[str, AfterValidator(_is_metric), WithJsonSchema({"type": "string", "enum": list(METRICS)})]
-LEAVE_OUT: dict[str, LeaveOut] = {"float32": "after_flip", "bfloat16": "flipped"}
+Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enum": list(METRICS)})]
+Limited = Annotated[str, _one_of(LIMITED), WithJsonSchema({"type": "string", "enum": list(LIMITED)})]
 
 
 class LimitValues(Body):
@@ -34,14 +39,15 @@ class LimitValues(Body):
     model_config = example(warn=1.05, mask=1.1, pause=1.5)
 
 
-LimitChanges = dict[Bucket, dict[Metric, LimitValues]]
+LimitChanges = dict[Bucket, dict[Limited, LimitValues]]
 
 
-def changed_limits(dtype: str, changes: LimitChanges) -> Limits:
-    """A dtype's limits with a run's own in their place. Raises ConfigError, a ValueError, where limits do not rise."""
-    return limits_for(
-        dtype, {bucket: {name: v.model_dump() for name, v in metrics.items()} for bucket, metrics in changes.items()}
-    )
+def yardstick(dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None) -> Yardstick:
+    """A dtype's with a run's own limits in their place. Raises ConfigError, a ValueError, where limits do not rise."""
+    values: dict[str, dict[str, dict[str, float]]] = {
+        bucket: {name: limit.model_dump() for name, limit in metrics.items()} for bucket, metrics in changes.items()
+    }
+    return Yardstick.of(dtype, values, leave_out)
 
 
 class CorrectionBody(Body):
@@ -76,7 +82,7 @@ class RunBody(Body):
     )
     limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
     correction: CorrectionBody = CorrectionBody()
-    leave_out: LeaveOut | None = Field(default=None, description="Tokens that router flips leave out of the figures.")
+    leave_out: LeaveOut | None = Field(default=None, description="Tokens that router ties leave out of the figures.")
 
     model_config = example(
         run="digits-grpo",
@@ -92,12 +98,9 @@ class RunBody(Body):
         self.judged_by()
         return self
 
-    def judged_by(self) -> Limits:
+    def judged_by(self) -> Yardstick:
         """Raises ConfigError, a ValueError, where limits do not rise."""
-        return changed_limits(self.dtype, self.limits)
-
-    def leaving_out(self) -> LeaveOut:
-        return self.leave_out or LEAVE_OUT[self.dtype]
+        return yardstick(self.dtype, self.limits, self.leave_out)
 
 
 class DriftAnswer(Answer):

@@ -12,7 +12,7 @@ from omni_rl.bench.coordinator import coordinator
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
-from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.consistency.limits import limits_for
 from omni_rl.demo.cluster import Cluster
 from omni_rl.demo.display import console_for, live
 from omni_rl.demo.posting import Posting
@@ -47,7 +47,7 @@ def bench_check(out: Path, *, steps: int = STEPS) -> Path:
     with tempfile.TemporaryDirectory() as folder, coordinator(Path(folder)) as running, Client(running.url) as client:
         settings = DemoSettings(steps=steps, out=Path(folder))
         posting = TimedPosting(client, "bench", settings)
-        with live(console_for(True), THRESHOLDS[settings.dtype], steps * PHASES) as display:
+        with live(console_for(True), limits_for(settings.dtype), steps * PHASES) as display:
             display.phase("starting Ray, vLLM and the trainer group")
             with Cluster(settings) as cluster:
                 report = run(settings, cluster, display, posting)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
@@ -12,11 +12,11 @@ from omni_rl.bridge.noise import Noise
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
-from omni_rl.consistency.limits import OVERALL, Severity, judge, limits_for
-from omni_rl.consistency.metrics import Comparison, compare_some
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import furthest
+from omni_rl.consistency.limits import Figures, Severity, judge
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import THRESHOLDS
-from omni_rl.media.types import KINDS
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import render_probe
@@ -25,8 +25,6 @@ from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
 from omni_rl.train import pairing
-
-Figures = dict[str, dict[str, float]]
 
 
 class Checks:
@@ -37,7 +35,7 @@ class Checks:
         self._trainer = trainer
         self._numerics = numerics
         self._dtype = rollouts[0].settings.dtype
-        self._leave_out = THRESHOLDS[self._dtype].leave_out
+        self._yardstick = Yardstick.of(self._dtype)
         self._probe: tuple[Rollout, ...] | None = None
         self._noise: Noise | None = None
 
@@ -69,10 +67,10 @@ class Checks:
         scores = self._trainer.score(self.probe)
         engines = [handle.check(self.probe) for handle in self._rollouts]
         by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
-        figures = self._worst([self._by_bucket(records) for records in by_replica])
+        figures = furthest([self._by_bucket(records) for records in by_replica])
         experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, self.noise.bands)
         legs = cache(experiments.legs)
-        parted = judge(figures, limits_for(self._dtype)).severity > Severity.OK
+        parted = judge(figures, self._yardstick.limits).severity > Severity.OK
         found: Attribution | None = None
         findings: Sequence[Finding] = ()
         if posted is not None or parted:
@@ -102,18 +100,8 @@ class Checks:
         )
 
     def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
-        buckets = {OVERALL: self._compare(records)}
-        buckets |= {kind: self._compare([r for r in records if r.kind == kind]) for kind in KINDS}
-        return {bucket: _figures(found) for bucket, found in buckets.items()}
-
-    def _compare(self, records: Sequence[SampleRecord]) -> Comparison:
-        return compare_some(records, leave_out=self._leave_out)
-
-    def _worst(self, by_replica: Sequence[Figures]) -> Figures:
-        return {
-            bucket: max((figures[bucket] for figures in by_replica), key=lambda found: found["logprob_abs_diff_mean"])
-            for bucket in by_replica[0]
-        }
+        buckets = self._yardstick.compare(StepColumns.of(records)).figures
+        return {bucket: {name: float(value) for name, value in found.items()} for bucket, found in buckets.items()}
 
 
 def _of_probe(by_replica: Sequence[Sequence[SampleRecord]], trainer: str, engine: str) -> list[SampleEvidence]:
@@ -145,7 +133,3 @@ def _by_token(sides: Mapping[str, Sequence[SampleRecord]]) -> tuple[TokenLegs, .
         )
         for of_answer in zip(*sides.values(), strict=True)
     )
-
-
-def _figures(comparison: Comparison) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(comparison.metrics).items()}

@@ -9,29 +9,60 @@ from functools import cached_property
 
 import numpy as np
 
+from omni_rl.consistency.cells import Cells, Groups, position_bins
 from omni_rl.consistency.columns import Mask, StepColumns
-from omni_rl.consistency.figures import Array, GroupFigures, Grouping, Index, Metrics, edges_of, reduce
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL
-from omni_rl.consistency.metrics import Comparison, position_bins
+from omni_rl.consistency.figures import Array, GroupFigures, Index, Metrics, reduce
+from omni_rl.consistency.left_out import TIES, Ties, kept_tokens
+from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS, Figures
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import Flip, LeaveOut, accidental, first_flip, kept
+from omni_rl.consistency.router import Flip, first_flip
 
-__all__ = ["MIXED_STATE", "OVERALL", "StepComparison", "compare_each", "compare_step"]
+FLOAT32 = TIES["float32"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of a set of sequences, with the first router flip of each sequence that has one."""
+
+    metrics: Metrics
+    flips: tuple[Flip, ...]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All that may be judged: the metrics, and what is derived from them and from the flips.
+
+        `excluded_fraction`: see `Metrics`. `flip_margin_max`: the widest router margin of the flips; NaN if one is.
+        """
+        widest = float(np.max([0.0, *(flip.margin for flip in self.flips)]))
+        return {**vars(self.metrics), "excluded_fraction": self.metrics.excluded_fraction, "flip_margin_max": widest}
 
 
 @dataclass(frozen=True)
 class StepComparison:
-    """Figures of a step, equal to those of `metrics.compare` bit for bit.
+    """Figures of a step: those of a kind are what that kind's sequences alone would have, bit for bit.
 
     `by_kind` in order of first appearance; then, if there are such tokens, `mixed_state`, which are in no kind and not
-    in `overall`: they are expected to be apart. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf
-    for one without a token that counts.
+    in `overall`: they are expected to be apart. `with_flips`: `overall` with the tokens that it leaves out; None where
+    it leaves out none. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf for one without a token
+    that counts.
     """
 
     overall: Comparison
     by_kind: Mapping[str, Comparison]
+    with_flips: Comparison | None
     sequence_error: Array
     positions: "Positions" = field(repr=False, compare=False)
+
+    @property
+    def buckets(self) -> Mapping[str, Comparison]:
+        """Overall, then each kind, then tokens of mixed state, then those that flips leave out along with overall's."""
+        left_out = {} if self.with_flips is None else {WITH_FLIPS: self.with_flips}
+        return {OVERALL: self.overall, **self.by_kind, **left_out}
+
+    @property
+    def figures(self) -> Figures:
+        """By bucket."""
+        return {bucket: found.figures for bucket, found in self.buckets.items()}
 
     @cached_property
     def by_position(self) -> Mapping[str, Mapping[tuple[int, int], Metrics]]:
@@ -44,26 +75,44 @@ class StepComparison:
         return [int(n) for n in order[:count] if self.sequence_error[n] != -np.inf]
 
 
-def compare_step(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> StepComparison:
-    """Reduce a step: overall, by kind, by kind and position, by sequence; tokens of mixed state apart from these."""
-    pure = _compare(_only(columns, mixed=False), leave_out)
+def compare(records: Sequence[SampleRecord], ties: Ties = FLOAT32) -> Comparison:
+    """All of some sequences together."""
+    return compare_step(StepColumns.of(records), ties).overall
+
+
+def compare_step(columns: StepColumns, ties: Ties = FLOAT32) -> StepComparison:
+    """Reduce a step: overall, by kind, by kind and position, by sequence; tokens of mixed state apart from these.
+
+    What `ties` drop is counted in `excluded_tokens`. NaN or infinite logprobs come through as NaN or infinite metrics:
+    they are never dropped.
+    """
+    pure = _compare(_only(columns, mixed=False), ties)
     if columns.mixed_state is None or not columns.mixed_state.any():
         return pure
-    mixed = _compare(_only(columns, mixed=True), leave_out)
+    mixed = _compare(_only(columns, mixed=True), ties)
     return replace(pure, by_kind={**pure.by_kind, MIXED_STATE: mixed.overall})
 
 
-def compare_each(columns: StepColumns, *, leave_out: LeaveOut = "after_flip") -> list[Metrics]:
+def compare_each(columns: StepColumns, ties: Ties = FLOAT32) -> list[Metrics]:
     """The figures of each sequence by itself: `overall` of a step that has only that one."""
     columns = _only(columns, mixed=False)
-    columns = replace(columns, kinds=columns.samples)  # each is a kind of its own: what it leaves out is its own affair
-    flipped = _flips(columns)
-    longest = int(np.diff(columns.offsets).max(initial=0))
-    cells = _Cells.of(columns, flipped, leave_out, [(0, longest)])
-    groups = cells.by_sequence(np.arange(len(columns.samples)), len(columns.samples))
-    (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
-    found = _Reduced(groups, figures)
-    return [found.metrics(number, int(number in flipped)) for number in range(len(columns.samples))]
+    # Each is a kind of its own: what it leaves out is its own affair.
+    columns = replace(columns, kinds=[str(n) for n in range(len(columns.samples))])
+    flipped, count = _flipped(columns), len(columns.samples)
+    found = _grouped(columns, kept_tokens(columns, flipped, ties), np.arange(count), count)
+    return [found.metrics(number, int(number in flipped)) for number in range(count)]
+
+
+def furthest(replicas: Sequence[Figures]) -> Figures:
+    """For each bucket the figures of the replica with the largest mean difference; NaN is larger than any."""
+    buckets = dict.fromkeys(bucket for figures in replicas for bucket in figures)
+    return {
+        bucket: max(
+            (figures[bucket] for figures in replicas if bucket in figures),
+            key=lambda found: np.nan_to_num(found["logprob_abs_diff_mean"], nan=np.inf),
+        )
+        for bucket in buckets
+    }
 
 
 def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
@@ -74,19 +123,19 @@ def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
     return replace(columns, loss_mask=counted & (columns.mixed_state == mixed))
 
 
-def _flips(columns: StepColumns) -> dict[int, tuple[SampleRecord, Flip]]:
-    """The sequences that have a flip, each with its first one, by their number."""
+def _flipped(columns: StepColumns) -> dict[int, SampleRecord]:
+    """The sequences that have a flip, by their number."""
     routed = {n: columns.record(n) for n in sorted(columns.choices)}
-    return {n: (record, flip) for n, record in routed.items() if (flip := first_flip(record)) is not None}
+    return {n: record for n, record in routed.items() if first_flip(record) is not None}
 
 
-def _compare(columns: StepColumns, leave_out: LeaveOut) -> StepComparison:
-    flipped = _flips(columns)
-    flips = {n: flip for n, (_, flip) in flipped.items()}
+def _compare(columns: StepColumns, ties: Ties) -> StepComparison:
+    flipped = _flipped(columns)
+    flips = {n: flip for n, record in flipped.items() if (flip := first_flip(record)) is not None}
     names = list(dict.fromkeys(columns.kinds))
     kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)
     bins = position_bins(int(np.diff(columns.offsets).max(initial=0)))
-    cells = _Cells.of(columns, flipped, leave_out, bins)
+    cells = Cells.of(columns, kept_tokens(columns, flipped, ties), bins)
     row, at = np.divmod(np.arange(cells.kept.size), len(bins))
     groups = [
         cells.by_sequence(np.zeros_like(kind_of), 1),
@@ -107,25 +156,30 @@ def _compare(columns: StepColumns, leave_out: LeaveOut) -> StepComparison:
     # A flip counts in the bin of the first token that it touches; one in the prompt touches all.
     touched = {n: max(0, flip.position - int(columns.prompt_tokens[n]) + 1) for n, flip in flips.items()}
     places = {OVERALL: list(touched.values())} | {name: [touched[n] for n in of_kind[name]] for name in names}
+    overall, with_flips = whole.comparison(0, list(flips.values())), None
+    if overall.metrics.excluded_tokens:
+        with_flips = _grouped(columns, columns.loss_mask, np.zeros_like(kind_of), 1).comparison(0, list(flips.values()))
     return StepComparison(
-        whole.comparison(0, list(flips.values())),
+        overall,
         {name: by_kind.comparison(code, [flips[n] for n in of_kind[name]]) for code, name in enumerate(names)},
+        with_flips,
         sequence_error,
         Positions(bins, by_bin, by_kind_and_bin, places),
     )
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """`excluded` int64 [G]: tokens that are left out."""
-
-    grouping: Grouping
-    excluded: Index
+def _grouped(columns: StepColumns, keeps: Mask | None, group: Index, count: int) -> "_Reduced":
+    """Of whole sequences in one way of grouping them."""
+    longest = int(np.diff(columns.offsets).max(initial=0))
+    cells = Cells.of(columns, keeps, [(0, longest)])
+    groups = cells.by_sequence(group, count)
+    (figures,) = reduce(cells.rollout, cells.train, [groups.grouping])
+    return _Reduced(groups, figures)
 
 
 @dataclass(frozen=True)
 class _Reduced:
-    groups: _Groups
+    groups: Groups
     figures: GroupFigures
 
     def holds(self, group: int) -> bool:
@@ -163,83 +217,3 @@ class Positions:
             for group, (start, end) in enumerate(self.bins, first)
             if reduced.holds(group)
         }
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """A step's kept tokens, `rollout` and `train` logprobs, counted by sequence and bin of positions, B of them.
-
-    `kept` and `excluded` int64 [N, B]: tokens of each cell that figures keep, and that they leave out. Tokens outside
-    the loss mask are neither.
-    """
-
-    rollout: Array
-    train: Array
-    kept: Index
-    excluded: Index
-
-    @classmethod
-    def of(
-        cls,
-        columns: StepColumns,
-        flipped: Mapping[int, tuple[SampleRecord, Flip]],
-        leave_out: LeaveOut,
-        bins: Sequence[tuple[int, int]],
-    ) -> "_Cells":
-        counted = columns.loss_mask
-        keeps = counted
-        if flipped and leave_out != "nothing":
-            keeps = _keeps(columns, {n: record for n, (record, _) in flipped.items()}, leave_out)
-        ends = np.array([0, *(end for _, end in bins)], np.int64)
-        bounds = columns.offsets[:-1, None] + np.minimum(np.diff(columns.offsets)[:, None], ends[None, :])
-        sizes = _counts(keeps, bounds)
-        rollout, train = columns.rollout_logprobs, columns.train_logprobs
-        if keeps is not None and not keeps.all():
-            rollout, train = rollout[keeps], train[keeps]
-        return cls(rollout, train, sizes, _counts(counted, bounds) - sizes)
-
-    @cached_property
-    def sequences(self) -> Mask:
-        """Which sequences [N] have a token that is kept."""
-        result: Mask = self.kept.sum(axis=1) > 0
-        return result
-
-    def by_sequence(self, group: Index, count: int) -> _Groups:
-        """Sequences in groups, [N]."""
-        excluded = np.bincount(group, self.excluded.sum(axis=1), count).astype(np.int64)
-        return _Groups(Grouping(self._sequence_edges, group[self.sequences], count), excluded)
-
-    def by_cell(self, group: Index, count: int) -> _Groups:
-        """Cells in groups, [N * B]."""
-        excluded = np.bincount(group, self.excluded.reshape(-1), count).astype(np.int64)
-        return _Groups(Grouping(self._cell_edges, group[self.kept.reshape(-1) > 0], count), excluded)
-
-    @cached_property
-    def _sequence_edges(self) -> Index:
-        sizes = self.kept.sum(axis=1)
-        return edges_of(sizes[sizes > 0])
-
-    @cached_property
-    def _cell_edges(self) -> Index:
-        return edges_of(self.kept[self.kept > 0])
-
-
-def _keeps(columns: StepColumns, flipped: Mapping[int, SampleRecord], leave_out: LeaveOut) -> Mask:
-    """Tokens that count, without what flips leave out: `router.kept_of` for columns."""
-    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
-    keeps = counted.copy()
-    for n, record in flipped.items():
-        keeps[columns.offsets[n] : columns.offsets[n + 1]] &= kept(record, leave_out)
-    if leave_out == "flipped":
-        of_token = np.repeat(np.array(columns.kinds), np.diff(columns.offsets))
-        for kind in dict.fromkeys(columns.kinds[n] for n in flipped):
-            its = counted & (of_token == kind)
-            tokens = int(its.sum())
-            if not accidental(tokens - int(keeps[its].sum()), tokens):
-                keeps |= its
-    return keeps
-
-
-def _counts(mask: Mask | None, bounds: Index) -> Index:
-    """Tokens of a mask (None: all) between neighbouring bounds of each row."""
-    return np.diff(bounds if mask is None else edges_of(mask)[bounds])

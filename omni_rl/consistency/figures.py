@@ -49,6 +49,11 @@ class Metrics:
     router_flips: int
     excluded_tokens: int
 
+    @property
+    def excluded_fraction(self) -> float:
+        """Share of the tokens that router flips leave out, in [0, 1]."""
+        return self.excluded_tokens / max(1, self.tokens + self.excluded_tokens)
+
     def report(self) -> dict[str, float]:
         """The subset that a run's report carries."""
         return {name: getattr(self, name) for name in REPORTED}

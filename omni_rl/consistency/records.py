@@ -16,7 +16,8 @@ class SampleRecord:
 
     `rollout_logprobs`, `train_logprobs` float64 [T]. The router's choices `rollout_experts`, `train_experts` int16
     [P + T - 1, L, K] and the trainer's `margins` float32 [P + T - 1, L] (gap between the last chosen and the first
-    refused score) are None together where the model has no router or its choices were not recorded.
+    refused score) are None together where the model has no router or its choices were not recorded; an expert below 0
+    stands for a choice that is not known.
     """
 
     sample: str
@@ -45,7 +46,7 @@ class SampleRecord:
 
     @cached_property
     def differing_choices(self) -> NDArray[np.bool_] | None:
-        """Bool [P + T - 1, L]: where a layer chose another set of experts; None where choices are not known."""
+        """Bool [P + T - 1, L]: where a layer is known to have chosen another set of experts; None without choices."""
         if self.rollout_experts is None or self.train_experts is None:
             return None
         result: NDArray[np.bool_] = np.logical_or.reduce(self.rollout_experts != self.train_experts, axis=-1)
@@ -53,5 +54,6 @@ class SampleRecord:
         if len(rollout):  # another order is not another set
             rollout.sort(axis=-1)
             train.sort(axis=-1)
-            result[result] = np.logical_or.reduce(rollout != train, axis=-1)
+            known = (rollout[:, 0] >= 0) & (train[:, 0] >= 0)
+            result[result] = known & np.logical_or.reduce(rollout != train, axis=-1)
         return result

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from omni_rl.config import DemoSettings
-from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.consistency.limits import limits_for
 from omni_rl.demo.display import closing, console_for, live
 from omni_rl.errors import CheckpointError
 
@@ -27,7 +27,7 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
     from omni_rl.demo.run import PHASES, run
 
     console = console_for(as_json)
-    limits = THRESHOLDS[settings.dtype]
+    limits = limits_for(settings.dtype)
     with contextlib.ExitStack() as open_until_told:
         served = open_until_told.enter_context(_serving(settings)) if serve else None
         if served is not None:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from omni_rl.consistency.metrics import Comparison
-from omni_rl.consistency.thresholds import Thresholds, breaches
+from omni_rl.consistency.comparison import Comparison
+from omni_rl.consistency.limits import Limits, judge
 from omni_rl.demo.report import Report, StepReport
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
@@ -29,7 +29,7 @@ class Display(Protocol):
 
 
 class _Live:
-    def __init__(self, console: Console, progress: Progress, limits: Thresholds, phases: int) -> None:
+    def __init__(self, console: Console, progress: Progress, limits: Limits, phases: int) -> None:
         self._console, self._progress, self._limits = console, progress, limits
         self._task = progress.add_task("starting", total=phases)
 
@@ -56,7 +56,7 @@ def console_for(as_json: bool) -> Console:
 
 
 @contextmanager
-def live(console: Console, limits: Thresholds, phases: int) -> Iterator[Display]:
+def live(console: Console, limits: Limits, phases: int) -> Iterator[Display]:
     """A progress bar of `phases` units for as long as the block runs."""
     columns = (
         SpinnerColumn(),
@@ -70,7 +70,7 @@ def live(console: Console, limits: Thresholds, phases: int) -> Iterator[Display]
         yield _Live(console, progress, limits, phases)
 
 
-def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Thresholds, width: int) -> Table:
+def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Limits, width: int) -> Table:
     """One row a comparison, with its verdict under `limits`; fewer columns where `width` characters are few."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
@@ -89,19 +89,18 @@ def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits
             "token_mult_prob_error": f"{m.token_mult_prob_error:.6f}",
             "flips": f"{m.router_flips}",
         }
-        verdict = "[red]disagree[/]" if breaches(comparison, limits) else "[green]agree[/]"
+        breaches = judge({name: comparison.figures}, limits).breaches
+        verdict = "[red]disagree[/]" if breaches else "[green]agree[/]"
         table.add_row(name, *(cells[column] for column in columns), verdict)
     return table
 
 
-def closing(console: Console, report: Report, limits: Thresholds, path: str) -> None:
+def closing(console: Console, report: Report, limits: Limits, path: str) -> None:
     """The legs, where the actors were if on several nodes, the run's verdict and where the report is."""
     console.print(comparison_table("where the difference comes from", "leg", report.legs, limits, console.width))
     if len({placed.node for placed in report.actors}) > 1:
         for placed in report.actors:
             weights = f"  weights through {placed.transport}" if placed.transport else ""
             console.print(f"{placed.name:<12}{placed.node}{weights}", highlight=False)
-    for breach in report.breaches:
-        console.print(breach, style="red", highlight=False)
     verdict = "[green]every step agreed[/]" if report.agreed else "[red]the two policies disagree[/]"
     console.print(f"{verdict}  report: {path}", highlight=False)

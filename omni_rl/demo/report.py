@@ -5,10 +5,9 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from omni_rl.consistency.metrics import Comparison
-from omni_rl.consistency.thresholds import Verdict
+from omni_rl.consistency.comparison import Comparison
 from omni_rl.settings import Transport
 
 SCHEMA = 1
@@ -25,14 +24,18 @@ class Placed:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step. `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase."""
+    """One step. `with_flips`: `overall` with the tokens that router flips leave out of it; None where there are none.
+
+    `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase.
+    """
 
     step: int
     weight_version: str
-    verdict: Verdict
+    verdict: Literal["agree", "disagree"]
     reward: float
     overall: Comparison
     by_modality: dict[str, Comparison]
+    with_flips: Comparison | None
     breaches: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -44,6 +47,7 @@ class StepReport:
             "reward": self.reward,
             "overall": _metrics(self.overall),
             "by_modality": {kind: _metrics(comparison) for kind, comparison in self.by_modality.items()},
+            "with_flips": None if self.with_flips is None else _metrics(self.with_flips),
             "breaches": list(self.breaches),
             "flips": [vars(flip) for flip in self.overall.flips],
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
@@ -61,13 +65,17 @@ class Report:
     parameters: int
     steps: list[StepReport] = field(default_factory=list)
     legs: dict[str, Comparison] = field(default_factory=dict)
-    breaches: list[str] = field(default_factory=list)
     actors: list[Placed] = field(default_factory=list)
 
     @property
     def agreed(self) -> bool:
-        """Every step agreed, and so did the run as a whole."""
-        return bool(self.steps) and not self.breaches and all(step.verdict == "agree" for step in self.steps)
+        """Every step agreed."""
+        return bool(self.steps) and all(step.verdict == "agree" for step in self.steps)
+
+    @property
+    def breaches(self) -> list[str]:
+        """Those of all steps, each with its step."""
+        return [f"step {step.step}: {breach}" for step in self.steps for breach in step.breaches]
 
     def as_dict(self) -> dict[str, Any]:
         return {

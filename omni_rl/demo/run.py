@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.config import DemoSettings
-from omni_rl.consistency.metrics import Comparison, by_kind, compare
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import Comparison, compare
+from omni_rl.consistency.left_out import Ties
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import THRESHOLDS, Thresholds, breaches, left_out
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
 from omni_rl.demo.report import Placed, Report, StepReport
 from omni_rl.demo.reward import reward
@@ -65,7 +67,7 @@ class Keeper(Protocol):
 
 def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Keeper | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
-    limits = THRESHOLDS[settings.dtype]
+    yardstick = Yardstick.of(settings.dtype)
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
@@ -73,7 +75,6 @@ def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Kee
         train={"world_size": settings.world_size, "sharding": "fsdp2"},
         parameters=cluster.parameters,
     )
-    records: list[SampleRecord] = []
     for step in range(settings.steps):
         clock = Clock()
         display.phase(f"step {step}: sampling")
@@ -86,12 +87,11 @@ def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Kee
             scores = cluster.score(rollouts)
         display.advance()
         pairs = pairing.train_against_decode(rollouts, scores)
-        records += pairs
         last = step == settings.steps - 1
         if last:
             display.phase(f"step {step}: three legs")
             with clock.time("legs"):
-                report.legs = legs(cluster, rollouts, scores, limits)
+                report.legs = legs(cluster, rollouts, scores, yardstick.ties)
         rewards = [reward(cluster.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
         version = cluster.weight_version
         if keeper is not None:
@@ -109,11 +109,10 @@ def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Kee
                 cluster.update()
         display.advance()
         report.steps.append(
-            judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), limits, clock.seconds)
+            judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), yardstick, clock.seconds)
         )
         display.step(report.steps[-1])
     report.actors = list(cluster.actors)
-    report.breaches = left_out(compare(records, leave_out=limits.leave_out), limits)
     return report
 
 
@@ -137,31 +136,30 @@ def judge(
     scores: Sequence[Score],
     pairs: Sequence[SampleRecord],
     mean_reward: float,
-    limits: Thresholds,
+    yardstick: Yardstick,
     seconds: dict[str, float],
 ) -> StepReport:
-    """Agreement means: same weights, same media, and every kind of prompt within its limits."""
-    kinds = by_kind(pairs, leave_out=limits.leave_out)
+    """Agreement means: same weights, same media, and figures in which the service finds nothing to look at."""
+    comparison = yardstick.compare(StepColumns.of(pairs))
     found = [
         *pairing.version_mismatches(rollouts, scores),
         *pairing.media_mismatches(rollouts, scores),
-        *(f"{kind}: {breach}" for kind, comparison in kinds.items() for breach in breaches(comparison, limits)),
+        *(str(breach) for breach in yardstick.judge(comparison).breaches),
     ]
     return StepReport(
         step=step,
         weight_version=version,
         verdict="disagree" if found else "agree",
         reward=mean_reward,
-        overall=compare(pairs, leave_out=limits.leave_out),
-        by_modality=kinds,
+        overall=comparison.overall,
+        by_modality=dict(comparison.by_kind),
+        with_flips=comparison.with_flips,
         breaches=tuple(found),
         seconds=seconds,
     )
 
 
-def legs(
-    cluster: Policies, rollouts: Sequence[Rollout], scores: Sequence[Score], limits: Thresholds
-) -> dict[str, Comparison]:
+def legs(cluster: Policies, rollouts: Sequence[Rollout], scores: Sequence[Score], ties: Ties) -> dict[str, Comparison]:
     """Trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
     batch, alone = cluster.rescore(rollouts, alone=False), cluster.rescore(rollouts, alone=True)
     decode = pairing.decode_as_leg(rollouts)
@@ -170,4 +168,4 @@ def legs(
         "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
         "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
     }
-    return {leg: compare(pairs, leave_out=limits.leave_out) for leg, pairs in sides.items()}
+    return {leg: compare(pairs, ties) for leg, pairs in sides.items()}

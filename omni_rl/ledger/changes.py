@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from blake3 import blake3
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omni_rl.consistency.comparison import OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger import timeline
@@ -260,11 +259,9 @@ def _digest_of(ranks: Mapping[int, str]) -> str:
 
 def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: NewStep) -> None:
     comparison = step.comparison
-    by_kind = {OVERALL: comparison.overall, **comparison.by_kind}
-    connection.execute(
-        _into(figures), [{**where, "kind": kind, **vars(found.metrics)} for kind, found in by_kind.items()]
-    )
-    buckets = ((kind, found.metrics) for kind, found in by_kind.items())
+    rows = [{**where, "kind": kind, **vars(found.metrics)} for kind, found in comparison.buckets.items()]
+    connection.execute(_into(figures), rows)
+    buckets = ((kind, found.metrics) for kind, found in comparison.buckets.items())
     timeline.add(connection, where["attempt_id"], where["step"], step.severity, buckets)
     rows = [
         {**where, "kind": kind, "first": first, "last": last, **_some(metrics)}

@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from omni_rl.consistency.comparison import OVERALL
+from omni_rl.consistency.limits import OVERALL
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger import timeline
 from omni_rl.ledger.ledger import Ledger

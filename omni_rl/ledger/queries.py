@@ -4,8 +4,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from omni_rl.consistency.comparison import MIXED_STATE, OVERALL
 from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import (
@@ -25,7 +25,7 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import Alarm, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
-KINDS = (OVERALL, "text", "image", "audio", "video", "mixed", MIXED_STATE)
+KINDS = (OVERALL, "text", "image", "audio", "video", "mixed", MIXED_STATE, WITH_FLIPS)
 
 
 def all_runs(connection: sa.Connection) -> list[Run]:

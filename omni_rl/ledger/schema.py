@@ -88,7 +88,7 @@ COLUMNS = (
     Column(
         "rollout_experts",
         pa.list_(pa.int16()),
-        "The engine's choices for each computed position, layer by layer.",
+        "The engine's choices for each computed position, layer by layer; -1 where a choice is not known.",
         "(P + T - 1) * L * K",
     ),
     Column("train_experts", pa.list_(pa.int16()), "The trainer's choices.", "(P + T - 1) * L * K"),

@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +10,10 @@ import ray
 
 from omni_rl.bridge.experiments import modules
 from omni_rl.consistency.bands import NOISE
-from omni_rl.consistency.limits import Judgement, Severity, judge, limits_for
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.limits import Judgement, Severity, judge
 from omni_rl.consistency.localisation import first_outside
-from omni_rl.consistency.metrics import compare_some
-from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.cluster import start_ray
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.replay import comparing
@@ -112,5 +111,6 @@ def _answer(prompt: RenderedPrompt, bundle: Bundle) -> Rollout:
 def _judged(answer: Rollout, score: Score, engine: Rescore, dtype: Dtype) -> Judgement:
     """By the limits of the prompt's kind."""
     records = pairing.train_against_prefill([answer], [score], [engine])
-    found = compare_some(records, leave_out=THRESHOLDS[dtype].leave_out)
-    return judge({answer.prompt.kind: asdict(found.metrics)}, limits_for(dtype))
+    yardstick = Yardstick.of(dtype)
+    of_kind = yardstick.compare(StepColumns.of(records)).by_kind[answer.prompt.kind]
+    return judge({answer.prompt.kind: of_kind.figures}, yardstick.limits)

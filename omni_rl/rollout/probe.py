@@ -5,14 +5,16 @@ started with): a batch's size, a cache or another split of a sum moves the last 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from omni_rl.consistency.metrics import by_kind
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step, furthest
+from omni_rl.consistency.left_out import TIES
+from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import Dtype
@@ -22,8 +24,6 @@ from omni_rl.train.types import Score
 ANSWER_TOKENS = 16
 SEED = 20
 SOUND_RATE = 16000  # what models hear: nothing is resampled
-
-Figures = Mapping[str, Mapping[str, float]]
 
 
 def probe_prompts() -> list[Prompt]:
@@ -88,11 +88,7 @@ class AgreementProbe:
 
     def agreement(self, scores: Mapping[str, Sequence[Rescore]]) -> Figures:
         """For each kind the figures of the replica with the largest mean difference."""
-        by_replica = [self._figures(scored) for scored in scores.values()]
-        return {
-            kind: max((figures[kind] for figures in by_replica), key=lambda figures: figures["logprob_abs_diff_mean"])
-            for kind in by_replica[0]
-        }
+        return furthest([self._figures(scored) for scored in scores.values()])
 
     def _figures(self, scored: Sequence[Rescore]) -> Figures:
         records = [
@@ -108,8 +104,8 @@ class AgreementProbe:
             )
             for answer, engine, trained in zip(self.command, scored, self._trained, strict=True)
         ]
-        comparisons = by_kind(records, leave_out=THRESHOLDS[self.dtype].leave_out)
+        found = compare_step(StepColumns.of(records), TIES[self.dtype]).by_kind
         return {
-            kind: {name: float(value) for name, value in asdict(comparison.metrics).items()}
-            for kind, comparison in comparisons.items()
+            kind: {name: float(value) for name, value in comparison.figures.items()}
+            for kind, comparison in found.items()
         }

@@ -13,9 +13,8 @@ from omni_rl.consistency.attribution import proofs
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence, mean_abs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import compare_step
-from omni_rl.consistency.limits import OVERALL, Figures, Judgement, Severity, judge, limits_for
-from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.consistency.limits import Figures, Judgement, Severity
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.errors import OmniRLError, SyncRolledBackError
 from omni_rl.jobs.clock import Clock
 from omni_rl.rollout.types import Rollout, SamplingSettings
@@ -103,14 +102,15 @@ def run_step(stand: Stand, seed: int, *, temperature: float = 1.0, seconds: dict
     with clock.time("checks"):
         samples = evidence(rollouts, scores)
         found = proofs.versions(samples), proofs.media(samples), proofs.prompt(samples)
-        figures = _figures(samples, stand.dtype)
-        judgement = judge(figures, limits_for(stand.dtype))
+        yardstick = Yardstick.of(stand.dtype)
+        comparison = yardstick.compare(StepColumns.of([sample.record for sample in samples]))
+        judgement = yardstick.judge(comparison)
     with clock.time("audit"):
         audited = proofs.weights(stand.experiments(rollouts).audit())
     for part, took in clock.seconds.items():
         if seconds is not None:
             seconds[part] = seconds.get(part, 0.0) + took
-    return Step(rollouts, samples, figures, judgement, (*found, audited))
+    return Step(rollouts, samples, comparison.figures, judgement, (*found, audited))
 
 
 def run_trial(stand: Stand, fault: Fault, seed: int) -> Trial:
@@ -203,10 +203,3 @@ def _mend(stand: Stand, fault: Fault, seed: int, trial: Trial) -> None:
     stand.sync()
     trial.healed = not run_step(stand, seed + 10, temperature=fault.temperature).noticed
     stand.take_out()
-
-
-def _figures(samples: Sequence[SampleEvidence], dtype: str) -> Figures:
-    """As the coordinator reduces a step."""
-    columns = StepColumns.of([sample.record for sample in samples])
-    found = compare_step(columns, leave_out=THRESHOLDS[dtype].leave_out)
-    return {name: vars(of.metrics) for name, of in {OVERALL: found.overall, **found.by_kind}.items()}

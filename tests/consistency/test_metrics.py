@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_rl.consistency.metrics import REPORTED, by_kind, by_position, by_sequence, compare, k3, position_bins
+from omni_rl.consistency.cells import position_bins
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare, compare_each, compare_step, furthest
+from omni_rl.consistency.figures import REPORTED, k3
+from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.records import SampleRecord
 
 
@@ -65,13 +69,16 @@ def test_an_empty_set_has_no_figures() -> None:
 
 def test_kinds_and_sequences_are_told_apart() -> None:
     records = [record([-1.0], [-1.0], "text", "a"), record([-1.0], [-2.0], "image", "b")]
-    assert {k: c.metrics.logprob_abs_diff_mean for k, c in by_kind(records).items()} == {"text": 0, "image": 1}
-    assert {k: c.metrics.logprob_abs_diff_mean for k, c in by_sequence(records).items()} == {"a": 0, "b": 1}
+    columns = StepColumns.of(records)
+    by_kind = compare_step(columns).by_kind
+    assert {k: c.metrics.logprob_abs_diff_mean for k, c in by_kind.items()} == {"text": 0, "image": 1}
+    assert [metrics.logprob_abs_diff_mean for metrics in compare_each(columns)] == [0, 1]
 
 
 def test_position_bins_double_and_cover() -> None:
     assert position_bins(33) == [(0, 8), (8, 16), (16, 32), (32, 64)]
-    late = by_position([record([-1.0] * 20, [-1.0] * 16 + [-3.0] * 4)])
+    columns = StepColumns.of([record([-1.0] * 20, [-1.0] * 16 + [-3.0] * 4)])
+    late = compare_step(columns).by_position[OVERALL]
     assert [m.tokens for m in late.values()] == [8, 8, 4]
     assert [m.logprob_abs_diff_max for m in late.values()] == [0, 0, 2]
 
@@ -86,6 +93,15 @@ def test_invariants(pairs: list[tuple[float, float]]) -> None:
     assert here.token_mult_prob_error >= 1
     assert 0 < here.ess <= 1 + 1e-12
     assert here.logprob_abs_diff_p50 <= here.logprob_abs_diff_p99 <= here.logprob_abs_diff_max
+
+
+def test_the_furthest_replica_is_told_of_bucket_by_bucket() -> None:
+    """One that is not a number is further than any, wherever it stands, and a bucket need not be every replica's."""
+    near, far, broken = ({"logprob_abs_diff_mean": mean} for mean in (0.1, 0.2, math.nan))
+    found = furthest([{"text": near, "image": far}, {"text": far, "image": near}, {"text": near, "with_flips": near}])
+    assert found == {"text": far, "image": far, "with_flips": near}
+    for replicas in ([{"text": broken}, {"text": far}], [{"text": far}, {"text": broken}]):
+        assert furthest(replicas) == {"text": broken}
 
 
 def test_lengths_must_match() -> None:

@@ -115,7 +115,7 @@ def test_agreement_is_reported_as_agreement() -> None:
         (lambda s: replace(s, logprobs=s.logprobs + 0.1), "logprob_abs_diff_mean"),
         (lambda s: replace(s, logprobs=s.logprobs * math.nan), "logprob_abs_diff_mean nan"),
         (lambda s: replace(s, version="run/1/0/aa"), "sampled under run/1/1/aa, scored with run/1/0/aa"),
-        (lambda s: replace(s, experts=s.experts + 1), "router flip at position 0"),
+        (lambda s: replace(s, experts=s.experts + 1), "flip_margin_max 0.1 is over 1e-05"),
     ],
 )
 def test_a_fault_in_one_sample_of_one_step_is_found_and_named(change: Callable[[Score], Score], said: str) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import compare_step
-from omni_rl.consistency.metrics import compare
+from omni_rl.consistency.comparison import compare, compare_step
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import NewStep, StepKey

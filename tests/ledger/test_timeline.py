@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from omni_rl.consistency.metrics import Comparison, compare
+from omni_rl.consistency.comparison import Comparison, compare
 from omni_rl.errors import ConfigError, ConflictError, NotFoundError
 from omni_rl.ledger import timeline
 from omni_rl.ledger.history import bring_in

@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omni_rl.consistency.metrics import Comparison, compare
+from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import THRESHOLDS, breaches
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.train.pairing import media_mismatches, train_against_decode, train_against_prefill
 
-FLOAT32 = THRESHOLDS["float32"]
+FLOAT32 = Yardstick.of("float32")
+
+
+def breaches(records: Sequence[SampleRecord]) -> list[str]:
+    """Why they are no agreement in float32; nothing if they are."""
+    return [str(breach) for breach in FLOAT32.judge(FLOAT32.compare(StepColumns.of(records))).breaches]
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -78,12 +83,11 @@ class BothSides:
         """Trainer against the engine's rescoring of answers that it need not have sampled."""
         return train_against_prefill(rollouts, self.score(rollouts), self.engine.rescore(rollouts))
 
-    def agree(self, prompts: Sequence[Prompt], tokens: int = 6) -> Comparison:
+    def agree(self, prompts: Sequence[Prompt], tokens: int = 6) -> None:
         """Assert that every prompt is accepted and, each by itself, agrees with decode in float32."""
         records = self.decode_records(self.sample(self.renderer.render(prompts), tokens))
         for record in records:
-            assert breaches(compare([record]), FLOAT32) == [], record.sample
-        return compare(records)
+            assert breaches([record]) == [], record.sample
 
 
 # Closed with its module: where an engine of the same process is closed, vLLM's other engines there cannot go on.

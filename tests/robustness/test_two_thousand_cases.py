@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from omni_rl.consistency.metrics import compare
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import breaches, left_out
 from omni_rl.errors import MediaError, PromptError
 from omni_rl.media.types import KINDS, Prompt, RenderedPrompt
 from omni_rl.rollout.types import SamplingSettings
 
-from .conftest import FLOAT32, BothSides
+from .conftest import FLOAT32, BothSides, breaches
 from .strategies import prompts
 
 CASES = 2_000  # different ones: hypothesis likes to repeat itself
@@ -70,7 +70,7 @@ def _compare(both: BothSides, temperature: float, tally: Tally) -> None:
     sampling = SamplingSettings(max_tokens=TOKENS, temperature=temperature, seed=tally.number, ignore_eos=True)
     for record in both.decode_records(both.engine.sample(together, sampling)):
         tally.records.append(record)
-        if found := breaches(compare([record]), FLOAT32):
+        if found := breaches([record]):
             tally.apart[record.sample] = found
 
 
@@ -107,4 +107,5 @@ def test_no_crash_and_whatever_is_accepted_agrees(both: BothSides) -> None:
     assert tally.refused.keys() == {"invalid_media", "invalid_prompt"}
     assert all(count >= 20 for count in tally.refused.values())
     assert all(tally.accepted[kind] >= 100 for kind in KINDS)
-    assert left_out(compare(tally.records), FLOAT32) == []
+    left_out = FLOAT32.compare(StepColumns.of(tally.records)).overall.metrics.excluded_fraction
+    assert left_out <= FLOAT32.limits[OVERALL]["excluded_fraction"].warn

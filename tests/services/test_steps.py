@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.corrections import Correction, weights
-from omni_rl.consistency.metrics import by_kind, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.ledger.records import StepRecords
 from tests.services.conftest import Serve, Served
@@ -60,10 +61,8 @@ async def test_a_calm_step(served: Served) -> None:
         SampleRecord(r["sample"], r["kind"], 3, np.array(r["rollout_logprobs"]), np.array(r["train_logprobs"]))
         for r in CALM
     ]
-    expected = {"overall": compare(records), **by_kind(records)}
-    assert {bucket: figures["gen_kl_error"] for bucket, figures in verdict["figures"].items()} == {
-        bucket: found.metrics.gen_kl_error for bucket, found in expected.items()
-    }
+    expected = compare_step(StepColumns.of(records)).figures
+    assert verdict["figures"] == expected
 
 
 async def test_a_drifted_step_is_masked_with_the_corrections_weights(served: Served) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from omni_rl.bench.agreement.parity import calls, parities
 from omni_rl.bench.agreement.rate import rate
 from omni_rl.bench.agreement.sides import Ours, Side, Transformers, logprobs
-from omni_rl.consistency.metrics import by_kind
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.samples import demo_prompts
@@ -114,7 +115,7 @@ def _figures(answers: Sequence[Rollout], engine: Logprobs, train: Logprobs) -> d
         SampleRecord(answer.prompt.id, answer.prompt.kind, len(answer.prompt.ids), one, other)
         for answer, one, other in zip(answers, engine, train, strict=True)
     ]
-    found = by_kind(records, leave_out="nothing")
+    found = compare_step(StepColumns.of(records)).by_kind
     return {kind: {name: getattr(each.metrics, name) for name in FIGURES} for kind, each in found.items()}
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from omni_rl.bench.gpu.answers import answers
-from omni_rl.consistency.metrics import by_kind
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare_step
+from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.hooks import places, recording
@@ -90,7 +91,7 @@ def figures(host: Sequence[Score], device: Sequence[Score], given: Sequence[Roll
         )
         for answer, one, other in zip(given, host, device, strict=True)
     ]
-    found = by_kind(records, leave_out=THRESHOLDS[dtype].leave_out)
+    found = compare_step(StepColumns.of(records), TIES[dtype]).by_kind
     return {kind: {name: asdict(each.metrics)[name] for name in FIGURES} for kind, each in found.items()}
 
 

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding, SampleEvidence, mean_abs
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import compare, compare_step
+from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.consistency.router import LeaveOut, first_flip, kept_of
-from omni_rl.consistency.thresholds import THRESHOLDS
+from omni_rl.consistency.router import first_flip
 
 SHARE = 0.3
 """A leg explains a step's difference if it holds at least this share of it."""
 SEMANTIC = 4.0
 """How many times further from float32 than the other side a side must be to be the one that computes something else."""
-
-_NOTHING: LeaveOut = "nothing"
 
 
 @dataclass(frozen=True)
@@ -139,23 +140,21 @@ def reference(found: Reference, bands: Bands) -> Finding:
     )
 
 
-def router(samples: Sequence[SampleEvidence], margin: float, bands: Bands) -> Finding:
+def router(samples: Sequence[SampleEvidence], bands: Bands) -> Finding:
     """Whether router flips at ties explain it: without the tokens that they touch, nothing may be left."""
     records = [sample.record for sample in samples]
     flips = [flip for record in records if (flip := first_flip(record)) is not None]
     by_layer = flips_by_layer(records)
     layers = tuple(f"moe.{layer}" for layer in by_layer)
-    masks = kept_of(records, _rule(bands))
-    left = mean_abs(
-        np.concatenate([*(sample.d[mask] for sample, mask in zip(samples, masks, strict=True)), np.empty(0)])
-    )
+    ties = TIES[bands.dtype]
+    left = _mean_abs(compare(records, ties).metrics)
     numbers = {"sequences_with_a_flip": len(flips), "mean_without": left}
     numbers |= {f"flips_moe_{layer}": float(count) for layer, count in by_layer.items()}
     if not flips:
         return Finding(Check.ROUTER, "clear", "both sides chose the same experts everywhere")
     widest = max(flip.margin for flip in flips)
     numbers["widest_margin"] = widest
-    if widest < margin and left <= bands.mean:
+    if widest < ties.margin and left <= bands.mean:
         return Finding(
             Check.ROUTER,
             "explains",
@@ -170,7 +169,7 @@ def router(samples: Sequence[SampleEvidence], margin: float, bands: Bands) -> Fi
         Check.ROUTER,
         "suspicious",
         f"{len(flips)} sequences chose other experts, by margins up to {widest:.2g}; without what follows them "
-        f"{left:.2g} is left: " + ("more than noise" if widest < margin else "no ties"),
+        f"{left:.2g} is left: " + ("more than noise" if widest < ties.margin else "no ties"),
         numbers=numbers,
         layers=layers,
     )
@@ -223,24 +222,12 @@ def apart(records: Sequence[SampleRecord], bands: Bands) -> float:
 
 
 def _by_kind(records: Sequence[SampleRecord], bands: Bands) -> Mapping[str, float]:
-    kinds = dict.fromkeys(record.kind for record in records)
-    return {kind: mean_abs(_d([record for record in records if record.kind == kind], bands)) for kind in kinds}
+    found = compare_step(StepColumns.of(records), TIES[bands.dtype]).by_kind
+    return {kind: _mean_abs(of.metrics) for kind, of in found.items()}
 
 
-def _d(records: Sequence[SampleRecord], bands: Bands) -> NDArray[np.float64]:
-    """Without what router flips touch, unless that is everything: then they are no accidents."""
-    d = np.empty(0)
-    for rule in (_rule(bands), _NOTHING):
-        masks = zip(records, kept_of(records, rule), strict=True)
-        parts = [(record.train_logprobs - record.rollout_logprobs)[mask] for record, mask in masks]
-        d = np.concatenate([*parts, np.empty(0)])
-        if len(d):
-            break
-    return d
-
-
-def _rule(bands: Bands) -> LeaveOut:
-    return THRESHOLDS[bands.dtype].leave_out
+def _mean_abs(metrics: Metrics) -> float:
+    return metrics.logprob_abs_diff_mean if metrics.tokens else 0.0
 
 
 def _outside(leg: float, step: float, bands: Bands) -> bool:

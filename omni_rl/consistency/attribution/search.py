@@ -17,12 +17,9 @@ from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, Samp
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import ModuleDifference
-from omni_rl.consistency.router import TIE
 from omni_rl.errors import OmniRLError
 
 T = TypeVar("T")
-TIES = {"float32": TIE, "bfloat16": 1e-2}
-"""Router margins below this are ties, by dtype."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class _Search:
             lambda found: legs.decode(found, step, bands),
             lambda found: legs.train(found, step, bands),
         )
-        yield legs.router(samples, TIES[bands.dtype], bands)
+        yield legs.router(samples, bands)
         yield from self._experiment(Check.REFERENCE, asked.reference, lambda found: legs.reference(found, bands))
         if samples:
             worst = max(samples, key=lambda sample: np.nan_to_num(mean_abs(sample.d), nan=np.inf))

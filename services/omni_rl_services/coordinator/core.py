@@ -135,10 +135,10 @@ class Coordinator:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
         limits = limits_for(self._cluster.dtype)
         if body.run is not None:
-            limits = (await self.run(body.run)).limits
+            limits = (await self.run(body.run)).yardstick.limits
         elif self._cluster.run is not None:
             with contextlib.suppress(NotFoundError):
-                limits = (await self.run(self._cluster.run)).limits
+                limits = (await self.run(self._cluster.run)).yardstick.limits
         return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
 
     async def ready(self) -> ReadyAnswer:

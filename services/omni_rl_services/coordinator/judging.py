@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import OVERALL, StepComparison, compare_each, compare_step
+from omni_rl.consistency.comparison import StepComparison, compare_each
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
-from omni_rl.consistency.limits import Figures, Judgement, Limits, judge
-from omni_rl.consistency.router import LeaveOut
+from omni_rl.consistency.limits import Judgement
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.lists import single
 from omni_rl.ledger.records import StepRecords
 
@@ -25,7 +25,6 @@ class Judged:
 
     columns: StepColumns
     comparison: StepComparison
-    figures: Figures
     judgement: Judgement
     worst: tuple[int, ...]
     kept: tuple[tuple[StepRecords, Metrics], ...]
@@ -43,17 +42,16 @@ class StepWeights:
     effective_sample_size: float
 
 
-def judge_step(parts: Sequence[StepRecords], limits: Limits, leave_out: LeaveOut, worst: int) -> Judged:
+def judge_step(parts: Sequence[StepRecords], yardstick: Yardstick, worst: int) -> Judged:
     """Reduce the parts of all ranks, in the order given, and keep the `worst` samples."""
     columns = StepColumns.joined([part.columns for part in parts])
-    comparison = compare_step(columns, leave_out=leave_out)
-    figures = figures_of(comparison)
+    comparison = yardstick.compare(columns)
     numbers = comparison.worst(worst)
-    alone = compare_each(columns.take(numbers), leave_out=leave_out)
+    alone = compare_each(columns.take(numbers), yardstick.ties)
     kept = tuple((_row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True))
     versions = sorted({version for part in parts for version in _versions(part)})
     flips = _flips(columns, comparison)
-    return Judged(columns, comparison, figures, judge(figures, limits), tuple(numbers), kept, flips, tuple(versions))
+    return Judged(columns, comparison, yardstick.judge(comparison), tuple(numbers), kept, flips, tuple(versions))
 
 
 def _row(parts: Sequence[StepRecords], number: int) -> StepRecords:
@@ -77,12 +75,6 @@ def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] 
         return None
     at = np.array([flip.layer for flip in comparison.overall.flips], np.int64)
     return tuple(np.bincount(at, minlength=layers).tolist())
-
-
-def figures_of(comparison: StepComparison) -> Figures:
-    """By bucket: overall, then each kind, then tokens of mixed state."""
-    of_kind = {kind: vars(kept.metrics) for kind, kept in comparison.by_kind.items()}
-    return {OVERALL: vars(comparison.overall.metrics), **of_kind}
 
 
 def weigh(columns: StepColumns, correction: Correction) -> StepWeights:

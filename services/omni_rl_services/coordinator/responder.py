@@ -101,7 +101,7 @@ class Responder:
             seconds=ATTRIBUTION_SECONDS,
         )
         try:
-            found = (await self._checks.make(request, run.limits)).found
+            found = (await self._checks.make(request, run.yardstick.limits)).found
         except OmniRLError as error:
             return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
         evidence = {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in found.evidence}
@@ -123,7 +123,7 @@ class Responder:
 
     async def _recheck(self, run: Run) -> Judgement | None:
         try:
-            return (await self._checks.make(CheckRequest(legs=False), run.limits)).judgement
+            return (await self._checks.make(CheckRequest(legs=False), run.yardstick.limits)).judgement
         except OmniRLError as error:
             logger.warning("the recheck of run %s could not be made: %s", run.name, error)
             return None

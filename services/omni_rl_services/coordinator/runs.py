@@ -7,9 +7,9 @@ from typing import Any
 from omni_rl.api.runs import DriftAnswer, RunAnswer, RunBody
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
-from omni_rl.consistency.limits import Limits, Severity
+from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift, Outcome, Policy
-from omni_rl.consistency.router import LeaveOut
+from omni_rl.consistency.yardstick import Yardstick
 
 
 @dataclass
@@ -19,8 +19,7 @@ class Run:
     body: RunBody
     created: float
     policy: Policy
-    limits: Limits
-    leave_out: LeaveOut
+    yardstick: Yardstick
     correction: Correction
     drift: Drift = field(default_factory=Drift)
     latest: tuple[int, int] | None = None
@@ -30,7 +29,7 @@ class Run:
     @classmethod
     def of(cls, body: RunBody, created: float, settle: int) -> "Run":
         policy = Policy(settle=settle, gated=body.gated)
-        return cls(body, created, policy, body.judged_by(), body.leaving_out(), body.correction.correction())
+        return cls(body, created, policy, body.judged_by(), body.correction.correction())
 
     @property
     def name(self) -> str:

@@ -101,8 +101,7 @@ class Steps:
                 sum(part.table.nbytes for part in parts.values()),
                 judge_step,
                 list(parts.values()),
-                run.limits,
-                run.leave_out,
+                run.yardstick,
                 self._settings.worst_samples,
             )
             outcome = run.policy.judged(run.drift, judged.judgement)
@@ -149,7 +148,9 @@ class Steps:
         return Sealed(verdict, columns, weights)
 
     def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:
-        step = JudgedStep(key.run, key.attempt, key.step, run.drift.severity, judged.figures, dict(body.training))
+        step = JudgedStep(
+            key.run, key.attempt, key.step, run.drift.severity, judged.comparison.figures, dict(body.training)
+        )
         self._telemetry.step(step)
         for sink in self._sinks:
             sink.step(step)

@@ -8,7 +8,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from omni_rl.api.runs import METRICS
+from omni_rl.api.runs import LIMITED
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl_services.coordinator.bridge import ReplicaState
 from omni_rl_services.coordinator.sinks import JudgedStep
@@ -29,7 +29,7 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self._figures = {
             name: self._gauge(name, f"{name} of the latest step (docs: the field's metrics).", "run", "bucket")
-            for name in METRICS
+            for name in LIMITED
         }
         self._severity = self._gauge("severity", "0 ok, 1 warn, 2 mask, 3 pause.", "run")
         self._step = self._gauge("step", "The latest sealed step.", "run")

@@ -31,7 +31,7 @@ def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights 
         drift=drift_answer(drift),
         samples=len(judged.columns.samples),
         tokens=judged.columns.tokens,
-        figures=finite(judged.figures),
+        figures=finite(judged.comparison.figures),
         worst=[
             WorstSample(
                 sample=judged.columns.samples[number],

@@ -16,7 +16,7 @@ async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> d
     """By bucket and metric: the dtype's own, with the run's in their place. A kind without any has `overall`'s."""
     return {
         bucket: {name: LimitValues(warn=one.warn, mask=one.mask, pause=one.pause) for name, one in metrics.items()}
-        for bucket, metrics in (await coordinator.run(run)).limits.items()
+        for bucket, metrics in (await coordinator.run(run)).yardstick.limits.items()
     }
 
 

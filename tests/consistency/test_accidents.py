@@ -1,24 +1,24 @@
 """What one token does to a mean over few, and what it does not excuse."""
 
 import math
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_rl.consistency.accidents import one_accident
+from omni_rl.consistency.comparison import compare
+from omni_rl.consistency.figures import k3
 from omni_rl.consistency.limits import Judgement, Severity, judge, limits_for
-from omni_rl.consistency.lone import lone_token
-from omni_rl.consistency.metrics import compare, k3
 from omni_rl.consistency.records import SampleRecord
 
 
 def judged(*d: float, dtype: str = "bfloat16") -> Judgement:
     """Of tokens that are that far apart."""
     rollout = np.full(len(d), -3.0)
-    metrics = compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).metrics
-    return judge({"text": asdict(metrics)}, limits_for(dtype))
+    metrics = compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).figures
+    return judge({"text": metrics}, limits_for(dtype))
 
 
 def noise(tokens: int) -> list[float]:
@@ -57,13 +57,13 @@ def test_a_token_that_is_off_is_one_in_float32() -> None:
 
 
 def test_nothing_is_spared_where_the_largest_is_not_known() -> None:
-    assert lone_token("gen_kl_error", {"tokens": 32, "gen_kl_error": 0.02}) == 0
+    assert one_accident("gen_kl_error", {"tokens": 32, "gen_kl_error": 0.02}) == 0
 
 
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=60))
 def test_a_mean_counts_no_more_than_without_its_worst_token(d: list[float]) -> None:
     rollout = np.full(len(d), -3.0)
-    figures = asdict(compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).metrics)
+    figures = compare([SampleRecord("answer", "text", 4, rollout, rollout + np.array(d))]).figures
     apart = (rollout + np.array(d)) - rollout
     terms = {
         "logprob_abs_diff_mean": (np.abs(apart), 0.0),
@@ -72,4 +72,4 @@ def test_a_mean_counts_no_more_than_without_its_worst_token(d: list[float]) -> N
     }
     for metric, (values, perfect) in terms.items():
         others = (values.sum() - values.max()) / len(d)
-        assert figures[metric] - perfect - lone_token(metric, figures) <= others + 1e-9
+        assert figures[metric] - perfect - one_accident(metric, figures) <= others + 1e-9

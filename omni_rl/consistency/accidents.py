@@ -1,0 +1,35 @@
+"""What one accident does to a figure of few tokens.
+
+The field's limits are for means over whole batches. A kind of prompt may have 32 tokens in a step, and in bfloat16 a
+router's tie that falls the other way moves a token by about 1: alone it lifts such a mean over a limit. In float32 it
+leaves out what is left of its answer, which is a large share of few answers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+from omni_rl.consistency.left_out import FEW, MOST
+
+EXCLUDED = "excluded_fraction"
+
+_OF_TOKEN: Mapping[str, Callable[[float], float]] = {
+    "logprob_abs_diff_mean": lambda d: d,
+    "token_mult_prob_error": math.expm1,
+    "gen_kl_error": lambda d: math.expm1(d) - d,
+}
+"""What a token adds to a metric above its value of agreement, at most: a KL is less where d is negative."""
+
+
+def one_accident(metric: str, figures: Mapping[str, float]) -> float:
+    """What one accident adds to a metric, at most, by the figures of its bucket.
+
+    To a mean over tokens: the token that is furthest off; 0 where `figures` lack the largest abs d. To the share that
+    is left out: one sequence's flip, or a `FEW` tokens of several. To other metrics: 0.
+    """
+    if metric == EXCLUDED:
+        accidents = 1.0 if figures["excluded_tokens"] < FEW else max(1.0, figures["router_flips"])
+        return figures[EXCLUDED] / accidents
+    largest = figures.get("logprob_abs_diff_max", math.nan)
+    if metric not in _OF_TOKEN or math.isnan(largest):
+        return 0.0
+    return _OF_TOKEN[metric](min(largest, MOST)) / figures["tokens"]
