@@ -12,11 +12,11 @@ from omni_rl.bridge.noise import Noise
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
-from omni_rl.consistency.limits import OVERALL, Severity, judge, limits_for
+from omni_rl.consistency.limits import Severity, judge, limits_for
 from omni_rl.consistency.metrics import Comparison, compare_some
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import THRESHOLDS
-from omni_rl.media.types import KINDS
+from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import render_probe

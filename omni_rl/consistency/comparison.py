@@ -11,12 +11,10 @@ import numpy as np
 
 from omni_rl.consistency.columns import Mask, StepColumns
 from omni_rl.consistency.figures import Array, GroupFigures, Grouping, Index, Metrics, edges_of, reduce
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL
 from omni_rl.consistency.metrics import Comparison, position_bins
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, LeaveOut, accidental, first_flip, kept
-
-__all__ = ["MIXED_STATE", "OVERALL", "StepComparison", "compare_each", "compare_step"]
+from omni_rl.kinds import MIXED_STATE, OVERALL
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from typing import Literal, get_args
 
 from omni_rl.consistency.lone import lone_token
 from omni_rl.errors import ConfigError
+from omni_rl.kinds import MIXED_STATE, OVERALL
 
 Figures = Mapping[str, Mapping[str, float]]
 """Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
-OVERALL = "overall"
-MIXED_STATE = "mixed_state"
-"""The bucket of tokens whose state came in part from older weights than sampled them: they are in no other."""
 Label = Literal["ok", "warn", "mask", "pause"]
 
 

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from blake3 import blake3
 from sqlalchemy.dialects import postgresql, sqlite
 
-from omni_rl.consistency.comparison import OVERALL
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger import timeline
 from omni_rl.ledger.tables import (
     BIN_FIGURES,

@@ -14,10 +14,11 @@ from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence, me
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare_step
-from omni_rl.consistency.limits import OVERALL, Figures, Judgement, Severity, judge, limits_for
+from omni_rl.consistency.limits import Figures, Judgement, Severity, judge, limits_for
 from omni_rl.consistency.thresholds import THRESHOLDS
 from omni_rl.errors import OmniRLError, SyncRolledBackError
 from omni_rl.jobs.clock import Clock
+from omni_rl.kinds import OVERALL
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage.faults import Fault
 from omni_rl.sabotage.stand import Stand

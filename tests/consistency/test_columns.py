@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import MIXED_STATE, OVERALL, compare_each, compare_step
+from omni_rl.consistency.comparison import compare_each, compare_step
 from omni_rl.consistency.limits import judge, limits_for
 from omni_rl.consistency.metrics import Metrics, by_kind, by_position, by_sequence, compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import LeaveOut
+from omni_rl.kinds import MIXED_STATE, OVERALL
 
 LAYERS, CHOSEN = 2, 3
 

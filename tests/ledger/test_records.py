@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_rl.consistency.comparison import MIXED_STATE, compare_step
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.metrics import compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import RecordError
+from omni_rl.kinds import MIXED_STATE
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA, VERSION, VERSION_KEY, RecordLimits
 

@@ -12,7 +12,8 @@ from omni_rl.consistency.metrics import compare
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.thresholds import breaches, left_out
 from omni_rl.errors import MediaError, PromptError
-from omni_rl.media.types import KINDS, Prompt, RenderedPrompt
+from omni_rl.kinds import KINDS
+from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import SamplingSettings
 
 from .conftest import FLOAT32, BothSides

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import OVERALL, StepComparison, compare_each, compare_step
+from omni_rl.consistency.comparison import StepComparison, compare_each, compare_step
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Figures, Judgement, Limits, judge
 from omni_rl.consistency.router import LeaveOut
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger.lists import single
 from omni_rl.ledger.records import StepRecords
 
