@@ -176,7 +176,8 @@ def receive(handle: RolloutHandle, *, but: str = "") -> list[str]:
 
             def shutdown(self) -> None: ...
 
-        def swap(worker: Any) -> str:
+        def swap(wrapper: Any) -> str:
+            worker = wrapper.worker  # the wrapper reads through to it, but keeps what is set
             before = type(worker.weight_transfer_engine).__name__
             worker.weight_transfer_engine = Received(worker.model_runner.get_model())
             return before
