@@ -1,5 +1,6 @@
 """The base of what actors are started with; importable without torch."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -10,9 +11,15 @@ DeviceKind = Literal["cpu", "cuda"]
 """What the trainer computes on. cuda: a device for each rank."""
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 """How a placement group deals actors to nodes, by Ray's names; the strict ones would rather not place them."""
-Transport = Literal["slab", "object_store"]
+Transport = Literal["slab", "object_store", "vllm_nccl", "vllm_ipc"]
 """How weights get to engines. slab: all of them map the one that the trainer fills, in the memory of one host.
-object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store."""
+object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store. vllm_nccl
+and vllm_ipc: vLLM's own weight transfer sends what the slab has from a CUDA device of its host to the engines'."""
+TransferBackend = Literal["nccl", "ipc"]
+TRANSFERS: Mapping[Transport, TransferBackend] = {"vllm_nccl": "nccl", "vllm_ipc": "ipc"}
+"""vLLM's name for the backend of each transport that is vLLM's own weight transfer."""
+WITHOUT_DEVICES = 'take the transport "slab" for one host, or "object_store" for several: neither needs a device'
+"""What to do where a transport of `TRANSFERS` cannot be used."""
 
 Numerics = Literal["reference", "matched", "batch_invariant"]
 """What a trainer's forward computes with. reference: plain torch and compiled loops, on any machine. matched: vLLM's

@@ -24,6 +24,7 @@ LIGHT = [
     "omni_rl.doctor",
     "omni_rl.jobs.following",
     "omni_rl.jobs.plot",
+    "omni_rl.kinds",
     "omni_rl.ledger.export",
     "omni_rl.ledger.sync_journal",
     "omni_rl.media.types",

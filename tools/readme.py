@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omni_rl.kinds import KINDS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench"
 END = "<!-- end of table -->"
-KINDS = ("text", "image", "audio", "video", "mixed")
 
 
 def main() -> int:

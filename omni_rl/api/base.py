@@ -13,7 +13,6 @@ MAX_INT = 2**31 - 1
 
 Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=1024)]
-Bucket = Literal["overall", "text", "image", "audio", "video", "mixed"]
 SeverityName = Label
 GateName = Literal["open", "paused", "halted"]
 Figures = dict[str, dict[str, float | None]]

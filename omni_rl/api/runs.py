@@ -5,11 +5,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from omni_rl.api.base import Answer, Body, Bucket, GateName, Name, SeverityName, Text, example
+from omni_rl.api.base import Answer, Body, GateName, Name, SeverityName, Text, example
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import LeaveOut
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.kinds import KINDS, Bucket, Kind
 
 METRICS = tuple(field.name for field in fields(Metrics))
 LIMITED = (*METRICS, "excluded_fraction", "flip_margin_max")
@@ -123,3 +124,7 @@ class RunAnswer(Answer):
     drift: DriftAnswer
     attempt: int | None = Field(description="The latest one; null before the first step.")
     step: int | None = Field(description="The latest sealed one of that attempt.")
+    kinds: tuple[Kind, ...] = Field(
+        default=KINDS,
+        description="The kinds of prompt that the run's figures are told by beside `overall`, in the order to show.",
+    )

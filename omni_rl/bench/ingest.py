@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from omni_rl.bench.coordinator import Running, coordinator
 from omni_rl.bench.result import Goal, write_result
+from omni_rl.kinds import KINDS
 from omni_rl.ledger.schema import SCHEMA
-from omni_rl.media.types import KINDS
 
 BAR = 2e6
 RANKS = 8

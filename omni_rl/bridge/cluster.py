@@ -28,7 +28,7 @@ from omni_rl.ledger.types import StepKey
 from omni_rl.rollout.actor import CPUS, RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe
 from omni_rl.rollout.settings import EngineSettings
-from omni_rl.rollout.syncing import weight_sync
+from omni_rl.rollout.syncing import sending_device, weight_sync
 from omni_rl.sync.replica import Deadline, ReplicaStatus
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
@@ -72,8 +72,10 @@ class Cluster:
     def attached(cls, settings: ClusterSettings, held: str | None) -> Iterator["Cluster"]:
         """Connect, find or start the actors, and finish or roll back what a predecessor left.
 
-        At the end the actors live on, and the slabs with what they serve.
+        At the end the actors live on, and the slabs with what they serve. Raises `ConfigError` before anything starts
+        if the transport needs a device that this process does not have.
         """
+        sending_device(settings.transport)
         with contextlib.ExitStack() as stack:
             ray.init(
                 address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
@@ -227,6 +229,7 @@ def _rollout(settings: ClusterSettings, name: str, held: str | None, spot: Spot 
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         batch_invariant=settings.engine_is_batch_invariant,
+        weight_transfer=settings.weight_transfer,
         resources=settings.rollout_resources,
     )
     # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.

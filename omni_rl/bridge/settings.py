@@ -4,7 +4,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.settings import DeviceKind, NumericsSettings, Strategy, StrictSettings, Transport
+from omni_rl.settings import (
+    TRANSFERS,
+    DeviceKind,
+    NumericsSettings,
+    Strategy,
+    StrictSettings,
+    TransferBackend,
+    Transport,
+)
 
 
 class Hosts(BaseModel):
@@ -22,7 +30,13 @@ class Hosts(BaseModel):
     """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""
     transport: Transport = "slab"
     """With object_store, engines may be on other hosts than the bridge and the trainer's first rank, which share a
-    memory."""
+    memory. vllm_nccl and vllm_ipc, vLLM's own weight transfer, need CUDA devices and have not been run on any
+    (docs/gpu.md)."""
+
+    @property
+    def weight_transfer(self) -> TransferBackend | None:
+        """The backend of vLLM's own weight transfer that engines are started with, if the transport is one of those."""
+        return TRANSFERS.get(self.transport)
 
 
 class BatchSettings(BaseModel):

@@ -14,7 +14,8 @@ from vllm.transformers_utils.processors.nano_nemotron_vl import NanoNemotronVLPr
 
 from omni_rl.checkpoints.corpus import chat_text, chats
 from omni_rl.checkpoints.tokenizer import IM_END, IMAGE, SOUND, VIDEO
-from omni_rl.media.types import Modality, Prompt
+from omni_rl.kinds import Modality
+from omni_rl.media.types import Prompt
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
 

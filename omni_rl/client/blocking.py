@@ -20,6 +20,7 @@ from omni_rl.client.failures import raise_for_problem
 from omni_rl.client.retries import Retries, after_answer, after_failure
 from omni_rl.client.settings import ClientSettings
 from omni_rl.client.streams import EventReader
+from omni_rl.kinds import OVERALL
 
 if TYPE_CHECKING:
     from omni_rl.client.sealed import Sealed
@@ -125,7 +126,7 @@ class Client:
         run: str,
         *,
         attempt: int | None = None,
-        kind: str = "overall",
+        kind: str = OVERALL,
         first: int | None = None,
         last: int | None = None,
         points: int = 1000,

@@ -26,6 +26,10 @@ def up(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
     replicas: Annotated[int | None, typer.Option(help="Rollout engines.  [default: 1]")] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  [default: 2]")] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(help="How weights get to engines: slab, object_store, vllm_nccl or vllm_ipc.  [default: slab]"),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Of the coordinator; 0: any.  [default: 8400]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section up is read.")] = None,
     as_json: AsJson = False,
@@ -39,6 +43,7 @@ def up(
         "dtype": dtype,
         "replicas": replicas,
         "world_size": world_size,
+        "transport": transport,
         "port": port,
     }
     settings = load(config, {f"up.{name}": value for name, value in flags.items()}).up

@@ -13,9 +13,10 @@ from omni_rl.consistency.cells import Cells, Groups, position_bins
 from omni_rl.consistency.columns import Mask, StepColumns
 from omni_rl.consistency.figures import Array, GroupFigures, Index, Metrics, reduce
 from omni_rl.consistency.left_out import TIES, Ties, kept_tokens
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS, Figures
+from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, first_flip
+from omni_rl.kinds import MIXED_STATE, OVERALL, WITH_FLIPS
 
 FLOAT32 = TIES["float32"]
 

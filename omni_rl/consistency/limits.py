@@ -9,14 +9,10 @@ from typing import Literal, get_args
 from omni_rl.consistency.accidents import EXCLUDED, one_accident
 from omni_rl.consistency.left_out import SHARE, TIES
 from omni_rl.errors import ConfigError
+from omni_rl.kinds import MIXED_STATE, OVERALL, WITH_FLIPS
 
 Figures = Mapping[str, Mapping[str, float]]
 """Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
-OVERALL = "overall"
-MIXED_STATE = "mixed_state"
-"""The bucket of tokens whose state came in part from older weights than sampled them: they are in no other."""
-WITH_FLIPS = "with_flips"
-"""The bucket of `overall`'s tokens together with those that router flips leave out of it: shown, and not judged."""
 Label = Literal["ok", "warn", "mask", "pause"]
 
 

@@ -17,8 +17,9 @@ from omni_rl.demo.display import Display
 from omni_rl.demo.report import Placed, Report, StepReport
 from omni_rl.demo.reward import reward
 from omni_rl.jobs.clock import Clock
+from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS, Prompt
+from omni_rl.media.types import Prompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train import pairing
 from omni_rl.train.advantages import group_advantages

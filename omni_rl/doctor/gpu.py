@@ -39,9 +39,20 @@ class Device:
         return cls(index, name, driver, float(memory) / 1024, float(capability), mig == "Enabled")
 
 
+def cuda_devices(devices: Path = DEVICES) -> int:
+    """How many NVIDIA devices this machine has, by its driver; neither torch nor nvidia-smi is asked."""
+    return len(list(devices.glob("*")))
+
+
+def cpu_build() -> str | None:
+    """The installed torch's version if it is a build for the CPU alone, and the engine's with it; else None."""
+    version = installed("torch") or ""
+    return version if "+cpu" in version else None
+
+
 def gpus(devices: Path = DEVICES) -> list[Finding]:
     """Of every device, and of what has to be installed beside them; a single line where there is none."""
-    count = len(list(devices.glob("*")))
+    count = cuda_devices(devices)
     if not count:
         return [Finding("gpu", "ok", "none: everything runs on the CPU")]
     try:
@@ -84,7 +95,7 @@ def _driver(version: str) -> Finding:
 def _builds() -> list[Finding]:
     """Both policies' packages, built for CUDA."""
     found = []
-    if "+cpu" in (installed("torch") or ""):
+    if cpu_build() is not None:
         fix = "a new virtual environment with the extra gpu: docs/gpu.md"
         found.append(Finding("gpu build", "warn", "torch and the engine are CPU builds: the devices stay idle", fix))
     for name, purpose in KERNELS.items():

@@ -9,11 +9,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from omni_rl.errors import RecordError
+from omni_rl.kinds import KINDS, MODALITIES
 from omni_rl.ledger.lists import Lists, lists, numbers, present, single
 from omni_rl.ledger.schema import COLUMNS, RecordLimits
 
-KINDS = ("text", "image", "audio", "video", "mixed")
-MODALITIES = ("image", "audio", "video")
 CHOICES = ("moe_layers", "experts_per_token", "rollout_experts", "train_experts", "margins")
 DIGEST = "^[0-9a-f]{64}$"
 

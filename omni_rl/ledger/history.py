@@ -10,8 +10,8 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger import timeline
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.tables import COUNTS, FIGURES, attempts, figures, runs, steps

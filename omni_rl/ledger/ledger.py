@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from omni_rl.consistency.limits import OVERALL
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger import changes, queries, timeline
 from omni_rl.ledger.changes import PartContent, Retention
 from omni_rl.ledger.database import Database

@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from omni_rl.consistency.figures import Metrics
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL, WITH_FLIPS
 from omni_rl.errors import NotFoundError
+from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL, WITH_FLIPS
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import (
     BIN_FIGURES,
@@ -25,7 +25,7 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import Alarm, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
-KINDS = (OVERALL, "text", "image", "audio", "video", "mixed", MIXED_STATE, WITH_FLIPS)
+BUCKETS = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
 
 
 def all_runs(connection: sa.Connection) -> list[Run]:
@@ -99,7 +99,7 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     row = connection.execute(_step_rows(identity).where(steps.c.step == key.step)).first()
     if row is None:
         raise NotFoundError(f"{key} is not sealed")
-    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(KINDS), figures.c.step == key.step)
+    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(BUCKETS), figures.c.step == key.step)
     of_step = (samples.c.attempt_id == identity, samples.c.step == key.step)
     by_kind = {found.kind: _metrics(found) for found in connection.execute(sa.select(figures).where(*of_kinds))}
     by_position: dict[str, list[Bin]] = {}
@@ -111,7 +111,7 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     return Step(
         _step_row(key.run, key.attempt, row),
         row.verdict,
-        {kind: by_kind[kind] for kind in KINDS if kind in by_kind},
+        {kind: by_kind[kind] for kind in BUCKETS if kind in by_kind},
         {kind: tuple(found) for kind, found in by_position.items()},
         tuple(_kept(found) for found in connection.execute(kept.order_by(samples.c.place))),
         tuple(parts_of(connection, key)),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from omni_rl.kinds import KINDS
+
 VERSION = "omni_rl.step/1"
 VERSION_KEY = b"omni_rl.schema"
 """The stream's schema carries the version in its metadata under this key; the JSON form as `schema`."""
@@ -52,7 +54,7 @@ MEDIA_ITEM = pa.struct(
 
 COLUMNS = (
     Column("sample", pa.string(), "Name of the answer, unique in its step.", required=True),
-    Column("kind", pa.string(), "text, image, audio, video or mixed: the prompt's media. Absent: text."),
+    Column("kind", pa.string(), f"{', '.join(KINDS[:-1])} or {KINDS[-1]}: the prompt's media. Absent: text."),
     Column("prompt_tokens", pa.int32(), "P. Absent: the length of prompt_ids, or 0."),
     Column("prompt_ids", pa.list_(pa.int32()), "The prompt's token ids, placeholders expanded.", "P"),
     Column("ids", pa.list_(pa.int32()), "The sampled token ids.", "T"),

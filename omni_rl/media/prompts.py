@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from omni_rl.errors import MediaError, PromptError
+from omni_rl.kinds import Modality
 from omni_rl.media.images import load_image
 from omni_rl.media.sounds import MODEL_RATE, to_mono_16k
-from omni_rl.media.types import Modality, Prompt, Sound, Video
+from omni_rl.media.types import Prompt, Sound, Video
 
 PLACEHOLDERS: dict[Modality, str] = {"image": "<image>", "audio": "<so_embedding>", "video": "<video>"}
 MAX_FPS = 1000.0  # vLLM counts a frame's duration in whole milliseconds
@@ -61,13 +62,8 @@ def _check_text(prompt: Prompt) -> None:
 
 
 def _check_counts(prompt: Prompt) -> None:
-    given: dict[Modality, int] = {
-        "image": len(prompt.images),
-        "audio": len(prompt.sounds),
-        "video": len(prompt.videos),
-    }
-    for modality, count in given.items():
-        placeholder = PLACEHOLDERS[modality]
+    for modality, items in prompt.media.items():
+        placeholder, count = PLACEHOLDERS[modality], len(items)
         found = prompt.text.count(placeholder)
         if found != count:
             raise PromptError(

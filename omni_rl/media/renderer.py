@@ -13,12 +13,13 @@ from vllm.exceptions import VLLMValidationError
 from vllm.utils.torch_utils import set_default_torch_num_threads
 
 from omni_rl.errors import CheckpointError, MediaError, PromptError
+from omni_rl.kinds import MODALITIES, Modality
 from omni_rl.media.digests import tensor_digest, tensors_digest
 from omni_rl.media.engine_input import plain_tensors
 from omni_rl.media.prompts import named, plain
 from omni_rl.media.pruning import Pruning
 from omni_rl.media.sounds import MODEL_RATE
-from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt, Sound, Video
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Sound, Video
 
 
 class Renderer:
@@ -136,21 +137,16 @@ class Renderer:
         return Pruning(self._pruning_rate, slots.astype(np.int64) - np.arange(tubelets))
 
     def _check_limits(self, prompt: Prompt) -> None:
-        given: dict[Modality, int] = {
-            "image": len(prompt.images),
-            "audio": len(prompt.sounds),
-            "video": len(prompt.videos),
-        }
-        for modality, count in given.items():
-            if count > self._limits.get(modality, 0):
+        for modality, items in prompt.media.items():
+            if len(items) > self._limits.get(modality, 0):
                 raise PromptError(
-                    f"prompt {prompt.id!r} has {count} {modality} item(s); the engine takes at most "
+                    f"prompt {prompt.id!r} has {len(items)} {modality} item(s); the engine takes at most "
                     f"{self._limits.get(modality, 0)} (limit_mm_per_prompt)"
                 )
 
     def _media(self, prompt: Prompt) -> dict[Modality, list[Any]]:
         """A plain prompt's media as vLLM takes them; modalities that are absent are left out."""
-        media: dict[Modality, list[Any]] = {"image": [], "audio": [], "video": []}
+        media: dict[Modality, list[Any]] = {modality: [] for modality in MODALITIES}
         for index, image in enumerate(prompt.images):
             with named(prompt.id, "image", index):
                 self._check_image(image)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omni_rl.errors import MediaError
+from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.images import load_image
 from omni_rl.media.sounds import MODEL_RATE, read_sound, to_mono_16k
-from omni_rl.media.types import KINDS, Kind, Prompt, Sound, Video
+from omni_rl.media.types import Prompt, Sound, Video
 from omni_rl.media.videos import read_frames
 from omni_rl.tasks.digits import load_digits
 

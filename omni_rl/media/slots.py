@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.errors import MediaError, PromptError
+from omni_rl.kinds import Modality
 from omni_rl.media.pruning import kept_count
-from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
+from omni_rl.media.types import MediaItem, RenderedPrompt
 
 if TYPE_CHECKING:
     import torch

@@ -4,21 +4,18 @@ Shapes: P prompt tokens after expansion, N tokens of one media item, F frames, H
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.kinds import Kind, Modality
 from omni_rl.media.packed import PackedTensor
 from omni_rl.media.pruning import Pruning
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-
-Modality = Literal["image", "audio", "video"]
-Kind = Literal["text", "image", "audio", "video", "mixed"]
-KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video", "mixed")
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,13 @@ class Prompt:
     answer: str | None = None
 
     @property
+    def media(self) -> dict[Modality, tuple[Any, ...]]:
+        """The prompt's items of every modality, in the order of their placeholders."""
+        return {"image": self.images, "audio": self.sounds, "video": self.videos}
+
+    @property
     def kind(self) -> Kind:
-        present: list[Kind] = []
-        if self.images:
-            present.append("image")
-        if self.sounds:
-            present.append("audio")
-        if self.videos:
-            present.append("video")
+        present = [modality for modality, items in self.media.items() if items]
         if not present:
             return "text"
         return present[0] if len(present) == 1 else "mixed"

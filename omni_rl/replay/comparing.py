@@ -3,7 +3,8 @@
 import numpy as np
 
 from omni_rl.errors import ConfigError, PromptError
-from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
+from omni_rl.kinds import Modality
+from omni_rl.media.types import MediaItem, RenderedPrompt
 from omni_rl.replay.findings import ItemFound, TensorFound, WeightsFound
 from omni_rl.replay.reading import Bundle, RecordedItem
 from omni_rl.sync.version import PRINTED, WeightVersion

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from omni_rl.api.steps import SampleAnswer
 from omni_rl.client.bundle import MEDIA, RECORD
 from omni_rl.errors import ConfigError, MediaError, RecordError
+from omni_rl.kinds import Modality
 from omni_rl.ledger.records import StepRecords
 from omni_rl.media.images import load_image
 from omni_rl.media.prompts import named, plain
 from omni_rl.media.sounds import read_sound
-from omni_rl.media.types import Modality, Prompt, Video
+from omni_rl.media.types import Prompt, Video
 from omni_rl.media.videos import read_frames
 from omni_rl.settings import describe
 

@@ -1,6 +1,6 @@
 """vLLM's engine in this process, driven step by step: sampling, rescoring, weight updates between two steps."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -221,6 +221,12 @@ class RolloutEngine:
             if not keep:
                 for request in self._running.values():
                     request.state_of.clear()
+
+    def transfer(self, call: str, arguments: Mapping[str, Any]) -> None:
+        """One of the calls by which vLLM's own weight transfer reaches a worker, between `apply` and `verify`."""
+        self._refuse_if_dead()
+        with self._fatal(f"{call} of vLLM's weight transfer"):
+            self.llm_engine.collective_rpc(call, kwargs=dict(arguments))
 
     def verify(self, slab: SlabRef) -> Proof:
         """Compare every byte that the engine holds with a slab; see `ServedWeights.prove`."""

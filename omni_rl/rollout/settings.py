@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from omni_rl.errors import CheckpointError
-from omni_rl.settings import StrictSettings
+from omni_rl.settings import StrictSettings, TransferBackend
 
 Dtype = Literal["float32", "bfloat16"]
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -21,7 +21,7 @@ class EngineSettings(StrictSettings):
     the last bits of float32 follow it. `video_pruning_rate` is the share of a video's tokens that are left out (EVS),
     on both sides; 0: none. `resources`, by Ray's names, are set aside for the engine beside its share of a CPU.
     `batch_invariant`, on CPU in bfloat16: prefill has the bits of decode, whatever else is in a batch, and is slower
-    (docs/numerics.md).
+    (docs/numerics.md). `weight_transfer`: the backend of vLLM's own weight transfer that is to reach the engine.
     """
 
     model: Path
@@ -37,6 +37,7 @@ class EngineSettings(StrictSettings):
     video_pruning_rate: float = Field(default=0.0, ge=0, lt=1)
     record_experts: bool = True
     batch_invariant: bool = False
+    weight_transfer: TransferBackend | None = None
     threads: int = Field(default=1, ge=1)
     resources: dict[str, float] = Field(default_factory=dict)
 

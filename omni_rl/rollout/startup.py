@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from llvmlite.binding import ffi
 from vllm import EngineArgs
+from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
@@ -59,6 +60,7 @@ def start(settings: EngineSettings) -> LLMEngine:
             # A step is finished before the next is planned: an update between two steps has a clear before and after.
             async_scheduling=False,
             disable_log_stats=True,
+            weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
         )
     )
 

@@ -3,13 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 import torch
 
+from omni_rl.cuda import why_no_cuda
+from omni_rl.errors import ConfigError
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.replica import RolloutReplica
-from omni_rl.settings import Transport
+from omni_rl.settings import TRANSFERS, WITHOUT_DEVICES, Transport
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.crew import Deadlines
 from omni_rl.sync.journal import Journal
@@ -20,6 +23,9 @@ from omni_rl.sync.slabs import SHARED_MEMORY, SlabPair
 from omni_rl.sync.sources import DirectorySource
 from omni_rl.sync.states import Observer
 from omni_rl.sync.weight_sync import WeightSync
+
+if TYPE_CHECKING:
+    from omni_rl.rollout.vllm_transport import VllmTransport
 
 
 @contextlib.contextmanager
@@ -33,32 +39,43 @@ def weight_sync(
     observe: Observer = lambda event: None,
     held: str | None = None,
     keep: bool = False,
+    device: torch.device | None = None,
 ) -> Iterator[WeightSync]:
     """An opened `WeightSync` of engines that were started with the same settings.
 
     `journal` is what a successor of this process reads, so it belongs on a disk, not beside the slabs in `base`; it
     stays its owner's to close. Both slabs are removed at the end, on all hosts, unless a successor is to `keep` them.
     With the `transport` object_store, engines may be on other hosts than this process and the trainer's first rank.
+    With vllm_nccl and vllm_ipc, vLLM's own weight transfer sends from `device`, or else from a CUDA device of this
+    process; the slabs are still there, to prove every engine against, and for one that starts anew to copy from.
     `held`: why nothing is to be generated, for engines that take the place of those given.
 
-    Raises what `Keeper` and `WeightSync.open` raise.
+    Raises what `Keeper` and `WeightSync.open` raise, and `ConfigError` before anything is made: there is no CUDA device
+    to send from, or the engines were started for another transport.
     """
+    sender = _sender(transport, handles, device)
     settings = handles[0].settings
     dtype = getattr(torch, settings.dtype)
     places = CheckpointTensors(settings.model, dtype).places()
     with contextlib.ExitStack() as stack:
         keeper = Keeper(settings.run, places, base)
         stack.callback(keeper.close, remove=not keep)
-        hosts = None if transport == "slab" else ObjectStoreTransport(lambda address: keeper_at(address, keeper))
-        if hosts is not None and not keep:
-            stack.callback(hosts.close)
-        slabs = SlabPair(keeper.directory, hosts)
+        hosts = None
+        if transport == "object_store":
+            hosts = ObjectStoreTransport(lambda address: keeper_at(address, keeper))
+            if not keep:
+                stack.callback(hosts.close)
+        if sender is not None:
+            stack.callback(sender.close)
+        slabs = SlabPair(keeper.directory, hosts or sender)
         stack.callback(slabs.close)
 
         def settle(handle: RolloutHandle) -> None:
             if hosts is not None:
                 away = handle.address != ray.util.get_node_ip_address()
                 handle.slabs = hosts.reach(handle.address, slabs) if away else None
+            if sender is not None:
+                sender.close()  # an engine that starts anew has no part in a connection that was made before it
 
         for handle in handles:
             settle(handle)
@@ -67,6 +84,43 @@ def weight_sync(
         stack.callback(sync.close)
         sync.open(DirectorySource(settings.model, dtype, run=settings.run))
         yield sync
+
+
+def sending_device(transport: Transport) -> torch.device | None:
+    """The CUDA device of this process that vLLM's own transfer sends from; None for the transports that need none.
+
+    ipc hands over the memory of an engine's device, the first that Ray deals out; nccl takes a device in once, so it
+    sends from the last. Raises `ConfigError` if there is none.
+    """
+    if transport not in TRANSFERS:
+        return None
+    why = why_no_cuda()
+    if why is not None:
+        raise ConfigError(
+            f'transport "{transport}" sends weights from a CUDA device of this process, but {why}; {WITHOUT_DEVICES}'
+        )
+    return torch.device("cuda", 0 if TRANSFERS[transport] == "ipc" else torch.cuda.device_count() - 1)
+
+
+def _sender(
+    transport: Transport, handles: Sequence[RolloutHandle], device: torch.device | None
+) -> "VllmTransport | None":
+    """vLLM's own transfer to these engines, if `transport` is one."""
+    if transport not in TRANSFERS:
+        return None
+    backend, device = TRANSFERS[transport], device or sending_device(transport)
+    assert device is not None, "sending_device has one, or raises"
+    other = [handle.name for handle in handles if handle.settings.weight_transfer != backend]
+    if other:
+        raise ConfigError(
+            f'transport "{transport}" reaches engines that were started for it, and {", ".join(other)} were not; end '
+            "them (omni-rl down, if omni-rl up started them) and start them anew"
+        )
+    # vLLM is imported by none that does not send with it: a bridge is up sooner without.
+    from omni_rl.rollout.transfer import Engines, init_info
+    from omni_rl.rollout.vllm_transport import VllmTransport
+
+    return VllmTransport(lambda: init_info(backend, len(handles)), Engines(handles), device)
 
 
 def keeper_at(address: str, keeper: Keeper) -> KeeperHandle:

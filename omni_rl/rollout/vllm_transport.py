@@ -1,10 +1,12 @@
 """vLLM's own weight transfer (nccl, ipc) as a transport, through its documented interface. Not yet run on a GPU.
 
-vLLM's engines load what arrives with their own reload, which has no way back, and which is known to leave Omni's vision
-projector as it was: what an engine holds afterwards has to be proven against the slab like anything else.
+vLLM's engines load what arrives with their own reload, which has no way back, and which in vLLM 0.32 leaves Omni's
+vision projector as it was: what an engine holds afterwards is proven against the slab like anything else, and a sync of
+a checkpoint whose projector changed is rolled back until vLLM's reload is mended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,16 +41,20 @@ class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
 
 
 class VllmTransport:
-    """Sends from this process, which is rank 0 of the transfer, to replicas whose control plane is `client`.
+    """Sends from `device` of this process, which is rank 0 of the transfer, to replicas whose control plane is
+    `client`.
 
-    `init_info` is vLLM's `NCCLTrainerInitInfo` or `IPCTrainerInitInfo`: its class picks the backend. The connection is
-    made at the first `push`, which the caller makes while the replicas are paused. One that fails leaves the engines
-    with unknown weights, and the connection is given up.
+    `init_info` makes vLLM's `NCCLTrainerInitInfo` or `IPCTrainerInitInfo` for a new connection: its class picks the
+    backend. The connection is made by the first `push` and by the first one after a `close`; the caller pushes while
+    the replicas are paused. A push that fails leaves the engines with unknown weights, and the connection is given up.
     """
 
-    def __init__(self, init_info: TrainerInitInfo, client: VLLMWeightSyncClient, device: torch.device) -> None:
+    def __init__(
+        self, init_info: Callable[[], TrainerInitInfo], client: VLLMWeightSyncClient, device: torch.device
+    ) -> None:
         self._init_info = init_info
         self._client = client
+        self._device = device
         self._weights = SlabWeights(device)
         self._engine: Any = None
 
@@ -76,20 +82,25 @@ class VllmTransport:
         """
         version = self._weights.staged().sealed().version
         try:
-            if self._engine is None:
-                self._engine = WeightTransferTrainerFactory.trainer_init(
-                    self._init_info, client=self._client, source=self._weights
-                )
-            self._engine.send_weights()
+            with self._as_current():
+                if self._engine is None:
+                    self._engine = WeightTransferTrainerFactory.trainer_init(
+                        self._init_info(), client=self._client, source=self._weights
+                    )
+                self._engine.send_weights()
         except Exception as error:  # another program's network and device code: anything may come
             self.close()
             raise WeightUpdateError(
-                f"{self._init_info.backend}: sending {version} failed ({type(error).__name__}: {error}); engines hold "
+                f"vLLM's weight transfer: sending {version} failed ({type(error).__name__}: {error}); engines hold "
                 "unknown weights and have no rollback: quarantine them and load them anew"
             ) from error
 
     def close(self) -> None:
         """End the connection. Idempotent."""
-        if self._engine is not None:
-            self._engine.shutdown()
-            self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.shutdown()
+
+    def _as_current(self) -> AbstractContextManager[Any]:
+        """vLLM sends from the thread's current device, and syncs run in threads of their own."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

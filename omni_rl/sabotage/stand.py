@@ -14,8 +14,9 @@ import ray
 from omni_rl.bridge.experiments import LiveExperiments, served_slabs
 from omni_rl.consistency.bands import NOISE, Bands, calibrated
 from omni_rl.demo.cluster import start_ray
+from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS, RenderedPrompt
+from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.syncing import weight_sync

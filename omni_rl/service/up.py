@@ -14,6 +14,7 @@ from pathlib import Path
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.api.state import ReadyAnswer
+from omni_rl.bridge.devices import require_devices
 from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
 from omni_rl.errors import CheckpointError, CoordinatorUnreachableError, ServiceError
@@ -40,6 +41,7 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
 
     Raises:
         CheckpointError: `model` is no checkpoint.
+        ConfigError: the transport needs devices that this machine does not have; nothing was started.
         ServiceError: a process ended, or not everything answered within `ready_seconds`.
     """
     directory = settings.directory.resolve()
@@ -48,6 +50,7 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
         settings = settings.over(before.settings)
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
+    require_devices(settings, settings.replicas)
     settings = settings.model_copy(update={"model": settings.model.resolve()})
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = (before or _new(settings)).model_copy(update={"settings": settings})

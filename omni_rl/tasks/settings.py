@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from omni_rl.errors import ConfigError
-from omni_rl.media.types import Modality, Prompt
+from omni_rl.kinds import Modality
+from omni_rl.media.types import Prompt
 from omni_rl.settings import StrictSettings
 from omni_rl.tasks.rewards import RewardFunction
 
@@ -55,8 +56,7 @@ class Task:
         """Raises ConfigError for one that lacks the media it needs."""
         found = [(self.train if split == "train" else self.held_out).prompt(number) for number in numbers]
         for prompt in found:
-            present = {"image": prompt.images, "audio": prompt.sounds, "video": prompt.videos}
-            lacking = [modality for modality in self.media if not present[modality]]
+            lacking = [modality for modality in self.media if not prompt.media[modality]]
             if lacking:
                 raise ConfigError(f"task {self.name}: prompt {prompt.id!r} has no {' and no '.join(lacking)}")
         return found

@@ -2,6 +2,7 @@
 
 import torch
 
+from omni_rl.cuda import why_no_cuda
 from omni_rl.errors import ConfigError
 from omni_rl.settings import DeviceKind
 
@@ -24,9 +25,8 @@ def own_device(kind: DeviceKind) -> torch.device:
     """
     if kind == "cpu":
         return CPU
-    if not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = f"this torch {torch.__version__} was built without CUDA" if built is None else "this process sees none"
+    why = why_no_cuda()
+    if why is not None:
         raise ConfigError(
             f'the trainer is to be on CUDA devices, but {why}; set device = "cpu", or see what omni-rl doctor says'
         )

@@ -14,8 +14,8 @@ from omni_rl.bench.gpu.answers import PER_KIND, answers, text_answers
 from omni_rl.bench.gpu.gradients import errors
 from omni_rl.bench.gpu.wide import active_parameters
 from omni_rl.bench.result import BenchmarkError
+from omni_rl.kinds import KINDS
 from omni_rl.media.slots import FeatureCounts
-from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.released_shape import build
 from omni_rl.train.types import Score

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from omni_rl.consistency.actions import Cause
+from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.ledger.records import StepRecords
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
@@ -87,6 +88,43 @@ def test_one_brush_moves_every_chart_and_is_in_the_address(drifting: str, opened
     expect(page.locator("#in-view")).to_contain_text("steps 1 to 4")
     page.keyboard.press("0")
     expect(page.locator("#in-view")).to_contain_text(f"steps 0 to {STEPS}")
+
+
+@pytest.mark.parametrize("view", ["timeline", "compare"])
+def test_the_kinds_to_pick_from_are_those_that_the_api_says(
+    drifting: str, context: BrowserContext, opened: Open, view: str
+) -> None:
+    page = opened(drifting, run="recorded", view=view)
+    offered = page.get_by_label("prompts").locator("option")
+    expect(offered).to_have_text(["all kinds", *KINDS])
+
+    def other_kinds(route: Route) -> None:
+        state = route.fetch().json()
+        for run in state["runs"]:
+            run["kinds"] = ["text", "math"] if run["run"] == "recorded" else ["text", "code"]
+        route.fulfill(json=state)
+
+    context.route("**/v1/state", other_kinds)
+    page.keyboard.press("r")
+    expect(offered).to_have_text(["all kinds", "text", "math", *(["code"] if view == "compare" else [])])
+    page.get_by_label("prompts").select_option("text")
+    page.wait_for_function("() => location.hash.includes('kind=text')")
+    expect(page.locator("canvas").first).to_be_visible()
+
+
+def test_rows_are_the_kinds_that_the_api_says(drifting: str, context: BrowserContext, opened: Open) -> None:
+    def fewer_kinds(route: Route) -> None:
+        state = route.fetch().json()
+        for run in state["runs"]:
+            run["kinds"] = ["mixed", "image"]
+        route.fulfill(json=state)
+
+    page = opened(drifting, run="recorded", view="where", step=STEPS)
+    rows = page.get_by_role("table", name="logprob_abs_diff_mean by kind and position").get_by_role("rowheader")
+    expect(rows).to_have_text([OVERALL, *KINDS])
+    context.route("**/v1/state", fewer_kinds)
+    page.keyboard.press("r")
+    expect(rows).to_have_text([OVERALL, "mixed", "image"])
 
 
 def test_where_the_drift_is(drifting: str, opened: Open) -> None:

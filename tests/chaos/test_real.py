@@ -19,7 +19,7 @@ import ray
 import torch
 
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
-from omni_rl.media.types import KINDS
+from omni_rl.kinds import KINDS
 from omni_rl.processes import life
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe, render_probe

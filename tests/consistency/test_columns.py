@@ -14,9 +14,10 @@ from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_each, compare_step
 from omni_rl.consistency.figures import Array, Metrics
 from omni_rl.consistency.left_out import TIES, LeaveOut, kept_tokens
-from omni_rl.consistency.limits import MIXED_STATE, OVERALL, judge, limits_for
+from omni_rl.consistency.limits import judge, limits_for
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
+from omni_rl.kinds import MIXED_STATE, OVERALL
 
 LAYERS, CHOSEN = 2, 3
 RULES: tuple[LeaveOut, ...] = get_args(LeaveOut)

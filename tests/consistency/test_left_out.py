@@ -9,10 +9,11 @@ import pytest
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_step
 from omni_rl.consistency.left_out import NOTHING, TIES, Ties, kept
-from omni_rl.consistency.limits import OVERALL, Judgement, Severity
+from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.kinds import OVERALL
 
 PROMPT, SAMPLED, LAYERS = 4, 6, 2
 FLOAT32, BFLOAT16 = TIES["float32"], TIES["bfloat16"]

@@ -11,8 +11,8 @@ from omni_rl.consistency.cells import position_bins
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_each, compare_step, furthest
 from omni_rl.consistency.figures import REPORTED, k3
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.kinds import OVERALL
 
 
 def record(rollout: list[float], train: list[float], kind: str = "text", sample: str = "s") -> SampleRecord:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from omni_rl.config import DemoSettings
 from omni_rl.demo.report import Placed, Report, StepReport
 from omni_rl.demo.run import run
-from omni_rl.media.types import KINDS, MediaItem, Prompt, RenderedPrompt
+from omni_rl.kinds import KINDS
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, VersionSpan
 from omni_rl.train.types import Score
 

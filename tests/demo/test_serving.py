@@ -17,7 +17,7 @@ from omni_rl.config import DemoSettings
 from omni_rl.demo.run import run, step_prompts
 from omni_rl.demo.serving import serving
 from omni_rl.errors import ConfigError
-from omni_rl.media.types import MediaItem, Modality, Prompt
+from omni_rl.media.types import MediaItem, Prompt
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from tests.demo.test_demo_loop import FakePolicies, Silent
 
@@ -33,16 +33,11 @@ class Faithful(FakePolicies):
 
 
 def _with_media(answer: Rollout, prompt: Prompt) -> Rollout:
-    counts: dict[Modality, int] = {
-        "image": len(prompt.images),
-        "audio": len(prompt.sounds),
-        "video": len(prompt.videos),
-    }
     digests = {"tensor": "d" * 64}
     items = tuple(
         MediaItem(modality, index, 0, 1, np.array([1]), {}, digests, "hash")
-        for modality, count in counts.items()
-        for index in range(count)
+        for modality, given in prompt.media.items()
+        for index in range(len(given))
     )
     return replace(
         answer, prompt=replace(answer.prompt, items=items), engine_digests=tuple(item.digests for item in items)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl.doctor.finding import Finding
-from omni_rl.doctor.gpu import gpus
+from omni_rl.doctor.gpu import cuda_devices, gpus
 
 H100 = "{index}, NVIDIA H100 80GB HBM3, 570.86.15, 81559, 9.0, {mig}"
 
@@ -33,6 +33,11 @@ def by_item(found: list[Finding]) -> dict[str, Finding]:
 
 def test_a_machine_without_a_device_needs_nothing(tmp_path: Path) -> None:
     assert [finding.level for finding in gpus(tmp_path / "none")] == ["ok"]
+
+
+def test_devices_are_counted_without_asking_them(devices: Path, tmp_path: Path) -> None:
+    assert cuda_devices(devices) == 2
+    assert cuda_devices(tmp_path / "none") == 0
 
 
 def test_each_device_is_listed_and_a_partitioned_one_has_a_fix(

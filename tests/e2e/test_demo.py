@@ -16,7 +16,7 @@ from omni_rl.config import SMALL_CHECKPOINT, DemoSettings
 from omni_rl.demo.cluster import Cluster
 from omni_rl.demo.report import StepReport
 from omni_rl.demo.run import run
-from omni_rl.media.types import KINDS
+from omni_rl.kinds import KINDS
 
 pytestmark = pytest.mark.slow
 

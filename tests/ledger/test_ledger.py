@@ -9,8 +9,8 @@ from numpy.testing import assert_array_equal
 
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare_step
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.errors import ConfigError, ConflictError, LedgerError, NotFoundError
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger.changes import Retention
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_rl.consistency.comparison import compare, compare_step
-from omni_rl.consistency.limits import MIXED_STATE
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import RecordError
+from omni_rl.kinds import MIXED_STATE
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA, VERSION, VERSION_KEY, RecordLimits
 

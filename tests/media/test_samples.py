@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.samples import PHOTOGRAPHS, clip_sound, clip_video, demo_prompts, photograph
-from omni_rl.media.types import KINDS, Kind, Prompt
+from omni_rl.media.types import Prompt
 
 
 @pytest.mark.parametrize("kind", KINDS)

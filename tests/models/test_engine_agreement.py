@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rl.kinds import KINDS
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.settings import EngineSettings

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from omni_rl.errors import MediaError, PromptError
+from omni_rl.kinds import MODALITIES
 from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -134,7 +135,7 @@ def test_routing_is_left_out_when_not_asked_for(omni: NemotronOmniForConditional
     assert scores.margins is None
 
 
-@pytest.mark.parametrize("modality", ["image", "video", "audio", None])
+@pytest.mark.parametrize("modality", [*MODALITIES, None])
 def test_towers_that_a_batch_does_not_use_get_zero_gradients(
     omni: NemotronOmniForConditionalGeneration, media: MakeMedia, modality: str | None
 ) -> None:

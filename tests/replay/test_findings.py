@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from omni_rl.consistency.localisation import ModuleDifference
 from omni_rl.errors import PromptError
-from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt, Video
+from omni_rl.kinds import Modality
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Video
 from omni_rl.replay import comparing
 from omni_rl.replay.findings import Replay, Sides, WeightsFound
 from omni_rl.replay.reading import Bundle, RecordedItem

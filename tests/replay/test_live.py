@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS, Kind
 from omni_rl.replay.findings import Replay
 from omni_rl.replay.reading import read_bundle
 from omni_rl.replay.run import Pair, replay, started

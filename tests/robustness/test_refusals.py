@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from omni_rl.config import load
 from omni_rl.errors import CheckpointError, ConfigError, MediaError, OmniRLError, PromptError
+from omni_rl.kinds import Modality
 from omni_rl.media.prompts import plain
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.sounds import read_sound
-from omni_rl.media.types import MediaItem, Modality, Prompt, RenderedPrompt
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.train.settings import TrainSettings

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import MediaError, PromptError
-from omni_rl.media.types import KINDS, Prompt, RenderedPrompt
+from omni_rl.kinds import KINDS, OVERALL
+from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import SamplingSettings
 
 from .conftest import FLOAT32, BothSides, breaches

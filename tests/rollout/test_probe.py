@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from omni_rl.media.types import KINDS, RenderedPrompt
+from omni_rl.kinds import KINDS
+from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.probe import ANSWER_TOKENS, AgreementProbe, probe_answers, probe_prompts
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train.types import Score

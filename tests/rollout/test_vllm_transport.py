@@ -108,7 +108,7 @@ def sealed(path: Path, seed: int) -> tuple[Slab, dict[str, torch.Tensor]]:
 
 
 def make(replicas: FakeReplicas) -> VllmTransport:
-    return VllmTransport(FakeInitInfo(rank=0), replicas, torch.device("cpu"))
+    return VllmTransport(lambda: FakeInitInfo(rank=0), replicas, torch.device("cpu"))
 
 
 def test_the_slab_is_sent_whole_over_one_connection(tmp_path: Path) -> None:

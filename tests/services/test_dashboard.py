@@ -6,6 +6,7 @@ from urllib.parse import urljoin
 
 import pytest
 
+from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.ledger.types import NewAlarm, StepKey
 from tests.services.conftest import Served
 from tests.services.test_steps import CALM, RUN, post, seal
@@ -77,3 +78,23 @@ async def test_alarms_stay_with_what_was_done_about_them(served: Served) -> None
     assert found["closed"] is not None
     assert (found["cause"], found["evidence"]) == ("media_mismatch", {"media": {"equal": False}})
     assert (await served.http.get("/v1/runs/none/alarms")).status_code == 404
+
+
+async def test_the_api_says_which_kinds_of_prompt_there_are(served: Served) -> None:
+    """The dashboard offers what a run's answer says: its state has the run, so it asks for nothing more."""
+    await served.http.post("/v1/runs", json=RUN)
+    (run,) = (await served.http.get("/v1/state")).json()["runs"]
+    assert run["kinds"] == list(KINDS)
+    for bucket in (OVERALL, *run["kinds"]):
+        timeline = await served.http.get("/v1/runs/digits/timeline", params={"kind": bucket})
+        assert (timeline.status_code, timeline.json()["kind"]) == (200, bucket)
+    assert (await served.http.get("/v1/runs/digits/timeline", params={"kind": "colour"})).status_code == 422
+
+
+async def test_the_document_lists_the_kinds(served: Served) -> None:
+    document = (await served.http.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert schemas["RunAnswer"]["properties"]["kinds"]["items"]["enum"] == list(KINDS)
+    parameters = document["paths"]["/v1/runs/{run}/timeline"]["get"]["parameters"]
+    (asked,) = (one["schema"] for one in parameters if one["name"] == "kind")
+    assert (asked["enum"], asked["default"]) == ([OVERALL, *KINDS], OVERALL)

@@ -22,8 +22,8 @@ from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import closing, live
 from omni_rl.demo.run import PHASES, Played, Policies, judge, run
 from omni_rl.jobs.records import record_of
+from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
-from omni_rl.media.types import KINDS
 from omni_rl.rollout.settings import Dtype
 from omni_rl.train.types import Score
 from tests.demo.test_demo_loop import FakePolicies

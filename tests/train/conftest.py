@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rl.kinds import Modality
 from omni_rl.media.digests import tensor_digest
-from omni_rl.media.types import MediaItem, Modality, RenderedPrompt
+from omni_rl.media.types import MediaItem, RenderedPrompt
 from omni_rl.rollout.types import Rollout, VersionSpan
 
 MakeRollout = Callable[..., Rollout]

@@ -23,6 +23,7 @@ from omni_rl.errors import (
     SlabFullError,
     TrainerDeadError,
 )
+from omni_rl.kinds import KINDS
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.digest import weights_digest
@@ -168,7 +169,7 @@ def test_a_step_of_two_ranks_is_the_step_of_one_process(
 @pytest.mark.parametrize(
     "media",
     [[("image", (64, 96))], [("audio", (90,))], [("video", (3, 64, 32))], [("audio", (33,)), ("image", (32, 32))]],
-    ids=["image", "audio", "video", "mixed"],
+    ids=KINDS[1:],
 )
 def test_media_on_one_rank_only(
     group: TrainerGroup, make_rollout: MakeRollout, media: Any, small_checkpoint: Path, tmp_path: Path

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from omni_rl.bench.agreement.rate import rate
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.config import SMALL_CHECKPOINT
+from omni_rl.kinds import KINDS
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes
 from omni_rl.models.nemotron_omni.matched import operators as prefill
 from omni_rl.rollout.engine import RolloutEngine

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from omni_rl.bench.scoring.policies import Method, Theirs, load_transformers
 from omni_rl.bench.scoring.workload import Sample
-from omni_rl.media.types import KINDS
+from omni_rl.kinds import KINDS
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rollout

@@ -20,9 +20,9 @@ from omni_rl.bench.agreement.sides import Ours, Side, Transformers, logprobs
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.kinds import KINDS
 from omni_rl.media.renderer import Renderer
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import KINDS
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.probe import probe_answers, probe_prompts

@@ -13,18 +13,17 @@ import torch
 from tokenizers import Tokenizer
 
 from omni_rl.checkpoints.corpus import chats, question_text
+from omni_rl.kinds import KINDS, MODALITIES, Kind, Modality
 from omni_rl.media.digests import tensor_digest
-from omni_rl.media.types import KINDS, Kind, MediaItem, Modality, RenderedPrompt
+from omni_rl.media.types import MediaItem, RenderedPrompt
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.types import Rollout
 
 PER_KIND = 4
 OF_KIND: dict[Kind, tuple[Modality, ...]] = {
     "text": (),
-    "image": ("image",),
-    "audio": ("audio",),
-    "video": ("video",),
-    "mixed": ("image", "audio", "video"),
+    **{modality: (modality,) for modality in MODALITIES},
+    "mixed": MODALITIES,
 }
 SIDES = ((96, 128), (64, 64), (128, 96), (160, 64))  # pixels, height and width
 FRAMES = (4, 5, 8, 6)

@@ -14,7 +14,8 @@ from typing import Any
 
 from omni_rl.bench.result import BenchmarkError, Goal, write_result
 from omni_rl.config import SMALL_CHECKPOINT
-from omni_rl.consistency.limits import OVERALL, limits_for
+from omni_rl.consistency.limits import limits_for
+from omni_rl.kinds import OVERALL
 
 COMPARED = ("agreement", "gradients", "trainer")
 """In both dtypes. Nothing in them is timed, so they run beside each other."""

@@ -7,8 +7,8 @@ from typing import TypeVar
 from omni_rl.api.steps import StepLine, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer
 from omni_rl.client.blocking import Client
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.errors import NotFoundError
+from omni_rl.kinds import OVERALL
 
 PAGE = 10_000
 FIGURE = "logprob_abs_diff_mean"

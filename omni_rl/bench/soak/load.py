@@ -21,7 +21,7 @@ from omni_rl.bench.soak.measure import Calls
 from omni_rl.client.blocking import Client
 from omni_rl.client.retries import Retries
 from omni_rl.errors import RayUnavailableError, SyncRunningError
-from omni_rl.media.types import KINDS
+from omni_rl.kinds import KINDS
 
 PATIENT = Retries(attempts=60)
 """As a job's: it outlives a coordinator's restart."""

@@ -4,9 +4,10 @@ Shapes: T tokens of all sequences together, S sequences, N features of one media
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
+
+from omni_rl.kinds import Modality
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PackedMedia:
     video, whose `positions` are then the prompt's slots, as many as it keeps features.
     """
 
-    modality: Literal["image", "audio", "video"]
+    modality: Modality
     positions: torch.Tensor
     tensors: dict[str, torch.Tensor]
     sample: str

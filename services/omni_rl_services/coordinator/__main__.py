@@ -5,6 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
+from omni_rl.bridge.devices import require_devices
 from omni_rl.errors import ConfigError, OmniRLError
 from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.server import serve
@@ -16,7 +17,10 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = _settings(arguments)
-        bridge = None if settings.cluster is None else SupervisedBridge(settings.cluster)
+        bridge = None
+        if settings.cluster is not None:
+            require_devices(settings.cluster, settings.cluster.replicas)
+            bridge = SupervisedBridge(settings.cluster)
         serve(create_app(settings, bridge=bridge))
     except OmniRLError as error:
         sys.stderr.write(f"error [{error.code}]: {error}\n")

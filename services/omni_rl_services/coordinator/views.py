@@ -9,6 +9,7 @@ from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
 from omni_rl.consistency.limits import LABELS, Judgement
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import Alarm, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
@@ -24,7 +25,7 @@ def step_line(row: StepRow) -> StepLine:
         tokens=row.tokens,
         weight_version=row.weight_version,
         training=dict(row.training),
-        figures=finite({"overall": vars(row.figures)})["overall"],
+        figures=finite({OVERALL: vars(row.figures)})[OVERALL],
     )
 
 

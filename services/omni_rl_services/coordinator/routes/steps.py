@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from omni_rl.api.base import MAX_INT, Bucket
+from omni_rl.api.base import MAX_INT
 from omni_rl.api.runs import METRICS, Metric
 from omni_rl.api.steps import (
     PartAnswer,
@@ -17,6 +17,7 @@ from omni_rl.api.steps import (
     Verdict,
 )
 from omni_rl.errors import TooLargeError, UnsupportedMediaTypeError
+from omni_rl.kinds import OVERALL, Bucket
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.judging import sample_weights, weights_stream
@@ -167,7 +168,7 @@ async def timeline(
     coordinator: CoordinatorDep,
     caller: Reader,
     attempt: OfAttempt = None,
-    kind: Annotated[Bucket, Query(description="A kind of prompt, or all.")] = "overall",
+    kind: Annotated[Bucket, Query(description="A kind of prompt, or all.")] = OVERALL,
     first: Annotated[int | None, Query(ge=0, le=MAX_INT, description="From this step on.")] = None,
     last: Annotated[int | None, Query(ge=0, le=MAX_INT, description="To this step, inclusive.")] = None,
     points: Annotated[int, Query(ge=1, le=4096, description="At most so many buckets.")] = 1000,

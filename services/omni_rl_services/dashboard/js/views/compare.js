@@ -5,7 +5,7 @@ import { empty, h } from "../dom.js";
 import { figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
-import { kindPicker, picker } from "./pickers.js";
+import { OVERALL, buckets, kindPicker, picker } from "./pickers.js";
 import { changed, renew } from "../renew.js";
 
 const METRICS = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "ess"];
@@ -22,17 +22,18 @@ export class CompareView {
       this.destroy();
       return renew(this.box, h("section", { className: "panel" }, empty("There is one run only", "With a second run in this ledger the two are drawn over each other.", "omni-rl demo --serve")));
     }
-    const { kind = "overall", metric = METRICS[0] } = place();
+    const { kind = OVERALL, metric = METRICS[0] } = place();
     const other = others.find((one) => one.run === place().with) ?? others[0];
     const [first, last] = range();
     const load = (name) => get(`/v1/runs/${segment(name)}/timeline`, { kind, metric, first, last, points: POINTS }, signal);
     const both = await Promise.all([load(run.run), load(other.run)]);
-    if (!changed(this, both)) return;
+    const offered = buckets(run, other);
+    if (!changed(this, both, offered)) return;
     const log = LOGARITHMIC(metric) && place().log !== "0";
     this.destroy();
     this.panel = panelOf(metric, [run.run, other.run]);
     renew(this.box,
-      h("div", { className: "bar" }, picker("with", "with", others.map((one) => one.run), other.run), kindPicker(kind), picker("metric", "figure", METRICS, metric),
+      h("div", { className: "bar" }, picker("with", "with", others.map((one) => one.run), other.run), kindPicker(offered, kind), picker("metric", "figure", METRICS, metric),
         h("button", { type: "button", disabled: !LOGARITHMIC(metric), "aria-pressed": String(log), onclick: () => go({ log: log ? "0" : null }) }, "log"),
         h("button", { type: "button", disabled: first === null, onclick: () => go({ x: null }) }, "All steps"), h("span", { className: "grow" }), h("span", { className: "keyline" }, "drag to zoom")),
       this.panel.box);

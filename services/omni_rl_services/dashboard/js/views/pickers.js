@@ -4,7 +4,10 @@ import { h } from "../dom.js";
 import { go } from "../place.js";
 import { count } from "../format.js";
 
-export const KINDS = ["overall", "text", "image", "audio", "video", "mixed"];
+export const OVERALL = "overall"; // the figures of all prompts, whatever their kind
+
+/** What figures of these runs can be asked for: of all prompts, and of each kind that the API says a run has. */
+export const buckets = (...runs) => [OVERALL, ...new Set(runs.flatMap((run) => run.kinds))];
 
 export function picker(name, label, options, chosen) {
   const select = h("select", { "aria-label": label, onchange: (event) => go({ [name]: event.target.value }) },
@@ -12,7 +15,7 @@ export function picker(name, label, options, chosen) {
   return h("label", {}, h("span", { className: "quiet" }, `${label} `), select);
 }
 
-export const kindPicker = (chosen) => picker("kind", "prompts", KINDS.map((kind) => ({ value: kind, name: kind === "overall" ? "all kinds" : kind })), chosen);
+export const kindPicker = (offered, chosen) => picker("kind", "prompts", offered.map((kind) => ({ value: kind, name: kind === OVERALL ? "all kinds" : kind })), chosen);
 
 /** Which step is looked at: the one in the address, or else the latest. */
 export function stepPicker(step, latest) {

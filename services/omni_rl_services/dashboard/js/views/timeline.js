@@ -5,7 +5,7 @@ import { empty, h } from "../dom.js";
 import { count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
-import { kindPicker } from "./pickers.js";
+import { OVERALL, buckets, kindPicker } from "./pickers.js";
 
 const METRICS = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error"];
 const CHARTS = [
@@ -37,19 +37,22 @@ export class TimelineView {
     }
     if (!this.body.contains(this.panels[0])) this.body.replaceChildren(...this.panels);
     const [first, last] = range();
-    const { kind = "overall", log, attempt } = place();
+    const { kind = OVERALL, log, attempt } = place();
     const path = `/v1/runs/${segment(run.run)}`;
     const points = Math.min(1600, Math.max(200, Math.round(this.body.clientWidth)));
     const [data, limits] = await Promise.all([get(`${path}/timeline`, { kind, first, last, points, metric: METRICS, attempt }, signal), this.limits?.run === run.run ? this.limits.found : get(`${path}/limits`, {}, signal)]);
     this.limits = { run: run.run, found: limits };
-    if (this.kind !== kind) this.kinds.replaceChildren(kindPicker((this.kind = kind)));
+    const offered = buckets(run);
+    const picked = [kind, ...offered].join();
+    if (this.picked !== picked) this.kinds.replaceChildren(kindPicker(offered, kind));
+    this.picked = picked;
     this.log.setAttribute("aria-pressed", String(log !== "0"));
     this.reset.disabled = first === null;
     const span = data.last.length ? data.last.at(-1) - data.first[0] + 1 : 0;
     this.note.textContent = data.first.length ? `steps ${count(data.first[0])} to ${count(data.last.at(-1))}${data.width > 1 ? `, ${count(data.width)} to a point, extremes kept` : ""}` : "no step of this kind here";
     const marks = { changes: changes(data), syncs: [] };
     const draw = () => {
-      const own = limits[kind] ?? limits.overall;
+      const own = limits[kind] ?? limits[OVERALL];
       for (const { limit, panel } of this.charts) panel.show(data, { limits: own?.[limit] ?? {}, marks, log: log !== "0", range: [first, last] });
     };
     draw();

@@ -6,7 +6,7 @@ import { count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { checkButton } from "./checks.js";
 import { heatPng, heatmap } from "../heatmap.js";
-import { KINDS, picker, stepPicker } from "./pickers.js";
+import { buckets, picker, stepPicker } from "./pickers.js";
 import { link, place } from "../place.js";
 import { changed, renew } from "../renew.js";
 import { profileCsv, profileMap, profileOf, profileTable } from "../profile.js";
@@ -22,7 +22,7 @@ export class WhereView {
   async load(run, signal) {
     const checked = get("/v1/checks", { limit: CHECKS }, signal);
     const [steps, checks] = await Promise.all([this.steps(run, signal), checked]);
-    if (changed(this, run?.step, steps, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
+    if (changed(this, run?.step, run?.kinds, steps, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
   }
 
   /** The step that is looked at, and those before it; null before the first. */
@@ -42,12 +42,12 @@ export class WhereView {
     if (looked === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step.", "omni-rl demo --serve"))];
     const { metric = FIGURES[0] } = place();
     const { found, steps } = looked;
-    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric), byLayer(steps)];
+    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric, buckets(run)), byLayer(steps)];
   }
 }
 
-function byPosition(step, metric) {
-  const kinds = KINDS.filter((kind) => kind in step.positions);
+function byPosition(step, metric, offered) {
+  const kinds = offered.filter((kind) => kind in step.positions);
   const bins = new Map();
   for (const list of Object.values(step.positions)) for (const bin of list) bins.set(bin.first, { first: bin.first, name: `${bin.first}–${bin.last - 1}`, title: `answer positions ${bin.first} to ${bin.last - 1}` });
   const columns = [...bins.values()].sort((a, b) => a.first - b.first);
