@@ -60,10 +60,18 @@ class Companions:
         return cls(directory.resolve(), config, files, tuple(left_out))
 
     def write(self, directory: Path) -> None:
-        """All files into `directory`, config.json apart; says which are not held."""
+        """Write all files but config.json into `directory`; log which are not held."""
         for name, content in self.files.items():
             path = directory / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
         if self.left_out:
             logger.warning("not saved, because large or unreadable: %s; copy from %s", self.left_out, self.directory)
+
+    def differing(self, directory: Path) -> list[str]:
+        """The files that `directory` has too, with another content."""
+        return [
+            name
+            for name, content in self.files.items()
+            if (directory / name).is_file() and (directory / name).read_bytes() != content
+        ]

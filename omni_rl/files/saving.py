@@ -41,7 +41,8 @@ def saved_directory(target: Path) -> Iterator[Path]:
 
     Older weights go, whatever they are called, and so do the older tokenizer and processors if new ones are written.
     Everything else that is in `target` stays. Whoever had `target` open or as the working directory still has the old
-    one, whose files are gone: this process is moved, other ones have to enter it anew.
+    one, whose files are gone: this process is moved, other ones have to enter it anew. Our own readers notice if that
+    happens while they read (`omni_rl.files.reading`). vLLM does not: do not save into what an engine is just loading.
 
     Raises:
         CheckpointError: `target` cannot be replaced, or holds what would be lost or misread; the message names it.

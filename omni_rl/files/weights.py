@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from omni_rl.errors import CheckpointError
+from omni_rl.files.writer import set_aside
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -23,6 +24,11 @@ def weight_files(directory: Path) -> list[Path]:
             that choose other files would get other weights, and it is not known which are meant.
     """
     if not directory.is_dir():
+        if aside := set_aside(directory):
+            raise CheckpointError(
+                f"a save to {directory} was killed before its end; {aside} is what was there: rename it back, or save "
+                "again"
+            )
         raise CheckpointError(f"{directory} is not a directory; give a local checkpoint directory")
     # Without hidden files, as vLLM's pattern has it: some archivers leave `._model.safetensors`.
     found = {path.name: path for path in sorted(directory.glob("*.safetensors")) if not path.name.startswith(".")}

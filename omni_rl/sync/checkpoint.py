@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from omni_rl.errors import CheckpointError
-from omni_rl.files.atomic import read_whole
+from omni_rl.files.reading import read_whole
 from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.sync.manifest import Entry, arrange
 from omni_rl.sync.released import as_sent, is_sent

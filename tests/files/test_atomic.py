@@ -15,7 +15,8 @@ import pytest
 
 from omni_rl.errors import CheckpointError
 from omni_rl.files import atomic, exchange
-from omni_rl.files.atomic import atomic_directory, read_whole
+from omni_rl.files.atomic import atomic_directory
+from omni_rl.files.reading import read_whole
 
 PARTS = 20
 

@@ -119,6 +119,13 @@ def test_pickled_weights_are_refused_by_every_reader(tmp_path: Path) -> None:
             reader(tmp_path)
 
 
+def test_what_a_killed_save_set_aside_is_named(tmp_path: Path) -> None:
+    aside = tmp_path / f".saved.{'0' * 32}.replaced"
+    put(aside, {"model.safetensors": {"a": 1}})
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(aside))} is what was there: rename it back"):
+        weight_files(tmp_path / "saved")
+
+
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 

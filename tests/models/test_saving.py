@@ -227,7 +227,9 @@ def test_saved_in_place_again_and_again(source: Path) -> None:
     assert same_weights(source, model)
 
 
-def test_the_policy_stops_where_the_sources_does(source: Path, tmp_path: Path) -> None:
+def test_the_policy_stops_where_the_sources_does(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As vLLM takes it: an older export without a second stop id was there before."""
     from vllm import SamplingParams
     from vllm.transformers_utils.config import try_get_generation_config
@@ -240,6 +242,7 @@ def test_the_policy_stops_where_the_sources_does(source: Path, tmp_path: Path) -
     params = SamplingParams()
     params.update_from_generation_config(defaults.to_diff_dict(), eos_token_id=11)
     assert params.all_stop_token_ids == {2, 11}
+    assert "generation_config.json" in caplog.text  # what was there is not lost without a word
 
 
 def test_others_can_read_what_was_saved(saved: Path) -> None:

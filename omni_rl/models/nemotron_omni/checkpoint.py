@@ -1,10 +1,11 @@
 """Checkpoints on disk: safetensors in released names, read and written one tensor at a time."""
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,13 +16,16 @@ from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.files.companions import CONFIG, Companions
 from omni_rl.files.saving import saved_directory
 from omni_rl.files.weights import WEIGHTS, open_weights, weight_files
+from omni_rl.models.nemotron_omni import placement
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.sync.group import ALONE, Group
 
 if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+
+logger = logging.getLogger(__name__)
 
 
 def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -30,6 +34,30 @@ def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
         with open_weights(path) as stored:
             for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
                 yield name, stored.get_tensor(name)
+
+
+def load(
+    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
+) -> "NemotronOmniForConditionalGeneration":
+    """A model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
+    weight_files(directory)  # says what is wrong with the directory before anything is built
+    config = NemotronOmniConfig.from_pretrained(directory)
+    config.name_or_path = str(directory.resolve())
+    dtype = parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
+    device = torch.device(kwargs.pop("device", "cpu"))
+    with torch.device("meta"):
+        model = cls(config, *args, **kwargs)
+    placement.cast(model, dtype)
+    placement.materialise(model, device)
+    model.state_dict_adapter.load(model.state_dict(), read_released(directory))
+    model.companions = Companions.read(directory)
+    return model
+
+
+def companions_of(config: NemotronOmniConfig) -> Companions | None:
+    """What stands beside a configuration in the directory that it was read from; None if there is none any more."""
+    source = Path(config.name_or_path or "")
+    return Companions.read(source) if config.name_or_path and (source / CONFIG).is_file() else None
 
 
 def released_state(
@@ -63,6 +91,8 @@ def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: tor
             if companions is not None and companions.directory == target.resolve() and target.exists():
                 # In place: the files there stay as they are now, which may be newer than the model.
                 companions = dataclasses.replace(companions, files={}, left_out=())
+            elif companions is not None and (replaced := companions.differing(target)):
+                logger.warning("%s in %s are replaced by those that the model was loaded with", replaced, target)
             write_files(directory, model.config, companions, weights, dtype)
 
     group.together(lambda: write() if group.first else None)
@@ -70,7 +100,7 @@ def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: tor
 
 def write_files(
     directory: Path,
-    config: "NemotronOmniConfig",
+    config: NemotronOmniConfig,
     companions: Companions | None,
     weights: Mapping[str, torch.Tensor],
     dtype: torch.dtype,

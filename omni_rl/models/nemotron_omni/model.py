@@ -13,9 +13,8 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omni_rl.errors import ConfigError
-from omni_rl.files.atomic import read_whole
-from omni_rl.files.companions import CONFIG, Companions
-from omni_rl.files.weights import weight_files
+from omni_rl.files.companions import Companions
+from omni_rl.files.reading import read_whole
 from omni_rl.models.nemotron_omni import checkpoint, features, placement, plain_inputs, scoring, sound, vision
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.causal_output import causal_output
@@ -113,9 +112,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         with torch.device("meta"):  # built without weights, so that the generator is used for the final ones only
             model = cls(config, backend, **kwargs)
         model.initialize_weights(dtype=config.dtype or torch.float32)
-        source = Path(config.name_or_path or "")
-        if config.name_or_path and (source / CONFIG).is_file():
-            model.companions = Companions.read(source)
+        model.companions = checkpoint.companions_of(config)
         return model
 
     @classmethod
@@ -129,22 +126,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         unexpected or misshapen tensor.
         """
         directory = Path(pretrained_model_name_or_path)
-        return read_whole(directory, lambda: cls._load(directory, *model_args, **kwargs))
-
-    @classmethod
-    def _load(cls, directory: Path, *model_args: Any, **kwargs: Any) -> "NemotronOmniForConditionalGeneration":
-        weight_files(directory)  # says what is wrong with the directory before anything is built
-        config = NemotronOmniConfig.from_pretrained(directory)
-        config.name_or_path = str(directory.resolve())
-        dtype = checkpoint.parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
-        device = torch.device(kwargs.pop("device", "cpu"))
-        with torch.device("meta"):
-            model = cls(config, *model_args, **kwargs)
-        placement.cast(model, dtype)
-        placement.materialise(model, device)
-        model.state_dict_adapter.load(model.state_dict(), checkpoint.read_released(directory))
-        model.companions = Companions.read(directory)
-        return model
+        return read_whole(directory, lambda: checkpoint.load(cls, directory, *model_args, **kwargs))
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a directory that vLLM serves unchanged, in `dtype` (default: the embeddings').
