@@ -28,7 +28,7 @@ class PromptError(OmniRLError, ValueError):
 
 
 class CheckpointError(OmniRLError, ValueError):
-    """A checkpoint lacks tensors, has extra ones, or is not safetensors."""
+    """A checkpoint lacks tensors, has extra ones, or is not safetensors; or it cannot be saved where it should be."""
 
     code = "invalid_checkpoint"
 

@@ -22,6 +22,8 @@ LIGHT = [
     "omni_rl.consistency.yardstick",
     "omni_rl.demo.report",
     "omni_rl.doctor",
+    "omni_rl.files.companions",
+    "omni_rl.files.weights",
     "omni_rl.jobs.following",
     "omni_rl.jobs.plot",
     "omni_rl.kinds",
@@ -44,5 +46,17 @@ LIGHT = [
 @pytest.mark.parametrize("module", LIGHT)
 def test_module_imports_nothing_heavy(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stdout))
+
+
+def test_a_checkpoint_is_looked_at_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import json, sys\n"
+        "from omni_rl.config import SMALL_CHECKPOINT\n"
+        "from omni_rl.rollout.settings import require_checkpoint\n"
+        "require_checkpoint(SMALL_CHECKPOINT)\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & set(json.loads(done.stdout))

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from omni_rl.checkpoints.initial import fill
 from omni_rl.checkpoints.shape import PATTERN, small_config
 from omni_rl.checkpoints.tokenizer import save_tokenizer
-from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.files.saving import saved_directory
+from omni_rl.models.nemotron_omni.checkpoint import released_state, write_files
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
@@ -29,8 +29,7 @@ def write_random(config: NemotronOmniConfig, directory: Path, seed: int, dtype: 
         if own.is_floating_point():
             fill(name, values, seed)
         tensors[name] = values.to(own.dtype)
-    directory.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(directory)
-    save_tokenizer(directory)
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    with saved_directory(directory) as new:
+        write_files(new, config, None, tensors, dtype)
+        save_tokenizer(new)
     return directory

@@ -15,6 +15,7 @@ from omni_rl.checkpoints.figures import Figures
 from omni_rl.checkpoints.scenes import scenes
 from omni_rl.checkpoints.training import Material, Plan, greedy_accuracy, sampled_accuracy, train
 from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.files.saving import saved_directory
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.tasks.digits import load_digits
@@ -32,7 +33,8 @@ def make_checkpoint(
 
     Raises:
         ConfigError: `out` is not empty and `force` is not given.
-        CheckpointError: held-out sampled accuracy is not within `plan.accepted`; nothing is written then.
+        CheckpointError: held-out sampled accuracy is not within `plan.accepted`, or `out` holds what must not be
+            replaced; nothing is written then.
     """
     if out.exists() and any(out.iterdir()) and not force:
         raise ConfigError(f"{out} is not empty; choose another directory, or give --force to write into it")
@@ -48,8 +50,9 @@ def make_checkpoint(
                 "learning would have no room; try another seed"
             )
         figures.save(trained)
-        # Plain copies: safetensors makes files that only their owner can read.
-        shutil.copytree(trained, out, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        with saved_directory(out) as directory:
+            for path in trained.iterdir():
+                shutil.copyfile(path, directory / path.name)
     return figures
 
 

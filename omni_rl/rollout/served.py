@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from omni_rl.errors import CheckpointError
-from omni_rl.models.nemotron_omni.checkpoint import open_weights, weight_files
+from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.sync.released import is_sent

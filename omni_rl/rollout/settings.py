@@ -9,7 +9,6 @@ from omni_rl.errors import CheckpointError
 from omni_rl.settings import StrictSettings, TransferBackend
 
 Dtype = Literal["float32", "bfloat16"]
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class EngineSettings(StrictSettings):
@@ -50,12 +49,9 @@ class EngineSettings(StrictSettings):
 
 def require_checkpoint(model: Path) -> None:
     """Raise `CheckpointError` unless `model` is a directory with what vLLM serves, before anything heavy is loaded."""
-    for pattern in ("config.json", "tokenizer.json", "*.safetensors"):
-        if any(model.glob(pattern)):
-            continue
-        pickled = sorted(path.name for suffix in PICKLED for path in model.glob(suffix))
-        if pickled and pattern == "*.safetensors":
-            raise CheckpointError(
-                f"{model} has pickled weights only ({', '.join(pickled)}), which can run code; convert to safetensors"
-            )
-        raise CheckpointError(f"{model} has no {pattern}; give the directory of a saved checkpoint")
+    from omni_rl.files.weights import weight_files  # safetensors is not there where settings are only read
+
+    for name in ("config.json", "tokenizer.json"):
+        if not (model / name).is_file():
+            raise CheckpointError(f"{model} has no {name}; give the directory of a saved checkpoint")
+    weight_files(model)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from omni_rl.errors import CheckpointError
+from omni_rl.files.reading import read_whole
+from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.sync.manifest import Entry, arrange
 from omni_rl.sync.released import as_sent, is_sent
 
@@ -29,17 +30,12 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
     """The weights of a checkpoint directory as sync would send them, each read when it is asked for."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
-        """Raises `CheckpointError` if there are no safetensors files, or one is damaged."""
+        """Raises `CheckpointError` as `weight_files` does, or if a file is damaged.
+
+        All files are open from here on, so that a save into the directory changes nothing.
+        """
         self._dtype = dtype
-        self._files: dict[str, Any] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            try:
-                handle: Any = safe_open(file, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{file} cannot be read: {error}; copy it again") from error
-            self._files.update((name, handle) for name in handle.keys() if is_sent(name))  # noqa: SIM118, not a dict
-        if not self._files:
-            raise CheckpointError(f"{path} has no *.safetensors file; other formats are not read")
+        self._files: dict[str, Any] = read_whole(path, lambda: _open(path))
 
     def places(self) -> tuple[Entry, ...]:
         """Where the weights lie in a slab; reads the files' headers only. Raises `CheckpointError` for other dtypes."""
@@ -61,3 +57,9 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def _open(path: Path) -> dict[str, Any]:
+    """Released name to the open file that holds it."""
+    handles = [open_weights(file) for file in weight_files(path)]
+    return {name: handle for handle in handles for name in handle.keys() if is_sent(name)}  # noqa: SIM118, not a dict

@@ -1,30 +1,25 @@
 """Saves and loads a training state: released weights that vLLM serves, AdamW's state, PPO's value head, and a record.
 No pickle."""
 
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from omni_rl.errors import CheckpointError
+from omni_rl.files.atomic import atomic_directory
+from omni_rl.files.companions import Companions
+from omni_rl.files.saving import RECORD, STATE
+from omni_rl.files.weights import WEIGHTS
 from omni_rl.media.digests import tensors_digest
 from omni_rl.models.nemotron_omni import checkpoint as omni_checkpoint
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.train.moments import MOMENTS, beside
 
-MODEL = "model.safetensors"
-# In a folder of their own: vLLM takes every safetensors file beside config.json for weights.
-STATE = "training"
-RECORD = f"{STATE}/step.json"
 OPTIMIZER = f"{STATE}/optimizer.safetensors"
 VALUE_HEAD = f"{STATE}/value_head.safetensors"
 
@@ -42,45 +37,10 @@ class Record(BaseModel):
     digests: dict[str, str]
 
 
-@contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
-    """A directory to write into; it appears as `target`, durable and complete, or not at all.
-
-    Raises:
-        CheckpointError: `target` exists, or it cannot be written.
-    """
-    if target.exists():
-        raise CheckpointError(f"{target} exists; a checkpoint is never overwritten: choose another directory")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same parent: a rename is atomic only within one file system.
-        partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {target.parent}: {error}") from error
-    try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            _fsync(path)
-        partial.rename(target)
-        _fsync(target.parent)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error}; nothing was left there") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write(
     target: Path,
     config: NemotronOmniConfig,
+    companions: Companions | None,
     weights: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
     value_head: Mapping[str, torch.Tensor],
@@ -92,11 +52,11 @@ def write(
     that an engine serves what was trained.
     """
     with atomic_directory(target) as directory:
-        omni_checkpoint.write(config, weights, directory, getattr(torch, record["dtype"]))
+        omni_checkpoint.write_files(directory, config, companions, weights, getattr(torch, record["dtype"]))
         (directory / STATE).mkdir()
-        digests = {MODEL: tensors_digest(weights)}
+        digests = {WEIGHTS: tensors_digest(weights)}
         for name, tensors in ((OPTIMIZER, optimizer), (VALUE_HEAD, value_head)):
-            save_file(dict(tensors), directory / name)
+            omni_checkpoint.save_tensors(tensors, directory / name)
             digests[name] = tensors_digest(tensors)
         (directory / RECORD).write_text(Record(digests=digests, **record).model_dump_json(indent=1))
 

@@ -200,6 +200,7 @@ class TrainWorker:
             checkpoint.write(
                 directory,
                 self._model.config,
+                self._model.companions,
                 weights,
                 state,
                 {name: tensor.cpu() for name, tensor in self._head.tensors().items()},

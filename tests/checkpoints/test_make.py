@@ -37,6 +37,9 @@ def test_a_directory_with_files_needs_force_and_the_same_seed_gives_the_same_byt
         make_checkpoint(tmp_path, seed=3, force=False, progress=lambda line: None, plan=SHORT)
     assert _files(tmp_path) == {"notes.txt": b"mine"}
 
+    # What an older checkpoint left, and a reader would prefer.
+    (tmp_path / "old-1.safetensors").write_text("older weights")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"mlp1.0.weight": "old-1.safetensors"}}')
     make_checkpoint(tmp_path, seed=3, force=True, progress=lambda line: None, plan=SHORT)
     assert _files(tmp_path) == _files(made) | {"notes.txt": b"mine"}
 

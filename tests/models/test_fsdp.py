@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 
-from omni_rl.models.nemotron_omni.checkpoint import released_state
+from omni_rl.errors import CheckpointError
+from omni_rl.models.nemotron_omni.checkpoint import read_released, released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
 from omni_rl.models.nemotron_omni.parallel import shard
@@ -70,6 +71,13 @@ def _rank(rank: int, checkpoint: str, out: str) -> None:
         }
         found |= {"accumulated": accumulated, "reduced_early": reduced_early}
         torch.save(found | {"released": dict(released_state(model, dtype))}, f"{out}/{name}.{rank}.pt")
+        model.save_pretrained(f"{out}/saved-{name}", dtype=dtype)
+        # Seen by every rank as soon as its own call returns, and an error of the first is everybody's.
+        weights = [released for released, _ in read_released(Path(out, f"saved-{name}"))]
+        try:
+            model.save_pretrained(f"{out}/refused")
+        except CheckpointError as error:
+            Path(out, f"{name}.{rank}.refused").write_text(f"{len(weights)} {error}")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -83,6 +91,8 @@ def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
 def ranks(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each of two ranks found, in both dtypes."""
     out = tmp_path_factory.mktemp("ranks")
+    (out / "refused" / "training").mkdir(parents=True)
+    (out / "refused" / "training" / "step.json").touch()
     spawn(_rank, (str(saved), str(out)), nprocs=2)  # type: ignore[no-untyped-call]
     return out
 
@@ -137,3 +147,16 @@ def test_accumulation_reduces_once_and_sums_the_steps(ranks: Path) -> None:
     assert found["reduced_early"] == []
     for key, gradient in found["gradients"].items():
         torch.testing.assert_close(found["accumulated"][key], 2 * gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_ranks_that_save_together_write_the_whole_model_once(ranks: Path, name: str) -> None:
+    expected = torch.load(ranks / f"{name}.0.pt")["released"]
+    written = dict(read_released(ranks / f"saved-{name}"))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in expected.items())
+    assert [path.name for path in ranks.iterdir() if path.name.startswith(".saved")] == []
+    for rank in range(2):
+        told = (ranks / f"{name}.{rank}.refused").read_text()
+        assert told.startswith(f"{len(expected)} ")
+        assert "is a training checkpoint" in told

@@ -220,7 +220,7 @@ def test_a_directory_without_weights_fills_nothing(tmp_path: Path, slab: Slab) -
         DirectorySource(tmp_path / "nowhere", torch.float32, run="run").fill(slab)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"x" * 20)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is no safetensors file, or is damaged"):
         DirectorySource(tmp_path / "broken", torch.float32, run="run").fill(slab)
     assert slab.manifest is None
 

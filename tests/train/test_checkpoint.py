@@ -1,17 +1,16 @@
 """A checkpoint is there whole or not at all, and training goes on from it as if it had never stopped."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.errors import CheckpointError
+from omni_rl.files.companions import Companions
+from omni_rl.files.weights import WEIGHTS
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.types import Rollout
 from omni_rl.train import checkpoint
@@ -28,9 +27,7 @@ SETTINGS = TrainSettings(world_size=1, learning_rate=1e-2, weight_decay=0.1)
 
 @pytest.fixture
 def config(small_checkpoint: Path) -> NemotronOmniConfig:
-    """The configuration, and with it the directory, that a policy came from."""
     loaded: NemotronOmniConfig = NemotronOmniConfig.from_pretrained(small_checkpoint)
-    loaded.name_or_path = str(small_checkpoint)
     return loaded
 
 
@@ -38,6 +35,7 @@ def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: 
     checkpoint.write(
         target,
         config,
+        Companions.read(SMALL_CHECKPOINT),
         {name: tensor.detach() for name, tensor in policy.named_parameters()},
         dict(checkpoint.optimizer_tensors(policy, optimizer)),
         ValueHead(8, SETTINGS).tensors(),
@@ -88,44 +86,18 @@ def test_a_checkpoint_has_what_an_engine_serves_in_the_dtype_of_training(
     assert (record.run, record.attempt, record.number) == ("run", 1, 3)
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "runs" / "saved"
-
-    def write() -> None:
-        with checkpoint.atomic_directory(target) as directory:
-            (directory / "half").write_text("half of it")
-            raise OSError("disk full")
-
-    with pytest.raises(CheckpointError, match="disk full"):
-        write()
-    assert list(target.parent.iterdir()) == []
-
-
-def test_a_writer_that_is_killed_leaves_no_checkpoint(tmp_path: Path) -> None:
-    target = tmp_path / "saved"
-    code = (
-        "import os, pathlib, signal, sys\n"
-        "from omni_rl.train.checkpoint import atomic_directory\n"
-        "with atomic_directory(pathlib.Path(sys.argv[1])) as directory:\n"
-        "    (directory / 'step.json').write_text('{}')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, os.fspath(target)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not target.exists()
+def test_a_checkpoint_is_never_overwritten(config: NemotronOmniConfig, tmp_path: Path) -> None:
+    policy = Bigram()
+    _write(tmp_path / "saved", config, policy, build_optimizer(policy, SETTINGS))
+    before = (tmp_path / "saved" / "training" / "step.json").read_bytes()
+    with pytest.raises(CheckpointError, match="never overwritten"):
+        _write(tmp_path / "saved", config, policy, build_optimizer(policy, SETTINGS))
+    assert (tmp_path / "saved" / "training" / "step.json").read_bytes() == before
     with pytest.raises(CheckpointError, match="no training checkpoint"):
-        checkpoint.read_record(target)
+        checkpoint.read_record(tmp_path / "elsewhere")
 
 
-def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "step.json").write_text("precious")
-    with pytest.raises(CheckpointError, match="never overwritten"), checkpoint.atomic_directory(tmp_path / "saved"):
-        pass
-    assert (tmp_path / "saved" / "step.json").read_text() == "precious"
-
-
-@pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.OPTIMIZER])
+@pytest.mark.parametrize("file", [WEIGHTS, checkpoint.OPTIMIZER])
 def test_changed_tensors_are_noticed(
     make_rollout: MakeRollout, config: NemotronOmniConfig, tmp_path: Path, file: str
 ) -> None:

@@ -1,82 +1,63 @@
 """Checkpoints on disk: safetensors in released names, read and written one tensor at a time."""
 
-import json
+import dataclasses
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.files.companions import CONFIG, Companions
+from omni_rl.files.saving import saved_directory
+from omni_rl.files.weights import WEIGHTS, open_weights, weight_files
+from omni_rl.models.nemotron_omni import placement
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
+from omni_rl.sync.group import ALONE, Group
 
 if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
-_INDEX = "model.safetensors.index.json"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# What vLLM needs beside config and weights; the model does not own it, so it is copied.
-_TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "added_tokens.json",
-)
+logger = logging.getLogger(__name__)
 
 
 def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every (released name, tensor) of a checkpoint directory, one at a time.
-
-    Raises `CheckpointError` for a directory without safetensors, or an index that names a file that is not there.
-    """
+    """Every (released name, tensor) of a checkpoint directory, one at a time. Raises as `weight_files` does."""
     for path in weight_files(directory):
         with open_weights(path) as stored:
             for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
                 yield name, stored.get_tensor(name)
 
 
-@contextmanager
-def open_weights(path: Path) -> Iterator[Any]:
-    """An open safetensors file. Raises `CheckpointError` for anything else under that name, a pickle for one."""
-    try:
-        file = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is no safetensors file, or is damaged ({error}); pickled weights can run code and are never "
-            "loaded, whatever their file is called"
-        ) from error
-    with file as stored:
-        yield stored
+def load(
+    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
+) -> "NemotronOmniForConditionalGeneration":
+    """A model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
+    weight_files(directory)  # says what is wrong with the directory before anything is built
+    config = NemotronOmniConfig.from_pretrained(directory)
+    config.name_or_path = str(directory.resolve())
+    dtype = parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
+    device = torch.device(kwargs.pop("device", "cpu"))
+    with torch.device("meta"):
+        model = cls(config, *args, **kwargs)
+    placement.cast(model, dtype)
+    placement.materialise(model, device)
+    model.state_dict_adapter.load(model.state_dict(), read_released(directory))
+    model.companions = Companions.read(directory)
+    return model
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory. Raises as `read_released` does."""
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a directory; give a local checkpoint directory")
-    index = directory / _INDEX
-    if index.exists():
-        files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        absent = [path.name for path in files if not path.exists()]
-        if absent:
-            raise CheckpointError(f"{index} names files that are not there: {', '.join(absent)}")
-        return files
-    files = sorted(directory.glob("*.safetensors"))
-    if files:
-        return files
-    pickled = sorted(path.name for pattern in _PICKLED for path in directory.glob(pattern))
-    if pickled:
-        raise CheckpointError(
-            f"{directory} has pickled weights only ({', '.join(pickled)}), which can run code; convert to safetensors"
-        )
-    raise CheckpointError(f"{directory} has no *.safetensors")
+def companions_of(config: NemotronOmniConfig) -> Companions | None:
+    """What stands beside a configuration in the directory that it was read from; None if there is none any more."""
+    source = Path(config.name_or_path or "")
+    return Companions.read(source) if config.name_or_path and (source / CONFIG).is_file() else None
 
 
 def released_state(
@@ -93,26 +74,61 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def save(model: "NemotronOmniForConditionalGeneration", directory: Path, dtype: torch.dtype) -> None:
-    """Write config, weights and the source checkpoint's tokenizer, so that vLLM serves `directory` unchanged."""
-    write(model.config, dict(released_state(model, dtype)), directory, dtype)
+def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: torch.dtype) -> None:
+    """Write config, weights and what the model was loaded with, so that vLLM serves `target` unchanged.
+
+    `target` is replaced at once, by `saved_directory`. The ranks of a sharded model call this together: the first one
+    gathers and writes, the others wait for it. Raises `CheckpointError`, on all of them.
+    """
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    group = Group.default() if sharded else ALONE
+    # Gathering is collective: every rank goes through all tensors.
+    weights = {name: tensor.cpu() for name, tensor in released_state(model, dtype) if group.first}
+
+    def write() -> None:
+        with saved_directory(target) as directory:
+            companions = model.companions
+            if companions is not None and companions.directory == target.resolve() and target.exists():
+                # In place: the files there stay as they are now, which may be newer than the model.
+                companions = dataclasses.replace(companions, files={}, left_out=())
+            elif companions is not None and (replaced := companions.differing(target)):
+                logger.warning("%s in %s are replaced by those that the model was loaded with", replaced, target)
+            write_files(directory, model.config, companions, weights, dtype)
+
+    group.together(lambda: write() if group.first else None)
 
 
-def write(
-    config: "NemotronOmniConfig", weights: Mapping[str, torch.Tensor], directory: Path, dtype: torch.dtype
+def write_files(
+    directory: Path,
+    config: NemotronOmniConfig,
+    companions: Companions | None,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
 ) -> None:
-    """Write whole `weights` (released names), which an engine shall serve in `dtype`, and what vLLM needs beside."""
-    directory.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
-    save_file(plain, directory / "model.safetensors", metadata={"format": "pt"})
-    source = config.name_or_path
-    config = type(config).from_dict(config.to_dict())
-    # vLLM's processor casts pixels to the config's dtype, and its language model reads its own section's.
-    config.dtype = config.llm_config.dtype = dtype
-    config.save_pretrained(directory)
-    if source and Path(source).is_dir() and Path(source).resolve() != directory.resolve():
-        for path in sorted(path for pattern in _TOKENIZER for path in Path(source).glob(pattern)):
-            shutil.copy2(path, directory / path.name)
+    """Write whole `weights` (released names), which an engine shall serve in `dtype`, and what stands beside them.
+
+    `directory` is empty: making it take a checkpoint's place is for the caller. Raises `CheckpointError` and `OSError`.
+    """
+    served = served_config(config, dtype)
+    text = None if companions is None else respelled(companions.config, served)
+    if text is None:
+        served.save_pretrained(directory)
+    else:
+        (directory / CONFIG).write_bytes(text.encode())
+    if companions is not None:
+        companions.write(directory)
+    save_tensors(weights, directory / WEIGHTS)
+    # safetensors makes files that only their owner can read, and a server may be somebody else.
+    shutil.copymode(directory / CONFIG, directory / WEIGHTS)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, from any device. Raises `CheckpointError` if it cannot be written, on a full disk."""
+    plain = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path.name}: {error}; what was there before is as it was") from error
 
 
 def parse_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:

@@ -13,6 +13,8 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omni_rl.errors import ConfigError
+from omni_rl.files.companions import Companions
+from omni_rl.files.reading import read_whole
 from omni_rl.models.nemotron_omni import checkpoint, features, placement, plain_inputs, scoring, sound, vision
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.causal_output import causal_output
@@ -63,6 +65,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         if config.vision_config is None or config.llm_config is None:
             raise ConfigError("the configuration needs a vision_config and an llm_config; load it from a checkpoint")
         self.config = config
+        self.companions: Companions | None = None
         self.backend = backend or BackendConfig()
         self.downsample_ratio = config.downsample_ratio
         self.force_image_size = config.force_image_size
@@ -109,6 +112,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         with torch.device("meta"):  # built without weights, so that the generator is used for the final ones only
             model = cls(config, backend, **kwargs)
         model.initialize_weights(dtype=config.dtype or torch.float32)
+        model.companions = checkpoint.companions_of(config)
         return model
 
     @classmethod
@@ -122,20 +126,17 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         unexpected or misshapen tensor.
         """
         directory = Path(pretrained_model_name_or_path)
-        checkpoint.weight_files(directory)  # says what is wrong with the directory before anything is built
-        config = NemotronOmniConfig.from_pretrained(directory)
-        config.name_or_path = str(directory.resolve())  # where `save_pretrained` finds the tokenizer
-        dtype = checkpoint.parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
-        device = torch.device(kwargs.pop("device", "cpu"))
-        with torch.device("meta"):
-            model = cls(config, *model_args, **kwargs)
-        placement.cast(model, dtype)
-        placement.materialise(model, device)
-        model.state_dict_adapter.load(model.state_dict(), checkpoint.read_released(directory))
-        return model
+        return read_whole(directory, lambda: checkpoint.load(cls, directory, *model_args, **kwargs))
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a directory that vLLM serves unchanged, in `dtype` (default: the embeddings')."""
+        """Write a directory that vLLM serves unchanged, in `dtype` (default: the embeddings').
+
+        It appears whole, or takes an existing one's place at once; older weights do not stay, other files do. What the
+        model was loaded with (tokenizer, generation and processor configurations, remote code, the spelling of
+        config.json) comes along, so save a changed tokenizer afterwards. Ranks of a sharded model call it together.
+
+        Raises `CheckpointError`, and leaves `directory` as it was, if that cannot be had.
+        """
         embeddings = self.language_model.model.embed_tokens.weight
         checkpoint.save(self, Path(directory), embeddings.dtype if dtype is None else dtype)
 

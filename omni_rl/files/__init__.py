@@ -1,0 +1,1 @@
+"""Checkpoint directories on disk: which of their files hold the weights, and how a directory appears whole."""

@@ -1,0 +1,81 @@
+"""One writer of a directory at a time, and what killed ones have left beside it.
+
+While a directory is written it is called `.NAME.UUID.partial`, and an older one that is about to be deleted may be
+called `.NAME.UUID.replaced`.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omni_rl.errors import CheckpointError
+
+
+@contextmanager
+def one_writer(target: Path) -> Iterator[None]:
+    """Hold the lock beside `target`, and clear away what killed writers left. The kernel frees a dead one's lock."""
+    path = target.parent / f".{target.name}.lock"
+    while True:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {target.parent}: {error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody can tell what is left over from what is being written
+            locked = False
+            break
+        locked = True
+        if same(path, descriptor):  # else the one before deleted it, and somebody may have made another
+            break
+        os.close(descriptor)
+    try:
+        if locked:
+            try:
+                _recover(target)
+            except OSError as error:
+                raise CheckpointError(f"cannot write to {target.parent}: {error}") from error
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _recover(target: Path) -> None:
+    aside = set_aside(target)
+    if aside is not None and not target.exists():
+        aside.rename(target)
+    for path in _left(target, "partial|replaced"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(target: Path) -> Path | None:
+    """What was at `target` before a writer that was killed between two renames; None if there is none."""
+    return next(_left(target.resolve(), "replaced"), None)
+
+
+def _left(target: Path, kinds: str) -> Iterator[Path]:
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.({kinds})")
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        yield from [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+
+
+def beside(target: Path, kind: str) -> Path:
+    """A new name in the parent of `target`, in which the next writer recognises what a killed one has left."""
+    return target.parent / f".{target.name}.{uuid.uuid4().hex}.{kind}"
+
+
+def same(path: Path, opened: int) -> bool:
+    """Whether `path` leads to the file or directory of an open descriptor, whose number nothing else can have."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(opened))
+    except FileNotFoundError:
+        return False
