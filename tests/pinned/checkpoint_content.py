@@ -70,6 +70,7 @@ def write_saved_run(runs: Path) -> None:
         checkpoint.write(
             saved.path(following),
             model.config,
+            None,
             dict(released_state(model, torch.float32)),
             dict(checkpoint.optimizer_tensors(model, optimizer)),
             head.tensors(),
