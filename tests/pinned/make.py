@@ -1,9 +1,9 @@
 """Makes the pinned artefacts of version 0.1.0, which later versions have to open and to read as they were meant.
 
-It was run at version 0.1.0, on the commit that renamed the coordinator's package to omni_rl_services, and is not run
-again: it refuses to overwrite a file. What is missing in `data` it would make with the code of the day, so a file that
-got lost comes back from version control. Where a name that is used here moves, it moves here too. How each file in
-`data` was made:
+Its parts were run at version 0.1.0, on the commit that renamed the coordinator's package to omni_rl_services, and are
+not run again: they refuse to overwrite a file. What is missing in `data` they would make with the code of the day, so a
+file that got lost comes back from version control. Where a name that is used here moves, it moves here too. How each
+file in `data` was made:
 
 - `ledger.zip`: a ledger in SQLite and its media store. `ledger_content.py` put three runs into it through the
   coordinator's API, by HTTP, with a hand-written cluster behind it, and three syncs through the ledger's journal.
@@ -13,32 +13,27 @@ got lost comes back from version control. Where a name that is used here moves, 
 - `weights.zip`: a model directory as `save_pretrained` writes it: bfloat16, released names, the small tokenizer.
 - `saved_run.zip`: what a job leaves behind to go on from: its parameters and two states, each a training checkpoint
   after real steps of AdamW. `checkpoint_content.py` made both; `tensors.json` tells dtypes, shapes and digests.
-- `report.json`: what `omni-rl demo --steps 1` left in its directory; `demo --json` prints the same document.
-- `text.zip`, `mixed.zip`: bundles of two samples of that demo, as `omni-rl bundle --no-check` writes them.
-- `replay.json`: what `omni-rl replay mixed.zip --json` printed, with the small checkpoint.
 - `help.json`: the `--help` of every command; `status.json`, `doctor.json` and `plan.json`: what those commands printed
   with `--json`; `job_lines.json`: the lines of `omni-rl run` for GRPO and PPO, against a policy that is a table.
+
+The files of a demo were made by hand on the same commit, with the small checkpoint of that commit:
+
+- `report.json`: what `omni-rl demo --steps 1 --serve` left in its directory; `demo --json` prints the same document.
+- `text.zip`, `mixed.zip`: bundles of two samples of that demo, by the function behind `omni-rl bundle --no-check`.
+- `replay.json`: what `omni-rl replay mixed.zip --model omni_rl/checkpoints/small --json` printed.
 
     .venv/bin/python -m tests.pinned.make
 """
 
 import json
-import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omni_rl import __version__
-from omni_rl.client import Client
-from omni_rl.client.bundle import bundle
-from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.ledger.ledger import Ledger
 from tests.ledger.postgres import Postgres, find_binaries
 from tests.pinned import checkpoint_content, command_outputs, job_lines, ledger_content
@@ -54,14 +49,13 @@ RUNS: Mapping[str, Mapping[int, Sequence[int]]] = {
     "halted": {1: (0,)},
 }
 """Steps by run and attempt, as `ledger_content` has them."""
-PORT = 18931
 
 
 def main() -> None:
     if __version__ != MADE_BY:
         sys.exit(f"the artefacts are those of version {MADE_BY}; this is {__version__}")
     DATA.mkdir(exist_ok=True)
-    for make in (_ledgers, _checkpoints, _outputs, _demo):
+    for make in (_ledgers, _checkpoints, _outputs):
         with tempfile.TemporaryDirectory() as scratch:
             make(Path(scratch))
 
@@ -146,35 +140,6 @@ def _outputs(scratch: Path) -> None:
     assert code == 0
     _write("plan.json", text)
     _write("job_lines.json", job_lines.lines())
-
-
-def _demo(scratch: Path) -> None:
-    """Two bundles and a report of one demo, and a replay."""
-    (scratch / "demo.toml").write_text(f"[demo]\nport = {PORT}\nsteps = 1\nout = {str(scratch / 'out')!r}\n")
-    program = str(Path(sys.executable).parent / "omni-rl")
-    log = scratch / "log"
-    with log.open("w") as out:
-        command = [program, "demo", "--config", str(scratch / "demo.toml"), "--serve"]
-        demo = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        _until(lambda: "dashboard stays" in log.read_text() or demo.poll() is not None)
-        run = re.findall(r"#run=([a-z0-9-]+)", log.read_text())[0]
-        with Client(f"http://127.0.0.1:{PORT}") as client:
-            worst = client.step(run, 1, 0).verdict.worst
-            for kind in ("text", "mixed"):
-                sample = next(kept.sample for kept in worst if kept.kind == kind)
-                bundle(client, run, 1, 0, sample, DATA / f"{kind}.zip", check=False)
-    finally:
-        demo.send_signal(signal.SIGINT)
-        demo.wait(60)
-    shutil.copyfile(scratch / "out" / "report.json", DATA / "report.json")
-    command = [program, "replay", str(DATA / "mixed.zip"), "--model", os.fspath(SMALL_CHECKPOINT), "--json"]
-    _write("replay.json", subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def _until(done: Callable[[], bool]) -> None:
-    while not done():
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":
