@@ -58,9 +58,11 @@ class Database:
         with self._writing.begin() as connection:
             yield connection
 
-    def session(self) -> sa.Connection:
-        """PostgreSQL: a connection of its own, without a transaction, for a lock that is the session's."""
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=_connecting())
+    def session(self, application: str) -> sa.Connection:
+        """PostgreSQL: a connection of its own, without a transaction, for a lock that is the session's; the server
+        shows others who hold it by the name `application`."""
+        settings = _connecting() | {"application_name": application}
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=settings)
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager

@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -153,6 +154,21 @@ class LedgerJournal:
     def _read(self, query: Callable[[sa.Connection], T]) -> T:
         with _reported(), self._ledger.database.read() as connection:
             return query(connection)
+
+
+@contextmanager
+def opened_journal(ledger: Path | str, run: str, *, force: bool = False) -> Iterator[LedgerJournal]:
+    """The journal of `run` in a ledger, a SQLite file or a URL, that is opened for it and closed with the block.
+
+    Raises:
+        CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.
+        JournalError: the ledger cannot be used.
+    """
+    url = f"sqlite:///{ledger}" if isinstance(ledger, Path) else ledger
+    with _reported():
+        opened = Ledger.open(url)
+    with opened, closing(LedgerJournal(opened, run, force=force)) as journal:
+        yield journal
 
 
 @contextmanager

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.errors import OmniRLError, ReplicaDeadError, ReplicaSilentError, ReplicaStoppedError, SourceError
+from omni_rl.ledger.database import Database
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.processes import life, wait_until_gone
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.sync.crew import Deadlines
-from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.journal import Journal
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Command, Deadline, InFlight, ReplicaStatus
@@ -44,10 +46,11 @@ GONE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, FileNotFo
 
 @dataclass(frozen=True)
 class Home:
-    """One run's directory. Everything is a file in it: sockets, process ids, logs, journal, slabs, tokens."""
+    """One run's directory. Everything but the ledger is a file in it: sockets, process ids, logs, slabs, tokens."""
 
     path: Path
     nursery: str
+    ledger: str
 
     def start(self, party: str, run: Callable[..., None], *arguments: Any) -> int:
         pid = fork(self.nursery, self.path / f"{party}.log", run, self, party, *arguments)
@@ -59,10 +62,6 @@ class Home:
 
     def socket(self, party: str) -> str:
         return str(self.path / f"{party}.sock")
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "journal.sqlite"
 
     @property
     def shared_memory(self) -> Path:
@@ -263,6 +262,7 @@ def coordinator(home: Home, party: str, job: Job) -> None:
         nonlocal going_back
         going_back = going_back or event.phase is Phase.ROLLBACK
         point = label(event, going_back)
+        journal.observe(event)
         with suppress(OSError):  # where the disk is full
             os.write(1, f"{point} {event.what} {event.detail}\n".encode())
         strike = job.strike
@@ -280,22 +280,22 @@ def coordinator(home: Home, party: str, job: Job) -> None:
 
     outcome: dict[str, Any] = {}
     try:
-        journal = SqliteJournal(home.journal, force=job.force)
-        slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
-        replicas = [FakeReplica(home, name) for name in REPLICAS]
-        sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
-        outcome["opened"] = sync.open(NumberSource(0)).to_json()
-        if job.number is not None:
-            striking, going_back = True, False
-            source = TrainerSource(home, job.number, job.seconds)
-            outcome["result"] = sync.sync(source, key=job.key, mode=job.mode).to_json()
+        with opened_journal(home.ledger, RUN, force=job.force) as journal:
+            slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
+            replicas = [FakeReplica(home, name) for name in REPLICAS]
+            sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
+            outcome["opened"] = sync.open(NumberSource(0)).to_json()
+            if job.number is not None:
+                striking, going_back = True, False
+                source = TrainerSource(home, job.number, job.seconds)
+                outcome["result"] = sync.sync(source, key=job.key, mode=job.mode).to_json()
     except OmniRLError as error:
         outcome |= {"code": error.code, "error": str(error)}
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     (home.path / f"{party}.json").write_text(json.dumps(outcome))
 
 
-def flip(journal: SqliteJournal, tensor: str) -> None:
+def flip(journal: Journal, tensor: str) -> None:
     """One bit, in the middle of a tensor of the slab that is being synced."""
     left = journal.unfinished()
     assert left is not None
@@ -315,8 +315,13 @@ def fill_disk() -> None:
 
 def rehearse() -> None:
     """Everything that a party does, once: what is loaded on first use is there for all that are forked later."""
-    with tempfile.TemporaryDirectory() as directory, Keeper(RUN, PLACES, Path(directory)) as owner:
-        slabs, journal, engine = SlabPair(owner.directory), SqliteJournal(Path(directory) / "j"), FakeEngine()
+    Database("postgresql+psycopg://").close()  # loads the driver
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Keeper(RUN, PLACES, Path(directory)) as owner,
+        opened_journal(Path(directory) / "ledger.db", RUN) as journal,
+    ):
+        slabs, engine = SlabPair(owner.directory), FakeEngine()
         filled = slabs.fill(slabs.idle(None), NumberSource(0))
         journal.begin("rehearsal", None, journal.next_epoch(None), filled.slab.path, "recompute")
         engine.apply(filled.slab, "recompute")
@@ -324,7 +329,6 @@ def rehearse() -> None:
         engine.submit([1])
         engine.step()
         engine.close()
-        journal.close()
         slabs.close()
 
 

@@ -1,47 +1,36 @@
-"""The journals of weight syncs: the file of its own and the ledger, on both databases, keep the same promises."""
+"""The journal of weight syncs: one decision a sync, one coordinator at a time, all there for the next one."""
 
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from omni_rl.errors import CoordinatorRunningError, FencedError, JournalError, NotFoundError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.states import Phase, SyncEvent
 
-AnyJournal = SqliteJournal | LedgerJournal
-Opener = Callable[..., AnyJournal]
-
-
-@pytest.fixture(params=["own file", "ledger in sqlite", "ledger in postgresql"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the journal as often as a test likes."""
-    if request.param == "own file":
-        yield lambda force=False: SqliteJournal(tmp_path / "journal.db", force=force)
-        return
-    if request.param == "ledger in sqlite":
-        url = f"sqlite:///{tmp_path}/ledger.db"
-    else:
-        url = request.getfixturevalue("postgres").new_database()
-    with Ledger.open(url) as ledger:
-        yield lambda force=False: LedgerJournal(ledger, "run", force=force)
+Opener = Callable[..., LedgerJournal]
 
 
 @pytest.fixture
-def journal(opened: Opener) -> Iterator[AnyJournal]:
+def opened(ledger: Ledger) -> Opener:
+    """Opens the journal as often as a test likes."""
+    return lambda force=False: LedgerJournal(ledger, "run", force=force)
+
+
+@pytest.fixture
+def journal(opened: Opener) -> Iterator[LedgerJournal]:
     result = opened()
     yield result
     result.close()
 
 
-def committed_sync(journal: AnyJournal, name: str, slab: str, version: str, key: str | None = None) -> int:
+def committed_sync(journal: LedgerJournal, name: str, slab: str, version: str, key: str | None = None) -> int:
     epoch = journal.next_epoch(None)
     journal.begin(name, key, epoch, slab, "recompute")
     journal.prepared(name, epoch, version)
@@ -49,7 +38,7 @@ def committed_sync(journal: AnyJournal, name: str, slab: str, version: str, key:
     return epoch
 
 
-def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: AnyJournal) -> None:
+def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: LedgerJournal) -> None:
     committed_sync(journal, "first", "/a", "v1")
     epoch = journal.next_epoch(None)
     journal.begin("second", "key", epoch, "/b", "drain")
@@ -70,7 +59,7 @@ def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: AnyJournal) -> No
     assert done.result == {"outcome": "committed", "agreement": {"text": {"max": float("inf")}}}
 
 
-def test_what_is_unfinished_is_found(journal: AnyJournal) -> None:
+def test_what_is_unfinished_is_found(journal: LedgerJournal) -> None:
     assert journal.unfinished() is None
     epoch = committed_sync(journal, "first", "/a", "v1")
     found = journal.unfinished()
@@ -80,7 +69,7 @@ def test_what_is_unfinished_is_found(journal: AnyJournal) -> None:
     assert journal.unfinished() is None
 
 
-def test_the_first_decision_stands(journal: AnyJournal) -> None:
+def test_the_first_decision_stands(journal: LedgerJournal) -> None:
     epoch = journal.next_epoch(None)
     journal.begin("sync", None, epoch, "/a", "recompute")
     journal.prepared("sync", epoch, "v1")
@@ -89,7 +78,7 @@ def test_the_first_decision_stands(journal: AnyJournal) -> None:
     assert journal.committed() is None
 
 
-def test_an_older_coordinator_is_refused_everywhere(journal: AnyJournal) -> None:
+def test_an_older_coordinator_is_refused_everywhere(journal: LedgerJournal) -> None:
     old = committed_sync(journal, "first", "/a", "v1")
     new = journal.next_epoch(None)
     assert new > old
@@ -110,7 +99,7 @@ def test_an_older_coordinator_is_refused_everywhere(journal: AnyJournal) -> None
     assert journal.next_epoch(new) > new
 
 
-def test_records_come_newest_first(journal: AnyJournal) -> None:
+def test_records_come_newest_first(journal: LedgerJournal) -> None:
     for name in ("a", "b", "c"):
         epoch = committed_sync(journal, name, f"/{name}", name)
         journal.finish(name, epoch, {})
@@ -120,7 +109,7 @@ def test_records_come_newest_first(journal: AnyJournal) -> None:
     assert journal.by_key("none") is None
 
 
-def test_a_key_is_one_operation(journal: AnyJournal) -> None:
+def test_a_key_is_one_operation(journal: LedgerJournal) -> None:
     epoch = committed_sync(journal, "first", "/a", "v1", key="key")
     with pytest.raises(JournalError):
         journal.begin("second", "key", epoch, "/b", "recompute")
@@ -151,7 +140,7 @@ def test_all_is_there_for_the_next_coordinator(opened: Opener) -> None:
     second.close()
 
 
-def test_state_may_be_asked_for_while_a_sync_is_written(journal: AnyJournal) -> None:
+def test_state_may_be_asked_for_while_a_sync_is_written(journal: LedgerJournal) -> None:
     errors: list[BaseException] = []
 
     def ask() -> None:
