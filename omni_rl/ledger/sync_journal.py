@@ -22,6 +22,9 @@ from omni_rl.sync.replica import InFlight, SlabRef
 from omni_rl.sync.states import Decision, SyncEvent
 
 T = TypeVar("T")
+# Built once: generation stands still while a sync is decided.
+_EPOCH = sa.select(fence.c.epoch).where(fence.c.run == sa.bindparam("run"))
+_DECISION = sa.select(decisions.c.decision).where(decisions.c.sync == sa.bindparam("sync"))
 log = logging.getLogger(__name__)
 
 
@@ -85,9 +88,7 @@ class LedgerJournal:
         def operation(connection: sa.Connection) -> Decision:
             self._refuse_fenced(connection, epoch, f"the decision of sync {sync}")
             insert_new(connection, decisions, {"sync": sync, "decision": decision, "epoch": epoch, "at": time.time()})
-            stands: Decision = connection.execute(
-                sa.select(decisions.c.decision).where(decisions.c.sync == sync)
-            ).scalar_one()
+            stands: Decision = connection.execute(_DECISION, {"sync": sync}).scalar_one()
             return stands
 
         return self._write(operation)
@@ -143,7 +144,9 @@ class LedgerJournal:
         self._lock.release()
 
     def _refuse_fenced(self, connection: sa.Connection, epoch: int, what: str) -> None:
-        newest = connection.execute(sa.select(fence.c.epoch).where(fence.c.run == self._run)).scalar() or 0
+        # Nobody else writes in this transaction's turn (see `Database.write`), so what is read here still holds when
+        # it commits.
+        newest = connection.execute(_EPOCH, {"run": self._run}).scalar() or 0
         if epoch < newest:
             raise FencedError(f"{what}: this coordinator has epoch {epoch}, a newer one took over with {newest}")
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 from omni_rl.errors import OmniRLError, ReplicaDeadError, ReplicaSilentError, ReplicaStoppedError, SourceError
 from omni_rl.ledger.database import Database
-from omni_rl.ledger.sync_journal import opened_journal
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.processes import life, wait_until_gone
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.sync.crew import Deadlines
@@ -274,13 +275,16 @@ def coordinator(home: Home, party: str, job: Job) -> None:
         if strike is not None and strike.point == point and passed[point] == strike.time:
             passed[point] += 1
             pid = os.getpid() if strike.victim == party else home.pid(strike.victim)
+            if strike.victim == party and strike.signal == signal.SIGSTOP:
+                # Between two writes: what stopping inside one does is a test of the journal alone.
+                ledger.writer.submit(lambda connection: None).result()
             os.kill(pid, strike.signal)
             if strike.victim != party and strike.signal == signal.SIGKILL:
                 wait_until_gone([pid])
 
     outcome: dict[str, Any] = {}
     try:
-        with opened_journal(home.ledger, RUN, force=job.force) as journal:
+        with Ledger.open(home.ledger) as ledger, closing(LedgerJournal(ledger, RUN, force=job.force)) as journal:
             slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
             replicas = [FakeReplica(home, name) for name in REPLICAS]
             sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
