@@ -77,7 +77,8 @@ class Database:
 
     def failure(self, what: str, error: sa.exc.SQLAlchemyError) -> LedgerError:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}")
+        advice = "; another process is in the middle of a write, end it if it is stopped" if _is_busy(cause) else ""
+        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}{advice}")
 
     def close(self) -> None:
         self._reading.dispose()
@@ -137,9 +138,13 @@ def _set(connection: Any, setting: str) -> None:
             connection.execute(f"PRAGMA {setting}")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(LOCK_RETRY_SECONDS)
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:

@@ -31,11 +31,14 @@ log = logging.getLogger(__name__)
 class LedgerJournal:
     """`omni_rl.sync.journal.Journal` of one run's weights, in a ledger that stays its opener's.
 
-    A live coordinator holds a lock on the run; see `force`. Other runs' journals in the same ledger are apart.
+    A live coordinator holds a lock on the run; see `force`. Other runs' journals in the same ledger are apart. Any
+    thread may call.
     """
 
     def __init__(self, ledger: Ledger, run: str, *, force: bool = False) -> None:
         """`force` takes the run from a coordinator that still runs (one that is stopped, say); fencing makes that safe.
+        One that was stopped in the middle of a write keeps a SQLite file locked, until it goes on or is ended; from
+        PostgreSQL it is cut off.
 
         Raises:
             CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.

@@ -59,6 +59,12 @@ class Scene:
     def fault(self, party: str, faults: Faults) -> None:
         parties.ask(self.home, party, ("fault", faults), Deadline("fault", 5.0))
 
+    def end_faults(self) -> None:
+        """What comes next is quick again."""
+        for name in REPLICAS:
+            if life(self.home.pid(name)) != "gone":
+                self.fault(name, Faults())
+
     def statuses(self) -> dict[str, ReplicaStatus]:
         return {name: self.status(name) for name in REPLICAS}
 

@@ -76,13 +76,23 @@ class LocalReplica:
 
 
 class LocalRun:
-    """Two replicas, slabs and a journal under `directory`, and a `WeightSync` of them, opened on weights number 0."""
+    """Two replicas, slabs under `directory`, and a `WeightSync` of them, opened on weights number 0.
 
-    def __init__(self, directory: Path, *, opened: bool = True, transport: WeightTransport | None = None) -> None:
+    The journal is `directory.name`'s in `ledger`, or RUN's in a ledger under `directory`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        opened: bool = True,
+        transport: WeightTransport | None = None,
+        ledger: str | None = None,
+    ) -> None:
         self.keeper = Keeper(RUN, PLACES, directory)
-        self.ledger = directory / "ledger.db"
+        self.ledger = ledger or directory / "ledger.db"
         self._open = ExitStack()
-        self.journal = self._open.enter_context(opened_journal(self.ledger, RUN))
+        self.journal = self._open.enter_context(opened_journal(self.ledger, directory.name if ledger else RUN))
         self.slabs = SlabPair(self.keeper.directory, transport)
         self.replicas = {name: LocalReplica(name) for name in ("r0", "r1")}
         self.events: list[SyncEvent] = []

@@ -15,6 +15,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from omni_rl.errors import OmniRLError, ReplicaDeadError, ReplicaSilentError, ReplicaStoppedError, SourceError
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.ledger import Ledger
@@ -234,13 +236,13 @@ class Job:
     """What a coordinator does after it has opened the run: sync version `number`, if there is one.
 
     `strike` falls in the sync, or in the opening if there is nothing else. `damage`: at PAUSE, one bit of this tensor
-    flips in the slab that the new weights lie in. `full_disk_at`: from this point on, files cannot grow.
+    flips in the slab that the new weights lie in. `ledger_fails_at`: from this point on, the ledger cannot be written.
     """
 
     number: int | None = None
     strike: Strike | None = None
     damage: str | None = None
-    full_disk_at: str | None = None
+    ledger_fails_at: str | None = None
     seconds: float = 0.0
     key: str | None = None
     mode: InFlight = "recompute"
@@ -269,8 +271,8 @@ def coordinator(home: Home, party: str, job: Job) -> None:
         strike = job.strike
         if striking and job.damage is not None and point == "pause":
             flip(journal, job.damage)
-        if striking and job.full_disk_at == point:
-            fill_disk()
+        if striking and job.ledger_fails_at == point and event.what == "entered":
+            break_ledger(home)
         passed[point] += striking and event.what != "failed"
         if strike is not None and strike.point == point and passed[point] == strike.time:
             passed[point] += 1
@@ -311,10 +313,16 @@ def flip(journal: Journal, tensor: str) -> None:
         file.write(bytes([byte ^ 4]))
 
 
-def fill_disk() -> None:
-    """No file of this process can grow any more; those that exist stay as they are."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+def break_ledger(home: Home) -> None:
+    """A full disk: no file of this process can grow any more. PostgreSQL is another process: it ends at once."""
+    url = sa.make_url(home.ledger)
+    if url.get_backend_name() == "sqlite":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    else:
+        server = int(Path(str(url.query["host"]), "data", "postmaster.pid").read_text().split()[0])
+        os.kill(server, signal.SIGQUIT)
+        wait_until_gone([server])
 
 
 def rehearse() -> None:
