@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl.config import SMALL_CHECKPOINT
+from tests.postgres import Postgres, find_binaries
 
 # Several test processes share the machine: each computes with one thread, and none starves another's actors, which Ray
 # would start with a lower priority. Read by what is imported later, and inherited by every process.
@@ -18,6 +19,27 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def small_checkpoint() -> Path:
     """The committed small Omni, in bfloat16; read only."""
     return SMALL_CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests."""
+    binaries = find_binaries()
+    if binaries is None:
+        assert "CI" not in os.environ, "PostgreSQL is not installed; in CI nothing is left out: apt install postgresql"
+        pytest.skip("PostgreSQL is not installed: apt install postgresql")
+    server = Postgres(binaries)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger; every test that asks for it runs on both databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture(scope="module")

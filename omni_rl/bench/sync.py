@@ -20,6 +20,7 @@ import torch
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.bench.rivals import Rivals
 from omni_rl.bench.weights import weights_of
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -28,7 +29,6 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sync.digest import shapes
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.layout.cache import VARIABLE
 from omni_rl.sync.manifest import Manifest, arrange
 from omni_rl.sync.slab import Slab
@@ -126,7 +126,7 @@ def _measure(checkpoint: Path, syncs: int, progress: Callable[[str], None]) -> d
         handle = stack.enter_context(RolloutHandle.start(settings))
         first_start = time.perf_counter() - started
         folder = stack.enter_context(tempfile.TemporaryDirectory())  # on a disk, as a run's own journal
-        journal = stack.enter_context(closing(SqliteJournal(Path(folder) / "journal.sqlite")))
+        journal = stack.enter_context(opened_journal(Path(folder) / "ledger.db", run))
         sync = stack.enter_context(weight_sync([handle], journal))
         prompts = handle.render([Prompt(str(number), "weights move while nobody looks") for number in range(PROMPTS)])
         step = _engine_step(handle, prompts)

@@ -23,12 +23,13 @@ from omni_rl.config import DemoSettings
 from omni_rl.demo.nodes import local_nodes
 from omni_rl.demo.report import Placed
 from omni_rl.errors import EngineDeadError, WeightUpdateError
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.actor import CPUS, RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.sync.journal import Journal, SqliteJournal
+from omni_rl.sync.journal import Journal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -162,7 +163,7 @@ class Cluster:
             return
         directory = self._settings.out / self._run
         directory.mkdir(parents=True)
-        with contextlib.closing(SqliteJournal(directory / "journal.sqlite")) as journal:
+        with opened_journal(directory / "ledger.db", self._run) as journal:
             yield journal
         shutil.rmtree(directory)
 

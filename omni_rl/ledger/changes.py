@@ -91,9 +91,13 @@ class PartContent:
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless one with its key is there; whether it was inserted."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).values(values).on_conflict_do_nothing().returning(sa.literal(1))
-    return connection.execute(statement).first() is not None
+    return connection.execute(_into_new(table, connection.dialect.name), values).first() is not None
+
+
+@cache
+def _into_new(table: sa.Table, dialect: str) -> sa.Insert:
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing().returning(sa.literal(1))
 
 
 def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> Stored:

@@ -17,6 +17,8 @@ LOCK_RETRY_SECONDS = 0.01
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 10
 """A connection whose other end does not acknowledge for so long is given up."""
+WRITER_IDLE_SECONDS = LOCK_SECONDS - 1
+"""On PostgreSQL: a process that stops in the middle of a write loses its turn before those who wait for it give up."""
 STATEMENT_SECONDS = 60
 """On PostgreSQL: a statement that takes longer is given up."""
 READERS = 16
@@ -46,9 +48,9 @@ class Database:
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A snapshot."""
-        with self.reported("read"), self._reading.begin() as connection:
+    def read(self, what: str = "read") -> Iterator[sa.Connection]:
+        """A snapshot. An error says that the ledger cannot be `what`."""
+        with self.reported(what), self._reading.begin() as connection:
             yield connection
 
     @contextmanager
@@ -58,9 +60,11 @@ class Database:
         with self._writing.begin() as connection:
             yield connection
 
-    def session(self) -> sa.Connection:
-        """PostgreSQL: a connection of its own, without a transaction, for a lock that is the session's."""
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=_connecting())
+    def session(self, application: str) -> sa.Connection:
+        """PostgreSQL: a connection of its own, without a transaction, for a lock that is the session's; the server
+        shows others who hold it by the name `application`."""
+        settings = _connecting() | {"application_name": application}
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=settings)
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
@@ -73,7 +77,8 @@ class Database:
 
     def failure(self, what: str, error: sa.exc.SQLAlchemyError) -> LedgerError:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}")
+        advice = "; another process is in the middle of a write, end it if it is stopped" if _is_busy(cause) else ""
+        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}{advice}")
 
     def close(self) -> None:
         self._reading.dispose()
@@ -133,15 +138,19 @@ def _set(connection: Any, setting: str) -> None:
             connection.execute(f"PRAGMA {setting}")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(LOCK_RETRY_SECONDS)
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
     engine = sa.create_engine(
         url,
-        connect_args=_connecting(),
+        connect_args=_connecting(WRITER_IDLE_SECONDS if writing else STATEMENT_SECONDS),
         pool_pre_ping=True,
         pool_size=1 if writing else READERS,
         max_overflow=0,
@@ -156,12 +165,13 @@ def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
     return engine
 
 
-def _connecting() -> dict[str, Any]:
+def _connecting(idle_seconds: int = STATEMENT_SECONDS) -> dict[str, Any]:
+    """`idle_seconds`: how long a transaction may stand still."""
     settings = {
         "synchronous_commit": "on",
         "lock_timeout": f"{LOCK_SECONDS}s",
         "statement_timeout": f"{STATEMENT_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{idle_seconds}s",
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return {

@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -21,17 +22,23 @@ from omni_rl.sync.replica import InFlight, SlabRef
 from omni_rl.sync.states import Decision, SyncEvent
 
 T = TypeVar("T")
+# Built once: generation stands still while a sync is decided.
+_EPOCH = sa.select(fence.c.epoch).where(fence.c.run == sa.bindparam("run"))
+_DECISION = sa.select(decisions.c.decision).where(decisions.c.sync == sa.bindparam("sync"))
 log = logging.getLogger(__name__)
 
 
 class LedgerJournal:
     """`omni_rl.sync.journal.Journal` of one run's weights, in a ledger that stays its opener's.
 
-    A live coordinator holds a lock on the run; see `force`. Other runs' journals in the same ledger are apart.
+    A live coordinator holds a lock on the run; see `force`. Other runs' journals in the same ledger are apart. Any
+    thread may call.
     """
 
     def __init__(self, ledger: Ledger, run: str, *, force: bool = False) -> None:
         """`force` takes the run from a coordinator that still runs (one that is stopped, say); fencing makes that safe.
+        One that was stopped in the middle of a write keeps a SQLite file locked, until it goes on or is ended; from
+        PostgreSQL it is cut off.
 
         Raises:
             CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.
@@ -84,9 +91,7 @@ class LedgerJournal:
         def operation(connection: sa.Connection) -> Decision:
             self._refuse_fenced(connection, epoch, f"the decision of sync {sync}")
             insert_new(connection, decisions, {"sync": sync, "decision": decision, "epoch": epoch, "at": time.time()})
-            stands: Decision = connection.execute(
-                sa.select(decisions.c.decision).where(decisions.c.sync == sync)
-            ).scalar_one()
+            stands: Decision = connection.execute(_DECISION, {"sync": sync}).scalar_one()
             return stands
 
         return self._write(operation)
@@ -142,7 +147,9 @@ class LedgerJournal:
         self._lock.release()
 
     def _refuse_fenced(self, connection: sa.Connection, epoch: int, what: str) -> None:
-        newest = connection.execute(sa.select(fence.c.epoch).where(fence.c.run == self._run)).scalar() or 0
+        # Nobody else writes in this transaction's turn (see `Database.write`), so what is read here still holds when
+        # it commits.
+        newest = connection.execute(_EPOCH, {"run": self._run}).scalar() or 0
         if epoch < newest:
             raise FencedError(f"{what}: this coordinator has epoch {epoch}, a newer one took over with {newest}")
 
@@ -153,6 +160,21 @@ class LedgerJournal:
     def _read(self, query: Callable[[sa.Connection], T]) -> T:
         with _reported(), self._ledger.database.read() as connection:
             return query(connection)
+
+
+@contextmanager
+def opened_journal(ledger: Path | str, run: str, *, force: bool = False) -> Iterator[LedgerJournal]:
+    """The journal of `run` in a ledger, a SQLite file or a URL, that is opened for it and closed with the block.
+
+    Raises:
+        CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.
+        JournalError: the ledger cannot be used.
+    """
+    url = f"sqlite:///{ledger}" if isinstance(ledger, Path) else ledger
+    with _reported():
+        opened = Ledger.open(url)
+    with opened, closing(LedgerJournal(opened, run, force=force)) as journal:
+        yield journal
 
 
 @contextmanager

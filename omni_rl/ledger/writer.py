@@ -86,7 +86,7 @@ class Writer:
                 return group, False
         return group, True
 
-    def _write(self, group: list[_Job]) -> None:
+    def _write(self, group: list[_Job], *, again: bool = True) -> None:
         ran = False
         try:
             with self._database.write() as connection:
@@ -94,10 +94,14 @@ class Writer:
                     self._run(job, connection)
                 ran = True
         except sa.exc.SQLAlchemyError as error:
-            unknown = ran and isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+            unknown = ran and lost
             if len(group) > 1 and not unknown:  # a full disk ends a whole transaction: let each stand or fall alone
                 for job in group:
                     self._write([job])
+                return
+            if lost and not ran and again:  # a transaction that was never to be committed: on a new connection
+                self._write(group, again=False)
                 return
             for job in group:
                 job.error = self._database.failure("written", error)

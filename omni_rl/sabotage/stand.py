@@ -15,6 +15,7 @@ from omni_rl.bridge.experiments import LiveExperiments, served_slabs
 from omni_rl.consistency.bands import NOISE, Bands, calibrated
 from omni_rl.demo.cluster import start_ray
 from omni_rl.kinds import KINDS
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.actor import RolloutHandle
@@ -22,7 +23,6 @@ from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage import points
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slabs import SlabPair, slab_directory
@@ -69,7 +69,7 @@ class Stand:
             train = TrainSettings(world_size=1, dtype=self.dtype, learning_rate=self._learning_rate)
             self.trainer = stack.enter_context(TrainerGroup.start(self.model, train, self._run))
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._journal = stack.enter_context(contextlib.closing(SqliteJournal(folder / "journal.sqlite")))
+            self._journal = stack.enter_context(opened_journal(folder / "ledger.db", self._run))
             self._sync = stack.enter_context(weight_sync(self.engines, self._journal))
             self._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(self._run))))
             self.bands = self._calibrate()

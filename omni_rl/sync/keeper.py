@@ -1,12 +1,12 @@
 """The owner of a run's slabs on one host: makes them, adopts those of a keeper that died, removes them at the end."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 from omni_rl.errors import SlabError, SlabFullError
+from omni_rl.locks import FileLock
 from omni_rl.sync.manifest import Entry
 from omni_rl.sync.ownership import LOCK, take
 from omni_rl.sync.slab import Slab
@@ -34,7 +34,7 @@ class Keeper:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SlabError(f"{self.directory} cannot be made: {error}") from error
-        self._lock: int | None = take(self.directory)
+        self._lock: FileLock | None = take(self.directory)
         try:
             self.adopted = self._adopt()
             if not self.adopted:
@@ -107,5 +107,5 @@ class Keeper:
 
     def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None

@@ -1,39 +1,37 @@
 """Which process owns the slabs of a run on this host; imports no torch, so that `omni-rl doctor` can look."""
 
-import fcntl
 import os
 from pathlib import Path
 
 from omni_rl.errors import SlabBusyError, SlabError, SlabFullError
+from omni_rl.locks import FileLock, LockHeldError, is_free
 
 PREFIX = "omni-rl-"
 LOCK = "keeper.lock"
 
 
-def take(directory: Path) -> int:
-    """Own the slabs in `directory` until the returned descriptor is closed, or this process ends.
+def take(directory: Path) -> FileLock:
+    """Own the slabs in `directory` until the returned lock is closed, or this process ends.
 
     Raises `SlabBusyError` if a living process owns them, `SlabError` if there is no such directory, `SlabFullError` if
     its file system has no room for a line.
     """
     try:
-        descriptor = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = FileLock(directory / LOCK)
     except OSError as error:
         raise SlabError(f"{directory} cannot be used: {error}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-        os.close(descriptor)
+        lock.take(str(os.getpid()))
+    except LockHeldError as error:
+        lock.close()
         raise SlabBusyError(
-            f"{directory} belongs to another keeper (process {holder}), which lives; end that one first"
+            f"{directory} belongs to another keeper (process {error.holder or 'unknown'}), which lives; end that one "
+            "first"
         ) from error
     except OSError as error:
-        os.close(descriptor)
+        lock.close()
         raise SlabFullError(f"{directory / LOCK} cannot be written: {error}; free some room there") from error
-    return descriptor
+    return lock
 
 
 def abandoned(base: Path) -> list[Path]:
@@ -43,15 +41,8 @@ def abandoned(base: Path) -> list[Path]:
 
 def _owned(directory: Path) -> bool:
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        return not is_free(directory / LOCK)
     except FileNotFoundError:
         return False
     except OSError:  # another user's: not ours to judge
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from omni_rl.errors import FencedError, SyncRolledBackError
-from omni_rl.sync.journal import SqliteJournal
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.sync.weight_sync import WeightSync
-from tests.chaos.fake_engine import NumberSource
+from tests.chaos.fake_engine import RUN, NumberSource
 from tests.chaos.in_process import LocalRun
 
 
@@ -54,13 +54,12 @@ def test_draining_cannot_be_waited_for_behind_a_hold(run: LocalRun) -> None:
     assert not asked.done()
 
 
-def test_a_coordinator_that_was_replaced_holds_and_releases_nothing(run: LocalRun, tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "journal.sqlite", force=True)
-    successor = WeightSync(journal, run.slabs, list(run.replicas.values()))
-    successor.open(NumberSource(0))
-    successor.hold("maintenance")
-    with pytest.raises(FencedError):
-        run.sync.release()
-    assert {replica.service.status.held for replica in run.replicas.values()} == {"maintenance"}
-    successor.close()
-    journal.close()
+def test_a_coordinator_that_was_replaced_holds_and_releases_nothing(run: LocalRun) -> None:
+    with opened_journal(run.ledger, RUN, force=True) as journal:
+        successor = WeightSync(journal, run.slabs, list(run.replicas.values()))
+        successor.open(NumberSource(0))
+        successor.hold("maintenance")
+        with pytest.raises(FencedError):
+            run.sync.release()
+        assert {replica.service.status.held for replica in run.replicas.values()} == {"maintenance"}
+        successor.close()

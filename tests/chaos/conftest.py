@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.processes import life
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.replica import Deadline, ReplicaStatus
 from omni_rl.sync.version import WeightVersion
 from tests.chaos import nursery, parties
-from tests.chaos.fake_engine import Faults, Token
+from tests.chaos.fake_engine import RUN, Faults, Token
 from tests.chaos.parties import PARTIES, REPLICAS, Home, Job
 
 END_SECONDS = 60.0
@@ -59,6 +59,12 @@ class Scene:
     def fault(self, party: str, faults: Faults) -> None:
         parties.ask(self.home, party, ("fault", faults), Deadline("fault", 5.0))
 
+    def end_faults(self) -> None:
+        """What comes next is quick again."""
+        for name in REPLICAS:
+            if life(self.home.pid(name)) != "gone":
+                self.fault(name, Faults())
+
     def statuses(self) -> dict[str, ReplicaStatus]:
         return {name: self.status(name) for name in REPLICAS}
 
@@ -78,9 +84,8 @@ class Scene:
         return [Token(version, held) for line in lines for version, held in json.loads(line)]
 
     def committed(self) -> str:
-        journal = SqliteJournal(self.home.journal, force=True)
-        committed = journal.committed()
-        journal.close()
+        with opened_journal(self.home.ledger, RUN, force=True) as journal:
+            committed = journal.committed()
         assert committed is not None
         return committed.version
 
@@ -113,10 +118,10 @@ def fork_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def scene(fork_server: str) -> Iterator[Scene]:
+def scene(fork_server: str, ledger_url: str) -> Iterator[Scene]:
     """In a directory with a short name: a socket's path has at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="omni-") as directory:
-        started = Scene(Home(Path(directory), fork_server))
+        started = Scene(Home(Path(directory), fork_server, ledger_url))
         yield started
         started.close()
 

@@ -3,13 +3,14 @@
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omni_rl.errors import ReplicaDeadError, ReplicaSilentError
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.rollout.service import ReplicaService
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
 from omni_rl.sync.slabs import SlabPair
@@ -75,11 +76,23 @@ class LocalReplica:
 
 
 class LocalRun:
-    """Two replicas, slabs and a journal under `directory`, and a `WeightSync` of them, opened on weights number 0."""
+    """Two replicas, slabs under `directory`, and a `WeightSync` of them, opened on weights number 0.
 
-    def __init__(self, directory: Path, *, opened: bool = True, transport: WeightTransport | None = None) -> None:
+    The journal is `directory.name`'s in `ledger`, or RUN's in a ledger under `directory`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        opened: bool = True,
+        transport: WeightTransport | None = None,
+        ledger: str | None = None,
+    ) -> None:
         self.keeper = Keeper(RUN, PLACES, directory)
-        self.journal = SqliteJournal(directory / "journal.sqlite")
+        self.ledger = ledger or directory / "ledger.db"
+        self._open = ExitStack()
+        self.journal = self._open.enter_context(opened_journal(self.ledger, directory.name if ledger else RUN))
         self.slabs = SlabPair(self.keeper.directory, transport)
         self.replicas = {name: LocalReplica(name) for name in ("r0", "r1")}
         self.events: list[SyncEvent] = []
@@ -100,7 +113,7 @@ class LocalRun:
             if not replica.dead:
                 replica.kill()
         self.slabs.close()
-        self.journal.close()
+        self._open.close()
         self.keeper.close(remove=remove)
 
 

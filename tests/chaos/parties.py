@@ -9,17 +9,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from omni_rl.errors import OmniRLError, ReplicaDeadError, ReplicaSilentError, ReplicaStoppedError, SourceError
+from omni_rl.ledger.database import Database
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.processes import life, wait_until_gone
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.sync.crew import Deadlines
-from omni_rl.sync.journal import SqliteJournal
+from omni_rl.sync.journal import Journal
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Command, Deadline, InFlight, ReplicaStatus
@@ -44,10 +49,11 @@ GONE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, FileNotFo
 
 @dataclass(frozen=True)
 class Home:
-    """One run's directory. Everything is a file in it: sockets, process ids, logs, journal, slabs, tokens."""
+    """One run's directory. Everything but the ledger is a file in it: sockets, process ids, logs, slabs, tokens."""
 
     path: Path
     nursery: str
+    ledger: str
 
     def start(self, party: str, run: Callable[..., None], *arguments: Any) -> int:
         pid = fork(self.nursery, self.path / f"{party}.log", run, self, party, *arguments)
@@ -59,10 +65,6 @@ class Home:
 
     def socket(self, party: str) -> str:
         return str(self.path / f"{party}.sock")
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "journal.sqlite"
 
     @property
     def shared_memory(self) -> Path:
@@ -234,13 +236,13 @@ class Job:
     """What a coordinator does after it has opened the run: sync version `number`, if there is one.
 
     `strike` falls in the sync, or in the opening if there is nothing else. `damage`: at PAUSE, one bit of this tensor
-    flips in the slab that the new weights lie in. `full_disk_at`: from this point on, files cannot grow.
+    flips in the slab that the new weights lie in. `ledger_fails_at`: from this point on, the ledger cannot be written.
     """
 
     number: int | None = None
     strike: Strike | None = None
     damage: str | None = None
-    full_disk_at: str | None = None
+    ledger_fails_at: str | None = None
     seconds: float = 0.0
     key: str | None = None
     mode: InFlight = "recompute"
@@ -263,39 +265,43 @@ def coordinator(home: Home, party: str, job: Job) -> None:
         nonlocal going_back
         going_back = going_back or event.phase is Phase.ROLLBACK
         point = label(event, going_back)
+        journal.observe(event)
         with suppress(OSError):  # where the disk is full
             os.write(1, f"{point} {event.what} {event.detail}\n".encode())
         strike = job.strike
         if striking and job.damage is not None and point == "pause":
             flip(journal, job.damage)
-        if striking and job.full_disk_at == point:
-            fill_disk()
+        if striking and job.ledger_fails_at == point and event.what == "entered":
+            break_ledger(home)
         passed[point] += striking and event.what != "failed"
         if strike is not None and strike.point == point and passed[point] == strike.time:
             passed[point] += 1
             pid = os.getpid() if strike.victim == party else home.pid(strike.victim)
+            if strike.victim == party and strike.signal == signal.SIGSTOP:
+                # Between two writes: what stopping inside one does is a test of the journal alone.
+                ledger.writer.submit(lambda connection: None).result()
             os.kill(pid, strike.signal)
             if strike.victim != party and strike.signal == signal.SIGKILL:
                 wait_until_gone([pid])
 
     outcome: dict[str, Any] = {}
     try:
-        journal = SqliteJournal(home.journal, force=job.force)
-        slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
-        replicas = [FakeReplica(home, name) for name in REPLICAS]
-        sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
-        outcome["opened"] = sync.open(NumberSource(0)).to_json()
-        if job.number is not None:
-            striking, going_back = True, False
-            source = TrainerSource(home, job.number, job.seconds)
-            outcome["result"] = sync.sync(source, key=job.key, mode=job.mode).to_json()
+        with Ledger.open(home.ledger) as ledger, closing(LedgerJournal(ledger, RUN, force=job.force)) as journal:
+            slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
+            replicas = [FakeReplica(home, name) for name in REPLICAS]
+            sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
+            outcome["opened"] = sync.open(NumberSource(0)).to_json()
+            if job.number is not None:
+                striking, going_back = True, False
+                source = TrainerSource(home, job.number, job.seconds)
+                outcome["result"] = sync.sync(source, key=job.key, mode=job.mode).to_json()
     except OmniRLError as error:
         outcome |= {"code": error.code, "error": str(error)}
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     (home.path / f"{party}.json").write_text(json.dumps(outcome))
 
 
-def flip(journal: SqliteJournal, tensor: str) -> None:
+def flip(journal: Journal, tensor: str) -> None:
     """One bit, in the middle of a tensor of the slab that is being synced."""
     left = journal.unfinished()
     assert left is not None
@@ -307,16 +313,27 @@ def flip(journal: SqliteJournal, tensor: str) -> None:
         file.write(bytes([byte ^ 4]))
 
 
-def fill_disk() -> None:
-    """No file of this process can grow any more; those that exist stay as they are."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+def break_ledger(home: Home) -> None:
+    """A full disk: no file of this process can grow any more. PostgreSQL is another process: it ends at once."""
+    url = sa.make_url(home.ledger)
+    if url.get_backend_name() == "sqlite":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    else:
+        server = int(Path(str(url.query["host"]), "data", "postmaster.pid").read_text().split()[0])
+        os.kill(server, signal.SIGQUIT)
+        wait_until_gone([server])
 
 
 def rehearse() -> None:
     """Everything that a party does, once: what is loaded on first use is there for all that are forked later."""
-    with tempfile.TemporaryDirectory() as directory, Keeper(RUN, PLACES, Path(directory)) as owner:
-        slabs, journal, engine = SlabPair(owner.directory), SqliteJournal(Path(directory) / "j"), FakeEngine()
+    Database("postgresql+psycopg://").close()  # loads the driver
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Keeper(RUN, PLACES, Path(directory)) as owner,
+        opened_journal(Path(directory) / "ledger.db", RUN) as journal,
+    ):
+        slabs, engine = SlabPair(owner.directory), FakeEngine()
         filled = slabs.fill(slabs.idle(None), NumberSource(0))
         journal.begin("rehearsal", None, journal.next_epoch(None), filled.slab.path, "recompute")
         engine.apply(filled.slab, "recompute")
@@ -324,7 +341,6 @@ def rehearse() -> None:
         engine.submit([1])
         engine.step()
         engine.close()
-        journal.close()
         slabs.close()
 
 

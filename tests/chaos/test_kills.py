@@ -54,6 +54,7 @@ def test_killed_on_the_way_forward(scene: Scene, point: str, victim: str) -> Non
     else:
         assert outcome is not None
         assert outcome.get("code") == (None if expected else "sync_rolled_back"), outcome
+    scene.end_faults()
     scene.restart_the_dead()
     if victim == "coordinator" or victim in ("r0", "r1"):
         assert scene.coordinate(Job()) is not None
@@ -75,6 +76,7 @@ def test_killed_on_the_way_back(scene: Scene, point: str, victim: str) -> None:
         assert outcome is not None
         assert outcome["code"] == "sync_rolled_back"
         assert "head: element 0 differs" in outcome["error"]
+    scene.end_faults()
     scene.restart_the_dead()
     if victim in ("coordinator", "r0", "r1"):
         assert scene.coordinate(Job()) is not None

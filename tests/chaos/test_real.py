@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.kinds import KINDS
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.processes import life
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe, render_probe
@@ -27,7 +28,6 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.crew import Deadlines
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.manifest import Entry
 from omni_rl.sync.slabs import FILES, RunRecord, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource
@@ -101,7 +101,7 @@ def real(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         trainer = stack.enter_context(TrainerGroup.start(small_checkpoint, train, RUN))
         started = Real(handles, trainer, base)
         deadlines = Deadlines(answer=20.0, write=20.0, prove=20.0)
-        journal = stack.enter_context(closing(SqliteJournal(base / "journal.sqlite")))
+        journal = stack.enter_context(opened_journal(base / "ledger.db", RUN))
         started.sync = stack.enter_context(
             weight_sync(handles, journal, base=base, deadlines=deadlines, observe=started.observe)
         )

@@ -98,10 +98,13 @@ class Strike:
 
 
 class Syncs(RuleBasedStateMachine):
+    ledger: str
+    """The URL of the ledger that all examples share; each has a run of its own in it."""
+
     @initialize()
     def begin(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
-        self.run = LocalRun(Path(self.directory.name), opened=False)
+        self.run = LocalRun(Path(self.directory.name), opened=False, ledger=self.ledger)
         self.ways: list[str] = []
         self.strike: Strike | None = None
         self.number = 0
@@ -261,8 +264,11 @@ class Syncs(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-def test_any_sequence() -> None:
+def test_any_sequence(ledger_url: str) -> None:
+    class OnThisLedger(Syncs):
+        ledger = ledger_url
+
     limits = settings(
         max_examples=60, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
-    run_state_machine_as_test(Syncs, settings=limits)
+    run_state_machine_as_test(OnThisLedger, settings=limits)

@@ -59,6 +59,7 @@ def test_a_stopped_coordinator_is_fenced_off(scene: Scene, point: str) -> None:
     while life(old) != "stopped":
         assert time.monotonic() < deadline, scene.log("coordinator")
         time.sleep(0.005)
+    scene.end_faults()
     refused = scene.coordinate(Job(), "second")
     assert refused is not None
     assert refused["code"] == "coordinator_running"

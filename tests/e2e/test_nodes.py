@@ -17,8 +17,9 @@ from omni_rl.config import DemoSettings, NodesSettings
 from omni_rl.demo.cluster import Cluster
 from omni_rl.demo.run import step_prompts, step_sampling
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.processes import wait_until_gone
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.ownership import PREFIX
 from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.sync.states import Decision
@@ -51,11 +52,11 @@ def test_the_demo_agrees_on_several_nodes(tmp_path: Path) -> None:
     assert len(set(at.values())) == 2
 
 
-class Struck(SqliteJournal):
+class Struck(LedgerJournal):
     """Calls `strike` before it writes what a sync does at `moment`."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger, "nodes")
         self.moment = ""
         self.strike: Callable[[], None] = lambda: None
 
@@ -76,7 +77,11 @@ class Struck(SqliteJournal):
 @pytest.mark.parametrize("moment", ["prepared", "decide"])
 def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, moment: str) -> None:
     """Before it is paused, and when it has proven them."""
-    with contextlib.closing(Struck(tmp_path / "journal.sqlite")) as journal, Cluster(SMALL, journal) as cluster:
+    with (
+        Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger,
+        contextlib.closing(Struck(ledger)) as journal,
+        Cluster(SMALL, journal) as cluster,
+    ):
         learn(cluster)
         cluster.update()
         before = cluster.weight_version
@@ -97,7 +102,7 @@ def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, 
 
 
 def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) -> None:
-    with contextlib.closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal, Cluster(SMALL, journal) as cluster:
+    with opened_journal(tmp_path / "ledger.db", "nodes") as journal, Cluster(SMALL, journal) as cluster:
         learn(cluster)
         cluster.update()
         before = cluster.weight_version

@@ -15,9 +15,9 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import parts, payloads
 from omni_rl.ledger.types import StepKey
+from tests.postgres import Postgres
 
 from .killed_writer import part
-from .postgres import Postgres
 from .steps import judged, post, records, sealed
 
 SCRIPT = Path(__file__).parent / "killed_writer.py"

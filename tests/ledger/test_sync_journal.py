@@ -1,47 +1,43 @@
-"""The journals of weight syncs: the file of its own and the ledger, on both databases, keep the same promises."""
+"""The journal of weight syncs: one decision a sync, one coordinator at a time, all there for the next one."""
 
-import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from omni_rl.errors import CoordinatorRunningError, FencedError, JournalError, NotFoundError
 from omni_rl.ledger.ledger import Ledger
-from omni_rl.ledger.sync_journal import LedgerJournal
-from omni_rl.sync.journal import SqliteJournal
+from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
+from omni_rl.ledger.tables import decisions, fence
+from omni_rl.processes import life
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.states import Phase, SyncEvent
 
-AnyJournal = SqliteJournal | LedgerJournal
-Opener = Callable[..., AnyJournal]
-
-
-@pytest.fixture(params=["own file", "ledger in sqlite", "ledger in postgresql"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the journal as often as a test likes."""
-    if request.param == "own file":
-        yield lambda force=False: SqliteJournal(tmp_path / "journal.db", force=force)
-        return
-    if request.param == "ledger in sqlite":
-        url = f"sqlite:///{tmp_path}/ledger.db"
-    else:
-        url = request.getfixturevalue("postgres").new_database()
-    with Ledger.open(url) as ledger:
-        yield lambda force=False: LedgerJournal(ledger, "run", force=force)
+Opener = Callable[..., LedgerJournal]
 
 
 @pytest.fixture
-def journal(opened: Opener) -> Iterator[AnyJournal]:
+def opened(ledger: Ledger) -> Opener:
+    """Opens the journal as often as a test likes."""
+    return lambda force=False: LedgerJournal(ledger, "run", force=force)
+
+
+@pytest.fixture
+def journal(opened: Opener) -> Iterator[LedgerJournal]:
     result = opened()
     yield result
     result.close()
 
 
-def committed_sync(journal: AnyJournal, name: str, slab: str, version: str, key: str | None = None) -> int:
+def committed_sync(journal: LedgerJournal, name: str, slab: str, version: str, key: str | None = None) -> int:
     epoch = journal.next_epoch(None)
     journal.begin(name, key, epoch, slab, "recompute")
     journal.prepared(name, epoch, version)
@@ -49,7 +45,7 @@ def committed_sync(journal: AnyJournal, name: str, slab: str, version: str, key:
     return epoch
 
 
-def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: AnyJournal) -> None:
+def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: LedgerJournal) -> None:
     committed_sync(journal, "first", "/a", "v1")
     epoch = journal.next_epoch(None)
     journal.begin("second", "key", epoch, "/b", "drain")
@@ -70,7 +66,7 @@ def test_a_sync_is_kept_from_its_beginning_to_its_end(journal: AnyJournal) -> No
     assert done.result == {"outcome": "committed", "agreement": {"text": {"max": float("inf")}}}
 
 
-def test_what_is_unfinished_is_found(journal: AnyJournal) -> None:
+def test_what_is_unfinished_is_found(journal: LedgerJournal) -> None:
     assert journal.unfinished() is None
     epoch = committed_sync(journal, "first", "/a", "v1")
     found = journal.unfinished()
@@ -80,7 +76,7 @@ def test_what_is_unfinished_is_found(journal: AnyJournal) -> None:
     assert journal.unfinished() is None
 
 
-def test_the_first_decision_stands(journal: AnyJournal) -> None:
+def test_the_first_decision_stands(journal: LedgerJournal) -> None:
     epoch = journal.next_epoch(None)
     journal.begin("sync", None, epoch, "/a", "recompute")
     journal.prepared("sync", epoch, "v1")
@@ -89,7 +85,7 @@ def test_the_first_decision_stands(journal: AnyJournal) -> None:
     assert journal.committed() is None
 
 
-def test_an_older_coordinator_is_refused_everywhere(journal: AnyJournal) -> None:
+def test_an_older_coordinator_is_refused_everywhere(journal: LedgerJournal) -> None:
     old = committed_sync(journal, "first", "/a", "v1")
     new = journal.next_epoch(None)
     assert new > old
@@ -110,7 +106,7 @@ def test_an_older_coordinator_is_refused_everywhere(journal: AnyJournal) -> None
     assert journal.next_epoch(new) > new
 
 
-def test_records_come_newest_first(journal: AnyJournal) -> None:
+def test_records_come_newest_first(journal: LedgerJournal) -> None:
     for name in ("a", "b", "c"):
         epoch = committed_sync(journal, name, f"/{name}", name)
         journal.finish(name, epoch, {})
@@ -120,7 +116,7 @@ def test_records_come_newest_first(journal: AnyJournal) -> None:
     assert journal.by_key("none") is None
 
 
-def test_a_key_is_one_operation(journal: AnyJournal) -> None:
+def test_a_key_is_one_operation(journal: LedgerJournal) -> None:
     epoch = committed_sync(journal, "first", "/a", "v1", key="key")
     with pytest.raises(JournalError):
         journal.begin("second", "key", epoch, "/b", "recompute")
@@ -151,7 +147,7 @@ def test_all_is_there_for_the_next_coordinator(opened: Opener) -> None:
     second.close()
 
 
-def test_state_may_be_asked_for_while_a_sync_is_written(journal: AnyJournal) -> None:
+def test_state_may_be_asked_for_while_a_sync_is_written(journal: LedgerJournal) -> None:
     errors: list[BaseException] = []
 
     def ask() -> None:
@@ -226,30 +222,127 @@ def test_a_closed_ledger_does_not_end_a_sync_that_is_observed(url: str, caplog: 
     journal.close()
 
 
-@pytest.mark.slow
-def test_the_lock_ends_with_its_process(url: str) -> None:
-    """A killed coordinator does not keep the next one out, and an exec'd child of it does not either."""
-    code = (
-        "import sys, time\n"
+@contextmanager
+def child(code: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has opened `journal` of the run in `ledger`, and goes on with `code`."""
+    opening = (
+        "import os, signal, sys, time\n"
+        "import sqlalchemy as sa\n"
+        "from omni_rl.errors import OmniRLError\n"
         "from omni_rl.ledger.ledger import Ledger\n"
         "from omni_rl.ledger.sync_journal import LedgerJournal\n"
-        "journal = LedgerJournal(Ledger.open(sys.argv[1]), 'run')\n"
-        "print('held', flush=True)\n"
-        "time.sleep(60)\n"
+        "ledger = Ledger.open(sys.argv[1])\n"
+        "journal = LedgerJournal(ledger, 'run')\n"
+        "print('opened', flush=True)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, env=os.environ)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    with Ledger.open(url) as ledger:
-        with pytest.raises(CoordinatorRunningError):
-            LedgerJournal(ledger, "run")
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
-        for _ in range(100):  # PostgreSQL notices a closed socket when it next looks at it
-            try:
-                LedgerJournal(ledger, "run").close()
-                return
-            except CoordinatorRunningError:
-                threading.Event().wait(0.05)
-        pytest.fail("the lock outlived its process")
+    process = subprocess.Popen(
+        [sys.executable, "-c", opening + code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "opened\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_living_coordinator_keeps_others_out_and_is_named(url: str) -> None:
+    with child("time.sleep(60)", url) as holder:
+        said = f"process {holder.pid}.* coordinates the syncs of run in .* and still runs; end it first, or take over"
+        with pytest.raises(CoordinatorRunningError, match=said), opened_journal(url, "run"):
+            pass
+        with opened_journal(url, "other"):
+            pass
+        with opened_journal(url, "run", force=True) as journal:
+            assert journal.next_epoch(None) == 1
+
+
+def test_the_lock_ends_with_its_process(url: str) -> None:
+    """Whoever opens the journal the moment after a kill gets it: what the kernel has not let go of is waited for."""
+    for _ in range(3):
+        with child("time.sleep(60)", url) as holder:
+            holder.kill()
+            holder.wait()
+            with opened_journal(url, "run") as journal:
+                journal.next_epoch(None)
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_is_stopped_in_the_middle_of_a_write(url: str) -> None:
+    """It holds the turn to write. PostgreSQL takes it back, SQLite cannot; either way nothing of it counts later."""
+    code = (
+        "epoch = journal.next_epoch(None)\n"
+        "journal.begin('sync', None, epoch, '/a', 'recompute')\n"
+        "stops = [signal.SIGSTOP]\n"
+        "@sa.event.listens_for(sa.Engine, 'after_cursor_execute')\n"
+        "def stop(connection, cursor, statement, *rest):\n"
+        "    if 'INSERT INTO decisions' in statement and stops:\n"
+        "        os.kill(os.getpid(), stops.pop())\n"
+        "try:\n"
+        "    print(journal.decide('sync', epoch, 'commit'))\n"
+        "except OmniRLError as error:\n"
+        "    print(error.code)\n"
+    )
+    with child(code, url) as old:
+        while life(old.pid) != "stopped":
+            threading.Event().wait(0.01)
+        with opened_journal(url, "run", force=True) as journal:
+            if url.startswith("sqlite"):
+                with pytest.raises(JournalError, match=r"is locked; another process is .* end it if it is"):
+                    journal.next_epoch(None)
+                old.kill()
+                old.wait()
+            assert journal.decide("sync", journal.next_epoch(None), "abort") == "abort"
+            old.send_signal(signal.SIGCONT)
+            said, _ = old.communicate()
+            assert said == ("" if url.startswith("sqlite") else "fenced\n")
+            record = journal.record("sync")
+            assert record is not None
+            assert record.decision == "abort"
+
+
+@pytest.mark.parametrize("late", ["decide", "begin", "prepared", "finish", "next_epoch"])
+def test_a_write_that_waits_for_a_take_over_is_refused(url: str, late: str) -> None:
+    """Its transaction begins before the newer coordinator's is committed, and must not see the world as it was."""
+    with Ledger.open(url) as first, opened_journal(url, "run") as journal:
+        old = committed_sync(journal, "done", "/a", "v1")
+        journal.finish("done", old, {})
+        journal.begin("sync", None, old, "/b", "recompute")
+        writes: dict[str, Callable[[], object]] = {
+            "decide": lambda: journal.decide("sync", old, "commit"),
+            "begin": lambda: journal.begin("late", None, old, "/b", "recompute"),
+            "prepared": lambda: journal.prepared("sync", old, "v2"),
+            "finish": lambda: journal.finish("sync", old, {}),
+            "next_epoch": lambda: journal.next_epoch(old),
+        }
+        with ThreadPoolExecutor(1) as thread:
+            with first.database.write() as connection:
+                connection.execute(sa.update(fence).where(fence.c.run == "run").values(epoch=old + 1))
+                writing = thread.submit(writes[late])
+                time.sleep(0.2)  # for the write to get to where it waits
+                assert not writing.done()
+            with pytest.raises(FencedError, match=f"has epoch {old}, a newer one took over with {old + 1}"):
+                writing.result()
+        left = journal.unfinished()
+        assert left is not None
+        assert (left.sync, left.slab.version, left.decision) == ("sync", "", None)
+        assert journal.next_epoch(old + 1) == old + 2
+
+
+def test_a_decision_is_on_the_disk_when_it_is_told(url: str) -> None:
+    """Another connection, which sees the disk and not this process's memory, finds the row at once."""
+    with opened_journal(url, "run") as journal:
+        epoch = committed_sync(journal, "sync", "/a", "v1")
+        with Ledger.open(url) as other, other.database.read() as connection:
+            rows = connection.execute(sa.select(decisions.c.sync, decisions.c.decision, decisions.c.epoch)).all()
+            assert [tuple(row) for row in rows] == [("sync", "commit", epoch)]
+
+
+def test_what_no_journal_can_be_in(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"something else entirely " * 1000)
+    with pytest.raises(JournalError, match=r"ledger\.db cannot be opened"), opened_journal(path, "run"):
+        pass
+    with pytest.raises(JournalError, match="cannot be made"), opened_journal(path / "below a file" / "x.db", "run"):
+        pass

@@ -33,9 +33,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.ledger.postgres import Postgres, find_binaries
+
 from omni_rl import __version__
 from omni_rl.ledger.ledger import Ledger
-from tests.ledger.postgres import Postgres, find_binaries
 from tests.pinned import checkpoint_content, command_outputs, job_lines, ledger_content
 from tests.pinned.kept_meaning import lost
 from tests.pinned.ledger_answers import answers, exported

@@ -1,7 +1,6 @@
 """Weights that another program publishes reach a real engine through a sync, or leave it as it was."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,12 @@ import torch
 
 from omni_rl.client import publish
 from omni_rl.errors import SyncRolledBackError
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import PublishedSource
 from tests.rollout.conftest import prompts
 
@@ -46,7 +45,7 @@ def test_published_weights_are_served_after_a_sync(
         return [score.logprobs for score in handle.rescore(answers, alone=True)]
 
     with (
-        closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+        opened_journal(tmp_path / "ledger.db", "published") as journal,
         weight_sync([handle], journal, base=slabs) as sync,
     ):
         before = logprobs()

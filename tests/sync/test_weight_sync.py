@@ -18,8 +18,8 @@ from omni_rl.errors import (
     SyncRunningError,
     WeightUpdateError,
 )
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.sync.crew import Deadlines
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Pause
 from omni_rl.sync.result import SyncResult
@@ -27,7 +27,7 @@ from omni_rl.sync.slab import Slab
 from omni_rl.sync.states import Phase
 from omni_rl.sync.version import WeightVersion
 from omni_rl.sync.weight_sync import WeightSync
-from tests.chaos.fake_engine import Faults, NumberSource
+from tests.chaos.fake_engine import RUN, Faults, NumberSource
 from tests.chaos.in_process import BrokenSource, LocalRun, SlowSource
 from tests.sync.conftest import files_end_at
 
@@ -196,17 +196,15 @@ def test_the_defective_tensor_is_in_the_result(run: LocalRun) -> None:
     assert SyncResult.from_json(record.result).mismatches == ("head: element 0 differs",)
 
 
-def test_another_coordinator_takes_over(run: LocalRun, tmp_path: Path) -> None:
-    successor = SqliteJournal(tmp_path / "journal.sqlite", force=True)
-    replicas = list(run.replicas.values())
-    other = WeightSync(successor, run.slabs, replicas)
-    other.open(NumberSource(0))
-    with pytest.raises(FencedError, match="a newer one took over"):
-        run.sync.sync(NumberSource(1))
-    assert number(other.version) == 0
-    assert number(other.sync(NumberSource(2)).serving) == 2
-    other.close()
-    successor.close()
+def test_another_coordinator_takes_over(run: LocalRun) -> None:
+    with opened_journal(run.ledger, RUN, force=True) as journal:
+        other = WeightSync(journal, run.slabs, list(run.replicas.values()))
+        other.open(NumberSource(0))
+        with pytest.raises(FencedError, match="a newer one took over"):
+            run.sync.sync(NumberSource(1))
+        assert number(other.version) == 0
+        assert number(other.sync(NumberSource(2)).serving) == 2
+        other.close()
 
 
 def test_a_dead_replica_is_replaced_before_anything_else(run: LocalRun) -> None:

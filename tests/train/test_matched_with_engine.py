@@ -3,20 +3,19 @@
 The engine has more threads than a rank: a decode whose attention is split over them would have bits of its own.
 """
 
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from omni_rl.kinds import KINDS
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.samples import demo_prompts
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.settings import Numerics
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -45,7 +44,7 @@ def test_logprobs_are_the_engines_before_and_after_an_update(
     with (
         TrainerGroup.start(small_checkpoint, settings, run="test") as trainer,
         RolloutHandle.start(served) as engine,
-        closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+        opened_journal(tmp_path / "ledger.db", "test") as journal,
         weight_sync([engine], journal, base=tmp_path) as sync,
     ):
         prompts = engine.render([prompt for kind in KINDS for prompt in demo_prompts(kind, 1, 0)])

@@ -1,6 +1,5 @@
 """Pruned videos through the whole pair: one setting of the engine, two ranks of the trainer, new weights."""
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import numpy as np
 import pytest
 
 from omni_rl.errors import PromptError
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.samples import demo_prompts
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
@@ -54,7 +53,7 @@ def test_both_sides_prune_alike_before_and_after_an_update(
         _assert_agreement(rollouts, trainer.score(rollouts))
         trainer.update(rollouts, [1.0, -1.0, 0.5, 1.0, -0.5, 0.5])
         with (
-            closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+            opened_journal(tmp_path / "ledger.db", "test") as journal,
             weight_sync([engine], journal, base=tmp_path) as sync,
         ):
             sync.sync(FsdpSource(trainer))

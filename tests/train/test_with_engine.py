@@ -1,19 +1,18 @@
 """The trainer beside vLLM: real media of every kind, new weights by reference, a saved state that vLLM serves."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from omni_rl.kinds import KINDS
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.samples import demo_prompts
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import FsdpSource
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.group import TrainerGroup
@@ -58,7 +57,7 @@ def test_both_sides_agree_before_and_after_an_update_and_on_what_was_saved(
         trainer.update(rollouts, [1.0, -1.0] * len(KINDS))
         version = trainer.version()
         with (
-            closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+            opened_journal(tmp_path / "ledger.db", "test") as journal,
             weight_sync([engine], journal, base=tmp_path) as sync,
         ):
             result = sync.sync(FsdpSource(trainer))

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 
 from omni_rl.errors import LedgerVersionError
-from omni_rl.ledger.database import Database
+from omni_rl.ledger.database import STATEMENT_SECONDS, Database
 
 SCRIPTS = ScriptDirectory(str(Path(__file__).parent))
 
@@ -23,7 +23,12 @@ def upgrade(database: Database, to: str = "head") -> None:
     Raises:
         LedgerVersionError: a newer omni-rl wrote the ledger. It is left as it is.
     """
+    with database.read("opened") as connection:  # whoever finds the tables as they should be waits for no writer
+        if MigrationContext.configure(connection).get_current_revision() == SCRIPTS.get_current_head():
+            return
     with database.reported("opened"), database.write() as connection:
+        if not database.is_sqlite:  # between two statements, a migration may compute for longer than a write may
+            connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{STATEMENT_SECONDS}s'")
         current = MigrationContext.configure(connection).get_current_revision()
         if current == SCRIPTS.get_current_head():
             return
