@@ -9,6 +9,7 @@ from vllm import EngineArgs
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from omni_rl import runtime
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.served import check_checkpoint
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint
@@ -31,7 +32,13 @@ class ServeIn:
 
 
 def start(settings: EngineSettings) -> LLMEngine:
-    """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a whole checkpoint."""
+    """vLLM's engine in this process.
+
+    Raises:
+        ConfigError: this process lacks the environment it computes in.
+        CheckpointError: `settings.model` is not a whole checkpoint.
+    """
+    runtime.require("the engine")
     require_checkpoint(settings.model)
     check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
     _hide_from_vllms_scan()
