@@ -43,6 +43,7 @@ ALONE = [
     "omni_rl.train.settings",
     "omni_rl.train.targets",
     "omni_rl.train.types",
+    "omni_rl.vllm_plugin",
 ]
 """Of rooms whose other modules are heavy."""
 HEAVY_ONES = {"omni_rl.client.weights"}
