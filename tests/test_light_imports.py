@@ -25,6 +25,7 @@ ROOMS = [
 ALONE = [
     "omni_rl.bridge.child",
     "omni_rl.bridge.protocol",
+    "omni_rl.bridge.settings",
     "omni_rl.cli",
     "omni_rl.config",
     "omni_rl.demo.report",
@@ -36,6 +37,7 @@ ALONE = [
     "omni_rl.kinds",
     "omni_rl.media.types",
     "omni_rl.processes",
+    "omni_rl.rollout.settings",
     "omni_rl.rollout.types",
     "omni_rl.runtime",
     "omni_rl.settings",
