@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from omni_rl import torchvision_schemas
 from omni_rl.vllm_plugin import ENGINE
 from tests.packaging.conftest import Run
 
@@ -39,10 +40,9 @@ OURS = "ours ['omni_rl.vllm_plugin']"
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 of a few thousand parameters; no tokenizer."""
+    torchvision_schemas.install()  # transformers imports torchvision
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    import omni_rl.models  # noqa: F401 - torchvision imports beside a CPU build of torch from here on
 
     torch.manual_seed(0)
     config = Qwen2Config(
