@@ -11,6 +11,7 @@ from ray.exceptions import ActorHandleNotFoundError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from omni_rl import runtime
 from omni_rl.errors import ConfigError
 from omni_rl.processes import EXIT_TIMEOUT, PLACEMENT_TIMEOUT
 from omni_rl.settings import Strategy
@@ -45,9 +46,11 @@ def place(actor: Any, *arguments: Any) -> Any:
 
 
 def share(cpus: float, resources: Mapping[str, float], spot: Spot | None = None) -> dict[str, Any]:
-    """The options that set `resources`, by Ray's names, aside for an actor; GPU is the one with devices behind it."""
+    """The options of an engine's or a trainer's actor. `resources`, by Ray's names, are set aside for it (GPU is the
+    one with devices behind it). Its process has the environment that both sides compute in before it imports torch."""
     others = {name: amount for name, amount in resources.items() if name != "GPU"}
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
+    options["runtime_env"] = {"env_vars": runtime.variables()}
     if spot is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(spot.group, spot.bundle)
     return options

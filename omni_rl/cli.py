@@ -11,6 +11,7 @@ import typer
 from omni_rl import __version__
 from omni_rl.commands import jobs, plan, replay, sabotage, service, soak
 from omni_rl.errors import OmniRLError
+from omni_rl.runtime import prepare
 
 app = typer.Typer(
     help="Keeps an RL run honest: vLLM rollouts against an FSDP copy of the same Nemotron Omni.",
@@ -69,6 +70,7 @@ def make_checkpoint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Make the small Omni that the demo and the tests use: seeded, and trained on digits until it is half right."""
+    prepare()
     from omni_rl.checkpoints.make import make_checkpoint as make
 
     figures = make(out, seed=seed, force=force, progress=lambda line: typer.echo(line, err=True))
@@ -103,6 +105,7 @@ def demo(
     flags = {"model": model, "dtype": dtype, "numerics": numerics, "steps": steps, "seed": seed, "out": out}
     flags |= {"replicas": replicas, "nodes.count": nodes}
     settings = load(config, {f"demo.{name}": value for name, value in flags.items()}).demo
+    prepare()
     from omni_rl.demo.command import run_demo
 
     raise typer.Exit(0 if run_demo(settings, as_json=as_json, serve=serve) else 1)
@@ -113,6 +116,7 @@ jobs.register(app)
 plan.register(app)
 
 bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
+bench.callback()(prepare)
 app.add_typer(bench, name="bench")
 sabotage.register(app, bench)
 soak.register(app)

@@ -1,70 +1,73 @@
-"""Process settings that must be in place before torch, transformers or vLLM are imported.
+"""What a process of this project has in its environment before torch, transformers or vLLM is imported there.
 
-The heavy rooms (`models`, `media`, `rollout`, `train`) call `prepare()` in their `__init__`. It imports
-nothing heavy itself.
+No import sets it: whoever imports this package into a trainer or an engine of their own keeps their own environment.
+It is set where a process of ours begins: by the commands of `omni-rl` (`prepare`), and by Ray for an actor
+(`variables`, in `omni_rl.actors.share`). What cannot do without it asks (`require`).
 """
 
-import importlib.abc
 import os
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from typing import NamedTuple
+
+from omni_rl.errors import ConfigError
+
+
+class Variable(NamedTuple):
+    """A variable's value, and why it has that one."""
+
+    value: str
+    reason: str
+
 
 ENVIRONMENT = {
-    # The engine lives in the actor's own process: an exception reaches the caller, hooks reach the model.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Ray places actors; vLLM's own binding would pin every replica to the same cores.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Split over threads, an attention's last bits follow their number and what else is in the batch.
-    "VLLM_CPU_ATTN_SPLIT_KV": "0",
-    # Without it vLLM compiles its resize and mel kernels, whose last bits differ from the eager ones.
-    "TORCHDYNAMO_DISABLE": "1",
-    # Models are local directories; nothing is ever fetched from a hub.
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": Variable(
+        "0", "The engine lives in the actor's own process: an exception reaches the caller, hooks reach the model"
+    ),
+    "VLLM_CPU_OMP_THREADS_BIND": Variable(
+        "nobind", "Ray places actors; vLLM's own binding would pin every replica to the same cores"
+    ),
+    "VLLM_CPU_ATTN_SPLIT_KV": Variable(
+        "0", "Split over threads, an attention's last bits follow their number and what else is in the batch"
+    ),
+    "TORCHDYNAMO_DISABLE": Variable(
+        "1", "Without it vLLM compiles its resize and mel kernels, whose last bits differ from the eager ones"
+    ),
+    "HF_HUB_OFFLINE": Variable("1", "Models are local directories; nothing is ever fetched from a hub"),
+    "VLLM_NO_USAGE_STATS": Variable("1", "vLLM would report what it runs on"),
+    "TOKENIZERS_PARALLELISM": Variable("false", "The threads of the tokenizer would take the engine's cores"),
 }
 
 
+def variables() -> dict[str, str]:
+    """The environment of an engine or a rank that this process starts; what is set in this process wins."""
+    return {name: os.environ.get(name, variable.value) for name, variable in ENVIRONMENT.items()}
+
+
 def prepare() -> None:
-    """Set the environment (a value that is already set wins) and make torchvision importable. Idempotent."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if "torchvision" not in sys.modules and not any(isinstance(f, _TorchvisionSchemas) for f in sys.meta_path):
-        sys.meta_path.insert(0, _TorchvisionSchemas())
+    """Set what is missing in this process's own environment. Idempotent.
 
-
-class _TorchvisionSchemas(importlib.abc.MetaPathFinder):
-    """Lets PyPI's torchvision import beside a CPU build of torch.
-
-    Its compiled operators were built for CUDA and do not load, but its fake kernels need the schemas of two of
-    them to exist. A torchvision from PyTorch's CPU index loads its operators itself; then nothing is defined here.
+    Raises `ConfigError` where something is missing and torch was imported before: it has read its settings by then.
     """
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "torchvision":
-            return None
-        sys.meta_path.remove(self)
-        _define_missing_schemas()
-        return None
+    missing = _missing()
+    if missing and "torch" in sys.modules:
+        raise ConfigError(
+            f"torch is imported, and {', '.join(missing)} is not set: set it before, or call omni_rl.runtime.prepare() "
+            "as the first thing in the process"
+        )
+    os.environ.update(variables())
 
 
-_library: object = None  # torch drops the schemas when the Library object is collected
+def require(what: str) -> None:
+    """Raise `ConfigError` unless this process has the environment that `what` needs; another value than ours will do,
+    since somebody chose it."""
+    missing = _missing()
+    if missing:
+        raise ConfigError(
+            f"{what} needs {', '.join(f'{name}={ENVIRONMENT[name].value}' for name in missing)} in the environment of "
+            "its process: call omni_rl.runtime.prepare() there before torch is imported, or have "
+            "omni_rl.rollout.actor.RolloutHandle start the engine"
+        )
 
 
-def _define_missing_schemas() -> None:
-    global _library
-    import importlib.metadata
-
-    import torch
-
-    same_build = "+cpu" in importlib.metadata.version("torchvision") or "+cpu" not in torch.__version__
-    if same_build or hasattr(torch.ops.torchvision, "nms"):
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _library = library
+def _missing() -> list[str]:
+    return [name for name in ENVIRONMENT if name not in os.environ]

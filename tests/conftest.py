@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from omni_rl.config import SMALL_CHECKPOINT
+from omni_rl.runtime import prepare
 from tests.postgres import Postgres, find_binaries
 
 # Several test processes share the machine: each computes with one thread, and none starves another's actors, which Ray
 # would start with a lower priority. Read by what is imported later, and inherited by every process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# What `omni-rl` does first: engines, renderers and ranks of these tests are in this process.
+prepare()
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,12 @@ def test_the_references_are_current() -> None:
         assert (DOCS / name).read_text() == text, f"docs/{name} is not up to date; run tools/reference.py"
 
 
+def test_every_variable_of_ours_is_listed() -> None:
+    sources = [*ROOT.glob("omni_rl/**/*.py"), *ROOT.glob("services/omni_rl_services/**/*.py")]
+    named = {name for path in sources for name in re.findall(r"\bOMNI_RL_[A-Z_]*[A-Z]\b", path.read_text())}
+    assert named == reference.VARIABLES.keys()
+
+
 def test_every_alert_has_its_section_with_its_severity() -> None:
     groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
     wanted = [f"{rule['alert']} ({rule['labels']['severity']})" for group in groups for rule in group["rules"]]

@@ -25,10 +25,35 @@ from omni_rl.plan.links import H100
 from omni_rl.plan.measured import Measured
 from omni_rl.plan.model import PlanSettings, plan
 from omni_rl.rollout.settings import EngineSettings
+from omni_rl.runtime import ENVIRONMENT
 from omni_rl.service.settings import UpSettings
 from omni_rl.train.settings import TrainSettings
+from omni_rl.vllm_plugin import SUPPORTED
 
 ROOT = Path(__file__).resolve().parent.parent
+VARIABLES = {
+    "OMNI_RL_SECTION__NAME": "A setting of `omni-rl demo` or `omni-rl up`, as above",
+    "OMNI_RL_URL": "The coordinator's address, for clients, jobs and commands",
+    "OMNI_RL_TOKEN": "A client's token",
+    "OMNI_RL_TOKEN_FILE": "A file with the token, for where environments are shown",
+    "OMNI_RL_RUN": "The run whose policies a job attaches to",
+    "OMNI_RL_JOBS": "Where jobs save their steps; the default is `runs/jobs`",
+    "OMNI_RL_TASKS": "Where task files are; the default is the checkout's `deploy/jobs`",
+    "OMNI_RL_CACHE": "Where layout maps are kept; the default is `~/.cache/omni-rl`",
+    "OMNI_RL_ENGINE": "1: vLLM is taught Nemotron Omni; our engine sets it for the processes that vLLM starts",
+    "OMNI_RL_SERVICE": "Set by `omni-rl up`, which knows its processes by it",
+}
+"""What the package reads or sets; tests/test_docs.py holds it against the code."""
+PLUGIN = """
+vLLM finds our plug-in through the entry point `vllm.general_plugins`, in every process of every vLLM that this package
+is installed beside. It imports the standard library alone, sets nothing, and returns at once unless `OMNI_RL_ENGINE=1`
+asks for more. It then needs {versions}: another one gets a warning and is left as it is, and our engine does not start.
+
+No import of the package sets a variable. The processes of an engine, of a trainer's ranks and of the commands of
+`omni-rl` have these; a value that is set already wins, and goes from a driver to the actors it starts. A process of
+your own that hosts an engine or a renderer calls `omni_rl.runtime.prepare()` before torch is imported; without it they
+raise `ConfigError`. The training model and `publish` do without.
+"""
 DOCS = ROOT / "docs"
 SCOPES = {deps.reader: "read", deps.syncer: "sync", deps.admin: "admin"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -143,7 +168,18 @@ def configuration() -> str:
             notes = _attribute_docstrings(model)
             lines += [_setting(name, field, notes.get(name, "")) for name, field in model.model_fields.items()]
             lines.append("")
-    return GENERATED + "\n".join(lines)
+    return GENERATED + "\n".join([*lines, *_environment()])
+
+
+def _environment() -> Iterator[str]:
+    yield from ("## Environment variables", "", "| name | |", "|---|---|")
+    yield from (_row(f"`{name}`", what) for name, what in VARIABLES.items())
+    yield ""
+    versions = " or ".join(f"vLLM {version}" for version in SUPPORTED)
+    yield from _wrapped(PLUGIN.format(versions=versions).strip())
+    yield from ("| name | value | |", "|---|---|---|")
+    yield from (_row(f"`{name}`", f"`{given.value}`", given.reason) for name, given in ENVIRONMENT.items())
+    yield ""
 
 
 def _setting(name: str, field: FieldInfo, note: str) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from omni_rl.actors import share
+from omni_rl.rollout.actor import CPUS
 from omni_rl.rollout.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Rivals:
     """The other ways, for one checkpoint's shape. Close it."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._actor: Any = ray.remote(num_cpus=0.5)(LoadingEngine).remote()
+        self._actor: Any = ray.remote(LoadingEngine).options(**share(CPUS, {})).remote()
         ray.get(self._actor.start.remote(settings))
 
     def save_and_reload(self, model: "NemotronOmniForConditionalGeneration", base: Path | None) -> dict[str, float]:

@@ -8,11 +8,13 @@ import socket
 import sys
 
 from omni_rl.bridge.child import Child
+from omni_rl.runtime import prepare
 
 PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
+    prepare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # A coordinator that is killed closes nothing in order; the next one's bridge must find the run free.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -28,7 +28,6 @@ from omni_rl.bridge.protocol import (
 )
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
-from omni_rl.runtime import prepare
 
 if TYPE_CHECKING:
     from omni_rl.bridge.cluster import Cluster
@@ -137,7 +136,6 @@ class Child:
             os._exit(LOST)
 
     def _serve(self, settings: ClusterSettings) -> None:
-        prepare()
         from omni_rl.bridge.cluster import Cluster
         from omni_rl.bridge.jobs import Jobs
 

@@ -1,5 +1,5 @@
 """The small Omni checkpoint that ships with the package, and what makes it and others like it."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

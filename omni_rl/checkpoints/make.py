@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
+from omni_rl import runtime
 from omni_rl.checkpoints.build import random_checkpoint
 from omni_rl.checkpoints.examples import Example, PromptExamples, chat_examples
 from omni_rl.checkpoints.figures import Figures
@@ -32,10 +33,12 @@ def make_checkpoint(
     One thread, so that no sum depends on the machine's number of cores. `progress` gets a line now and then.
 
     Raises:
-        ConfigError: `out` is not empty and `force` is not given.
+        ConfigError: `out` is not empty and `force` is not given; or this process lacks the environment in which
+            pictures have the engine's bits (`omni_rl.runtime`).
         CheckpointError: held-out sampled accuracy is not within `plan.accepted`, or `out` holds what must not be
             replaced; nothing is written then.
     """
+    runtime.require("making a checkpoint")
     if out.exists() and any(out.iterdir()) and not force:
         raise ConfigError(f"{out} is not empty; choose another directory, or give --force to write into it")
     with _one_thread(), tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ import typer
 
 from omni_rl.commands.service import RUNS, AsJson, Directory, connect
 from omni_rl.errors import ConfigError
+from omni_rl.runtime import prepare
 
 KINDS = ("grpo", "ppo")
 Kind = Annotated[str, typer.Argument(help="grpo or ppo.")]
@@ -53,6 +54,7 @@ def run(
     except json.JSONDecodeError as error:
         raise ConfigError(f"--parameters is not JSON: {error}") from None
     chosen = _parameters(kind, values)
+    prepare()
     from omni_rl.jobs.command import print_line, run_job
 
     run_job(chosen, print_line)

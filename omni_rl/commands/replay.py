@@ -7,6 +7,7 @@ import typer
 
 from omni_rl.commands.service import AsJson
 from omni_rl.rollout.settings import Dtype, require_checkpoint
+from omni_rl.runtime import prepare
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +29,7 @@ def replay(
 
     found = read_bundle(bundle)
     require_checkpoint(model)
+    prepare()
     import pydantic_core
 
     from omni_rl.replay.report import lines

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from omni_rl.commands.service import RUNS, Directory, connect, step_named
+from omni_rl.runtime import prepare
 
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
@@ -43,6 +44,7 @@ def sabotage(
 
     Exit code 0 if all of them are, 1 if one is not.
     """
+    prepare()
     from omni_rl.config import load
     from omni_rl.sabotage.command import run
 

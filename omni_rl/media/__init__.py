@@ -1,5 +1,5 @@
 """The one preprocessing path: a prompt with media is rendered once, for both sides."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

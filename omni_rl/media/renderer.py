@@ -12,6 +12,7 @@ import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.utils.torch_utils import set_default_torch_num_threads
 
+from omni_rl import runtime
 from omni_rl.errors import CheckpointError, MediaError, PromptError
 from omni_rl.kinds import MODALITIES, Modality
 from omni_rl.media.digests import tensor_digest, tensors_digest
@@ -27,9 +28,13 @@ class Renderer:
 
     `engine` is vLLM's `LLMEngine` in this process. No cache of vLLM's takes part: with one, an item's tensors could
     depend on what was rendered before it (the images of a prompt share a token budget, its sounds a padding).
+
+    Raises `ConfigError` if the process lacks the environment in which an item has the same bits everywhere
+    (`omni_rl.runtime`), and `CheckpointError` for a checkpoint without dynamic resolution.
     """
 
     def __init__(self, engine: Any) -> None:
+        runtime.require("the renderer")
         self._renderer = engine.renderer
         self._processor = self._renderer.get_mm_processor()
         info = self._processor.info

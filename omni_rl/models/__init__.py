@@ -1,5 +1,5 @@
 """The training copies of the policies."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

@@ -1,5 +1,5 @@
 """The policy that samples: vLLM, stepped, versioned and rescored."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

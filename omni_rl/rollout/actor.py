@@ -17,7 +17,7 @@ from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
-from omni_rl.rollout.settings import EngineSettings, require_checkpoint
+from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.rollout.waiting import FOUND, Waiter
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus, SlabRef
@@ -54,8 +54,9 @@ class RolloutActor:
         return self._started
 
     async def start(self, settings: EngineSettings, name: str, closed: bool, held: str | None) -> int:
-        """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`."""
+        """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`, `ConfigError`."""
         require_checkpoint(settings.model)
+        require_vllm()
         from omni_rl.media.renderer import Renderer
         from omni_rl.rollout.engine import RolloutEngine
 
@@ -160,8 +161,8 @@ class RolloutHandle:
         `detached` one outlives this driver. It, and who takes its place, has the room in `spot`, if there is one.
 
         A `closed` one answers no request until a weight sync has brought it to the run's weights, a `held` one until it
-        is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `EngineDeadError` if Ray could
-        not start it.
+        is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `ConfigError` if the node's
+        vLLM is not one that the engine was proven with, `EngineDeadError` if Ray could not start it.
         """
         handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached, spot)
         handle._start(closed, held)

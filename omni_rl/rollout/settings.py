@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from omni_rl.errors import CheckpointError
+from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.settings import StrictSettings, TransferBackend
+from omni_rl.vllm_plugin import unsupported
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -55,3 +56,13 @@ def require_checkpoint(model: Path) -> None:
         if not (model / name).is_file():
             raise CheckpointError(f"{model} has no {name}; give the directory of a saved checkpoint")
     weight_files(model)
+
+
+def require_vllm() -> None:
+    """Raise `ConfigError` beside a vLLM that the engine was not proven with; imports vLLM, but nothing of its insides,
+    which other versions do not have."""
+    from vllm import __version__
+
+    reason = unsupported(__version__)
+    if reason:
+        raise ConfigError(f"{reason}; install a version of those")

@@ -9,9 +9,10 @@ from vllm import EngineArgs
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from omni_rl import runtime, vllm_plugin
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.served import check_checkpoint
-from omni_rl.rollout.settings import EngineSettings, require_checkpoint
+from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
 
 
 class ServeIn:
@@ -31,37 +32,49 @@ class ServeIn:
 
 
 def start(settings: EngineSettings) -> LLMEngine:
-    """vLLM's engine in this process. Raises `CheckpointError` if `settings.model` is not a whole checkpoint."""
+    """vLLM's engine in this process.
+
+    Raises:
+        ConfigError: the engine was not proven with this vLLM, or this process lacks the environment it computes in.
+        CheckpointError: `settings.model` is not a whole checkpoint.
+    """
+    require_vllm()
+    runtime.require("the engine")
     require_checkpoint(settings.model)
     check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
     _hide_from_vllms_scan()
     torch.set_num_threads(settings.threads)
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=str(settings.model),
-            dtype=settings.dtype,
-            hf_overrides=ServeIn(getattr(torch, settings.dtype)),
-            load_format="safetensors",
-            # Sampling defaults come from the caller, never out of the checkpoint.
-            generation_config="vllm",
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
-            limit_mm_per_prompt={"image": settings.images, "audio": settings.audios, "video": settings.videos},
-            video_pruning_rate=settings.video_pruning_rate or None,
-            logprobs_mode="processed_logprobs",
-            enforce_eager=True,
-            # It crashes with Mamba on CPU at the first prompt longer than a block.
-            enable_prefix_caching=False,
-            # The trainer needs the tensors of every rendering; a cache would leave out those that the engine has.
-            mm_processor_cache_gb=0,
-            skip_mm_profiling=True,
-            # A step is finished before the next is planned: an update between two steps has a clear before and after.
-            async_scheduling=False,
-            disable_log_stats=True,
-            weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
-        )
+    with vllm_plugin.asked():
+        # vLLM loads its plug-ins once in a process: it may have done so before anybody asked.
+        vllm_plugin.register()
+        return LLMEngine.from_engine_args(_engine_args(settings))
+
+
+def _engine_args(settings: EngineSettings) -> EngineArgs:
+    return EngineArgs(
+        model=str(settings.model),
+        dtype=settings.dtype,
+        hf_overrides=ServeIn(getattr(torch, settings.dtype)),
+        load_format="safetensors",
+        # Sampling defaults come from the caller, never out of the checkpoint.
+        generation_config="vllm",
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        limit_mm_per_prompt={"image": settings.images, "audio": settings.audios, "video": settings.videos},
+        video_pruning_rate=settings.video_pruning_rate or None,
+        logprobs_mode="processed_logprobs",
+        enforce_eager=True,
+        # It crashes with Mamba on CPU at the first prompt longer than a block.
+        enable_prefix_caching=False,
+        # The trainer needs the tensors of every rendering; a cache would leave out those that the engine has.
+        mm_processor_cache_gb=0,
+        skip_mm_profiling=True,
+        # A step is finished before the next is planned: an update between two steps has a clear before and after.
+        async_scheduling=False,
+        disable_log_stats=True,
+        weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
     )
 
 

@@ -1,5 +1,5 @@
 """The policy that learns: the FSDP2 copy, packed scoring and the optimiser step."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

@@ -18,6 +18,7 @@ import pytest
 from omni_rl.actors import share
 from omni_rl.bridge.child import answers
 from omni_rl.processes import wait_until_gone
+from omni_rl.runtime import variables
 from omni_rl.service.state import MARK, marked
 
 PATIENCE = 120.0
@@ -34,8 +35,10 @@ time.sleep(600)
 
 
 def test_resources_are_ray_options_and_gpus_are_devices() -> None:
-    assert share(0.5, {"rollout": 0.1, "GPU": 1}) == {"num_cpus": 0.5, "num_gpus": 1, "resources": {"rollout": 0.1}}
-    assert share(0.25, {}) == {"num_cpus": 0.25, "num_gpus": 0, "resources": {}}
+    of_both_sides = {"runtime_env": {"env_vars": variables()}}
+    rollout = {"num_cpus": 0.5, "num_gpus": 1, "resources": {"rollout": 0.1}}
+    assert share(0.5, {"rollout": 0.1, "GPU": 1}) == rollout | of_both_sides
+    assert share(0.25, {}) == {"num_cpus": 0.25, "num_gpus": 0, "resources": {}} | of_both_sides
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def start_front_end(small_checkpoint: Path) -> Callable[..., Any]:
     from vllm import EngineArgs
     from vllm.renderers import renderer_from_config
 
-    from omni_rl.rollout.plugin import register
+    from omni_rl.rollout.registration import register
 
     register()
 

@@ -33,14 +33,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.ledger.postgres import Postgres, find_binaries
-
 from omni_rl import __version__
 from omni_rl.ledger.ledger import Ledger
 from tests.pinned import checkpoint_content, command_outputs, job_lines, ledger_content
 from tests.pinned.kept_meaning import lost
 from tests.pinned.ledger_answers import answers, exported
 from tests.pinned.pinned_files import DATA, packed, unpacked
+from tests.postgres import Postgres, find_binaries
 from tests.services.live import live
 
 MADE_BY = "0.1.0"

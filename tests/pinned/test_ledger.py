@@ -20,11 +20,11 @@ from omni_rl.errors import FencedError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from tests.ledger.conftest import postgres as postgres
-from tests.ledger.postgres import Postgres
 from tests.pinned.command_outputs import printed
 from tests.pinned.kept_meaning import lost, lost_shape
 from tests.pinned.ledger_answers import answers, exported
 from tests.pinned.pinned_files import pinned_json, unpacked
+from tests.postgres import Postgres
 from tests.services.live import live
 
 

@@ -53,9 +53,9 @@ class _Alone:
 
 
 def trl_loss(case: dict[str, Any]) -> dict[str, Any]:
-    from omni_rl import runtime
+    from omni_rl import torchvision_schemas
 
-    runtime.prepare()  # without it, torchvision does not import beside the CPU build of torch
+    torchvision_schemas.install()  # without it, torchvision does not import beside the CPU build of torch
     from trl import GRPOTrainer  # type: ignore[import-not-found]
 
     given = arrays()

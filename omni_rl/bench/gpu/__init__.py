@@ -1,5 +1,5 @@
 """The training copy and the trainer on a CUDA device, against the same on that machine's CPU."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()

@@ -1,5 +1,5 @@
 """Scoring speed and memory, ours against transformers'."""
 
-from omni_rl import runtime
+from omni_rl import torchvision_schemas
 
-runtime.prepare()
+torchvision_schemas.install()
