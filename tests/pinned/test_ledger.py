@@ -19,7 +19,6 @@ from omni_rl.client.bundle import bundle
 from omni_rl.errors import FencedError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
-from tests.ledger.conftest import postgres as postgres
 from tests.pinned.command_outputs import printed
 from tests.pinned.kept_meaning import lost, lost_shape
 from tests.pinned.ledger_answers import answers, exported

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +14,13 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from omni_rl.client import publish
 from omni_rl.errors import ConfigError, EngineDeadError, SyncRolledBackError
+from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.transfer import Engines, init_info
 from omni_rl.settings import TransferBackend, Transport
 from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.journal import SqliteJournal
 from omni_rl.sync.sources import PublishedSource
 from tests.rollout.test_vllm_transport import FakeEngine
 
@@ -118,7 +117,7 @@ def test_what_cannot_be_sent_is_refused_before_slabs_are_made(
     handle = cast(RolloutHandle, Started(small_checkpoint, backend))
     slabs = tmp_path / "slabs"
     with (
-        closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+        opened_journal(tmp_path / "ledger.db", RUN) as journal,
         pytest.raises(ConfigError, match=reason),
         weight_sync([handle], journal, base=slabs, transport=transport, device=device),
     ):
@@ -205,7 +204,7 @@ def test_a_sync_through_vllms_transfer_is_proven_or_taken_back(small_checkpoint:
     settings = EngineSettings(model=small_checkpoint, run=RUN, weight_transfer="ipc")
     with (
         RolloutHandle.start(settings) as handle,
-        closing(SqliteJournal(tmp_path / "journal.sqlite")) as journal,
+        opened_journal(tmp_path / "ledger.db", RUN) as journal,
         weight_sync([handle], journal, base=slabs, transport="vllm_ipc", device=CPU) as sync,
     ):
         assert receive(handle) == ["IPCWeightTransferEngine"]
