@@ -67,8 +67,9 @@ class BreachAnswer(Answer):
 
 
 class SampleWeights(Answer):
-    """Weights of one sample's tokens, in order; 0 masks."""
+    """Weights of one sample's tokens, in order; 0 masks. A sample is known by the rank that posted it and its name."""
 
+    rank: int = 0
     sample: str
     weights: list[float]
 
@@ -84,8 +85,10 @@ class WeightsAnswer(Answer):
 
 
 class WorstSample(Answer):
-    """A sample that is kept with its tokens; its error is mean exp(abs d), null where that is not a number."""
+    """A sample that is kept with its tokens, known by the rank that posted it and its name; its error is mean exp(abs
+    d), null where that is not a number."""
 
+    rank: int = 0
     sample: str
     kind: str
     error: float | None
@@ -152,6 +155,7 @@ class SampleAnswer(Answer):
     run: str
     attempt: int
     step: int
+    rank: int = 0
     sample: str
     kind: str
     error: float | None = Field(description="mean exp(abs d); null where that is not a number.")

@@ -168,8 +168,9 @@ def step(run: str, attempt: int, step: int) -> Call[StepAnswer]:
     return Call("GET", _step(run, attempt, step), _as(StepAnswer))
 
 
-def sample(run: str, attempt: int, step: int, sample: str) -> Call[SampleAnswer]:
-    return Call("GET", f"{_step(run, attempt, step)}/samples/{quote(sample, safe='')}", _as(SampleAnswer))
+def sample(run: str, attempt: int, step: int, sample: str, rank: int | None = None) -> Call[SampleAnswer]:
+    path = f"{_step(run, attempt, step)}/samples/{quote(sample, safe='')}"
+    return Call("GET", path, _as(SampleAnswer), params={} if rank is None else {"rank": rank})
 
 
 def put_media(content: bytes, content_type: str) -> Call[MediaAnswer]:

@@ -277,13 +277,14 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     kept = [
         {
             **where,
+            "rank": rank,
             "sample": record.samples[0],
             "place": place,
             "kind": record.kinds[0],
             "figures": vars(metrics),
             "record": record.packed(),
         }
-        for place, (record, metrics) in enumerate(step.kept)
+        for place, (rank, record, metrics) in enumerate(step.kept)
     ]
     if kept:
         connection.execute(_into(samples), kept)

@@ -15,7 +15,7 @@ from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
-from omni_rl_services.coordinator.judging import Judged, StepWeights, judge_step, weigh
+from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, weigh
 from omni_rl_services.coordinator.recent import RecentParts, Room
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, drift_to_json, transition_events
@@ -37,6 +37,7 @@ class Sealed:
 
     verdict: Verdict
     columns: StepColumns
+    ranks: Ranks
     weights: StepWeights | None
 
 
@@ -100,7 +101,7 @@ class Steps:
             judged = await self.work(
                 sum(part.table.nbytes for part in parts.values()),
                 judge_step,
-                list(parts.values()),
+                parts,
                 run.yardstick,
                 self._settings.worst_samples,
             )
@@ -111,7 +112,7 @@ class Steps:
             verdict = verdict_of(key, judged, outcome.drift, weights)
             digests = {rank: part.digest for rank, part in parts.items()}
             if await self._store.seal(_new_step(run, key, body, digests, judged, outcome, verdict)) == "same":
-                return await self._again(run, key, judged.columns)
+                return await self._again(run, key, judged)
             before, run.drift = run.drift, outcome.drift
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
             if before.alarming and not outcome.drift.alarming:
@@ -121,7 +122,7 @@ class Steps:
         self._tell(run, key, body, judged)
         await self._responder.respond(run, outcome)
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
-        return Sealed(verdict, judged.columns, weights)
+        return Sealed(verdict, judged.columns, judged.ranks, weights)
 
     async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
         """Run what reads `size` bytes of records, in a worker thread unless they are few."""
@@ -141,11 +142,13 @@ class Steps:
             raise NotFoundError(f"{key} has no parts; post them before it is sealed")
         return parts
 
-    async def _again(self, run: Run, key: StepKey, columns: StepColumns) -> Sealed:
+    async def _again(self, run: Run, key: StepKey, judged: Judged) -> Sealed:
         """The verdict that was given before; weights come from the same records, so they are the same."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
-        weights = None if verdict.weights is None else await self.work(columns.nbytes, weigh, columns, run.correction)
-        return Sealed(verdict, columns, weights)
+        columns, weights = judged.columns, None
+        if verdict.weights is not None:
+            weights = await self.work(columns.nbytes, weigh, columns, run.correction)
+        return Sealed(verdict, columns, judged.ranks, weights)
 
     def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:
         step = JudgedStep(

@@ -113,8 +113,8 @@ class Store:
     async def step(self, key: StepKey) -> Step:
         return await self._read(self._ledger.step, key)
 
-    async def sample(self, key: StepKey, sample: str) -> Sample:
-        return await self._read(self._ledger.sample, key, sample)
+    async def sample(self, key: StepKey, sample: str, rank: int | None) -> Sample:
+        return await self._read(self._ledger.sample, key, sample, rank)
 
     async def add_event(self, kind: str, run: str | None, data: dict[str, object]) -> None:
         await asyncio.wrap_future(self._ledger.add_event(kind, data, run))

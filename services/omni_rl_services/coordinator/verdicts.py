@@ -34,11 +34,12 @@ def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights 
         figures=finite(judged.comparison.figures),
         worst=[
             WorstSample(
+                rank=rank,
                 sample=judged.columns.samples[number],
                 kind=judged.columns.kinds[number],
                 error=_finite(metrics.seq_mult_prob_error_mean),
             )
-            for number, (_, metrics) in zip(judged.worst, judged.kept, strict=True)
+            for number, (rank, _, metrics) in zip(judged.worst, judged.kept, strict=True)
         ],
         weights=None
         if weights is None

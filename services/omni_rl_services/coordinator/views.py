@@ -48,6 +48,7 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     error = sample.kept.figures["seq_mult_prob_error_mean"]
     return SampleAnswer(
         **sample.key._asdict(),
+        rank=sample.kept.rank,
         sample=sample.kept.sample,
         kind=sample.kept.kind,
         error=error if math.isfinite(error) else None,
