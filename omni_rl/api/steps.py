@@ -95,13 +95,19 @@ class WorstSample(Answer):
 
 
 class Verdict(Answer):
-    """What a step amounts to. `reason` is the worst breach in a sentence."""
+    """What a step amounts to. `reason` says what it is judged by, in a sentence; `sentence` why it is so, and what to
+    do."""
 
     run: str
     attempt: int
     step: int
     severity: SeverityName
     reason: str
+    cause: str | None = Field(
+        default=None, description="Why, as far as the records tell; `unknown` where no check reproduces the difference."
+    )
+    sentence: str = Field(default="", description="The cause in words, with what to do; empty where nothing is wrong.")
+    evidence: list[dict[str, Any]] = Field(default_factory=list, description="What each check found, in order.")
     breaches: list[BreachAnswer]
     drift: DriftAnswer
     samples: int

@@ -69,8 +69,8 @@ class AsyncClient:
     async def pause(self, reason: str) -> GateAnswer:
         return await self._send(calls.pause(reason))
 
-    async def resume(self) -> GateAnswer:
-        return await self._send(calls.resume())
+    async def resume(self, run: str | None = None) -> GateAnswer:
+        return await self._send(calls.resume(run))
 
     async def create_run(self, body: RunBody) -> RunAnswer:
         return await self._send(calls.create_run(body))

@@ -78,9 +78,9 @@ class Client:
         """Stop generation."""
         return self._send(calls.pause(reason))
 
-    def resume(self) -> GateAnswer:
+    def resume(self, run: str | None = None) -> GateAnswer:
         """Let generation go on, and vouch for it."""
-        return self._send(calls.resume())
+        return self._send(calls.resume(run))
 
     def create_run(self, body: RunBody) -> RunAnswer:
         """Make a run; the same again is fine."""

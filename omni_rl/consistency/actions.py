@@ -56,7 +56,13 @@ NOISE = (Cause.ROUNDING, Cause.ROUTER)
 
 
 def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -> dict[tuple[Cause, Severity], Action]:
-    columns = {Severity.OK: Action.NONE, Severity.WARN: warn, Severity.MASK: mask, Severity.PAUSE: pause}
+    columns = {
+        Severity.UNJUDGED: Action.NONE,
+        Severity.OK: Action.NONE,
+        Severity.WARN: warn,
+        Severity.MASK: mask,
+        Severity.PAUSE: pause,
+    }
     return {(cause, severity): action for cause in causes for severity, action in columns.items()}
 
 

@@ -189,6 +189,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         put_state(connection, key.run, step.state)
     add_events(connection, step.events)
     if step.alarm is not None:
+        close_alarms(connection, key.run, "it became worse, and was told again")
         open_alarm(connection, key.run, step.alarm, key)
     _forget(connection, attempt, key.step, retention)
     return "new"

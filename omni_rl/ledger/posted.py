@@ -1,6 +1,7 @@
 """A step's records as the checks of a posted step look at them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,32 +10,39 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.evidence import TensorSeen
-from omni_rl.consistency.posted.step import PostedStep, Proofs, Spans
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.posted.step import LogprobsOf, PostedStep, Proofs, Spans
 from omni_rl.ledger.lists import Lists, lists, numbers, single
 from omni_rl.ledger.records import StepRecords
 
 
-def posted_step(parts: Mapping[int, StepRecords]) -> PostedStep:
-    """The parts of all ranks, by their numbers, as one step. A sample's name tells its rank where there are several."""
+def posted_step(parts: Mapping[int, StepRecords], columns: StepColumns) -> PostedStep:
+    """The parts of all ranks, by their numbers, as one step; `columns` are theirs, joined in the same order. A sample's
+    name tells its rank where there are several."""
     tables = [part.table for part in parts.values()]
     table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
-    columns = [part.columns for part in parts.values()]
-    rollout = np.concatenate([part.rollout_logprobs for part in columns])
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in columns]))])
-    counted = [np.ones(part.tokens, np.bool_) if part.loss_mask is None else part.loss_mask for part in columns]
     ids, prompts = lists(single(table, "ids")), lists(single(table, "prompt_ids"))
-    return PostedStep(
-        [f"{name} of rank {rank}" if len(parts) > 1 else name for rank, part in parts.items() for name in part.samples],
-        [kind for part in parts.values() for kind in part.kinds],
-        offsets.astype(np.int64),
-        rollout,
-        np.concatenate([part.train_logprobs for part in columns]),
-        np.concatenate(counted),
-        numbers(pc.fill_null(single(table, "temperature"), 1.0)).astype(np.float64),
-        ids.numbers().astype(np.int64) if ids.present.all() else None,
-        _each(prompts) if prompts.present.all() else None,
-        _proofs(table),
+    names = columns.samples
+    if len(parts) > 1:
+        names = [f"{name} of rank {rank}" for rank, part in parts.items() for name in part.samples]
+    return replace(
+        PostedStep.of(columns),
+        samples=names,
+        temperatures=numbers(pc.fill_null(single(table, "temperature"), 1.0)).astype(np.float64),
+        ids=ids.numbers().astype(np.int64) if len(table) and ids.present.all() else None,
+        prompts=_each(prompts) if len(table) and prompts.present.all() else None,
+        proofs=_proofs(table),
+        logprobs_of=_logprobs_of(table),
+        filtered=not _is_empty(table, "filtered"),
     )
+
+
+def _logprobs_of(table: pa.Table) -> LogprobsOf:
+    """Of the step: where its records say different things, nobody knows."""
+    if _is_empty(table, "logprobs_of"):
+        return "processed"
+    said: list[LogprobsOf] = pc.fill_null(single(table, "logprobs_of"), "processed").unique().to_pylist()
+    return said[0] if len(said) == 1 else "unknown"
 
 
 def _each(values: Lists) -> list[NDArray[np.int64]]:

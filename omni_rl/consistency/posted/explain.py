@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
-from omni_rl.consistency.limits import OVERALL
 from omni_rl.consistency.posted import alignment, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Look, Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.support import support
+from omni_rl.kinds import OVERALL
 
 
 @dataclass(frozen=True)

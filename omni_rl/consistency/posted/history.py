@@ -16,6 +16,8 @@ from omni_rl.consistency.posted.support import UnitMean
 
 FALSE_ALARMS = 1e-3
 """The probability that a run without a fault, however long, is ever told of a bias."""
+ANSWERS = 8
+"""Answers whose scatter says how sure their mean is, at least."""
 TIGHTEST = 16
 """Steps after which the bound on their sum is tightest."""
 KEPT = 32
@@ -64,7 +66,7 @@ class History:
         found = replace(
             found, clean=self.clean + (size[0] - self.clean) / (self.clean_steps + 1), clean_steps=self.clean_steps + 1
         )
-        if mean is None or mean.answers < 2:
+        if mean is None or mean.answers < ANSWERS:
             return found
         return replace(
             found,
@@ -74,10 +76,6 @@ class History:
             scale=self.scale or TIGHTEST * (mean.error * tokens) ** 2,
         )
 
-    def synced(self) -> "History":
-        """After new weights reached the engine: a growth begins anew."""
-        return replace(self, sizes=())
-
     def noise(self, of_dtype: float) -> float:
         """The mean abs d of clean steps: the run's own once there are enough of them, at most the dtype's."""
         return min(self.clean, of_dtype) if self.clean_steps >= CLEAN else of_dtype
@@ -85,6 +83,8 @@ class History:
     def significant(self, t: float, answers: int, tests: int) -> bool:
         """Whether a step's excess of `t` standard errors over `answers` is more than chance makes of one of the run's
         looks, of which the step has `tests`."""
+        if answers < ANSWERS:
+            return False
         share = FALSE_ALARMS / 2 * 6 / (math.pi * (self.looks // max(tests, 1) + 1)) ** 2 / tests
         return two_sided(t, answers - 1) < share
 

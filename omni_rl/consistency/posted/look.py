@@ -8,20 +8,21 @@ limit in use lets pass.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from omni_rl.consistency.attribution.evidence import Check, Finding
-from omni_rl.consistency.limits import OVERALL, Severity
+from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.limits import Severity, Told
 from omni_rl.consistency.posted import proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.step import Array, PostedStep
 from omni_rl.consistency.posted.support import UnitMean, unit_mean
+from omni_rl.kinds import OVERALL
 
-LogprobsOf = Literal["processed", "raw", "unknown"]
-ROUNDING = 0.02
-"""Share of the noise's mean abs d that rounding may leave in the mean of exp(d)."""
+ROUNDING: Mapping[str, float] = {"float32": 3e-6, "bfloat16": 2e-3}
+"""What rounding may leave in the mean of exp(d), by dtype: both sides are proper policies up to the last bits of their
+log-softmax."""
 BIASED = {Severity.PAUSE: 0.5, Severity.MASK: 0.1, Severity.WARN: 0.0}
 """By how much the mean of exp(d) has to be off for a severity, where it is off by more than chance."""
 MANY = 1e-3
@@ -35,14 +36,16 @@ HOLES = 0.01
 @dataclass(frozen=True)
 class Terms:
     """How a run's records are to be read. `noise`: the mean abs d of two correct computations in its dtypes. `lag`: how
-    many weight versions the engine may be behind; None: not said. `logprobs_of`: of which distribution the engine's
-    logprobs are: the one that sampled (processed), the raw one, or nobody knows. `filtered`: whether answers were
-    dropped by their reward, length or logprobs, so that those which are left are no sample of the policy."""
+    many weight versions the engine may be behind; None: not said. `bias`: what rounding may leave in the mean of
+    exp(d)."""
 
     noise: float
+    bias: float
     lag: int | None = None
-    logprobs_of: LogprobsOf = "processed"
-    filtered: bool = False
+
+    @classmethod
+    def of(cls, dtype: str, lag: int | None = None) -> "Terms":
+        return cls(NOISE[dtype].mean, ROUNDING[dtype], lag)
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ class Look:
         return all(finding.check == Check.BIAS for finding, _ in self.found)
 
     @property
-    def severity(self) -> Severity:
-        return max((severity for _, severity in self.found), default=Severity.OK)
+    def told(self) -> tuple[Told, ...]:
+        return tuple(Told(finding.sentence, severity) for finding, severity in self.found)
 
 
 def look(step: PostedStep, terms: Terms, history: History) -> Look:
     """Everything that needs no experiment and no search."""
-    means = unit_means(step) if terms.logprobs_of == "processed" and not terms.filtered else {}
+    # Of raw logprobs, or of answers that were chosen, the mean of exp(d) is not 1, and its sign names nothing.
+    means = unit_means(step) if step.logprobs_of == "processed" and not step.filtered else {}
     error = size_error(step)
     found = tuple(_checks(step, terms, history, means, error))
     return Look(found, means, len(means), error)
@@ -95,9 +99,9 @@ def _checks(
         if found.result in ("suspicious", "explains"):
             yield found, Severity.WARN
     for bucket, mean in means.items():
-        if abs(mean.excess) > ROUNDING * terms.noise and history.significant(mean.t, mean.answers, len(means)):
+        if abs(mean.excess) > terms.bias and history.significant(mean.t, mean.answers, len(means)):
             yield _biased(bucket, mean), next(s for s, at in BIASED.items() if abs(mean.excess) >= at)
-    if (staying := history.staying(ROUNDING * terms.noise)) is not None:
+    if (staying := history.staying(terms.bias)) is not None:
         yield _staying(staying, history), Severity.WARN
     if (grown := history.grows(step.size, error)) is not None:
         yield _growing(step, *grown), Severity.WARN

@@ -7,11 +7,13 @@ offsets[n + 1]. `d` is the trainer's logprob less the engine's.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.evidence import TensorSeen
+from omni_rl.consistency.columns import StepColumns
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -19,6 +21,7 @@ Mask = NDArray[np.bool_]
 
 STRIDE = 7919
 """A prime: neighbours are of one prompt, and answers that far apart are not."""
+LogprobsOf = Literal["processed", "raw", "unknown"]
 CAP = 8.0
 """Nats beyond which a token counts no more in a sum: one token at -inf must not outweigh all others."""
 
@@ -55,7 +58,10 @@ class Proofs:
 class PostedStep:
     """`rollout`, `train` float64 [T]: logprobs of the sampled tokens by the engine and by the trainer. `counted` bool
     [T]: the loss mask. `ids`, `prompts`: token ids of the answers [T], and of each prompt; None where they were not
-    posted. `temperatures` float64 [N]: what the engine is said to have sampled at. `proofs` are of all answers."""
+    posted. `temperatures` float64 [N]: what the engine is said to have sampled at. `proofs` are of all answers.
+    `logprobs_of`: of which distribution the engine's logprobs are: the one that sampled (processed), the raw one, or
+    nobody knows. `filtered`: whether answers were dropped by their reward, length or logprobs, so that those which are
+    left are no sample of the policy."""
 
     samples: Sequence[str]
     kinds: Sequence[str]
@@ -67,6 +73,24 @@ class PostedStep:
     ids: Index | None = None
     prompts: Sequence[Index] | None = None
     proofs: Proofs = Proofs()
+    logprobs_of: LogprobsOf = "processed"
+    filtered: bool = False
+
+    @classmethod
+    def of(cls, columns: StepColumns) -> "PostedStep":
+        """What columns of logprobs say: nothing of ids, nor of proof."""
+        counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
+        if columns.mixed_state is not None:  # such tokens are expected to be apart, and judged by themselves
+            counted = counted & ~columns.mixed_state
+        return cls(
+            columns.samples,
+            columns.kinds,
+            columns.offsets,
+            columns.rollout_logprobs,
+            columns.train_logprobs,
+            counted,
+            np.ones(len(columns.samples)),
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -13,8 +13,13 @@ from omni_rl.consistency.comparison import StepComparison, compare_each
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Judgement
+from omni_rl.consistency.posted.explain import Explanation
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms
+from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.lists import single
+from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
 
 Ranks = NDArray[np.int64]
@@ -24,12 +29,16 @@ Ranks = NDArray[np.int64]
 @dataclass(frozen=True)
 class Judged:
     """A step, reduced. `worst`: the numbers of the samples that are furthest apart, worst first, `kept` their ranks,
-    rows and figures. `flips` by MoE layer, None where no choices were posted. `versions`: the weights that sampled it."""
+    rows and figures. `explanation` of a step that is not ok. `history`: the attempt's, with this step. `flips` by MoE
+    layer, None where no choices were posted. `versions`: the weights that sampled
+    it."""
 
     columns: StepColumns
     ranks: Ranks
     comparison: StepComparison
     judgement: Judgement
+    explanation: Explanation | None
+    history: History
     worst: tuple[int, ...]
     kept: tuple[tuple[int, StepRecords, Metrics], ...]
     flips: tuple[int, ...] | None
@@ -46,19 +55,33 @@ class StepWeights:
     effective_sample_size: float
 
 
-def judge_step(parts: Mapping[int, StepRecords], yardstick: Yardstick, worst: int) -> Judged:
-    """Reduce the parts of all ranks, in the order given, and keep the `worst` samples."""
+def judge_step(
+    parts: Mapping[int, StepRecords], yardstick: Yardstick, terms: Terms, history: History, worst: int
+) -> Judged:
+    """Reduce the parts of all ranks, in the order given, judge them, explain what is wrong, and keep the `worst`
+    samples."""
     columns = StepColumns.joined([part.columns for part in parts.values()])
     ranks = np.repeat(np.array(list(parts), np.int64), [len(part) for part in parts.values()])
-    comparison = yardstick.compare(columns)
-    numbers = comparison.worst(worst)
+    found = judge_posted(columns, posted_step(parts, columns), yardstick, terms, history)
+    numbers = found.comparison.worst(worst)
     alone = compare_each(columns.take(numbers), yardstick.ties)
     kept = tuple(
         (int(ranks[number]), _row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True)
     )
     versions = sorted({version for part in parts.values() for version in _versions(part)})
-    flips = _flips(columns, comparison)
-    return Judged(columns, ranks, comparison, yardstick.judge(comparison), tuple(numbers), kept, flips, tuple(versions))
+    flips = _flips(columns, found.comparison)
+    return Judged(
+        columns,
+        ranks,
+        found.comparison,
+        found.judgement,
+        found.explanation,
+        found.history,
+        tuple(numbers),
+        kept,
+        flips,
+        tuple(versions),
+    )
 
 
 def _row(parts: Mapping[int, StepRecords], number: int) -> StepRecords:

@@ -58,7 +58,6 @@ def test_a_difference_that_grows_with_every_step_is_found_and_one_that_wavers_is
         assert history.grows(size, 1e-3) is None
         history = history.after((size, 1e-3), None, TOKENS, 0, clean=False)
     assert history.grows(0.1, 1e-3) == (0.012, 4)
-    assert history.synced().grows(0.1, 1e-3) is None
     assert history.grows(0.1, 0.05) is None, "within its errors"
     assert replace(history, sizes=((0.012, 1e-3), (0.07, 1e-3), (0.02, 1e-3), (0.05, 1e-3))).grows(0.1, 1e-3) is None
 
