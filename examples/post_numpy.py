@@ -17,9 +17,15 @@ from omni_rl.client.readers.padded import from_padded
 
 
 def sample_and_score(rng: np.random.Generator, answers: int, tokens: int, drift: float) -> tuple[np.ndarray, ...]:
-    """Stands for your engine and your trainer: padded [answers, tokens] arrays that differ by noise, and by `drift`."""
-    rollout = -rng.exponential(1.0, (answers, tokens))
-    train = rollout + rng.normal(0.0, 0.01, rollout.shape) + drift
+    """Stands for your engine and your trainer: padded [answers, tokens] logprobs of two policies, whose logits differ
+    by noise, and by `drift`."""
+    trainer = rng.normal(0.0, 3.0, (answers, tokens, 64))
+    engine = trainer + rng.normal(0.0, 0.01 + drift, trainer.shape)
+    ids = (engine + rng.gumbel(size=engine.shape)).argmax(-1, keepdims=True)
+    rollout, train = (
+        np.take_along_axis(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), ids, -1)[..., 0]
+        for logits in (engine, trainer)
+    )
     lengths = rng.integers(tokens // 2, tokens + 1, answers)
     mask = np.arange(tokens) < lengths[:, None]
     return rollout, train, mask
@@ -31,7 +37,7 @@ def main() -> None:
     options.add_argument("--run", default="my-trainer")
     options.add_argument("--steps", type=int, default=5)
     options.add_argument("--ranks", type=int, default=2)
-    options.add_argument("--drift", type=float, default=0.3, help="Added to the last step's logprobs.")
+    options.add_argument("--drift", type=float, default=0.3, help="How far off the last step's weights are.")
     chosen = options.parse_args()
     rng = np.random.default_rng(0)
     with Client(chosen.url) as client:

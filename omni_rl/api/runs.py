@@ -9,6 +9,7 @@ from omni_rl.api.base import Answer, Body, GateName, Name, SeverityName, Text, e
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import LeaveOut
+from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.kinds import KINDS, Bucket, Kind
 
@@ -83,6 +84,11 @@ class RunBody(Body):
     )
     limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
     correction: CorrectionBody = CorrectionBody()
+    lag: int | None = Field(
+        default=None,
+        ge=0,
+        description="How many weight versions the engine may be behind the trainer, in an asynchronous run.",
+    )
     leave_out: LeaveOut | None = Field(default=None, description="Tokens that router ties leave out of the figures.")
 
     model_config = example(
@@ -93,6 +99,10 @@ class RunBody(Body):
         limits={"image": {"token_mult_prob_error": {"warn": 1.04, "mask": 1.08, "pause": 1.5}}},
         correction={"method": "tis", "cap": 2.0},
     )
+
+    def terms(self) -> Terms:
+        """How its records are to be read."""
+        return Terms.of(self.dtype, self.lag)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

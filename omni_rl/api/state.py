@@ -47,6 +47,14 @@ class PauseBody(Body):
     model_config = example(reason="the node is taken down for maintenance")
 
 
+class ResumeBody(Body):
+    """What is to go on; nothing given: what a person stopped, and the one run whose drift holds the gate."""
+
+    run: Name | None = Field(default=None, description="End this run's hold alone.")
+
+    model_config = example(run="digits-grpo")
+
+
 class Hold(Answer):
     """One reason why the gate is closed. `holder`: `person`, or the run whose drift closed it."""
 

@@ -67,8 +67,9 @@ class BreachAnswer(Answer):
 
 
 class SampleWeights(Answer):
-    """Weights of one sample's tokens, in order; 0 masks."""
+    """Weights of one sample's tokens, in order; 0 masks. A sample is known by the rank that posted it and its name."""
 
+    rank: int = 0
     sample: str
     weights: list[float]
 
@@ -84,21 +85,29 @@ class WeightsAnswer(Answer):
 
 
 class WorstSample(Answer):
-    """A sample that is kept with its tokens; its error is mean exp(abs d), null where that is not a number."""
+    """A sample that is kept with its tokens, known by the rank that posted it and its name; its error is mean exp(abs
+    d), null where that is not a number."""
 
+    rank: int = 0
     sample: str
     kind: str
     error: float | None
 
 
 class Verdict(Answer):
-    """What a step amounts to. `reason` is the worst breach in a sentence."""
+    """What a step amounts to. `reason` says what it is judged by, in a sentence; `sentence` why it is so, and what to
+    do."""
 
     run: str
     attempt: int
     step: int
     severity: SeverityName
     reason: str
+    cause: str | None = Field(
+        default=None, description="Why, as far as the records tell; `unknown` where no check reproduces the difference."
+    )
+    sentence: str = Field(default="", description="The cause in words, with what to do; empty where nothing is wrong.")
+    evidence: list[dict[str, Any]] = Field(default_factory=list, description="What each check found, in order.")
     breaches: list[BreachAnswer]
     drift: DriftAnswer
     samples: int
@@ -152,6 +161,7 @@ class SampleAnswer(Answer):
     run: str
     attempt: int
     step: int
+    rank: int = 0
     sample: str
     kind: str
     error: float | None = Field(description="mean exp(abs d); null where that is not a number.")

@@ -12,7 +12,7 @@ from omni_rl.ledger.types import StepKey
 def posted(ledger: Ledger, key: StepKey) -> list[SampleEvidence]:
     """Worst first. Raises `NotFoundError` if there is no such step."""
     worst = ledger.step(key).verdict["worst"]
-    return [evidence_of(ledger.sample(key, kept["sample"]).record) for kept in worst]
+    return [evidence_of(ledger.sample(key, kept["sample"], kept.get("rank")).record) for kept in worst]
 
 
 def evidence_of(record: StepRecords) -> SampleEvidence:

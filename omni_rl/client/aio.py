@@ -69,8 +69,8 @@ class AsyncClient:
     async def pause(self, reason: str) -> GateAnswer:
         return await self._send(calls.pause(reason))
 
-    async def resume(self) -> GateAnswer:
-        return await self._send(calls.resume())
+    async def resume(self, run: str | None = None) -> GateAnswer:
+        return await self._send(calls.resume(run))
 
     async def create_run(self, body: RunBody) -> RunAnswer:
         return await self._send(calls.create_run(body))
@@ -122,8 +122,8 @@ class AsyncClient:
     async def step(self, run: str, attempt: int, step: int) -> StepAnswer:
         return await self._send(calls.step(run, attempt, step))
 
-    async def sample(self, run: str, attempt: int, step: int, sample: str) -> SampleAnswer:
-        return await self._send(calls.sample(run, attempt, step, sample))
+    async def sample(self, run: str, attempt: int, step: int, sample: str, *, rank: int | None = None) -> SampleAnswer:
+        return await self._send(calls.sample(run, attempt, step, sample, rank))
 
     async def put_media(self, content: bytes, content_type: str) -> MediaAnswer:
         return await self._send(calls.put_media(content, content_type))

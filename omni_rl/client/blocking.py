@@ -78,9 +78,9 @@ class Client:
         """Stop generation."""
         return self._send(calls.pause(reason))
 
-    def resume(self) -> GateAnswer:
+    def resume(self, run: str | None = None) -> GateAnswer:
         """Let generation go on, and vouch for it."""
-        return self._send(calls.resume())
+        return self._send(calls.resume(run))
 
     def create_run(self, body: RunBody) -> RunAnswer:
         """Make a run; the same again is fine."""
@@ -139,9 +139,9 @@ class Client:
     def step(self, run: str, attempt: int, step: int) -> StepAnswer:
         return self._send(calls.step(run, attempt, step))
 
-    def sample(self, run: str, attempt: int, step: int, sample: str) -> SampleAnswer:
-        """A kept sample's tokens, and the digests of its media."""
-        return self._send(calls.sample(run, attempt, step, sample))
+    def sample(self, run: str, attempt: int, step: int, sample: str, *, rank: int | None = None) -> SampleAnswer:
+        """A kept sample's tokens, and the digests of its media; of several ranks' of that name the furthest apart."""
+        return self._send(calls.sample(run, attempt, step, sample, rank))
 
     def put_media(self, content: bytes, content_type: str) -> MediaAnswer:
         """Keep a picture, sound or video, by the digest that records name it with."""

@@ -14,7 +14,7 @@ from omni_rl.api.events import EventAnswer
 from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import RunAnswer, RunBody
-from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, SessionAnswer, StateAnswer
+from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, ResumeBody, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.client.failures import raise_for_problem
@@ -112,8 +112,8 @@ def pause(reason: str) -> Call[GateAnswer]:
     return Call("POST", "/v1/pause", _as(GateAnswer), **_body(PauseBody(reason=reason)))
 
 
-def resume() -> Call[GateAnswer]:
-    return Call("POST", "/v1/resume", _as(GateAnswer))
+def resume(run: str | None) -> Call[GateAnswer]:
+    return Call("POST", "/v1/resume", _as(GateAnswer), **_body(ResumeBody(run=run)))
 
 
 def create_run(body: RunBody) -> Call[RunAnswer]:
@@ -168,8 +168,9 @@ def step(run: str, attempt: int, step: int) -> Call[StepAnswer]:
     return Call("GET", _step(run, attempt, step), _as(StepAnswer))
 
 
-def sample(run: str, attempt: int, step: int, sample: str) -> Call[SampleAnswer]:
-    return Call("GET", f"{_step(run, attempt, step)}/samples/{quote(sample, safe='')}", _as(SampleAnswer))
+def sample(run: str, attempt: int, step: int, sample: str, rank: int | None = None) -> Call[SampleAnswer]:
+    path = f"{_step(run, attempt, step)}/samples/{quote(sample, safe='')}"
+    return Call("GET", path, _as(SampleAnswer), params={} if rank is None else {"rank": rank})
 
 
 def put_media(content: bytes, content_type: str) -> Call[MediaAnswer]:

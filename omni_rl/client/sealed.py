@@ -13,10 +13,11 @@ from omni_rl.api.steps import VERDICT_KEY, Verdict
 
 @dataclass(frozen=True)
 class Sealed:
-    """`weights`: float32, one a token, by sample; None where every token that counts weighs 1."""
+    """`weights`: float32, one a token, by the rank that posted a sample and its name; None where every token that
+    counts weighs 1."""
 
     verdict: Verdict
-    weights: Mapping[str, NDArray[np.float32]] | None
+    weights: Mapping[tuple[int, str], NDArray[np.float32]] | None
 
 
 def read_sealed(response: httpx.Response) -> Sealed:
@@ -28,5 +29,5 @@ def read_sealed(response: httpx.Response) -> Sealed:
         return Sealed(verdict, None)
     values = column.flatten().to_numpy(zero_copy_only=False)
     bounds = column.offsets.to_numpy()
-    names = table.column("sample").to_pylist()
-    return Sealed(verdict, {name: values[bounds[n] : bounds[n + 1]] for n, name in enumerate(names)})
+    samples = zip(table.column("rank").to_pylist(), table.column("sample").to_pylist(), strict=True)
+    return Sealed(verdict, {sample: values[bounds[n] : bounds[n + 1]] for n, sample in enumerate(samples)})

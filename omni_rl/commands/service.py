@@ -172,10 +172,14 @@ def pause(
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 
-def resume(directory: Directory = RUNS, as_json: AsJson = False) -> None:
-    """Let generation go on."""
+def resume(
+    run: Annotated[str | None, typer.Option(help="End this run's hold alone.")] = None,
+    directory: Directory = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Let generation go on: what a person stopped, and the one run whose drift holds the gate."""
     with connect(directory) as client:
-        gate = client.resume()
+        gate = client.resume(run)
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 

@@ -16,6 +16,10 @@ class Cause(StrEnum):
     LOGPROB_POSTPROCESSING = "logprob_postprocessing"
     TOKEN_SHIFT = "token_shift"  # noqa: S105 - no password
     SAMPLING_SUPPORT = "sampling_support"
+    SAMPLE_PAIRING = "sample_pairing"
+    LOSS_MASK = "loss_mask"
+    NONFINITE_LOGPROBS = "nonfinite_logprobs"
+    IMPOSSIBLE_LOGPROBS = "impossible_logprobs"
     DECODE_PREFILL = "decode_prefill"
     BATCH_VARIANCE = "batch_variance"
     KERNEL = "kernel"
@@ -42,13 +46,23 @@ FAULTS = (
     Cause.LOGPROB_POSTPROCESSING,
     Cause.TOKEN_SHIFT,
     Cause.SAMPLING_SUPPORT,
+    Cause.SAMPLE_PAIRING,
+    Cause.LOSS_MASK,
+    Cause.NONFINITE_LOGPROBS,
+    Cause.IMPOSSIBLE_LOGPROBS,
 )
 ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH_VARIANCE, Cause.KERNEL)
 NOISE = (Cause.ROUNDING, Cause.ROUTER)
 
 
 def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -> dict[tuple[Cause, Severity], Action]:
-    columns = {Severity.OK: Action.NONE, Severity.WARN: warn, Severity.MASK: mask, Severity.PAUSE: pause}
+    columns = {
+        Severity.UNJUDGED: Action.NONE,
+        Severity.OK: Action.NONE,
+        Severity.WARN: warn,
+        Severity.MASK: mask,
+        Severity.PAUSE: pause,
+    }
     return {(cause, severity): action for cause in causes for severity, action in columns.items()}
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal, get_args
 
@@ -13,12 +13,16 @@ from omni_rl.kinds import MIXED_STATE, OVERALL, WITH_FLIPS
 
 Figures = Mapping[str, Mapping[str, float]]
 """Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
-Label = Literal["ok", "warn", "mask", "pause"]
+FEWEST = 8
+"""Tokens that it takes to say that two policies agree; fewer can only show that they do not."""
+Label = Literal["unjudged", "ok", "warn", "mask", "pause"]
 
 
 class Severity(IntEnum):
-    """What a step's figures ask for: nothing, a look, a mask or weights in the loss, or a closed gate."""
+    """What a step's figures ask for: nothing, a look, a mask or weights in the loss, or a closed gate. Where there is
+    nothing to judge by, a step is unjudged, which is not ok."""
 
+    UNJUDGED = -1
     OK = 0
     WARN = 1
     MASK = 2
@@ -26,10 +30,10 @@ class Severity(IntEnum):
 
     @property
     def label(self) -> Label:
-        return LABELS[self]
+        return _LABELS[self - Severity.UNJUDGED]
 
 
-LABELS: tuple[Label, ...] = get_args(Label)
+_LABELS: tuple[Label, ...] = get_args(Label)
 
 
 @dataclass(frozen=True)
@@ -142,21 +146,47 @@ class Breach:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Something wrong with a step that is no figure over a limit, in a sentence, and the severity that it asks for."""
+
+    sentence: str
+    severity: Severity
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What figures amount to: the `severity` they reach, and the one they would still `hold` against lower limits.
+    `told`: what is wrong beside figures over limits.
     `spared`: figures that one token, or one router flip, alone lifts over a limit, a sentence each."""
 
     severity: Severity
     holding: Severity
     breaches: tuple[Breach, ...]
     spared: tuple[str, ...]
+    told: tuple[Told, ...] = ()
+
+    def with_told(self, told: tuple[Told, ...]) -> "Judgement":
+        """The same with what else is wrong, which raises its severity."""
+        worst = max((one.severity for one in told), default=Severity.UNJUDGED)
+        return replace(self, severity=max(self.severity, worst), holding=max(self.holding, worst), told=told)
+
+    @property
+    def excess(self) -> float:
+        """How many times its limit the worst figure is, at least 1.0 where something is told; 0.0 if nothing is
+        wrong, and infinite where a figure is not a number."""
+        return max([*map(_excess, self.breaches), *(1.0 for _ in self.told)], default=0.0)
 
     @property
     def reason(self) -> str:
-        """The worst breach in one sentence."""
+        """The worst of what is wrong, in one sentence."""
         worst = max(self.breaches, key=lambda breach: (breach.severity, _excess(breach)), default=None)
+        told = max(self.told, key=lambda one: one.severity, default=None)
+        if told is not None and (worst is None or told.severity >= worst.severity):
+            return told.sentence
         if worst is not None:
             return str(worst)
+        if self.severity is Severity.UNJUDGED:
+            return "nothing was judged: no token counts, or too few to say"
         return self.spared[0] if self.spared else "every figure is within its limits"
 
 
@@ -181,8 +211,9 @@ def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgemen
             elif limit.severity(value) > Severity.OK:
                 one = "router flip" if metric == EXCLUDED else f"token of {metrics['tokens']:.0f}"
                 spared.append(f"{bucket}: {metric} {value:.4g} is over {limit.warn:g} for one {one}")
-    severity = max((breach.severity for breach in breaches), default=Severity.OK)
-    return Judgement(severity, holding, tuple(breaches), tuple(spared))
+    enough = max((metrics["tokens"] for metrics in figures.values()), default=0) >= FEWEST
+    severity = max((breach.severity for breach in breaches), default=Severity.OK if enough else Severity.UNJUDGED)
+    return Judgement(severity, holding if enough else severity, tuple(breaches), tuple(spared))
 
 
 def _excess(breach: Breach) -> float:

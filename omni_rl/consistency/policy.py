@@ -31,8 +31,8 @@ class Drift:
     `recent`: the severities that the last judged steps hold, at most as many as it takes to fall. `gate`: paused until
     a pursuit ends, or halted until a person opens it; always open where the gate is not ours (`Policy.gated`).
     `pursuit`: what is under way about the incident. `at`: the severity that the pursuit began with. `resynced`: this
-    incident has had its resync; `excused`: its gate was opened again once because noise explained it. An incident ends
-    where severity is OK.
+    incident has had its resync; `excused`: its gate was opened again once because noise explained it. `peak`: how many
+    times its limit the incident's worst figure was. An incident ends where severity is OK.
     """
 
     severity: Severity = Severity.OK
@@ -43,6 +43,7 @@ class Drift:
     cause: Cause | None = None
     resynced: bool = False
     excused: bool = False
+    peak: float = 0.0
 
     @property
     def alarming(self) -> bool:
@@ -82,16 +83,19 @@ class Policy:
 
     def judged(self, drift: Drift, judgement: Judgement) -> Outcome:
         """A step was judged. Severity rises at once, and falls to the highest that one of the last `settle` steps
-        holds; never while the gate is shut, because steps that were under way when it closed prove nothing."""
+        holds; never while the gate is shut, because steps that were under way when it closed prove nothing. A step that
+        was not judged changes nothing."""
+        if judgement.severity is Severity.UNJUDGED:
+            return Outcome(drift)
         severity = max(drift.severity, judgement.severity)
         recent: tuple[Severity, ...] = ()
         if drift.gate == "open":
             recent = (*drift.recent, judgement.holding)[-self.settle :]
             if len(recent) == self.settle:
                 severity = max(judgement.severity, min(drift.severity, max(recent)))
-        after = replace(drift, severity=severity, recent=recent)
+        after = replace(drift, severity=severity, recent=recent, peak=max(drift.peak, judgement.excess))
         if severity is Severity.OK and drift.pursuit == "nothing":
-            after = replace(after, cause=None, resynced=False, excused=False)
+            after = replace(after, cause=None, resynced=False, excused=False, peak=0.0)
         if not self.gated or severity <= drift.severity:
             return _outcome(drift, after, judgement.reason)
         commands = []
@@ -148,7 +152,8 @@ class Policy:
             return self._halted(drift, done, f"it persists after a resync: {judgement.reason}")
         done = replace(done, severity=severity, recent=())
         if severity is Severity.OK:
-            done = replace(done, cause=None, resynced=False, excused=False)
+            # The probe may not show what the step did: the next step says whether it healed, and is not resynced again.
+            done = replace(done, cause=None, peak=0.0)
         return self._opened(drift, done, f"rechecked: {judgement.reason}")
 
     def resumed(self, drift: Drift, reason: str) -> Outcome:

@@ -1,7 +1,7 @@
 """The demo's loop: vLLM actors, one trainer group, the same prompts through both, at every step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,11 @@ from omni_rl.config import DemoSettings
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import Comparison, compare
 from omni_rl.consistency.left_out import Ties
-from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.limits import Severity
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms
+from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.consistency.posted.verdict import JudgedStep, judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
 from omni_rl.demo.report import Placed, Report, StepReport
@@ -68,7 +72,7 @@ class Keeper(Protocol):
 
 def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Keeper | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
-    yardstick = Yardstick.of(settings.dtype)
+    yardstick, terms, history = Yardstick.of(settings.dtype), Terms.of(settings.dtype), History()
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
@@ -109,9 +113,10 @@ def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Kee
             with clock.time("update"):
                 cluster.update()
         display.advance()
-        report.steps.append(
-            judge(step, version, rollouts, scores, pairs, float(np.mean(rewards)), yardstick, clock.seconds)
-        )
+        columns = StepColumns.of(pairs)
+        judged = judge_posted(columns, posted_step(columns, rollouts), yardstick, terms, history)
+        history = judged.history
+        report.steps.append(told(step, version, rollouts, scores, judged, float(np.mean(rewards)), clock.seconds))
         display.step(report.steps[-1])
     report.actors = list(cluster.actors)
     return report
@@ -130,23 +135,31 @@ def step_sampling(settings: DemoSettings, step: int) -> SamplingSettings:
     )
 
 
-def judge(
+def posted_step(columns: StepColumns, rollouts: Sequence[Rollout]) -> PostedStep:
+    """A step as the service would see it, were it posted."""
+    ids, prompts = [rollout.ids for rollout in rollouts], [rollout.prompt.ids for rollout in rollouts]
+    return replace(PostedStep.of(columns), ids=np.concatenate(ids), prompts=prompts)
+
+
+def told(
     step: int,
     version: str,
     rollouts: Sequence[Rollout],
     scores: Sequence[Score],
-    pairs: Sequence[SampleRecord],
+    judged: JudgedStep,
     mean_reward: float,
-    yardstick: Yardstick,
     seconds: dict[str, float],
 ) -> StepReport:
-    """Agreement means: same weights, same media, and figures in which the service finds nothing to look at."""
-    comparison = yardstick.compare(StepColumns.of(pairs))
+    """Agreement means: same weights, same media, and a step in which the service finds nothing to look at."""
+    comparison, judgement = judged.comparison, judged.judgement
     found = [
         *pairing.version_mismatches(rollouts, scores),
         *pairing.media_mismatches(rollouts, scores),
-        *(str(breach) for breach in yardstick.judge(comparison).breaches),
+        *(str(breach) for breach in judgement.breaches),
+        *(one.sentence for one in judgement.told),
     ]
+    if not found and judgement.severity is not Severity.OK:
+        found.append(judgement.reason)
     return StepReport(
         step=step,
         weight_version=version,

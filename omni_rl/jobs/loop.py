@@ -25,6 +25,8 @@ from omni_rl.tasks.settings import Task
 from omni_rl.train.advantages import members_of
 from omni_rl.train.types import Score
 
+RANK = 0
+"""The rank that posts: one process has all answers of a step."""
 EVALUATION = 1
 """The purpose of a seed."""
 SHUFFLE = 2
@@ -199,11 +201,11 @@ def _reward_figures(rewards: Rewards) -> dict[str, float]:
     return figures | ({"reward": float(np.mean(values))} if values else {})
 
 
-def _weights(rollouts: Sequence[Rollout], given: Mapping[str, NDArray[np.float32]] | None) -> list[Array]:
+def _weights(rollouts: Sequence[Rollout], given: Mapping[tuple[int, str], NDArray[np.float32]] | None) -> list[Array]:
     """Of every token; 1 where the verdict gives none."""
     if given is None:
         return [np.ones(len(rollout.ids)) for rollout in rollouts]
-    return [np.asarray(given[rollout.prompt.id], np.float64) for rollout in rollouts]
+    return [np.asarray(given[RANK, rollout.prompt.id], np.float64) for rollout in rollouts]
 
 
 def _rewarded(

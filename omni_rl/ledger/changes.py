@@ -189,6 +189,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         put_state(connection, key.run, step.state)
     add_events(connection, step.events)
     if step.alarm is not None:
+        close_alarms(connection, key.run, "it became worse, and was told again")
         open_alarm(connection, key.run, step.alarm, key)
     _forget(connection, attempt, key.step, retention)
     return "new"
@@ -277,13 +278,14 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     kept = [
         {
             **where,
+            "rank": rank,
             "sample": record.samples[0],
             "place": place,
             "kind": record.kinds[0],
             "figures": vars(metrics),
             "record": record.packed(),
         }
-        for place, (record, metrics) in enumerate(step.kept)
+        for place, (rank, record, metrics) in enumerate(step.kept)
     ]
     if kept:
         connection.execute(_into(samples), kept)

@@ -14,6 +14,7 @@ from omni_rl.ledger.lists import Lists, lists, numbers, present, single
 from omni_rl.ledger.schema import COLUMNS, RecordLimits
 
 CHOICES = ("moe_layers", "experts_per_token", "rollout_experts", "train_experts", "margins")
+LOGPROBS_OF = ("processed", "raw", "unknown")
 DIGEST = "^[0-9a-f]{64}$"
 
 _KINDS, _MODALITIES = pa.array(KINDS), pa.array(MODALITIES)
@@ -41,6 +42,7 @@ class _Check:
         answer = self._answers()
         prompt = self._prompts(answer)
         self._numbers()
+        self._words()
         self._spans(answer)
         self._media(prompt)
         self._choices(prompt, answer)
@@ -104,6 +106,13 @@ class _Check:
             lambda row: f"is {values[row]}; it must be finite and not negative",
         )
 
+    def _words(self) -> None:
+        said = self._columns["logprobs_of"]
+        if said.null_count < len(said):
+            known = pc.fill_null(pc.is_in(said, pa.array(LOGPROBS_OF)), False)
+            strange = present(said) & ~numbers(known).astype(np.bool_)
+            self._refuse("logprobs_of", strange, lambda row: f"is {said[row].as_py()!r}; use {', '.join(LOGPROBS_OF)}")
+
     def _spans(self, answer: NDArray[np.int64]) -> None:
         spans = self._list("version_spans")
         fields = self._struct("version_spans", spans.flat, ("version", "start", "end"))
@@ -114,6 +123,8 @@ class _Check:
         self._refuse_value("version_spans", spans, wrong, "is not in order, is empty, or ends after the answer")
         self._bounded("version_spans", spans, fields["version"], self._limits.name)
         self._bounded_text("train_version", self._limits.name)
+        for name in ("rollout_prompt_digest", "train_prompt_digest", "filtered"):
+            self._bounded_text(name, self._limits.name)
 
     def _media(self, prompt: NDArray[np.int64]) -> None:
         media = self._list("media")

@@ -131,18 +131,19 @@ def _tables(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema)
         yield pa.table([pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
 
 
-_SAMPLES = pa.schema([*_STEP, pa.field("place", pa.int64()), pa.field("figures", pa.string()), *SCHEMA])
+_OF_SAMPLE = (pa.field("place", pa.int64()), pa.field("figures", pa.string()), pa.field("rank", pa.int64()))
+_SAMPLES = pa.schema([*_STEP, *_OF_SAMPLE, *SCHEMA])
 
 
 def _sample_tables(connection: sa.Connection, run: str) -> Iterator[pa.Table]:
-    columns = [samples.c.place, _text(samples.c.figures), samples.c.record]
+    columns = [samples.c.rank, samples.c.place, _text(samples.c.figures), samples.c.record]
     query = _of_steps(samples, columns, (attempts.c.run == run,))
     rows = iter(connection.execution_options(yield_per=SAMPLES).execute(query))
     while part := list(islice(rows, SAMPLES)):
         records = pa.concat_tables([StepRecords.from_payload(bytes(row.record)).table for row in part])
         where: Mapping[str, Any] = {
             name: pa.array([getattr(row, name) for row in part], _SAMPLES.field(name).type)
-            for name in ("attempt", "step", "place", "figures")
+            for name in _SAMPLES.names[: -len(SCHEMA)]
         }
         yield pa.table([*where.values(), *records.columns], schema=_SAMPLES)
 

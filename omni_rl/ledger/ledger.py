@@ -167,9 +167,9 @@ class Ledger:
         with self.database.read() as connection:
             return queries.one_step(connection, key)
 
-    def sample(self, key: StepKey, sample: str) -> Sample:
+    def sample(self, key: StepKey, sample: str, rank: int | None = None) -> Sample:
         with self.database.read() as connection:
-            return queries.one_sample(connection, key, sample)
+            return queries.one_sample(connection, key, sample, rank)
 
     def events(self, *, after: int = 0, limit: int = 1000, run: str | None = None) -> list[Event]:
         """Events with numbers above `after`, in order."""

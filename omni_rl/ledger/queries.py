@@ -107,7 +107,9 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     for found in connection.execute(query.order_by(bins.c.kind, bins.c.first)):
         values = {name: getattr(found, name) for name in BIN_FIGURES}
         by_position.setdefault(found.kind, []).append(Bin(found.first, found.last, values))
-    kept = sa.select(samples.c.sample, samples.c.kind, samples.c.place, samples.c.figures).where(*of_step)
+    kept = sa.select(samples.c.rank, samples.c.sample, samples.c.kind, samples.c.place, samples.c.figures).where(
+        *of_step
+    )
     return Step(
         _step_row(key.run, key.attempt, row),
         row.verdict,
@@ -119,11 +121,15 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     )
 
 
-def one_sample(connection: sa.Connection, key: StepKey, sample: str) -> Sample:
-    """Raises `NotFoundError` if it was not kept, or is not any more."""
+def one_sample(connection: sa.Connection, key: StepKey, sample: str, rank: int | None = None) -> Sample:
+    """The sample of that name that `rank` posted; of any rank the one that is furthest apart. Raises `NotFoundError` if
+    it was not kept, or is not any more."""
     identity = attempt_id(connection, key.run, key.attempt)
     of_sample = (samples.c.attempt_id == identity, samples.c.step == key.step, samples.c.sample == sample)
-    found = connection.execute(sa.select(samples).where(*of_sample)).first()
+    query = sa.select(samples).where(*of_sample).order_by(samples.c.place)
+    if rank is not None:
+        query = query.where(samples.c.rank == rank)
+    found = connection.execute(query).first()
     if found is None:
         raise NotFoundError(f"sample {sample} of {key} is not kept: the worst of a step are, for some time")
     return Sample(key, _kept(found), StepRecords.from_payload(bytes(found.record)))
@@ -207,4 +213,4 @@ def _metrics(row: Any, prefix: str = "") -> Metrics:
 
 
 def _kept(row: Any) -> KeptSample:
-    return KeptSample(row.sample, row.kind, row.place, row.figures)
+    return KeptSample(row.rank, row.sample, row.kind, row.place, row.figures)

@@ -83,6 +83,23 @@ COLUMNS = (
         "Media items: their place in the prompt, the blake3 of their bytes in the media store, and the digest of each "
         "tensor as it was rendered, as the engine used it and as the trainer used it.",
     ),
+    Column(
+        "rollout_prompt_digest",
+        pa.string(),
+        "A digest of the prompt as the engine ran it: its ids, and the places that take media features.",
+    ),
+    Column("train_prompt_digest", pa.string(), "The same of the prompt as the trainer ran it."),
+    Column(
+        "logprobs_of",
+        pa.string(),
+        "Of which distribution rollout_logprobs are: processed (the one that sampled, temperature and cuts applied), "
+        "raw, or unknown. Absent: processed.",
+    ),
+    Column(
+        "filtered",
+        pa.string(),
+        "By what answers were dropped after they were sampled: reward, length, logprobs. Absent: none were.",
+    ),
     Column("prompt_text", pa.string(), "The prompt as text."),
     Column("token_texts", pa.list_(pa.string()), "Each sampled token as text.", "T"),
     Column("moe_layers", pa.int32(), "L, where the router's choices are given."),

@@ -198,6 +198,7 @@ samples = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("figures", Document, nullable=False),
     sa.Column("record", sa.LargeBinary, nullable=False),  # An Arrow stream of one row
+    sa.Column("rank", sa.Integer, primary_key=True, autoincrement=False, server_default="0"),
     _of_step(),
 )
 

@@ -104,7 +104,8 @@ class KeptCheck:
 @dataclass(frozen=True)
 class NewStep:
     """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
-    worst first, one row each. `state`: the run's policy afterwards; None leaves it. `flips` by MoE layer."""
+    worst first: the rank that posted it, its row, and its figures. `state`: the run's policy afterwards; None leaves
+    it. `flips` by MoE layer."""
 
     key: StepKey
     parts: Mapping[int, str]
@@ -115,7 +116,7 @@ class NewStep:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, float] = field(default_factory=dict)
     weight_version: str = ""
-    kept: tuple[tuple[StepRecords, Metrics], ...] = ()
+    kept: tuple[tuple[int, StepRecords, Metrics], ...] = ()
     flips: tuple[int, ...] | None = None
     state: Any = None
     events: tuple[NewEvent, ...] = ()
@@ -147,8 +148,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class KeptSample:
-    """A sample without its tokens; `place` 0 is the worst of its step."""
+    """A sample without its tokens, known by the rank that posted it and its name; `place` 0 is the worst of its
+    step."""
 
+    rank: int
     sample: str
     kind: str
     place: int

@@ -54,7 +54,7 @@ def test_a_trainers_day(client: Client) -> None:
     sealed = client.seal("digits", 1, 12, parts=1, training={"reward": 0.5})
     assert sealed.verdict.severity == "pause"
     assert sealed.weights is not None
-    np.testing.assert_allclose(sealed.weights["b"], [2.0] * 4)
+    np.testing.assert_allclose(sealed.weights[0, "b"], [2.0] * 4)
     assert client.run("digits").step == 12
     assert [run.run for run in client.runs()] == ["digits"]
     assert client.step("digits", 1, 12).training == {"reward": 0.5}

@@ -11,7 +11,7 @@ from omni_rl.consistency.limits import Judgement, Limit, Severity, judge, limits
 from omni_rl.consistency.policy import Command, Drift, Outcome, Policy
 from omni_rl.errors import ConfigError
 
-OK, WARN, MASK, PAUSE = Severity
+UNJUDGED, OK, WARN, MASK, PAUSE = Severity
 LIMITS = limits_for("bfloat16", {"overall": {"gen_kl_error": {"warn": 1.0, "mask": 2.0, "pause": 3.0}}})
 
 
@@ -34,7 +34,7 @@ def test_a_value_has_a_severity(value: float, severity: Severity) -> None:
 
 
 def test_a_kind_has_limits_of_its_own_or_those_of_all() -> None:
-    figures = {kind: {"tokens": 5, "token_mult_prob_error": 1.07} for kind in ("text", "audio")}
+    figures = {kind: {"tokens": 9, "token_mult_prob_error": 1.07} for kind in ("text", "audio")}
     judgement = judge(figures, limits_for("bfloat16"))
     assert [(breach.bucket, breach.severity) for breach in judgement.breaches] == [("text", WARN)]
 
@@ -45,8 +45,25 @@ def test_the_worst_breach_is_the_reason() -> None:
 
 
 def test_a_bucket_without_tokens_is_not_judged() -> None:
-    figures = {"overall": {"tokens": 0, "gen_kl_error": math.nan}}
-    assert judge(figures, LIMITS).severity is OK
+    judgement = judge({"overall": {"tokens": 0, "gen_kl_error": math.nan}}, LIMITS)
+    assert (judgement.severity, judgement.holding) == (UNJUDGED, UNJUDGED)
+    assert judgement.reason == "nothing was judged: no token counts, or too few to say"
+
+
+def test_few_tokens_show_that_policies_part_but_not_that_they_agree() -> None:
+    assert judge({"overall": {"tokens": 7, "gen_kl_error": 0.1}}, LIMITS).severity is UNJUDGED
+    assert judge({"overall": {"tokens": 7, "gen_kl_error": 1.5}}, LIMITS).severity is WARN
+
+
+def test_an_unjudged_step_neither_raises_nor_calms() -> None:
+    nothing = judge({"overall": {"tokens": 0}}, LIMITS)
+    for drift in (Drift(), Drift(severity=MASK, recent=(OK, OK)), Drift(severity=PAUSE, gate="paused")):
+        assert Policy().judged(drift, nothing) == Outcome(drift)
+
+
+def test_a_worse_figure_in_an_incident_is_news_and_a_like_one_is_not() -> None:
+    outcomes = drive(3.5, 3.4, 9.0, 8.0, policy=Policy(gated=False))
+    assert [outcome.drift.peak for outcome in outcomes] == [pytest.approx(3.5 / 3)] * 2 + [3.0] * 2
 
 
 def test_published_figures_of_clean_runs_are_ok_and_dropped_images_are_not() -> None:
@@ -85,7 +102,7 @@ def test_severity_falls_to_what_the_figures_still_hold() -> None:
 def test_a_pause_closes_the_gate_and_searches_for_the_cause() -> None:
     (outcome,) = drive(5.0)
     assert outcome.commands == (Command.CLOSE, Command.ATTRIBUTE)
-    assert outcome.drift == Drift(PAUSE, gate="paused", pursuit="attributing", at=PAUSE)
+    assert outcome.drift == Drift(PAUSE, gate="paused", pursuit="attributing", at=PAUSE, peak=5.0 / 3.0)
     assert [(t.what, t.before, t.after) for t in outcome.transitions] == [
         ("severity", "ok", "pause"),
         ("gate", "open", "paused"),
@@ -109,7 +126,19 @@ def test_stale_weights_are_resynced_and_rechecked() -> None:
     recheck = policy.resynced(resync.drift)
     mended = policy.rechecked(recheck.drift, of(0.1))
     assert [*resync.commands, *recheck.commands, *mended.commands] == [Command.RESYNC, Command.RECHECK, Command.OPEN]
-    assert mended.drift == Drift(at=PAUSE)
+    assert mended.drift == Drift(at=PAUSE, resynced=True)
+    assert not policy.judged(mended.drift, of(0.1)).drift.resynced, "the next step healed"
+
+
+def test_what_the_probe_does_not_show_is_resynced_once_and_halts_with_the_next_step() -> None:
+    policy, drift = Policy(), drive(5.0)[0].drift
+    drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
+    drift = policy.rechecked(drift, of(0.1)).drift
+    assert (drift.gate, drift.severity) == ("open", OK)
+    again = policy.judged(drift, of(5.0)).drift
+    halted = policy.attributed(again, Cause.UNKNOWN, "nothing found")
+    assert (halted.drift.gate, Command.RESYNC in halted.commands) == ("halted", False)
+    assert "persists after a resync" in halted.transitions[-1].reason
 
 
 def test_what_persists_after_a_resync_halts() -> None:

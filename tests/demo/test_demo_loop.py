@@ -77,7 +77,7 @@ class FakePolicies:
         return Rollout(
             RenderedPrompt(prompt.id, prompt.kind, np.arange(PROMPT_TOKENS), items, prompt.answer),
             np.arange(tokens),
-            -rng.random(tokens),
+            -0.5 - rng.random(tokens),
             1.0,
             (VersionSpan(self.weight_version, 0, tokens),),
             tuple(item.digests for item in items),
@@ -114,7 +114,7 @@ def test_agreement_is_reported_as_agreement() -> None:
     ("change", "said"),
     [
         (lambda s: replace(s, logprobs=s.logprobs + 0.1), "logprob_abs_diff_mean"),
-        (lambda s: replace(s, logprobs=s.logprobs * math.nan), "logprob_abs_diff_mean nan"),
+        (lambda s: replace(s, logprobs=s.logprobs * math.nan), "of the trainer's logprobs are NaN"),
         (lambda s: replace(s, version="run/1/0/aa"), "sampled under run/1/1/aa, scored with run/1/0/aa"),
         (lambda s: replace(s, experts=s.experts + 1), "flip_margin_max 0.1 is over 1e-05"),
     ],
@@ -136,7 +136,10 @@ def test_media_that_the_trainer_saw_otherwise_are_named() -> None:
 
 
 def test_the_report_is_json_without_nan(tmp_path: Path) -> None:
-    report = spoilt_in_step_1(lambda s: replace(s, logprobs=s.logprobs * math.nan))
+    def spoil(step: int, scores: list[Score]) -> list[Score]:
+        return [replace(s, logprobs=s.logprobs * math.nan) for s in scores] if step == 1 else scores
+
+    report = run(SETTINGS, FakePolicies(spoil), Silent())
     path = report.write(tmp_path / "new")
 
     def refuse(name: str) -> None:

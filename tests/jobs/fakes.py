@@ -28,7 +28,7 @@ class Tabular:
     """Logits [question, digit], a value a question; an answer is a digit and the end, which is always chosen."""
 
     questions: int
-    weights: Mapping[str, NDArray[np.float32]] | None = None
+    weights: Mapping[tuple[int, str], NDArray[np.float32]] | None = None
     events: list[str] = field(default_factory=list)
     posted: list[Answers] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)

@@ -101,7 +101,7 @@ def test_the_verdicts_weights_reach_the_gradient_by_sample() -> None:
     run(grpo(group=64), policies, task())
     names = [rollout.prompt.id for rollout in policies.posted[0].rollouts]
     assert len(set(names)) == len(names)
-    weighed = Tabular(QUESTIONS, {name: np.full(2, number, np.float32) for number, name in enumerate(names)})
+    weighed = Tabular(QUESTIONS, {(0, name): np.full(2, number, np.float32) for number, name in enumerate(names)})
     run(grpo(group=64), weighed, task())
     assert [target.weights.tolist() for target in weighed.taught[0]] == [[n, n] for n in range(len(names))]
 

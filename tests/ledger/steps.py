@@ -45,7 +45,7 @@ def judged(key: StepKey, *parts: StepRecords, worst: int = 2, **changes: Any) ->
     """A step as whoever judges it would seal it."""
     joined = StepColumns.joined([part.columns for part in parts])
     comparison = compare_step(joined)
-    rows = [part.row(number) for part in parts for number in range(len(part))]
+    rows = [(rank, part.row(number)) for rank, part in enumerate(parts) for number in range(len(part))]
     step = NewStep(
         key,
         {rank: part.digest for rank, part in enumerate(parts)},
@@ -53,7 +53,7 @@ def judged(key: StepKey, *parts: StepRecords, worst: int = 2, **changes: Any) ->
         comparison=comparison,
         samples=len(joined.samples),
         tokens=joined.tokens,
-        kept=tuple((rows[n], compare([joined.record(n)]).metrics) for n in comparison.worst(worst)),
+        kept=tuple((*rows[n], compare([joined.record(n)]).metrics) for n in comparison.worst(worst)),
     )
     return replace(step, **changes)
 

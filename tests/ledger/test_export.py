@@ -63,9 +63,9 @@ def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) ->
     assert len(bins) == sum(len(found) for found in ledger.step(StepKey("run", 0, 0)).by_position.values())
 
     samples = pq.read_table(paths["samples"])
-    assert samples.schema.names[4:] == SCHEMA.names
+    assert samples.schema.names[5:] == SCHEMA.names
     for row in samples.to_pylist():
-        kept = ledger.sample(StepKey("run", row["attempt"], row["step"]), row["sample"])
+        kept = ledger.sample(StepKey("run", row["attempt"], row["step"]), row["sample"], row["rank"])
         assert kept.kept.place == row["place"]
         assert_array_equal(row["train_logprobs"], kept.record.columns.train_logprobs)
     assert len(samples) == 8

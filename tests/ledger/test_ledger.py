@@ -92,16 +92,29 @@ def test_a_sealed_step_has_all_its_figures(run: Ledger) -> None:
     assert (found.row.severity, found.verdict, found.row.training) == (2, {"reason": "because"}, {"reward": 0.5})
     assert (found.row.samples, found.row.tokens, found.row.weight_version) == (6, 150, "run/0/3/abcd")
     assert found.flips == (0, 4)
-    assert [(kept.place, kept.sample, kept.figures) for kept in found.samples] == [
-        (place, record.columns.samples[0], asdict(metrics)) for place, (record, metrics) in enumerate(step.kept)
+    assert [(kept.place, kept.rank, kept.sample, kept.figures) for kept in found.samples] == [
+        (place, rank, record.columns.samples[0], asdict(metrics))
+        for place, (rank, record, metrics) in enumerate(step.kept)
     ]
     assert run.steps("run", 0) == [found.row]
     assert run.run("run").latest == KEY
 
 
+def test_two_ranks_may_name_their_samples_alike(run: Ledger) -> None:
+    step = sealed(run, KEY, records(), records(), worst=4)
+    found = run.step(KEY)
+    assert [(kept.rank, kept.sample) for kept in found.samples] == [
+        (rank, record.samples[0]) for rank, record, _ in step.kept
+    ]
+    assert len({kept.sample for kept in found.samples}) < len(found.samples)
+    worst = found.samples[0]
+    assert run.sample(KEY, worst.sample).kept == worst
+    assert [run.sample(KEY, worst.sample, rank).kept.rank for rank in (0, 1)] == [0, 1]
+
+
 def test_a_kept_sample_has_its_tokens(run: Ledger) -> None:
     step = sealed(run, KEY, records())
-    worst = step.kept[0][0]
+    worst = step.kept[0][1]
     name = worst.columns.samples[0]
     found = run.sample(KEY, name)
     assert found.record.to_json() == worst.to_json()

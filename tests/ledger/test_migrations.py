@@ -15,6 +15,8 @@ from omni_rl.ledger.database import Database
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.tables import FIGURES, metadata
+from omni_rl.ledger.types import StepKey
+from tests.ledger.steps import records
 
 
 def columns(connection: sa.Connection) -> dict[str, list[str]]:
@@ -116,3 +118,30 @@ def test_many_new_files_opened_by_several_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def test_a_sample_of_an_older_ledger_is_that_of_rank_0(url: str) -> None:
+    old = Database(url)
+    upgrade(old, "r0003")
+    record = records(rows=1)
+    with old.write() as connection:
+        connection.execute(sa.text("INSERT INTO runs (run, created, config) VALUES ('run', 1.0, '{}')"))
+        connection.execute(sa.text("INSERT INTO attempts (id, run, attempt, started) VALUES (1, 'run', 0, 1.0)"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO steps (attempt_id, step, sealed, digest, severity, samples, tokens, weight_version, "
+                "verdict, training) VALUES (1, 3, 1.0, '', 0, 1, 9, '', '{}', '{}')"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO samples (attempt_id, step, sample, place, kind, figures, record) "
+                "VALUES (1, 3, 'p0', 0, 'text', '{}', :record)"
+            ),
+            {"record": record.packed()},
+        )
+    old.close()
+    with Ledger.open(url) as ledger:
+        found = ledger.sample(StepKey("run", 0, 3), "p0", rank=0)
+        assert found.record.to_json() == record.to_json()
+        assert found.kept.rank == 0

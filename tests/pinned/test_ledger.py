@@ -129,7 +129,8 @@ def test_the_run_goes_on_where_it_was(opened: Opened) -> None:
     """A new step and a new event get numbers behind the old ones."""
     with Client(opened.address) as client:
         before = client.event_page(after=0)[-1].id
-        answer = {"sample": "a", "ids": [1], "rollout_logprobs": [-0.5], "train_logprobs": [-0.5]}
+        logprobs = [-0.5 - n for n in range(8)]
+        answer = {"sample": "a", "ids": [1] * 8, "rollout_logprobs": logprobs, "train_logprobs": logprobs}
         client.put_part("digits", 2, 6, 0, [answer])
         assert client.seal("digits", 2, 6).verdict.severity == "ok"
         assert [line.step for line in client.steps("digits")] == [4, 5, 6]

@@ -5,7 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from omni_rl.errors import ConfigError
 from omni_rl.sabotage.faults import FAULTS

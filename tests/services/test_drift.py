@@ -15,11 +15,11 @@ pytestmark = pytest.mark.anyio
 GATED = {**RUN, "gated": True, "framework": "omni-rl"}
 
 
-async def rest(served: Served) -> dict[str, Any]:
+async def rest(served: Served, name: str = "digits") -> dict[str, Any]:
     """The run, when nothing is pursued any more."""
     async with asyncio.timeout(10):
         while True:
-            run: dict[str, Any] = (await served.http.get("/v1/runs/digits")).json()
+            run: dict[str, Any] = (await served.http.get(f"/v1/runs/{name}")).json()
             if run["drift"]["pursuit"] == "nothing":
                 return run
             await asyncio.sleep(0.01)
@@ -76,7 +76,7 @@ async def test_a_media_fault_halts_and_rings_until_a_person_comes(served: Served
     assert "check found it" in alarm["sentence"]
     assert alarm["action"] == "generation is stopped until a person resumes it"
     alarms = (await served.http.get("/v1/runs/digits/alarms")).json()
-    assert [(one["cause"], one["closed"] is None) for one in alarms] == [("media_mismatch", True), (None, False)]
+    assert [(one["cause"], one["closed"] is None) for one in alarms] == [("media_mismatch", True), ("unknown", False)]
     gate = (await served.http.post("/v1/resume")).json()
     assert (gate["gate"], served.bridge.open_gate) == ("open", True)
     state = (await served.http.get("/v1/state")).json()

@@ -16,11 +16,15 @@ from rich.console import Console
 
 from omni_rl.api.runs import RunBody
 from omni_rl.config import DemoSettings
+from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity, limits_for
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import closing, live
-from omni_rl.demo.run import PHASES, Played, Policies, judge, run
+from omni_rl.demo.run import PHASES, Played, Policies, run, told
 from omni_rl.jobs.records import record_of
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
@@ -30,7 +34,7 @@ from tests.demo.test_demo_loop import FakePolicies
 from tests.services.conftest import Served
 
 ARROW = "application/vnd.apache.arrow.stream"
-PER_KIND = 2
+PER_KIND, TOKENS = 2, 32
 LAYERS, CHOSEN = 2, 2
 
 
@@ -60,13 +64,16 @@ async def test_a_step_has_one_verdict_wherever_it_is_looked_at(
 ) -> None:
     """`error`: the kind's token_mult_prob_error, which NeMo RL's limit of 1.05 alone would decide."""
 
+    # On both sides of the engine's: what only rises, or only falls, is no policy's.
+    signs = np.random.default_rng(0).permutation(np.repeat([-1.0, 1.0], TOKENS // 2))
+
     def spoil(step: int, scores: list[Score]) -> list[Score]:
         return [
-            replace(score, logprobs=score.logprobs + math.log(error)) if KINDS[n // PER_KIND] == kind else score
+            replace(score, logprobs=score.logprobs + math.log(error) * signs) if KINDS[n // PER_KIND] == kind else score
             for n, score in enumerate(scores)
         ]
 
-    asked = DemoSettings(steps=1, prompts_per_kind=PER_KIND, max_tokens=32, dtype=dtype)
+    asked = DemoSettings(steps=1, prompts_per_kind=PER_KIND, max_tokens=TOKENS, dtype=dtype)
     console, records = Console(file=io.StringIO(), width=160), Records()
     with live(console, limits_for(dtype), PHASES) as display:
         report = run(asked, FakePolicies(spoil), display, records)
@@ -119,7 +126,6 @@ def posted(record: SampleRecord) -> dict[str, Any]:
         "sample": record.sample,
         "kind": record.kind,
         "prompt_tokens": record.prompt_tokens,
-        "ids": np.zeros(len(record.rollout_logprobs), np.int64),
         "rollout_logprobs": record.rollout_logprobs,
         "train_logprobs": record.train_logprobs,
         "moe_layers": LAYERS,
@@ -134,8 +140,11 @@ def posted(record: SampleRecord) -> dict[str, Any]:
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_the_demo_agrees_where_the_service_says_ok_and_nowhere_else(seed: int, dtype: Dtype) -> None:
     records = step_of(np.random.default_rng(seed), dtype)
-    there = judge(0, "v", [], [], records, 0.0, Yardstick.of(dtype), {})
-    run_body = RunBody(run="r", model="m", dtype=dtype)
-    here = judge_step([StepRecords.of([posted(record) for record in records])], run_body.judged_by(), 2).judgement
+    run_body, columns = RunBody(run="r", model="m", dtype=dtype), StepColumns.of(records)
+    judged = judge_posted(columns, PostedStep.of(columns), Yardstick.of(dtype), run_body.terms(), History())
+    there = told(0, "v", [], [], judged, 0.0, {})
+    parts = {0: StepRecords.of([posted(record) for record in records])}
+    here = judge_step(parts, run_body.judged_by(), run_body.terms(), History(), 2).judgement
     assert there.verdict == ("agree" if here.severity is Severity.OK else "disagree")
-    assert list(there.breaches) == [str(breach) for breach in here.breaches]
+    wrong = [*map(str, here.breaches), *(one.sentence for one in here.told)]
+    assert list(there.breaches) == (wrong or ([] if here.severity is Severity.OK else [here.reason]))

@@ -21,7 +21,7 @@ RUN = {"run": "digits", "model": "small", "dtype": "bfloat16", "framework": "ver
 
 
 def sample(name: str, kind: str, shift: float, tokens: int = 4) -> dict[str, Any]:
-    rollout = [-0.5 - 0.25 * n for n in range(tokens)]
+    rollout = [-2.5 - 0.25 * n for n in range(tokens)]
     return {
         "sample": name,
         "kind": kind,
@@ -131,7 +131,7 @@ async def test_a_restarted_coordinator_gives_the_same_verdict_and_goes_on_where_
         assert (await seal(served, step=13))["severity"] == "pause"
 
 
-async def test_a_verdict_with_figures_that_are_no_numbers(served: Served) -> None:
+async def test_logprobs_that_are_no_numbers_are_told_and_the_figures_are_those_of_the_others(served: Served) -> None:
     await served.http.post("/v1/runs", json=RUN)
     broken = sample("a", "text", 0.0)
     broken["train_logprobs"][1] = math.nan
@@ -139,7 +139,10 @@ async def test_a_verdict_with_figures_that_are_no_numbers(served: Served) -> Non
     await served.http.put(f"{STEP}/parts/0", content=body, headers={"Content-Type": ARROW})
     verdict = await seal(served)
     assert verdict["severity"] == "pause"
-    assert verdict["figures"]["overall"]["logprob_abs_diff_mean"] is None
+    assert verdict["cause"] == "nonfinite_logprobs"
+    assert "1 of the trainer's logprobs is NaN (first: token 1 of a)" in verdict["sentence"]
+    assert verdict["figures"]["overall"]["logprob_abs_diff_mean"] == pytest.approx(0)
+    assert verdict["figures"]["overall"]["tokens"] == 3
     assert verdict["sample_weights"][0]["weights"] == [1.0, 0.0, 1.0, 1.0]
 
 

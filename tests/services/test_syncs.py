@@ -172,7 +172,7 @@ async def test_checks_are_kept_with_what_they_found(serve: Serve) -> None:
     async with serve() as served:
         probe = (await served.http.post("/v1/checks", json={"localise": True, "legs": False})).json()
         served.bridge.cause = Cause.KERNEL
-        await served.http.post("/v1/runs", json=RUN)
+        await served.http.post("/v1/runs", json={**RUN, "gated": True})
         step = (await served.http.post("/v1/checks", json=about)).json()
     async with serve() as served:
         assert (await served.http.get(f"/v1/checks/{step['check']}")).json() == step

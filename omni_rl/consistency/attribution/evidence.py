@@ -20,13 +20,22 @@ NAMES_IN_SENTENCE = 3
 class Check(StrEnum):
     """In the order of the search: cheap ones first."""
 
+    VALUES = "values"
+    IMPOSSIBLE = "impossible"
+    PLACEHOLDERS = "placeholders"
     VERSIONS = "versions"
     MEDIA = "media"
     PROMPT = "prompt"
     WEIGHTS = "weights"
     TOKEN_SHIFT = "token_shift"  # noqa: S105 - no password
+    SAMPLE_PAIRING = "sample_pairing"
+    TRANSFORM = "transform"
+    PENALTY = "penalty"
     TEMPERATURE = "temperature"
+    UNIT_MEAN = "unit_mean"
+    BIAS = "bias"
     SUPPORT = "support"
+    GROWTH = "growth"
     BATCH_AGAINST_ALONE = "batch_vs_alone"
     PREFILL_AGAINST_DECODE = "prefill_vs_decode"
     TRAIN_AGAINST_PREFILL = "train_vs_prefill"

@@ -1,8 +1,11 @@
 """Checks of both policies: asked for by a person or by a run's drift, judged, and kept in the ledger."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from omni_rl.api.steps import Verdict
 from omni_rl.api.syncs import CheckAnswer
+from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement, Limits, judge
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, CheckResult
@@ -40,6 +43,36 @@ class Checks:
             "check", request.run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
         )
         return Checked(found, judgement, answer)
+
+    async def of_records(self, key: StepKey) -> CheckAnswer:
+        """Why a sealed step is as it is, as far as its records told when it was judged. Durable when this returns.
+        Raises `NotFoundError`."""
+        step = await self._store.step(key)
+        verdict = Verdict.model_validate(step.verdict)
+        document = {
+            "version": step.row.weight_version,
+            "severity": verdict.severity,
+            "reason": verdict.reason,
+            "figures": verdict.figures,
+            "legs": {},
+            "answers": [],
+            "cause": verdict.cause,
+            "sentence": verdict.sentence,
+            "evidence": verdict.evidence,
+            "seconds": 0.0,
+        }
+        answer = check_answer(await self._store.add_check(document, key))
+        await self._events.publish(
+            "check", key.run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
+        )
+        return answer
+
+    async def explained(self, key: StepKey) -> tuple[Cause, str, list[dict[str, Any]]] | None:
+        """The cause, sentence and evidence that a sealed step's records gave; None where they gave none."""
+        verdict = Verdict.model_validate((await self._store.step(key)).verdict)
+        if verdict.cause in (None, Cause.UNKNOWN):
+            return None
+        return Cause(verdict.cause), verdict.sentence, verdict.evidence
 
     async def newest(self, limit: int, run: str | None, attempt: int | None, step: int | None) -> list[CheckAnswer]:
         """The newest first, with their evidence alone."""

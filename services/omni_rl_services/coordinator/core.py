@@ -12,7 +12,7 @@ from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnsw
 from omni_rl.api.syncs import CheckAnswer, CheckBody
 from omni_rl.consistency.limits import limits_for
 from omni_rl.consistency.policy import Outcome
-from omni_rl.errors import NotFoundError, OmniRLError
+from omni_rl.errors import ConflictError, NotFoundError, OmniRLError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.types import NewAlarm, StepKey
@@ -118,21 +118,40 @@ class Coordinator:
         await self.gate.settle()
         return self.gate.answer()
 
-    async def resume(self, reason: str) -> GateAnswer:
-        """A person opens the gate, and ends every incident that held it."""
-        for run in self._runs:
+    async def resume(self, reason: str, name: str | None = None) -> GateAnswer:
+        """A person vouches for a run, which ends its incident; or for what a person stopped, and the one run whose
+        drift holds the gate.
+
+        Raises:
+            NotFoundError: there is no run of that name.
+            ConflictError: several runs hold the gate, and none is named.
+        """
+        if name is not None:
+            held = [await self.run(name)]
+        else:
+            held = [run for run in self._runs if run.drift.gate != "open"]
+            if len(held) > 1:
+                names = ", ".join(run.name for run in held)
+                raise ConflictError(f"the drift of {names} holds the gate: resume each by its name, once it is healed")
+        for run in held:
             if run.drift.gate != "open":
                 await self._responder.forget(run)
                 async with run.turn:
                     await self._record(run, run.policy.resumed(run.drift, reason), {})
                 self.gate.release(run.holder)
-        self.gate.release(PERSON)
+        if name is None:
+            self.gate.release(PERSON)
         await self.events.publish("hold", what="released", reason=reason)
         await self.gate.settle()
         return self.gate.answer()
 
     async def check(self, body: CheckBody) -> CheckAnswer:
-        """Compare both policies now, by the limits of the run that is named, or else of the cluster's."""
+        """Compare both policies now, by the limits of the run that is named, or else of the cluster's. A step of a run
+        that the cluster does not sample for, or while it does not answer, is explained from its records."""
+        if body.run is not None and body.attempt is not None and body.step is not None:
+            run = await self.run(body.run)
+            if not (run.body.gated and self._cluster.connected):
+                return await self.checks.of_records(StepKey(body.run, body.attempt, body.step))
         limits = limits_for(self._cluster.dtype)
         if body.run is not None:
             limits = (await self.run(body.run)).yardstick.limits
@@ -170,7 +189,7 @@ class Coordinator:
 
     async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
         """What changed between two steps: durable, then true."""
-        await self.store.put_drift(run.name, outcome)
+        await self.store.put_drift(run, outcome)
         before, after = run.drift, outcome.drift
         reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
         halted = after.gate == "halted" and before.gate != "halted"

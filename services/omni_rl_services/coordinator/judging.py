@@ -1,6 +1,6 @@
 """From a step's records to figures, a judgement and weights; runs in a worker thread, in numpy alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +13,34 @@ from omni_rl.consistency.comparison import StepComparison, compare_each
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.limits import Judgement
+from omni_rl.consistency.posted.explain import Explanation
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms
+from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.lists import single
+from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
+
+Ranks = NDArray[np.int64]
+"""Which rank posted each sample of a step, [N]."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A step, reduced. `worst`: the numbers of the samples that are furthest apart, worst first, `kept` their rows and
-    figures. `flips` by MoE layer, None where no choices were posted. `versions`: the weights that sampled it."""
+    """A step, reduced. `worst`: the numbers of the samples that are furthest apart, worst first, `kept` their ranks,
+    rows and figures. `explanation` of a step that is not ok. `history`: the attempt's, with this step. `flips` by MoE
+    layer, None where no choices were posted. `versions`: the weights that sampled
+    it."""
 
     columns: StepColumns
+    ranks: Ranks
     comparison: StepComparison
     judgement: Judgement
+    explanation: Explanation | None
+    history: History
     worst: tuple[int, ...]
-    kept: tuple[tuple[StepRecords, Metrics], ...]
+    kept: tuple[tuple[int, StepRecords, Metrics], ...]
     flips: tuple[int, ...] | None
     versions: tuple[str, ...]
 
@@ -42,21 +55,38 @@ class StepWeights:
     effective_sample_size: float
 
 
-def judge_step(parts: Sequence[StepRecords], yardstick: Yardstick, worst: int) -> Judged:
-    """Reduce the parts of all ranks, in the order given, and keep the `worst` samples."""
-    columns = StepColumns.joined([part.columns for part in parts])
-    comparison = yardstick.compare(columns)
-    numbers = comparison.worst(worst)
+def judge_step(
+    parts: Mapping[int, StepRecords], yardstick: Yardstick, terms: Terms, history: History, worst: int
+) -> Judged:
+    """Reduce the parts of all ranks, in the order given, judge them, explain what is wrong, and keep the `worst`
+    samples."""
+    columns = StepColumns.joined([part.columns for part in parts.values()])
+    ranks = np.repeat(np.array(list(parts), np.int64), [len(part) for part in parts.values()])
+    found = judge_posted(columns, posted_step(parts, columns), yardstick, terms, history)
+    numbers = found.comparison.worst(worst)
     alone = compare_each(columns.take(numbers), yardstick.ties)
-    kept = tuple((_row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True))
-    versions = sorted({version for part in parts for version in _versions(part)})
-    flips = _flips(columns, comparison)
-    return Judged(columns, comparison, yardstick.judge(comparison), tuple(numbers), kept, flips, tuple(versions))
+    kept = tuple(
+        (int(ranks[number]), _row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True)
+    )
+    versions = sorted({version for part in parts.values() for version in _versions(part)})
+    flips = _flips(columns, found.comparison)
+    return Judged(
+        columns,
+        ranks,
+        found.comparison,
+        found.judgement,
+        found.explanation,
+        found.history,
+        tuple(numbers),
+        kept,
+        flips,
+        tuple(versions),
+    )
 
 
-def _row(parts: Sequence[StepRecords], number: int) -> StepRecords:
+def _row(parts: Mapping[int, StepRecords], number: int) -> StepRecords:
     """A sample by its number among those of all parts."""
-    for part in parts:
+    for part in parts.values():
         if number < len(part):
             return part.row(number)
         number -= len(part)
@@ -91,21 +121,24 @@ def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
     return StepWeights(correction.method, values.astype(np.float32), float(changed.mean()) if len(used) else 0.0, size)
 
 
-def sample_weights(columns: StepColumns, found: StepWeights) -> list[SampleWeights]:
+def sample_weights(columns: StepColumns, ranks: Ranks, found: StepWeights) -> list[SampleWeights]:
     """The same by sample."""
     values = found.values.tolist()
-    bounds = zip(columns.samples, columns.offsets[:-1].tolist(), columns.offsets[1:].tolist(), strict=True)
-    return [SampleWeights(sample=sample, weights=values[start:end]) for sample, start, end in bounds]
+    starts, ends = columns.offsets[:-1].tolist(), columns.offsets[1:].tolist()
+    bounds = zip(ranks.tolist(), columns.samples, starts, ends, strict=True)
+    return [SampleWeights(rank=rank, sample=sample, weights=values[a:b]) for rank, sample, a, b in bounds]
 
 
-def weights_stream(columns: StepColumns, found: StepWeights | None, verdict: str) -> bytes:
-    """An Arrow stream with a row a sample: `sample`, `weights` (null: all 1); the verdict is in the metadata."""
+def weights_stream(columns: StepColumns, ranks: Ranks, found: StepWeights | None, verdict: str) -> bytes:
+    """An Arrow stream with a row a sample: `rank`, `sample`, `weights` (null: all 1); the verdict in the metadata."""
     names = pa.array(columns.samples, pa.string())
     if found is None:
         lists = pa.nulls(len(columns.samples), pa.list_(pa.float32()))
     else:
         lists = pa.ListArray.from_arrays(pa.array(columns.offsets, pa.int32()), pa.array(found.values))
-    table = pa.table({"sample": names, "weights": lists}).replace_schema_metadata({VERDICT_KEY: verdict.encode()})
+    table = pa.table({"rank": ranks, "sample": names, "weights": lists}).replace_schema_metadata(
+        {VERDICT_KEY: verdict.encode()}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.policy import Command, Drift, Outcome
 from omni_rl.errors import OmniRLError
+from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import CheckRequest
 from omni_rl_services.coordinator.checks import Checks
 from omni_rl_services.coordinator.gate import Gate
@@ -91,6 +92,10 @@ class Responder:
                 return partial(run.policy.rechecked, judgement=await self._recheck(run)), {}
 
     async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
+        # What the records prove needs no experiment.
+        if (known := await self._checks.explained(StepKey(run.name, attempt, step))) is not None:
+            cause, sentence, findings = known
+            return cause, sentence, _by_check(findings)
         request = CheckRequest(
             run=run.name,
             attempt=attempt,
@@ -104,7 +109,7 @@ class Responder:
             found = (await self._checks.make(request, run.yardstick.limits)).found
         except OmniRLError as error:
             return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
-        evidence = {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in found.evidence}
+        evidence = _by_check(found.evidence)
         if found.cause is None:
             return Cause.UNKNOWN, found.sentence or "no check explained it", evidence
         return found.cause, found.sentence, evidence
@@ -140,3 +145,7 @@ class Responder:
                 await self._gate.settle()
         except (OmniRLError, TimeoutError) as error:
             logger.warning("the gate did not move for run %s yet: %s", run.name, error)
+
+
+def _by_check(findings: Sequence[Mapping[str, Any]]) -> Evidence:
+    return {entry["check"]: {name: value for name, value in entry.items() if name != "check"} for entry in findings}

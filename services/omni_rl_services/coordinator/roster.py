@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from omni_rl.api.runs import RunBody
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.types import Run as Row
-from omni_rl_services.coordinator.runs import Run, drift_from_json
+from omni_rl_services.coordinator.runs import Run
 from omni_rl_services.coordinator.store import Store
 
 KEPT = 256
@@ -64,7 +64,7 @@ class Roster:
         run = Run.of(RunBody.model_validate(row.config), row.created, self._settle)
         run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
         if row.state is not None:
-            run.drift = drift_from_json(row.state)
+            run.take_up(row.state)
         return run
 
     def _trim(self, used: Run) -> None:

@@ -9,6 +9,8 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift, Outcome, Policy
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 
 
@@ -21,7 +23,9 @@ class Run:
     policy: Policy
     yardstick: Yardstick
     correction: Correction
+    terms: Terms
     drift: Drift = field(default_factory=Drift)
+    history: History = field(default_factory=History)
     latest: tuple[int, int] | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _told: tuple[Drift, tuple[int, int] | None, RunAnswer] | None = None
@@ -29,7 +33,7 @@ class Run:
     @classmethod
     def of(cls, body: RunBody, created: float, settle: int) -> "Run":
         policy = Policy(settle=settle, gated=body.gated)
-        return cls(body, created, policy, body.judged_by(), body.correction.correction())
+        return cls(body, created, policy, body.judged_by(), body.correction.correction(), body.terms())
 
     @property
     def name(self) -> str:
@@ -45,6 +49,24 @@ class Run:
         """Whether all there is to know of it is in the ledger, and nobody is at work on it."""
         drift = self.drift
         return drift.gate == "open" and drift.pursuit == "nothing" and not drift.alarming and not self.turn.locked()
+
+    def is_live(self, attempt: int) -> bool:
+        """Whether an attempt is the latest: an older one's steps are judged, and move nothing."""
+        return self.latest is None or attempt >= self.latest[0]
+
+    def history_of(self, attempt: int) -> History:
+        """What its earlier steps showed: a new attempt has none."""
+        return self.history if self.latest is not None and attempt == self.latest[0] else History()
+
+    def state(self, drift: Drift, history: History) -> dict[str, Any]:
+        """What the ledger keeps of where the run stands."""
+        return {**asdict(drift), "history": asdict(history)}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Stand where the ledger says."""
+        self.drift = _drift(state)
+        if (history := state.get("history")) is not None:
+            self.history = History(**{**history, "sizes": tuple(map(tuple, history["sizes"]))})
 
     def weighs(self, severity: Severity) -> bool:
         """Whether a step of this severity gets weights."""
@@ -80,15 +102,11 @@ def drift_answer(drift: Drift) -> DriftAnswer:
     return DriftAnswer(severity=drift.severity.label, gate=drift.gate, pursuit=drift.pursuit, cause=drift.cause)
 
 
-def drift_to_json(drift: Drift) -> dict[str, Any]:
-    return asdict(drift)
-
-
-def drift_from_json(values: dict[str, Any]) -> Drift:
+def _drift(values: dict[str, Any]) -> Drift:
     cause = values["cause"]
     return Drift(
         **{
-            **{name: value for name, value in values.items() if name != "calm"},  # which older ledgers have
+            **{name: value for name, value in values.items() if name not in ("calm", "history")},  # calm: older ledgers
             "severity": Severity(values["severity"]),
             "at": Severity(values["at"]),
             "recent": tuple(map(Severity, values.get("recent", ()))),

@@ -10,22 +10,26 @@ from typing import TypeVar
 
 from omni_rl.api.steps import PartAnswer, SealBody, Verdict
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Outcome
+from omni_rl.consistency.posted.history import History
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
-from omni_rl_services.coordinator.judging import Judged, StepWeights, judge_step, weigh
+from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, weigh
 from omni_rl_services.coordinator.recent import RecentParts, Room
 from omni_rl_services.coordinator.responder import Responder
-from omni_rl_services.coordinator.runs import Run, drift_to_json, transition_events
+from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.sinks import Aside, JudgedStep
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
-from omni_rl_services.coordinator.verdicts import done_about, verdict_of
+from omni_rl_services.coordinator.verdicts import done_about, severity_of, verdict_of
 
 T = TypeVar("T")
+WORSE = 1.5
+"""How many times as far over its limit as before a figure has to be for an alarm that is open to be told again."""
 SMALL = 2**19
 """Bytes of records that are worked on at once: for fewer, the way to another thread and back takes longer than the
 work, which is then a few milliseconds."""
@@ -37,6 +41,7 @@ class Sealed:
 
     verdict: Verdict
     columns: StepColumns
+    ranks: Ranks
     weights: StepWeights | None
 
 
@@ -100,19 +105,28 @@ class Steps:
             judged = await self.work(
                 sum(part.table.nbytes for part in parts.values()),
                 judge_step,
-                list(parts.values()),
+                parts,
                 run.yardstick,
+                run.terms,
+                run.history_of(key.attempt),
                 self._settings.worst_samples,
             )
-            outcome = run.policy.judged(run.drift, judged.judgement)
+            # An attempt that a newer one has replaced is judged, and moves nothing.
+            live = run.is_live(key.attempt)
+            outcome = run.policy.judged(run.drift, judged.judgement) if live else Outcome(run.drift)
+            history = judged.history if live else run.history
             weights = None
             if run.weighs(outcome.drift.severity):
                 weights = await self.work(judged.columns.nbytes, weigh, judged.columns, run.correction)
-            verdict = verdict_of(key, judged, outcome.drift, weights)
+            verdict = verdict_of(key, judged, outcome.drift, weights, run.policy.settle, live=live)
+            severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
-            if await self._store.seal(_new_step(run, key, body, digests, judged, outcome, verdict)) == "same":
-                return await self._again(run, key, judged.columns)
-            before, run.drift = run.drift, outcome.drift
+            if (
+                await self._store.seal(_new_step(run, key, body, digests, judged, outcome, history, severity, verdict))
+                == "same"
+            ):
+                return await self._again(run, key, judged)
+            before, run.drift, run.history = run.drift, outcome.drift, history
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
             if before.alarming and not outcome.drift.alarming:
                 await self._store.close_alarms(run.name, judged.judgement.reason)
@@ -121,7 +135,7 @@ class Steps:
         self._tell(run, key, body, judged)
         await self._responder.respond(run, outcome)
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
-        return Sealed(verdict, judged.columns, weights)
+        return Sealed(verdict, judged.columns, judged.ranks, weights)
 
     async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
         """Run what reads `size` bytes of records, in a worker thread unless they are few."""
@@ -141,11 +155,13 @@ class Steps:
             raise NotFoundError(f"{key} has no parts; post them before it is sealed")
         return parts
 
-    async def _again(self, run: Run, key: StepKey, columns: StepColumns) -> Sealed:
+    async def _again(self, run: Run, key: StepKey, judged: Judged) -> Sealed:
         """The verdict that was given before; weights come from the same records, so they are the same."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
-        weights = None if verdict.weights is None else await self.work(columns.nbytes, weigh, columns, run.correction)
-        return Sealed(verdict, columns, weights)
+        columns, weights = judged.columns, None
+        if verdict.weights is not None:
+            weights = await self.work(columns.nbytes, weigh, columns, run.correction)
+        return Sealed(verdict, columns, judged.ranks, weights)
 
     def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:
         step = JudgedStep(
@@ -170,18 +186,26 @@ def _new_step(
     digests: dict[int, str],
     judged: Judged,
     outcome: Outcome,
+    history: History,
+    severity: Severity,
     verdict: Verdict,
 ) -> NewStep:
     where = {"attempt": key.attempt, "step": key.step}
     sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
     alarm = None
-    if outcome.drift.alarming and not run.drift.alarming:
-        done = done_about(outcome.drift, run.body.gated)
-        alarm = NewAlarm(int(outcome.drift.severity), judged.judgement.reason, action=done)
+    worse = outcome.drift.peak > WORSE * run.drift.peak
+    if outcome.drift.alarming and (worse or not run.drift.alarming):
+        alarm = NewAlarm(
+            int(outcome.drift.severity),
+            f"{key.run}, step {key.step}: {verdict.sentence or verdict.reason}",
+            verdict.cause,
+            done_about(outcome.drift, run.body.gated),
+            {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in verdict.evidence},
+        )
     return NewStep(
         key,
         digests,
-        int(outcome.drift.severity),
+        int(severity),
         judged.comparison,
         verdict.samples,
         verdict.tokens,
@@ -190,7 +214,7 @@ def _new_step(
         weight_version=", ".join(judged.versions),
         kept=judged.kept,
         flips=judged.flips,
-        state=drift_to_json(outcome.drift),
+        state=run.state(outcome.drift, history),
         events=(
             NewEvent("step", sealed, key.run),
             *(NewEvent(kind, data, key.run) for kind, data in transition_events(outcome, **where)),

@@ -32,7 +32,8 @@ from omni_rl.ledger.types import (
     Sync,
     Timeline,
 )
-from omni_rl_services.coordinator.runs import drift_to_json, transition_events
+from omni_rl_services.coordinator.runs import Run as LiveRun
+from omni_rl_services.coordinator.runs import transition_events
 from omni_rl_services.coordinator.views import alarm_answer
 
 READERS = 4
@@ -73,10 +74,11 @@ class Store:
         stored = await asyncio.wrap_future(self._ledger.put_run(body.run, body.model_dump(mode="json")))
         return await self._read(self._ledger.run, body.run), stored
 
-    async def put_drift(self, run: str, outcome: Outcome) -> None:
+    async def put_drift(self, run: LiveRun, outcome: Outcome) -> None:
         """A run's drift, with an event for each of its transitions."""
-        told = [NewEvent(kind, data, run) for kind, data in transition_events(outcome)]
-        await asyncio.wrap_future(self._ledger.put_state(run, drift_to_json(outcome.drift), told))
+        told = [NewEvent(kind, data, run.name) for kind, data in transition_events(outcome)]
+        state = run.state(outcome.drift, run.history)
+        await asyncio.wrap_future(self._ledger.put_state(run.name, state, told))
 
     async def put_part(self, key: StepKey, rank: int, records: StepRecords) -> Stored:
         return await asyncio.wrap_future(self._ledger.put_part(key, rank, records))
@@ -113,8 +115,8 @@ class Store:
     async def step(self, key: StepKey) -> Step:
         return await self._read(self._ledger.step, key)
 
-    async def sample(self, key: StepKey, sample: str) -> Sample:
-        return await self._read(self._ledger.sample, key, sample)
+    async def sample(self, key: StepKey, sample: str, rank: int | None) -> Sample:
+        return await self._read(self._ledger.sample, key, sample, rank)
 
     async def add_event(self, kind: str, run: str | None, data: dict[str, object]) -> None:
         await asyncio.wrap_future(self._ledger.add_event(kind, data, run))

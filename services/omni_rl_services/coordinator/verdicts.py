@@ -4,20 +4,48 @@ import math
 
 from omni_rl.api.base import finite
 from omni_rl.api.steps import BreachAnswer, Verdict, WeightsAnswer, WorstSample
+from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.judging import Judged, StepWeights
 from omni_rl_services.coordinator.runs import drift_answer
 
+HELD = {Severity.WARN: "at warn", Severity.MASK: "masked", Severity.PAUSE: "paused"}
 
-def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights | None) -> Verdict:
-    """`drift`: after this step. The samples' own weights are left out: they are not kept."""
+
+def severity_of(judged: Judged, drift: Drift, *, live: bool) -> Severity:
+    """What is said of a step: where the run stands after it; of a step that moves no run, what it is by itself."""
+    own = judged.judgement.severity
+    return drift.severity if live and own is not Severity.UNJUDGED else own
+
+
+def _reason(judged: Judged, drift: Drift, settle: int, *, live: bool) -> str:
+    """What the step's severity comes from: its own figures, or those of steps before it."""
+    judgement = judged.judgement
+    if not live:
+        return f"{judgement.reason}; a newer attempt of the run is under way, which this does not move"
+    if judgement.severity is Severity.UNJUDGED or judgement.severity >= drift.severity:
+        return judgement.reason
+    if drift.gate != "open":
+        return f"still {HELD[drift.severity]}: the gate is {drift.gate}; of this step: {judgement.reason}"
+    calm = next((n for n, held in enumerate(reversed(drift.recent)) if held >= drift.severity), len(drift.recent))
+    return f"still {HELD[drift.severity]}: calm step {calm} of {settle}; of this step: {judgement.reason}"
+
+
+def verdict_of(
+    key: StepKey, judged: Judged, drift: Drift, weights: StepWeights | None, settle: int, *, live: bool
+) -> Verdict:
+    """`drift`: after this step; `settle`: calm steps until it falls; `live`: whether the step's attempt moves the run.
+    The samples' own weights are left out: they are not kept."""
     return Verdict(
         run=key.run,
         attempt=key.attempt,
         step=key.step,
-        severity=drift.severity.label,
-        reason=judged.judgement.reason,
+        severity=severity_of(judged, drift, live=live).label,
+        reason=_reason(judged, drift, settle, live=live),
+        cause=None if judged.explanation is None else str(judged.explanation.cause),
+        sentence="" if judged.explanation is None else judged.explanation.sentence,
+        evidence=[] if judged.explanation is None else [f.as_dict() for f in judged.explanation.findings],
         breaches=[
             BreachAnswer(
                 bucket=breach.bucket,
@@ -34,11 +62,12 @@ def verdict_of(key: StepKey, judged: Judged, drift: Drift, weights: StepWeights 
         figures=finite(judged.comparison.figures),
         worst=[
             WorstSample(
+                rank=rank,
                 sample=judged.columns.samples[number],
                 kind=judged.columns.kinds[number],
                 error=_finite(metrics.seq_mult_prob_error_mean),
             )
-            for number, (_, metrics) in zip(judged.worst, judged.kept, strict=True)
+            for number, (rank, _, metrics) in zip(judged.worst, judged.kept, strict=True)
         ],
         weights=None
         if weights is None

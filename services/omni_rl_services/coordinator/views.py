@@ -8,7 +8,7 @@ from omni_rl.api.base import finite
 from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
-from omni_rl.consistency.limits import LABELS, Judgement
+from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import Alarm, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
@@ -20,7 +20,7 @@ def step_line(row: StepRow) -> StepLine:
     return StepLine(
         **row.key._asdict(),
         sealed=row.sealed,
-        severity=LABELS[row.severity],
+        severity=Severity(row.severity).label,
         samples=row.samples,
         tokens=row.tokens,
         weight_version=row.weight_version,
@@ -48,6 +48,7 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     error = sample.kept.figures["seq_mult_prob_error_mean"]
     return SampleAnswer(
         **sample.key._asdict(),
+        rank=sample.kept.rank,
         sample=sample.kept.sample,
         kind=sample.kept.kind,
         error=error if math.isfinite(error) else None,
@@ -61,7 +62,7 @@ def alarm_answer(alarm: Alarm) -> AlarmAnswer:
         run=alarm.run,
         attempt=alarm.attempt,
         step=alarm.step,
-        severity=LABELS[alarm.severity],
+        severity=Severity(alarm.severity).label,
         cause=alarm.cause,
         sentence=alarm.sentence,
         action=alarm.action,
@@ -80,7 +81,7 @@ def timeline_answer(run: str, attempt: int, found: Timeline) -> TimelineAnswer:
         first=found.first.tolist(),
         last=found.last.tolist(),
         steps=found.steps.tolist(),
-        severity=[LABELS[severity] for severity in found.severity.tolist()],
+        severity=[Severity(severity).label for severity in found.severity.tolist()],
         broken=found.broken.tolist(),
         low={name: _numbers(values.tolist()) for name, values in found.low.items()},
         high={name: _numbers(values.tolist()) for name, values in found.high.items()},

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from omni_rl.api.state import GateAnswer, PauseBody, StateAnswer
+from omni_rl.api.state import GateAnswer, PauseBody, ResumeBody, StateAnswer
 from omni_rl_services.coordinator.deps import Admin, CoordinatorDep, Reader
 from omni_rl_services.coordinator.problems import documented
 
@@ -21,7 +21,8 @@ async def pause(body: PauseBody, coordinator: CoordinatorDep, caller: Admin) -> 
     return await coordinator.pause(f"{body.reason} (by {caller.name})")
 
 
-@router.post("/resume", responses=documented(401, 403, 503))
-async def resume(coordinator: CoordinatorDep, caller: Admin) -> GateAnswer:
-    """Let generation go on. Whoever says so vouches for runs whose drift had closed the gate."""
-    return await coordinator.resume(f"resumed by {caller.name}")
+@router.post("/resume", responses=documented(401, 403, 404, 409, 413, 422, 503))
+async def resume(coordinator: CoordinatorDep, caller: Admin, body: ResumeBody | None = None) -> GateAnswer:
+    """Let generation go on. Whoever says so vouches for the run whose drift had closed the gate; where several hold it,
+    each is resumed by its name."""
+    return await coordinator.resume(f"resumed by {caller.name}", None if body is None else body.run)

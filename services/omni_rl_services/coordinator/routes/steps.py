@@ -114,7 +114,7 @@ async def seal(
     if ARROW in accept:
         text = sealed.verdict.model_dump_json()
         content = await coordinator.steps.work(
-            sealed.columns.nbytes, weights_stream, sealed.columns, sealed.weights, text
+            sealed.columns.nbytes, weights_stream, sealed.columns, sealed.ranks, sealed.weights, text
         )
         return Response(content, media_type=ARROW)
     verdict = sealed.verdict
@@ -124,7 +124,9 @@ async def seal(
                 f"weights of {sealed.columns.tokens:,} tokens are too many for JSON; the step is sealed: ask again "
                 f"with Accept: {ARROW}"
             )
-        each = await coordinator.steps.work(sealed.columns.nbytes, sample_weights, sealed.columns, sealed.weights)
+        each = await coordinator.steps.work(
+            sealed.columns.nbytes, sample_weights, sealed.columns, sealed.ranks, sealed.weights
+        )
         verdict = verdict.model_copy(update={"sample_weights": each})
     return Response(verdict.model_dump_json(exclude_none=False), media_type=JSON)
 
@@ -199,7 +201,10 @@ async def sample(
     sample: SamplePath,
     coordinator: CoordinatorDep,
     caller: Reader,
+    rank: Annotated[
+        int | None, Query(ge=0, le=MAX_INT, description="That this rank posted; else the one that is furthest apart.")
+    ] = None,
 ) -> SampleAnswer:
     """A kept sample's tokens, logprobs and media."""
     await coordinator.run(run)
-    return sample_answer(await coordinator.store.sample(StepKey(run, attempt, step), sample))
+    return sample_answer(await coordinator.store.sample(StepKey(run, attempt, step), sample, rank))

@@ -51,4 +51,4 @@ export function version(text) {
 export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
 export const words = (name) => name.replaceAll("_", " ");
 
-export const SIGNS = { ok: "● OK", warn: "▲ WARN", mask: "◆ MASK", pause: "■ PAUSE" };
+export const SIGNS = { unjudged: "○ UNJUDGED", ok: "● OK", warn: "▲ WARN", mask: "◆ MASK", pause: "■ PAUSE" };

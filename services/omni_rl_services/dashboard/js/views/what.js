@@ -28,25 +28,29 @@ export class WhatView {
     const step = Number(place().step ?? run.step);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
     const [found, [check]] = await Promise.all([get(at, {}, signal), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
-    const chosen = place().sample ?? found.verdict.worst[0]?.sample;
-    const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
+    const worst = found.verdict.worst[0];
+    const chosen = place().sample ?? worst?.sample, rank = place().sample === undefined ? worst?.rank : place().rank;
+    const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, rank === undefined ? {} : { rank }, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
     const legs = check ? await get(`/v1/checks/${check.check}`, {}, signal) : null;
     renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
     if (!changed(this, found, sample, sample?.message, legs)) return; // a new step must not stop a player
     const about = { run: run.run, attempt, step };
     const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample), this.told, legsCard(legs, sample.kind, about, this.told)];
-    renew(this.found, worstList(found.verdict.worst, step, chosen), ...cards);
+    const isChosen = (row) => row.sample === chosen && (rank === undefined || row.rank === Number(rank));
+    renew(this.found, worstList(found.verdict.worst, step, isChosen), ...cards);
   }
 }
 
-function worstList(worst, step, chosen) {
+/** A sample is known by the rank that posted it and its name. */
+function worstList(worst, step, isChosen) {
   const columns = [
     { name: "sample", of: (row) => row.sample, show: (value) => shorten(value, 60) },
+    { name: "rank", of: (row) => row.rank, right: true },
     { name: "kind", of: (row) => row.kind },
     { name: "seq_mult_prob_error", of: (row) => row.error, show: figure, right: true },
   ];
   const list = worst.length
-    ? table(columns, worst, { pick: (row) => go({ sample: row.sample, step }), chosen: (row) => row.sample === chosen, caption: "Worst samples" })
+    ? table(columns, worst, { pick: (row) => go({ sample: row.sample, rank: row.rank, step }), chosen: isChosen, caption: "Worst samples" })
     : empty("No sample is kept of this step", "Samples of a step that nothing was wrong with go after a while. If none ever shows: set worst_samples above 0.");
   return panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list));
 }

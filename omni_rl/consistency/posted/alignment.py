@@ -1,0 +1,130 @@
+"""Checks of what belongs to what: one side's tokens shifted against the other's, or one answer's against another's."""
+
+import numpy as np
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding, named
+from omni_rl.consistency.posted.step import Array, Index, PostedStep
+
+SHIFTS = (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8)
+FEWEST = 8
+"""Tokens that an answer needs after a shift, or a pair of answers in common, to be told from chance."""
+EXPLAINED = 0.4
+"""What is left of the difference, at most, once a hypothesis that explains it is applied."""
+TOKENS = 65_536
+"""As many of the furthest answers' tokens are looked at."""
+ROWS = 256
+"""So many of the furthest answers are compared with all others."""
+FIRST = 32
+"""By so many of their first tokens."""
+
+
+def token_shift(whole: PostedStep) -> Finding:
+    """Whether the trainer's logprobs are the engine's of some tokens before or after, from a place in each answer on:
+    an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place."""
+    step = whole.furthest(TOKENS)
+    best, shift, start = _shifts(step)
+    left = (np.abs(step.d).sum() - best.sum()) / step.tokens if step.tokens else 0.0
+    moved = np.flatnonzero(best > 0)
+    numbers = {"abs_diff_mean": step.size, "abs_diff_mean_shifted": float(left), "answers": float(len(moved))}
+    if not len(moved) or left > EXPLAINED * step.size:
+        return Finding(Check.TOKEN_SHIFT, "clear", "no shift of tokens explains it", numbers=numbers)
+    by = np.unique(shift[moved])
+    whole_answers = bool((start[moved] <= FEWEST).all())
+    far = f"{abs(by[0])} token{'s' if abs(by[0]) > 1 else ''}" if len(np.unique(np.abs(by))) == 1 else "several tokens"
+    direction = " after" if (by > 0).all() else " before" if (by < 0).all() else ""
+    names = [step.samples[n] for n in moved[np.argsort(-best[moved], kind="stable")]]
+    return Finding(
+        Check.TOKEN_SHIFT,
+        "explains",
+        f"the engine's logprobs are the trainer's of {far}{direction} in {len(moved)} of {len(whole)} answers"
+        f"{'' if whole_answers else ', from the middle on'} ({named(names)}): shifted, the mean abs d falls from "
+        f"{step.size:.2g} to {left:.2g}; compare how each side cuts or re-tokenises prompt and answer",
+        Cause.TOKEN_SHIFT,
+        numbers | {"shift": float(by[0])},
+        samples=tuple(names[:8]),
+    )
+
+
+def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
+    """For each answer: by how much the sum of abs d falls with its best shift, which that is, and from where on."""
+    count, size = len(step), len(step.rollout)
+    best, shift, start = np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    filled = np.flatnonzero(np.diff(step.offsets) > 0)
+    if not len(filled):
+        return best, shift, start
+    first, last = step.offsets[:-1][filled], step.offsets[1:][filled]
+    base, cap = np.abs(step.d), np.abs(step.d).max()
+    train = np.where(np.isfinite(step.train), step.train, np.inf)
+    at = np.arange(size)
+    for by in SHIFTS:
+        other = at + by
+        inside = (other >= step.offsets[step.answer]) & (other < step.offsets[step.answer + 1])
+        moved = np.where(inside, train[np.clip(other, 0, size - 1)], np.inf)
+        with np.errstate(invalid="ignore"):
+            cost = np.where(step.judged, np.minimum(np.abs(moved - step.rollout), cap), 0.0)
+        cost = np.where(inside, cost, base)  # a token that has no partner explains nothing
+        gain = base - cost
+        # From a place on: the largest sum over the rest of the answer.
+        total = np.concatenate([[0.0], np.cumsum(gain)])
+        rest = total[step.offsets[step.answer + 1]] - total[:-1]
+        top = np.maximum.reduceat(rest, first)
+        better = top > best[filled]
+        for number in np.flatnonzero(better):
+            a, b = int(first[number]), int(last[number])
+            begin = int(np.argmax(total[b] - total[a:b]))
+            spent = cost[a + begin : b].sum()
+            if b - a - begin >= FEWEST and spent <= EXPLAINED * base[a + begin : b].sum():
+                best[filled[number]], shift[filled[number]], start[filled[number]] = top[number], by, begin
+    return best, shift, start
+
+
+def sample_pairing(step: PostedStep) -> Finding:
+    """Whether one answer's logprobs by the engine are another answer's by the trainer: rows swapped in a group, ranks
+    gathered in another order, scores handed back to the wrong samples."""
+    rows = np.argsort(-step.by_answer(np.abs(step.d)), kind="stable")[:ROWS]
+    rows = rows[np.diff(step.offsets)[rows] >= FEWEST]
+    engine, trainer = _heads(step, step.rollout), _heads(step, step.train)
+    off, other, own, best = [], [], 0.0, 0.0
+    for n in rows.tolist():
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(trainer - engine[n])
+        common = np.isfinite(apart)
+        enough = common.sum(1) >= min(FEWEST, int(common[n].sum()))
+        cost = np.where(common, np.minimum(apart, 8.0), 0.0).sum(1) / np.maximum(common.sum(1), 1)
+        cost[~enough] = np.inf
+        mine = cost[n]
+        cost[n] = np.inf
+        partner = int(cost.argmin())
+        own += mine
+        if cost[partner] <= EXPLAINED * mine:
+            off.append(n)
+            other.append(partner)
+            best += cost[partner]
+        else:
+            best += mine
+    numbers = {"answers": float(len(off)), "abs_diff_mean": own / max(len(rows), 1), "paired": best / max(len(rows), 1)}
+    if not off or best > EXPLAINED * own:
+        return Finding(Check.SAMPLE_PAIRING, "clear", "no other answer matches better", numbers=numbers)
+    return Finding(
+        Check.SAMPLE_PAIRING,
+        "explains",
+        f"{len(off)} answers carry another answer's logprobs: the engine's of {step.samples[off[0]]} are the trainer's "
+        f"of {step.samples[other[0]]}; paired so, the mean abs d of their first tokens falls from "
+        f"{numbers['abs_diff_mean']:.2g} to {numbers['paired']:.2g}; look at how rows are gathered over ranks and "
+        "groups",
+        Cause.SAMPLE_PAIRING,
+        numbers,
+        samples=tuple(step.samples[n] for n in off[:8]),
+    )
+
+
+def _heads(step: PostedStep, values: Array) -> Array:
+    """The first judged logprobs of each answer, [N, FIRST]; NaN where there is none."""
+    found = np.full((len(step), FIRST), np.nan)
+    for column in range(FIRST):
+        at = step.offsets[:-1] + column
+        here = at < step.offsets[1:]
+        chosen = at[here]
+        found[here, column] = np.where(step.judged[chosen], values[chosen], np.nan)
+    return found

@@ -1,0 +1,94 @@
+"""The cause of a posted step's difference, from its records alone: every check in its order, until one explains it.
+
+The order is that of proof: what no policy can have made, what the records state, what realigning or undoing takes away,
+and last what only a pattern tells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.posted import alignment, proofs, transforms, values
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Look, Terms
+from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.consistency.posted.support import support
+from omni_rl.kinds import OVERALL
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The cause, `unknown` where no check reproduces the difference; a sentence that says it and what to do; and what
+    every check found, in order."""
+
+    cause: Cause
+    sentence: str
+    findings: tuple[Finding, ...]
+
+
+def explain(step: PostedStep, terms: Terms, history: History, seen: Look) -> Explanation:
+    """Why a step that is not ok is not, as far as its records tell."""
+    findings = []
+    for finding in _checks(step, terms, history, seen):
+        findings.append(finding)
+        if finding.result == "explains":
+            assert finding.cause is not None
+            return Explanation(finding.cause, finding.sentence, tuple(findings))
+    return Explanation(Cause.UNKNOWN, _unknown(step, seen, findings), tuple(findings))
+
+
+def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Iterator[Finding]:
+    noise = history.noise(terms.noise)
+    yield values.nonfinite(step)
+    yield values.impossible(step)
+    yield proofs.versions(step, noise, terms.lag)
+    yield proofs.media(step, noise)
+    yield proofs.prompt(step, noise)
+    yield values.placeholders(step)
+    yield alignment.token_shift(step)
+    yield alignment.sample_pairing(step)
+    yield transforms.another_base(step)
+    yield transforms.most_likely(step)
+    yield transforms.penalty(step)
+    biased = {Check.UNIT_MEAN, Check.BIAS} & {finding.check for finding, _ in seen.found}
+    if biased and OVERALL in seen.means:
+        yield support(step, seen.means[OVERALL])
+    yield transforms.temperature(step)
+    yield _stale(step, seen)
+
+
+def _stale(step: PostedStep, seen: Look) -> Finding:
+    """Whether the engine's weights stay behind: the difference grows with every update, and both sides are proper
+    policies all the while."""
+    found = {finding.check: finding for finding, _ in seen.found}
+    if Check.GROWTH not in found or found.keys() & {Check.UNIT_MEAN, Check.BIAS}:
+        return Finding(Check.GROWTH, "clear", "the difference does not grow with every update")
+    growth = found[Check.GROWTH]
+    return Finding(
+        Check.GROWTH,
+        "explains",
+        f"{growth.sentence}, while both sides stay proper policies (unit mean 1): the trainer learns and the engine "
+        "keeps older weights; look whether the updates, or the adapter, reach it, and sync",
+        Cause.STALE_WEIGHTS,
+        growth.numbers,
+    )
+
+
+def _unknown(step: PostedStep, seen: Look, findings: list[Finding]) -> str:
+    """The best suspects, by what the unit mean says."""
+    told = [finding.sentence for finding in findings if finding.result == "suspicious"]
+    if told:
+        return "; ".join(told)
+    mean = seen.means.get(OVERALL)
+    if mean is None:
+        return "no check of the records reproduces the difference"
+    biased = [finding for finding, _ in seen.found if finding.check in (Check.UNIT_MEAN, Check.BIAS)]
+    if biased and mean.excess > 0:
+        return f"{biased[0].sentence}: rows or positions do not belong together, or the logprobs are not processed ones"
+    if biased:
+        return f"{biased[0].sentence}: support was lost, or the numbers are not that policy's"
+    return (
+        "no check of the records reproduces the difference, and both sides are proper policies (unit mean 1): they "
+        "have other weights, other media, or other kernels"
+    )

@@ -1,0 +1,127 @@
+"""What a run's earlier steps add to a step's verdict: small biases that stay, differences that grow, and the noise of
+clean steps.
+
+All looks of a run share one rate of false alarms, `FALSE_ALARMS`: half of it goes to the steps, of which look k gets a
+share of 1 / k^2 (their sum is pi^2 / 6), and half to the sum over steps, which is tested by a bound that holds at every
+step at once: the normal mixture of Robbins (1970), as in Howard et al. (2021), eq. 14.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.consistency.posted.support import UnitMean
+
+FALSE_ALARMS = 1e-3
+"""The probability that a run without a fault, however long, is ever told of a bias."""
+ANSWERS = 8
+"""Answers whose scatter says how sure their mean is, at least."""
+TIGHTEST = 16
+"""Steps after which the bound on their sum is tightest."""
+KEPT = 32
+"""Steps whose mean abs d is kept."""
+GROWING = 5
+"""Steps that a growth takes at least."""
+GROWN = 3.0
+"""How many times the smallest of these the latest is, at least."""
+ERRORS = 6.0
+"""How many standard errors lie between them, at least."""
+ORDERED = 0.9
+"""Rank correlation of size and step, at least."""
+CLEAN = 8
+"""Clean steps before their noise stands for that of the dtype."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The earlier steps of one attempt.
+
+    `looks`: tests of a step's unit mean so far. `excess`, `variance`: sums over the clean steps of the excess of
+    exp(d), in tokens, and of its squared error; `tokens` of these; `scale`: the variance at which their bound is
+    tightest, which the first of them sets. `sizes`: the mean abs d of the latest steps with its
+    standard error, oldest first. `clean`: the mean of it over clean steps, and `clean_steps` how many there were.
+    """
+
+    looks: int = 0
+    excess: float = 0.0
+    variance: float = 0.0
+    tokens: int = 0
+    scale: float = 0.0
+    sizes: tuple[tuple[float, float], ...] = ()
+    clean: float = 0.0
+    clean_steps: int = 0
+
+    def after(
+        self, size: tuple[float, float], mean: UnitMean | None, tokens: int, tests: int, *, clean: bool
+    ) -> "History":
+        """With one more step: its mean abs d with the standard error, its unit mean (None: it has none that counts),
+        its judged tokens, and how many tests were made of it. A step that was not clean leaves the noise and the sums
+        as they are: what was told of it once is not told of every later step. One that is off by no more than a bias
+        that stays is clean."""
+        found = replace(self, looks=self.looks + tests, sizes=(*self.sizes, size)[-KEPT:])
+        if not clean or not tokens:
+            return found
+        found = replace(
+            found, clean=self.clean + (size[0] - self.clean) / (self.clean_steps + 1), clean_steps=self.clean_steps + 1
+        )
+        if mean is None or mean.answers < ANSWERS:
+            return found
+        return replace(
+            found,
+            excess=self.excess + mean.excess * tokens,
+            variance=self.variance + (mean.error * tokens) ** 2,
+            tokens=self.tokens + tokens,
+            scale=self.scale or TIGHTEST * (mean.error * tokens) ** 2,
+        )
+
+    def noise(self, of_dtype: float) -> float:
+        """The mean abs d of clean steps: the run's own once there are enough of them, at most the dtype's."""
+        return min(self.clean, of_dtype) if self.clean_steps >= CLEAN else of_dtype
+
+    def significant(self, t: float, answers: int, tests: int) -> bool:
+        """Whether a step's excess of `t` standard errors over `answers` is more than chance makes of one of the run's
+        looks, of which the step has `tests`."""
+        if answers < ANSWERS:
+            return False
+        share = FALSE_ALARMS / 2 * 6 / (math.pi * (self.looks // max(tests, 1) + 1)) ** 2 / tests
+        return two_sided(t, answers - 1) < share
+
+    def staying(self, tolerance: float) -> float | None:
+        """The mean excess of all steps, if it is more than chance and `tolerance`; None otherwise."""
+        if self.scale <= 0:
+            return None
+        alpha = FALSE_ALARMS / 2
+        whole = self.variance + self.scale
+        bound = math.sqrt(whole * math.log(whole / (self.scale * alpha**2)))
+        if abs(self.excess) - tolerance * self.tokens <= bound:
+            return None
+        return self.excess / self.tokens
+
+    def grows(self, size: float, error: float) -> tuple[float, int] | None:
+        """The smallest mean abs d and how many steps ago it was, if the step with `size` and its standard error is the
+        last of steps that came to lie further apart, one after the other; None otherwise."""
+        sizes = np.array([*(value for value, _ in self.sizes), size])
+        first = int(sizes.argmin())
+        rising = sizes[first:]
+        if len(rising) < GROWING or rising[-1] < GROWN * rising[0] or rising.argmax() != len(rising) - 1:
+            return None
+        if size - rising[0] < ERRORS * math.hypot(error, self.sizes[first][1]) or _ordered(rising) < ORDERED:
+            return None
+        return float(rising[0]), len(rising) - 1
+
+
+def two_sided(t: float, freedom: int) -> float:
+    """The probability of a Student's t beyond `t` on either side, by Wallace's (1959) normal approximation; 1.0 where
+    there is no degree of freedom."""
+    if freedom < 1 or not math.isfinite(t):
+        return 1.0
+    z = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
+    return math.erfc(z / math.sqrt(2))
+
+
+def _ordered(values: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation of values with their order."""
+    ranks = np.argsort(np.argsort(values))
+    return float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1])

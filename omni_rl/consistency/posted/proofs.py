@@ -1,0 +1,166 @@
+"""Checks of what a step's records say of both sides: weight versions, digests of media tensors and of prompts.
+
+A difference that is said is told even where the logprobs are close. It is the cause where the answers that it names
+are the ones that are off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding, named
+from omni_rl.consistency.posted.step import Index, PostedStep, Spans
+
+TWICE = 2.0
+"""How much further apart than all others the named answers are, at least, where what names them is the cause."""
+
+
+def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
+    """Whether the weights that sampled are those that scored.
+
+    `lag`: how many versions the engine may be behind, as the run said; None: it said nothing. Then a lag that most
+    answers share is taken for an asynchronous run's, as long as their logprobs are close.
+    """
+    spans, scored = step.proofs.sampled_by, step.proofs.scored_by
+    if spans is None or scored is None:
+        return Finding(Check.VERSIONS, "not_done", "the records do not say which weights sampled and scored")
+    behind = _behind(spans, scored)
+    if not len(behind):
+        return Finding(Check.VERSIONS, "clear", "the same weight version sampled and scored")
+    tokens = np.zeros(len(step.rollout), np.bool_)
+    for s in behind.tolist():
+        start = int(step.offsets[spans.answers[s]])
+        tokens[start + spans.first[s] : start + spans.last[s]] = True
+    late = np.unique(spans.answers[behind])
+    off, rest = step.apart(tokens)
+    explains = off > TWICE * rest and (rest > 0 or off > noise)
+    numbers = {"answers": float(len(late)), "abs_diff_mean": off, "abs_diff_mean_others": rest}
+    if not explains and not _is_told(step, spans, behind, scored, lag):
+        return Finding(
+            Check.VERSIONS, "clear", "the engine is behind by the lag of an asynchronous run", numbers=numbers
+        )
+    names = [step.samples[n] for n in late]
+    first = int(behind[0])
+    return Finding(
+        Check.VERSIONS,
+        "explains" if explains else "suspicious",
+        f"{len(late)} of {len(step)} answers ({named(names)}) were sampled under {spans.versions[first]} and scored "
+        f"with {scored[spans.answers[first]]}: their mean abs d is {off:.2g}"
+        + (f", that of the others {rest:.2g}" if rest else "")
+        + "; sync the engine's weights, or state the lag that the run allows",
+        Cause.STALE_WEIGHTS,
+        numbers,
+        samples=tuple(names[:8]),
+    )
+
+
+def _behind(spans: Spans, scored: Sequence[str]) -> Index:
+    """The numbers of the spans that other weights sampled than scored."""
+    return np.array(
+        [
+            s
+            for s, (answer, version) in enumerate(zip(spans.answers.tolist(), spans.versions, strict=True))
+            if version and scored[answer] and version != scored[answer]
+        ],
+        np.int64,
+    )
+
+
+def _is_told(step: PostedStep, spans: Spans, behind: Index, scored: Sequence[str], lag: int | None) -> bool:
+    """Whether a lag is told although the logprobs are close: one over what the run allows; or, where it says nothing,
+    a few answers by weights that no other answer of the step had."""
+    if lag is not None:
+        each = [_distance(spans.versions[s], scored[spans.answers[s]]) for s in behind.tolist()]
+        return any(distance is None or not 0 <= distance <= lag for distance in each)
+    late = set(spans.answers[behind].tolist())
+    others = {
+        version for answer, version in zip(spans.answers.tolist(), spans.versions, strict=True) if answer not in late
+    }
+    alone = any(spans.versions[s] not in others and _whole(step, spans, s) for s in behind.tolist())
+    return len(late) < len(step) / 2 and alone
+
+
+def _whole(step: PostedStep, spans: Spans, s: int) -> bool:
+    """Whether a span is its whole answer, which then did not merely begin before an update."""
+    answer = int(spans.answers[s])
+    return int(spans.last[s] - spans.first[s]) == int(step.offsets[answer + 1] - step.offsets[answer])
+
+
+def _distance(sampled: str, scored: str) -> int | None:
+    """How many versions lie between two of our own, run/attempt/number/digest; None for names of another form."""
+    ours, theirs = sampled.split("/"), scored.split("/")
+    if len(ours) != 4 or len(theirs) != 4 or ours[:2] != theirs[:2] or not (ours[2] + theirs[2]).isdigit():
+        return None
+    return int(theirs[2]) - int(ours[2])
+
+
+def media(step: PostedStep, noise: float) -> Finding:
+    """Whether both models received the media tensors that were rendered."""
+    seen, apart = step.proofs.tensors, step.proofs.tensors_apart
+    if not seen:
+        return Finding(Check.MEDIA, "not_done", "the records have no digests of media tensors")
+    if not apart:
+        return Finding(
+            Check.MEDIA, "clear", f"all {seen} media tensors have one digest on both sides", numbers={"tensors": seen}
+        )
+    n, tensor = apart[0]
+    sides = [("the engine", tensor.engine), ("the trainer", tensor.train)]
+    lacks = " and ".join(side for side, digest in sides if digest is None)
+    other = " and ".join(side for side, digest in sides if digest != tensor.rendered)
+    what = f"{lacks} did not get" if lacks else f"{other} got another tensor than"
+    found = _named(
+        step,
+        list(dict.fromkeys(number for number, _ in apart)),
+        noise,
+        Check.MEDIA,
+        Cause.MEDIA_MISMATCH,
+        f"{tensor.modality} {tensor.item} of sample {step.samples[n]}: {what} the {tensor.name} that was rendered",
+        "hand both sides the same rendered tensors",
+    )
+    return replace(
+        found,
+        numbers={**found.numbers, "tensors_apart": len(apart)},
+        tensors=tuple(dict.fromkeys(t.name for _, t in apart)),
+        modalities=tuple(dict.fromkeys(t.modality for _, t in apart)),
+    )
+
+
+def prompt(step: PostedStep, noise: float) -> Finding:
+    """Whether both sides ran the same prompt, by its digest on each."""
+    each = step.proofs.prompts or ()
+    known = [n for n, (engine, trainer) in enumerate(each) if engine is not None and trainer is not None]
+    if not known:
+        return Finding(Check.PROMPT, "not_done", "the records have no digests of the prompts that were run")
+    answers = [n for n in known if each[n][0] != each[n][1]]
+    if not answers:
+        return Finding(Check.PROMPT, "clear", f"both sides ran the same ids of {len(known)} prompts")
+    return _named(
+        step,
+        answers,
+        noise,
+        Check.PROMPT,
+        Cause.PROMPT_MISMATCH,
+        f"the trainer ran other prompts than the engine in {len(answers)} of {len(known)} answers",
+        "render each prompt once and hand the result to both",
+    )
+
+
+def _named(
+    step: PostedStep, answers: Sequence[int], noise: float, check: Check, cause: Cause, what: str, advice: str
+) -> Finding:
+    """A difference that is said of some answers: their cause where they are the ones that are off."""
+    off, rest = step.apart(step.of_answers(answers))
+    explains = off > TWICE * rest and (rest > 0 or off > noise)
+    names = [step.samples[n] for n in answers]
+    return Finding(
+        check,
+        "explains" if explains else "suspicious",
+        f"{what} ({named(names)}): their mean abs d is {off:.2g}"
+        + (f", that of the others {rest:.2g}" if rest else "")
+        + f"; {advice}",
+        cause,
+        {"answers": float(len(answers)), "abs_diff_mean": off, "abs_diff_mean_others": rest},
+        samples=tuple(names[:8]),
+    )

@@ -1,0 +1,214 @@
+"""Checks of logprobs that are a function of the right ones: another base, the most likely token's, another temperature,
+a penalty on tokens that were there before.
+
+Two proper policies that differ for another reason (older weights, other kernels) show none of these patterns: their
+difference depends neither on how likely a token is nor on whether it came before.
+"""
+
+import math
+
+import numpy as np
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
+
+FEWEST = 512
+"""Judged tokens without which no pattern is told from chance."""
+BASES = {"10": math.log(10), "2": math.log(2)}
+SCALED = 0.2
+"""What is left of the difference, at most, of logprobs in another base: there is nothing but rounding."""
+BINS = 32
+LEVEL = 0.25
+"""Share of the variance of d that goes with how likely the token is, at least, where the temperatures differ: 0.4 to
+0.7 measured for temperatures 0.6 to 1.3, at most 0.06 for other weights (0.33 where these are also 0.8 as hot)."""
+STRAIGHT = 0.45
+"""Share of the variance of the log-odds' difference that one temperature explains, at least."""
+LEVELS = np.array([0.2, 0.4, 0.6, 0.8, 0.95])
+"""Probabilities between which the most likely tokens are counted apart."""
+LEVEL_TOKENS = 32
+LEAST = 0.02
+"""By how much a temperature is off, at least."""
+LIKELY = math.log(0.5)
+SURE = -1e-4
+"""A token of this logprob or more has odds that rounding decides."""
+TILTED, ERRORS = 0.2, 8.0
+"""How much more often d is above zero for tokens that were there before, at least: a share, and in standard errors."""
+SEEN = 0.05
+"""Share of the variance of d that goes with whether a token was there before, beside how likely it is, at least."""
+
+
+def another_base(step: PostedStep) -> Finding:
+    """Whether one side's logprobs are the other's times a constant: logarithms to base 10 or 2."""
+    lr, lt = step.rollout[step.judged], step.train[step.judged]
+    for base, factor in BASES.items():
+        for side, left in (("engine", np.abs(lr * factor - lt)), ("trainer", np.abs(lt * factor - lr))):
+            if len(lr) >= FEWEST and float(np.minimum(left, 8.0).mean()) <= SCALED * step.size:
+                return Finding(
+                    Check.TRANSFORM,
+                    "explains",
+                    f"the {side}'s logprobs are logarithms to base {base}: times {factor:.4f} they agree to "
+                    f"{left.mean():.2g} in the mean, in place of {step.size:.2g}; use natural logarithms",
+                    Cause.LOGPROB_POSTPROCESSING,
+                    {"factor": factor, "abs_diff_mean": step.size, "left": float(left.mean())},
+                )
+    return Finding(Check.TRANSFORM, "clear", "neither side's logprobs are in another base")
+
+
+def most_likely(step: PostedStep) -> Finding:
+    """Whether one side reports the most likely token's logprob in place of the sampled one's."""
+    lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
+    for side, top, sampled in (("engine", lr, lt), ("trainer", lt, lr)):
+        if len(d) >= FEWEST and _is_most_likely(top, sampled, _near(d)):
+            return Finding(
+                Check.TRANSFORM,
+                "explains",
+                f"the {side}'s logprobs are those of the most likely token, not of the sampled one: "
+                f"{_near(d).mean():.0%} of tokens agree, as often as the {side} calls its own token likely; take the "
+                "sampled id's entry",
+                Cause.LOGPROB_POSTPROCESSING,
+                {"agree": float(_near(d).mean()), "abs_diff_mean": step.size},
+            )
+    return Finding(Check.TRANSFORM, "clear", "neither side's logprobs are the most likely tokens'")
+
+
+def _is_most_likely(top: Array, sampled: Array, near: Mask) -> bool:
+    """Whether both sides agree where the top was sampled: with its own probability p, whatever p is; elsewhere the
+    sampled token has at most what the top leaves, 1 - p."""
+    chance = np.exp(np.minimum(top, 0.0))
+    level = np.searchsorted(LEVELS, chance)
+    for number in range(len(LEVELS) + 1):
+        here = level == number
+        count = int(here.sum())
+        if count < LEVEL_TOKENS:
+            continue
+        expected = float(chance[here].mean())
+        error = math.sqrt(max(expected * (1 - expected), 1e-3) / count)
+        if abs(float(near[here].mean()) - expected) > 0.06 + 4 * error:
+            return False
+    parted = ~near
+    with np.errstate(divide="ignore"):
+        room = np.log(-np.expm1(np.minimum(top[parted], -1e-12)))
+    return bool(parted.mean() >= 0.01 and (sampled[parted] <= room + 0.2).mean() >= 0.95)
+
+
+def _near(d: Array) -> Mask:
+    """Tokens on which both sides agree, by the noise that the closest quarter of them shows."""
+    found: Mask = np.abs(d) <= max(0.1, 8 * float(np.quantile(np.abs(d), 0.25)))
+    return found
+
+
+def temperature(step: PostedStep) -> Finding:
+    """Whether the two sides' logprobs differ as those of two temperatures do: the log-odds of a likely token are then
+    the other side's over the temperature, so that likely tokens move one way and unlikely ones the other."""
+    lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
+    clear = Finding(Check.TEMPERATURE, "clear", "the difference does not follow how likely a token is")
+    if len(d) < FEWEST:
+        return clear
+    likely = (np.minimum(lr, lt) > LIKELY) & (np.maximum(lr, lt) < SURE)
+    if int(likely.sum()) < FEWEST // 4:
+        return clear
+    engine, trainer = _log_odds(lr[likely]), _log_odds(lt[likely])
+    at = float(trainer @ engine / (engine @ engine))
+    spread = float(np.mean((trainer - engine) ** 2))
+    straight = 1 - float(np.mean((trainer - at * engine) ** 2)) / spread if spread > 0 else 0.0
+    said = float(np.median(step.temperatures)) if len(step) else 1.0
+    numbers = {"fits": at, "asked": said, "straight": straight, "abs_diff_mean": step.size}
+    if straight < STRAIGHT or abs(at - 1) < LEAST:
+        return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
+    level = max(explained(d, quantile_bins(lr)), explained(d, quantile_bins(lt)))
+    numbers["level"] = level
+    if level < LEVEL:
+        return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
+    about = f"about {at:.2g} times the trainer's"
+    advice = "divide the trainer's logits by the temperature that the engine samples at"
+    if said != 1.0 and abs(math.log(at / said)) < abs(math.log(at)):
+        about, advice = f"{said:g}, which the trainer does not apply", "divide the trainer's logits by it"
+    elif said != 1.0 and abs(math.log(at * said)) < abs(math.log(at)):
+        about, advice = "1, not the ones it sampled by", "ask the engine for processed logprobs"
+    return Finding(
+        Check.TEMPERATURE,
+        "explains",
+        f"the engine's logprobs are those at a temperature of {about}: {level:.0%} of the difference goes with how "
+        f"likely a token is, and the log-odds of likely tokens lie on one line; {advice}",
+        Cause.LOGPROB_POSTPROCESSING,
+        numbers,
+    )
+
+
+def penalty(step: PostedStep) -> Finding:
+    """Whether tokens that the answer or its prompt held before are the ones that are off: a repetition, frequency or
+    presence penalty that one side applies alone."""
+    clear = Finding(Check.PENALTY, "clear", "tokens that were there before are no further off than new ones")
+    if step.ids is None:
+        return Finding(Check.PENALTY, "not_done", "no ids were posted")
+    seen, d = _seen(step)[step.judged], step.d[step.judged]
+    if len(d) < FEWEST or min(int(seen.sum()), int((~seen).sum())) < FEWEST // 16:
+        return clear
+    up, errors = _tilt(d, seen)
+    before, new = float(d[seen].mean()), float(d[~seen].mean())
+    numbers = {"tilt": up, "errors": errors, "d_mean_seen": before, "d_mean_new": new}
+    if abs(up) < TILTED or abs(errors) < ERRORS or before * new > 0:
+        return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
+    level = quantile_bins(step.train[step.judged])
+    numbers["gain"] = explained(d, level + BINS * seen) - explained(d, level)
+    if numbers["gain"] < SEEN:
+        return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
+    side, other = ("engine", "trainer") if before > 0 else ("trainer", "engine")
+    return Finding(
+        Check.PENALTY,
+        "explains",
+        f"tokens that were there before are less likely at the {side} (mean d {before:+.2g}) and new ones likelier "
+        f"({new:+.2g}): the {side} applies a repetition, frequency or presence penalty that the {other} does not; "
+        "switch it off",
+        Cause.LOGPROB_POSTPROCESSING,
+        numbers,
+    )
+
+
+def _tilt(d: Array, seen: Mask) -> tuple[float, float]:
+    """How much more often d is above zero for tokens that were there before than for new ones, and that in standard
+    errors. Signs: one token that is far off must not decide it."""
+    shares, variances = [], []
+    for of in (d[seen], d[~seen]):
+        moved = of[of != 0]
+        share = float((moved > 0).mean()) if len(moved) else 0.5
+        shares.append(share)
+        variances.append(0.25 / max(len(moved), 1))
+    return shares[0] - shares[1], (shares[0] - shares[1]) / math.sqrt(sum(variances))
+
+
+def _seen(step: PostedStep) -> Mask:
+    """Tokens whose id stands in the same answer before, or in its prompt, [T]."""
+    assert step.ids is not None
+    answers, ids = step.answer, step.ids.astype(np.int64)
+    if step.prompts is not None:
+        lengths = [len(prompt) for prompt in step.prompts]
+        answers = np.concatenate([np.repeat(np.arange(len(step)), lengths), answers])
+        ids = np.concatenate([*[np.asarray(p, np.int64) for p in step.prompts], ids])
+    _, first = np.unique(answers * (int(ids.max(initial=0)) + 1) + ids, return_index=True)
+    seen = np.ones(len(ids), np.bool_)
+    seen[first] = False
+    return seen[len(ids) - len(step.ids) :]
+
+
+def quantile_bins(values: Array) -> Index:
+    """The bin of each value among `BINS` of equal counts."""
+    edges = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])
+    found: Index = np.searchsorted(edges, values)
+    return found
+
+
+def explained(d: Array, bins: Index) -> float:
+    """The share of the variance of d that lies between bins; 0.0 where d does not vary."""
+    whole = float(d.var())
+    if whole == 0:
+        return 0.0
+    counts = np.bincount(bins)
+    means = np.bincount(bins, d) / np.maximum(counts, 1)
+    return 1 - float(np.mean((d - means[bins]) ** 2)) / whole
+
+
+def _log_odds(logprobs: Array) -> Array:
+    found: Array = logprobs - np.log(-np.expm1(logprobs))
+    return found

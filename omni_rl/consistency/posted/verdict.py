@@ -1,0 +1,39 @@
+"""A step judged: its figures against their limits, what every step is looked at for, and why it is not ok."""
+
+from dataclasses import dataclass, replace
+
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.comparison import StepComparison
+from omni_rl.consistency.limits import Judgement, Severity
+from omni_rl.consistency.posted.explain import Explanation, explain
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms, look
+from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.kinds import OVERALL
+
+
+@dataclass(frozen=True)
+class JudgedStep:
+    """`explanation` of a step that is not ok. `history`: the attempt's, with this step."""
+
+    comparison: StepComparison
+    judgement: Judgement
+    explanation: Explanation | None
+    history: History
+
+
+def judge_posted(
+    columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms, history: History
+) -> JudgedStep:
+    """Judge a step by all that its records say. `columns` and `step` are of the same records."""
+    # What is no number is told by its side, place and count; the figures are those of the other tokens.
+    if step.tokens < int(step.counted.sum()):
+        columns = replace(columns, loss_mask=step.judged)
+    comparison = yardstick.compare(columns)
+    seen = look(step, terms, history)
+    judgement = yardstick.judge(comparison).with_told(seen.told)
+    explanation = explain(step, terms, history, seen) if judgement.severity > Severity.OK else None
+    clean = not judgement.breaches and seen.clean
+    after = history.after((step.size, seen.error), seen.means.get(OVERALL), step.tokens, seen.tests, clean=clean)
+    return JudgedStep(comparison, judgement, explanation, after)

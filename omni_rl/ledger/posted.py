@@ -1,0 +1,117 @@
+"""A step's records as the checks of a posted step look at them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from omni_rl.consistency.attribution.evidence import TensorSeen
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.posted.step import LogprobsOf, PostedStep, Proofs, Spans
+from omni_rl.ledger.lists import Lists, lists, numbers, single
+from omni_rl.ledger.records import StepRecords
+
+
+def posted_step(parts: Mapping[int, StepRecords], columns: StepColumns) -> PostedStep:
+    """The parts of all ranks, by their numbers, as one step; `columns` are theirs, joined in the same order. A sample's
+    name tells its rank where there are several."""
+    tables = [part.table for part in parts.values()]
+    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+    ids, prompts = lists(single(table, "ids")), lists(single(table, "prompt_ids"))
+    names = columns.samples
+    if len(parts) > 1:
+        names = [f"{name} of rank {rank}" for rank, part in parts.items() for name in part.samples]
+    return replace(
+        PostedStep.of(columns),
+        samples=names,
+        temperatures=numbers(pc.fill_null(single(table, "temperature"), 1.0)).astype(np.float64),
+        ids=ids.numbers().astype(np.int64) if len(table) and ids.present.all() else None,
+        prompts=_each(prompts) if len(table) and prompts.present.all() else None,
+        proofs=_proofs(table),
+        logprobs_of=_logprobs_of(table),
+        filtered=not _is_empty(table, "filtered"),
+    )
+
+
+def _logprobs_of(table: pa.Table) -> LogprobsOf:
+    """Of the step: where its records say different things, nobody knows."""
+    if _is_empty(table, "logprobs_of"):
+        return "processed"
+    said: list[LogprobsOf] = pc.fill_null(single(table, "logprobs_of"), "processed").unique().to_pylist()
+    return said[0] if len(said) == 1 else "unknown"
+
+
+def _each(values: Lists) -> list[NDArray[np.int64]]:
+    flat = values.numbers().astype(np.int64)
+    return [flat[a:b] for a, b in zip(values.offsets[:-1].tolist(), values.offsets[1:].tolist(), strict=True)]
+
+
+def _proofs(table: pa.Table) -> Proofs:
+    seen, apart = _tensors(table)
+    return Proofs(_spans(table), _scored_by(table), seen, apart, _prompts(table))
+
+
+def _is_empty(table: pa.Table, name: str) -> bool:
+    return bool(table.column(name).null_count == len(table))
+
+
+def _spans(table: pa.Table) -> Spans | None:
+    if _is_empty(table, "version_spans"):
+        return None
+    spans = lists(single(table, "version_spans"))
+    answers = np.repeat(np.arange(len(table)), spans.lengths)
+    first, last = (numbers(spans.flat.field(name)).astype(np.int64) for name in ("start", "end"))
+    return Spans(answers, first, last, spans.flat.field("version").to_pylist())
+
+
+def _scored_by(table: pa.Table) -> list[str] | None:
+    if _is_empty(table, "train_version"):
+        return None
+    found: list[str] = pc.fill_null(single(table, "train_version"), "").to_pylist()
+    return found
+
+
+def _prompts(table: pa.Table) -> list[tuple[str | None, str | None]] | None:
+    names = ("rollout_prompt_digest", "train_prompt_digest")
+    if any(_is_empty(table, name) for name in names):
+        return None
+    engine, trainer = (single(table, name).to_pylist() for name in names)
+    return list(zip(engine, trainer, strict=True))
+
+
+def _tensors(table: pa.Table) -> tuple[int, list[tuple[int, TensorSeen]]]:
+    """How many digests there are, and those that are not the same on both sides, with the numbers of their answers."""
+    if _is_empty(table, "media"):
+        return 0, []
+    items = lists(single(table, "media"))
+    tensors = lists(items.flat.field("tensors"))
+    answers = np.repeat(np.repeat(np.arange(len(table)), items.lengths), tensors.lengths)
+    places = np.concatenate([np.arange(length) for length in items.lengths]) if len(items.lengths) else np.empty(0)
+    item = np.repeat(np.arange(len(tensors.lengths)), tensors.lengths)
+    rendered, engine, train = (tensors.flat.field(name) for name in ("rendered", "engine", "train"))
+    same = pc.and_(_equal(rendered, engine), _equal(rendered, train))
+    modalities = items.flat.field("modality")
+    found = [
+        (
+            int(answers[n]),
+            TensorSeen(
+                modalities[int(item[n])].as_py(),
+                int(places[item[n]]),
+                tensors.flat.field("name")[n].as_py(),
+                rendered[n].as_py(),
+                engine[n].as_py(),
+                train[n].as_py(),
+            ),
+        )
+        for n in np.flatnonzero(~same.to_numpy(zero_copy_only=False)).tolist()
+    ]
+    return len(tensors.flat), found
+
+
+def _equal(one: Any, other: Any) -> Any:
+    """Equal digests; two that are missing are equal too."""
+    return pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(pc.is_null(one), pc.is_null(other)))

@@ -1,0 +1,57 @@
+"""Faults that real teams reported, other members of their kinds, and steps where nothing is wrong."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from omni_rl.consistency.limits import Severity
+from tests.cases.cases import cases
+from tests.cases.judged import Judge
+from tests.cases.others import Other, others
+from tests.cases.world import Case, World, records
+
+
+@cache
+def _cases() -> dict[str, Case]:
+    return {case.name: case for case in cases()}
+
+
+@cache
+def _others(seed: int) -> dict[str, Other]:
+    return {other[0]: other for other in others(seed, answers=32, tokens=192, ids=256)}
+
+
+def test_every_posted_case_has_its_severity_and_cause() -> None:
+    wrong = []
+    for case in _cases().values():
+        judge = Judge(case.dtype)
+        found = [judge.rows(*parts) for parts in case.steps][-1]
+        if found.severity.label not in case.severity or (case.cause and found.cause not in case.cause):
+            wrong.append((case.name, found.severity.label, found.cause, found.sentence))
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_other_members_of_each_kind_come_out_right(seed: int) -> None:
+    wrong = []
+    for name, rows, causes in _others(seed).values():
+        found = Judge().rows(rows)
+        seen = found.severity > Severity.OK
+        if (None not in causes and not seen) or (seen and found.cause not in causes):
+            wrong.append((name, found.severity.label, found.cause, found.sentence))
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_clean_steps_of_any_shape_raise_nothing(dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    for answers, tokens in ((8, 16), (8, 200), (40, 32), (256, 4), (64, 64)):
+        judge = Judge(dtype)
+        for _ in range(12):
+            noise = 2e-7 if dtype == "float32" else 0.012
+            w = World(int(rng.integers(2**31)), answers, tokens, 64, noise)
+            engine = w.engine(w.logits)
+            ids = w.sample(engine)
+            found = judge.rows(records(w.logprobs(engine, ids), w.logprobs(w.logits, ids), ids))
+            assert found.severity is Severity.OK, (answers, tokens, found)
