@@ -51,14 +51,14 @@ class Attached:
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
         return self._alive(lambda: self._policies.rollout.sample(prompts, sampling))
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
-        return self._policies.trainer.score(rollouts, version, replay=replay)
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        return self._policies.trainer.score(rollouts, snapshot, replay=replay)
 
-    def keep(self, version: str) -> None:
-        self._policies.trainer.keep(version)
+    def take_snapshot(self, name: str) -> None:
+        self._policies.trainer.take_snapshot(name)
 
-    def forget(self, version: str) -> None:
-        self._policies.trainer.forget(version)
+    def drop_snapshot(self, name: str) -> None:
+        self._policies.trainer.drop_snapshot(name)
 
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
         return self._policies.trainer.update(rollouts, targets, objective)

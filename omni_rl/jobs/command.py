@@ -52,11 +52,11 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:
             saved.begin(kind, parameters)
-        policies.trainer.forget()  # what a job that was killed held on to
+        policies.trainer.drop_snapshot()  # what a job that was killed held on to
         if state is None or parameters.kl > 0:
             policies.trainer.reset()
         if parameters.kl > 0:
-            policies.trainer.keep(REFERENCE)
+            policies.trainer.take_snapshot(REFERENCE)
         if state is not None:
             policies.trainer.load(state)
         attached = Attached(policies, parameters.run, attempt, saved)

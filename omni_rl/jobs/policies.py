@@ -30,14 +30,14 @@ class Policies(Protocol):
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
-        """With the trainer's present weights, or those that were kept as `version`; with `replay`, through the experts
-        that the engine used."""
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        """With the trainer's present weights, or those of a `snapshot`; with `replay`, through the experts that the
+        engine used."""
 
-    def keep(self, version: str) -> None:
+    def take_snapshot(self, name: str) -> None:
         """Let the trainer hold on to its present weights under that name."""
 
-    def forget(self, version: str) -> None: ...
+    def drop_snapshot(self, name: str) -> None: ...
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
     def decode(self, ids: NDArray[np.int64]) -> str: ...
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:

@@ -35,7 +35,7 @@ class Tabular:
     taught: list[list[Targets]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     sampled: list[list[Rollout]] = field(default_factory=list)
-    kept: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    snapshots: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     saved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
 
@@ -73,15 +73,15 @@ class Tabular:
         self.sampled.append(found)
         return found
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
         self.events.append("score")
-        table = self.logits if version is None else self.kept[version]
+        table = self.logits if snapshot is None else self.snapshots[snapshot]
         found = []
         for rollout in rollouts:
             question = int(rollout.prompt.ids[0])
             logprobs = np.array([_log_softmax(table[question])[int(rollout.ids[0])], 0.0])[: len(rollout.ids)]
             values = np.full(len(rollout.ids), self.values[question])
-            found.append(Score(logprobs, None, None, (), version or self.version, values=values))
+            found.append(Score(logprobs, None, None, (), snapshot or self.version, values=values))
         return found
 
     def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
@@ -124,11 +124,11 @@ class Tabular:
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
         self.training[-1] |= training
 
-    def keep(self, version: str) -> None:
-        self.kept[version] = self.logits.copy()
+    def take_snapshot(self, name: str) -> None:
+        self.snapshots[name] = self.logits.copy()
 
-    def forget(self, version: str) -> None:
-        self.kept.pop(version, None)
+    def drop_snapshot(self, name: str) -> None:
+        self.snapshots.pop(name, None)
 
     def sync(self, step: int) -> str:
         self.events.append("sync")
