@@ -14,7 +14,7 @@ from omni_rl.api.steps import Verdict
 from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.order import prompts_of, seed_of
-from omni_rl.jobs.policies import Answers, Policies
+from omni_rl.jobs.policies import Answers, JudgedPolicies
 from omni_rl.jobs.routing import flip_rates
 from omni_rl.jobs.staleness import score_by_span, staleness
 from omni_rl.jobs.updates import Algorithm
@@ -58,7 +58,7 @@ class Loop:
     """The steps of one job. The trainer holds the weights that the first one begins with."""
 
     def __init__(
-        self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: Policies
+        self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: JudgedPolicies
     ) -> None:
         self._parameters = parameters
         self._task = task

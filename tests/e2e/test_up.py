@@ -27,18 +27,17 @@ from omni_rl.service.state import ServiceState, marked
 pytestmark = pytest.mark.slow
 REPLICAS = ["rollout-0", "rollout-1"]
 PATIENCE = 120.0
-# What a job does: samples from the engine that the service hosts. Prints when it asks, and when it has its answers.
+# What a job does: samples from the engines that the service hosts. Prints when it asks, and when it has its answers.
 SAMPLE = """
-from omni_rl.bridge.attach import attach
+from omni_rl.policies.attach import attach
 from omni_rl.rollout.probe import probe_prompts
 from omni_rl.rollout.types import SamplingSettings
 with attach() as policies:
-    rollout = policies.rollout
-    prompts = rollout.render(probe_prompts())
+    prompts = policies.render(probe_prompts())
     print("asking", flush=True)
-    rollouts = rollout.sample(prompts, SamplingSettings(max_tokens=8, temperature=1.0, seed=1, ignore_eos=True))
+    rollouts = policies.sample(prompts, SamplingSettings(max_tokens=8, temperature=1.0, seed=1, ignore_eos=True))
     print("answered", flush=True)
-    policies.trainer.update(rollouts, [1.0, -1.0, 0.5, -0.5, 0.25])
+    policies.update(rollouts, [1.0, -1.0, 0.5, -0.5, 0.25])
     print(policies.trainer.version(), flush=True)
 """
 

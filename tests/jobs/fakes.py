@@ -84,12 +84,15 @@ class Tabular:
             found.append(Score(logprobs, None, None, (), snapshot or self.version, values=values))
         return found
 
-    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats:
         self.events.append("update")
-        self.taught.append(list(targets))
+        taught = [target for target in targets if isinstance(target, Targets)]
+        self.taught.append(taught)
         assert objective.learning_rate is not None
         self.rates.append(objective.learning_rate)
-        for rollout, target in zip(rollouts, targets, strict=True):
+        for rollout, target in zip(rollouts, taught, strict=True):
             question, digit = int(rollout.prompt.ids[0]), int(rollout.ids[0])
             direction = -np.exp(_log_softmax(self.logits[question]))
             direction[digit] += 1
@@ -97,7 +100,7 @@ class Tabular:
             self.logits[question] += scale * target.advantages[0] * direction
             if target.returns is not None:
                 self.values[question] += scale * (target.returns[0] - self.values[question])
-        return StepStats(loss=0.0, grad_norm=1.0, tokens=sum(int((target.shares > 0).sum()) for target in targets))
+        return StepStats(loss=0.0, grad_norm=1.0, tokens=sum(int((target.shares > 0).sum()) for target in taught))
 
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "".join(str(number) for number in ids if number != END)
