@@ -170,6 +170,17 @@ def bench_check(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("replicas")
+def bench_replicas(
+    out: BenchOut = Path("bench"),
+    rounds: Annotated[int, typer.Option(min=1, help="Of both sides, in turns.")] = 9,
+) -> None:
+    """The same steps sampled by one replica and by two (writes replicas.json)."""
+    from omni_rl.bench.replicas import bench_replicas as measure
+
+    typer.echo(f"wrote {measure(out, rounds, lambda line: typer.echo(line, err=True))}")
+
+
 @bench.command("dashboard")
 def bench_dashboard(out: BenchOut = Path("bench")) -> None:
     """The dashboard on a million steps, in Chromium (writes dashboard.json)."""
@@ -235,6 +246,7 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_scoring(out)
     bench_ingest(out)
     bench_check(out)
+    bench_replicas(out)
     bench_dashboard(out)
     bench_agreement(out)
     bench_operators(out)

@@ -9,26 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni_rl.errors import ConfigError
+from omni_rl.policies.settings import NodesSettings
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import UpSettings
-from omni_rl.settings import NumericsSettings, Strategy, describe
+from omni_rl.settings import NumericsSettings, describe
 
 PREFIX = "OMNI_RL_"
-
-
-class NodesSettings(BaseModel):
-    """The demo's Ray cluster on this machine. With a `count` above 1 each node has an address of the loopback network,
-    and is treated as a host of its own: weights get to it through the object store alone.
-
-    `cpus` and `object_store` (bytes) are each node's; `strategy` says how ranks and engines are dealt to the nodes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    count: int = Field(default=1, ge=1, le=100)
-    cpus: int = Field(default=2, ge=1)
-    object_store: int = Field(default=256 * 2**20, ge=80 * 2**20)
-    strategy: Strategy = "SPREAD"
 
 
 class DemoSettings(NumericsSettings):

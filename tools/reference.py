@@ -19,11 +19,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from omni_rl.bridge.settings import ClusterSettings
-from omni_rl.config import DemoSettings, NodesSettings
+from omni_rl.config import DemoSettings
 from omni_rl.plan.cases import cases
 from omni_rl.plan.links import H100
 from omni_rl.plan.measured import Measured
 from omni_rl.plan.model import PlanSettings, plan
+from omni_rl.policies.settings import NodesSettings
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.runtime import ENVIRONMENT
 from omni_rl.service.settings import UpSettings

@@ -13,8 +13,8 @@ from omni_rl.bench.result import Goal, write_result
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.limits import limits_for
-from omni_rl.demo.cluster import Cluster
 from omni_rl.demo.display import console_for, live
+from omni_rl.demo.pair import demo_pair
 from omni_rl.demo.posting import Posting
 from omni_rl.demo.run import PHASES, run
 
@@ -49,8 +49,8 @@ def bench_check(out: Path, *, steps: int = STEPS) -> Path:
         posting = TimedPosting(client, "bench", settings)
         with live(console_for(True), limits_for(settings.dtype), steps * PHASES) as display:
             display.phase("starting Ray, vLLM and the trainer group")
-            with Cluster(settings) as cluster:
-                report = run(settings, cluster, display, posting)
+            with demo_pair(settings) as pair:
+                report = run(settings, pair, display, posting)
     # The first step pays for what is loaded once, the last one does not learn.
     took = [sum(seconds for phase, seconds in step.seconds.items() if phase != LEGS) for step in report.steps]
     step, check = statistics.median(took[1:-1]), statistics.median(posting.seconds[1:-1])

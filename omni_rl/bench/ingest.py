@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from omni_rl.bench.coordinator import Running, coordinator
+from omni_rl.bench.processor import processor_seconds
 from omni_rl.bench.result import Goal, write_result
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.schema import SCHEMA
@@ -73,13 +74,13 @@ def _measure(running: Running, steps: int, ranks: int, samples: int) -> dict[str
         try:
             for step in range(steps):
                 path = f"/v1/runs/bench/attempts/1/steps/{step}"
-                cpu, began = _cpu_seconds(running.pid), time.perf_counter()
+                cpu, began = processor_seconds(running.pid), time.perf_counter()
                 for rank, body in enumerate(bodies):
                     http.put(f"{path}/parts/{rank}", content=body, headers={"Content-Type": ARROW}).raise_for_status()
                 posted = time.perf_counter()
                 http.post(f"{path}/seal", json={"parts": ranks}, headers={"Accept": ARROW}).raise_for_status()
                 clock.append(time.perf_counter() - began)
-                spent.append(_cpu_seconds(running.pid) - cpu)
+                spent.append(processor_seconds(running.pid) - cpu)
                 parts.append(posted - began)
                 seals.append(clock[-1] - parts[-1])
         finally:
@@ -126,9 +127,3 @@ def _part(rng: np.random.Generator, rank: int, samples: int) -> bytes:
         writer.write_table(table)
     result: bytes = sink.getvalue().to_pybytes()
     return result
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far (proc(5): utime and stime are fields 14 and 15, counted from the name on)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -16,15 +16,15 @@ from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, Clust
 from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.experiments import served_slabs
-from omni_rl.bridge.named import end_others
 from omni_rl.bridge.posted import posted
-from omni_rl.bridge.settings import TRAINER, ClusterSettings
+from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.bridge.steady import steady
-from omni_rl.bridge.trainer import TrainerHandle
 from omni_rl.errors import EngineDeadError, OmniRLError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.types import StepKey
+from omni_rl.policies.named import end_others
+from omni_rl.policies.settings import TRAINER
 from omni_rl.rollout.actor import CPUS, RolloutHandle
 from omni_rl.rollout.probe import AgreementProbe
 from omni_rl.rollout.settings import EngineSettings
@@ -35,6 +35,7 @@ from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
 from omni_rl.sync.states import Observer, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
+from omni_rl.train.actor import TrainerHandle
 from omni_rl.train.settings import TrainSettings
 
 logger = logging.getLogger("omni_rl.bridge")
@@ -81,7 +82,7 @@ class Cluster:
                 address=settings.address, namespace=settings.namespace, log_to_driver=False, configure_logging=False
             )
             stack.callback(ray.shutdown)
-            end_others(settings)
+            end_others(settings.namespace, settings.rollouts)
             engines = _room(settings, ENGINES, {"CPU": CPUS, **settings.rollout_resources}, settings.replicas)
             with ThreadPoolExecutor() as starting:
                 trainer = starting.submit(_trainer, settings)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from omni_rl.policies.settings import namespace_of, rollout_names
 from omni_rl.settings import (
     TRANSFERS,
     DeviceKind,
@@ -73,15 +74,4 @@ class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
     @property
     def rollouts(self) -> tuple[str, ...]:
         """Names of the rollout actors."""
-        return tuple(f"{ROLLOUT}{number}" for number in range(self.replicas))
-
-
-TRAINER = "trainer"
-"""The name of the trainer's actor."""
-ROLLOUT = "rollout-"
-"""What the names of rollout actors begin with; a number follows."""
-
-
-def namespace_of(run: str) -> str:
-    """Where the actors of a run have their names."""
-    return f"omni-rl-{run}"
+        return rollout_names(self.replicas)

@@ -34,10 +34,10 @@ def replay(
 
     from omni_rl.replay.report import lines
     from omni_rl.replay.run import replay as compare
-    from omni_rl.replay.run import started
+    from omni_rl.replay.run import replay_pair
 
     typer.echo("starting Ray, vLLM and the trainer", err=True)
-    with started(model, dtype, len(found.prompt_ids) + len(found.ids)) as pair:
+    with replay_pair(model, dtype, len(found.prompt_ids) + len(found.ids)) as pair:
         result = compare(found, pair)
     if as_json:
         typer.echo(pydantic_core.to_json(result, inf_nan_mode="null").decode())

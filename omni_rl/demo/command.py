@@ -23,7 +23,7 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
     """
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
-    from omni_rl.demo.cluster import Cluster
+    from omni_rl.demo.pair import demo_pair
     from omni_rl.demo.run import PHASES, run
 
     console = console_for(as_json)
@@ -35,8 +35,8 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
         keeper, journal = (None, None) if served is None else (served.posting, served.journal)
         with live(console, limits, settings.steps * PHASES) as display:
             display.phase("starting Ray, vLLM and the trainer group")
-            with Cluster(settings, journal) as cluster:
-                report = run(settings, cluster, display, keeper)
+            with demo_pair(settings, journal) as pair:
+                report = run(settings, pair, display, keeper)
         path = report.write(settings.out)
         closing(console, report, limits, str(path))
         if as_json:

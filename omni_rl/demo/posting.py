@@ -9,7 +9,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.api.steps import Verdict
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
-from omni_rl.demo.run import Played, Policies
+from omni_rl.demo.run import LocalPolicies, Played
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.media.types import Prompt
 from omni_rl.rollout.types import Rollout
@@ -26,7 +26,7 @@ class Posting:
         self._run = run
         client.create_run(RunBody(run=run, model=settings.model.name, dtype=settings.dtype))
 
-    def keep(self, played: Played, policies: Policies) -> None:
+    def keep(self, played: Played, policies: LocalPolicies) -> None:
         records = [
             record_of(prompt, rollout, score, reward, self._media(prompt, rollout, score), policies.decode)
             for prompt, rollout, score, reward in zip(

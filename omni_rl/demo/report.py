@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omni_rl.consistency.comparison import Comparison
-from omni_rl.settings import Transport
+from omni_rl.policies.types import Placed
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where an actor was: its node's address, and by what an engine's weights came; a rank has none of that."""
-
-    name: str
-    node: str
-    transport: Transport | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.columns import StepColumns
@@ -18,22 +17,24 @@ from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.verdict import JudgedStep, judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
-from omni_rl.demo.report import Placed, Report, StepReport
+from omni_rl.demo.report import Report, StepReport
 from omni_rl.demo.reward import reward
 from omni_rl.jobs.clock import Clock
 from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import Prompt
+from omni_rl.policies.types import Placed, Policies
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train import pairing
 from omni_rl.train.advantages import group_advantages
+from omni_rl.train.settings import PLAIN
 from omni_rl.train.types import Score
 
 PHASES = 4  # sample, score, learn, update: units of progress a step
 
 
-class Policies(Protocol):
-    """The two policies as the loop needs them; `cluster.Cluster` is the real pair."""
+class LocalPolicies(Policies, Protocol):
+    """The two policies as the loop needs them; `omni_rl.policies.local.LocalPair` is the real pair."""
 
     @property
     def engine_version(self) -> str: ...
@@ -45,12 +46,9 @@ class Policies(Protocol):
     def actors(self) -> Sequence[Placed]:
         """Where they are now."""
 
-    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]: ...
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]: ...
-    def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None: ...
-    def update(self) -> None: ...
-    def decode(self, ids: NDArray[np.int64]) -> str: ...
+    def sync(self) -> object:
+        """Bring the trainer's weights to the engines."""
 
 
 @dataclass(frozen=True)
@@ -67,58 +65,58 @@ class Played:
 class Keeper(Protocol):
     """Whoever keeps the steps beyond the report."""
 
-    def keep(self, played: Played, policies: Policies) -> None: ...
+    def keep(self, played: Played, policies: LocalPolicies) -> None: ...
 
 
-def run(settings: DemoSettings, cluster: Policies, display: Display, keeper: Keeper | None = None) -> Report:
+def run(settings: DemoSettings, pair: LocalPolicies, display: Display, keeper: Keeper | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
     yardstick, terms, history = Yardstick.of(settings.dtype), Terms.of(settings.dtype), History()
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
-        engine={"name": "vllm", "version": cluster.engine_version},
+        engine={"name": "vllm", "version": pair.engine_version},
         train={"world_size": settings.world_size, "sharding": "fsdp2"},
-        parameters=cluster.parameters,
+        parameters=pair.parameters,
     )
     for step in range(settings.steps):
         clock = Clock()
         display.phase(f"step {step}: sampling")
         with clock.time("sample"):
             prompts = step_prompts(settings, step)
-            rollouts = cluster.sample(prompts, step_sampling(settings, step))
+            rollouts = pair.sample(pair.render(prompts), step_sampling(settings, step))
         display.advance()
         display.phase(f"step {step}: scoring the same tokens")
         with clock.time("score"):
-            scores = cluster.score(rollouts)
+            scores = pair.score(rollouts)
         display.advance()
         pairs = pairing.train_against_decode(rollouts, scores)
         last = step == settings.steps - 1
         if last:
             display.phase(f"step {step}: three legs")
             with clock.time("legs"):
-                report.legs = legs(cluster, rollouts, scores, yardstick.ties)
-        rewards = [reward(cluster.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
-        version = cluster.weight_version
+                report.legs = legs(pair, rollouts, scores, yardstick.ties)
+        rewards = [reward(pair.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
+        version = pair.weight_version
         if keeper is not None:
-            keeper.keep(Played(step, prompts, rollouts, scores, rewards), cluster)
+            keeper.keep(Played(step, prompts, rollouts, scores, rewards), pair)
         # What was learnt in the last step would be sampled by nobody.
         if not last:
             display.phase(f"step {step}: learning")
             with clock.time("learn"):
                 advantages = group_advantages(rewards, [rollout.prompt.kind for rollout in rollouts])
-                cluster.learn(rollouts, advantages.tolist())
+                pair.update(rollouts, advantages.tolist(), PLAIN)
         display.advance()
         if not last:
             display.phase(f"step {step}: new weights into the engine")
             with clock.time("update"):
-                cluster.update()
+                pair.sync()
         display.advance()
         columns = StepColumns.of(pairs)
         judged = judge_posted(columns, posted_step(columns, rollouts), yardstick, terms, history)
         history = judged.history
         report.steps.append(told(step, version, rollouts, scores, judged, float(np.mean(rewards)), clock.seconds))
         display.step(report.steps[-1])
-    report.actors = list(cluster.actors)
+    report.actors = list(pair.actors)
     return report
 
 
@@ -173,9 +171,11 @@ def told(
     )
 
 
-def legs(cluster: Policies, rollouts: Sequence[Rollout], scores: Sequence[Score], ties: Ties) -> dict[str, Comparison]:
+def legs(
+    pair: LocalPolicies, rollouts: Sequence[Rollout], scores: Sequence[Score], ties: Ties
+) -> dict[str, Comparison]:
     """Trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
-    batch, alone = cluster.rescore(rollouts, alone=False), cluster.rescore(rollouts, alone=True)
+    batch, alone = pair.rescore(rollouts, alone=False), pair.rescore(rollouts, alone=True)
     decode = pairing.decode_as_leg(rollouts)
     sides = {
         "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),

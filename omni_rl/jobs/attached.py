@@ -2,70 +2,64 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from omni_rl.api.runs import RunBody
 from omni_rl.api.syncs import SyncAnswer, SyncBody
-from omni_rl.bridge import attach
-from omni_rl.bridge.patience import LOOK_SECONDS, UNDONE, patiently
 from omni_rl.client.sealed import Sealed
-from omni_rl.errors import EngineDeadError, RayUnavailableError, WeightUpdateError
+from omni_rl.errors import RayUnavailableError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
 from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
+from omni_rl.policies.attach import AttachedPair
+from omni_rl.policies.patience import LOOK_SECONDS, UNDONE, patiently
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.train.settings import Objective
 from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 
-T = TypeVar("T")
 SYNCS = 5
 """How often a step's weights are brought: a sync that was rolled back, for a death in its middle or for weights that
 were not proven, changed nothing."""
-CALLS = 3
-"""How often engines are asked: whoever died, and its successors, may have died of the request itself."""
 
 
 class Attached:
     """Of the coordinator's run `run`, in its attempt `attempt`."""
 
-    def __init__(self, policies: attach.Policies, run: str, attempt: int, saved: SavedSteps) -> None:
+    def __init__(self, policies: AttachedPair, run: str, attempt: int, saved: SavedSteps) -> None:
         self._policies = policies
         self._saved = saved
         self._run = run
         self._attempt = attempt
         self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str]] = {}
-        settings = policies.rollout.settings
-        self._tokenizer = Tokenizer.from_file(str(settings.model / "tokenizer.json"))
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        return self._alive(lambda: self._policies.rollout.render(prompts))
+        return self._policies.render(prompts)
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
-        return self._alive(lambda: self._policies.rollout.sample(prompts, sampling))
+        return self._policies.sample(prompts, sampling)
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
-        return self._policies.trainer.score(rollouts, version, replay=replay)
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        return self._policies.score(rollouts, snapshot, replay=replay)
 
-    def keep(self, version: str) -> None:
-        self._policies.trainer.keep(version)
+    def take_snapshot(self, name: str) -> None:
+        self._policies.trainer.take_snapshot(name)
 
-    def forget(self, version: str) -> None:
-        self._policies.trainer.forget(version)
+    def drop_snapshot(self, name: str) -> None:
+        self._policies.trainer.drop_snapshot(name)
 
-    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
-        return self._policies.trainer.update(rollouts, targets, objective)
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats:
+        return self._policies.update(rollouts, targets, objective)
 
     def decode(self, ids: NDArray[np.int64]) -> str:
-        text: str = self._tokenizer.decode(ids.tolist())
-        return text
+        return self._policies.decode(ids)
 
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
         records = []
@@ -95,8 +89,7 @@ class Attached:
             except UNDONE as error:
                 failure = error
             else:
-                if answer.replaced:
-                    self._policies.refresh()
+                self._policies.follow(answer)
                 return answer.version
             time.sleep(LOOK_SECONDS)
         raise WeightUpdateError(f"the sync after step {step} failed {SYNCS} times, at last so: {failure}") from failure
@@ -119,17 +112,8 @@ class Attached:
     def _keep(self, content: bytes, kind: str) -> str:
         return self._policies.coordinator.put_media(content, kind).digest
 
-    def _alive(self, call: Callable[[], T]) -> T:
-        """Ask whoever took a dead engine's place, or lives on beside it."""
-        for _ in range(1, CALLS):
-            try:
-                return call()
-            except EngineDeadError:
-                self._policies.mend()
-        return call()
 
-
-def create_run(policies: attach.Policies, body: RunBody) -> int:
+def create_run(policies: AttachedPair, body: RunBody) -> int:
     """Make the run, or find it as it is; returns the number of its next attempt."""
     answer = policies.coordinator.create_run(body)
     return (answer.attempt or 0) + 1

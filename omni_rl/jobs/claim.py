@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import ray
 
 from omni_rl.actors import kill, place
-from omni_rl.bridge.settings import namespace_of
 from omni_rl.errors import ConfigError
+from omni_rl.policies.settings import namespace_of
 
 NAME = "job"
 

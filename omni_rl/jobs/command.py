@@ -24,18 +24,18 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         ConfigError: before any actor is asked for anything: a task that cannot be run, another dtype than is served.
     """
     task = load_task(parameters.task)
-    from omni_rl.bridge.attach import attach
     from omni_rl.jobs.attached import Attached, create_run
     from omni_rl.jobs.claim import claimed
     from omni_rl.jobs.grpo import Grpo
     from omni_rl.jobs.loop import REFERENCE, Loop
     from omni_rl.jobs.ppo import Ppo
+    from omni_rl.policies.attach import attach
 
     saved = SavedSteps(parameters.run)
     kind = "grpo" if isinstance(parameters, GrpoParameters) else "ppo"
     algorithm = Grpo(parameters) if isinstance(parameters, GrpoParameters) else Ppo(parameters)
     with attach() as policies, claimed(policies.run, parameters.run):
-        served = policies.rollout.settings
+        served = policies.settings
         if served.dtype != parameters.dtype:
             raise ConfigError(f"dtype {parameters.dtype}: the service has {served.dtype}; ask for that")
         body = RunBody(
@@ -52,11 +52,11 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:
             saved.begin(kind, parameters)
-        policies.trainer.forget()  # what a job that was killed held on to
+        policies.trainer.drop_snapshot()  # what a job that was killed held on to
         if state is None or parameters.kl > 0:
             policies.trainer.reset()
         if parameters.kl > 0:
-            policies.trainer.keep(REFERENCE)
+            policies.trainer.take_snapshot(REFERENCE)
         if state is not None:
             policies.trainer.load(state)
         attached = Attached(policies, parameters.run, attempt, saved)

@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from omni_rl.api.jobs import ENDED, JobAnswer
 from omni_rl.api.steps import StepLine
-from omni_rl.bridge.patience import patiently
 from omni_rl.client.blocking import Client
 from omni_rl.errors import NotFoundError
+from omni_rl.policies.patience import patiently
 
 LOOK_SECONDS = 1.0
 

@@ -14,7 +14,7 @@ from omni_rl.api.steps import Verdict
 from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.order import prompts_of, seed_of
-from omni_rl.jobs.policies import Answers, Policies
+from omni_rl.jobs.policies import Answers, JudgedPolicies
 from omni_rl.jobs.routing import flip_rates
 from omni_rl.jobs.staleness import score_by_span, staleness
 from omni_rl.jobs.updates import Algorithm
@@ -31,7 +31,7 @@ EVALUATION = 1
 """The purpose of a seed."""
 SHUFFLE = 2
 REFERENCE = "reference"
-"""The name under which the trainer keeps the weights that a run began with."""
+"""The name of the trainer's snapshot of the weights that a run began with."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Loop:
     """The steps of one job. The trainer holds the weights that the first one begins with."""
 
     def __init__(
-        self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: Policies
+        self, parameters: PolicyGradientParameters, task: Task, algorithm: Algorithm, policies: JudgedPolicies
     ) -> None:
         self._parameters = parameters
         self._task = task
@@ -110,13 +110,13 @@ class Loop:
         return StepDone(step, sealed.verdict, figures, rewards.dropped, clock.seconds)
 
     def _serve(self, step: int) -> None:
-        """Sync, and keep for as long as an answer under way may name them the weights that were served."""
+        """Sync, and hold a snapshot of served weights for as long as an answer under way may name them."""
         self._served.append(self._policies.sync(step))
         ahead = self._parameters.max_staleness
         if ahead:
-            self._policies.keep(self._served[-1])
+            self._policies.take_snapshot(self._served[-1])
             for version in self._served[: -(ahead + 1)]:
-                self._policies.forget(version)
+                self._policies.drop_snapshot(version)
 
     def _next(self, step: int, sampler: ThreadPoolExecutor) -> "_Sampled":
         """This step's answers, while those of the next `max_staleness` steps are asked for."""

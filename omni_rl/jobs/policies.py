@@ -4,15 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from omni_rl.client.sealed import Sealed
-from omni_rl.media.types import Prompt, RenderedPrompt
-from omni_rl.rollout.types import Rollout, SamplingSettings
-from omni_rl.train.settings import Objective
-from omni_rl.train.targets import Targets
-from omni_rl.train.types import Score, StepStats
+from omni_rl.media.types import Prompt
+from omni_rl.policies.types import Policies
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.types import Score
 
 
 @dataclass(frozen=True)
@@ -25,21 +21,13 @@ class Answers:
     rewards: Sequence[float | None]
 
 
-class Policies(Protocol):
-    """Prompts and answers keep their order everywhere."""
+class JudgedPolicies(Policies, Protocol):
+    """The two policies, and whoever judges them."""
 
-    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
-    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
-        """With the trainer's present weights, or those that were kept as `version`; with `replay`, through the experts
-        that the engine used."""
-
-    def keep(self, version: str) -> None:
+    def take_snapshot(self, name: str) -> None:
         """Let the trainer hold on to its present weights under that name."""
 
-    def forget(self, version: str) -> None: ...
-    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
-    def decode(self, ids: NDArray[np.int64]) -> str: ...
+    def drop_snapshot(self, name: str) -> None: ...
     def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
         """Post a step's records; the verdict, and the weights that its tokens get."""
 

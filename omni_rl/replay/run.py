@@ -1,12 +1,8 @@
 """The pair that replays a bundle: a vLLM engine and a trainer of one rank, both from one checkpoint."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
-
-import ray
 
 from omni_rl.bridge.experiments import modules
 from omni_rl.consistency.bands import NOISE
@@ -14,17 +10,15 @@ from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Judgement, Severity, judge
 from omni_rl.consistency.localisation import first_outside
 from omni_rl.consistency.yardstick import Yardstick
-from omni_rl.demo.cluster import start_ray
 from omni_rl.media.types import RenderedPrompt
+from omni_rl.policies.local import LocalPair, started
 from omni_rl.replay import comparing
 from omni_rl.replay.findings import Replay, Sides
 from omni_rl.replay.reading import Bundle
 from omni_rl.replay.time_stamps import timed
-from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train import pairing
-from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
@@ -33,47 +27,37 @@ CONTEXT = 2048
 BATCH = 4096
 
 
-class Pair(NamedTuple):
-    """Both policies with the same weights."""
-
-    engine: RolloutHandle
-    trainer: TrainerGroup
-
-
-@contextmanager
-def started(model: Path, dtype: Dtype, tokens: int) -> Iterator[Pair]:
-    """Ray and both policies, with room for a sequence of `tokens`; nothing of them is left behind.
+def replay_pair(model: Path, dtype: Dtype, tokens: int) -> AbstractContextManager[LocalPair]:
+    """Both policies with the same weights, and room for a sequence of `tokens`; see `omni_rl.policies.local.started`.
 
     Raises `CheckpointError` if the checkpoint cannot be loaded.
     """
-    run = f"replay-{uuid.uuid4().hex[:8]}"
     room = max(BATCH, tokens + 1)  # one chunk and one pack: the logits of the whole answer can be compared
     engine = EngineSettings(
-        model=model, dtype=dtype, run=run, max_model_len=max(CONTEXT, tokens + 1), max_num_batched_tokens=room
+        model=model,
+        dtype=dtype,
+        run=f"replay-{uuid.uuid4().hex[:8]}",
+        max_model_len=max(CONTEXT, tokens + 1),
+        max_num_batched_tokens=room,
     )
-    train = TrainSettings(world_size=1, dtype=dtype, max_pack_tokens=room)
-    with ExitStack() as stack:
-        start_ray()
-        stack.callback(ray.shutdown)
-        handle = stack.enter_context(RolloutHandle.start(engine))
-        yield Pair(handle, stack.enter_context(TrainerGroup.start(model, train, run)))
+    return started(engine, TrainSettings(world_size=1, dtype=dtype, max_pack_tokens=room))
 
 
-def replay(bundle: Bundle, pair: Pair) -> Replay:
+def replay(bundle: Bundle, pair: LocalPair) -> Replay:
     """Render the prompt and score the answer on both sides, at temperature 1.
 
     Raises:
         PromptError: the prompt is rendered to other ids than those recorded, or is too long.
         MediaError: a media item is refused.
     """
-    dtype = pair.engine.settings.dtype
-    (prompt,) = pair.engine.render([timed(bundle, pair.engine.settings.model)])
+    dtype = pair.settings.dtype
+    (prompt,) = pair.render([timed(bundle, pair.settings.model)])
     comparing.require_recorded_ids(prompt, bundle)
     answer = _answer(prompt, bundle)
-    (engine,) = pair.engine.rescore([answer], alone=True)
-    (score,) = pair.trainer.score([answer])
+    (engine,) = pair.rescore([answer], alone=True)
+    (score,) = pair.score([answer])
     judgement = _judged(answer, score, engine, dtype)
-    differences = modules(pair.engine, pair.trainer, answer, NOISE[dtype])
+    differences = modules(pair.rollouts[0], pair.trainer, answer, NOISE[dtype])
     return Replay(
         sample=bundle.sample,
         step=bundle.step,

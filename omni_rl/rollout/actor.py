@@ -81,9 +81,11 @@ class RolloutActor:
 
         return await asyncio.wrap_future((await self._there()).loop.task(each, gated=False))
 
-    async def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+    async def sample(
+        self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None
+    ) -> list[Rollout]:
         loop = (await self._there()).loop
-        return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit(prompts, sampling)))
+        return await asyncio.wrap_future(loop.requests(lambda engine: engine.submit(prompts, sampling, places)))
 
     async def rescore(self, rollouts: Sequence[Rollout], alone: bool) -> list[Rescore]:
         loop = (await self._there()).loop
@@ -195,6 +197,11 @@ class RolloutHandle:
         return self._hold.pid
 
     @property
+    def usable(self) -> bool:
+        """False once the handle knows that its engine died or was closed, until `replace` has started another."""
+        return self._hold.end is None
+
+    @property
     def address(self) -> str:
         """Of the engine's node."""
         return self._hold.address
@@ -217,9 +224,11 @@ class RolloutHandle:
         rendered: list[RenderedPrompt] = self._call("render", [plain(prompt) for prompt in prompts])
         return rendered
 
-    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+    def sample(
+        self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
+    ) -> list[Rollout]:
         """One answer per prompt, in their order; see `RolloutEngine.sample`."""
-        rollouts: list[Rollout] = self._call("sample", prompts, sampling)
+        rollouts: list[Rollout] = self._call("sample", prompts, sampling, places)
         return rollouts
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:

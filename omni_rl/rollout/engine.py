@@ -82,14 +82,17 @@ class RolloutEngine:
         prompts: Sequence[RenderedPrompt],
         sampling: SamplingSettings,
         progress: Callable[[int], None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> list[Rollout]:
-        """One answer per prompt, in their order; request i is seeded with `sampling.seed + i`.
+        """One answer per prompt, in their order; the request at place i of its batch is seeded with
+        `sampling.seed + i`.
 
+        `places` of the prompts in a batch that is dealt over several engines; without them, the prompts are the batch.
         `progress` is called after each step with the number of tokens sampled so far. Raises `SamplingError` or
         `PromptError` before anything starts.
         """
         self._refuse_if_busy()
-        names = self.submit(prompts, sampling)
+        names = self.submit(prompts, sampling, places)
         finished: dict[str, Any] = {}
         while self._running:
             finished |= self.step()
@@ -112,8 +115,10 @@ class RolloutEngine:
             scores |= self.step()
         return [scores[name] for name in names]
 
-    def submit(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[str]:
-        """Queue one request per prompt and return their names; `step` then works on them."""
+    def submit(
+        self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
+    ) -> list[str]:
+        """Queue one request per prompt and return their names; `step` then works on them. `places` as in `sample`."""
         self._refuse_if_dead()
         check_sampling(sampling)
         self._features.check(prompts)
@@ -122,10 +127,10 @@ class RolloutEngine:
             (
                 Request(prompt, temperature=sampling.temperature),
                 prompt.ids,
-                sampling_params(sampling, index),
+                sampling_params(sampling, place),
                 sampling.max_tokens,
             )
-            for index, prompt in enumerate(prompts)
+            for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
         )
 
     def submit_rescoring(self, rollouts: Sequence[Rollout]) -> list[str]:

@@ -49,14 +49,14 @@ def check_lengths(prompts: Sequence[RenderedPrompt], max_tokens: int, max_model_
             )
 
 
-def sampling_params(sampling: SamplingSettings, index: int) -> SamplingParams:
-    """Parameters of request `index` of a batch."""
+def sampling_params(sampling: SamplingSettings, place: int) -> SamplingParams:
+    """Parameters of the request at `place` of a batch."""
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
-        seed=sampling.seed + index,
+        seed=sampling.seed + place,
         ignore_eos=sampling.ignore_eos,
         logprobs=0,
         detokenize=False,

@@ -15,9 +15,9 @@ from omni_rl.media.types import RenderedPrompt
 class SamplingSettings:
     """Sampling parameters, all explicit; nothing is taken from the checkpoint.
 
-    `seed` is the seed of the first request; request i of a batch uses `seed + i`. `top_k` (-1: off) and `top_p`
-    (1.0: off) cut the support, so behaviour logprobs are normalised over the kept tokens only: refused unless
-    `accept_truncated_support`.
+    `seed` is the seed of the first request; request i of a batch uses `seed + i`, whichever replica samples it.
+    `top_k` (-1: off) and `top_p` (1.0: off) cut the support, so behaviour logprobs are normalised over the kept tokens
+    only: refused unless `accept_truncated_support`.
     """
 
     max_tokens: int

@@ -1,7 +1,6 @@
 """The live pair that faults are put into: engines, trainer and syncs, as a run has them."""
 
 import contextlib
-import tempfile
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -9,25 +8,19 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import ray
 
 from omni_rl.bridge.experiments import LiveExperiments, served_slabs
 from omni_rl.consistency.bands import NOISE, Bands, calibrated
-from omni_rl.demo.cluster import start_ray
+from omni_rl.errors import EngineDeadError
 from omni_rl.kinds import KINDS
-from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import RenderedPrompt
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.policies.local import started
 from omni_rl.rollout.settings import Dtype, EngineSettings
-from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sabotage import points
 from omni_rl.sync.replica import SlabRef
-from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slabs import SlabPair, slab_directory
-from omni_rl.sync.sources import FsdpSource
-from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.worker import TrainWorker
 
@@ -57,20 +50,11 @@ class Stand:
 
     def __enter__(self) -> "Stand":
         with contextlib.ExitStack() as stack:
-            start_ray()
-            stack.callback(ray.shutdown)
             engine = EngineSettings(
                 model=self.model, dtype=self.dtype, run=self._run, max_num_seqs=32, max_num_batched_tokens=4096
             )
-            self.engines = [
-                stack.enter_context(RolloutHandle.start(engine, name=f"rollout-{n}", namespace=self._run))
-                for n in range(self._replicas)
-            ]
             train = TrainSettings(world_size=1, dtype=self.dtype, learning_rate=self._learning_rate)
-            self.trainer = stack.enter_context(TrainerGroup.start(self.model, train, self._run))
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._journal = stack.enter_context(opened_journal(folder / "ledger.db", self._run))
-            self._sync = stack.enter_context(weight_sync(self.engines, self._journal))
+            self.pair = stack.enter_context(started(engine, train, replicas=self._replicas))
             self._slabs = stack.enter_context(contextlib.closing(SlabPair(slab_directory(self._run))))
             self.bands = self._calibrate()
             self._open = stack.pop_all()
@@ -87,48 +71,51 @@ class Stand:
         for seed in CALIBRATION_SEEDS:
             prompts = self._rendered(seed)
             sampling = SamplingSettings(max_tokens=CALIBRATION_TOKENS, seed=seed, ignore_eos=True)
-            answers = self.engines[0].sample(prompts, sampling)
+            answers = self.pair.sample(prompts, sampling)
             experiments = self.experiments(answers)
             for answer in answers:
                 _, modules = experiments.localise(answer.prompt.id)
                 profiles.append({module.module: module.relative for module in modules})
-        return calibrated(NOISE[self.dtype], profiles, self.trainer.version().digest)
+        return calibrated(NOISE[self.dtype], profiles, self.pair.trainer.version().digest)
 
     def _rendered(self, seed: int) -> list[RenderedPrompt]:
-        return self.engines[0].render([p for kind in KINDS for p in demo_prompts(kind, PER_KIND, seed)])
+        return self.pair.render([p for kind in KINDS for p in demo_prompts(kind, PER_KIND, seed)])
 
     def begin(self, seed: int) -> None:
         """The checkpoint's weights everywhere, and prompts of this seed, two of each kind."""
-        self.trainer.on_ranks(partial(_start_over, model=self.model))
-        self.sync()
+        self.pair.trainer.on_ranks(partial(_start_over, model=self.model))
+        self.pair.sync()
         self.prompts = self._rendered(seed)
+
+    def sample(self, sampling: SamplingSettings) -> list[Rollout]:
+        """An answer to each of `prompts`.
+
+        Raises `EngineDeadError` if an engine died over them: the pair has replaced it, by one without the fault.
+        """
+        before = [engine.pid for engine in self.pair.rollouts]
+        answers = self.pair.sample(self.prompts, sampling)
+        if before != [engine.pid for engine in self.pair.rollouts]:
+            raise EngineDeadError("an engine died over these prompts, and was replaced")
+        return answers
 
     def learn(self, rollouts: Sequence[Rollout], seed: int) -> None:
         """One optimiser step, in whatever direction."""
         advantages = np.random.default_rng(seed).standard_normal(len(rollouts))
-        self.trainer.update(rollouts, advantages.tolist())
-
-    def sync(self) -> SyncResult:
-        """The trainer's weights to every engine. Raises `SyncRolledBackError`."""
-        return self._sync.sync(FsdpSource(self.trainer))
+        self.pair.update(rollouts, advantages.tolist())
 
     @property
     def slabs(self) -> tuple[SlabRef, SlabRef | None]:
         """What is served, and the weights before it, if their slab still has them."""
-        return served_slabs(self._journal, self._slabs)
+        return served_slabs(self.pair.journal, self._slabs)
 
     def experiments(self, answers: Sequence[Rollout]) -> LiveExperiments:
-        return LiveExperiments(self.engines, self.trainer, self.slabs, answers, self.bands)
+        return LiveExperiments(self.pair.rollouts, self.pair.trainer, self.slabs, answers, self.bands)
 
     def take_out(self) -> None:
         """Undo every fault that was put in."""
-        for engine in self.engines:
+        for engine in self.pair.rollouts:
             engine.between_steps(points.take_out)
-        self.trainer.on_ranks(points.take_out)
-
-    def revive(self) -> None:
-        """Replace engines that a fault has ended."""
-        self._sync.repair()
+        self.pair.trainer.on_ranks(points.take_out)
 
 
 def _start_over(worker: TrainWorker, model: Path) -> None:

@@ -103,7 +103,7 @@ def _clean_block(stand: Stand, seed: int, steps: int) -> dict[str, Any]:
         step = run_step(stand, seed + number, seconds=seconds)
         if number % 10 == 0 and number:
             stand.learn(step.rollouts, seed + number)
-            stand.sync()
+            stand.pair.sync()
         over = step.judgement.severity > Severity.OK
         logprobs += over
         proofs += step.proven is not None

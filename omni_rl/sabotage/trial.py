@@ -91,14 +91,11 @@ class Trial:
 def run_step(stand: Stand, seed: int, *, temperature: float = 1.0, seconds: dict[str, float] | None = None) -> Step:
     """Sample `stand.prompts`, dealt over the engines, score, judge and prove. Adds to `seconds` by part."""
     sampling = SamplingSettings(max_tokens=TOKENS, temperature=temperature, seed=seed, ignore_eos=True)
-    share = len(stand.engines)
     clock = Clock()
     with clock.time("sample"):
-        rollouts: list[Rollout] = []
-        for number, engine in enumerate(stand.engines):
-            rollouts += engine.sample(stand.prompts[number::share], sampling)
+        rollouts = stand.sample(sampling)
     with clock.time("score"):
-        scores = stand.trainer.score(rollouts)
+        scores = stand.pair.score(rollouts)
     with clock.time("checks"):
         samples = evidence(rollouts, scores)
         found = proofs.versions(samples), proofs.media(samples), proofs.prompt(samples)
@@ -136,7 +133,7 @@ def run_trial(stand: Stand, fault: Fault, seed: int) -> Trial:
     except OmniRLError as error:
         trial.by.append("refused")
         trial.sentence = f"{type(error).__name__}: {error}"[:500]
-        stand.revive()
+        stand.pair.revive()
         _mend(stand, fault, seed, trial)
     trial.seconds["trial"] = time.monotonic() - began
     return trial
@@ -147,7 +144,7 @@ def _break(stand: Stand, fault: Fault, seed: int, before: Step) -> None:
     if in_sync:
         _put(stand, fault, seed)
     stand.learn(before.rollouts, seed)
-    stand.sync()
+    stand.pair.sync()
     if not in_sync:
         _put(stand, fault, seed)
 
@@ -155,9 +152,9 @@ def _break(stand: Stand, fault: Fault, seed: int, before: Step) -> None:
 def _put(stand: Stand, fault: Fault, seed: int) -> None:
     put = partial(_call, fault.put, seed)
     if fault.side == "trainer":
-        stand.trainer.on_ranks(put)
+        stand.pair.trainer.on_ranks(put)
         return
-    for engine in stand.engines if fault.replicas == "all" else stand.engines[-1:]:
+    for engine in stand.pair.rollouts if fault.replicas == "all" else stand.pair.rollouts[-1:]:
         engine.between_steps(put)
 
 
@@ -200,6 +197,6 @@ def _mend(stand: Stand, fault: Fault, seed: int, trial: Trial) -> None:
     """A resync has to mend by itself; after anything else a person takes the fault out."""
     if trial.action not in (str(Action.RESYNC), ROLLBACK):
         stand.take_out()
-    stand.sync()
+    stand.pair.sync()
     trial.healed = not run_step(stand, seed + 10, temperature=fault.temperature).noticed
     stand.take_out()

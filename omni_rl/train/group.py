@@ -38,7 +38,7 @@ class TrainerGroup:
         self._model = model
         self._ranks = ranks
         self._features = features
-        self._kept: set[str] = set()
+        self._snapshots: set[str] = set()
 
     @classmethod
     def start(
@@ -85,31 +85,32 @@ class TrainerGroup:
         """Of the nodes that the ranks are on, by rank."""
         return self._ranks.addresses
 
-    def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:
-        """The trainer's logprobs, router choices and media digests of every answer; by weights that were `kept`. With
-        `replay` experts are those that the engine used.
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        """The trainer's logprobs, router choices and media digests of every answer, by its current weights or by those
+        of a `snapshot`. With `replay` experts are those that the engine used.
 
         Raises:
-            ConfigError: a rollout is longer than `max_pack_tokens`, no weights of that name were kept, or the engine
+            ConfigError: a rollout is longer than `max_pack_tokens`, there is no snapshot of that name, or the engine
                 recorded no experts to replay.
             PromptError, MediaError: a media item does not fit its slots in the prompt.
         """
-        if kept is not None and kept not in self._kept:
-            raise ConfigError(f"no weights were kept as {kept!r}; there are {', '.join(sorted(self._kept)) or 'none'}")
+        if snapshot is not None and snapshot not in self._snapshots:
+            there = ", ".join(sorted(self._snapshots)) or "none"
+            raise ConfigError(f"there is no snapshot {snapshot!r} of the weights; there are: {there}")
         plan = self._plan(rollouts, replay)
-        everywhere = [kept] * len(self._ranks), [replay] * len(self._ranks)
+        everywhere = [snapshot] * len(self._ranks), [replay] * len(self._ranks)
         return restore(plan, self._ranks.each("score", distribute(plan, rollouts), *everywhere))
 
-    def keep(self, name: str) -> None:
+    def take_snapshot(self, name: str) -> None:
         """Hold on to the current weights, to `score` with them later; they live through `load` and `reset`."""
-        self._ranks.call("keep", name)
-        self._kept.add(name)
+        self._ranks.call("take_snapshot", name)
+        self._snapshots.add(name)
 
-    def forget(self, name: str | None = None) -> None:
-        """Let kept weights go, if there are any of that name; without one, all."""
-        for kept in self._kept & {name} if name is not None else set(self._kept):
-            self._ranks.call("forget", kept)
-            self._kept.discard(kept)
+    def drop_snapshot(self, name: str | None = None) -> None:
+        """Let the snapshot of that name go, if there is one; without a name, all of them."""
+        for snapshot in self._snapshots & {name} if name is not None else set(self._snapshots):
+            self._ranks.call("drop_snapshot", snapshot)
+            self._snapshots.discard(snapshot)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN

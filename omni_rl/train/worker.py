@@ -26,9 +26,9 @@ from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
 from omni_rl.train.device import BACKENDS, own_device
-from omni_rl.train.kept import KeptWeights
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import Objective, TrainSettings
+from omni_rl.train.snapshots import Snapshots
 from omni_rl.train.step import build_optimizer, train_step
 from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
@@ -51,7 +51,7 @@ class TrainWorker:
         self._run = run
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
-        self._kept = KeptWeights()
+        self._snapshots = Snapshots()
 
     @property
     def rank(self) -> int:
@@ -141,16 +141,16 @@ class TrainWorker:
         self._digest = manifest.version.digest
         return manifest
 
-    def keep(self, name: str) -> None:
+    def take_snapshot(self, name: str) -> None:
         """Hold on to the current weights, to score with them later."""
-        self._kept.keep(name, self._model, str(self.version()))
+        self._snapshots.take(name, self._model, str(self.version()))
 
-    def forget(self, name: str) -> None:
-        self._kept.forget(name)
+    def drop_snapshot(self, name: str) -> None:
+        self._snapshots.drop(name)
 
-    def score(self, packs: Sequence[Sequence[Rollout]], kept: str | None, replay: bool) -> list[list[Score]]:
-        version = str(self.version()) if kept is None else self._kept.version(kept)
-        with contextlib.nullcontext() if kept is None else self._kept.in_place(kept, self._model):
+    def score(self, packs: Sequence[Sequence[Rollout]], snapshot: str | None, replay: bool) -> list[list[Score]]:
+        version = str(self.version()) if snapshot is None else self._snapshots.version(snapshot)
+        with contextlib.nullcontext() if snapshot is None else self._snapshots.in_place(snapshot, self._model):
             return [
                 score_pack(
                     self._model,

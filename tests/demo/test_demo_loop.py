@@ -11,12 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_rl.config import DemoSettings
-from omni_rl.demo.report import Placed, Report, StepReport
+from omni_rl.demo.report import Report, StepReport
 from omni_rl.demo.run import run
 from omni_rl.kinds import KINDS
 from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
+from omni_rl.policies.types import Placed
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, VersionSpan
-from omni_rl.train.types import Score
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import Score, StepStats
 
 SETTINGS = DemoSettings(steps=3, prompts_per_kind=2, max_tokens=8)
 PROMPT_TOKENS = 5
@@ -35,12 +38,15 @@ class FakePolicies:
         self.weight_version = "run/1/0/aa"
         self.events: list[str] = []
 
-    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
+        return [self._rendered(prompt) for prompt in prompts]
+
+    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
         self.events.append("sample")
         rng = np.random.default_rng(sampling.seed)
         return [self._answer(prompt, sampling.max_tokens, rng) for prompt in prompts]
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
         self.events.append("score")
         scores = [
             Score(
@@ -58,29 +64,35 @@ class FakePolicies:
         self.events.append("rescore")
         return [Rescore(rollout.logprobs, rollout.experts) for rollout in rollouts]
 
-    def learn(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
-        self.events.append("learn")
-        assert len(advantages) == len(rollouts)
-
-    def update(self) -> None:
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats:
         self.events.append("update")
+        assert len(targets) == len(rollouts)
+        return StepStats(loss=0.0, grad_norm=1.0, tokens=sum(len(rollout.ids) for rollout in rollouts))
+
+    def sync(self) -> None:
+        self.events.append("sync")
         self._updates += 1
         self.weight_version = f"run/1/{self._updates}/aa"
 
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "x" * len(ids)
 
-    def _answer(self, prompt: Prompt, tokens: int, rng: np.random.Generator) -> Rollout:
+    def _rendered(self, prompt: Prompt) -> RenderedPrompt:
         item = MediaItem("image", 0, 1, 2, np.array([1, 2]), {}, {"pixel_values_flat": "d" * 64}, "hash")
         items = () if prompt.kind == "text" else (item,)
+        return RenderedPrompt(prompt.id, prompt.kind, np.arange(PROMPT_TOKENS), items, prompt.answer)
+
+    def _answer(self, prompt: RenderedPrompt, tokens: int, rng: np.random.Generator) -> Rollout:
         experts = rng.integers(0, 8, (PROMPT_TOKENS + tokens - 1, 1, 2)).astype(np.int16)
         return Rollout(
-            RenderedPrompt(prompt.id, prompt.kind, np.arange(PROMPT_TOKENS), items, prompt.answer),
+            prompt,
             np.arange(tokens),
             -0.5 - rng.random(tokens),
             1.0,
             (VersionSpan(self.weight_version, 0, tokens),),
-            tuple(item.digests for item in items),
+            tuple(item.digests for item in prompt.items),
             experts,
             "length",
         )
@@ -107,7 +119,7 @@ def test_agreement_is_reported_as_agreement() -> None:
     assert report.agreed
     assert [step.weight_version for step in report.steps] == [f"run/1/{n}/aa" for n in range(3)]
     assert set(report.steps[0].by_modality) == set(KINDS)
-    assert policies.events == [*(["sample", "score", "learn", "update"] * 2), "sample", "score", "rescore", "rescore"]
+    assert policies.events == [*(["sample", "score", "update", "sync"] * 2), "sample", "score", "rescore", "rescore"]
 
 
 @pytest.mark.parametrize(

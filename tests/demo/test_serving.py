@@ -1,7 +1,6 @@
 """`omni-rl demo --serve` against hand-written policies: what the dashboard then has of each step."""
 
 import wave
-from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +16,7 @@ from omni_rl.config import DemoSettings
 from omni_rl.demo.run import run, step_prompts
 from omni_rl.demo.serving import serving
 from omni_rl.errors import ConfigError
-from omni_rl.media.types import MediaItem, Prompt
-from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 from tests.demo.test_demo_loop import FakePolicies, Silent
 
 SETTINGS: dict[str, Any] = {"steps": 2, "prompts_per_kind": 2, "max_tokens": 8, "port": 0}
@@ -27,21 +25,13 @@ SETTINGS: dict[str, Any] = {"steps": 2, "prompts_per_kind": 2, "max_tokens": 8, 
 class Faithful(FakePolicies):
     """Answers with an item for each of the prompt's media."""
 
-    def sample(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[Rollout]:
-        answers = super().sample(prompts, sampling)
-        return [_with_media(answer, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
-
-
-def _with_media(answer: Rollout, prompt: Prompt) -> Rollout:
-    digests = {"tensor": "d" * 64}
-    items = tuple(
-        MediaItem(modality, index, 0, 1, np.array([1]), {}, digests, "hash")
-        for modality, given in prompt.media.items()
-        for index in range(len(given))
-    )
-    return replace(
-        answer, prompt=replace(answer.prompt, items=items), engine_digests=tuple(item.digests for item in items)
-    )
+    def _rendered(self, prompt: Prompt) -> RenderedPrompt:
+        items = tuple(
+            MediaItem(modality, index, 0, 1, np.array([1]), {}, {"tensor": "d" * 64}, "hash")
+            for modality, given in prompt.media.items()
+            for index in range(len(given))
+        )
+        return replace(super()._rendered(prompt), items=items)
 
 
 def test_every_step_is_in_the_ledger_with_its_samples_and_media(tmp_path: Path) -> None:

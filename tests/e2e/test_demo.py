@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl.config import SMALL_CHECKPOINT, DemoSettings
-from omni_rl.demo.cluster import Cluster
+from omni_rl.demo.pair import demo_pair
 from omni_rl.demo.report import StepReport
 from omni_rl.demo.run import run
 from omni_rl.kinds import KINDS
@@ -112,12 +112,6 @@ def test_ctrl_c_ends_every_process(tmp_path: Path, mark: str) -> None:
     assert not (tmp_path / "report.json").exists()
 
 
-class StaleAfterStep0(Cluster):
-    """A sync that reports success and moves nothing: the fault that the demo exists to catch."""
-
-    def update(self) -> None: ...
-
-
 class Lines:
     """Keeps what the run says."""
 
@@ -130,11 +124,13 @@ class Lines:
         self.steps.append(report)
 
 
-def test_weights_that_never_arrived_are_noticed() -> None:
+def test_weights_that_never_arrived_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync that reports success and moves nothing: the fault that the demo exists to catch."""
     settings = DemoSettings(steps=2, prompts_per_kind=2, model=SMALL_CHECKPOINT)
     lines = Lines()
-    with StaleAfterStep0(settings) as cluster:
-        report = run(settings, cluster, lines)
+    with demo_pair(settings) as pair:
+        monkeypatch.setattr(pair, "sync", lambda: None)
+        report = run(settings, pair, lines)
     assert [step.verdict for step in lines.steps] == ["agree", "disagree"]
     assert not report.agreed
     breaches = report.steps[1].breaches

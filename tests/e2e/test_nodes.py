@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from omni_rl.config import DemoSettings, NodesSettings
-from omni_rl.demo.cluster import Cluster
+from omni_rl.config import DemoSettings
+from omni_rl.demo.pair import demo_pair
 from omni_rl.demo.run import step_prompts, step_sampling
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
+from omni_rl.policies.local import LocalPair
+from omni_rl.policies.settings import NodesSettings
 from omni_rl.processes import wait_until_gone
 from omni_rl.sync.ownership import PREFIX
 from omni_rl.sync.slabs import SHARED_MEMORY
@@ -80,68 +82,68 @@ def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, 
     with (
         Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger,
         contextlib.closing(Struck(ledger)) as journal,
-        Cluster(SMALL, journal) as cluster,
+        demo_pair(SMALL, journal) as pair,
     ):
-        learn(cluster)
-        cluster.update()
-        before = cluster.weight_version
-        learn(cluster)
-        lost = only_engines(cluster)
+        learn(pair)
+        pair.sync()
+        before = pair.weight_version
+        learn(pair)
+        lost = only_engines(pair)
         journal.moment, journal.strike = moment, lambda: kill_node(lost)
         if moment == "decide":
-            cluster.update()
+            pair.sync()
         else:
             with pytest.raises(SyncRolledBackError):
-                cluster.update()
-        serving = all_serve(cluster, without=lost)
-        assert serving == (before if moment != "decide" else str(cluster._trainer.version()))
-        cluster.update()
-        assert all_serve(cluster, without=lost) == str(cluster._trainer.version())
-        learn(cluster)
-    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{cluster._run}*"))
+                pair.sync()
+        serving = all_serve(pair, without=lost)
+        assert serving == (before if moment != "decide" else str(pair.trainer.version()))
+        pair.sync()
+        assert all_serve(pair, without=lost) == str(pair.trainer.version())
+        learn(pair)
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{pair.settings.run}*"))
 
 
 def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) -> None:
-    with opened_journal(tmp_path / "ledger.db", "nodes") as journal, Cluster(SMALL, journal) as cluster:
-        learn(cluster)
-        cluster.update()
-        before = cluster.weight_version
-        lost = only_engines(cluster)
+    with opened_journal(tmp_path / "ledger.db", "nodes") as journal, demo_pair(SMALL, journal) as pair:
+        learn(pair)
+        pair.sync()
+        before = pair.weight_version
+        lost = only_engines(pair)
         prompts = step_prompts(SMALL, 2)
         long = step_sampling(SMALL.model_copy(update={"max_tokens": LONG}), 2)
         strike = threading.Timer(SOON, kill_node, [lost])
         strike.start()
-        answers = cluster.sample(prompts, long)
+        answers = pair.sample(pair.render(prompts), long)
         strike.join()
         assert [len(answer.ids) for answer in answers] == [LONG] * len(prompts)
         assert {span.version for answer in answers for span in answer.version_spans} == {before}
-        assert all_serve(cluster, without=lost) == before
+        assert all_serve(pair, without=lost) == before
         # A rank cannot be made up for: what it had of the optimiser's state is lost.
-        kill_node(cluster._trainer.addresses[1])
+        kill_node(pair.trainer.addresses[1])
         with pytest.raises(TrainerDeadError, match="rank"):
-            cluster.score(answers)
+            pair.score(answers)
 
 
-def learn(cluster: Cluster) -> None:
+def learn(pair: LocalPair) -> None:
     """A step, without its sync."""
-    rollouts = cluster.sample(step_prompts(SMALL, 0), step_sampling(SMALL, 0))
-    assert {span.version for rollout in rollouts for span in rollout.version_spans} == {cluster.weight_version}
-    cluster.learn(rollouts, [1.0, -1.0, 1.0, -1.0, 1.0])
+    rollouts = pair.sample(pair.render(step_prompts(SMALL, 0)), step_sampling(SMALL, 0))
+    assert {span.version for rollout in rollouts for span in rollout.version_spans} == {pair.weight_version}
+    pair.update(rollouts, [1.0, -1.0, 1.0, -1.0, 1.0])
 
 
-def all_serve(cluster: Cluster, *, without: str) -> str:
+def all_serve(pair: LocalPair, *, without: str) -> str:
     """The one version that every engine serves with an open gate, none of them at the lost address."""
-    statuses = [handle.status() for handle in cluster._rollouts]
+    statuses = [handle.status() for handle in pair.rollouts]
     assert [(status.standing, status.held) for status in statuses] == [("serving", None)] * len(statuses)
-    assert without not in [handle.address for handle in cluster._rollouts]
+    assert without not in [handle.address for handle in pair.rollouts]
     (version,) = {status.holds for status in statuses}
     assert version is not None
     return version
 
 
-def only_engines(cluster: Cluster) -> str:
+def only_engines(pair: LocalPair) -> str:
     """Address of a node that has an engine and no rank."""
-    return next(handle.address for handle in cluster._rollouts if handle.address not in cluster._trainer.addresses)
+    return next(handle.address for handle in pair.rollouts if handle.address not in pair.trainer.addresses)
 
 
 def kill_node(address: str) -> None:

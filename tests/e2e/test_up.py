@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from omni_rl.api.jobs import GrpoParameters
 from omni_rl.api.syncs import SyncBody
 from omni_rl.client import Client, publish
 from omni_rl.errors import ForbiddenError, InvalidRequestError, RayUnavailableError
+from omni_rl.jobs.following import follow
 from omni_rl.kinds import KINDS
 from omni_rl.processes import life
 from omni_rl.service.settings import SMALL_CHECKPOINT
@@ -27,19 +29,27 @@ from omni_rl.service.state import ServiceState, marked
 pytestmark = pytest.mark.slow
 REPLICAS = ["rollout-0", "rollout-1"]
 PATIENCE = 120.0
-# What a job does: samples from the engine that the service hosts. Prints when it asks, and when it has its answers.
+# What a job does: samples from the engines that the service hosts. Prints when it asks, and when it has its answers.
 SAMPLE = """
-from omni_rl.bridge.attach import attach
+from omni_rl.policies.attach import attach
 from omni_rl.rollout.probe import probe_prompts
 from omni_rl.rollout.types import SamplingSettings
 with attach() as policies:
-    rollout = policies.rollout
-    prompts = rollout.render(probe_prompts())
+    prompts = policies.render(probe_prompts())
     print("asking", flush=True)
-    rollouts = rollout.sample(prompts, SamplingSettings(max_tokens=8, temperature=1.0, seed=1, ignore_eos=True))
+    rollouts = policies.sample(prompts, SamplingSettings(max_tokens=8, temperature=1.0, seed=1, ignore_eos=True))
     print("answered", flush=True)
-    policies.trainer.update(rollouts, [1.0, -1.0, 0.5, -0.5, 0.25])
+    policies.update(rollouts, [1.0, -1.0, 0.5, -0.5, 0.25])
     print(policies.trainer.version(), flush=True)
+"""
+# Prints how many requests each engine has had since it was started.
+COUNT = """
+import json
+from omni_rl.policies.attach import attach
+def requests(engine):
+    return int(repr(engine._numbers).strip("count()"))
+with attach() as policies:
+    print(json.dumps([engine.between_steps(requests) for engine in policies.rollouts]))
 """
 
 
@@ -83,7 +93,7 @@ class Service:
         return Client(self.state.url, (self.directory / "tokens" / "owner").read_text())
 
     @contextlib.contextmanager
-    def job(self) -> Iterator[subprocess.Popen[str]]:
+    def job(self, script: str = SAMPLE) -> Iterator[subprocess.Popen[str]]:
         """A driver with the environment of a job."""
         state = self.state
         environment = {
@@ -95,12 +105,19 @@ class Service:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.directory / "ray_token"),
         }
-        command = [sys.executable, "-c", SAMPLE]
+        command = [sys.executable, "-c", script]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:
             try:
                 yield job
             finally:
                 job.kill()  # it would wait for ever behind a closed gate
+
+    def requests(self) -> list[int]:
+        """How many each engine has had."""
+        with self.job(COUNT) as job:
+            out, _ = job.communicate()
+            found: list[int] = json.loads(out)
+        return found
 
     def bridge(self) -> int:
         """The child of the coordinator."""
@@ -165,6 +182,18 @@ def test_a_check_compares_by_kind_and_leg(service: Service) -> None:
     assert answer["severity"] == "ok"
     assert answer["figures"].keys() == {"overall", *KINDS}
     assert answer["legs"].keys() == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
+
+
+def test_a_jobs_prompts_are_dealt_over_all_engines(service: Service) -> None:
+    """Three steps of 64 answers."""
+    before = service.requests()
+    parameters = GrpoParameters(run="dealt", steps=3, prompts=8, group=8, max_tokens=2)
+    with service.client() as client:
+        job = follow(client, client.submit(parameters).job, None)
+        assert job.status == "succeeded", f"{job.message} {client.logs(job.job)[-2000:]}"
+        steps = client.steps("dealt")
+    assert [step.severity for step in steps] == ["ok"] * 3
+    assert [now - then for now, then in zip(service.requests(), before, strict=True)] == [96, 96]
 
 
 def test_weights_of_a_directory_and_of_another_process_come_the_same_way(service: Service) -> None:

@@ -35,7 +35,7 @@ class Tabular:
     taught: list[list[Targets]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     sampled: list[list[Rollout]] = field(default_factory=list)
-    kept: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    snapshots: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     saved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     version: str = ""
 
@@ -73,23 +73,26 @@ class Tabular:
         self.sampled.append(found)
         return found
 
-    def score(self, rollouts: Sequence[Rollout], version: str | None = None, *, replay: bool = False) -> list[Score]:
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
         self.events.append("score")
-        table = self.logits if version is None else self.kept[version]
+        table = self.logits if snapshot is None else self.snapshots[snapshot]
         found = []
         for rollout in rollouts:
             question = int(rollout.prompt.ids[0])
             logprobs = np.array([_log_softmax(table[question])[int(rollout.ids[0])], 0.0])[: len(rollout.ids)]
             values = np.full(len(rollout.ids), self.values[question])
-            found.append(Score(logprobs, None, None, (), version or self.version, values=values))
+            found.append(Score(logprobs, None, None, (), snapshot or self.version, values=values))
         return found
 
-    def update(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats:
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats:
         self.events.append("update")
-        self.taught.append(list(targets))
+        taught = [target for target in targets if isinstance(target, Targets)]
+        self.taught.append(taught)
         assert objective.learning_rate is not None
         self.rates.append(objective.learning_rate)
-        for rollout, target in zip(rollouts, targets, strict=True):
+        for rollout, target in zip(rollouts, taught, strict=True):
             question, digit = int(rollout.prompt.ids[0]), int(rollout.ids[0])
             direction = -np.exp(_log_softmax(self.logits[question]))
             direction[digit] += 1
@@ -97,7 +100,7 @@ class Tabular:
             self.logits[question] += scale * target.advantages[0] * direction
             if target.returns is not None:
                 self.values[question] += scale * (target.returns[0] - self.values[question])
-        return StepStats(loss=0.0, grad_norm=1.0, tokens=sum(int((target.shares > 0).sum()) for target in targets))
+        return StepStats(loss=0.0, grad_norm=1.0, tokens=sum(int((target.shares > 0).sum()) for target in taught))
 
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "".join(str(number) for number in ids if number != END)
@@ -124,11 +127,11 @@ class Tabular:
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
         self.training[-1] |= training
 
-    def keep(self, version: str) -> None:
-        self.kept[version] = self.logits.copy()
+    def take_snapshot(self, name: str) -> None:
+        self.snapshots[name] = self.logits.copy()
 
-    def forget(self, version: str) -> None:
-        self.kept.pop(version, None)
+    def drop_snapshot(self, name: str) -> None:
+        self.snapshots.pop(name, None)
 
     def sync(self, step: int) -> str:
         self.events.append("sync")

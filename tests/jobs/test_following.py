@@ -7,11 +7,11 @@ import pytest
 
 from omni_rl.api.jobs import JobAnswer
 from omni_rl.api.steps import StepLine
-from omni_rl.bridge import patience
 from omni_rl.client.blocking import Client
 from omni_rl.errors import NotFoundError, RayUnavailableError
 from omni_rl.jobs import following
 from omni_rl.jobs.following import follow
+from omni_rl.policies import patience
 
 
 @dataclass

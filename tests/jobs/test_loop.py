@@ -195,7 +195,7 @@ def test_generation_runs_ahead_as_far_as_it_may_and_stale_tokens_have_their_own_
     policies = Tabular(QUESTIONS)
     done = run(grpo(steps=5, max_staleness=2), policies, task())
     assert [step.figures["staleness"] <= 2 for step in done] == [True] * 5
-    assert len(policies.kept) == 3
+    assert len(policies.snapshots) == 3
     for answers in policies.posted:
         for rollout, score in zip(answers.rollouts, answers.scores, strict=True):
             assert score.version == rollout.version_spans[0].version
@@ -211,7 +211,7 @@ def test_what_teaches_nothing_is_not_computed() -> None:
 
 def test_the_reference_is_what_the_run_began_with() -> None:
     policies = Tabular(QUESTIONS)
-    policies.keep("reference")
+    policies.take_snapshot("reference")
     run(grpo(steps=3, kl=0.1), policies, task())
     for target in policies.taught[-1]:
         assert target.reference is not None

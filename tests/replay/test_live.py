@@ -9,9 +9,10 @@ import pytest
 
 from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.samples import demo_prompts
+from omni_rl.policies.local import LocalPair
 from omni_rl.replay.findings import Replay
 from omni_rl.replay.reading import read_bundle
-from omni_rl.replay.run import Pair, replay, started
+from omni_rl.replay.run import replay, replay_pair
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sabotage import points
 from omni_rl.sabotage.inputs import normalised_twice
@@ -25,18 +26,18 @@ SEEN: tuple[Kind, ...] = ("image", "video", "mixed")
 
 
 @pytest.fixture(scope="module")
-def pair(small_checkpoint: Path) -> Iterator[Pair]:
-    with started(small_checkpoint, "float32", 1000) as pair:
+def pair(small_checkpoint: Path) -> Iterator[LocalPair]:
+    with replay_pair(small_checkpoint, "float32", 1000) as pair:
         yield pair
 
 
 @pytest.fixture(scope="module")
-def bundles(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
+def bundles(pair: LocalPair, tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
     """One of each kind, scored by a trainer that normalises pictures twice."""
     folder = tmp_path_factory.mktemp("bundles")
     prompts = [demo_prompts(kind, 1, 3)[0] for kind in KINDS]
     sampling = SamplingSettings(max_tokens=12, seed=4, ignore_eos=True)
-    rollouts = pair.engine.sample(pair.engine.render(prompts), sampling)
+    rollouts = pair.sample(pair.render(prompts), sampling)
     pair.trainer.on_ranks(partial(normalised_twice, seed=1))
     scores = pair.trainer.score(rollouts)
     pair.trainer.on_ranks(points.take_out)
@@ -49,7 +50,9 @@ def _equal(found: Replay, modality: str) -> dict[str, bool | None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_healthy_pair_agrees_on_what_a_faulty_one_did_not(pair: Pair, bundles: dict[Kind, Path], kind: Kind) -> None:
+def test_a_healthy_pair_agrees_on_what_a_faulty_one_did_not(
+    pair: LocalPair, bundles: dict[Kind, Path], kind: Kind
+) -> None:
     found = replay(read_bundle(bundles[kind]), pair)
     assert found.agree, found.reason
     assert found.now.abs_diff_max < 1e-4
@@ -62,7 +65,7 @@ def test_a_healthy_pair_agrees_on_what_a_faulty_one_did_not(pair: Pair, bundles:
     assert all(item.note.startswith("no fault") for item in found.media if item.modality != "image")
 
 
-def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: Pair, bundles: dict[Kind, Path]) -> None:
+def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: LocalPair, bundles: dict[Kind, Path]) -> None:
     pair.trainer.on_ranks(partial(normalised_twice, seed=1))
     found = replay(read_bundle(bundles["image"]), pair)
     pair.trainer.on_ranks(points.take_out)
@@ -73,10 +76,10 @@ def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: Pair, bundles
 
 
 def test_the_command_replays_with_other_weights_and_says_so(
-    pair: Pair, bundles: dict[Kind, Path], tmp_path: Path
+    pair: LocalPair, bundles: dict[Kind, Path], tmp_path: Path
 ) -> None:
-    (prompt,) = pair.engine.render(demo_prompts("text", 1, 5))
-    pair.trainer.update(pair.engine.sample([prompt], SamplingSettings(max_tokens=4)), [1.0])
+    (prompt,) = pair.render(demo_prompts("text", 1, 5))
+    pair.trainer.update(pair.sample([prompt], SamplingSettings(max_tokens=4)), [1.0])
     pair.trainer.save(tmp_path / "later")
     pair.trainer.reset()
     done = omni_rl("replay", str(bundles["image"]), "--model", str(tmp_path / "later"), "--json")

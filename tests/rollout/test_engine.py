@@ -61,6 +61,9 @@ def test_company_and_chunks_change_nothing(start: Callable[..., Any]) -> None:
         engine.sample([prompt], replace(SAMPLING, seed=SAMPLING.seed + index))[0]
         for index, prompt in enumerate(rendered)
     ]
+    odd = list(range(1, len(rendered), 2))
+    share = engine.sample([rendered[place] for place in odd], SAMPLING, places=odd)
+    assert [answer.ids.tolist() for answer in share] == [answers[place].ids.tolist() for place in odd]
     chunked = start(max_num_batched_tokens=40, max_num_seqs=3)
     in_chunks = chunked.sample(rendered, SAMPLING)
     assert max(len(prompt.ids) for prompt in rendered) > 2 * 40, "no prompt was cut into chunks"

@@ -67,7 +67,7 @@ def test_a_block_of_a_tower_that_differs_is_found_by_its_name(stand: Stand, modu
     step = run_step(stand, 5)
     kind = "image" if shown.startswith("vision") else "audio"
     sample = next(each.record.sample for each in step.evidence if each.record.kind == kind)
-    stand.trainer.on_ranks(partial(_louder, module=module))
+    stand.pair.trainer.on_ranks(partial(_louder, module=module))
     try:
         _, modules = stand.experiments(step.rollouts).localise(sample)
     finally:

@@ -24,7 +24,7 @@ from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import closing, live
-from omni_rl.demo.run import PHASES, Played, Policies, run, told
+from omni_rl.demo.run import PHASES, LocalPolicies, Played, run, told
 from omni_rl.jobs.records import record_of
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
@@ -44,7 +44,7 @@ class Records:
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
 
-    def keep(self, played: Played, policies: Policies) -> None:
+    def keep(self, played: Played, policies: LocalPolicies) -> None:
         sides = zip(played.prompts, played.rollouts, played.scores, strict=True)
         self.kept = [record_of(prompt, rollout, score, None, [], policies.decode) for prompt, rollout, score in sides]
 

@@ -318,7 +318,7 @@ def test_close_leaves_no_process(small_checkpoint: Path) -> None:
 
 def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGroup, rollouts: list[Rollout]) -> None:
     before, version = group.score(rollouts), str(group.version())
-    group.keep("start")
+    group.take_snapshot("start")
     group.update(rollouts, ADVANTAGES)
     after, learnt = group.score(rollouts), str(group.version())
     again = group.score(rollouts, "start")
@@ -332,8 +332,8 @@ def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGrou
     group.reset()
     assert str(group.version()).rpartition("/")[2] == version.rpartition("/")[2]
     assert np.array_equal(group.score(rollouts)[0].logprobs, before[0].logprobs)
-    group.forget()
-    with pytest.raises(ConfigError, match="no weights were kept as 'start'; there are none"):
+    group.drop_snapshot()
+    with pytest.raises(ConfigError, match="there is no snapshot 'start' of the weights; there are: none"):
         group.score(rollouts, "start")
 
 

@@ -65,14 +65,14 @@ def _measure(
     routed = [replace(answer, experts=score.experts) for answer, score in zip(given, host_scores, strict=True)]
     replayed = figures(host.score(routed, replay=True), device.score(routed, replay=True), given, dtype)
 
-    device.keep("before")
+    device.take_snapshot("before")
     advantages = [ADVANTAGES[number % len(ADVANTAGES)] for number in range(len(given))]
     host_step, step = host.update(given, advantages), device.update(given, advantages)
-    kept = device.score(given, kept="before")
+    earlier = device.score(given, snapshot="before")
     equal |= {
         "scores, a second time": _apart(before, again) == 0,
-        "scores by kept weights, after a step": _apart(before, kept) == 0,
-        "their version": kept[0].version == before[0].version,
+        "scores by a snapshot, after a step": _apart(before, earlier) == 0,
+        "their version": earlier[0].version == before[0].version,
     }
     learnt = figures(host.score(given), device.score(given), given, dtype)
 

@@ -76,7 +76,7 @@ class Runs:
         os.environ |= {**environment(directory, state), **self.service.address}
         import ray
 
-        from omni_rl.bridge.attach import attach
+        from omni_rl.policies.attach import attach
         from omni_rl.sabotage import outputs, points
 
         with attach(state.name) as policies:

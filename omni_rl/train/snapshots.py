@@ -1,6 +1,6 @@
 """Earlier weights of a rank, to score with: a KL term's reference, and what stale answers were sampled with.
 
-They are kept on the host: a device has no room for several versions.
+They lie on the host: a device has no room for several versions.
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,26 @@ class _Weights:
     shards: list[torch.Tensor]
 
 
-class KeptWeights:
+class Snapshots:
     """This rank's shards of earlier weights, by name. Every rank has the same names."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Weights] = {}
+        self._weights: dict[str, _Weights] = {}
 
-    def keep(self, name: str, model: nn.Module, version: str) -> None:
+    def take(self, name: str, model: nn.Module, version: str) -> None:
         """Copy the current shards; what had that name before is let go."""
-        self._kept[name] = _Weights(version, _copies(model))
+        self._weights[name] = _Weights(version, _copies(model))
 
-    def forget(self, name: str) -> None:
-        self._kept.pop(name, None)
+    def drop(self, name: str) -> None:
+        self._weights.pop(name, None)
 
     def version(self, name: str) -> str:
-        return self._kept[name].version
+        return self._weights[name].version
 
     @contextmanager
     def in_place(self, name: str, model: nn.Module) -> Iterator[None]:
         """The model has these weights inside the block, and its own again afterwards."""
-        theirs = self._kept[name].shards
+        theirs = self._weights[name].shards
         own = _copies(model)
         _write(model, theirs)
         try:

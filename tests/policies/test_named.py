@@ -1,13 +1,12 @@
 """Engines that a run has no more do not live on beside those that it has."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
 
-from omni_rl.bridge.named import end_others, engines
-from omni_rl.bridge.settings import ClusterSettings, namespace_of
+from omni_rl.policies.named import end_others, engines
+from omni_rl.policies.settings import namespace_of, rollout_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -25,14 +24,6 @@ def local_ray() -> Iterator[None]:
 
 
 def test_only_the_runs_own_engines_live_on() -> None:
-    settings = ClusterSettings(
-        address="127.0.0.1:1",
-        dashboard="http://127.0.0.1:2",
-        run="r",
-        model=Path("/m"),
-        ledger="sqlite:///l",
-        replicas=2,
-    )
     made = []
     for name, run in (
         ("rollout-10", "r"),
@@ -44,8 +35,8 @@ def test_only_the_runs_own_engines_live_on() -> None:
         options = {"name": name, "namespace": namespace_of(run), "num_cpus": 0}
         made.append(ray.remote(Engine).options(**options).remote())
     ray.get([engine.alive.remote() for engine in made])
-    assert engines(settings.namespace) == ["rollout-0", "rollout-2", "rollout-10"]
-    end_others(settings)
-    while engines(settings.namespace) != ["rollout-0"]:
+    assert engines(namespace_of("r")) == ["rollout-0", "rollout-2", "rollout-10"]
+    end_others(namespace_of("r"), rollout_names(2))
+    while engines(namespace_of("r")) != ["rollout-0"]:
         pass
     assert engines(namespace_of("q")) == ["rollout-5"]

@@ -72,14 +72,14 @@ class TrainerActor:
 
         await asyncio.get_running_loop().run_in_executor(self._work, start)
 
-    async def score(self, rollouts: Sequence[Rollout], kept: str | None, replay: bool) -> list[Score]:
-        return await self._do("score", lambda group: group.score(rollouts, kept, replay=replay))
+    async def score(self, rollouts: Sequence[Rollout], snapshot: str | None, replay: bool) -> list[Score]:
+        return await self._do("score", lambda group: group.score(rollouts, snapshot, replay=replay))
 
-    async def keep(self, name: str) -> None:
-        await self._do("keep", lambda group: group.keep(name))
+    async def take_snapshot(self, name: str) -> None:
+        await self._do("take_snapshot", lambda group: group.take_snapshot(name))
 
-    async def forget(self, name: str | None) -> None:
-        await self._do("forget", lambda group: group.forget(name))
+    async def drop_snapshot(self, name: str | None) -> None:
+        await self._do("drop_snapshot", lambda group: group.drop_snapshot(name))
 
     async def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
@@ -186,15 +186,15 @@ class TrainerHandle:
         status: TrainerStatus = self._get(self._actor.status.remote(), "status", seconds)
         return status
 
-    def score(self, rollouts: Sequence[Rollout], kept: str | None = None, *, replay: bool = False) -> list[Score]:
-        scores: list[Score] = self._call("score", rollouts, kept, replay)
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        scores: list[Score] = self._call("score", rollouts, snapshot, replay)
         return scores
 
-    def keep(self, name: str) -> None:
-        self._call("keep", name)
+    def take_snapshot(self, name: str) -> None:
+        self._call("take_snapshot", name)
 
-    def forget(self, name: str | None = None) -> None:
-        self._call("forget", name)
+    def drop_snapshot(self, name: str | None = None) -> None:
+        self._call("drop_snapshot", name)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN

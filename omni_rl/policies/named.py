@@ -1,9 +1,11 @@
 """A run's engines as Ray names them."""
 
+from collections.abc import Collection
+
 import ray
 
 from omni_rl.actors import clear
-from omni_rl.bridge.settings import ROLLOUT, ClusterSettings
+from omni_rl.policies.settings import ROLLOUT
 
 
 def engines(namespace: str) -> list[str]:
@@ -13,8 +15,8 @@ def engines(namespace: str) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix(ROLLOUT)))
 
 
-def end_others(settings: ClusterSettings) -> None:
+def end_others(namespace: str, names: Collection[str]) -> None:
     """End engines that the run had and has no more: no sync would reach them, and a job would find them."""
-    for name in engines(settings.namespace):
-        if name not in settings.rollouts:
-            clear(name, settings.namespace)
+    for name in engines(namespace):
+        if name not in names:
+            clear(name, namespace)

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, which stand for as many hosts."""
+"""A Ray of this process's own: one node, or several on this machine which stand for as many hosts."""
 
 import contextlib
 import logging
@@ -9,26 +9,51 @@ from collections.abc import Iterator
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 
-from omni_rl.config import NodesSettings
+from omni_rl.policies.settings import NodesSettings
 from omni_rl.sync.ownership import abandoned
 from omni_rl.sync.slabs import SHARED_MEMORY, slab_directory
 
 FIRST_HOST = 2
 """Of the loopback network: Ray takes 127.0.0.1 for the name of whatever address the machine has."""
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Room for a step's media tensors and one set of weights."""
 
 
 @contextlib.contextmanager
-def local_nodes(settings: NodesSettings, run: str) -> Iterator[None]:
-    """This process is on the first of the nodes. Nothing is left of them afterwards, nor of the run's slabs."""
+def local_ray(nodes: NodesSettings, run: str) -> Iterator[None]:
+    """Never somebody's running cluster. Nothing is left of it afterwards, nor of the run's slabs on several nodes."""
+    with _one_node() if nodes.count == 1 else _several_nodes(nodes, run):
+        yield
+
+
+@contextlib.contextmanager
+def _one_node() -> Iterator[None]:
+    """Without a dashboard; actors' output is only in its log files."""
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _several_nodes(nodes: NodesSettings, run: str) -> Iterator[None]:
+    """This process is on the first of them."""
     cluster = RayCluster()
     # A Unix socket's path has 107 bytes at most.
     directory = tempfile.mkdtemp(prefix="omni-rl-")
     try:
-        for number in range(settings.count):
+        for number in range(nodes.count):
             cluster.add_node(
                 node_ip_address=_address(number),
-                num_cpus=settings.cpus,
-                object_store_memory=settings.object_store,
+                num_cpus=nodes.cpus,
+                object_store_memory=nodes.object_store,
                 include_dashboard=False,
                 temp_dir=directory,
             )

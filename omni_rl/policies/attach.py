@@ -3,68 +3,72 @@
 A job's driver does
 
     with attach() as policies:
-        rollouts = policies.rollout.sample(policies.rollout.render(prompts), sampling)
-        scores = policies.trainer.score(rollouts)
-        policies.trainer.update(rollouts, advantages)
+        rollouts = policies.sample(policies.render(prompts), sampling)  # dealt over all engines of the run
+        scores = policies.score(rollouts)
+        policies.update(rollouts, advantages)
         answer = policies.coordinator.sync(key=f"{run}-{step}")  # PREPARE to RESUME; its version is what is served
+        policies.follow(answer)
 
-and gets the handles that the demo has. New weights reach the engines through the coordinator alone, which keeps the
-journal of syncs. It also replaces engines that die, with every sync: after `EngineDeadError`, `mend` asks for their
-successors and finds them; after a sync whose answer names replaced ones, `refresh` does.
+New weights reach the engines through the coordinator alone, which keeps the journal of syncs. It also replaces engines
+that die, with every sync; `follow` finds their successors. Until then those that live answer for them, and where none
+does, successors are asked for.
 
 The environment says where: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the API have.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 
 import ray
 
-from omni_rl.api.syncs import SyncBody
-from omni_rl.bridge.named import engines
-from omni_rl.bridge.patience import mending
-from omni_rl.bridge.settings import TRAINER, namespace_of
-from omni_rl.bridge.trainer import TrainerHandle
+from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.client.blocking import Client
 from omni_rl.client.retries import Retries
 from omni_rl.errors import ConfigError, EngineDeadError, TrainerDeadError
+from omni_rl.policies.named import engines
+from omni_rl.policies.pair import Pair
+from omni_rl.policies.patience import mending
+from omni_rl.policies.settings import TRAINER, namespace_of
 from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.train.actor import TrainerHandle
 
 PATIENT = Retries(attempts=40)
 """A job outlives the coordinator's restart: three minutes without an answer."""
 
 
-@dataclass
-class Policies:
-    """Of `run`. `rollouts` by their numbers, `coordinator` a client with the job's token.
+class AttachedPair(Pair[TrainerHandle]):
+    """Of `run`; `coordinator` is a client with the job's token.
 
-    They live on when the job ends: their handles are never closed here.
+    The actors live on when the job ends: their handles are never closed here.
     """
 
-    run: str
-    rollouts: tuple[RolloutHandle, ...]
-    trainer: TrainerHandle
-    coordinator: Client
+    def __init__(
+        self, run: str, rollouts: Sequence[RolloutHandle], trainer: TrainerHandle, coordinator: Client
+    ) -> None:
+        super().__init__(rollouts, trainer)
+        self.run = run
+        self.coordinator = coordinator
 
-    @property
-    def rollout(self) -> RolloutHandle:
-        """The first one."""
-        return self.rollouts[0]
+    def follow(self, answer: SyncAnswer) -> None:
+        """After a sync: find the actors again if it replaced engines, or if others serve than those known.
 
-    def refresh(self) -> None:
-        """Find the actors again, which may be successors. Raises what `attach` raises."""
-        self.rollouts, self.trainer = _rollouts(self.run), _trainer(self.run)
+        Another sync than the job's own may have replaced one, and one may have been missing when the job attached. One
+        that is out would keep its share waiting. Raises what `attach` raises.
+        """
+        known = [handle.name for handle in self.rollouts if handle.usable]
+        serving = [name for name in engines(namespace_of(self.run)) if name not in answer.out]
+        if answer.replaced or known != serving:
+            self.rollouts, self.trainer = _rollouts(self.run, without=answer.out), _trainer(self.run)
 
-    def mend(self) -> None:
+    def revive(self) -> None:
         """Have the service replace engines that died, and find all actors again. Raises what `attach` raises."""
         self.rollouts = _mended(self.run, self.coordinator)
         self.trainer = _trainer(self.run)
 
 
 @contextlib.contextmanager
-def attach(run: str | None = None) -> Iterator[Policies]:
+def attach(run: str | None = None) -> Iterator[AttachedPair]:
     """The policies of `run`, or of OMNI_RL_RUN, on the Ray cluster of this process, which connects if it has not.
 
     Where every engine has died, their successors are asked for and waited for.
@@ -79,7 +83,7 @@ def attach(run: str | None = None) -> Iterator[Policies]:
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False)
     with Client(retries=PATIENT) as client:
-        yield Policies(name, _found(name, client), _trainer(name), client)
+        yield AttachedPair(name, _found(name, client), _trainer(name), client)
 
 
 def _found(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
@@ -97,9 +101,9 @@ def _mended(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
     return _rollouts(run)
 
 
-def _rollouts(run: str) -> tuple[RolloutHandle, ...]:
+def _rollouts(run: str, without: Collection[str] = ()) -> tuple[RolloutHandle, ...]:
     namespace = namespace_of(run)
-    found = [RolloutHandle.attach(name, namespace) for name in engines(namespace)]
+    found = [RolloutHandle.attach(name, namespace) for name in engines(namespace) if name not in without]
     complete = tuple(handle for handle in found if handle is not None)
     if not complete:
         raise EngineDeadError(f"run {run} has no rollout engine on this Ray cluster; see omni-rl status")

@@ -1,0 +1,108 @@
+"""Requests dealt over all replicas of the rollout policy; what a dead one had is dealt anew over those that live."""
+
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from omni_rl.errors import EngineDeadError, QuarantinedError
+
+ASKED = 3
+"""How often a request is asked for at most: the replicas that died may have died of it, and the next would too."""
+LOST = (EngineDeadError, QuarantinedError)
+"""What a replica ends with that answers nothing until it is replaced."""
+
+
+class Replica(Protocol):
+    """A hold on one engine."""
+
+    @property
+    def usable(self) -> bool:
+        """False once it is known that its engine is dead."""
+
+
+R = TypeVar("R", bound=Replica)
+B = TypeVar("B")
+Ask = Callable[[R, list[int]], Sequence[B]]
+"""Asks a replica for what stands at those places of a batch; the answers in their order."""
+
+
+def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list[list[int]]:
+    """Deal `places` to `count` replicas: each gets as many as any other, give or take one.
+
+    `alike[place]` says what stands there. What is equal stays together as far as that allows, because its media are
+    then encoded once; what differs goes to the replicas in turn, so that neighbours of one cost spread over all.
+    """
+    least, over = divmod(len(places), count)
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    groups: dict[Hashable, list[int]] = {}
+    for place in places:
+        groups.setdefault(alike[place], []).append(place)
+    for group in groups.values():
+        left = group
+        while left:
+            # Where the fewest are is the most room: a group that does not fit there whole is split.
+            number = min(range(count), key=lambda replica: len(dealt[replica]))
+            room = least + (number < over) - len(dealt[number])
+            dealt[number] += left[:room]
+            left = left[room:]
+    return [sorted(share) for share in dealt]
+
+
+@dataclass
+class Deal(Generic[R, B]):
+    """One batch on its way. `replicas` gives those that there are now; `revive` has successors made for the dead."""
+
+    replicas: Callable[[], Sequence[R]]
+    revive: Callable[[], object]
+    ask: Ask[R, B]
+    alike: Sequence[Hashable]
+    _answers: dict[int, B] = field(default_factory=dict)
+    _running: dict[Future[Sequence[B]], tuple[R, list[int], int]] = field(default_factory=dict)
+    _lost: list[R] = field(default_factory=list)
+
+    def run(self) -> list[B]:
+        """The answers by place, each asked for until one replica gave it, and taken once.
+
+        Raises:
+            EngineDeadError, QuarantinedError: replicas were lost over a request `ASKED` times.
+            Whatever else a replica raised, and `revive`; what other replicas had begun is awaited first.
+        """
+        failure: BaseException | None = None
+        # Its threads wait for replicas: an interrupted caller does not wait for them, and closes the replicas.
+        threads = ThreadPoolExecutor(thread_name_prefix="replica", max_workers=max(1, len(self.alike)))
+        try:
+            self._hand_out(threads, range(len(self.alike)), 1)
+            while self._running:
+                done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                anew: list[tuple[list[int], int]] = []
+                for future in done:
+                    replica, places, turn = self._running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        self._answers |= zip(places, future.result(), strict=True)
+                    elif isinstance(error, LOST) and turn < ASKED:
+                        self._lost.append(replica)
+                        anew.append((places, turn + 1))
+                    else:
+                        failure = failure or error
+                if failure is None:
+                    for places, turn in anew:
+                        self._hand_out(threads, places, turn)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+        if failure is not None:
+            raise failure
+        return [self._answers[place] for place in range(len(self.alike))]
+
+    def _hand_out(self, threads: ThreadPoolExecutor, places: Sequence[int], turn: int) -> None:
+        if not places:
+            return
+        living = [replica for replica in self.replicas() if replica.usable and replica not in self._lost]
+        if not living:
+            self.revive()
+            self._lost.clear()
+            living = list(self.replicas())
+        for replica, share in zip(living, shares(places, len(living), self.alike), strict=True):
+            if share:
+                self._running[threads.submit(self.ask, replica, share)] = replica, share, turn

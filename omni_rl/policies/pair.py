@@ -1,0 +1,92 @@
+"""Both policies of a run, whoever started them: all engines asked as one, and their trainer."""
+
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.policies.dealing import Ask, Deal
+from omni_rl.policies.types import Trainer
+from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.settings import EngineSettings
+from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train.settings import PLAIN, Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import Score, StepStats
+
+B = TypeVar("B")
+T = TypeVar("T", bound=Trainer)
+
+
+class Pair(Generic[T]):
+    """`rollouts` by their numbers, started with the same settings, and the `trainer`.
+
+    What engines are asked for is dealt over all of them, and answered in the order of the prompts. Nothing of an answer
+    depends on how many there are: request i of a batch has the seed's i-th successor, whichever engine gets it.
+
+    An engine that dies loses its share to those that live; where none does, their successors are asked. A request of
+    which engines die again and again raises `EngineDeadError`.
+    """
+
+    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: T) -> None:
+        self.rollouts = rollouts
+        self.trainer = trainer
+
+    @property
+    def settings(self) -> EngineSettings:
+        """What the engines were started with."""
+        return self.rollouts[0].settings
+
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
+        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
+        return self._dealt(range(len(prompts)), lambda engine, share: engine.render([prompts[at] for at in share]))
+
+    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+        """One answer a prompt; the one at place i is seeded with `sampling.seed + i`. Copies of a prompt share what its
+        media are encoded to, as far as they can."""
+        return self._dealt(
+            [_content(prompt) for prompt in prompts],
+            lambda engine, share: engine.sample([prompts[at] for at in share], sampling, share),
+        )
+
+    def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
+        """Answers scored by prefill at temperature 1: those of a replica together, or each alone with cold caches."""
+        return self._dealt(
+            [_content(rollout.prompt) for rollout in rollouts],
+            lambda engine, share: engine.rescore([rollouts[at] for at in share], alone=alone),
+        )
+
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        """The trainer's view of every answer; see `omni_rl.train.group.TrainerGroup.score`."""
+        return self.trainer.score(rollouts, snapshot, replay=replay)
+
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
+    ) -> StepStats:
+        """One optimiser step; see `omni_rl.train.group.TrainerGroup.update`. The engines keep their weights."""
+        return self.trainer.update(rollouts, targets, objective)
+
+    def decode(self, ids: NDArray[np.int64]) -> str:
+        text: str = self._tokenizer.decode(ids.tolist())
+        return text
+
+    def revive(self) -> None:
+        """Have successors take the place of engines that died, with the weights that the run serves."""
+        raise NotImplementedError
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.settings.model / "tokenizer.json"))
+
+    def _dealt(self, alike: Sequence[Hashable], ask: Ask[RolloutHandle, B]) -> list[B]:
+        # A sync in another thread may put other handles into their place meanwhile.
+        return Deal(lambda: self.rollouts, self.revive, ask, alike).run()
+
+
+def _content(prompt: RenderedPrompt) -> tuple[bytes, tuple[str, ...]]:
+    """Equal for prompts that an engine cannot tell apart."""
+    return prompt.ids.tobytes(), tuple(item.content_hash for item in prompt.items)

@@ -1,0 +1,50 @@
+"""What loops need of the pair, and what it tells of itself; imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.settings import Transport
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import Score, StepStats
+
+
+class Policies(Protocol):
+    """Both policies of a run. Prompts and answers keep their order everywhere."""
+
+    def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
+    def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        """With the trainer's present weights, or those of a `snapshot`; with `replay`, through the experts that the
+        engine used."""
+
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats: ...
+    def decode(self, ids: NDArray[np.int64]) -> str: ...
+
+
+class Trainer(Protocol):
+    """What the pair needs of a trainer: `omni_rl.train.group.TrainerGroup`, or a handle on one."""
+
+    def score(
+        self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False
+    ) -> list[Score]: ...
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+    ) -> StepStats: ...
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an actor was: its node's address, and by what an engine's weights came; a rank has none of that."""
+
+    name: str
+    node: str
+    transport: Transport | None = None
