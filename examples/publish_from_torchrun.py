@@ -1,8 +1,9 @@
 """A trainer that knows nothing of omni-rl hands its sharded weights to a run, each rank its own shards.
 
-    torchrun --nproc-per-node 2 examples/publish_from_torchrun.py --checkpoint DIR --into RUN
+    torchrun --nproc-per-node 2 examples/publish_from_torchrun.py --checkpoint DIR
 
-The run's slabs must be on this host: its keeper makes them (`omni_rl.sync.keeper.Keeper`). The model here is a plain
+The run must be on this host: omni-rl up starts one. What this prints, omni-rl sync --source published --version brings
+to its engines. The model here is a plain
 module whose parameters are a checkpoint's tensors under their released names, sharded with FSDP2; a real trainer
 gives `publish` its state dict under the same names.
 """
@@ -41,7 +42,7 @@ class Weights(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--into", required=True, help="name of the run")
+    parser.add_argument("--into", metavar="RUN", help="as omni-rl status prints it; needed where this host has several")
     parser.add_argument("--number", type=int, default=1)
     parser.add_argument("--slabs", type=Path, default=Path("/dev/shm"), help="where the run's slabs are")
     options = parser.parse_args()

@@ -87,6 +87,17 @@ class SyncRolledBackError(WeightUpdateError):
     code = "sync_rolled_back"
 
 
+class NonFiniteWeightsError(SyncRolledBackError):
+    """New weights hold NaN or infinity, which their sync did not allow: nothing serves them."""
+
+    code = "non_finite_weights"
+
+    def __init__(self, message: str, tensors: tuple[str, ...] = ()) -> None:
+        """`tensors`: what was found, a sentence a tensor."""
+        super().__init__(message)
+        self.tensors = tensors
+
+
 class SyncUndecidedError(OmniRLError, RuntimeError):
     """The journal could not say whether a sync was decided; gates stay closed until recovery reads it."""
 

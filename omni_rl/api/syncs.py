@@ -24,6 +24,9 @@ class SyncBody(Body):
     )
     mode: InFlight = "recompute"
     probe: bool = Field(default=True, description="Score the canonical probe, for the agreement by kind.")
+    allow_nonfinite: bool = Field(
+        default=False, description="Serve weights that hold NaN or infinity, which are refused otherwise."
+    )
 
     model_config = example(source="trainer", mode="recompute", probe=True)
 
@@ -69,6 +72,10 @@ class SyncAnswer(Answer):
     agreement: Figures | None = None
     reason: str = ""
     mismatches: list[str] = Field(default_factory=list)
+    allow_nonfinite: bool = False
+    nonfinite: list[str] = Field(
+        default_factory=list, description="A sentence for each tensor that holds NaN or infinity."
+    )
     replaced: dict[str, str] = Field(default_factory=dict)
     out: dict[str, str] = Field(default_factory=dict)
     phases: list[SyncPhase] = Field(default_factory=list)
@@ -141,6 +148,11 @@ class CheckAnswer(Answer):
     figures: Figures
     legs: dict[str, Figures] = Field(description="Of answers to the probe, also where a step was asked about.")
     answers: list[AnswerLegs] = Field(description="The legs token by token.")
+    compared: bool = Field(
+        default=True,
+        description="False: the engines' weights did not come from the trainer. Their bytes were proven, and figures "
+        "are those of the step that was asked about, if one was.",
+    )
     cause: str | None
     sentence: str
     evidence: list[dict[str, Any]] = Field(

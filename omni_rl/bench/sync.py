@@ -71,8 +71,16 @@ class ModelSource:
         tensors = self.tensors
         places = arrange(shapes(tensors.items()))
         with slab.writing(places):
-            checksums = slab.write_all(tensors)
-            manifest = Manifest.seal(places, checksums, run=self._run, attempt=1, number=self.number)
+            written = slab.write_all(tensors)
+            manifest = Manifest.seal(
+                places,
+                written.checksums,
+                run=self._run,
+                attempt=1,
+                number=self.number,
+                nonfinite=written.nonfinite,
+                origin="trainer",
+            )
             slab.seal(manifest)
         return manifest
 

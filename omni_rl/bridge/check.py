@@ -7,8 +7,10 @@ from functools import cache
 
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
+from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
 from omni_rl.bridge.experiments import LiveExperiments, Trainer
 from omni_rl.bridge.noise import Noise
+from omni_rl.bridge.posted import Posted
 from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
@@ -24,6 +26,7 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.replica import SlabRef
+from omni_rl.sync.version import same_weights
 from omni_rl.train import pairing
 
 
@@ -56,15 +59,22 @@ class Checks:
         self,
         request: CheckRequest,
         slabs: tuple[SlabRef, SlabRef | None],
-        posted: Sequence[SampleEvidence] | None,
+        posted: Posted | None,
+        elsewhere: Elsewhere | None,
     ) -> CheckResult:
-        """`slabs`: see `LiveExperiments`. `posted`: the worst samples of the step that is asked about.
+        """`slabs`: see `LiveExperiments`. `posted`: the step that is asked about. `elsewhere`: where the engines'
+        weights came from, if they are not the trainer's.
 
         Nothing of it needs an open gate: engines score, and sample the legs' answers, between two steps.
         """
         began = time.perf_counter()
         version = slabs[0].version
+        if elsewhere is not None:
+            audit = LiveExperiments(self._rollouts, self._trainer, slabs, (), self.noise.bands).audit
+            return check_elsewhere(elsewhere, request, audit, posted, self.noise.bands)
         scores = self._trainer.score(self.probe)
+        # Equal weights are no stale ones, under whichever name they came.
+        ours = version if same_weights(scores[0].version, version) else scores[0].version
         engines = [handle.check(self.probe) for handle in self._rollouts]
         by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
         figures = furthest([self._by_bucket(records) for records in by_replica])
@@ -74,7 +84,7 @@ class Checks:
         found: Attribution | None = None
         findings: Sequence[Finding] = ()
         if posted is not None or parted:
-            samples = posted if posted is not None else _of_probe(by_replica, scores[0].version, version)
+            samples = posted.samples if posted is not None else _of_probe(by_replica, ours, version)
             chosen = experiments.chosen(legs=False, reference=request.reference, localise=request.localise)
             # Both sides can score the probe, not a posted step's answers: their media are not here.
             rescore = chosen.rescore if posted is None else None
@@ -86,7 +96,6 @@ class Checks:
         # Of a search that ended before them there are no legs, and none are made for it.
         taken = legs() if request.legs and (found is None or legs.cache_info().currsize) else None
         sides = {} if taken is None else _sides(taken)
-        ours = scores[0].version
         behind = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
         return CheckResult(
             version,

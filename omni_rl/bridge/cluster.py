@@ -15,6 +15,7 @@ from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, Clust
 
 from omni_rl.actors import Spot, clear, reserve
 from omni_rl.bridge.check import Checks
+from omni_rl.bridge.elsewhere import Elsewhere
 from omni_rl.bridge.experiments import served_slabs
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import ClusterSettings
@@ -126,22 +127,29 @@ class Cluster:
         """See `omni_rl_services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with
         it, and only new ones are kept in the journal."""
         probe = None
-        if request.probe and request.source == "trainer":
+        if request.probe and request.source == "trainer" and not request.heal:
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
         self._observe = lambda event: observe(event) if event.sync == request.sync else None
         with self._syncs:
             if request.source == "served":
                 return self._sync.repair(name=request.sync)
+            again = request.heal and self._elsewhere() is not None
             return self._sync.sync(
-                self._source(request), name=request.sync, key=request.key, mode=request.mode, probe=probe
+                self._served() if again else self._source(request),
+                name=request.sync,
+                key=request.key,
+                mode=request.mode,
+                probe=probe,
+                # What is served already was allowed.
+                allow_nonfinite=request.allow_nonfinite or again,
             )
 
     def check(self, request: CheckRequest) -> CheckResult:
-        samples = None
+        step = None
         if request.run is not None and request.attempt is not None and request.step is not None:
-            samples = posted(self._ledger, StepKey(request.run, request.attempt, request.step))
+            step = posted(self._ledger, StepKey(request.run, request.attempt, request.step))
         return steady(
-            lambda: self._checks.run(request, served_slabs(self._journal, self._slabs), samples),
+            lambda: self._checks.run(request, served_slabs(self._journal, self._slabs), step, self._elsewhere()),
             lambda: self._trainer.status().version,
             self._syncs,
         )
@@ -164,11 +172,23 @@ class Cluster:
         settings = self._settings
         if request.source == "published":
             assert request.version is not None, "the API asks for it"
-            return PublishedSource(slab_directory(settings.run) / INBOX, request.version)
+            if request.version == self._sync.version:
+                return self._served()  # something else may have been published since
+            return PublishedSource(self._slabs.directory / INBOX, request.version)
         if request.source == "directory":
             assert request.path is not None, "the API asks for it"
             return DirectorySource(Path(request.path), getattr(torch, settings.dtype), run=settings.run)
         return FsdpSource(self._trainer)
+
+    def _served(self) -> Source:
+        """What is served, from its own slab."""
+        served, _ = served_slabs(self._journal, self._slabs)
+        return PublishedSource(Path(served.path), served.version)
+
+    def _elsewhere(self) -> Elsewhere | None:
+        """Where the weights that are served came from, if not from the trainer."""
+        served, _ = served_slabs(self._journal, self._slabs)
+        return Elsewhere.of(self._slabs.at(served.path).manifest, self._trainer.status().version)
 
     def _gate_of(self, found: list[ReplicaStatus]) -> Literal["open", "closed", "unknown"]:
         """Where replicas differ, what is not as it is to be."""

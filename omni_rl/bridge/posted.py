@@ -1,18 +1,35 @@
-"""A posted step's worst samples, out of the ledger, as the search for a cause looks at them."""
+"""A posted step out of the ledger, its worst samples as the search for a cause looks at them."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omni_rl.consistency.attribution.evidence import SampleEvidence, TensorSeen
+from omni_rl.consistency.limits import Figures
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import StepKey
 
 
-def posted(ledger: Ledger, key: StepKey) -> list[SampleEvidence]:
-    """Worst first. Raises `NotFoundError` if there is no such step."""
-    worst = ledger.step(key).verdict["worst"]
-    return [evidence_of(ledger.sample(key, kept["sample"], kept.get("rank")).record) for kept in worst]
+@dataclass(frozen=True)
+class Posted:
+    """A step's worst `samples`, worst first, and the `figures` by which the whole step was judged."""
+
+    samples: list[SampleEvidence]
+    figures: Figures
+
+
+def posted(ledger: Ledger, key: StepKey) -> Posted:
+    """Raises `NotFoundError` if there is no such step."""
+    verdict = ledger.step(key).verdict
+    samples = [evidence_of(ledger.sample(key, kept["sample"], kept.get("rank")).record) for kept in verdict["worst"]]
+    # A verdict is JSON, in which a figure that is not a number is null.
+    figures = {
+        bucket: {name: math.nan if value is None else value for name, value in found.items()}
+        for bucket, found in verdict["figures"].items()
+    }
+    return Posted(samples, figures)
 
 
 def evidence_of(record: StepRecords) -> SampleEvidence:

@@ -1,6 +1,7 @@
 """For programs that are not ours: hand a trainer's weights to a run, from any process on the run's host."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,17 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from omni_rl.errors import SlabError
+from omni_rl.errors import ConfigError, SlabError
 from omni_rl.sync.fill import fill
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import arrange
 from omni_rl.sync.parts import Released
 from omni_rl.sync.released import is_sent
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import INBOX, SHARED_MEMORY, RunRecord, slab_directory
+from omni_rl.sync.slabs import INBOX, RECORD, SHARED_MEMORY, RunRecord, runs_at, slab_directory
+
+RUN = "OMNI_RL_RUN"
+"""The environment variable that names the run where the caller does not."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +33,69 @@ class Published:
 def publish(
     state_dict: Mapping[str, torch.Tensor],
     *,
-    run: str,
     number: int,
+    run: str | None = None,
     attempt: int = 1,
     directory: Path = SHARED_MEMORY,
 ) -> Published:
     """Put a model's weights where a sync of `run` takes them from; they become number `number` of `attempt`.
+
+    `run` is what `omni-rl up` and `omni-rl status` print. Without it, it is OMNI_RL_RUN of the environment, or else the
+    one run that has slabs on this host.
 
     Names are the released checkpoint's. Floating-point tensors are rounded to the dtypes that the run serves. If any
     tensor is a DTensor, every process of the default process group calls this with its own shards and writes just
     those; else one process calls it. What was published before is overwritten. `directory` is where the run's slabs
     are.
 
+    Weights that hold NaN or infinity can be published; a sync refuses them unless it is told to allow them.
+
     Raises:
+        ConfigError: no run is named, and this host has none or several; the message names them.
         SourceError: tensors are missing, unexpected or of another shape (all are named), or another rank failed.
         TrainerDeadError: another rank died; nothing was published.
         SlabBusyError: another process is publishing, or a sync is reading what was published before; try again.
         SlabFullError: there is no room for one more set of weights.
-        SlabError: the run has no slabs on this host.
+        SlabError: the run has no slabs on this host; the message names those that have.
     """
     group = Group.default() if any(isinstance(tensor, DTensor) for tensor in state_dict.values()) else ALONE
     tensors = [Released(name, tensor) for name, tensor in state_dict.items() if is_sent(name)]
-    path = slab_directory(run, directory) / INBOX
+    path = group.together(lambda: _home(run, directory))[0] / INBOX
     record = group.together(lambda: _accepted(path.parent, tensors))[0]
     group.together(lambda: _make(path, record.nbytes) if group.first else None)
     inbox = _open_together(path, group)
     try:
-        manifest = fill(inbox, tensors, record.places, run=run, attempt=attempt, number=number, group=group)
+        manifest = fill(
+            inbox,
+            tensors,
+            record.places,
+            run=record.run,
+            attempt=attempt,
+            number=number,
+            origin="published",
+            group=group,
+        )
     finally:
         inbox.close()
     return Published(path, str(manifest.version))
+
+
+def _home(run: str | None, directory: Path) -> Path:
+    """Where the slabs of `run` are."""
+    run = run or os.environ.get(RUN)
+    present = runs_at(directory)
+    if run is None:
+        if len(present) != 1:
+            raise ConfigError(f"which run? Say run=, or set {RUN}, to what omni-rl status prints; {_told(present)}")
+        run = present[0]
+    home = slab_directory(run, directory)
+    if not (home / RECORD).exists():
+        raise SlabError(f"run {run!r} has no slabs in {directory}; {_told(present)}")
+    return home
+
+
+def _told(runs: list[str]) -> str:
+    return f"runs of this host are {', '.join(runs)}" if runs else "no run of this host has any; omni-rl up starts one"
 
 
 def _accepted(directory: Path, tensors: list[Released]) -> RunRecord:

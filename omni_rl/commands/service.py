@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from omni_rl.consistency.shown import mean_abs
 from omni_rl.errors import ConfigError, ServiceError
 
 Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
@@ -55,7 +56,7 @@ def up(
     if as_json:
         typer.echo(json.dumps(answer))
     else:
-        typer.echo(f"ready: {answer['url']} (token in {answer['token_file']})")
+        typer.echo(f"ready: {answer['url']}, run {answer['run']} (token in {answer['token_file']})")
 
 
 def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
@@ -74,7 +75,8 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
         typer.echo(state.model_dump_json())
     else:
         cluster = state.cluster
-        typer.echo(f"cluster    {'connected to ' + cluster.address if cluster.connected else cluster.reason}")
+        where = f"connected to {cluster.address}, run {cluster.run}" if cluster.connected else cluster.reason
+        typer.echo(f"cluster    {where}")
         holds = "; ".join(f"{hold.holder}: {hold.reason}" for hold in state.gate.holds)
         typer.echo(
             f"gate       {state.gate.gate}{'' if state.gate.confirmed else ' (not confirmed)'}  {holds}".rstrip()
@@ -113,16 +115,21 @@ def sync(
     version: Annotated[str | None, typer.Option(help="With published: what publish() returned.")] = None,
     path: Annotated[str | None, typer.Option(help="With directory: safetensors below a weight root.")] = None,
     mode: Annotated[str, typer.Option(help="For requests in flight: recompute, drain or keep.")] = "recompute",
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Serve weights that hold NaN or infinity too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring weights to every rollout engine, proven byte by byte, and wait for it."""
-    body = _body("SyncBody", source=source, version=version, path=path, mode=mode)
+    body = _body("SyncBody", source=source, version=version, path=path, mode=mode, allow_nonfinite=allow_nonfinite)
     with connect(directory) as client:
         answer = client.sync(body)
     if as_json:
         typer.echo(answer.model_dump_json())
         return
     typer.echo(f"{answer.version}: {answer.elements_proven} of {answer.elements} elements proven, {answer.bytes} bytes")
+    for sentence in answer.nonfinite:
+        typer.echo(f"not finite, as allowed: {sentence}")
     typer.echo(f"stall {answer.stall:.3f} s; " + ", ".join(f"{k} {v:.3f} s" for k, v in answer.seconds.items()))
     _table(answer.agreement or {})
 
@@ -136,7 +143,7 @@ def check(
     seconds: Annotated[float, typer.Option(help="When the search for a cause gives up.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare both policies now, and name the cause if they part. Exit code 1 if they part."""
+    """Compare both policies now, and name the cause if they part. Exit code 1 unless they agree."""
     body = _body(
         "CheckBody",
         legs=legs,
@@ -153,7 +160,7 @@ def check(
         typer.echo(f"{answer.severity}: {answer.reason}  {answer.sentence}".rstrip())
         _table(answer.figures)
         for leg, figures in answer.legs.items():
-            typer.echo(f"{leg}: mean |d| {figures['overall']['logprob_abs_diff_mean']:.2e}")
+            typer.echo(f"{leg}: {mean_abs(figures['overall'])}")
         for finding in answer.evidence:
             typer.echo(f"{finding['check']:<18}{finding['result']:<12}{finding['sentence']}")
         if answer.cause is not None:
@@ -219,4 +226,4 @@ def step_named(step: str) -> dict[str, Any]:
 
 def _table(figures: Any) -> None:
     for bucket, values in figures.items():
-        typer.echo(f"  {bucket:<8} mean |d| {values['logprob_abs_diff_mean']:.2e}")
+        typer.echo(f"  {bucket:<8} {mean_abs(values)}")

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from omni_rl.consistency.accidents import EXCLUDED, one_accident
 from omni_rl.consistency.left_out import SHARE, TIES
+from omni_rl.consistency.shown import NOT_A_NUMBER, shown
 from omni_rl.errors import ConfigError
 from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL, WITH_FLIPS
 
@@ -161,7 +162,10 @@ class Breach:
     severity: Severity
 
     def __str__(self) -> str:
-        return f"{self.bucket}: {self.metric} {self.value:.4g} is over {self.limit:g} ({self.severity.label})"
+        what = f"{self.bucket}: {self.metric}"
+        if math.isnan(self.value):
+            return f"{what} is {NOT_A_NUMBER}, which is over every limit ({self.severity.label})"
+        return f"{what} {shown(self.value, '.4g')} is over {self.limit:g} ({self.severity.label})"
 
 
 @dataclass(frozen=True)

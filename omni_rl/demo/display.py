@@ -11,6 +11,7 @@ from rich.table import Table
 
 from omni_rl.consistency.comparison import Comparison
 from omni_rl.consistency.limits import Limits, judge
+from omni_rl.consistency.shown import shown
 from omni_rl.demo.report import Report, StepReport
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
@@ -82,11 +83,11 @@ def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits
         m = comparison.metrics
         cells = {
             "tokens": f"{m.tokens:,}",
-            "|d| mean": f"{m.logprob_abs_diff_mean:.2e}",
-            "|d| p99": f"{m.logprob_abs_diff_p99:.2e}",
-            "|d| max": f"{m.logprob_abs_diff_max:.2e}",
-            "gen_kl_error": f"{m.gen_kl_error:.2e}",
-            "token_mult_prob_error": f"{m.token_mult_prob_error:.6f}",
+            "|d| mean": shown(m.logprob_abs_diff_mean, ".2e"),
+            "|d| p99": shown(m.logprob_abs_diff_p99, ".2e"),
+            "|d| max": shown(m.logprob_abs_diff_max, ".2e"),
+            "gen_kl_error": shown(m.gen_kl_error, ".2e"),
+            "token_mult_prob_error": shown(m.token_mult_prob_error, ".6f"),
             "flips": f"{m.router_flips}",
         }
         breaches = judge({name: comparison.figures}, limits).breaches

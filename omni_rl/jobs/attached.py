@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omni_rl.api.runs import RunBody
 from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.client.sealed import Sealed
-from omni_rl.errors import RayUnavailableError, WeightUpdateError
+from omni_rl.errors import NonFiniteWeightsError, RayUnavailableError, WeightUpdateError
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.records import keep_media, media_entries, record_of
 from omni_rl.jobs.saved import SavedSteps
@@ -80,12 +80,15 @@ class Attached:
         self._saved.tidy()
 
     def sync(self, step: int) -> str:
-        """Serve the trainer's weights; the version. Raises `WeightUpdateError` where no try went through."""
+        """Serve the trainer's weights; the version. Raises `WeightUpdateError` where no try went through, and
+        `NonFiniteWeightsError` where the trainer's weights hold NaN or infinity."""
         # The same key is the same sync, with the same end: each try has its own.
         for turn in range(1, SYNCS + 1):
             key = f"{self._run}-{self._attempt}-{step}" + (f"-{turn}" if turn > 1 else "")
             try:
                 answer = patiently(partial(self._sync, key))
+            except NonFiniteWeightsError:
+                raise  # the trainer has no others to try again with
             except UNDONE as error:
                 failure = error
             else:

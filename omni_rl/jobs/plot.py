@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from omni_rl.api.steps import StepLine
+from omni_rl.consistency.shown import NOT_A_NUMBER
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, GAP, BOTTOM = 64, 16, 40, 36, 40
@@ -15,12 +16,13 @@ INK, FAINT = "#1f2933", "#d5dbe1"
 
 @dataclass(frozen=True)
 class Series:
-    """`points` of (step, value)."""
+    """`points` of (step, value), joined by a line unless `line` is False."""
 
     name: str
     colour: str
     points: Sequence[tuple[int, float]]
     dots: bool = False
+    line: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,19 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
         [(step.step, value) for step in steps if (value := step.figures["logprob_abs_diff_mean"]) is not None],
     )
     highest = max([value for _, value in apart.points] or [0.0]) or 1e-9
+    # Above the others, where it is not taken for one of them.
+    lost = Series(
+        NOT_A_NUMBER,
+        "#c92a2a",
+        [(step.step, 1.25 * highest) for step in steps if step.figures["logprob_abs_diff_mean"] is None],
+        dots=True,
+        line=False,
+    )
     panels = [
         (Panel("reward", TOP, UPPER, 0.0, 1.0, "{:.1f}"), [sampled, held_out]),
         (
             Panel("mean |d| of the policies' logprobs", TOP + UPPER + GAP, _lower(), 0.0, 1.25 * highest, "{:.1e}"),
-            [apart],
+            [apart, lost],
         ),
     ]
     first, last = steps[0].step, max(steps[-1].step, steps[0].step + 1)
@@ -65,7 +75,7 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
         for its in series:
             body += _curve(panel, its, first, last)
     body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "step", anchor="middle"))
-    body += _legend([sampled, held_out])
+    body += _legend([sampled, held_out, *([lost] if lost.points else [])])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}" role="img">\n'
@@ -101,8 +111,10 @@ def _frame(panel: Panel, first: int, last: int) -> list[str]:
 
 def _curve(panel: Panel, series: Series, first: int, last: int) -> list[str]:
     places = [(_x(step, first, last), panel.y(value)) for step, value in series.points]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    found = [f'<polyline points="{line}" fill="none" stroke="{series.colour}" stroke-width="1.6"/>']
+    found = []
+    if series.line:
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        found.append(f'<polyline points="{line}" fill="none" stroke="{series.colour}" stroke-width="1.6"/>')
     if series.dots:
         found += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{series.colour}"/>' for x, y in places]
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from omni_rl.consistency.shown import shown
 from omni_rl.replay.findings import ItemFound, Replay, Sides, WeightsFound
 
 DIGEST = 12
@@ -49,7 +50,7 @@ def _tokens(found: Replay) -> Iterator[str]:
 
 
 def _figures(sides: Sides) -> str:
-    return f"mean |d| {sides.abs_diff_mean:.2e}, max {sides.abs_diff_max:.2e}"
+    return f"mean |d| {shown(sides.abs_diff_mean, '.2e')}, max {shown(sides.abs_diff_max, '.2e')}"
 
 
 def _temperature(temperature: float) -> str:

@@ -82,7 +82,7 @@ def weight_sync(
         replicas = [RolloutReplica(handle, held, settle) for handle in handles]
         sync = WeightSync(journal, slabs, replicas, deadlines=deadlines, observe=observe)
         stack.callback(sync.close)
-        sync.open(DirectorySource(settings.model, dtype, run=settings.run))
+        sync.open(DirectorySource(settings.model, dtype, run=settings.run, origin="checkpoint"))
         yield sync
 
 

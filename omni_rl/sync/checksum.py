@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from omni_rl.sync.nonfinite import Sieve, count
+
 F = TypeVar("F", bound=Callable[..., object])
 U = TypeVar("U", np.uint64, NDArray[np.uint64])
 WORD = 4
 """Bytes of a word. A tensor's last word is filled up with zero bytes."""
 LANES = 3
 _BLOCK = 1024
+_NOTHING = Sieve.of("uint8")
 
 
 class Checksum:
@@ -29,10 +32,14 @@ class Checksum:
     found, in any tensor below 16 GiB. U is a multilinear hash (Carter and Wegman 1979; Lemire and Kaser 2014, "Strongly
     universal string hashing is fast") whose odd weights come from splitmix64: for damage that cancels in S and T, such
     as +d, -2d, +d in a row.
+
+    `nan` and `infinite` count elements, of bytes that were copied as those of a dtype; they are no part of the text.
     """
 
-    def __init__(self, lanes: NDArray[np.uint64]) -> None:
+    def __init__(self, lanes: NDArray[np.uint64], nan: int = 0, infinite: int = 0) -> None:
         self.lanes = lanes
+        self.nan = nan
+        self.infinite = infinite
 
     @classmethod
     def of(cls, data: NDArray[np.uint8], start: int = 0) -> "Checksum":
@@ -45,25 +52,33 @@ class Checksum:
             data = np.concatenate([np.zeros(before, np.uint8), data, np.zeros(after, np.uint8)])
             start, after = start - before, 0
         whole = data.size - data.size % WORD
-        _accumulate(data[:whole].view(np.uint32), None, start // WORD, _WEIGHTS, lanes)
+        _accumulate(data[:whole].view(np.uint32), None, start // WORD, _WEIGHTS, lanes, *_NOTHING[:2])
         if after:
             last = np.concatenate([data[whole:], np.zeros(after, np.uint8)])
-            _accumulate(last.view(np.uint32), None, (start + whole) // WORD, _WEIGHTS, lanes)
+            _accumulate(last.view(np.uint32), None, (start + whole) // WORD, _WEIGHTS, lanes, *_NOTHING[:2])
         return cls(lanes)
 
     @classmethod
-    def of_copied(cls, data: NDArray[np.uint8], target: NDArray[np.uint8], start: int = 0) -> "Checksum":
-        """As `of`, while `data` is copied to `target`: what goes into the sum and into `target` was read once."""
+    def of_copied(
+        cls, data: NDArray[np.uint8], target: NDArray[np.uint8], start: int = 0, dtype: str = "uint8"
+    ) -> "Checksum":
+        """As `of`, while `data`, whole elements of `dtype`, is copied to `target`: what goes into the sum, into the
+        counts and into `target` was read once."""
         whole = data.size - data.size % WORD
         if start % WORD or data.ctypes.data % WORD or target.ctypes.data % WORD:
             whole = 0
         lanes = np.zeros(LANES, np.uint64)
+        sieve = Sieve.of(dtype)
+        suspicious = whole < data.size
         if whole:
-            _accumulate(data[:whole].view(np.uint32), target[:whole].view(np.uint32), start // WORD, _WEIGHTS, lanes)
+            words, copy = data[:whole].view(np.uint32), target[:whole].view(np.uint32)
+            seen = _accumulate(words, copy, start // WORD, _WEIGHTS, lanes, sieve.mask, sieve.carry)
+            suspicious |= bool(int(seen) & sieve.flags)
+        found = cls(lanes, *(count(data, dtype) if suspicious else (0, 0)))
         if whole == data.size:
-            return cls(lanes)
+            return found
         target[whole:] = data[whole:]
-        return cls.total((cls(lanes), cls.of(data[whole:], start + whole)))
+        return cls.total((found, cls.of(data[whole:], start + whole)))
 
     @classmethod
     def of_tensor(cls, tensor: torch.Tensor) -> "Checksum":
@@ -74,9 +89,12 @@ class Checksum:
     def total(cls, shares: "Iterable[Checksum]") -> "Checksum":
         """The sum of shares that together are all bytes."""
         lanes = np.zeros(LANES, np.uint64)
+        nan, infinite = 0, 0
         for share in shares:
             lanes += share.lanes
-        return cls(lanes)
+            nan += share.nan
+            infinite += share.infinite
+        return cls(lanes, nan, infinite)
 
     def __str__(self) -> str:
         """48 hex digits."""
@@ -110,19 +128,25 @@ _mix = _compiled(_splitmix64)
 
 @_compiled
 def _sums(
-    words: NDArray[np.uint32], weights: NDArray[np.uint32], target: NDArray[np.uint32] | None
-) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """Of the words of one block: plain, by their place in it, by their weights; each word is stored in `target` while
-    it is in a register. Without one, the type None leaves the line out when this is compiled."""
-    plain, placed, weighted = np.uint64(0), np.uint64(0), np.uint64(0)
+    words: NDArray[np.uint32],
+    weights: NDArray[np.uint32],
+    target: NDArray[np.uint32] | None,
+    mask: np.uint64,
+    carry: np.uint64,
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """Of the words of one block: plain, by their place in it, by their weights. With a target, each word is stored
+    there and put through the sieve while it is in a register: beside the store, that takes no time. Without one, the
+    type None leaves both lines out when this is compiled."""
+    plain, placed, weighted, seen = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for index in range(words.size):
+        word = np.uint64(words[index])
         if target is not None:
             target[index] = words[index]
-        word = np.uint64(words[index])
+            seen |= (word & mask) + carry
         plain += word
         placed += word * np.uint64(np.uint32(index))
         weighted += word * np.uint64(weights[index])
-    return plain, placed, weighted
+    return plain, placed, weighted, seen
 
 
 @_compiled
@@ -132,18 +156,24 @@ def _accumulate(
     start: int,
     weights: NDArray[np.uint32],
     lanes: NDArray[np.uint64],
-) -> None:
-    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is None.
+    mask: int,
+    carry: int,
+) -> int:
+    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is None; what a
+    `Sieve` of `mask` and `carry` made of the copied words, all in one.
 
     Sums of a block need no multiplication by 64 bits.
     """
     position = 0
+    seen = np.uint64(0)
     while position < words.size:
         block, first = (start + position) // _BLOCK, (start + position) % _BLOCK
         here = slice(position, position + min(_BLOCK - first, words.size - position))
         own = None if target is None else target[here]
-        plain, placed, weighted = _sums(words[here], weights[first:], own)
+        plain, placed, weighted, found = _sums(words[here], weights[first:], own, np.uint64(mask), np.uint64(carry))
         lanes[0] += plain
         lanes[1] += placed + plain * np.uint64(start + position)
         lanes[2] += weighted * (_mix(np.uint64(_BLOCK + block)) | np.uint64(1))
+        seen |= found
         position = here.stop
+    return int(seen)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from omni_rl.sync.checksum import LANES, Checksum
 from omni_rl.sync.group import ALONE, Group
-from omni_rl.sync.manifest import Entry, Manifest, arrange, root_digest
+from omni_rl.sync.manifest import Entry, Manifest, Origin, arrange, root_digest
 from omni_rl.sync.parts import Released, Shares
 from omni_rl.sync.pieces import Part, checksum_of, take_all
 from omni_rl.sync.released import as_sent
-from omni_rl.sync.slab import Slab
+from omni_rl.sync.slab import Slab, written
 
 
 def fill(
@@ -24,9 +24,10 @@ def fill(
     run: str,
     attempt: int,
     number: int,
+    origin: Origin,
     group: Group = ALONE,
 ) -> Manifest:
-    """Write `tensors` to their `places`, in the dtypes that those have, and seal.
+    """Write `tensors` to their `places`, in the dtypes that those have, and seal. `origin`: whose weights they are.
 
     Every process of `group` calls this, and gets the same manifest. Whatever fails in one is raised in all, and nothing
     is sealed. A process on another host than the slab's has None for it; the weights are then gathered and written by
@@ -41,10 +42,19 @@ def fill(
     try:
         ticket = group.together(lambda: _begin(slab, places) if group.first else "")[0]
         group.together(lambda: None if slab is None or group.first else slab.join(places, ticket))
-        lanes = group.together(
-            lambda: _lanes(shares, tensors, places, lambda name, part, start: _write(slab, name, part, start))
+        parts = group.together(
+            lambda: _sums(shares, tensors, places, lambda name, part, start: _write(slab, name, part, start))
         )
-        manifest = Manifest.seal(places, _texts(tensors, lanes), run=run, attempt=attempt, number=number)
+        found = written(_totals(tensors, parts), places)
+        manifest = Manifest.seal(
+            places,
+            found.checksums,
+            run=run,
+            attempt=attempt,
+            number=number,
+            nonfinite=found.nonfinite,
+            origin=origin,
+        )
         group.together(lambda: slab.seal(manifest) if slab is not None and group.first else None)
         return manifest
     finally:
@@ -55,9 +65,8 @@ def fill(
 def digest(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> str:
     """The digest of a slab filled with these, without a slab; every process of `group` calls this."""
     shares = Shares(first=group.first)
-    lanes = group.together(lambda: _lanes(shares, tensors, places, checksum_of))
-    checksums = _texts(tensors, lanes)
-    return root_digest(replace(entry, checksum=checksums[entry.name]) for entry in places)
+    checksums = _totals(tensors, group.together(lambda: _sums(shares, tensors, places, checksum_of)))
+    return root_digest(replace(entry, checksum=str(checksums[entry.name])) for entry in places)
 
 
 def places_of(tensors: Sequence[Released], dtype: torch.dtype) -> tuple[Entry, ...]:
@@ -76,19 +85,28 @@ def _write(slab: Slab | None, name: str, part: torch.Tensor, start: int) -> Chec
     return slab.write(name, part, start)
 
 
-def _lanes(
+def _sums(
     shares: Shares,
     tensors: Sequence[Released],
     places: tuple[Entry, ...],
     take: Callable[[str, torch.Tensor, int], Checksum],
 ) -> NDArray[np.uint64]:
-    """Hand this process's shares to `take`; their checksums, [tensors, LANES]."""
+    """Hand this process's shares to `take`; what it found, [tensors, LANES + 2]: lanes of a checksum, NaN, infinite."""
     dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
     parts = (Part(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
     found = take_all(parts, take)
-    return np.stack([found[t.name].lanes if t.name in found else np.zeros(LANES, np.uint64) for t in tensors])
+    none = Checksum.total(())
+    return np.stack([_numbers(found.get(released.name, none)) for released in tensors])
 
 
-def _texts(tensors: Sequence[Released], lanes: Sequence[NDArray[np.uint64]]) -> dict[str, str]:
-    total = np.stack(lanes).sum(axis=0, dtype=np.uint64)
-    return {released.name: str(Checksum(row)) for released, row in zip(tensors, total, strict=True)}
+def _numbers(share: Checksum) -> NDArray[np.uint64]:
+    return np.append(share.lanes, np.array([share.nan, share.infinite], np.uint64))
+
+
+def _totals(tensors: Sequence[Released], parts: Sequence[NDArray[np.uint64]]) -> dict[str, Checksum]:
+    """By name of the tensor, from what each process found."""
+    total = np.stack(parts).sum(axis=0, dtype=np.uint64)
+    return {
+        released.name: Checksum(row[:LANES], int(row[LANES]), int(row[LANES + 1]))
+        for released, row in zip(tensors, total, strict=True)
+    }

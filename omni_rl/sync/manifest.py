@@ -9,8 +9,12 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ConfigError, SlabError
+from omni_rl.sync.nonfinite import NonFinite
 from omni_rl.sync.version import WeightVersion
 
+Origin = Literal["checkpoint", "trainer", "published", "directory"]
+"""Whose weights: those that the run began with, our trainer's, another trainer's, or those of a directory. Of the last
+two, our trainer's own copy knows nothing."""
 ALIGNMENT = 64
 """Bytes: a cache line, and a multiple of every dtype's size."""
 ITEM_BYTES = {
@@ -46,8 +50,20 @@ class Entry:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is known of tensors that were all written: checksums by name, and which of them hold NaN or infinity."""
+
+    checksums: Mapping[str, str]
+    nonfinite: tuple[NonFinite, ...]
+
+
 class Manifest(BaseModel):
-    """A sealed slab's table of contents. `nbytes` of the slab are in use, gaps between tensors included."""
+    """A sealed slab's table of contents. `nbytes` of the slab are in use, gaps between tensors included.
+
+    `nonfinite`: the tensors that hold NaN or infinity; None where its writer did not count. `origin` None: its writer
+    did not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,15 +71,25 @@ class Manifest(BaseModel):
     version: WeightVersion
     entries: tuple[Entry, ...]
     nbytes: int
+    nonfinite: tuple[NonFinite, ...] | None = None
+    origin: Origin | None = None
 
     @classmethod
     def seal(
-        cls, places: Iterable[Entry], checksums: Mapping[str, str], *, run: str, attempt: int, number: int
+        cls,
+        places: Iterable[Entry],
+        checksums: Mapping[str, str],
+        *,
+        run: str,
+        attempt: int,
+        number: int,
+        nonfinite: tuple[NonFinite, ...] | None = None,
+        origin: Origin | None = None,
     ) -> "Manifest":
         """The manifest of tensors that were all written; the version's digest comes from the checksums."""
         entries = tuple(replace(entry, checksum=checksums[entry.name]) for entry in places)
         version = WeightVersion(run, attempt, number, root_digest(entries))
-        return cls(version=version, entries=entries, nbytes=end(entries))
+        return cls(version=version, entries=entries, nbytes=end(entries), nonfinite=nonfinite, origin=origin)
 
     @classmethod
     def parse(cls, text: str, origin: str) -> "Manifest":

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from omni_rl.sync.manifest import Origin
+
 Outcome = Literal["committed", "rolled_back"]
 
 
@@ -17,6 +19,9 @@ class SyncResult:
     by kind of prompt, if a probe was asked for. `replaced` and `out` say why a replica was replaced, or samples
     nothing; `reason` why the sync was rolled back. `copy_rate`: bytes a second of a plain copy on the source's host, to
     compare with.
+
+    `origin` says whose weights they are (None: their source did not). `nonfinite`: a sentence for each tensor of them
+    that holds NaN or infinity, which is why the sync was rolled back unless it was told to `allow_nonfinite`.
     """
 
     sync: str
@@ -35,10 +40,15 @@ class SyncResult:
     replaced: Mapping[str, str] = field(default_factory=dict)
     out: Mapping[str, str] = field(default_factory=dict)
     copy_rate: float = 0.0
+    origin: Origin | None = None
+    nonfinite: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SyncResult":
-        return cls(**{**values, "mismatches": tuple(values["mismatches"])})
+        """Of a result that this version wrote, or an earlier one, which had fewer fields."""
+        sentences = {name: tuple(values.get(name, ())) for name in ("mismatches", "nonfinite")}
+        return cls(**{**values, **sentences})

@@ -1,7 +1,7 @@
 """One set of weights in a memory-mapped file: written by one source at a time, sealed, then read without a copy."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from omni_rl.errors import SlabError, SlabFullError
 from omni_rl.sync._mapping import Mapped, allocate
 from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
-from omni_rl.sync.manifest import Entry, Manifest, end
+from omni_rl.sync.manifest import Entry, Manifest, Written, end
+from omni_rl.sync.nonfinite import NonFinite, count
 from omni_rl.sync.pieces import Part, take_all
 
 
@@ -104,6 +105,15 @@ class Slab:
             if str(Checksum.of(self._read.bytes[entry.offset : entry.offset + entry.nbytes])) != entry.checksum
         )
 
+    def nonfinite(self) -> tuple[NonFinite, ...]:
+        """The tensors that hold NaN or infinity: as the manifest says, or counted now where its writer did not."""
+        manifest = self.sealed()
+        if manifest.nonfinite is not None:
+            return manifest.nonfinite
+        held = ((entry, self._read.bytes[entry.offset : entry.offset + entry.nbytes]) for entry in manifest.entries)
+        counted = (NonFinite(entry.name, *count(data, entry.dtype), entry.elements) for entry, data in held)
+        return tuple(found for found in counted if found.nan or found.infinite)
+
     @contextmanager
     def writing(self, places: tuple[Entry, ...]) -> Iterator[None]:
         """From `begin` to `leave`, whatever happens between."""
@@ -147,11 +157,11 @@ class Slab:
         self._lock.join(ticket)
         self._enter(places)
 
-    def write_all(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-        """`write` whole tensors, in threads; their checksums as manifests state them."""
+    def write_all(self, tensors: Mapping[str, torch.Tensor]) -> Written:
+        """`write` whole tensors, in threads."""
         parts = (Part(name, 0, tensor, tensor.dtype) for name, tensor in tensors.items())
         found = take_all(parts, self.write)
-        return {name: str(found.get(name, Checksum.total(()))) for name in tensors}
+        return written({name: found.get(name, Checksum.total(())) for name in tensors}, self._places.values())
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> Checksum:
         """Copy a tensor, or a contiguous part that begins `start` elements into it; returns its share of the checksum.
@@ -177,7 +187,8 @@ class Slab:
         entry = self._place(name)
         if self._written is None or start + data.size > entry.nbytes:
             raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
-        return Checksum.of_copied(data, self._written.bytes[entry.offset + start :][: data.size], start)
+        target = self._written.bytes[entry.offset + start :][: data.size]
+        return Checksum.of_copied(data, target, start, entry.dtype)
 
     def seal(self, manifest: Manifest) -> None:
         """Publish what was written, in one step, and let the next writer in."""
@@ -222,6 +233,16 @@ class Slab:
     def _enter(self, places: tuple[Entry, ...]) -> None:
         self._written = self._written or Mapped(self.path, writable=True)
         self._places = {entry.name: entry for entry in places}
+
+
+def written(found: Mapping[str, Checksum], places: Iterable[Entry]) -> Written:
+    """What the checksums of whole tensors, by name, say of the tensors at `places`."""
+    nonfinite = (
+        NonFinite(entry.name, found[entry.name].nan, found[entry.name].infinite, entry.elements)
+        for entry in places
+        if found[entry.name].nan or found[entry.name].infinite
+    )
+    return Written({name: str(checksum) for name, checksum in found.items()}, tuple(nonfinite))
 
 
 class OpenSlabs:

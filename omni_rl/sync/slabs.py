@@ -1,6 +1,7 @@
 """The two slabs of a run on one host: one holds what is served, the other takes what comes next."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from omni_rl.errors import ConfigError, SlabError, SourceError
+from omni_rl.errors import ConfigError, NonFiniteWeightsError, SlabError, SourceError
 from omni_rl.sync.manifest import Entry, Manifest, end
-from omni_rl.sync.ownership import PREFIX
+from omni_rl.sync.nonfinite import NonFinite, told
+from omni_rl.sync.ownership import PREFIX, abandoned
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import OpenSlabs, Slab
 from omni_rl.sync.sources import Source
@@ -98,23 +100,28 @@ class SlabPair:
         first, second = map(str, self.paths)
         return second if active is not None and active.path == first else first
 
-    def fill(self, path: str, source: Source) -> Filled:
+    def fill(self, path: str, source: Source, *, allow_nonfinite: bool = False) -> Filled:
         """Let `source` write all its weights and seal them, and bring them to the other hosts.
 
         Raises:
             SlabError and its kinds: the slab is gone, too small or being written.
             SourceError: the source failed, or has other weights than the run; nothing is sealed.
+            NonFiniteWeightsError: they hold NaN or infinity, which is not allowed; nothing is sealed.
         """
         slab = self.at(path)
         manifest = source.fill(slab)
+        nonfinite = slab.nonfinite()
         try:
             self._accept(manifest, type(source).__name__)
-        except SourceError:
+            if nonfinite and not allow_nonfinite:
+                raise _refused(manifest, nonfinite)
+        except (SourceError, NonFiniteWeightsError):
             slab.discard()
             raise
         self._transport.stage(slab)
         ref = SlabRef(path, str(manifest.version))
-        return Filled(ref, len(manifest.entries), sum(entry.nbytes for entry in manifest.entries))
+        nbytes = sum(entry.nbytes for entry in manifest.entries)
+        return Filled(ref, len(manifest.entries), nbytes, manifest.origin, told(nonfinite))
 
     @property
     def pushes(self) -> bool:
@@ -155,6 +162,22 @@ def slab_directory(run: str, base: Path = SHARED_MEMORY) -> Path:
     if not _RUN.fullmatch(run):
         raise ConfigError(f"run {run!r}: use letters, digits, '.', '_' and '-', at most 64, beginning with a letter")
     return base / f"{PREFIX}{run}"
+
+
+def runs_at(base: Path = SHARED_MEMORY) -> list[str]:
+    """Runs that have slabs in `base`, with a living keeper, and that this user may read."""
+    dead = set(abandoned(base))
+    found = (path for path in sorted(base.glob(f"{PREFIX}*")) if path not in dead and os.access(path / RECORD, os.R_OK))
+    return [path.name.removeprefix(PREFIX) for path in found]
+
+
+def _refused(manifest: Manifest, nonfinite: tuple[NonFinite, ...]) -> NonFiniteWeightsError:
+    tensors = told(nonfinite)
+    return NonFiniteWeightsError(
+        f"the weights {manifest.version} are not finite: {'; '.join(tensors)}. Go back to others, or sync with "
+        "allow_nonfinite",
+        tensors,
+    )
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

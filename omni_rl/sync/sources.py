@@ -7,7 +7,7 @@ import torch
 
 from omni_rl.errors import SourceError
 from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.manifest import Manifest, Origin
 from omni_rl.sync.slab import Slab
 
 
@@ -34,21 +34,40 @@ class FsdpSource:
 
 
 class DirectorySource:
-    """A directory of safetensors in released names; it is weights number `number` of attempt `attempt` of `run`."""
+    """A directory of safetensors in released names; it is weights number `number` of attempt `attempt` of `run`.
+    `origin`: checkpoint for the one that the run begins with."""
 
-    def __init__(self, path: Path, dtype: torch.dtype, *, run: str, attempt: int = 1, number: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: torch.dtype,
+        *,
+        run: str,
+        attempt: int = 1,
+        number: int = 0,
+        origin: Origin = "directory",
+    ) -> None:
         self._path = path
         self._dtype = dtype
         self._run = run
         self._attempt = attempt
         self._number = number
+        self._origin: Origin = origin
 
     def fill(self, slab: Slab) -> Manifest:
         tensors = CheckpointTensors(self._path, self._dtype)
         places = tensors.places()
         with slab.writing(places):
-            checksums = slab.write_all(tensors)
-            manifest = Manifest.seal(places, checksums, run=self._run, attempt=self._attempt, number=self._number)
+            written = slab.write_all(tensors)
+            manifest = Manifest.seal(
+                places,
+                written.checksums,
+                run=self._run,
+                attempt=self._attempt,
+                number=self._number,
+                nonfinite=written.nonfinite,
+                origin=self._origin,
+            )
             slab.seal(manifest)
         return manifest
 
@@ -75,9 +94,12 @@ class PublishedSource:
                 f"{self._path} holds {published.version}, no longer {self._version}; sync that, or publish again"
             )
         with slab.writing(published.entries):
-            checksums = slab.write_all(inbox.tensors())
-            damaged = [entry.name for entry in published.entries if checksums[entry.name] != entry.checksum]
+            written = slab.write_all(inbox.tensors())
+            damaged = [e.name for e in published.entries if written.checksums[e.name] != e.checksum]
             if damaged:
                 raise SourceError(f"{self._path}: {', '.join(damaged)} changed since it was published; publish again")
-            slab.seal(published)
-        return published
+            # Counted here: whoever published may be of a version that did not count, or say whose weights they are.
+            counted = {"nonfinite": written.nonfinite, "origin": published.origin or "published"}
+            manifest = published.model_copy(update=counted)
+            slab.seal(manifest)
+        return manifest

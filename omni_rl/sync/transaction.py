@@ -9,6 +9,7 @@ from omni_rl.errors import (
     EngineDeadError,
     FencedError,
     JournalError,
+    NonFiniteWeightsError,
     OmniRLError,
     QuarantinedError,
     ReplicaDeadError,
@@ -18,6 +19,7 @@ from omni_rl.errors import (
 )
 from omni_rl.sync.crew import Answers, Crew
 from omni_rl.sync.journal import Journal
+from omni_rl.sync.manifest import Origin
 from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
 from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
 from omni_rl.sync.result import Outcome, SyncResult
@@ -33,11 +35,14 @@ UNREACHABLE = (ReplicaDeadError, ReplicaStoppedError, ReplicaSilentError, Engine
 
 @dataclass(frozen=True)
 class Filled:
-    """A sealed slab: where, which version, how much."""
+    """A sealed slab: where, which version, how much, and whose. `nonfinite`: a sentence for each tensor that holds NaN
+    or infinity."""
 
     slab: SlabRef
     tensors: int
     bytes: int
+    origin: Origin | None = None
+    nonfinite: tuple[str, ...] = ()
 
 
 class Slabs(Protocol):
@@ -46,8 +51,9 @@ class Slabs(Protocol):
     def idle(self, active: SlabRef | None) -> str:
         """Path of the slab that may be overwritten: the one that does not hold `active`."""
 
-    def fill(self, path: str, source: Any) -> Filled:
-        """Let `source` write all its weights and seal them. Raises an `OmniRLError` and seals nothing otherwise."""
+    def fill(self, path: str, source: Any, *, allow_nonfinite: bool = False) -> Filled:
+        """Let `source` write all its weights and seal them. Raises an `OmniRLError` and seals nothing otherwise: a
+        `NonFiniteWeightsError` where they hold NaN or infinity, unless that is allowed."""
 
     @property
     def pushes(self) -> bool:
@@ -103,6 +109,7 @@ class Transaction:
     slabs: Slabs
     crew: Crew
     observe: Observer
+    allow_nonfinite: bool = False
     machine: Machine = field(init=False)
     _proofs: dict[str, Proof] = field(default_factory=dict)
     _joined: Settled = field(default_factory=Settled)
@@ -156,7 +163,7 @@ class Transaction:
     def _prepare(self, source: Any, mode: InFlight, probe: Probe | None) -> Filled:
         path = self.slabs.idle(self.previous)
         self.journal.begin(self.sync, self.key, self.epoch, path, mode)
-        self._filled = filled = self.slabs.fill(path, source)
+        self._filled = filled = self.slabs.fill(path, source, allow_nonfinite=self.allow_nonfinite)
         self.journal.prepared(self.sync, self.epoch, filled.slab.version)
         if probe is not None:
             probe.prepare()
@@ -244,6 +251,7 @@ class Transaction:
         filled = self._filled
         proofs = self._proofs.values()
         version = filled.slab.version if filled else ""
+        refused = error.tensors if isinstance(error, NonFiniteWeightsError) else ()
         return SyncResult(
             sync=self.sync,
             outcome=outcome,
@@ -261,6 +269,9 @@ class Transaction:
             mismatches=error.mismatches if isinstance(error, PhaseFailedError) else (),
             replaced=self._joined.replaced | settled.replaced,
             out=self._joined.out | settled.out,
+            origin=filled.origin if filled else None,
+            nonfinite=filled.nonfinite if filled else refused,
+            allow_nonfinite=self.allow_nonfinite,
         )
 
     def _finish(self, result: SyncResult, error: BaseException | None) -> SyncResult:

@@ -29,3 +29,8 @@ class WeightVersion:
             return cls(run, int(attempt), int(number), digest)
         except ValueError:
             raise ConfigError(f"weight version {text!r} is not run/attempt/number/digest") from None
+
+
+def same_weights(one: str, other: str) -> bool:
+    """Whether two printed versions are of equal weights, whoever numbered them."""
+    return WeightVersion.parse(one).digest == WeightVersion.parse(other).digest

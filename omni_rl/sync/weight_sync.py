@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from omni_rl.errors import QuarantinedError, SyncRolledBackError, SyncRunningError, WeightUpdateError
+from omni_rl.errors import (
+    NonFiniteWeightsError,
+    QuarantinedError,
+    SyncRolledBackError,
+    SyncRunningError,
+    WeightUpdateError,
+)
 from omni_rl.sync.crew import Crew, Deadlines
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
@@ -68,6 +74,7 @@ class WeightSync:
 
         Raises:
             WeightUpdateError: the committed weights are lost, and `initial` has others.
+            NonFiniteWeightsError: the run has no weights yet, and those of `initial` hold NaN or infinity.
             QuarantinedError: no replica could be brought to them.
         """
         with self._alone(_Running(f"open-{uuid.uuid4().hex[:8]}", None)) as running:
@@ -86,15 +93,17 @@ class WeightSync:
         key: str | None = None,
         mode: InFlight = "recompute",
         probe: Probe | None = None,
+        allow_nonfinite: bool = False,
     ) -> SyncResult:
         """Serve the weights of `source` on every replica. The sync is called `name`, which no other one was; without
-        it, it gets one.
+        it, it gets one. `allow_nonfinite`: serve them even if they hold NaN or infinity.
 
         The same `key` is the same operation: it runs once, and its result, or its failure, is what every caller gets.
 
         Raises:
             SyncRunningError: another sync is under way; the message names it.
-            SyncRolledBackError: it failed; the replicas serve what they served before.
+            SyncRolledBackError: it failed; the replicas serve what they served before. A `NonFiniteWeightsError` if
+                that was because the weights hold NaN or infinity.
             SyncUndecidedError: the journal could not be written at the moment of decision; gates stay closed until the
                 next `sync` or `open` settles it.
             FencedError: another coordinator took over; nothing more is done here.
@@ -119,6 +128,7 @@ class WeightSync:
                     slabs=self._slabs,
                     crew=self._crew,
                     observe=self._observe,
+                    allow_nonfinite=allow_nonfinite,
                 )
                 self._epoch = transaction.epoch
                 try:
@@ -177,7 +187,8 @@ class WeightSync:
         self._journal.decide(sync, self._epoch, "commit")
 
     def _restore(self, target: SlabRef, initial: Any) -> None:
-        filled = self._slabs.fill(target.path, initial)
+        # Somebody allowed them, if they are not finite: they were committed.
+        filled = self._slabs.fill(target.path, initial, allow_nonfinite=True)
         if filled.slab.version != target.version:
             raise WeightUpdateError(
                 f"the run's weights {target.version} are lost: {target.path} does not hold them any more, and the "
@@ -216,7 +227,8 @@ class WeightSync:
 
     def _told(self, result: SyncResult) -> SyncResult:
         if result.outcome == "rolled_back":
-            raise SyncRolledBackError(
+            refused = bool(result.nonfinite) and not result.allow_nonfinite
+            raise (NonFiniteWeightsError if refused else SyncRolledBackError)(
                 f"sync {result.sync} to {result.version or 'new weights'} was rolled back, replicas serve "
                 f"{result.serving}: {result.reason}"
             )

@@ -136,6 +136,7 @@ class TrainWorker:
             run=self._run,
             attempt=self._attempt,
             number=self._number,
+            origin="trainer",
             group=self._group,
         )
         self._digest = manifest.version.digest

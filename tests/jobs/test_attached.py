@@ -11,6 +11,7 @@ from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.client.blocking import Client
 from omni_rl.errors import (
     ForbiddenError,
+    NonFiniteWeightsError,
     OmniRLError,
     QuarantinedError,
     RayUnavailableError,
@@ -108,6 +109,13 @@ def test_weights_that_are_never_proven_end_the_job_by_name(job: Job) -> None:
     with pytest.raises(WeightUpdateError, match=r"sync after step 4 failed 5 times.*mixer\.D differ"):
         job(coordinator).sync(4)
     assert len({key for _, key in coordinator.asked}) == SYNCS == 5
+
+
+def test_weights_that_are_not_finite_end_the_job_with_that_sentence(job: Job) -> None:
+    coordinator = Coordinator([NonFiniteWeightsError("layers.3.A_log: 17 NaN of 64 elements")])
+    with pytest.raises(NonFiniteWeightsError, match=r"^layers\.3\.A_log: 17 NaN of 64 elements$"):
+        job(coordinator).sync(4)
+    assert len(coordinator.asked) == 1
 
 
 def test_what_no_patience_mends_is_raised_at_once(job: Job) -> None:

@@ -36,5 +36,13 @@ def test_a_rising_reward_rises() -> None:
     assert "a<b: 3 steps, every step ok" in texts
 
 
+def test_a_difference_that_is_not_a_number_is_marked_and_named() -> None:
+    lost = line(1, 0.5, "pause").model_copy(update={"figures": {"logprob_abs_diff_mean": None}})
+    document = ElementTree.fromstring(plot("run", [line(0, 0.2), lost, line(2, 0.9)]))
+    assert len(document.findall(f"{SVG}circle")) == 1
+    assert "not a number" in [text.text for text in document.findall(f"{SVG}text")]
+    assert "not a number" not in plot("run", [line(0, 0.2)])
+
+
 def test_one_step_and_bad_steps() -> None:
     assert "1 of 1 steps not ok" in plot("run", [line(7, 0.1, "mask")])

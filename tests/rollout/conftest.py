@@ -47,7 +47,7 @@ def sealed(tensors: dict[str, torch.Tensor], dtype: str, number: int, path: Path
     released = [Released(name, tensor) for name, tensor in tensors.items()]
     places = places_of(released, getattr(torch, dtype))
     slab = Slab.create(path, end(places))
-    manifest = fill(slab, released, places, run="run", attempt=1, number=number)
+    manifest = fill(slab, released, places, run="run", attempt=1, number=number, origin="trainer")
     slab.close()
     return SlabRef(str(path), str(manifest.version))
 

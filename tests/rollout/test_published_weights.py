@@ -1,5 +1,6 @@
 """Weights that another program publishes reach a real engine through a sync, or leave it as it was."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import ray
 import torch
 
 from omni_rl.client import publish
-from omni_rl.errors import SyncRolledBackError
+from omni_rl.errors import NonFiniteWeightsError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
@@ -66,4 +67,16 @@ def test_published_weights_are_served_after_a_sync(
         sync.sync(PublishedSource(late.path, late.version))
         assert handle.weight_version == late.version
         assert all(np.array_equal(a, b) for a, b in zip(before, logprobs(), strict=True))
+
+        decay = next(name for name in original if name.endswith(".A_log"))
+        broken = original[decay].clone()
+        broken[:2] = float("nan")
+        lost = publish(original | {decay: broken}, run="published", number=3, directory=slabs)
+        with pytest.raises(NonFiniteWeightsError, match=rf"{re.escape(decay)}: 2 NaN of {broken.numel()} elements"):
+            sync.sync(PublishedSource(lost.path, lost.version))
+        assert handle.weight_version == late.version
+        assert all(np.array_equal(a, b) for a, b in zip(before, logprobs(), strict=True))
+        result = sync.sync(PublishedSource(lost.path, lost.version), allow_nonfinite=True)
+        assert (result.serving, result.allow_nonfinite) == (handle.weight_version, True)
+        assert result.nonfinite == (f"{decay}: 2 NaN of {broken.numel()} elements",)
     assert list(slabs.iterdir()) == []

@@ -33,6 +33,12 @@ PART: Figures = {
     "overall": {"tokens": 160, "logprob_abs_diff_mean": 0.2, "logprob_abs_diff_max": 3.0, "gen_kl_error": 0.9},
     "image": {"tokens": 32, "logprob_abs_diff_mean": 0.9, "logprob_abs_diff_max": 3.0, "gen_kl_error": 5.2},
 }
+LOST: Figures = {
+    "overall": {"tokens": 160, "logprob_abs_diff_mean": math.nan, "logprob_abs_diff_max": math.nan},
+    "image": {"tokens": 32, "logprob_abs_diff_mean": math.inf, "logprob_abs_diff_max": math.inf},
+    "video": {"tokens": 0, "logprob_abs_diff_mean": math.nan, "logprob_abs_diff_max": math.nan},
+}
+THEIRS = "agreement is measured where their own trainer posts its scores"
 MODULES = ("embeddings", "layers.0.mixer", "layers.1.mixer", "norm", "logits")
 TOKENS = 16
 PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, Phase.RESUME, Phase.IDLE)
@@ -41,7 +47,8 @@ PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, P
 @dataclass
 class FakeBridge:
     """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it. `journal`: where
-    it keeps its syncs, as a bridge does. `renamed`: other names of its model's modules."""
+    it keeps its syncs, as a bridge does. `renamed`: other names of its model's modules. `published`: its engines have
+    weights that were published. `nonfinite`: what is not finite in the next weights, where that is allowed."""
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
@@ -55,6 +62,8 @@ class FakeBridge:
     requests: list[SyncRequest] = field(default_factory=list)
     journal: LedgerJournal | None = None
     renamed: dict[str, str] = field(default_factory=dict)
+    published: bool = False
+    nonfinite: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -84,7 +93,9 @@ class FakeBridge:
             raise
         if request.source == "served":
             return SyncResult(request.sync, "committed", self.version, self.version)
-        self.version = f"digits/1/{len(self.requests)}/9f2c3c1d"
+        self.published = request.source == "published" or (request.heal and self.published)
+        if not request.heal or not self.published:
+            self.version = f"digits/1/{len(self.requests)}/9f2c3c1d"
         result = SyncResult(
             sync=request.sync,
             outcome="committed",
@@ -96,7 +107,10 @@ class FakeBridge:
             elements=1_480_704,
             seconds={"prepare": 0.2, "apply": 0.01, "verify": 0.08},
             stall=0.12,
-            agreement=AGREE if request.probe else None,
+            agreement=self.figures if request.probe else None,
+            origin="published" if self.published else "trainer",
+            nonfinite=self.nonfinite,
+            allow_nonfinite=request.allow_nonfinite,
         )
         await self._finish(result)
         return result
@@ -122,6 +136,8 @@ class FakeBridge:
     async def check(self, request: CheckRequest) -> CheckResult:
         self._called("check")
         sentence = "" if self.cause is None else f"the {self.cause} check found it"
+        if self.published:
+            return CheckResult(self.version, {}, cause=self.cause, sentence=sentence or THEIRS, compared=False)
         legs = ("train_vs_prefill", "prefill_vs_decode", "batch_vs_alone") if request.legs else ()
         return CheckResult(
             self.version,

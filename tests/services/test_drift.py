@@ -4,15 +4,27 @@ import asyncio
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator.bridge import SyncRequest
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import ReplicaDeadError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import AGREE, PART, FakeBridge
 from tests.services.test_steps import CALM, DRIFTED, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 GATED = {**RUN, "gated": True, "framework": "omni-rl"}
+
+
+class Mended(FakeBridge):
+    """What is wrong with its weights ends with a sync."""
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        result = await super().sync(request, observe)
+        self.cause = None
+        return result
 
 
 async def rest(served: Served, name: str = "digits") -> dict[str, Any]:
@@ -92,6 +104,30 @@ async def test_what_nobody_can_explain_is_resynced_once_and_halts_if_it_persists
     run = await rest(served)
     assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "unknown")
     assert served.bridge.calls == ["pause", "check", "sync", "check"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "gate", "calls"),
+    [
+        # Bytes that are not those that were sent: they are brought again, and proven.
+        (Cause.CORRUPT_WEIGHTS, "open", ["pause", "check", "sync", "check", "resume"]),
+        # What it was, only the next step of their own trainer could tell: a person looks.
+        (Cause.UNKNOWN, "halted", ["pause", "check", "sync", "check"]),
+        (Cause.STALE_WEIGHTS, "halted", ["pause", "check", "sync", "check"]),
+    ],
+)
+async def test_published_weights_are_brought_again_and_never_overwritten(
+    serve: Serve, cause: Cause, gate: str, calls: list[str]
+) -> None:
+    async with serve(Mended(published=True, version="digits/1/7/abc", cause=cause)) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, DRIFTED)
+        await seal(served)
+        assert (await rest(served))["drift"]["gate"] == gate
+        assert served.bridge.calls == calls
+        assert (served.bridge.version, served.bridge.published) == ("digits/1/7/abc", True)
+        (sync,) = (await served.http.get("/v1/syncs")).json()
+        assert (sync["outcome"], sync["source"]) == ("committed", "published")
 
 
 async def test_a_failed_resync_halts(served: Served) -> None:

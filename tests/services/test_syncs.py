@@ -8,9 +8,9 @@ from omni_rl_services.coordinator import core, jobs
 from omni_rl_services.coordinator.bridge import ClusterState
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.errors import BridgeProtocolError, RayUnavailableError, SyncRolledBackError
+from omni_rl.errors import BridgeProtocolError, NonFiniteWeightsError, RayUnavailableError, SyncRolledBackError
 from tests.services.conftest import Serve, Served
-from tests.services.fake_bridge import MODULES, PART, FakeBridge
+from tests.services.fake_bridge import LOST, MODULES, PART, THEIRS, FakeBridge
 from tests.services.test_steps import RUN
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +98,55 @@ async def test_a_sync_that_was_rolled_back_says_so(served: Served) -> None:
     assert (listed["outcome"], listed["state"]) == ("failed", "finished")
     served.bridge.sync_error = None
     assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 200
+
+
+async def test_weights_that_are_not_finite_have_a_code_of_their_own(served: Served) -> None:
+    served.bridge.sync_error = NonFiniteWeightsError("layers.3.A_log: 17 NaN of 64 elements")
+    answer = await served.http.post("/v1/syncs?wait=true", json={})
+    assert (answer.status_code, answer.json()["code"]) == (409, "non_finite_weights")
+    assert "layers.3.A_log: 17 NaN of 64 elements" in answer.json()["detail"]
+
+
+async def test_what_is_not_finite_and_was_allowed_is_in_the_proof(serve: Serve) -> None:
+    async with serve() as served:
+        assert served.bridge.requests == []
+        served.bridge.nonfinite = ("layers.3.A_log: 17 NaN of 64 elements",)
+        body = {"allow_nonfinite": True, "source": "published", "version": "digits/1/7/abc"}
+        sync = (await served.http.post("/v1/syncs?wait=true", json=body)).json()
+        assert served.bridge.requests[0].allow_nonfinite
+        assert (sync["allow_nonfinite"], sync["nonfinite"]) == (True, ["layers.3.A_log: 17 NaN of 64 elements"])
+        events = (await served.http.get("/v1/events/page")).json()
+        assert [one["data"]["nonfinite"] for one in events if one["kind"] == "sync_ended"] == [sync["nonfinite"]]
+    async with serve() as served:  # as the ledger has it
+        (kept,) = (await served.http.get("/v1/syncs")).json()
+        assert (kept["nonfinite"], kept["source"]) == (sync["nonfinite"], "published")
+
+
+async def test_a_figure_that_is_not_a_number_is_null_in_a_sync_and_a_check(serve: Serve) -> None:
+    bridge = FakeBridge(figures=LOST)
+    async with serve(bridge) as served:
+        begun = (await served.http.post("/v1/syncs?wait=true", json={})).json()
+        check = (await served.http.post("/v1/checks", json={})).json()
+        assert check["severity"] == "pause"
+        assert "overall: logprob_abs_diff_mean is not a number" in check["reason"]
+        for figures in (begun["agreement"], check["figures"]):
+            assert figures["overall"]["logprob_abs_diff_mean"] is figures["image"]["logprob_abs_diff_mean"] is None
+    async with serve() as served:
+        assert (await served.http.get(f"/v1/syncs/{begun['sync']}")).json()["agreement"] == begun["agreement"]
+
+
+async def test_a_check_of_published_weights_says_what_was_proven(served: Served) -> None:
+    served.bridge.published = True
+    check = (await served.http.post("/v1/checks", json={})).json()
+    assert (check["severity"], check["cause"], check["figures"], check["compared"]) == ("unjudged", None, {}, False)
+    assert (
+        check["reason"]
+        == "nothing was compared: the engines hold, byte for byte, the weights that were brought to them"
+    )
+    assert check["sentence"] == THEIRS
+    served.bridge.cause = Cause.CORRUPT_WEIGHTS
+    broken = (await served.http.post("/v1/checks", json={})).json()
+    assert (broken["severity"], broken["cause"]) == ("pause", "corrupt_weights")
 
 
 async def test_a_bridge_that_died_over_a_sync_is_asked_again_under_the_same_key(served: Served) -> None:

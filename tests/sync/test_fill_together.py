@@ -37,8 +37,9 @@ WAYS: dict[str, Placement] = {"rows": Shard(0), "columns": Shard(1), "replicated
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def masters() -> Weights:
-    """Row lengths that are no multiple of a word in bfloat16, fewer rows than ranks, a scalar, integers."""
+def masters(nan: bool = False) -> Weights:
+    """Row lengths that are no multiple of a word in bfloat16, fewer rows than ranks, a scalar, integers. `nan`: the
+    rows of both ranks hold some, the experts' too."""
     generator = torch.Generator().manual_seed(0)
     flat = {
         "odd.weight": torch.randn(7, 3, generator=generator),
@@ -48,12 +49,17 @@ def masters() -> Weights:
         "whole.weight": torch.randn(4, 4, generator=generator),
         "steps": torch.arange(5),
     }
-    return flat | {name: torch.randn(3, 5, generator=generator) for name in EXPERTS}
+    weights = flat | {name: torch.randn(3, 5, generator=generator) for name in EXPERTS}
+    if nan:
+        weights["odd.weight"][[0, 6], 1] = float("nan")
+        weights["odd.weight"][6, 2] = float("-inf")
+        weights[EXPERTS[4]][1] = float("nan")
+    return weights
 
 
-def sharded(way: Placement) -> list[Released]:
+def sharded(way: Placement, nan: bool = False) -> list[Released]:
     """The same weights on two ranks: experts in a stack, two tensors whole on both ranks, the rest sharded."""
-    weights = masters()
+    weights = masters(nan)
     mesh = init_device_mesh("cpu", (2,))
 
     def shard(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,7 +76,7 @@ def sharded(way: Placement) -> list[Released]:
 
 def fill_it(slab: Slab | None, tensors: list[Released], dtype: torch.dtype = torch.float32) -> Manifest:
     at = fill.places_of(sharded(Replicate()), dtype)
-    return fill.fill(slab, tensors, at, run="r", attempt=1, number=0, group=Group.default())
+    return fill.fill(slab, tensors, at, run="r", attempt=1, number=0, origin="trainer", group=Group.default())
 
 
 def outcome(act: Callable[[], Any]) -> str:
@@ -100,6 +106,11 @@ def work(rank: int, directory: str) -> None:
             alone = fill.digest(tensors, fill.places_of(tensors, dtype), group=Group.default())
             found[f"{way}-{name}"] = [sealed.version.digest, alone]
     fill_it(Slab.open(where / "elsewhere-float32.weights") if rank == 0 else None, sharded(Shard(0)))
+
+    for way, placement in WAYS.items():
+        odd = sharded(placement, nan=True)
+        sealed = fill_it(Slab.open(where / f"{way}-nan.weights"), odd)
+        found[f"{way}-nan"] = [str(tensor) for tensor in sealed.nonfinite or ()]
 
     slab, blocker = Slab.open(where / "failing.weights"), Slab.open(where / "failing.weights")
     tensors = sharded(Shard(0))
@@ -137,7 +148,7 @@ class Worked:
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
     where = tmp_path_factory.mktemp("ranks")
-    names = [*(f"{way}-{dtype}" for way in WAYS for dtype in DTYPES), "elsewhere-float32", "failing"]
+    names = [*(f"{way}-{what}" for way in WAYS for what in (*DTYPES, "nan")), "elsewhere-float32", "failing"]
     for name in names:
         Slab.create(where / f"{name}.weights", end(places(masters()))).close()
     flat = {name: tensor for name, tensor in masters().items() if name not in EXPERTS}
@@ -156,6 +167,13 @@ def test_every_sharding_gives_the_same_slab(worked: Worked, way: str, dtype: str
     assert slab.check() == ()
     for found in worked.found:
         assert found[f"{way}-{dtype}"] == [weights_digest(sent)] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_finite_in_the_shards_of_all_ranks_is_counted(worked: Worked, way: str) -> None:
+    expected = [f"{EXPERTS[4]}: 5 NaN of 15 elements", "odd.weight: 2 NaN and 1 infinite of 21 elements"]
+    for found in worked.found:
+        assert found[f"{way}-nan"] == expected
 
 
 def test_a_rank_on_another_host_sends_its_shards_to_the_first(worked: Worked) -> None:

@@ -265,7 +265,7 @@ def test_published_weights_that_changed_since_are_named(tmp_path: Path, weights:
 
 
 def test_what_cannot_be_published_changes_nothing(tmp_path: Path, weights: Weights) -> None:
-    with pytest.raises(SlabError, match="start the run's keeper"):
+    with pytest.raises(SlabError, match=r"run 'run' has no slabs in .*; no run of this host has any"):
         publish(weights, run="run", number=1, directory=tmp_path)
     with Keeper("run", places(weights), tmp_path) as keeper:
         published = publish(weights, run="run", number=1, directory=tmp_path)

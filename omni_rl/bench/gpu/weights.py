@@ -34,7 +34,7 @@ def measure(_: Path) -> dict[str, Any]:
     digest = _once(lambda: fill.digest(tensors, places))
     with TemporaryDirectory(dir=SHARED_MEMORY) as memory:
         slab = Slab.create(Path(memory) / "slab", size)
-        written = _once(lambda: fill.fill(slab, tensors, places, run="bench", attempt=1, number=0))
+        written = _once(lambda: fill.fill(slab, tensors, places, run="bench", attempt=1, number=0, origin="trainer"))
         slab.close()
     return {
         "bytes": size,

@@ -20,7 +20,8 @@ from omni_rl.sync.states import Observer
 class SyncRequest:
     """`sync`: the name it gets. `key`: the same key is the same operation. `source`: the trainer's weights, what was
     published as `version` (see `omni_rl.client.publish`), the safetensors in `path`, or nothing new (`served`).
-    `probe`: agreement by kind."""
+    `probe`: agreement by kind. `allow_nonfinite`: weights with NaN or infinity too. `heal`: bring anew what is served,
+    where that is not the trainer's: nobody asked for the trainer's weights in its place."""
 
     sync: str
     key: str | None
@@ -29,6 +30,8 @@ class SyncRequest:
     path: str | None = None
     mode: InFlight = "recompute"
     probe: bool = True
+    allow_nonfinite: bool = False
+    heal: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class TokenLegs:
 class CheckResult:
     """`figures` of trainer against engine by bucket; `legs` the same by name of the leg, and `answers` token by token,
     of answers to the probe: empty where the search for a cause did not come to them. `cause` and `evidence` (one
-    entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained."""
+    entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained.
+
+    `compared` False: the engines' weights did not come from the trainer, whose own copy has others. Their bytes were
+    proven, and `figures` are those of the posted step that was asked about, if one was."""
 
     version: str
     figures: Figures
@@ -68,6 +74,7 @@ class CheckResult:
     evidence: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
     answers: tuple[TokenLegs, ...] = ()
+    compared: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from typing import Any
 from omni_rl.api.steps import Verdict
 from omni_rl.api.syncs import CheckAnswer
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.limits import Judgement, Limits, judge
+from omni_rl.consistency.limits import Judgement, Limits, Severity, Told, judge
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, CheckResult
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.views import check_answer, check_document
+
+PROVEN = "nothing was compared: the engines hold, byte for byte, the weights that were brought to them"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,21 @@ class Checked:
     found: CheckResult
     judgement: Judgement
     answer: CheckAnswer
+
+
+def judged(found: CheckResult, limits: Limits) -> Judgement:
+    """A check by its figures. One without any, of weights that are not the trainer's, compared nothing: engines that
+    hold them are not judged, and those that do not are wrong."""
+    if found.compared or found.figures:
+        return judge(found.figures, limits)
+    if found.cause is None:
+        return proven(Severity.UNJUDGED)
+    return Judgement(Severity.PAUSE, Severity.PAUSE, (), (), (Told(found.sentence, Severity.PAUSE),))
+
+
+def proven(severity: Severity) -> Judgement:
+    """Of engines whose every byte is right, and that nothing was compared with."""
+    return Judgement(severity, severity, (), (), (Told(PROVEN, severity),))
 
 
 class Checks:
@@ -34,7 +51,7 @@ class Checks:
     async def make(self, request: CheckRequest, limits: Limits) -> Checked:
         """Durable when this returns. Raises what `Bridge.check` raises."""
         found = await self._bridge.check(request)
-        judgement = judge(found.figures, limits)
+        judgement = judged(found, limits)
         key = None
         if request.run is not None and request.attempt is not None and request.step is not None:
             key = StepKey(request.run, request.attempt, request.step)

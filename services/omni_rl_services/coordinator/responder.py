@@ -8,12 +8,12 @@ from typing import Any
 
 from omni_rl.api.syncs import SyncBody
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.limits import Judgement
+from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.consistency.policy import Command, Drift, Outcome
 from omni_rl.errors import OmniRLError
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import CheckRequest
-from omni_rl_services.coordinator.checks import Checks
+from omni_rl_services.coordinator.checks import Checks, proven
 from omni_rl_services.coordinator.gate import Gate
 from omni_rl_services.coordinator.problems import SyncIsRunningError
 from omni_rl_services.coordinator.runs import Run
@@ -115,10 +115,13 @@ class Responder:
         return found.cause, found.sentence, evidence
 
     async def _resync(self) -> str | None:
-        """None if it went through, else why not. One that runs already may have begun before the cause was found."""
+        """None if it went through, else why not. One that runs already may have begun before the cause was found.
+
+        Weights that were published, or came from a directory, are brought anew: the trainer's do not take their place.
+        """
         while True:
             try:
-                result = await self._syncs.result(await self._syncs.begin(SyncBody(probe=False), None))
+                result = await self._syncs.result(await self._syncs.begin(SyncBody(probe=False), None, heal=True))
             except SyncIsRunningError as running:
                 await self._syncs.over(running.sync)
                 continue
@@ -128,10 +131,17 @@ class Responder:
 
     async def _recheck(self, run: Run) -> Judgement | None:
         try:
-            return (await self._checks.make(CheckRequest(legs=False), run.yardstick.limits)).judgement
+            checked = await self._checks.make(CheckRequest(legs=False), run.yardstick.limits)
         except OmniRLError as error:
             logger.warning("the recheck of run %s could not be made: %s", run.name, error)
             return None
+        if checked.found.compared or checked.found.cause is not None:
+            return checked.judgement
+        if run.drift.cause is Cause.CORRUPT_WEIGHTS:
+            return proven(Severity.OK)  # right bytes heal wrong ones
+        # Whether anything else is healed, only the scores of their own trainer can tell.
+        logger.warning("the recheck of run %s could not be made: %s", run.name, checked.found.sentence)
+        return None
 
     async def _move(self, run: Run, outcome: Outcome) -> None:
         if Command.CLOSE in outcome.commands:

@@ -65,8 +65,8 @@ class Syncs:
     def running(self) -> str | None:
         return next((begun.sync for begun in self._begun.values() if begun.finished is None), None)
 
-    async def begin(self, body: SyncBody, key: str | None) -> str:
-        """The sync's name; with a key that came before, that one's.
+    async def begin(self, body: SyncBody, key: str | None, *, heal: bool = False) -> str:
+        """The sync's name; with a key that came before, that one's. `heal`: see `SyncRequest`.
 
         Raises:
             SyncIsRunningError: another one is under way.
@@ -87,7 +87,7 @@ class Syncs:
             self._begun[begun.sync] = begun
             for old in list(self._begun)[:-REMEMBERED]:
                 del self._begun[old]
-            begun.task = asyncio.create_task(self._run(begun, path))
+            begun.task = asyncio.create_task(self._run(begun, path, heal))
             begun.task.add_done_callback(_seen)
             return begun.sync
 
@@ -155,9 +155,19 @@ class Syncs:
             raise InvalidRequestError(f"path is not below one of the operator's weight_roots ({roots})")
         return str(path)
 
-    async def _run(self, begun: _Begun, path: str | None) -> SyncResult:
+    async def _run(self, begun: _Begun, path: str | None, heal: bool) -> SyncResult:
         body = begun.body
-        request = SyncRequest(begun.sync, begun.key, body.source, body.version, path, body.mode, body.probe)
+        request = SyncRequest(
+            begun.sync,
+            begun.key,
+            body.source,
+            body.version,
+            path,
+            body.mode,
+            body.probe,
+            body.allow_nonfinite,
+            heal,
+        )
         await self._events.publish("sync_started", sync=begun.sync, source=body.source)
         try:
             result = await self._bridge.sync(request, lambda event: self._observe(begun, event))
@@ -180,6 +190,7 @@ class Syncs:
             serving=result.serving,
             stall=result.stall,
             reason=result.reason,
+            nonfinite=list(result.nonfinite),
             replaced=dict(result.replaced),
             out=dict(result.out),
         )
@@ -201,6 +212,7 @@ def _answer(begun: _Begun) -> SyncAnswer:
         phase=entered[-1] if entered else Phase.IDLE,
         key=begun.key,
         source=begun.body.source,
+        allow_nonfinite=begun.body.allow_nonfinite,
         started=begun.started,
         finished=begun.finished,
         phases=begun.phases,

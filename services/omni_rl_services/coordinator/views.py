@@ -111,8 +111,12 @@ def sync_answer(sync: Sync) -> SyncAnswer:
 def told(answer: SyncAnswer, result: SyncResult) -> SyncAnswer:
     """With what came of it."""
     fields = result.to_json()
-    del fields["sync"]
-    return answer.model_copy(update={**fields, "mismatches": list(result.mismatches)})
+    del fields["sync"], fields["origin"]
+    if result.origin in ("trainer", "published", "directory"):
+        fields["source"] = result.origin
+    sentences = {"mismatches": list(result.mismatches), "nonfinite": list(result.nonfinite)}
+    agreement = None if result.agreement is None else finite(result.agreement)
+    return answer.model_copy(update={**fields, **sentences, "agreement": agreement})
 
 
 def check_document(found: CheckResult, judgement: Judgement) -> dict[str, Any]:
@@ -127,6 +131,7 @@ def check_document(found: CheckResult, judgement: Judgement) -> dict[str, Any]:
             {"sample": one.sample, "kind": one.kind, "legs": {leg: _numbers(d) for leg, d in one.legs.items()}}
             for one in found.answers
         ],
+        "compared": found.compared,
         "cause": found.cause,
         "sentence": found.sentence,
         "evidence": [dict(entry) for entry in found.evidence],

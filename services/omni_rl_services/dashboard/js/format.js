@@ -1,10 +1,15 @@
 // Numbers with units and as many digits as mean something.
 
 export const MISSING = "–";
+export const NOT_A_NUMBER = "not a number";
 
-/** Three significant digits, all of them written, so that columns line up; powers of ten where there would be many zeros. */
+/**
+ * Three significant digits, all of them written, so that columns line up; powers of ten where there would be many zeros.
+ * null is what the API has for NaN and infinity; undefined: there is no such figure.
+ */
 export function figure(value) {
-  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
+  if (value === undefined) return MISSING;
+  if (value === null || !Number.isFinite(value)) return NOT_A_NUMBER;
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size < 1e-3 || size >= 1e6) return minus(value.toExponential(2).replace("e+", "e"));

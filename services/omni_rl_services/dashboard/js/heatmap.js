@@ -1,7 +1,7 @@
 // A heat map of cells that carry their number: colour helps, and is not needed.
 
 import { h } from "./dom.js";
-import { figure } from "./format.js";
+import { NOT_A_NUMBER, figure } from "./format.js";
 import { pictureOf } from "./picture.js";
 import { pngButton } from "./save.js";
 
@@ -15,7 +15,7 @@ export function heat(value, low, high) {
 }
 
 /**
- * `of(row, column)`: a number or null. `label` tells what it is. A column's `href` is where its heading, and a click on
+ * `of(row, column)`: a number, null for one that is not a number, or undefined where there is none. `label` tells what it is. A column's `href` is where its heading, and a click on
  * its cells, lead to. `shade(value)`: its level, if not by its place between the least and the greatest. `tip(row,
  * column)`: what is told of a cell beside its number. `mark(value)`: whether it is outlined.
  */
@@ -36,11 +36,12 @@ export function heatmap({ rows, columns, of, label, show = figure, shade, tip, m
   for (const row of rows) {
     const cells = columns.map((column) => {
       const value = of(row, column);
-      const missing = value === null || value === undefined;
-      const text = missing ? "" : show(value);
-      const title = `${row.name}, ${column.title ?? column.name}: ${text || "nothing"}${tip && !missing ? `, ${tip(row, column)}` : ""}`;
+      const missing = value === undefined;
+      const broken = value === null; // a cell has no room for the words, which its title has
+      const text = missing ? "" : broken ? "nan" : show(value);
+      const title = `${row.name}, ${column.title ?? column.name}: ${broken ? NOT_A_NUMBER : text || "nothing"}${tip && !missing ? `, ${tip(row, column)}` : ""}`;
       const leads = column.href && (() => { location.hash = column.href; });
-      return h("span", { className: `cell${leads ? " leads" : ""}${!missing && mark?.(value) ? " marked" : ""}`, role: "cell", title, data: { heat: missing ? 0 : level(value) }, onclick: leads }, text);
+      return h("span", { className: `cell${leads ? " leads" : ""}${broken || (!missing && mark?.(value)) ? " marked" : ""}`, role: "cell", title, data: { heat: missing ? 0 : broken ? CLASSES : level(value) }, onclick: leads }, text);
     });
     grid.append(across([h("span", { className: "name", role: "rowheader" }, String(row.name)), ...cells]));
   }

@@ -13,13 +13,13 @@ const LEGS = ["train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"];
 const WORST = "worst kind"; // evidence has a leg's mean of the kind of prompt that is furthest apart
 const SIDES = { train_mean: "trainer vs float32", engine_mean: "engine vs float32" };
 
-/** Rows { kind, leg, mean, max } of a check's legs by kind; what only its evidence tells has no max. */
+/** Rows { kind, leg, mean, max } of a check's legs by kind; what only its evidence tells has no max. null: not a number. */
 export function legRows(legs, evidence) {
-  const rows = Object.entries(legs).flatMap(([leg, kinds]) => Object.entries(kinds).filter(([, found]) => found.tokens !== 0).map(([kind, found]) => ({ kind, leg: words(leg), mean: found[MEAN] ?? null, max: found[MAX] ?? null })));
+  const rows = Object.entries(legs).flatMap(([leg, kinds]) => Object.entries(kinds).filter(([, found]) => found.tokens !== 0).map(([kind, found]) => ({ kind, leg: words(leg), mean: found[MEAN], max: found[MAX] })));
   const told = evidence.filter((entry) => LEGS.includes(entry.check) && !(entry.check in legs) && entry.mean !== undefined);
-  rows.push(...told.map((entry) => ({ kind: WORST, leg: words(entry.check), mean: entry.mean, max: null })));
+  rows.push(...told.map((entry) => ({ kind: WORST, leg: words(entry.check), mean: entry.mean })));
   for (const entry of evidence.filter((one) => one.check === "reference")) {
-    for (const [side, name] of Object.entries(SIDES)) if (entry[side] !== undefined) rows.push({ kind: entry.modalities?.[0] ?? WORST, leg: name, mean: entry[side], max: null });
+    for (const [side, name] of Object.entries(SIDES)) if (entry[side] !== undefined) rows.push({ kind: entry.modalities?.[0] ?? WORST, leg: name, mean: entry[side] });
   }
   return rows;
 }
@@ -44,10 +44,10 @@ export function legBars(rows, name) {
 function cell(row, place) {
   if (!row) return h("span", { role: "cell" }, "");
   const broken = row.mean === null;
-  const text = broken ? "no number" : figure(row.mean);
-  const title = `${row.kind}, ${row.leg}: mean ${text}${row.max === null ? "" : `, greatest ${figure(row.max)}`}`;
+  const text = figure(row.mean);
+  const title = `${row.kind}, ${row.leg}: mean ${text}${row.max === undefined ? "" : `, greatest ${figure(row.max)}`}`;
   return h("span", { className: "leg", role: "cell", title },
-    h("span", { className: "track" }, h("span", { className: "fill", style: { width: broken ? "100%" : place(row.mean) } }), row.max === null ? null : h("span", { className: "most", style: { left: place(row.max) } })),
+    h("span", { className: "track" }, h("span", { className: "fill", style: { width: broken ? "100%" : place(row.mean) } }), row.max > 0 ? h("span", { className: "most", style: { left: place(row.max) } }) : null),
     h("span", { className: "num" }, text));
 }
 
@@ -57,11 +57,10 @@ export function legTokens(answers, kind, name) {
   if (!answer) return null;
   const rows = Object.keys(answer.legs).map((leg) => ({ name: words(leg), d: answer.legs[leg] }));
   const columns = rows[0].d.map((_, at) => ({ name: at, at, title: `token ${at}` }));
-  const of = (row, column) => (row.d[column.at] === null ? Infinity : Math.abs(row.d[column.at]));
-  const show = (value) => (value === Infinity ? "nan" : brief(value));
+  const of = (row, column) => (row.d[column.at] === null ? null : Math.abs(row.d[column.at]));
   const flat = columns.map(({ at }) => ({ at, ...Object.fromEntries(rows.map((row) => [row.name, row.d[at]])) }));
   const shown = [{ name: "token", of: (row) => row.at, right: true }, ...rows.map((leg) => ({ name: leg.name, of: (row) => row[leg.name], show: figure, right: true }))];
-  const map = heatmap({ rows, columns, of, label: "Legs by token", show, tip: (row, column) => `d ${figure(row.d[column.at])}` });
+  const map = heatmap({ rows, columns, of, label: "Legs by token", show: brief, tip: (row, column) => `d ${figure(row.d[column.at])}` });
   return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg, nats`), h("span", { className: "tools" }, csvButton(name, shown, () => flat), heatPng(name, "Legs by token", map))),
     map, behind(shown, () => flat, "Legs by token"));
 }

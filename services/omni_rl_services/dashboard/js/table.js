@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { saveCsv } from "./save.js";
-import { count } from "./format.js";
+import { count, figure } from "./format.js";
 
 const MOST = 500;
 
@@ -26,7 +26,8 @@ export function table(columns, rows, { pick, chosen, caption } = {}) {
 }
 
 export function csvButton(name, columns, rows) {
-  const act = () => saveCsv(name, columns.map((column) => column.name), rows().map((row) => columns.map((column) => column.of(row))));
+  const cell = (column, value) => (column.show === figure && value === null ? "nan" : value); // as spreadsheets' and statistics' readers know it
+  const act = () => saveCsv(name, columns.map((column) => column.name), rows().map((row) => columns.map((column) => cell(column, column.of(row)))));
   return h("button", { type: "button", className: "small", onclick: act, "aria-label": `${name} as CSV` }, "CSV");
 }
 

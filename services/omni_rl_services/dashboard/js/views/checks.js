@@ -39,14 +39,14 @@ export function checkList(checks, chosen) {
 
 export function checkCard(found) {
   const rows = Object.entries(found.figures).map(([kind, values]) => ({ kind, ...values }));
-  const number = (name) => ({ name, of: (row) => row[name] ?? null, show: figure, right: true });
+  const number = (name) => ({ name, of: (row) => (row.tokens === 0 && name !== "tokens" ? undefined : row[name]), show: figure, right: true });
   const columns = [{ name: "train vs rollout", of: (row) => row.kind }, number("tokens"), number("logprob_abs_diff_mean"), number("logprob_abs_diff_max"), number("gen_kl_error")];
   const { answer } = place();
   const kinds = found.answers.map((one) => one.kind);
   return panel(`Check ${found.check} of ${about(found)}: ${found.severity.toUpperCase()}`, [h("span", { className: "quiet num" }, `${clock(found.at)} · ${seconds(found.seconds)} · weights ${version(found.version)}`), csvButton(`check-${found.check}`, columns, () => rows)],
     h("p", {}, found.cause ? h("strong", {}, `${words(found.cause)}: `) : null, found.sentence || found.reason),
     found.evidence.length ? evidence(found.evidence) : null,
-    table(columns, rows, { caption: "Train against rollout" }),
+    rows.length ? table(columns, rows, { caption: "Train against rollout" }) : null,
     legBars(legRows(found.legs, found.evidence), `legs-${found.check}`),
     kinds.length > 1 ? h("div", { className: "bar" }, picker("answer", "answer", kinds, answer ?? kinds[0])) : null,
     legTokens(found.answers, answer, `leg-tokens-${found.check}`),
@@ -62,7 +62,7 @@ export function evidence(list) {
 }
 
 function more({ check, name, result, sentence, modules, ...others }) {
-  const parts = Object.entries(others).map(([key, value]) => `${words(key)}: ${Number.isInteger(value) ? count(value) : typeof value === "number" ? figure(value) : Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : value}`);
+  const parts = Object.entries(others).map(([key, value]) => `${words(key)}: ${Number.isInteger(value) ? count(value) : value === null || typeof value === "number" ? figure(value) : Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : value}`);
   if (modules) parts.push(`${count(Object.keys(modules).length)} modules`);
   return parts.join("; ");
 }

@@ -57,7 +57,7 @@ function merged([a, b], metric) {
   const first = [...new Set([...a.first, ...b.first])].sort((one, two) => one - two);
   const on = (timeline, values) => {
     const found = new Map(timeline.first.map((step, index) => [step, values[index]]));
-    return first.map((step) => found.get(step) ?? undefined);
+    return first.map((step) => found.get(step));
   };
   const side = (end) => ({ a: on(a, a[end][metric] ?? []), b: on(b, b[end][metric] ?? []) });
   return { first, last: first, low: side("low"), high: side("high") };

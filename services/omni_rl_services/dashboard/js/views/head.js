@@ -32,7 +32,9 @@ export function head(box, state, run, latest, syncs) {
 function facts(state, run, latest, syncs) {
   const fact = (name, value, { title, note, className } = {}) => h("div", { title, className }, h("dt", {}, name), h("dd", { className: "num", id: `fact-${name.replaceAll(" ", "-")}` }, value), note ? h("dd", { className: "note" }, note) : null);
   const { members } = state.cluster;
-  const unlike = new Set(members.map((member) => member.version)).size > 1;
+  // Weights that were published, or came from a directory, are none of the trainer's: that it has others is no fault.
+  const elsewhere = ["published", "directory"].includes(syncs.find((sync) => sync.outcome === "committed" && sync.source !== "served")?.source);
+  const unlike = new Set(members.filter((member) => !elsewhere || member.role !== "trainer").map((member) => member.version)).size > 1;
   const weights = members.map((member) => fact(member.name, version(member.version), { title: [member.version, member.detail].filter(Boolean).join(": "), note: unlike ? `▲ ${member.state}, versions differ` : member.state }));
   return [
     fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: run?.attempt > 1 ? `attempt ${run.attempt}` : null }),

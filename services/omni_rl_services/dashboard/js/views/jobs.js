@@ -70,7 +70,7 @@ export class JobsView {
       this.destroy();
       return this.figures.replaceChildren(h("section", { className: "panel wide" }, empty("No step here", "Reward, KL and the like are drawn as steps are sealed.", "omni-rl submit grpo --run NAME")));
     }
-    const of = (name) => (line) => (name === "ess" ? line.figures.ess : (line.training[name] ?? null));
+    const of = (name) => (line) => (name === "ess" ? line.figures.ess : line.training[name]);
     const names = [...new Set(["ess", ...lines.flatMap((line) => Object.keys(line.training))])].sort((a, b) => order(a) - order(b) || a.localeCompare(b));
     if (names.join() !== [...this.charts.keys()].join()) {
       this.destroy();

@@ -7,7 +7,7 @@ import { confirmed, empty, failure, h, panel } from "../dom.js";
 import { csvButton, table } from "../table.js";
 import { get, may, once, post, segment } from "../api.js";
 import { go, place } from "../place.js";
-import { OUTCOMES, waterfall } from "./waterfall.js";
+import { OUTCOMES, allowed, waterfall } from "./waterfall.js";
 import { since } from "../since.js";
 
 export class SyncsView {
@@ -27,7 +27,7 @@ export class SyncsView {
       { name: "of a plain copy", of: (row) => (row.copy_rate ? rate(row) / row.copy_rate : null), show: (value) => (value ? `${Math.round(100 * value)} %` : "–"), right: true },
       { name: "elements proven", of: (row) => row.elements_proven, show: (value, row) => (row.elements ? `${count(value)} of ${count(row.elements)}` : "–"), right: true },
       { name: "tensors", of: (row) => row.tensors || null, show: count, right: true },
-      { name: "reason", of: (row) => [row.reason, ...row.mismatches].filter(Boolean).join("; ") },
+      { name: "reason", of: (row) => [row.reason, ...row.mismatches, ...allowed(row)].filter(Boolean).join("; ") },
     ];
     const buttons = h("div", { className: "bar" }, h("button", { type: "button", className: "main", disabled: !may("sync"), title: may("sync") ? "" : "needs a token of scope sync", onclick: () => this.sync() }, "Sync weights"), checkButton("Check both policies", { legs: true }, this.told),
       h("span", { className: "quiet" }, may("sync") ? "a sync brings the trainer's weights to every replica, proven byte by byte; a check changes nothing" : "both need a token of scope sync"));

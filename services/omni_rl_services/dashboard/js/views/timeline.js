@@ -2,7 +2,7 @@
 
 import { ChartPanel } from "../chartpanel.js";
 import { empty, h } from "../dom.js";
-import { count, figure } from "../format.js";
+import { NOT_A_NUMBER, count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
 import { OVERALL, buckets, kindPicker } from "./pickers.js";
@@ -49,7 +49,8 @@ export class TimelineView {
     this.log.setAttribute("aria-pressed", String(log !== "0"));
     this.reset.disabled = first === null;
     const span = data.last.length ? data.last.at(-1) - data.first[0] + 1 : 0;
-    this.note.textContent = data.first.length ? `steps ${count(data.first[0])} to ${count(data.last.at(-1))}${data.width > 1 ? `, ${count(data.width)} to a point, extremes kept` : ""}` : "no step of this kind here";
+    const broken = data.broken.reduce((sum, steps) => sum + steps, 0);
+    this.note.textContent = data.first.length ? `steps ${count(data.first[0])} to ${count(data.last.at(-1))}${data.width > 1 ? `, ${count(data.width)} to a point, extremes kept` : ""}${broken ? `, in ${count(broken)} of them figures are ${NOT_A_NUMBER}` : ""}` : "no step of this kind here";
     const marks = { changes: changes(data), syncs: [] };
     const draw = () => {
       const own = limits[kind] ?? limits[OVERALL];

@@ -7,6 +7,9 @@ import { pictureOf } from "../picture.js";
 import { pngButton } from "../save.js";
 
 const STALLED = new Set(["pause", "apply", "verify", "commit", "resume", "rollback"]);
+/** What was served although it holds NaN or infinity. */
+export const allowed = (sync) => (sync.outcome === "committed" ? sync.nonfinite.map((tensor) => `not finite, as allowed: ${tensor}`) : []);
+
 export const OUTCOMES = { committed: "✓ committed", rolled_back: "↩ rolled back", failed: "✗ failed" };
 const PHASES = [{ name: "phase", of: (row) => row.phase }, { name: "begins", of: (row) => row.begun, show: seconds, right: true }, { name: "takes", of: (row) => row.value, show: seconds, right: true }, { name: "generation", of: (row) => (row.stalled ? "waits" : "runs") }];
 const AGREEMENT = [{ name: "agreement on", of: (row) => row.kind }, { name: "tokens", of: (row) => row.tokens, right: true }, { name: "mean abs d, nats", of: (row) => row.logprob_abs_diff_mean, show: figure, right: true }, { name: "max abs d, nats", of: (row) => row.logprob_abs_diff_max, show: figure, right: true }];
@@ -14,7 +17,7 @@ const MOVES = (sync) => [{ name: "at", of: (row) => row.at - sync.started, show:
 
 export function waterfall(sync) {
   const facts = [OUTCOMES[sync.outcome] ?? `${sync.state}: ${sync.phase}`, `begun ${clock(sync.started)}`, sync.serving ? `serving ${version(sync.serving)}` : null, sync.stall ? `stall ${seconds(sync.stall)}` : null].filter(Boolean);
-  const wrong = [sync.reason, ...sync.mismatches, ...Object.entries({ ...sync.replaced, ...sync.out }).map(([replica, why]) => `${replica}: ${why}`)].filter(Boolean);
+  const wrong = [sync.reason, ...sync.mismatches, ...allowed(sync), ...Object.entries({ ...sync.replaced, ...sync.out }).map(([replica, why]) => `${replica}: ${why}`)].filter(Boolean);
   const agreement = Object.entries(sync.agreement ?? {}).map(([kind, figures]) => ({ kind, ...figures }));
   const rows = phasesOf(sync);
   const bars = rows.length ? barsOf(rows) : null;

@@ -51,7 +51,10 @@ function byPosition(step, metric, offered) {
   const bins = new Map();
   for (const list of Object.values(step.positions)) for (const bin of list) bins.set(bin.first, { first: bin.first, name: `${bin.first}–${bin.last - 1}`, title: `answer positions ${bin.first} to ${bin.last - 1}` });
   const columns = [...bins.values()].sort((a, b) => a.first - b.first);
-  const of = (row, column) => step.positions[row.name].find((bin) => bin.first === column.first)?.figures[metric] ?? null;
+  const of = (row, column) => {
+    const bin = step.positions[row.name].find((one) => one.first === column.first);
+    return bin?.figures.tokens === 0 ? undefined : bin?.figures[metric];
+  };
   const rows = kinds.map((name) => ({ name }));
   const flat = rows.flatMap((row) => columns.map((column) => ({ kind: row.name, bin: column.name, value: of(row, column) })));
   const shown = [{ name: "kind", of: (row) => row.kind }, { name: "positions", of: (row) => row.bin }, { name: metric, of: (row) => row.value, show: figure, right: true }];
@@ -68,7 +71,7 @@ function byLayer(steps) {
   const layers = Math.max(...known.map((one) => one.flips.length));
   const rows = Array.from({ length: layers }, (_, layer) => ({ name: `layer ${layer}`, layer }));
   const columns = known.map((one) => ({ name: one.verdict.step, title: `step ${count(one.verdict.step)}`, step: one, href: link({ step: one.verdict.step }) }));
-  const of = (row, column) => column.step.flips[row.layer] ?? null;
+  const of = (row, column) => column.step.flips[row.layer];
   const flat = rows.flatMap((row) => columns.map((column) => ({ layer: row.layer, step: column.name, flips: of(row, column) })));
   const shown = [{ name: "MoE layer", of: (row) => row.layer }, { name: "step", of: (row) => row.step }, { name: "flips", of: (row) => row.flips, right: true }];
   const map = heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count });

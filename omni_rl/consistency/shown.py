@@ -1,0 +1,21 @@
+"""Figures as people read them: one that is not a number says so, wherever it stands."""
+
+import math
+from collections.abc import Mapping
+
+NOT_A_NUMBER = "not a number"
+
+
+def shown(value: float | None, form: str) -> str:
+    """`value` in the `form` of a format string. NaN is told in words; so is null, which JSON has in the place of NaN
+    and infinity."""
+    if value is None or math.isnan(value):
+        return NOT_A_NUMBER
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    return format(value, form)
+
+
+def mean_abs(figures: Mapping[str, float | None]) -> str:
+    """The mean difference of a bucket. One without tokens has no figures, and nothing is wrong with it."""
+    return "no tokens" if figures["tokens"] == 0 else f"mean |d| {shown(figures['logprob_abs_diff_mean'], '.2e')}"
