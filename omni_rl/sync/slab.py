@@ -106,11 +106,9 @@ class Slab:
         )
 
     def nonfinite(self) -> tuple[NonFinite, ...]:
-        """The tensors that hold NaN or infinity: as the manifest says, or counted now where its writer did not."""
-        manifest = self.sealed()
-        if manifest.nonfinite is not None:
-            return manifest.nonfinite
-        held = ((entry, self._read.bytes[entry.offset : entry.offset + entry.nbytes]) for entry in manifest.entries)
+        """The tensors that hold NaN or infinity, counted in one pass: for weights whose writer did not count."""
+        entries = self.sealed().entries
+        held = ((entry, self._read.bytes[entry.offset : entry.offset + entry.nbytes]) for entry in entries)
         counted = (NonFinite(entry.name, *count(data, entry.dtype), entry.elements) for entry, data in held)
         return tuple(found for found in counted if found.nan or found.infinite)
 

@@ -110,7 +110,7 @@ class SlabPair:
         """
         slab = self.at(path)
         manifest = source.fill(slab)
-        nonfinite = slab.nonfinite()
+        nonfinite = slab.nonfinite() if manifest.nonfinite is None else manifest.nonfinite
         try:
             self._accept(manifest, type(source).__name__)
             if nonfinite and not allow_nonfinite:

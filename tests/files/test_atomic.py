@@ -247,6 +247,20 @@ def test_a_reader_gets_one_state_of_a_directory_that_is_replaced_meanwhile(tmp_p
     assert attempts == ["old", "new"]
 
 
+def test_a_reader_waits_for_a_writer_between_two_renames(tmp_path: Path) -> None:
+    target, aside = tmp_path / "saved", tmp_path / f".saved.{'0' * 32}.replaced"
+    write(aside, "old")
+
+    def finish() -> None:
+        write(tmp_path / "new", "new")
+        (tmp_path / "new").rename(target)
+
+    other = threading.Timer(0.05, finish)
+    other.start()
+    assert read_whole(target, lambda: contents(target)) == {"new"}
+    other.join()
+
+
 def test_an_error_of_a_reader_counts_only_if_the_directory_was_still(tmp_path: Path) -> None:
     target = tmp_path / "saved"
     write(target, "old")

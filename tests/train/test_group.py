@@ -218,8 +218,11 @@ def test_training_resumes_on_another_number_of_ranks(
     with TrainerGroup.start(small_checkpoint, SETTINGS.model_copy(update={"world_size": 1}), run="test") as single:
         single.load(tmp_path / "two")
         assert single.version() == version
+        shutil.rmtree(tmp_path / "two")  # a run keeps its latest states only
         single.update(rollouts, ADVANTAGES)
         single.save(tmp_path / "one")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two-again" / name).read_bytes()
     expected = load_file(tmp_path / "two-again" / checkpoint.OPTIMIZER)
     resumed = load_file(tmp_path / "one" / checkpoint.OPTIMIZER)
     assert resumed.keys() == expected.keys()

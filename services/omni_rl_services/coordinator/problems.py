@@ -159,7 +159,8 @@ _DESCRIBED = {
     403: "The token's scope does not reach that far, or another site's page sent it (`forbidden`).",
     404: "No such thing (`not_found`).",
     405: "Not with this method.",
-    409: "It contradicts what is there (`conflict`, `idempotency_mismatch`, `sync_running`, `sync_rolled_back`).",
+    409: "It contradicts what is there (`conflict`, `idempotency_mismatch`, `sync_running`), or a sync changed nothing "
+    "(`sync_rolled_back`, `non_finite_weights`).",
     413: "Too many bytes, pixels, frames or samples (`too_large`).",
     415: "A content type that is not read here (`unsupported_media_type`).",
     422: "A value is not as it should be (`invalid_request` and others).",
