@@ -7,11 +7,12 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from omni_rl.api.base import Answer, Body, GateName, Name, SeverityName, Text, example
 from omni_rl.consistency.corrections import Correction, Method
+from omni_rl.consistency.dtypes import Dtype, coarser
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import LeaveOut
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
-from omni_rl.kinds import KINDS, Bucket, Kind
+from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL
 
 METRICS = tuple(field.name for field in fields(Metrics))
 LIMITED = (*METRICS, "excluded_fraction", "flip_margin_max")
@@ -31,6 +32,10 @@ Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enu
 Limited = Annotated[str, _one_of(LIMITED), WithJsonSchema({"type": "string", "enum": list(LIMITED)})]
 
 
+BUCKETS = (OVERALL, MIXED_STATE)
+"""What may have limits beside the kinds of prompt."""
+
+
 class LimitValues(Body):
     """Above which value a metric asks for which severity."""
 
@@ -41,7 +46,8 @@ class LimitValues(Body):
     model_config = example(warn=1.05, mask=1.1, pause=1.5)
 
 
-LimitChanges = dict[Bucket, dict[Limited, LimitValues]]
+LimitChanges = dict[Name, dict[Limited, LimitValues]]
+"""By `overall` or a kind of prompt, and by metric."""
 
 
 def yardstick(dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None) -> Yardstick:
@@ -75,7 +81,10 @@ class RunBody(Body):
 
     run: Name
     model: Text = Field(description="What is trained; for people.")
-    dtype: Literal["float32", "bfloat16"] = Field(description="In which the engine serves; picks the limits.")
+    dtype: Dtype = Field(description="In which the engine computes. The coarser of both sides' picks the limits.")
+    train_dtype: Dtype | None = Field(
+        default=None, description="In which the trainer computes the logprobs it posts; null: as the engine."
+    )
     framework: Text = "omni-rl"
     gated: bool = Field(
         default=False,
@@ -84,6 +93,12 @@ class RunBody(Body):
     )
     limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
     correction: CorrectionBody = CorrectionBody()
+    kinds: tuple[Name, ...] = Field(
+        default=(),
+        max_length=32,
+        description="Kinds of prompt of the run's own (math, code), which its records may name beside "
+        f"{', '.join(KINDS)}.",
+    )
     lag: int | None = Field(
         default=None,
         ge=0,
@@ -102,16 +117,26 @@ class RunBody(Body):
 
     def terms(self) -> Terms:
         """How its records are to be read."""
-        return Terms.of(self.dtype, self.lag)
+        return Terms.of(coarser(self.dtype, self.train_dtype), self.lag)
+
+    @property
+    def every_kind(self) -> tuple[str, ...]:
+        """The kinds that its records may name."""
+        return (*KINDS, *self.kinds)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        reserved = {*BUCKETS, *KINDS} & set(self.kinds)
+        if reserved or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds has {', '.join(sorted(reserved)) or 'a name twice'}; name kinds of the run's own")
+        if unknown := sorted(self.limits.keys() - {*BUCKETS, *self.every_kind}):
+            raise ValueError(f"limits of {', '.join(unknown)}: no such kind; there are {', '.join(self.every_kind)}")
         self.judged_by()
         return self
 
     def judged_by(self) -> Yardstick:
         """Raises ConfigError, a ValueError, where limits do not rise."""
-        return yardstick(self.dtype, self.limits, self.leave_out)
+        return yardstick(coarser(self.dtype, self.train_dtype), self.limits, self.leave_out)
 
 
 class DriftAnswer(Answer):
@@ -134,7 +159,7 @@ class RunAnswer(Answer):
     drift: DriftAnswer
     attempt: int | None = Field(description="The latest one; null before the first step.")
     step: int | None = Field(description="The latest sealed one of that attempt.")
-    kinds: tuple[Kind, ...] = Field(
+    kinds: tuple[str, ...] = Field(
         default=KINDS,
         description="The kinds of prompt that the run's figures are told by beside `overall`, in the order to show.",
     )

@@ -31,7 +31,8 @@ class Ties:
     margin: float
 
 
-TIES: Mapping[str, Ties] = {"float32": Ties("after_flip", 1e-5), "bfloat16": Ties("flipped", 1e-2)}
+TIES: dict[str, Ties] = {"float32": Ties("after_flip", 1e-5), "bfloat16": Ties("flipped", 1e-2)}
+TIES |= {"float16": TIES["bfloat16"], "fp8": TIES["bfloat16"]}
 """By dtype. In clean bfloat16 steps the widest first flip of 160 answers has a margin of 9e-3; what follows it in its
 sequence may be wider, and is judged: 5 tokens of 5,120."""
 NOTHING = Ties("nothing", 0.0)

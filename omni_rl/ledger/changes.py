@@ -106,8 +106,13 @@ def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> S
         return "new"
     known = connection.execute(sa.select(runs.c.config).where(runs.c.run == run)).scalar_one()
     given = json.loads(json.dumps(config))
-    if known != given:
-        changed = sorted(name for name in known.keys() | given.keys() if known.get(name) != given.get(name))
+    # A run of an older version has not what came since, which is the same as having it empty.
+    changed = sorted(
+        name
+        for name in known.keys() | given.keys()
+        if known.get(name) != given.get(name) and (name in known or given[name] not in (None, [], {}))
+    )
+    if changed:
         raise ConflictError(
             f"run {run} is registered with other values of {', '.join(changed)}; take another name, or its own values"
         )

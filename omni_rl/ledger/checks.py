@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from omni_rl.errors import RecordError
-from omni_rl.kinds import KINDS, MODALITIES
+from omni_rl.kinds import MODALITIES
 from omni_rl.ledger.lists import Lists, lists, numbers, present, single
 from omni_rl.ledger.schema import COLUMNS, RecordLimits
 
@@ -17,7 +17,7 @@ CHOICES = ("moe_layers", "experts_per_token", "rollout_experts", "train_experts"
 LOGPROBS_OF = ("processed", "raw", "unknown")
 DIGEST = "^[0-9a-f]{64}$"
 
-_KINDS, _MODALITIES = pa.array(KINDS), pa.array(MODALITIES)
+_MODALITIES = pa.array(MODALITIES)
 
 
 def check(table: pa.Table, limits: RecordLimits) -> None:
@@ -59,9 +59,15 @@ class _Check:
                     raise self._error("sample", row, f"is also the name of row {seen[name]}")
                 seen[name] = row
         kinds = self._columns["kind"]
-        known = pc.fill_null(pc.is_in(kinds, _KINDS), False) if kinds.null_count < len(kinds) else kinds
+        known = (
+            pc.fill_null(pc.is_in(kinds, pa.array(self._limits.kinds)), False)
+            if kinds.null_count < len(kinds)
+            else kinds
+        )
         strange = present(kinds) & ~numbers(known).astype(np.bool_)
-        self._refuse("kind", strange, lambda row: f"is {kinds[row].as_py()!r}; known are {', '.join(KINDS)}")
+        self._refuse(
+            "kind", strange, lambda row: f"is {kinds[row].as_py()!r}; known are {', '.join(self._limits.kinds)}"
+        )
 
     def _answers(self) -> NDArray[np.int64]:
         """T of each row; every list that is as long as the answer is."""

@@ -99,7 +99,9 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     row = connection.execute(_step_rows(identity).where(steps.c.step == key.step)).first()
     if row is None:
         raise NotFoundError(f"{key} is not sealed")
-    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(BUCKETS), figures.c.step == key.step)
+    config = connection.execute(sa.select(runs.c.config).where(runs.c.run == key.run)).scalar_one()
+    buckets = (*BUCKETS, *config.get("kinds", ()))
+    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(buckets), figures.c.step == key.step)
     of_step = (samples.c.attempt_id == identity, samples.c.step == key.step)
     by_kind = {found.kind: _metrics(found) for found in connection.execute(sa.select(figures).where(*of_kinds))}
     by_position: dict[str, list[Bin]] = {}
@@ -113,7 +115,7 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     return Step(
         _step_row(key.run, key.attempt, row),
         row.verdict,
-        {kind: by_kind[kind] for kind in BUCKETS if kind in by_kind},
+        {kind: by_kind[kind] for kind in buckets if kind in by_kind},
         {kind: tuple(found) for kind, found in by_position.items()},
         tuple(_kept(found) for found in connection.execute(kept.order_by(samples.c.place))),
         tuple(parts_of(connection, key)),

@@ -140,3 +140,5 @@ class RecordLimits:
     """Bytes of one string; names are held to `name`."""
     name: int = 512
     media_per_record: int = 256
+    kinds: tuple[str, ...] = KINDS
+    """What records may name as their kind."""

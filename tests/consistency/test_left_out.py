@@ -190,7 +190,7 @@ def answers(apart: int, margin: float | None) -> list[SampleRecord]:
     return records
 
 
-@pytest.mark.parametrize("dtype", TIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("margin", [0.2, 1e-7])
 def test_a_fault_is_not_excused_by_the_flips_that_it_causes(dtype: str, margin: float) -> None:
     """12 answers that some replica sampled with other weights: recorded choices must not calm what is said of them."""

@@ -76,7 +76,7 @@ def fill(directory: Path, url: str) -> None:
 
 def _runs(client: Client, clock: Clock) -> None:
     limits = {"image": {"token_mult_prob_error": LimitValues(warn=1.04, mask=1.2, pause=1.5)}}
-    digits = RunBody(run="digits", model="small", dtype="bfloat16", framework="verl", limits=limits)  # type: ignore[arg-type]
+    digits = RunBody(run="digits", model="small", dtype="bfloat16", framework="verl", limits=limits)
     client.create_run(digits)
     clock.tick()
     client.create_run(RunBody(run="words", model="small", dtype="float32"))

@@ -94,7 +94,8 @@ async def test_the_api_says_which_kinds_of_prompt_there_are(served: Served) -> N
 async def test_the_document_lists_the_kinds(served: Served) -> None:
     document = (await served.http.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]
-    assert schemas["RunAnswer"]["properties"]["kinds"]["items"]["enum"] == list(KINDS)
+    assert schemas["RunAnswer"]["properties"]["kinds"]["default"] == list(KINDS)
+    assert ", ".join(KINDS) in schemas["RunBody"]["properties"]["kinds"]["description"]
     parameters = document["paths"]["/v1/runs/{run}/timeline"]["get"]["parameters"]
     (asked,) = (one["schema"] for one in parameters if one["name"] == "kind")
-    assert (asked["enum"], asked["default"]) == ([OVERALL, *KINDS], OVERALL)
+    assert asked["default"] == OVERALL

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from omni_rl.kinds import KINDS
 from tests.cases.world import Row, World, records
 from tests.services.conftest import Serve, Served
 from tests.services.test_drift import GATED, rest
@@ -227,6 +228,49 @@ async def test_a_lag_that_the_run_allows_is_not_told_and_a_longer_one_is(served:
     for run, lag, severity in (("a", 2, "ok"), ("b", 1, "warn"), ("c", 0, "warn")):
         await served.http.post("/v1/runs", json={**RUN, "run": run, "lag": lag})
         assert (await step(served, 0, rows, run=run))["severity"] == severity, run
+
+
+async def test_a_run_may_name_kinds_of_its_own_with_limits(served: Served) -> None:
+    low = {"gen_kl_error": {"warn": 1e-6, "mask": 1.0, "pause": 2.0}}
+    body = {**RUN, "kinds": ["math", "code"], "limits": {"code": low}}
+    answer = await served.http.post("/v1/runs", json=body)
+    assert answer.json()["kinds"] == [*KINDS, "math", "code"]
+    rows = [{**row, "kind": "code" if n % 2 else "math"} for n, row in enumerate(CLEAN)]
+    verdict = await step(served, 0, rows)
+    assert {breach["bucket"] for breach in verdict["breaches"]} == {"code"}
+    assert {"overall", "math", "code"} <= verdict["figures"].keys()
+    seen = (await served.http.get("/v1/runs/math/attempts/1/steps/0")).json()
+    assert seen["positions"].keys() >= {"math", "code"}
+    line = (await served.http.get("/v1/runs/math/timeline", params={"kind": "code"})).json()
+    assert line["steps"] == [1]
+    document = {"schema": "omni_rl.step/1", "records": [{**CLEAN[0], "kind": "poetry"}]}
+    refused = await served.http.put("/v1/runs/math/attempts/1/steps/1/parts/0", json=document)
+    assert refused.status_code == 422
+    assert f"'poetry'; known are {', '.join(KINDS)}, math, code" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kinds": ["overall"]}, {"kinds": ["a", "a"]}, {"kinds": ["text"]}, {"limits": {"poetry": {}}}]
+)
+async def test_kinds_and_limits_that_cannot_be_meant_are_refused(served: Served, wrong: dict[str, Any]) -> None:
+    assert (await served.http.post("/v1/runs", json={**RUN, **wrong})).status_code == 422
+
+
+async def test_the_coarser_dtype_of_both_sides_picks_the_limits(served: Served) -> None:
+    for run, dtypes, severity in (
+        ("a", {"dtype": "float32"}, "pause"),
+        ("b", {"dtype": "float32", "train_dtype": "bfloat16"}, "ok"),
+        ("c", {"dtype": "fp8", "train_dtype": "bfloat16"}, "ok"),
+        ("d", {"dtype": "bfloat16", "train_dtype": "float32"}, "ok"),
+    ):
+        await served.http.post("/v1/runs", json={**RUN, "run": run, **dtypes})
+        assert (await step(served, 0, CLEAN, run=run))["severity"] == severity, run
+
+
+async def test_a_difference_that_is_a_dtypes_own_at_every_step_is_rounding(served: Served) -> None:
+    await served.http.post("/v1/runs", json={**RUN, "dtype": "float32"})
+    causes = [(await step(served, number, elsewhere(0.01)))["cause"] for number in range(5)]
+    assert causes == ["unknown"] * 3 + ["rounding"] * 2
 
 
 def test_the_world_is_as_far_apart_as_bfloat16_engines_are() -> None:

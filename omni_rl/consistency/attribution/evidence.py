@@ -36,6 +36,7 @@ class Check(StrEnum):
     BIAS = "bias"
     SUPPORT = "support"
     GROWTH = "growth"
+    ROUNDING = "rounding"
     BATCH_AGAINST_ALONE = "batch_vs_alone"
     PREFILL_AGAINST_DECODE = "prefill_vs_decode"
     TRAIN_AGAINST_PREFILL = "train_vs_prefill"

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.dtypes import DTYPES
 from omni_rl.consistency.posted import alignment, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Look, Terms
+from omni_rl.consistency.posted.look import NOISE, Look, Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.support import support
 from omni_rl.kinds import OVERALL
+
+EVEN = 0.1
+"""By how much the share of tokens above zero may miss a half, where rounding is the cause."""
+CONSTANT = 3
+"""Earlier steps of the same size that show that a difference stays."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
         yield support(step, seen.means[OVERALL])
     yield transforms.temperature(step)
     yield _stale(step, seen)
+    yield _rounding(step, terms, history, seen)
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:
@@ -72,6 +79,32 @@ def _stale(step: PostedStep, seen: Look) -> Finding:
         "keeps older weights; look whether the updates, or the adapter, reach it, and sync",
         Cause.STALE_WEIGHTS,
         growth.numbers,
+    )
+
+
+def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look) -> Finding:
+    """Whether the difference is that of a dtype: of its size, as often above zero as below, the same at every step
+    since the first."""
+    clear = Finding(Check.ROUNDING, "clear", "the difference is not that of a dtype")
+    wrong = {finding.check for finding, _ in seen.found} & {Check.UNIT_MEAN, Check.BIAS, Check.GROWTH}
+    moved = step.d[step.d != 0]
+    if wrong or not len(moved) or abs(float((moved > 0).mean()) - 0.5) > EVEN:
+        return clear
+    of = next((dtype for dtype in DTYPES if step.size <= NOISE[dtype]), None)
+    sizes = [size for size, _ in history.sizes]
+    constant = all(step.size / 2 <= size <= step.size * 2 for size in sizes)
+    # Of the run's own dtypes it is expected from the first step on; of a coarser one it has to stay what it is.
+    expected = step.size <= terms.noise
+    if of is None or not constant or (not expected and len(sizes) < CONSTANT):
+        return clear
+    said = (
+        "as far apart as the run's dtypes are: its limits are tighter than these allow"
+        if expected
+        else f"as far apart as {of} is, at each of {len(sizes) + 1} steps: one side computes in it; state both sides' "
+        "dtypes (dtype, train_dtype), or compute both in one"
+    )
+    return Finding(
+        Check.ROUNDING, "explains", f"the two sides are {said}", Cause.ROUNDING, {"abs_diff_mean": step.size}
     )
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from omni_rl.consistency.attribution.evidence import Check, Finding
-from omni_rl.consistency.bands import NOISE
 from omni_rl.consistency.limits import Severity, Told
 from omni_rl.consistency.posted import proofs, transforms, values
 from omni_rl.consistency.posted.history import History
@@ -20,7 +19,9 @@ from omni_rl.consistency.posted.step import Array, PostedStep
 from omni_rl.consistency.posted.support import UnitMean, unit_mean
 from omni_rl.kinds import OVERALL
 
-ROUNDING: Mapping[str, float] = {"float32": 3e-6, "bfloat16": 2e-3}
+NOISE: Mapping[str, float] = {"float32": 1e-5, "float16": 1.25e-2, "bfloat16": 0.05, "fp8": 0.1}
+"""The mean abs d of two correct computations, at most, by dtype."""
+ROUNDING: Mapping[str, float] = {"float32": 3e-6, "float16": 1e-3, "bfloat16": 2e-3, "fp8": 4e-3}
 """What rounding may leave in the mean of exp(d), by dtype: both sides are proper policies up to the last bits of their
 log-softmax."""
 BIASED = {Severity.PAUSE: 0.5, Severity.MASK: 0.1, Severity.WARN: 0.0}
@@ -45,7 +46,7 @@ class Terms:
 
     @classmethod
     def of(cls, dtype: str, lag: int | None = None) -> "Terms":
-        return cls(NOISE[dtype].mean, ROUNDING[dtype], lag)
+        return cls(NOISE[dtype], ROUNDING[dtype], lag)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Run:
             drift=drift_answer(self.drift),
             attempt=attempt,
             step=step,
+            kinds=self.body.every_kind,
         )
 
 

@@ -15,6 +15,7 @@ from omni_rl.consistency.policy import Outcome
 from omni_rl.consistency.posted.history import History
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, weigh
@@ -70,9 +71,9 @@ class Steps:
     def close(self) -> None:
         self._workers.shutdown(cancel_futures=True)
 
-    async def put(self, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
+    async def put(self, run: Run, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
         """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`."""
-        records = await self.work(len(body), _read, body, arrow)
+        records = await self.work(len(body), _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
         stored = await self._store.put_part(key, rank, records)
         self._telemetry.parts.labels(stored).inc()
         if stored == "new":
@@ -172,8 +173,8 @@ class Steps:
             sink.step(step)
 
 
-def _read(body: bytes, arrow: bool) -> StepRecords:
-    records = StepRecords.from_arrow(body) if arrow else StepRecords.from_json(body)
+def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:
+    records = StepRecords.from_arrow(body, limits) if arrow else StepRecords.from_json(body, limits)
     # Both are computed once and kept: here, where the event loop does not wait for it.
     _ = records.digest, records.tokens
     return records

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from omni_rl.api.base import MAX_INT
+from omni_rl.api.base import MAX_INT, Name
 from omni_rl.api.runs import METRICS, Metric
 from omni_rl.api.steps import (
     PartAnswer,
@@ -16,8 +16,8 @@ from omni_rl.api.steps import (
     TrainingBody,
     Verdict,
 )
-from omni_rl.errors import TooLargeError, UnsupportedMediaTypeError
-from omni_rl.kinds import OVERALL, Bucket
+from omni_rl.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
+from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.judging import sample_weights, weights_stream
@@ -80,11 +80,11 @@ async def put_part(
     kind = content_type.split(";")[0].strip().lower()
     if kind not in (ARROW, JSON):
         raise UnsupportedMediaTypeError(f"records come as {ARROW} or {JSON}, not as {content_type or 'nothing'}")
-    await coordinator.run(run)
+    of = await coordinator.run(run)
     bounds = coordinator.settings.bounds
     async with coordinator.steps.room.taken(bounds.part if content_length is None else content_length):
         body = await request.body()
-        return await coordinator.steps.put(StepKey(run, attempt, step), rank, body, arrow=kind == ARROW)
+        return await coordinator.steps.put(of, StepKey(run, attempt, step), rank, body, arrow=kind == ARROW)
 
 
 @router.post(
@@ -170,18 +170,21 @@ async def timeline(
     coordinator: CoordinatorDep,
     caller: Reader,
     attempt: OfAttempt = None,
-    kind: Annotated[Bucket, Query(description="A kind of prompt, or all.")] = OVERALL,
+    kind: Annotated[Name, Query(description="A kind of the run's prompts, or all.")] = OVERALL,
     first: Annotated[int | None, Query(ge=0, le=MAX_INT, description="From this step on.")] = None,
     last: Annotated[int | None, Query(ge=0, le=MAX_INT, description="To this step, inclusive.")] = None,
     points: Annotated[int, Query(ge=1, le=4096, description="At most so many buckets.")] = 1000,
     metric: Annotated[list[Metric] | None, Query(max_length=len(METRICS), description="These; else all.")] = None,
 ) -> TimelineAnswer:
     """Figures over steps, decimated so that every spike stays."""
-    of = (await coordinator.run(run)).attempt(attempt)
+    found = await coordinator.run(run)
+    if kind not in (OVERALL, *found.body.every_kind):
+        raise InvalidRequestError(f"run {run} has no prompts of kind {kind}: {', '.join(found.body.every_kind)}")
+    of = found.attempt(attempt)
     if of is None:
         return TimelineAnswer.empty(run, kind)
-    found = await coordinator.store.timeline(run, of, metric or METRICS, kind, first, last, points)
-    return timeline_answer(run, of, found)
+    steps = await coordinator.store.timeline(run, of, metric or METRICS, kind, first, last, points)
+    return timeline_answer(run, of, steps)
 
 
 @router.get(STEP, responses=documented(401, 403, 404, 422))
