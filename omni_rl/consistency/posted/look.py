@@ -26,6 +26,9 @@ ROUNDING: Mapping[str, float] = {"float32": 3e-6, "float16": 1e-3, "bfloat16": 2
 log-softmax."""
 BIASED = {Severity.PAUSE: 0.5, Severity.MASK: 0.1, Severity.WARN: 0.0}
 """By how much the mean of exp(d) has to be off for a severity, where it is off by more than chance."""
+LARGE = 0.5
+"""Share of the noise's mean abs d below which a growth is not told: as a policy becomes surer or less sure, so does the
+rounding of both sides."""
 MANY = 1e-3
 """Share of tokens with an impossible value that stops a run; fewer are masked."""
 PATTERN = 8_192
@@ -104,7 +107,7 @@ def _checks(
             yield _biased(bucket, mean), next(s for s, at in BIASED.items() if abs(mean.excess) >= at)
     if (staying := history.staying(terms.bias)) is not None:
         yield _staying(staying, history), Severity.WARN
-    if (grown := history.grows(step.size, error)) is not None:
+    if step.size > LARGE * terms.noise and (grown := history.grows(step.size, error)) is not None:
         yield _growing(step, *grown), Severity.WARN
 
 

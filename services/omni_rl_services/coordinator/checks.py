@@ -5,7 +5,7 @@ from typing import Any
 
 from omni_rl.api.steps import Verdict
 from omni_rl.api.syncs import CheckAnswer
-from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.actions import WEIGHTS, Cause
 from omni_rl.consistency.limits import Judgement, Limits, Severity, Told, judge
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, CheckResult
@@ -85,9 +85,10 @@ class Checks:
         return answer
 
     async def explained(self, key: StepKey) -> tuple[Cause, str, list[dict[str, Any]]] | None:
-        """The cause, sentence and evidence that a sealed step's records gave; None where they gave none."""
+        """The cause, sentence and evidence that a sealed step's records gave; None where they gave none, or one of the
+        weights, of which our own pair has proof."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
-        if verdict.cause in (None, Cause.UNKNOWN):
+        if verdict.cause in (None, Cause.UNKNOWN, *WEIGHTS):
             return None
         return Cause(verdict.cause), verdict.sentence, verdict.evidence
 
