@@ -273,6 +273,18 @@ async def test_a_difference_that_is_a_dtypes_own_at_every_step_is_rounding(serve
     assert causes == ["unknown"] * 3 + ["rounding"] * 2
 
 
+async def test_a_verdict_can_be_asked_for_again_however_old_it_is(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    verdict = await step(served, 0, SHIFTED)
+    for number in range(1, 5):
+        await step(served, number, CLEAN)
+    again = await served.http.post("/v1/runs/math/attempts/1/steps/0/seal", json={})
+    assert again.status_code == 200, again.text
+    assert again.json() == {**verdict, "sample_weights": None}
+    missing = await served.http.post("/v1/runs/math/attempts/1/steps/99/seal", json={})
+    assert missing.status_code == 404
+
+
 def test_the_world_is_as_far_apart_as_bfloat16_engines_are() -> None:
     assert 0.005 < float(np.abs(TRAIN - ROLLOUT).mean()) < 0.03
     assert math.isclose(float(np.exp(TRAIN - ROLLOUT).mean()), 1.0, abs_tol=0.003)

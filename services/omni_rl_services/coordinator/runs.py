@@ -58,8 +58,9 @@ class Run:
         """What its earlier steps showed: a new attempt has none."""
         return self.history if self.latest is not None and attempt == self.latest[0] else History()
 
-    def state(self, drift: Drift, history: History) -> dict[str, Any]:
-        """What the ledger keeps of where the run stands."""
+    @staticmethod
+    def state(drift: Drift, history: History) -> dict[str, Any]:
+        """What the ledger keeps of where a run stands."""
         return {**asdict(drift), "history": asdict(history)}
 
     def take_up(self, state: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from omni_rl.api.steps import PartAnswer, SealBody, Verdict
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
@@ -97,7 +99,10 @@ class Steps:
         """
         began = time.perf_counter()
         async with run.turn:
-            parts = await self._parts(key)
+            try:
+                parts = await self._parts(key)
+            except NotFoundError as gone:
+                return await self._long_ago(key, gone)
             if body.parts is not None and len(parts) != body.parts:
                 raise ConflictError(
                     f"{len(parts)} of {body.parts} ranks have posted for {key}: {', '.join(map(str, parts))}; seal it "
@@ -122,10 +127,8 @@ class Steps:
             verdict = verdict_of(key, judged, outcome.drift, weights, run.policy.settle, live=live)
             severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
-            if (
-                await self._store.seal(_new_step(run, key, body, digests, judged, outcome, history, severity, verdict))
-                == "same"
-            ):
+            step = _new_step(run, key, body, digests, judged, outcome, history, severity, verdict)
+            if await self._store.seal(step) == "same":
                 return await self._again(run, key, judged)
             before, run.drift, run.history = run.drift, outcome.drift, history
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
@@ -155,6 +158,14 @@ class Steps:
         if not parts:
             raise NotFoundError(f"{key} has no parts; post them before it is sealed")
         return parts
+
+    async def _long_ago(self, key: StepKey, gone: NotFoundError) -> Sealed:
+        """The verdict of a step whose records were dropped since, without weights. Raises `gone` if there is none."""
+        try:
+            step = await self._store.step(key)
+        except NotFoundError:
+            raise gone from None
+        return Sealed(Verdict.model_validate(step.verdict), StepColumns.of([]), np.empty(0, np.int64), None)
 
     async def _again(self, run: Run, key: StepKey, judged: Judged) -> Sealed:
         """The verdict that was given before; weights come from the same records, so they are the same."""
