@@ -135,7 +135,7 @@ def _sums(
     carry: np.uint64,
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Of the words of one block: plain, by their place in it, by their weights. With a target, each word is stored
-    there and put through the sieve while it is in a register: beside the store, that takes no time. Without one, the
+    there and put through the sieve while it is in a register, which makes the copy about 2 % slower. Without one, the
     type None leaves both lines out when this is compiled."""
     plain, placed, weighted, seen = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for index in range(words.size):
