@@ -5,7 +5,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omni_rl.bench.result import Goal, write_result
 from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.media.types import Prompt
 from omni_rl.policies.local import LocalPair, started
 from omni_rl.policies.pair import Pair
 from omni_rl.rollout.settings import EngineSettings
@@ -26,12 +26,16 @@ from omni_rl.train.settings import TrainSettings
 STEPS = 3
 ANSWERS = 64
 """A step's."""
-GROUP = 8
-"""Answers to each prompt, where there are several."""
-TOKENS = 32
 WALL, PROCESSOR = 0.75, 1.05
-Ask = Callable[[Pair[TrainerGroup], int], None]
-"""Renders and samples the prompts of a step."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Steps of `ANSWERS` answers: `prompts` gives so many of a step, each is answered `copies` times, in `tokens`."""
+
+    prompts: Callable[[int, int], list[Prompt]]
+    copies: int
+    tokens: int
 
 
 def bench_replicas(out: Path, rounds: int, say: Callable[[str], None]) -> Path:
@@ -48,7 +52,7 @@ def bench_replicas(out: Path, rounds: int, say: Callable[[str], None]) -> Path:
     )
     say("starting Ray, two vLLM engines and the trainer")
     with started(engine, TrainSettings(world_size=1), replicas=2) as pair:
-        results = {name: _measured(pair, ask, rounds, say, name) for name, ask in WORKLOADS.items()}
+        results = {name: _measured(pair, workload, rounds, say, name) for name, workload in WORKLOADS.items()}
     of_all_kinds = results[ALL_KINDS]["two_of_one"]
     goals = [
         Goal("two replicas, wall time of sampling, of one's", of_all_kinds["wall"], WALL, "lower"),
@@ -57,39 +61,39 @@ def bench_replicas(out: Path, rounds: int, say: Callable[[str], None]) -> Path:
     return write_result(out / "replicas.json", "omni-rl bench replicas", goals, results)
 
 
-def _all_kinds(pair: Pair[TrainerGroup], step: int) -> None:
-    """As the demo has them: as many prompts of every kind, one answer each."""
-    each = -(-ANSWERS // len(KINDS))
-    prompts = [prompt for kind in KINDS for prompt in demo_prompts(kind, each, step)][:ANSWERS]
-    _sample(pair, pair.render(prompts), step)
+def _all_kinds(count: int, step: int) -> list[Prompt]:
+    """As the demo has them: as many of every kind."""
+    each = -(-count // len(KINDS))
+    return [prompt for kind in KINDS for prompt in demo_prompts(kind, each, step)][:count]
 
 
-def _groups(pair: Pair[TrainerGroup], step: int) -> None:
-    """As GRPO has them: digits, several answers to each."""
-    count = ANSWERS // GROUP
-    rendered = pair.render(_digits(list(range(step * count, (step + 1) * count))))
-    _sample(pair, [replace(prompt, id=f"{prompt.id}.{copy}") for prompt in rendered for copy in range(GROUP)], step)
+def _digits(count: int, step: int) -> list[Prompt]:
+    return load_task("digits").prompts("train", list(range(step * count, (step + 1) * count)))
 
 
-def _digits(numbers: list[int]) -> list[Prompt]:
-    return load_task("digits").prompts("train", numbers)
+def _texts(count: int, step: int) -> list[Prompt]:
+    return demo_prompts("text", count, step)
 
 
-def _sample(pair: Pair[TrainerGroup], prompts: Sequence[RenderedPrompt], step: int) -> None:
-    pair.sample(prompts, SamplingSettings(max_tokens=TOKENS, seed=step * ANSWERS, ignore_eos=True))
+ALL_KINDS = "all kinds of prompt, 32 tokens"
+WORKLOADS = {
+    ALL_KINDS: Workload(_all_kinds, 1, 32),
+    "digits, groups of 8, 2 tokens": Workload(_digits, 8, 2),
+    # Nothing but decoding, where what a step of an engine costs for however few sequences is spent twice.
+    "text, 32 tokens": Workload(_texts, 1, 32),
+}
 
 
-ALL_KINDS = "all kinds of prompt, one answer each"
-WORKLOADS: dict[str, Ask] = {ALL_KINDS: _all_kinds, f"digits, {GROUP} answers each": _groups}
-
-
-def _measured(pair: LocalPair, ask: Ask, rounds: int, say: Callable[[str], None], name: str) -> dict[str, Any]:
+def _measured(
+    pair: LocalPair, workload: Workload, rounds: int, say: Callable[[str], None], name: str
+) -> dict[str, Any]:
+    steps = [workload.prompts(ANSWERS // workload.copies, step) for step in range(STEPS)]
     sides = {"one": Pair(pair.rollouts[:1], pair.trainer), "two": Pair(pair.rollouts, pair.trainer)}
     each: dict[str, dict[str, list[float]]] = {side: {"wall": [], "processor": []} for side in sides}
     for number in range(rounds + 1):
         say(f"{name}: round {number} of {rounds}")
         for side, asked in sides.items():
-            wall, processor = _seconds(asked, ask)
+            wall, processor = _seconds(asked, workload, steps)
             if number:  # the first time pays for what is loaded once
                 each[side]["wall"].append(wall)
                 each[side]["processor"].append(processor)
@@ -99,20 +103,22 @@ def _measured(pair: LocalPair, ask: Ask, rounds: int, say: Callable[[str], None]
     return {
         "steps": STEPS,
         "answers_per_step": ANSWERS,
-        "tokens_per_answer": TOKENS,
+        "tokens_per_answer": workload.tokens,
         "two_of_one": {of: medians["two"][of] / medians["one"][of] for of in ("wall", "processor")},
         "seconds": {side: {"median": medians[side], "each": each[side]} for side in sides},
         "load_average": os.getloadavg()[0],
     }
 
 
-def _seconds(pair: Pair[TrainerGroup], ask: Ask) -> tuple[float, float]:
-    """Wall time and processor time of all steps, one after the other."""
+def _seconds(pair: Pair[TrainerGroup], workload: Workload, steps: Sequence[Sequence[Prompt]]) -> tuple[float, float]:
+    """Wall time and processor time of all steps, one after the other: rendered and sampled."""
     for engine in pair.rollouts:
         engine.between_steps(_forget)
     wall, processor = time.perf_counter(), processor_seconds_below(os.getpid())
-    for step in range(STEPS):
-        ask(pair, step)
+    for step, prompts in enumerate(steps):
+        rendered = pair.render(prompts)
+        asked = [replace(prompt, id=f"{prompt.id}.{n}") for prompt in rendered for n in range(workload.copies)]
+        pair.sample(asked, SamplingSettings(max_tokens=workload.tokens, seed=step * ANSWERS, ignore_eos=True))
     return time.perf_counter() - wall, processor_seconds_below(os.getpid()) - processor
 
 

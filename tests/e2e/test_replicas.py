@@ -92,6 +92,8 @@ def partings(one: Sequence[Rollout], other: Sequence[Rollout], seed: int) -> lis
 def noise_between(token: int, other: int, seed: int, position: int) -> float:
     """How much more noise `other` gets than `token`, by the operator with which vLLM samples on CPU: the difference of
     logits at which it takes the one instead of the other."""
+    import vllm._C  # noqa: F401  # its operators
+
     generator = torch.Generator().manual_seed(seed)
     for _ in range(position + 1):
         drawn = torch.randint(0, 2**31, (1,), generator=generator, dtype=torch.long)
@@ -139,17 +141,26 @@ def test_answers_are_those_of_one_replica_but_for_near_ties(pair: LocalPair, mon
     assert len(ties) <= TIES, ties
 
 
-def test_answers_of_other_seeds_do_not_part_at_ties(pair: LocalPair) -> None:
-    """What is called a tie is one: the noise is that which vLLM samples with."""
-    given = prompts(pair, 0)[:8]
-    one, other = alone(pair).sample(given, sampling(0)), pair.sample(given, sampling(1))
-    found = [
-        abs(float(a.logprobs[0] - b.logprobs[0]) - noise_between(int(a.ids[0]), int(b.ids[0]), place, 0))
-        for place, (a, b) in enumerate(zip(one, other, strict=True))
-        if a.ids[0] != b.ids[0]
-    ]
-    assert found
-    assert min(found) > TIE
+def test_the_noise_between_two_tokens_says_which_of_them_is_sampled() -> None:
+    """By the margins of `partings`, the token that the operator takes is the best one, and only just where it is."""
+    import vllm._C  # noqa: F401  # its operators
+
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        drawn = torch.randint(0, 2**31, (1,), generator=torch.Generator().manual_seed(seed), dtype=torch.long)
+        logprobs = torch.tensor(rng.standard_normal((1, 12)), dtype=torch.float32).log_softmax(-1)
+        best = int(torch.ops._C.fused_gumbel_argmax(logprobs, drawn))
+        margins = {
+            other: float(logprobs[0, best] - logprobs[0, other]) - noise_between(best, other, seed, 0)
+            for other in range(12)
+            if other != best
+        }
+        assert min(margins.values()) > 0
+        second = min(margins, key=margins.__getitem__)
+        for change, taken in ((-2 * TIE, best), (2 * TIE, second)):
+            logprobs[0, second] += margins[second] + change
+            assert int(torch.ops._C.fused_gumbel_argmax(logprobs, drawn)) == taken
+            logprobs[0, second] -= margins[second] + change
 
 
 def test_an_engine_that_is_killed_while_it_samples_loses_nothing(pair: LocalPair) -> None:
