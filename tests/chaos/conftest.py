@@ -15,10 +15,12 @@ import pytest
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.processes import life
 from omni_rl.sync.replica import Deadline, ReplicaStatus
+from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.sync.version import WeightVersion
 from tests.chaos import nursery, parties
-from tests.chaos.fake_engine import RUN, Faults, Token
+from tests.chaos.fake_engine import Faults, Token
 from tests.chaos.parties import PARTIES, REPLICAS, Home, Job
+from tests.postgres import Postgres
 
 END_SECONDS = 60.0
 
@@ -84,7 +86,7 @@ class Scene:
         return [Token(version, held) for line in lines for version, held in json.loads(line)]
 
     def committed(self) -> str:
-        with opened_journal(self.home.ledger, RUN, force=True) as journal:
+        with opened_journal(self.home.ledger, self.home.run, force=True) as journal:
             committed = journal.committed()
         assert committed is not None
         return committed.version
@@ -117,11 +119,27 @@ def fork_server() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def shared_database(postgres: Postgres) -> str:
+    """One for all tests, each of which has a run of its own in it: a database takes longer to make than a test runs."""
+    return postgres.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where runs have their journals; in memory, because a killed process loses nothing that the system holds."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("shared_database")
+        return
+    with tempfile.TemporaryDirectory(prefix="omni-chaos-", dir=SHARED_MEMORY) as directory:
+        yield f"sqlite:///{directory}/ledger.db"
+
+
 @pytest.fixture
 def scene(fork_server: str, ledger_url: str) -> Iterator[Scene]:
     """In a directory with a short name: a socket's path has at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="omni-") as directory:
-        started = Scene(Home(Path(directory), fork_server, ledger_url))
+        started = Scene(Home(Path(directory), fork_server, ledger_url, run=Path(directory).name))
         yield started
         started.close()
 

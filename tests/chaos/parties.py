@@ -49,11 +49,13 @@ GONE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, FileNotFo
 
 @dataclass(frozen=True)
 class Home:
-    """One run's directory. Everything but the ledger is a file in it: sockets, process ids, logs, slabs, tokens."""
+    """One run's directory. Everything is a file in it (sockets, process ids, logs, slabs, tokens) but the journal,
+    which is that of `run` in the ledger with this URL."""
 
     path: Path
     nursery: str
     ledger: str
+    run: str
 
     def start(self, party: str, run: Callable[..., None], *arguments: Any) -> int:
         pid = fork(self.nursery, self.path / f"{party}.log", run, self, party, *arguments)
@@ -286,7 +288,7 @@ def coordinator(home: Home, party: str, job: Job) -> None:
 
     outcome: dict[str, Any] = {}
     try:
-        with Ledger.open(home.ledger) as ledger, closing(LedgerJournal(ledger, RUN, force=job.force)) as journal:
+        with Ledger.open(home.ledger) as ledger, closing(LedgerJournal(ledger, home.run, force=job.force)) as journal:
             slabs = SlabPair(home.shared_memory / f"omni-rl-{RUN}")
             replicas = [FakeReplica(home, name) for name in REPLICAS]
             sync = WeightSync(journal, slabs, replicas, deadlines=DEADLINES, observe=observe)
