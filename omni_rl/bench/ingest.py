@@ -111,7 +111,7 @@ def _part(rng: np.random.Generator, rank: int, samples: int) -> bytes:
     """An Arrow stream of a rank's records: ids and both logprobs, in float64."""
     count = samples * TOKENS
     rollout = -rng.exponential(1.0, count)
-    train = rollout + rng.normal(0.0, 0.01, count)
+    train = np.minimum(rollout + rng.normal(0.0, 0.01, count), 0.0)
     offsets = pa.array(np.arange(0, count + 1, TOKENS), pa.int32())
     columns = {
         "sample": pa.array([f"{rank}/{number}" for number in range(samples)]),

@@ -276,7 +276,7 @@ def test_published_weights_are_nobodys_stale_ones_and_stay(service: Service) -> 
 def post(client: Client, step: int, version: str, apart: float) -> None:
     """A step of a trainer that is not ours, scored with the weights that sampled it."""
     generator = np.random.default_rng(step)
-    rollout = -generator.random(64)
+    rollout = -5.0 - generator.random(64)
     record = {
         "sample": "a",
         "kind": "text",

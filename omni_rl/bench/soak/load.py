@@ -183,7 +183,7 @@ def _records(rng: np.random.Generator) -> list[dict[str, Any]]:
                 "prompt_tokens": 8,
                 "ids": rng.integers(0, 131_072, TOKENS),
                 "rollout_logprobs": rollout,
-                "train_logprobs": rollout + rng.normal(0.0, 0.01, TOKENS),
+                "train_logprobs": np.minimum(rollout + rng.normal(0.0, 0.01, TOKENS), 0.0),
             }
         )
     return found
