@@ -193,6 +193,16 @@ def test_a_check_compares_by_kind_and_leg(service: Service) -> None:
     assert answer["legs"].keys() == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
 
 
+def test_weights_of_a_directory_and_of_another_process_come_the_same_way(service: Service) -> None:
+    shutil.copytree(SMALL_CHECKPOINT, service.weights / "small")
+    answer = service.run("sync", "--source", "directory", "--path", str(service.weights / "small"))
+    assert (answer["outcome"], answer["elements_proven"]) == ("committed", answer["elements"])
+    with service.client() as client, pytest.raises(InvalidRequestError):
+        client.sync(SyncBody(source="directory", path=str(SMALL_CHECKPOINT)))
+    # The engines have the trainer's weights, under another name.
+    assert service.run("check")["severity"] == "ok"
+
+
 def test_a_jobs_prompts_are_dealt_over_all_engines(service: Service) -> None:
     """Three steps of 64 answers, of which nothing is learnt: the tests after this one know the weights."""
     before = service.requests()
@@ -203,16 +213,6 @@ def test_a_jobs_prompts_are_dealt_over_all_engines(service: Service) -> None:
         steps = client.steps("dealt")
     assert [step.severity for step in steps] == ["ok"] * 3
     assert [now - then for now, then in zip(service.requests(), before, strict=True)] == [96, 96]
-
-
-def test_weights_of_a_directory_and_of_another_process_come_the_same_way(service: Service) -> None:
-    shutil.copytree(SMALL_CHECKPOINT, service.weights / "small")
-    answer = service.run("sync", "--source", "directory", "--path", str(service.weights / "small"))
-    assert (answer["outcome"], answer["elements_proven"]) == ("committed", answer["elements"])
-    with service.client() as client, pytest.raises(InvalidRequestError):
-        client.sync(SyncBody(source="directory", path=str(SMALL_CHECKPOINT)))
-    # The engines have the trainer's weights, under another name.
-    assert service.run("check")["severity"] == "ok"
 
 
 def published_state() -> dict[str, torch.Tensor]:
