@@ -36,12 +36,16 @@ BUCKETS = (OVERALL, MIXED_STATE)
 """What may have limits beside the kinds of prompt."""
 
 
+Number = Annotated[float, Field(strict=True)]
+"""A number; true and false are none."""
+
+
 class LimitValues(Body):
     """Above which value a metric asks for which severity."""
 
-    warn: float
-    mask: float
-    pause: float
+    warn: Number
+    mask: Number
+    pause: Number
 
     model_config = example(warn=1.05, mask=1.1, pause=1.5)
 
@@ -62,12 +66,12 @@ class CorrectionBody(Body):
     """Per-token weights of a step: `omni_rl.consistency.corrections` has the formulas and their sources."""
 
     method: Method = "tis"
-    cap: float = Field(default=2.0, ge=1)
-    low: float = Field(default=0.5, ge=0, le=1)
-    high: float = Field(default=5.0, ge=1)
-    geometric_low: float = Field(default=0.99, ge=0, le=1)
-    geometric_high: float = Field(default=1.01, ge=1)
-    veto: float | None = Field(default=None, ge=0, lt=1)
+    cap: Number = Field(default=2.0, ge=1)
+    low: Number = Field(default=0.5, ge=0, le=1)
+    high: Number = Field(default=5.0, ge=1)
+    geometric_low: Number = Field(default=0.99, ge=0, le=1)
+    geometric_high: Number = Field(default=1.01, ge=1)
+    veto: Number | None = Field(default=None, ge=0, lt=1)
     when: Literal["mask", "always"] = Field(default="mask", description="From severity mask on, or at every step.")
 
     model_config = example(method="icepop", low=0.5, high=5.0, when="mask")

@@ -29,7 +29,7 @@ def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with live(tmp_path_factory.mktemp("lost"), bridge) as url, Client(url) as client:
         client.create_run(RunBody(run="digits", model="m", dtype="float32"))
         for step in (1, 2, 3):
-            train = [-1.0, math.nan if step == 2 else -2.0, -0.5]
+            train = [math.nan] * len(LOGPROBS) if step == 2 else LOGPROBS
             record = {"sample": "a", "kind": "text", "rollout_logprobs": LOGPROBS, "train_logprobs": train}
             client.put_part("digits", 1, step, 0, [record])
             client.seal("digits", 1, step, parts=1)
@@ -56,7 +56,7 @@ def test_the_timeline_counts_them_and_its_table_names_them(lost: str, opened: Op
 
 def test_a_step_its_samples_and_their_tokens(lost: str, opened: Open) -> None:
     page = opened(lost, run="digits", view="what", step=2)
-    expect(page.get_by_role("region", name="Worst samples").locator("tbody td").nth(2)).to_have_text(NOT)
+    expect(page.get_by_role("region", name="Worst samples").locator("tbody td").nth(3)).to_have_text(NOT)
     expect(page.locator(".detail")).to_contain_text(f"train {NOT}")
     expect(page.locator(".detail")).to_contain_text(f"d {NOT}")
     page.goto(f"{lost}/#run=digits&view=where&step=2")

@@ -105,6 +105,7 @@ def test_the_kinds_to_pick_from_are_those_that_the_api_says(
         route.fulfill(json=state)
 
     context.route("**/v1/state", other_kinds)
+    expect(page.locator("canvas").first).to_be_visible()  # what is under way has the kinds from before
     page.keyboard.press("r")
     expect(offered).to_have_text(["all kinds", "text", "math", *(["code"] if view == "compare" else [])])
     page.get_by_label("prompts").select_option("text")

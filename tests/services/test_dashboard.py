@@ -88,7 +88,7 @@ async def test_the_api_says_which_kinds_of_prompt_there_are(served: Served) -> N
     for bucket in (OVERALL, *run["kinds"]):
         timeline = await served.http.get("/v1/runs/digits/timeline", params={"kind": bucket})
         assert (timeline.status_code, timeline.json()["kind"]) == (200, bucket)
-    assert (await served.http.get("/v1/runs/digits/timeline", params={"kind": "colour"})).status_code == 422
+    assert (await served.http.get("/v1/runs/digits/timeline", params={"kind": "colour"})).status_code == 404
 
 
 async def test_the_document_lists_the_kinds(served: Served) -> None:

@@ -143,6 +143,7 @@ async def test_logprobs_that_are_no_numbers_are_told_and_the_figures_are_those_o
     assert "1 of the trainer's logprobs is NaN (first: token 1 of a)" in verdict["sentence"]
     assert verdict["figures"]["overall"]["logprob_abs_diff_mean"] == pytest.approx(0)
     assert verdict["figures"]["overall"]["tokens"] == 3
+    assert [(worst["sample"], worst["error"]) for worst in verdict["worst"]] == [("a", None)]
     assert verdict["sample_weights"][0]["weights"] == [1.0, 0.0, 1.0, 1.0]
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import StepComparison
 from omni_rl.consistency.limits import Judgement, Severity
@@ -27,13 +29,23 @@ def judge_posted(
     columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms, history: History
 ) -> JudgedStep:
     """Judge a step by all that its records say. `columns` and `step` are of the same records."""
-    # What is no number is told by its side, place and count; the figures are those of the other tokens.
-    if step.tokens < int(step.counted.sum()):
-        columns = replace(columns, loss_mask=step.judged)
-    comparison = yardstick.compare(columns)
+    comparison = _compare(columns, step, yardstick)
     seen = look(step, terms, history)
     judgement = yardstick.judge(comparison).with_told(seen.told)
     explanation = explain(step, terms, history, seen) if judgement.severity > Severity.OK else None
     clean = not judgement.breaches and seen.clean
     after = history.after((step.size, seen.error), seen.means.get(OVERALL), step.tokens, seen.tests, clean=clean)
     return JudgedStep(comparison, judgement, explanation, after)
+
+
+def _compare(columns: StepColumns, step: PostedStep, yardstick: Yardstick) -> StepComparison:
+    """The figures of all tokens that are numbers, if any are: what is none is told by its side, place and count, and
+    puts its answer first among the worst."""
+    lost = step.counted & ~step.judged
+    if not step.tokens or not lost.any():
+        return yardstick.compare(columns)
+    counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
+    found = yardstick.compare(replace(columns, loss_mask=counted & ~lost))
+    errors = found.sequence_error.copy()
+    errors[np.unique(step.answer[lost])] = np.nan
+    return replace(found, sequence_error=errors)

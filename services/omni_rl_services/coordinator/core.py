@@ -147,10 +147,12 @@ class Coordinator:
 
     async def check(self, body: CheckBody) -> CheckAnswer:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's. A step of a run
-        that the cluster does not sample for, or while it does not answer, is explained from its records."""
+        that the cluster does not sample for, or while it does not answer, is explained from its records, unless more is
+        asked for."""
         if body.run is not None and body.attempt is not None and body.step is not None:
             run = await self.run(body.run)
-            if not (run.body.gated and self._cluster.connected):
+            asks_the_pair = run.body.gated or body.reference or body.localise
+            if not (asks_the_pair and self._cluster.connected):
                 return await self.checks.of_records(StepKey(body.run, body.attempt, body.step))
         limits = limits_for(self._cluster.dtype)
         if body.run is not None:

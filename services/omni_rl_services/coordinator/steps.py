@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from omni_rl.api.steps import PartAnswer, SealBody, Verdict
+from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Outcome
@@ -184,6 +185,13 @@ class Steps:
             sink.step(step)
 
 
+def _why(verdict: Verdict) -> str:
+    """The cause in words; where it is not known, what the step is judged by, and the best suspects."""
+    if verdict.cause in (None, Cause.UNKNOWN):
+        return "; ".join(filter(None, (verdict.reason, verdict.sentence)))
+    return verdict.sentence
+
+
 def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:
     records = StepRecords.from_arrow(body, limits) if arrow else StepRecords.from_json(body, limits)
     # Both are computed once and kept: here, where the event loop does not wait for it.
@@ -209,7 +217,7 @@ def _new_step(
     if outcome.drift.alarming and (worse or not run.drift.alarming):
         alarm = NewAlarm(
             int(outcome.drift.severity),
-            f"{key.run}, step {key.step}: {verdict.sentence or verdict.reason}",
+            f"{key.run}, step {key.step}: {_why(verdict)}",
             verdict.cause,
             done_about(outcome.drift, run.body.gated),
             {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in verdict.evidence},

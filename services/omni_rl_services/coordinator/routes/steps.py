@@ -16,7 +16,7 @@ from omni_rl.api.steps import (
     TrainingBody,
     Verdict,
 )
-from omni_rl.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
+from omni_rl.errors import NotFoundError, TooLargeError, UnsupportedMediaTypeError
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
@@ -179,7 +179,7 @@ async def timeline(
     """Figures over steps, decimated so that every spike stays."""
     found = await coordinator.run(run)
     if kind not in (OVERALL, *found.body.every_kind):
-        raise InvalidRequestError(f"run {run} has no prompts of kind {kind}: {', '.join(found.body.every_kind)}")
+        raise NotFoundError(f"run {run} has no prompts of kind {kind}: {', '.join(found.body.every_kind)}")
     of = found.attempt(attempt)
     if of is None:
         return TimelineAnswer.empty(run, kind)
