@@ -189,13 +189,3 @@ def _kill_once_busy(handle: Any, pid: int) -> None:
 
 def _busy(engine: Any) -> bool:
     return bool(engine.busy)
-
-
-def test_batch_invariant_answers_are_those_of_one_replica_bit_for_bit(small_checkpoint: Path) -> None:
-    with pair_of_two(small_checkpoint, "bfloat16", batch_invariant=True) as pair:
-        given = prompts(pair, 0)
-        one, both = alone(pair).sample(given, sampling(0)), pair.sample(given, sampling(0))
-    for a, b in zip(one, both, strict=True):
-        assert a.ids.tolist() == b.ids.tolist()
-        assert a.logprobs.tolist() == b.logprobs.tolist()
-        assert np.array_equal(a.experts, b.experts)  # type: ignore[arg-type]
