@@ -55,11 +55,7 @@ class Checks:
         key = None
         if request.run is not None and request.attempt is not None and request.step is not None:
             key = StepKey(request.run, request.attempt, request.step)
-        answer = check_answer(await self._store.add_check(check_document(found, judgement), key))
-        await self._events.publish(
-            "check", request.run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
-        )
-        return Checked(found, judgement, answer)
+        return Checked(found, judgement, await self._keep(check_document(found, judgement), key, request.run))
 
     async def of_records(self, key: StepKey) -> CheckAnswer:
         """Why a sealed step is as it is, as far as its records told when it was judged. Durable when this returns.
@@ -78,9 +74,13 @@ class Checks:
             "evidence": verdict.evidence,
             "seconds": 0.0,
         }
+        return await self._keep(document, key, key.run)
+
+    async def _keep(self, document: dict[str, Any], key: StepKey | None, run: str | None) -> CheckAnswer:
+        """Make a check durable, and tell who follows events."""
         answer = check_answer(await self._store.add_check(document, key))
         await self._events.publish(
-            "check", key.run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
+            "check", run, check=answer.check, severity=answer.severity, cause=answer.cause, step=answer.step
         )
         return answer
 
