@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omni_rl.api.jobs import GrpoParameters
 from omni_rl.bench.processor import processor_seconds_below
 from omni_rl.bench.result import Goal, write_result
+from omni_rl.bridge.settings import BatchSettings
 from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.kinds import KINDS
 from omni_rl.media.samples import demo_prompts
@@ -24,16 +26,22 @@ from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 
 STEPS = 3
-ANSWERS = 64
-"""A step's."""
 WALL, PROCESSOR = 0.75, 1.05
+
+
+AT_ONCE = BatchSettings.model_fields["max_num_seqs"].default
+"""Sequences that an engine of the service takes into one step."""
+GROUP = GrpoParameters.model_fields["group"].default
+"""Answers to a prompt."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Steps of `ANSWERS` answers: `prompts` gives so many of a step, each is answered `copies` times, in `tokens`."""
+    """Steps of `count` prompts, which `prompts` gives by count and step. Each is answered `copies` times, in `tokens`
+    tokens."""
 
     prompts: Callable[[int, int], list[Prompt]]
+    count: int
     copies: int
     tokens: int
 
@@ -47,16 +55,16 @@ def bench_replicas(out: Path, rounds: int, say: Callable[[str], None]) -> Path:
     engine = EngineSettings(
         model=SMALL_CHECKPOINT,
         run=f"bench-{uuid.uuid4().hex[:8]}",
-        max_num_seqs=ANSWERS,
+        max_num_seqs=AT_ONCE,
         max_num_batched_tokens=4096,
     )
     say("starting Ray, two vLLM engines and the trainer")
     with started(engine, TrainSettings(world_size=1), replicas=2) as pair:
         results = {name: _measured(pair, workload, rounds, say, name) for name, workload in WORKLOADS.items()}
-    of_all_kinds = results[ALL_KINDS]["two_of_one"]
     goals = [
-        Goal("two replicas, wall time of sampling, of one's", of_all_kinds["wall"], WALL, "lower"),
-        Goal("two replicas, processor time of sampling, of one's", of_all_kinds["processor"], PROCESSOR, "lower"),
+        Goal(f"two replicas, {of} time of sampling {name}, of one's", results[name]["two_of_one"][of], bar, "lower")
+        for name in (JOB, LONE)
+        for of, bar in (("wall", WALL), ("processor", PROCESSOR))
     ]
     return write_result(out / "replicas.json", "omni-rl bench replicas", goals, results)
 
@@ -75,19 +83,24 @@ def _texts(count: int, step: int) -> list[Prompt]:
     return demo_prompts("text", count, step)
 
 
-ALL_KINDS = "all kinds of prompt, 32 tokens"
+JOB = f"64 prompts of all kinds in groups of {GROUP}"
+LONE = "64 prompts of all kinds, an answer each"
 WORKLOADS = {
-    ALL_KINDS: Workload(_all_kinds, 1, 32),
-    "digits, groups of 8, 2 tokens": Workload(_digits, 8, 2),
-    # Nothing but decoding, where what a step of an engine costs for however few sequences is spent twice.
-    "text, 32 tokens": Workload(_texts, 1, 32),
+    # A job's step, with `grpo`'s own number of answers to a prompt: more answers than one engine takes at once.
+    JOB: Workload(_all_kinds, 64, GROUP, 32),
+    # All answers fit into one engine's step, whose cost for however few sequences two engines then pay twice.
+    LONE: Workload(_all_kinds, 64, 1, 32),
+    "8 digits in groups of 8, 2 tokens": Workload(_digits, 8, 8, 2),
+    f"64 texts in groups of {GROUP}": Workload(_texts, 64, GROUP, 32),
+    # The worst case: nothing but decoding, and few sequences.
+    "64 texts, an answer each": Workload(_texts, 64, 1, 32),
 }
 
 
 def _measured(
     pair: LocalPair, workload: Workload, rounds: int, say: Callable[[str], None], name: str
 ) -> dict[str, Any]:
-    steps = [workload.prompts(ANSWERS // workload.copies, step) for step in range(STEPS)]
+    steps = [workload.prompts(workload.count, step) for step in range(STEPS)]
     sides = {"one": Pair(pair.rollouts[:1], pair.trainer), "two": Pair(pair.rollouts, pair.trainer)}
     each: dict[str, dict[str, list[float]]] = {side: {"wall": [], "processor": []} for side in sides}
     for number in range(rounds + 1):
@@ -102,7 +115,7 @@ def _measured(
     }
     return {
         "steps": STEPS,
-        "answers_per_step": ANSWERS,
+        "answers_per_step": workload.count * workload.copies,
         "tokens_per_answer": workload.tokens,
         "two_of_one": {of: medians["two"][of] / medians["one"][of] for of in ("wall", "processor")},
         "seconds": {side: {"median": medians[side], "each": each[side]} for side in sides},
@@ -118,7 +131,7 @@ def _seconds(pair: Pair[TrainerGroup], workload: Workload, steps: Sequence[Seque
     for step, prompts in enumerate(steps):
         rendered = pair.render(prompts)
         asked = [replace(prompt, id=f"{prompt.id}.{n}") for prompt in rendered for n in range(workload.copies)]
-        pair.sample(asked, SamplingSettings(max_tokens=workload.tokens, seed=step * ANSWERS, ignore_eos=True))
+        pair.sample(asked, SamplingSettings(max_tokens=workload.tokens, seed=step * len(asked), ignore_eos=True))
     return time.perf_counter() - wall, processor_seconds_below(os.getpid()) - processor
 
 
