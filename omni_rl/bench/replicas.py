@@ -49,8 +49,8 @@ class Workload:
 def bench_replicas(out: Path, rounds: int, say: Callable[[str], None]) -> Path:
     """Sample three steps with one replica and with both, in turns, `rounds` times, and write `replicas.json`.
 
-    Each engine has one thread. Figures are medians; processor time is that of every process of the pair and of this
-    one. The engine that is not asked meanwhile is idle.
+    Each engine has one thread. Ratios are medians of the rounds' own; processor time is that of every process of the
+    pair and of this one. The engine that is not asked meanwhile is idle.
     """
     engine = EngineSettings(
         model=SMALL_CHECKPOINT,
@@ -117,10 +117,15 @@ def _measured(
         "steps": STEPS,
         "answers_per_step": workload.count * workload.copies,
         "tokens_per_answer": workload.tokens,
-        "two_of_one": {of: medians["two"][of] / medians["one"][of] for of in ("wall", "processor")},
+        "two_of_one": {of: _ratio(each["two"][of], each["one"][of]) for of in ("wall", "processor")},
         "seconds": {side: {"median": medians[side], "each": each[side]} for side in sides},
         "load_average": os.getloadavg()[0],
     }
+
+
+def _ratio(two: Sequence[float], one: Sequence[float]) -> float:
+    """The median of the rounds' ratios: a machine that slows down between two rounds slows both sides of a round."""
+    return statistics.median(of_two / of_one for of_two, of_one in zip(two, one, strict=True))
 
 
 def _seconds(pair: Pair[TrainerGroup], workload: Workload, steps: Sequence[Sequence[Prompt]]) -> tuple[float, float]:
