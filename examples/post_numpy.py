@@ -13,7 +13,7 @@ import numpy as np
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
-from omni_rl.client.readers.padded import from_padded
+from omni_rl.watch.readers.padded import from_padded
 
 
 def sample_and_score(rng: np.random.Generator, answers: int, tokens: int, drift: float) -> tuple[np.ndarray, ...]:

@@ -21,6 +21,7 @@ ROOMS = [
     "omni_rl.plan",
     "omni_rl.service",
     "omni_rl.tasks",
+    "omni_rl.watch",
     "omni_rl_services",
 ]
 ALONE = [

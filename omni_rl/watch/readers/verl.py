@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from omni_rl.client.readers.padded import from_padded, needed
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.watch.readers.padded import from_padded, needed
 
 CALCULATE = "set actor_rollout_ref.rollout.calculate_log_probs=True"
 LOGPROBS = ("rollout_log_probs", "old_log_probs")
@@ -60,7 +60,7 @@ def read_dump(path: Path, *, kind: str = "text") -> StepRecords:
             raise RecordError(
                 f"{path}, line {number}: no {', '.join(missing)}. verl writes texts and scores only; return both lists "
                 f"from the reward function ({CALCULATE}), or post the batch itself: "
-                "omni_rl.client.readers.verl.from_batch"
+                "omni_rl.watch.readers.verl.from_batch"
             )
         records.append(
             {

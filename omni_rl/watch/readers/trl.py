@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from omni_rl.client.readers.padded import from_padded, needed
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.watch.readers.padded import from_padded, needed
 
 WITH_VLLM = "use_vllm=True and vllm_importance_sampling_correction=True make it"
 LOGPROBS = ("sampling_per_token_logps", "old_per_token_logps")
@@ -56,7 +56,7 @@ def read_dump(path: Path, *, kind: str = "text", reward: str | None = None) -> S
     if missing := [name for name in wanted if name not in table.column_names]:
         raise RecordError(
             f"{path}: no column {', '.join(missing)} (it has {', '.join(table.column_names)}). TRL's own columns hold "
-            "no logprobs; add them with log_extra, or post the batch itself: omni_rl.client.readers.trl.from_batch"
+            "no logprobs; add them with log_extra, or post the batch itself: omni_rl.watch.readers.trl.from_batch"
         )
     return StepRecords.of(
         [

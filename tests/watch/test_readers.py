@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from omni_rl.client.readers import nemo_rl, trl, verl
-from omni_rl.client.readers.padded import from_padded
 from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import RecordError
+from omni_rl.watch.readers import nemo_rl, trl, verl
+from omni_rl.watch.readers.padded import from_padded
 
 # Two answers of 3 and 2 tokens; in the second answer's place, one token is a tool's.
 ROLLOUT = [[-1.0, -2.0, -0.5], [-0.25, -3.0]]
