@@ -1,8 +1,9 @@
 """A step's parts, its verdict, and what is kept of it."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 from omni_rl.api.runs import DriftAnswer
@@ -29,11 +30,16 @@ class PartAnswer(Answer):
     )
 
 
+def _number_or_null(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
 Training = Annotated[
-    dict[Name, float],
+    dict[Name, Annotated[float | None, Field(allow_inf_nan=True), AfterValidator(_number_or_null)]],
     Field(
         max_length=64,
-        description="The trainer's own figures: reward, loss, KL and so on.",
+        description="The trainer's own figures: reward, loss, KL and so on; null where one is not a number, or "
+        "infinite.",
         json_schema_extra={"additionalProperties": False},
     ),
 ]
@@ -151,7 +157,7 @@ class StepAnswer(Answer):
     sealed: float = Field(description="Unix seconds.")
     weight_version: str = Field(description="What sampled it; several are joined by a comma.")
     positions: dict[str, list[PositionBin]] = Field(description="By bucket.")
-    training: dict[str, float]
+    training: dict[str, float | None]
     flips: list[int] | None = Field(description="Router flips by MoE layer; null where choices were not posted.")
 
 
@@ -179,7 +185,7 @@ class StepLine(Answer):
     samples: int
     tokens: int
     weight_version: str
-    training: dict[str, float]
+    training: dict[str, float | None]
     figures: dict[str, float | None]
 
 

@@ -93,11 +93,11 @@ class AsyncClient:
         step: int,
         *,
         parts: int | None = None,
-        training: Mapping[str, float] | None = None,
+        training: Mapping[str, float | None] | None = None,
     ) -> "Sealed":
         return await self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
-    async def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+    async def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float | None]) -> StepLine:
         return await self._send(calls.add_training(run, attempt, step, training))
 
     async def steps(

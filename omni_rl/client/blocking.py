@@ -106,12 +106,12 @@ class Client:
         step: int,
         *,
         parts: int | None = None,
-        training: Mapping[str, float] | None = None,
+        training: Mapping[str, float | None] | None = None,
     ) -> "Sealed":
         """Close a step and judge it. `parts`: how many ranks must have posted; `training`: the trainer's figures."""
         return self._send(calls.seal(run, attempt, step, SealBody(parts=parts, training=dict(training or {}))))
 
-    def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float]) -> StepLine:
+    def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float | None]) -> StepLine:
         """Figures that the trainer has once it has learnt from a sealed step, beside those it was sealed with."""
         return self._send(calls.add_training(run, attempt, step, training))
 

@@ -140,7 +140,7 @@ def seal(run: str, attempt: int, step: int, body: SealBody) -> "Call[Sealed]":
     return Call("POST", path, _sealed, content=content, headers=headers, seconds=120)
 
 
-def add_training(run: str, attempt: int, step: int, training: Mapping[str, float]) -> Call[StepLine]:
+def add_training(run: str, attempt: int, step: int, training: Mapping[str, float | None]) -> Call[StepLine]:
     body = TrainingBody(training=dict(training))
     return Call("PUT", f"{_step(run, attempt, step)}/training", _as(StepLine), **_body(body))
 

@@ -1,6 +1,5 @@
 """The service's policies as a job's loop sees them."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -72,8 +71,7 @@ class Attached:
         return client.seal(self._run, self._attempt, step, parts=1, training=training)
 
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
-        numbers = {name: value for name, value in training.items() if math.isfinite(value)}  # JSON has no others
-        self._policies.coordinator.add_training(self._run, self._attempt, step, numbers)
+        self._policies.coordinator.add_training(self._run, self._attempt, step, training)
 
     def save(self, following: int) -> None:
         self._policies.trainer.save(self._saved.path(following))

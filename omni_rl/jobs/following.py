@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from omni_rl.api.jobs import ENDED, JobAnswer
 from omni_rl.api.steps import StepLine
 from omni_rl.client.blocking import Client
+from omni_rl.consistency.shown import shown
 from omni_rl.errors import NotFoundError
 from omni_rl.policies.patience import patiently
 
@@ -56,5 +57,5 @@ def _steps(client: Client, run: str, seen: StepLine | None) -> list[StepLine]:
 
 
 def _line(step: StepLine) -> str:
-    figures = "  ".join(f"{name} {value:.3f}" for name, value in step.training.items())
+    figures = "  ".join(f"{name} {shown(value, '.3f')}" for name, value in step.training.items())
     return f"step {step.step}  {step.severity}  {figures}"

@@ -85,7 +85,8 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
 
 
 def _training(steps: Sequence[StepLine], name: str) -> list[tuple[int, float]]:
-    return [(step.step, step.training[name]) for step in steps if name in step.training]
+    values = ((step.step, step.training.get(name)) for step in steps)
+    return [(step, value) for step, value in values if value is not None]
 
 
 def _lower() -> float:

@@ -200,7 +200,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
     return "new"
 
 
-def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str, float]) -> None:
+def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str, float | None]) -> None:
     """Figures of a sealed step's trainer, beside those that it was sealed with. Raises `NotFoundError`."""
     of_step = (steps.c.attempt_id == _ATTEMPT.scalar_subquery(), steps.c.step == sa.bindparam("of_step"))
     where = {"run": key.run, "attempt": key.attempt, "of_step": key.step}

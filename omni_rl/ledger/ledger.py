@@ -101,7 +101,7 @@ class Ledger:
         """
         return self.writer.submit(lambda connection: changes.seal(connection, step, self._retention))
 
-    def add_training(self, key: StepKey, training: Mapping[str, float]) -> "Future[None]":
+    def add_training(self, key: StepKey, training: Mapping[str, float | None]) -> "Future[None]":
         """What a sealed step's trainer found later. `NotFoundError`: it is not sealed."""
         return self.writer.submit(lambda connection: changes.add_training(connection, key, training))
 

@@ -114,7 +114,7 @@ class NewStep:
     samples: int
     tokens: int
     verdict: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, float | None] = field(default_factory=dict)
     weight_version: str = ""
     kept: tuple[tuple[int, StepRecords, Metrics], ...] = ()
     flips: tuple[int, ...] | None = None
@@ -133,7 +133,7 @@ class StepRow:
     samples: int
     tokens: int
     weight_version: str
-    training: Mapping[str, float]
+    training: Mapping[str, float | None]
     figures: Metrics
 
 

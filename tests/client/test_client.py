@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,15 @@ def test_a_trainers_day(client: Client) -> None:
     assert client.resume().gate == "open"
     assert client.state().cluster.connected
     assert client.event_page(after=0)
+
+
+def test_a_trainers_figure_that_is_no_number_is_kept_as_that(client: Client) -> None:
+    client.create_run(RUN)
+    client.put_part("digits", 1, 13, 0, DRIFTED)
+    client.seal("digits", 1, 13, parts=1, training={"loss": math.nan, "reward": 0.5})
+    client.add_training("digits", 1, 13, {"grad_norm": math.inf})
+    assert client.step("digits", 1, 13).training == {"loss": None, "reward": 0.5, "grad_norm": None}
+    assert client.steps("digits", after=12)[0].training["loss"] is None
 
 
 def test_the_async_client_has_every_method_of_the_other() -> None:

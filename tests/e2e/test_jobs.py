@@ -121,7 +121,7 @@ def test_ppo_runs_ahead_and_stale_tokens_are_no_drift(service: Service) -> None:
     with service.client() as client:
         steps = client.steps("stale")
     assert [step.severity for step in steps] == ["ok"] * 4
-    assert max(step.training["staleness"] for step in steps) > 0
+    assert any((step.training["staleness"] or 0.0) > 0 for step in steps)
 
 
 @pytest.mark.parametrize("task", ["words", "halves"])

@@ -33,7 +33,7 @@ class Service:
         if self.steps_done == 1:
             raise NotFoundError("there is no run digits")
         number = self.steps_done - 2
-        return [StepLine.model_construct(attempt=1, step=number, severity="ok", training={})]
+        return [StepLine.model_construct(attempt=1, step=number, severity="ok", training={"loss": None})]
 
 
 def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +42,10 @@ def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> No
     lines: list[str] = []
     assert follow(cast(Client, Service()), "grpo-1", lines.append).status == "succeeded"
     assert len(lines) == 2
+
+
+def test_a_loss_that_is_no_number_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
+    follow(cast(Client, Service()), "grpo-1", None)
+    assert "step 0  ok  loss not a number" in capsys.readouterr().err

@@ -51,7 +51,7 @@ class Runs:
             "parameters": parameters.model_dump(mode="json"),
             "seconds": round(seconds, 1),
             "held_out_reward": held_out,
-            "reward": [round(step.training["reward"], 4) for step in steps],
+            "reward": [None if (reward := step.training["reward"]) is None else round(reward, 4) for step in steps],
             "steps_not_ok": sum(step.severity != "ok" for step in steps),
             "logprob_abs_diff_mean": {"largest of a step": max(_apart(steps))},
             "tokens": sum(step.tokens for step in steps),

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import queue
 import threading
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class JudgedStep:
     step: int
     severity: Severity
     figures: Figures
-    training: dict[str, float]
+    training: dict[str, float | None]
 
 
 class Sink(Protocol):
@@ -103,7 +104,7 @@ class WandbSink:
         values = {
             f"{bucket}/{name}": value for bucket, metrics in step.figures.items() for name, value in metrics.items()
         }
-        values |= {f"train/{name}": value for name, value in step.training.items()}
+        values |= {f"train/{name}": math.nan if value is None else value for name, value in step.training.items()}
         self._runs[key].log({**values, "severity": int(step.severity)}, step=step.step)
 
     def close(self) -> None:

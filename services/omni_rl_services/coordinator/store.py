@@ -92,7 +92,7 @@ class Store:
     async def seal(self, step: NewStep) -> Stored:
         return await asyncio.wrap_future(self._ledger.seal(step))
 
-    async def add_training(self, key: StepKey, training: Mapping[str, float]) -> None:
+    async def add_training(self, key: StepKey, training: Mapping[str, float | None]) -> None:
         await asyncio.wrap_future(self._ledger.add_training(key, training))
 
     async def steps(self, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
