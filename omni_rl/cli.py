@@ -162,6 +162,14 @@ def bench_ingest(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("fingerprints")
+def bench_fingerprints(out: BenchOut = Path("bench")) -> None:
+    """A fingerprint of weights beside a plain sum of the same bytes (writes fingerprints.json)."""
+    from omni_rl.bench.fingerprints import bench_fingerprints as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("check")
 def bench_check(out: BenchOut = Path("bench")) -> None:
     """What the check costs of the demo's step (writes check.json)."""
@@ -245,6 +253,7 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_fingerprints(out)
     bench_check(out)
     bench_replicas(out)
     bench_dashboard(out)
