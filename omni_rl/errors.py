@@ -272,6 +272,12 @@ class RecordError(OmniRLError, ValueError):
     code = "invalid_records"
 
 
+class RunPausedError(OmniRLError, RuntimeError):
+    """A watched run was to stop where the coordinator's verdict is `pause`, and it is."""
+
+    code = "run_paused"
+
+
 class BridgeProtocolError(OmniRLError, ValueError):
     """The coordinator and its bridge do not understand each other."""
 

@@ -1,0 +1,40 @@
+"""Figures both ways: the trainer's own, as the coordinator takes them, and a verdict's, as the trainer logs them."""
+
+import math
+import re
+from collections.abc import Mapping
+
+from omni_rl.api.steps import Verdict
+from omni_rl.consistency.limits import Severity
+from omni_rl.kinds import OVERALL
+
+UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
+LONGEST, MOST = 64, 64
+"""Characters of a name, and figures of a step, that the coordinator takes."""
+PREFIX = "omni_rl/"
+SHOWN = ("logprob_abs_diff_mean", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error")
+
+
+def for_coordinator(figures: Mapping[str, object]) -> dict[str, float]:
+    """Returns the finite numbers among a trainer's figures under names that the coordinator takes: rewards/mean is
+    rewards.mean there. After the first 64 the rest is left out."""
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, int | float) and math.isfinite(value) and len(found) < MOST:
+            fit = UNUSABLE.sub(".", name).strip("._-")[:LONGEST]
+            if fit:
+                found[fit] = float(value)
+    return found
+
+
+def for_trainer(verdict: Verdict, prefix: str = PREFIX) -> dict[str, float]:
+    """Returns a verdict as numbers for the framework's own metrics: `severity` (-1 unjudged, 0 ok, 1 warn, 2 mask,
+    3 pause), the `step` that it is of, overall figures, and 1.0 under `cause/NAME` where there is a cause."""
+    overall = verdict.figures.get(OVERALL, {})
+    figures: dict[str, float | None] = {name: overall.get(name) for name in SHOWN}
+    found = {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
+    found[f"{prefix}severity"] = float(Severity[verdict.severity.upper()])
+    found[f"{prefix}step"] = float(verdict.step)
+    if verdict.cause is not None:
+        found[f"{prefix}cause/{verdict.cause}"] = 1.0
+    return found

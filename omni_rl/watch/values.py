@@ -1,0 +1,100 @@
+"""Numbers as trainers hold them, as plain numpy: torch tensors of any dtype, on any device, with gradients, jagged."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from omni_rl.errors import RecordError
+
+if TYPE_CHECKING:
+    import torch
+
+    Numbers: TypeAlias = ArrayLike | torch.Tensor | Sequence[ArrayLike] | Sequence[torch.Tensor]
+else:
+    Numbers = Any
+"""A number for each token of B answers: an array or tensor [B, T], or B rows of their own lengths (a list, or a jagged
+tensor)."""
+
+
+def is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
+    """Returns whether a value is a torch tensor, without importing torch: who has a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def snapshot(value: Any) -> Any:
+    """Returns a copy of a value that its owner may write over at once: tensors without their gradients, on the CPU, in
+    their own dtype; arrays; and lists and mappings of these. Everything else is taken as it is."""
+    if is_tensor(value):
+        # Copying from a device waits for it. Every framework's own metrics of these tensors have waited already.
+        copied = value.detach().to("cpu")
+        return copied.clone() if value.device.type == "cpu" else copied
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {name: snapshot(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [snapshot(item) for item in value] if value and not isinstance(value[0], int | float | str) else value
+    return value
+
+
+def size_of(value: Any) -> int:
+    """Returns about how many bytes a snapshot holds."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_tensor(value):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(size_of(item) for item in value.values())
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list | tuple):
+        return 8 * len(value) if value and isinstance(value[0], int | float) else sum(map(size_of, value))
+    return 8
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """Returns a tensor or anything array-like as a numpy array; bfloat16 and float16 become float32."""
+    if is_tensor(value):
+        plain = value.detach().to("cpu")
+        # numpy has no bfloat16, nor torch's kinds of fp8.
+        return (plain.float() if plain.is_floating_point() and plain.element_size() < 4 else plain).numpy()
+    return np.asarray(value)
+
+
+def rows_of(name: str, values: Any) -> list[NDArray[Any]]:
+    """Returns one array an answer.
+
+    Raises:
+        RecordError: the values are not one row of numbers an answer; `name` says which values.
+    """
+    if is_tensor(values) and values.is_nested:
+        return [as_array(row) for row in values.unbind()]
+    if not isinstance(values, list | tuple):
+        values = as_array(values)
+        if values.ndim != 2 and values.dtype != object:
+            raise RecordError(f"{name} has shape {values.shape}; expected one row of numbers an answer")
+    rows = [as_array(row) for row in values]
+    # A number that is not there is None in some frameworks' lists.
+    rows = [row.astype(np.float64) if row.dtype == object else row for row in rows]
+    if any(row.ndim != 1 for row in rows):
+        raise RecordError(f"{name} is not one row of numbers an answer")
+    return rows
+
+
+def floats_of(name: str, values: Any, count: int) -> list[float]:
+    """Returns `count` numbers, one an answer, from that many or from one that stands for all.
+
+    Raises:
+        RecordError: there are more or fewer.
+    """
+    array = as_array(values).astype(np.float64)
+    if array.ndim == 0:
+        return [float(array)] * count
+    if array.shape != (count,):
+        raise RecordError(f"{name} has shape {array.shape}; expected {count} numbers, one an answer")
+    found: list[float] = array.tolist()
+    return found

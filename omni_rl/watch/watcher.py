@@ -1,0 +1,210 @@
+"""A run that is watched: steps in, verdicts out, and nothing that could slow or stop it unless it was asked for."""
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Unpack
+
+from omni_rl.api.runs import CorrectionBody, RunBody
+from omni_rl.api.steps import Verdict
+from omni_rl.client import Client
+from omni_rl.client.retries import Retries
+from omni_rl.consistency.corrections import Correction, Method
+from omni_rl.consistency.dtypes import Dtype
+from omni_rl.errors import RunPausedError
+from omni_rl.watch.figures import for_coordinator, for_trainer
+from omni_rl.watch.place import Attempt, Place, run_name
+from omni_rl.watch.poster import Counts, Pace, Part, Poster
+from omni_rl.watch.table import StepValues, step_rows
+from omni_rl.watch.values import Numbers, size_of, snapshot
+from omni_rl.watch.weights import Weights, token_weights
+
+log = logging.getLogger("omni_rl.watch")
+ONCE = Retries(attempts=1)
+"""The poster has a pace of its own, and ends when it is told to."""
+OnVerdict = Callable[[Verdict], None]
+
+
+class Watcher:
+    """Posts a run's steps from a background thread. Everything that is not given comes from the environment
+    (OMNI_RL_URL, OMNI_RL_TOKEN or OMNI_RL_TOKEN_FILE, OMNI_RL_RUN, OMNI_RL_ATTEMPT) or from the process group.
+
+    A new watcher is a new attempt at its run. On several ranks, each has a watcher and posts its own answers; the first
+    has the verdicts. What goes wrong between it and the coordinator is logged once, and never raised.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str | None = None,
+        model: str = "model",
+        dtype: Dtype = "bfloat16",
+        train_dtype: Dtype | None = None,
+        framework: str = "own",
+        correct: Method = "none",
+        kinds: tuple[str, ...] = (),
+        lag: int | None = None,
+        url: str | None = None,
+        token: str | None = None,
+        attempt: int | None = None,
+        place: Place | None = None,
+        strict: bool = False,
+        patience: float = 10.0,
+        on_verdict: OnVerdict | None = None,
+        connect: Callable[[], Client] | None = None,
+        queue: int = 64,
+        pace: Pace | None = None,
+    ) -> None:
+        """
+        Args:
+            dtype, train_dtype: in which the engine and the trainer compute; None: the trainer as the engine.
+            correct: how `weights` weighs tokens ("tis", "mis", "icepop" and so on: `omni_rl.consistency.corrections`).
+            lag: how many weight versions the engine may be behind; None: not said.
+            attempt, place: by themselves, if None.
+            strict: wait for each step's verdict, at most `patience` seconds, and raise if it is `pause`.
+            patience: seconds that the end of the process waits for steps still to be posted.
+            on_verdict: called with every verdict, on the first rank, in the background thread.
+            connect: makes a client; `url` and `token` are then not used.
+            queue: steps that may wait; more are dropped, whole, the oldest first.
+
+        Raises:
+            ConfigError: the environment contradicts itself.
+        """
+        body = RunBody(
+            run=run_name(run),
+            model=model,
+            dtype=dtype,
+            train_dtype=train_dtype,
+            framework=framework,
+            kinds=kinds,
+            lag=lag,
+            correction=CorrectionBody(method=correct),
+        )
+        self._correction = Correction(correct)
+        self.run = body.run
+        self.place = place or Place.found()
+        self._strict = strict
+        self._patience = patience
+        self._told = on_verdict
+        self._verdicts: dict[int, Verdict] = {}
+        self._last: Verdict | None = None
+        self._state: tuple[str, str | None] = ("ok", None)
+        self._lock = threading.Lock()
+        self._next = 0
+        self._pid = os.getpid()
+        self._poster = Poster(
+            connect or (lambda: Client(url, token, retries=ONCE)),
+            body,
+            self.place,
+            Attempt(body.run, self.place, attempt),
+            self._take,
+            steps=queue,
+            pace=pace,
+        )
+        atexit.register(self.close)
+
+    @property
+    def last(self) -> Verdict | None:
+        """The latest verdict that has come back; None before the first, and on all ranks but the first."""
+        with self._lock:
+            return self._last
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the steps so far."""
+        return self._poster.counts
+
+    def figures(self) -> dict[str, float]:
+        """Returns the latest verdict for the framework's own metrics, under `omni_rl/`; nothing before the first.
+        `omni_rl/dropped` counts steps that never reached the coordinator."""
+        last, counts = self.last, self.counts
+        found = {} if last is None else for_trainer(last)
+        if lost := counts.dropped + counts.refused:
+            found["omni_rl/dropped"] = float(lost)
+        return found
+
+    def step(
+        self, *, step: int | None = None, training: Mapping[str, object] | None = None, **values: Unpack[StepValues]
+    ) -> int:
+        """Post one step of this rank, and return its number at once.
+
+        Args:
+            step: its number, the same on every rank. Numbers only rise: one that was there already is the next instead.
+            training: the trainer's own figures of the step; what is no finite number is left out.
+            values: what is known of the answers, copied before this returns.
+
+        Raises:
+            RunPausedError: `strict`, and the coordinator's verdict is `pause`.
+        """
+        with self._lock:
+            number = max(self._next, step or 0)
+            self._next = number + 1
+        held: StepValues = snapshot(values)
+        figures = for_coordinator(training or {})
+        self._poster.put(Part(number, lambda: step_rows(held), size_of(held), figures))
+        if self._strict:
+            self._wait(number)
+        return number
+
+    def weights(self, rollout_logprobs: Numbers, train_logprobs: Numbers, mask: Numbers | None = None) -> Weights:
+        """Returns the weight of each token in the policy gradient, by the rule that `correct` names: a float32 array,
+        or a tensor where `train_logprobs` is one, of its shape and on its device; 0 where the mask is 0. Computed here:
+        nothing waits for the coordinator."""
+        return token_weights(rollout_logprobs, train_logprobs, mask, self._correction)
+
+    def add_training(self, step: int, figures: Mapping[str, object]) -> None:
+        """Post what the trainer knows of a step once it has learnt from it; the first rank's figures are kept."""
+        if self.place.rank == 0 and (known := for_coordinator(figures)):
+            self._poster.add_training(step, known)
+
+    def wait(self, step: int, seconds: float) -> Verdict | None:
+        """Wait for one step's verdict, for so many seconds at most; return None if it has not come."""
+        self._poster.flush(seconds)
+        with self._lock:
+            return self._verdicts.get(step)
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Wait until every step has arrived, for so many seconds at most; return whether all have."""
+        return self._poster.flush(seconds)
+
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for what still has to arrive, for `patience` seconds at most, and end."""
+        atexit.unregister(self.close)
+        if os.getpid() != self._pid:
+            return  # a fork has the queue, and no thread that would empty it
+        if not self._poster.close(self._patience if seconds is None else seconds):
+            log.warning("omni-rl: the run ends with %d steps that did not arrive", self.counts.waiting)
+
+    def _wait(self, step: int) -> None:
+        if self.place.rank:
+            return
+        verdict = self.wait(step, self._patience)
+        if verdict is not None and verdict.severity == "pause":
+            raise RunPausedError(f"step {step} of {self.run}: {_words(verdict)}")
+
+    def _log(self, verdict: Verdict) -> None:
+        """Log a step that is of another severity than those before it, or has another cause."""
+        severity, cause = self._state
+        if verdict.severity != severity or verdict.cause not in (None, cause):
+            log.warning("omni-rl: step %d is %s: %s", verdict.step, verdict.severity, _words(verdict))
+        self._state = verdict.severity, verdict.cause or cause
+
+    def _take(self, verdict: Verdict) -> None:
+        with self._lock:
+            self._last = verdict
+            self._verdicts[verdict.step] = verdict
+            for old in list(self._verdicts)[:-64]:
+                del self._verdicts[old]
+        self._log(verdict)
+        if self._told is not None:
+            try:
+                self._told(verdict)
+            except Exception:
+                # A caller's own code in our thread: what it raises must not end the posting.
+                log.exception("omni-rl: on_verdict failed at step %d", verdict.step)
+
+
+def _words(verdict: Verdict) -> str:
+    return "; ".join(filter(None, (verdict.cause, verdict.sentence or verdict.reason)))
