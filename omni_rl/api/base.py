@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from omni_rl.consistency.limits import Label
 
@@ -20,15 +20,30 @@ Figures = dict[str, dict[str, float | None]]
 
 
 class Body(BaseModel):
-    """A request: unknown names are refused."""
+    """A request: unknown names are refused, and so is a NUL in any text, which PostgreSQL does not take."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, given: Any) -> Any:
+        if _has_nul(given):
+            raise ValueError("a text has a NUL")
+        return given
 
 
 class Answer(BaseModel):
     """A response."""
 
     model_config = ConfigDict(frozen=True)
+
+
+def _has_nul(given: Any) -> bool:
+    if isinstance(given, str):
+        return "\0" in given
+    if isinstance(given, Mapping):
+        return any(_has_nul(part) for pair in given.items() for part in pair)
+    return isinstance(given, (list, tuple)) and any(map(_has_nul, given))
 
 
 def example(**values: Any) -> ConfigDict:

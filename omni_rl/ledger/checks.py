@@ -128,6 +128,7 @@ class _Check:
         wrong = (start < previous) | (end <= start) | (end > answer[row])
         self._refuse_value("version_spans", spans, wrong, "is not in order, is empty, or ends after the answer")
         self._bounded("version_spans", spans, fields["version"], self._limits.name)
+        self._refuse_value("version_spans", spans, _with_nul(fields["version"]), "has a NUL in its version")
         self._bounded_text("train_version", self._limits.name)
         for name in ("rollout_prompt_digest", "train_prompt_digest", "filtered"):
             self._bounded_text(name, self._limits.name)
@@ -153,9 +154,10 @@ class _Check:
         named = self._struct("media", tensors.flat, ("name",))
         for name in ("name", "rendered", "engine", "train"):
             long = numbers(pc.fill_null(pc.binary_length(named[name]), 0)) > self._limits.name
-            if long.any():
-                item = tensors.row_of(int(long.argmax()))
-                raise self._error("media", media.row_of(item), f"has a tensor's {name} over {self._limits.name} bytes")
+            for wrong, why in ((long, f"over {self._limits.name} bytes"), (_with_nul(named[name]), "with a NUL")):
+                if wrong.any():
+                    item = tensors.row_of(int(wrong.argmax()))
+                    raise self._error("media", media.row_of(item), f"has a tensor's {name} {why}")
 
     def _choices(self, prompt: NDArray[np.int64], answer: NDArray[np.int64]) -> None:
         given = np.stack([present(self._columns[name]) for name in CHOICES])
@@ -213,6 +215,7 @@ class _Check:
             return
         sizes = numbers(pc.fill_null(pc.binary_length(self._columns[name]), 0))
         self._refuse(name, sizes > limit, lambda row: f"has {sizes[row]} bytes, over {limit}")
+        self._refuse(name, _with_nul(self._columns[name]), lambda row: "has a NUL, which no database keeps")
 
     def _bounded(self, name: str, values: Lists, flat: pa.Array, limit: int) -> None:
         long = numbers(pc.fill_null(pc.binary_length(flat), 0)) > limit
@@ -233,3 +236,9 @@ class _Check:
         sample = self._columns["sample"][row].as_py()
         name = "" if sample is None else f" (sample {sample[:80]!r})"
         return RecordError(f"row {row}{name}, column {column}: {why}")
+
+
+def _with_nul(texts: pa.Array) -> NDArray[np.bool_]:
+    """Which texts have a NUL: PostgreSQL takes none, in a column or within JSON."""
+    found: NDArray[np.bool_] = numbers(pc.fill_null(pc.match_substring(texts, "\0"), False)).astype(np.bool_)
+    return found

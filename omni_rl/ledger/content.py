@@ -43,5 +43,6 @@ def _texts(column: pa.Array) -> tuple[NDArray[np.int64], pa.Buffer | bytes]:
     _, offsets, content = column.buffers()
     if offsets is None or content is None:
         return np.zeros(len(column) + 1, np.int64), b""
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    # The buffer may end in bytes that are no whole offset: Arrow asks only that it is long enough.
+    ends = np.frombuffer(offsets, np.int32, len(column) + 1, 4 * column.offset).astype(np.int64)
     return ends, content[int(ends[0]) : int(ends[-1])]

@@ -51,7 +51,7 @@ def read_arrow(body: bytes | memoryview, limits: RecordLimits) -> pa.Table:
         table = pa.Table.from_batches(batches, schema)
         table.validate(full=True)
         return _in_order({name: _cast(table, name) for name in schema.names}, rows)
-    except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, struct.error) as error:
         raise RecordError(f"not an Arrow IPC stream of {VERSION}: {_first_line(error)}") from None
 
 
@@ -186,8 +186,8 @@ def _messages(reader: pa.ipc.MessageReader) -> Any:
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a record batch's flatbuffer, which Arrow has verified, has the field `compression` (Arrow's Message.fbs:
-    Message.header is field 2, RecordBatch.compression field 3)."""
+    """Whether a record batch's flatbuffer has the field `compression` (Arrow's Message.fbs: Message.header is field 2,
+    RecordBatch.compression field 3). Raises `struct.error` where an offset leads out of it."""
     data = metadata.to_pybytes()
 
     def field(table: int, number: int) -> int:
@@ -207,13 +207,14 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
     read = _with_doubles(wanted)
     try:
         array = _of_whole_numbers(values, wanted) or pa.array(values, read).cast(wanted)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as whole:
         for row, value in enumerate(values):
             try:
                 pa.array([value], read).cast(wanted)
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 raise RecordError(f"row {row}, column {name}: {_first_line(error)}") from None
-        raise
+        # Each row alone can be read as what the first of all is not: an empty text as a list of no pairs, say.
+        raise RecordError(f"column {name}: {_first_line(whole)}") from None
     if name in LOGPROBS and array.flatten().null_count:
         array = _in_rows(pc.fill_null(array.flatten(), math.nan), values)
     return array

@@ -192,6 +192,8 @@ async def test_tokens_are_in_no_log_and_no_answer(serve: Serve, caplog: pytest.L
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Host": "evil.example"}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:8400", "Origin": "http://localhost:8400"}, 200),
         ({"Host": "[::1]:8400"}, 200),
     ],
@@ -199,6 +201,30 @@ async def test_tokens_are_in_no_log_and_no_answer(serve: Serve, caplog: pytest.L
 async def test_another_sites_page_can_do_nothing(served: Served, headers: dict[str, str], status: int) -> None:
     answer = await served.http.post("/v1/syncs?wait=true", json={}, headers=headers)
     assert answer.status_code == status, answer.text
+
+
+async def test_a_name_that_is_none_is_refused_with_tokens_too(serve: Serve) -> None:
+    known, entries = tokens()
+    async with serve(tokens=entries) as served:
+        headers = {**bearer(known["admin"]), "Origin": "http://["}
+        answer = await served.http.post("/v1/syncs?wait=true", json={}, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/runs/a%00b", None),
+        ("GET", "/v1/runs?search=%00", None),
+        ("POST", "/v1/runs", {"run": "digits", "model": "a\0b", "dtype": "bfloat16", "framework": "trl"}),
+        ("POST", "/v1/pause", {"reason": "\0"}),
+    ],
+)
+async def test_a_nul_is_refused_wherever_it_stands(served: Served, method: str, path: str, body: Any) -> None:
+    answer = await served.http.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "NUL" in answer.json()["detail"]
 
 
 async def test_a_rebound_name_may_not_even_read(served: Served) -> None:

@@ -12,7 +12,7 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
 from omni_rl_services.coordinator.bridge import Bridge, NoBridge
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.guard import BodyLimit, SameOrigin, SecurityHeaders, Unexpected
+from omni_rl_services.coordinator.guard import BodyLimit, NoNul, SameOrigin, SecurityHeaders, Unexpected
 from omni_rl_services.coordinator.openapi import complete
 from omni_rl_services.coordinator.problems import add_handlers
 from omni_rl_services.coordinator.routes import (
@@ -78,10 +78,11 @@ def create_app(
     add_handlers(app)
     complete(app, RECORDS_VERSION)
     # The last one added is the outermost.
-    app.add_middleware(Unexpected)
     app.add_middleware(BodyLimit, bounds=settings.bounds)
     app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
+    app.add_middleware(NoNul)
     app.add_middleware(Measured, telemetry=coordinator.telemetry)
+    app.add_middleware(Unexpected)
     app.add_middleware(SecurityHeaders)
     return app
 

@@ -3,13 +3,13 @@
 import logging
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni_rl.errors import ForbiddenError, OmniRLError, TooLargeError
+from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError, TooLargeError
 from omni_rl_services.coordinator.problems import respond
 from omni_rl_services.coordinator.settings import Bounds
 
@@ -28,6 +28,7 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _PART = re.compile(r"^/v1/runs/[^/]+/attempts/[^/]+/steps/[^/]+/parts/[^/]+$")
+_NUL = re.compile(rb"\x00|%00")
 _MEDIA = re.compile(r"^/v1/media/[^/]+$")
 
 
@@ -96,16 +97,29 @@ class SameOrigin:
 
     def _refusal(self, method: str, headers: Headers) -> str | None:
         host = headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if self._hosts is not None and _parsed(f"//{host}").hostname not in self._hosts:
             return f"host {host!r} is not one of this coordinator; add it to allowed_hosts, or use tokens"
         if method in SAFE_METHODS:
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return "a page of another site sent this"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _parsed(origin).netloc != host:
             return f"a page of {origin} sent this"
         return None
+
+
+class NoNul:
+    """Refuses a NUL in a path or a query: no name has one, and PostgreSQL takes no text with one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and ("\0" in scope["path"] or _NUL.search(scope["query_string"])):
+            await respond(InvalidRequestError, 422, "a NUL in the path or the query")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:
@@ -149,6 +163,9 @@ def _too_large(limit: int) -> str:
     return f"the body is longer than {limit:,} bytes; records may be sent as an Arrow stream, or in more parts"
 
 
-def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    return urlsplit(f"//{host}").hostname or ""
+def _parsed(url: str) -> SplitResult:
+    """The parts of what a header calls a URL; of what is none (`http://[`), the parts of the empty one."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
