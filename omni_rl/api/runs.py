@@ -121,7 +121,7 @@ class RunBody(Body):
 
     def terms(self) -> Terms:
         """How its records are to be read."""
-        return Terms.of(coarser(self.dtype, self.train_dtype), self.lag)
+        return Terms.of(coarser(self.dtype, self.train_dtype), self.lag, self.judged_by().limits)
 
     @property
     def every_kind(self) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ class Check(StrEnum):
     TEMPERATURE = "temperature"
     UNIT_MEAN = "unit_mean"
     BIAS = "bias"
+    POSITIONS = "positions"
+    ANSWERS = "answers"
     SUPPORT = "support"
     GROWTH = "growth"
     ROUNDING = "rounding"

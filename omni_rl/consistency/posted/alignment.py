@@ -19,15 +19,19 @@ FIRST = 32
 """By so many of their first tokens."""
 
 
-def token_shift(whole: PostedStep) -> Finding:
+def token_shift(whole: PostedStep, noise: float) -> Finding:
     """Whether the trainer's logprobs are the engine's of some tokens before or after, from a place in each answer on:
-    an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place."""
+    an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place.
+
+    `noise`: the mean abs d of two correct computations. Few answers explain a step if what is left is no more."""
     step = whole.furthest(TOKENS)
     best, shift, start = _shifts(step)
-    left = (np.abs(step.d).sum() - best.sum()) / step.tokens if step.tokens else 0.0
-    moved = np.flatnonzero(best > 0)
+    moved = np.flatnonzero(best > FEWEST * noise)
+    gain = float(best[moved].sum())
+    left = (np.abs(step.d).sum() - gain) / step.tokens if step.tokens else 0.0
     numbers = {"abs_diff_mean": step.size, "abs_diff_mean_shifted": float(left), "answers": float(len(moved))}
-    if not len(moved) or left > EXPLAINED * step.size:
+    explained = left <= EXPLAINED * step.size or whole.size - gain / max(whole.tokens, 1) <= noise
+    if not len(moved) or not explained:
         return Finding(Check.TOKEN_SHIFT, "clear", "no shift of tokens explains it", numbers=numbers)
     by = np.unique(shift[moved])
     whole_answers = bool((start[moved] <= FEWEST).all())
@@ -79,11 +83,14 @@ def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
     return best, shift, start
 
 
-def sample_pairing(step: PostedStep) -> Finding:
+def sample_pairing(step: PostedStep, noise: float) -> Finding:
     """Whether one answer's logprobs by the engine are another answer's by the trainer: rows swapped in a group, ranks
-    gathered in another order, scores handed back to the wrong samples."""
-    rows = np.argsort(-step.by_answer(np.abs(step.d)), kind="stable")[:ROWS]
-    rows = rows[np.diff(step.offsets)[rows] >= FEWEST]
+    gathered in another order, scores handed back to the wrong samples.
+
+    `noise`: the mean abs d of two correct computations. Few answers explain a step if what is left is no more."""
+    sums = step.by_answer(np.abs(step.d))
+    rows = np.argsort(-sums, kind="stable")[:ROWS]
+    rows = rows[(np.diff(step.offsets)[rows] >= FEWEST) & (sums[rows] > noise * step.lengths[rows])]
     engine, trainer = _heads(step, step.rollout), _heads(step, step.train)
     off, other, own, best = [], [], 0.0, 0.0
     for n in rows.tolist():
@@ -104,7 +111,8 @@ def sample_pairing(step: PostedStep) -> Finding:
         else:
             best += mine
     numbers = {"answers": float(len(off)), "abs_diff_mean": own / max(len(rows), 1), "paired": best / max(len(rows), 1)}
-    if not off or best > EXPLAINED * own:
+    without = (sums.sum() - sums[off].sum()) / max(step.tokens, 1)
+    if not off or (best > EXPLAINED * own and without > noise):
         return Finding(Check.SAMPLE_PAIRING, "clear", "no other answer matches better", numbers=numbers)
     return Finding(
         Check.SAMPLE_PAIRING,

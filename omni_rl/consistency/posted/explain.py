@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.dtypes import DTYPES
+from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
 from omni_rl.consistency.posted import alignment, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import NOISE, Look, Terms
@@ -19,6 +20,8 @@ from omni_rl.kinds import OVERALL
 
 EVEN = 0.1
 """By how much the share of tokens above zero may miss a half, where rounding is the cause."""
+SURE = 0.2
+"""Standard error of the unit mean, as a share of the mean abs d, above which it does not speak for proper policies."""
 CONSTANT = 3
 """Earlier steps of the same size that show that a difference stays."""
 
@@ -33,10 +36,10 @@ class Explanation:
     findings: tuple[Finding, ...]
 
 
-def explain(step: PostedStep, terms: Terms, history: History, seen: Look) -> Explanation:
-    """Why a step that is not ok is not, as far as its records tell."""
+def explain(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Explanation:
+    """Why a step that is not ok is not, as far as its records and `figures` tell."""
     findings = []
-    for finding in _checks(step, terms, history, seen):
+    for finding in _checks(step, terms, history, seen, figures):
         findings.append(finding)
         if finding.result == "explains":
             assert finding.cause is not None
@@ -44,7 +47,7 @@ def explain(step: PostedStep, terms: Terms, history: History, seen: Look) -> Exp
     return Explanation(Cause.UNKNOWN, _unknown(step, seen, findings), tuple(findings))
 
 
-def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Iterator[Finding]:
+def _checks(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Iterator[Finding]:
     noise = history.noise(terms.noise)
     yield values.nonfinite(step)
     yield values.impossible(step)
@@ -52,24 +55,26 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
     yield proofs.media(step, noise)
     yield proofs.prompt(step, noise)
     yield values.placeholders(step)
-    yield alignment.token_shift(step)
-    yield alignment.sample_pairing(step)
+    yield alignment.token_shift(step, noise)
+    yield alignment.sample_pairing(step, noise)
     yield transforms.another_base(step)
     yield transforms.most_likely(step)
     yield transforms.penalty(step)
-    biased = {Check.UNIT_MEAN, Check.BIAS} & {finding.check for finding, _ in seen.found}
-    if biased and OVERALL in seen.means:
-        yield support(step, seen.means[OVERALL])
+    if not seen.has_unit_mean and seen.means:
+        bucket = seen.biased[0] if seen.biased else OVERALL
+        inside = step if bucket == OVERALL else step.without(~seen.places.inside(bucket))
+        yield support(inside, seen.means[bucket])
     yield transforms.temperature(step)
+    yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))
     yield _stale(step, seen)
-    yield _rounding(step, terms, history, seen)
+    yield _rounding(step, terms, history, seen, figures)
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:
     """Whether the engine's weights stay behind: the difference grows with every update, and both sides are proper
     policies all the while."""
     found = {finding.check: finding for finding, _ in seen.found}
-    if Check.GROWTH not in found or found.keys() & {Check.UNIT_MEAN, Check.BIAS}:
+    if Check.GROWTH not in found or not seen.has_unit_mean:
         return Finding(Check.GROWTH, "clear", "the difference does not grow with every update")
     growth = found[Check.GROWTH]
     return Finding(
@@ -82,19 +87,18 @@ def _stale(step: PostedStep, seen: Look) -> Finding:
     )
 
 
-def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look) -> Finding:
-    """Whether the difference is that of a dtype: of its size, as often above zero as below, the same at every step
-    since the first."""
+def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Finding:
+    """Whether the difference is that of a dtype: every figure is within the dtype's own limits, d is as often above
+    zero as below, nothing else is told, and it was the same at every step since the first."""
     clear = Finding(Check.ROUNDING, "clear", "the difference is not that of a dtype")
-    wrong = {finding.check for finding, _ in seen.found} & {Check.UNIT_MEAN, Check.BIAS, Check.GROWTH}
     moved = step.d[step.d != 0]
-    if wrong or not len(moved) or abs(float((moved > 0).mean()) - 0.5) > EVEN:
+    if seen.found or not len(moved) or abs(float((moved > 0).mean()) - 0.5) > EVEN:
         return clear
-    of = next((dtype for dtype in DTYPES if step.size <= NOISE[dtype]), None)
+    of = next((dtype for dtype in DTYPES if judge(figures, LIMITS[dtype]).severity <= Severity.OK), None)
     sizes = [size for size, _ in history.sizes]
     constant = all(step.size / 2 <= size <= step.size * 2 for size in sizes)
     # Of the run's own dtypes it is expected from the first step on; of a coarser one it has to stay what it is.
-    expected = step.size <= terms.noise
+    expected = of is not None and NOISE[of] <= terms.noise
     if of is None or not constant or (not expected and len(sizes) < CONSTANT):
         return clear
     said = (
@@ -114,7 +118,7 @@ def _unknown(step: PostedStep, seen: Look, findings: list[Finding]) -> str:
     if told:
         return "; ".join(told)
     mean = seen.means.get(OVERALL)
-    if mean is None:
+    if mean is None or (seen.has_unit_mean and mean.error > SURE * step.size):
         return "no check of the records reproduces the difference"
     biased = [finding for finding, _ in seen.found if finding.check in (Check.UNIT_MEAN, Check.BIAS)]
     if biased and mean.excess > 0:

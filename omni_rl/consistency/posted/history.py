@@ -1,9 +1,10 @@
 """What a run's earlier steps add to a step's verdict: small biases that stay, differences that grow, and the noise of
 clean steps.
 
-All looks of a run share one rate of false alarms, `FALSE_ALARMS`: half of it goes to the steps, of which look k gets a
-share of 1 / k^2 (their sum is pi^2 / 6), and half to the sum over steps, which is tested by a bound that holds at every
-step at once: the normal mixture of Robbins (1970), as in Howard et al. (2021), eq. 14.
+All looks of a run share one rate of false alarms, `FALSE_ALARMS`: half of it goes to the steps, of which step k gets a
+share of 1 / k^2 (their sum is pi^2 / 6) that its tests divide among them, and half to the sum over steps, which is
+tested by a bound that holds at every step at once: the normal mixture of Robbins (1970), as in Howard et al. (2021),
+eq. 14.
 """
 
 import math
@@ -38,10 +39,11 @@ CLEAN = 8
 class History:
     """The earlier steps of one attempt.
 
-    `looks`: tests of a step's unit mean so far. `excess`, `variance`: sums over the clean steps of the excess of
-    exp(d), in tokens, and of its squared error; `tokens` of these; `scale`: the variance at which their bound is
-    tightest, which the first of them sets. `sizes`: the mean abs d of the latest steps with its
-    standard error, oldest first. `clean`: the mean of it over clean steps, and `clean_steps` how many there were.
+    `looks`: steps that were tested so far (older ledgers count tests, which are more). `excess`, `variance`: sums over
+    the clean steps of the excess of exp(d), in tokens, and of its squared error; `tokens` of these; `scale`: the
+    variance at which their bound is tightest, which the first of them sets. `sizes`: the mean abs d of the latest steps
+    with its standard error, oldest first. `clean`: the mean of it over clean steps, and `clean_steps` how many there
+    were.
     """
 
     looks: int = 0
@@ -53,14 +55,11 @@ class History:
     clean: float = 0.0
     clean_steps: int = 0
 
-    def after(
-        self, size: tuple[float, float], mean: UnitMean | None, tokens: int, tests: int, *, clean: bool
-    ) -> "History":
-        """With one more step: its mean abs d with the standard error, its unit mean (None: it has none that counts),
-        its judged tokens, and how many tests were made of it. A step that was not clean leaves the noise and the sums
-        as they are: what was told of it once is not told of every later step. One that is off by no more than a bias
-        that stays is clean."""
-        found = replace(self, looks=self.looks + tests, sizes=(*self.sizes, size)[-KEPT:])
+    def after(self, size: tuple[float, float], mean: UnitMean | None, tokens: int, *, clean: bool) -> "History":
+        """With one more step: its mean abs d with the standard error, its unit mean (None: none that counts), and its
+        judged tokens. A step that was not clean leaves the noise and the sums as they are: what was told of it once is
+        not told of every later step. One that is off by no more than a bias that stays is clean."""
+        found = replace(self, looks=self.looks + (tokens > 0), sizes=(*self.sizes, size)[-KEPT:])
         if not clean or not tokens:
             return found
         found = replace(
@@ -81,12 +80,13 @@ class History:
         return min(self.clean, of_dtype) if self.clean_steps >= CLEAN else of_dtype
 
     def significant(self, t: float, answers: int, tests: int) -> bool:
-        """Whether a step's excess of `t` standard errors over `answers` is more than chance makes of one of the run's
-        looks, of which the step has `tests`."""
-        if answers < ANSWERS:
-            return False
-        share = FALSE_ALARMS / 2 * 6 / (math.pi * (self.looks // max(tests, 1) + 1)) ** 2 / tests
-        return two_sided(t, answers - 1) < share
+        """Whether `t` standard errors, over `answers`, are more than chance makes of one of a step's `tests`."""
+        return answers >= ANSWERS and two_sided(t, answers - 1) < self.share / tests
+
+    @property
+    def share(self) -> float:
+        """The probability of a false alarm that the tests of the next step may have, all of them together."""
+        return FALSE_ALARMS / 2 * 6 / (math.pi * (self.looks + 1)) ** 2
 
     def staying(self, tolerance: float) -> float | None:
         """The mean excess of all steps, if it is more than chance and `tolerance`; None otherwise."""

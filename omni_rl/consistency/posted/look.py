@@ -5,18 +5,17 @@ values and differences that the records state need no limit, and a biased mean o
 limit in use lets pass.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from omni_rl.consistency.attribution.evidence import Check, Finding
-from omni_rl.consistency.limits import Severity, Told
+from omni_rl.consistency.limits import LIMITS, Limits, Severity, Told
 from omni_rl.consistency.posted import proofs, transforms, values
-from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.history import ANSWERS, History
+from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
+from omni_rl.consistency.posted.places import Places, Size
 from omni_rl.consistency.posted.step import Array, PostedStep
-from omni_rl.consistency.posted.support import UnitMean, unit_mean
+from omni_rl.consistency.posted.support import UnitMean
 from omni_rl.kinds import OVERALL
 
 NOISE: Mapping[str, float] = {"float32": 1e-5, "float16": 1.25e-2, "bfloat16": 0.05, "fp8": 0.1}
@@ -37,30 +36,48 @@ HOLES = 0.01
 """Share of counted placeholders that is masked; fewer are told."""
 
 
+Found = Iterator[tuple[Finding, Severity]]
+
+
 @dataclass(frozen=True)
 class Terms:
-    """How a run's records are to be read. `noise`: the mean abs d of two correct computations in its dtypes. `lag`: how
-    many weight versions the engine may be behind; None: not said. `bias`: what rounding may leave in the mean of
-    exp(d)."""
+    """How a run's records are to be read. `noise`: the mean abs d of two correct computations in its dtypes. `bias`:
+    what rounding may leave in the mean of exp(d). `limits`: those of the run's figures. `lag`: how many weight versions
+    the engine may be behind; None: not said."""
 
     noise: float
     bias: float
+    limits: Limits
     lag: int | None = None
 
     @classmethod
-    def of(cls, dtype: str, lag: int | None = None) -> "Terms":
-        return cls(NOISE[dtype], ROUNDING[dtype], lag)
+    def of(cls, dtype: str, lag: int | None = None, limits: Limits | None = None) -> "Terms":
+        """Of a dtype; `limits`: a run's own in place of the dtype's."""
+        return cls(NOISE[dtype], ROUNDING[dtype], limits or LIMITS[dtype], lag)
+
+    def far(self, step: PostedStep) -> float:
+        """The mean abs d above which a position's tokens are told: the widest limit from which those of a whole kind
+        are masked, as some positions are less sure than others."""
+        return max(self._mean_limit(kind, Severity.MASK) for kind in {OVERALL, *step.kinds})
+
+    def far_answer(self, step: PostedStep) -> float:
+        """The mean abs d above which an answer is told by itself: what stops a run where all answers show it."""
+        return max(self._mean_limit(kind, Severity.PAUSE) for kind in {OVERALL, *step.kinds})
+
+    def _mean_limit(self, kind: str, severity: Severity) -> float:
+        return self.limits.get(kind, self.limits[OVERALL])["logprob_abs_diff_mean"].above(severity)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was found, each with the severity that it asks for; the unit mean by bucket (`overall` and kinds), and how
-    many tests were made of it; `error`: the standard error of the step's mean abs d, over answers."""
+    """What was found, each with the severity that it asks for. `places`: the step's unit means and sizes; `means`:
+    those by bucket (`overall`, kinds, positions) that count: none of raw logprobs, nor of answers that were chosen.
+    `biased`: the buckets whose unit mean is off, `overall` first."""
 
     found: tuple[tuple[Finding, Severity], ...]
+    places: Places
     means: Mapping[str, UnitMean]
-    tests: int
-    error: float
+    biased: tuple[str, ...]
 
     @property
     def clean(self) -> bool:
@@ -71,19 +88,36 @@ class Look:
     def told(self) -> tuple[Told, ...]:
         return tuple(Told(finding.sentence, severity) for finding, severity in self.found)
 
+    @property
+    def has_unit_mean(self) -> bool:
+        """Whether nothing speaks against two proper policies."""
+        return not self.biased and not any(finding.check == Check.BIAS for finding, _ in self.found)
 
-def look(step: PostedStep, terms: Terms, history: History) -> Look:
-    """Everything that needs no experiment and no search."""
+
+def look(step: PostedStep, terms: Terms, history: History, errors: Array) -> Look:
+    """Everything that needs no experiment and no search. `errors` float64 [N]: the mean exp(abs d) of each answer."""
+    places = Places.of(step)
     # Of raw logprobs, or of answers that were chosen, the mean of exp(d) is not 1, and its sign names nothing.
-    means = unit_means(step) if step.logprobs_of == "processed" and not step.filtered else {}
-    error = size_error(step)
-    found = tuple(_checks(step, terms, history, means, error))
-    return Look(found, means, len(means), error)
+    means = places.unit_means if step.logprobs_of == "processed" and not step.filtered else {}
+    # Each bucket's mean and size is a test, all answers together are one, and so are all tokens of a small step.
+    answers = [mean.answers for mean in means.values()] + [size.answers for size in places.positions.values()]
+    tests = sum(of >= ANSWERS for of in answers) + 2
+    biased = tuple(
+        bucket
+        for bucket, mean in means.items()
+        if mean.is_beyond(terms.bias) and history.significant(mean.t, mean.answers, tests)
+    )
+    if means and not biased and is_biased(step, terms.bias, history.share / tests):
+        biased = (OVERALL,)
+    found = [*_values(step), *_patterns(step), *_proofs(step, terms, history)]
+    if means:
+        found += _means(places, means, biased, terms, history, history.share / tests)
+    found += _sizes(places, errors, terms, history, tests)
+    return Look(tuple(found), places, means, biased)
 
 
-def _checks(
-    step: PostedStep, terms: Terms, history: History, means: Mapping[str, UnitMean], error: float
-) -> Iterator[tuple[Finding, Severity]]:
+def _values(step: PostedStep) -> Found:
+    """What no logprob can be, and what stands for one."""
     found = values.nonfinite(step)
     if found.result == "explains":
         yield found, Severity.PAUSE
@@ -94,44 +128,56 @@ def _checks(
     found = values.placeholders(step)
     if found.result == "explains":
         yield found, Severity.MASK if found.numbers["tokens"] > HOLES * step.tokens else Severity.WARN
+
+
+def _patterns(step: PostedStep) -> Found:
+    """What leaves every figure small, and shows in which tokens are off."""
     some = step.some(PATTERN)
     for found in (transforms.temperature(some), transforms.penalty(some)):
         if found.result == "explains":
             yield found, Severity.WARN
+
+
+def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
+    """What the records state of both sides."""
     noise = history.noise(terms.noise)
     for found in (proofs.versions(step, noise, terms.lag), proofs.media(step, noise), proofs.prompt(step, noise)):
         if found.result in ("suspicious", "explains"):
             yield found, Severity.WARN
-    for bucket, mean in means.items():
-        if abs(mean.excess) > terms.bias and history.significant(mean.t, mean.answers, len(means)):
-            yield _biased(bucket, mean), next(s for s, at in BIASED.items() if abs(mean.excess) >= at)
+
+
+def _means(
+    places: Places, means: Mapping[str, UnitMean], biased: Sequence[str], terms: Terms, history: History, share: float
+) -> Found:
+    """The unit mean of all tokens and of each kind; where these are 1, of each bin of positions, and of each answer,
+    whose tests all together may have a `share` of false alarms; and over steps."""
+    whole = [bucket for bucket in biased if bucket in (OVERALL, *places.step.kinds)]
+    for bucket in whole:
+        at = abs(means[bucket].excess)
+        yield _biased(bucket, means[bucket]), next(s for s, least in BIASED.items() if at >= least)
+    if biased and not whole:
+        yield _biased(biased[0], means[biased[0]]), Severity.WARN
+    if not biased and (off := biased_answers(places, terms.bias, share)) is not None:
+        yield off.finding(places.step), Severity.WARN
     if (staying := history.staying(terms.bias)) is not None:
         yield _staying(staying, history), Severity.WARN
-    if step.size > LARGE * terms.noise and (grown := history.grows(step.size, error)) is not None:
+
+
+def _sizes(places: Places, errors: Array, terms: Terms, history: History, tests: int) -> Found:
+    """How far apart each bin of positions is, and each answer; and whether that grows from step to step."""
+    step, far = places.step, terms.far(places.step)
+    over = {
+        place: size
+        for place, size in places.positions.items()
+        if size.mean > far and history.significant(size.beyond(far), size.answers, tests)
+    }
+    if over and step.size <= far:  # otherwise the step's own figures tell it
+        worst = max(over, key=lambda place: over[place].mean)
+        yield _distant(worst, over[worst], step), Severity.WARN
+    elif not over and (off := distant_answers(places, errors, terms.far_answer(step))) is not None:
+        yield off.finding(step), Severity.WARN
+    if step.size > LARGE * terms.noise and (grown := history.grows(step.size, places.size.error)) is not None:
         yield _growing(step, *grown), Severity.WARN
-
-
-def unit_means(step: PostedStep) -> dict[str, UnitMean]:
-    """The unit mean of all tokens, and of each kind where there are several."""
-    kinds = dict.fromkeys(step.kinds)
-    found = {OVERALL: unit_mean(step)}
-    if len(kinds) > 1:
-        of = np.array(step.kinds)
-        for kind in kinds:
-            found[kind] = unit_mean(step.without(~step.of_answers(np.flatnonzero(of == kind))))
-    return found
-
-
-def size_error(step: PostedStep) -> float:
-    """The standard error of the step's mean abs d over answers, whose tokens are not independent; infinite where there
-    are not two answers."""
-    filled = step.lengths > 0
-    count = int(filled.sum())
-    if count < 2:
-        return math.inf
-    sums: Array = step.by_answer(np.abs(step.d))[filled]
-    apart = sums - step.size * step.lengths[filled]
-    return math.sqrt(count / (count - 1) * float((apart**2).sum())) / step.tokens
 
 
 def _biased(bucket: str, mean: UnitMean) -> Finding:
@@ -142,6 +188,15 @@ def _biased(bucket: str, mean: UnitMean) -> Finding:
         f"{bucket}: the trainer gives the sampled tokens {abs(mean.excess):.2%} {side} probability than a policy's own "
         f"samples have ({abs(mean.t):.0f} standard errors over {mean.answers} answers)",
         numbers={"unit_mean": 1 + mean.excess, "error": mean.error, "answers": float(mean.answers)},
+    )
+
+
+def _distant(place: str, size: Size, step: PostedStep) -> Finding:
+    return Finding(
+        Check.POSITIONS,
+        "suspicious",
+        f"{place} of {size.answers} answers have a mean abs d of {size.mean:.2g}, while that of all is {step.size:.2g}",
+        numbers={"abs_diff_mean": size.mean, "error": size.error, "answers": float(size.answers)},
     )
 
 

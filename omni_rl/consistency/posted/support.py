@@ -35,21 +35,9 @@ class UnitMean:
         """The excess in standard errors; 0.0 where there are not two answers."""
         return self.excess / self.error if self.error > 0 else 0.0
 
-
-def unit_mean(step: PostedStep) -> UnitMean:
-    """The mean of exp(d) with its error, over the judged tokens of a step."""
-    ratio = np.where(step.judged, np.expm1(np.minimum(step.d, LARGEST)), 0.0)
-    sums = step.by_answer(ratio)[step.lengths > 0]
-    count, tokens = len(sums), step.tokens
-    if count < 2:
-        return UnitMean(float(sums.sum()) / max(tokens, 1), 0.0, count, 0.0)
-    excess = float(sums.sum()) / tokens
-    lengths = step.lengths[step.lengths > 0]
-    # A ratio's error: answers with more tokens weigh more.
-    error = math.sqrt(count / (count - 1) * float(((sums - excess * lengths) ** 2).sum())) / tokens
-    over = step.judged & (step.d > LARGEST)
-    capped = float((np.exp(step.d[over]) - 20.0).sum()) / tokens
-    return UnitMean(excess, error, count, capped)
+    def is_beyond(self, tolerance: float) -> bool:
+        """Whether it is off by more than `tolerance`. A fall that the cap could explain is none."""
+        return self.excess > tolerance or self.excess + self.capped < -tolerance
 
 
 def support(step: PostedStep, found: UnitMean) -> Finding:

@@ -30,11 +30,14 @@ def judge_posted(
 ) -> JudgedStep:
     """Judge a step by all that its records say. `columns` and `step` are of the same records."""
     comparison = _compare(columns, step, yardstick)
-    seen = look(step, terms, history)
+    seen = look(step, terms, history, comparison.sequence_error)
     judgement = yardstick.judge(comparison).with_told(seen.told)
-    explanation = explain(step, terms, history, seen) if judgement.severity > Severity.OK else None
+    explanation = None
+    if judgement.severity > Severity.OK:
+        explanation = explain(step, terms, history, seen, comparison.figures)
     clean = not judgement.breaches and seen.clean
-    after = history.after((step.size, seen.error), seen.means.get(OVERALL), step.tokens, seen.tests, clean=clean)
+    size = step.size, seen.places.size.error
+    after = history.after(size, seen.means.get(OVERALL), step.tokens, clean=clean)
     return JudgedStep(comparison, judgement, explanation, after)
 
 

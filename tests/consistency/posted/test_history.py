@@ -21,7 +21,7 @@ def _told(means: list[UnitMean]) -> int | None:
     """The step after which a bias is told; None if none is."""
     history = History()
     for number, mean in enumerate(means):
-        history = history.after((0.01, 1e-4), mean, TOKENS, 1, clean=True)
+        history = history.after((0.01, 1e-4), mean, TOKENS, clean=True)
         if history.staying(0.0) is not None:
             return number
     return None
@@ -46,7 +46,7 @@ def test_a_bias_that_was_mended_is_told_no_more() -> None:
     means = [*_steps(ERROR, 60, 1), *_steps(0.0, 400, 2)]
     told = []
     for mean in means:
-        history = history.after((0.01, 1e-4), mean, TOKENS, 1, clean=True)
+        history = history.after((0.01, 1e-4), mean, TOKENS, clean=True)
         told.append(history.staying(0.0) is not None)
     assert told[59]
     assert not told[-1]
@@ -56,7 +56,7 @@ def test_a_difference_that_grows_with_every_step_is_found_and_one_that_wavers_is
     history = History()
     for size in (0.012, 0.02, 0.04, 0.07):
         assert history.grows(size, 1e-3) is None
-        history = history.after((size, 1e-3), None, TOKENS, 0, clean=False)
+        history = history.after((size, 1e-3), None, TOKENS, clean=False)
     assert history.grows(0.1, 1e-3) == (0.012, 4)
     assert history.grows(0.1, 0.05) is None, "within its errors"
     assert replace(history, sizes=((0.012, 1e-3), (0.07, 1e-3), (0.02, 1e-3), (0.05, 1e-3))).grows(0.1, 1e-3) is None
@@ -66,8 +66,8 @@ def test_noise_is_the_runs_own_once_enough_clean_steps_showed_it() -> None:
     history = History()
     assert history.noise(0.05) == 0.05
     for _ in range(8):
-        history = history.after((0.01, 1e-4), None, TOKENS, 0, clean=True)
-    history = history.after((3.0, 1e-4), None, TOKENS, 0, clean=False)
+        history = history.after((0.01, 1e-4), None, TOKENS, clean=True)
+    history = history.after((3.0, 1e-4), None, TOKENS, clean=False)
     assert history.noise(0.05) == pytest.approx(0.01)
 
 
