@@ -36,6 +36,9 @@ def relu2_experts(
 class Relu2Experts(CPUUnquantizedExperts):  # type: ignore[misc]
     """The experts for vLLM's modular kernel; weights stay as they were loaded."""
 
+    weights_as_loaded = True
+    """What the agent asks, which otherwise takes a CPU's experts for packed."""
+
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Nothing: the parent packs the weights, after which they could not be updated in place."""
 

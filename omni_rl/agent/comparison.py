@@ -1,0 +1,144 @@
+"""A trainer's fingerprints against those of an engine's workers: equal, different, or not comparable, part by part."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from omni_rl.agent.fingerprint import Fingerprint, total
+from omni_rl.agent.names import Renames, members
+from omni_rl.agent.workers import Disagreement, Engine, Worker
+
+ROUNDED = "~"
+"""Between two dtypes in a fingerprint's: values of the first that were rounded to the second on the way."""
+Announced = Mapping[str, Sequence[Fingerprint]]
+"""A trainer's parts, each in several dtypes."""
+NO_PART = "the engine has no part of that name"
+
+
+@dataclass(frozen=True)
+class Different:
+    """A part that the engine holds otherwise than the trainer. `is_of`: the trainer's earlier update whose part it is;
+    `is_part`: another part of the trainer's that it is; `rounded`: the dtype that its values went through; `workers`:
+    those that alone are off, if only some are."""
+
+    name: str
+    zero: bool = False
+    nonfinite: int = 0
+    rounded: str = ""
+    is_of: int | None = None
+    is_part: str | None = None
+    workers: tuple[int, ...] = ()
+
+
+@dataclass
+class Comparison:
+    """By the engine's name: parts that are equal, those that differ, and why the others are not comparable."""
+
+    equal: set[str] = field(default_factory=set)
+    different: list[Different] = field(default_factory=list)
+    opaque: dict[str, str] = field(default_factory=dict)
+
+
+def compare(
+    announced: Announced,
+    workers: Sequence[Worker],
+    renames: Renames,
+    earlier: Mapping[int, Announced] | None = None,
+) -> Comparison:
+    """Compare every part of the trainer's. `earlier`: its announcements before this one, by number, which tell a stale
+    part from a wrong one. Parts that only the engine has are left out: they are nobody's weights, or frozen ones."""
+    return _Comparer(announced, Engine(workers), renames, earlier or {}).result()
+
+
+class _Comparer:
+    """`theirs`: the trainer's names for each of the engine's parts: one, or those that are fused in it."""
+
+    def __init__(
+        self, announced: Announced, engine: Engine, renames: Renames, earlier: Mapping[int, Announced]
+    ) -> None:
+        self.announced, self.engine, self.earlier = announced, engine, earlier
+        self.found = Comparison()
+        self.theirs: dict[str, list[str]] = {}
+        for name in announced:
+            key = engine.find(renames.candidates(name))
+            if key is None:
+                self.found.opaque[name] = NO_PART
+            else:
+                self.theirs.setdefault(key, []).append(name)
+
+    def result(self) -> Comparison:
+        """Every part, compared."""
+        for key, names in self.theirs.items():
+            self._compare(key, names)
+        for name, why in self.found.opaque.items():
+            # A head that is the embedding again: the engine has one tensor for both.
+            if why == NO_PART and (same := self._part_that_is(self.announced[name], "")) is not None:
+                self.found.opaque[name] = f"tied to {same}"
+        return self.found
+
+    def _compare(self, key: str, names: Sequence[str]) -> None:
+        wanted, opaque = _expected(self.announced, names), self.found.opaque
+        if (why := self.engine.why_not(key)) is not None:
+            opaque[key] = why
+        elif len(names) > 1 and len(names) != len(members(key)):
+            opaque[key] = "the trainer told of some of what is fused in it"
+        elif not wanted:
+            opaque[key] = "the trainer told of what is fused in it in several dtypes"
+        else:
+            held = self.engine.sum_of(key, wanted[0].elements)
+            mine = next((one for one in wanted if isinstance(held, Fingerprint) and one.dtype == held.dtype), None)
+            if isinstance(held, Disagreement):
+                self.found.different.append(Different(key, workers=held.workers))
+            elif isinstance(held, str):
+                opaque[key] = held
+            elif mine is None:
+                dtypes = ", ".join(sorted(one.dtype for one in wanted))
+                opaque[key] = f"the engine holds {held.dtype}, the trainer told of {dtypes}"
+            elif mine.hashes == held.hashes and held.elements >= mine.elements:
+                self.found.equal.add(key)  # elements beyond the trainer's are zeros that fill up
+            elif held.elements != mine.elements:
+                opaque[key] = f"the engine holds {held.elements} elements, the trainer {mine.elements}"
+            else:
+                self.found.different.append(self._different(key, names, held, wanted))
+
+    def _different(self, key: str, names: Sequence[str], held: Fingerprint, wanted: Sequence[Fingerprint]) -> Different:
+        passed = (one.dtype.partition(ROUNDED)[2] for one in wanted if one.hashes == held.hashes)
+        newest_first = sorted(self.earlier, reverse=True)
+        was = (number for number in newest_first if _any_same(_expected(self.earlier[number], names), held))
+        is_of = next(was, None)
+        is_part = None if held.zero or is_of is not None else self._part_that_is([held], key)
+        rounded = next(filter(None, passed), "")
+        return Different(key, held.zero, held.nonfinite, rounded, is_of, is_part, self.engine.unchanged_in(key))
+
+    def _part_that_is(self, sums: Sequence[Fingerprint], but: str) -> str | None:
+        """Another part of the trainer's that has the same elements."""
+        found = (self._by_content.get(_content(one)) for one in sums)
+        return next((key for key in found if key not in (None, but)), None)
+
+    @cached_property
+    def _by_content(self) -> dict[tuple[str, int, int], str]:
+        return {
+            _content(one): key
+            for key, names in self.theirs.items()
+            for one in _expected(self.announced, names)
+            if not one.zero
+        }
+
+
+def _content(one: Fingerprint) -> tuple[str, int, int]:
+    return one.dtype, one.elements, one.hashes
+
+
+def _expected(announced: Announced, names: Sequence[str]) -> list[Fingerprint]:
+    """What the parts of these names are together, in each dtype that all of them come in."""
+    if any(name not in announced for name in names):
+        return []
+    if len(names) == 1:
+        return list(announced[names[0]])
+    by_dtype = [{one.dtype: one for one in announced[name]} for name in names]
+    shared = [dtype for dtype in by_dtype[0] if all(dtype in sums for sums in by_dtype)]
+    return [total(sums[dtype] for sums in by_dtype) for dtype in shared]
+
+
+def _any_same(sums: Sequence[Fingerprint], held: Fingerprint) -> bool:
+    return any(one.same(held) for one in sums)

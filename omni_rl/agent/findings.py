@@ -1,0 +1,186 @@
+"""Sentences about an update that did not do what it was to do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from omni_rl.agent.comparison import Comparison, Different
+from omni_rl.agent.names import expert_of, layer_of, tower_of
+from omni_rl.consistency.actions import Cause
+
+NAMED = 3
+"""Parts that a sentence names; of more it says how many."""
+CACHES = {"prefix": "prefix cache", "encoder": "encoder cache", "multimodal": "multimodal cache"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, in a sentence. `parts`: of which parts, by the engine's names; `key` is the same for the same
+    fault in several engines."""
+
+    cause: Cause
+    sentence: str
+    parts: tuple[str, ...] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What all workers of an engine said of an update, beside its parts. `update`: the trainer's number of it."""
+
+    update: int
+    tensors: int
+    changed: int
+    workers: int
+    how: Sequence[str] = ()
+    zero: Sequence[str] = ()
+    nonfinite: Sequence[str] = ()
+    caches: Mapping[str, int | None] = field(default_factory=dict)
+    """By cache: the trainer's number of the update that it was last reset after; None: never."""
+
+
+def weights(told: Told, found: Comparison) -> list[Finding]:
+    """What is wrong with the weights."""
+    stale: dict[int, list[Different]] = {}
+    swapped: dict[str, Different] = {}
+    rest: list[Different] = []
+    for one in found.different:
+        if one.is_of is not None and not one.zero:
+            stale.setdefault(one.is_of, []).append(one)
+        elif one.is_part is not None:
+            swapped[one.name] = one
+        else:
+            rest.append(one)
+    findings = [_stale(told, number, some, found) for number, some in stale.items()]
+    findings += _swapped(told, swapped)
+    if kept := [one for one in rest if one.workers]:
+        findings.append(_some_workers(told, kept))
+    others = [one for one in rest if not one.workers]
+    if zero := _names(one for one in others if one.zero):
+        findings.append(_wrong(told, zero, "zero in the engine and not in the trainer"))
+    if broken := [one for one in others if one.nonfinite]:
+        count = sum(one.nonfinite for one in broken)
+        findings.append(_wrong(told, _names(broken), f"not finite in {count} elements in the engine"))
+    for dtype in sorted({one.rounded for one in others if one.rounded}):
+        of = _names(one for one in others if one.rounded == dtype)
+        findings.append(_wrong(told, of, f"the trainer's rounded to {dtype}"))
+    if plain := _names(one for one in others if not (one.zero or one.nonfinite or one.rounded)):
+        findings.append(_wrong(told, plain, "neither the trainer's nor those of an update before"))
+    return findings
+
+
+def caches(told: Told) -> list[Finding]:
+    """Caches that outlived a change of weights: what they hold was computed with others."""
+    if not told.changed:
+        return []
+    findings = []
+    for cache, since in told.caches.items():
+        if since is None or since < told.update:
+            when = "since the engine started" if since is None else f"since update {since}"
+            sentence = (
+                f"{CACHES[cache]} not reset {when}: update {told.update} left what earlier weights computed in it"
+            )
+            findings.append(Finding(Cause.STALE_CACHE, sentence, key=cache))
+    return findings
+
+
+def silent(update: int, engine: str, confirmed: int | None, lag: int) -> Finding:
+    """An engine that has not confirmed an update within the declared lag."""
+    last = "no update" if confirmed is None else f"update {confirmed}"
+    allowed = f"the run declares a lag of {lag}" if lag else "the run declares no lag"
+    sentence = f"engine {engine} has confirmed {last}, and the trainer is at update {update}: {allowed}"
+    return Finding(Cause.STALE_WEIGHTS, sentence, key="silent")
+
+
+def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison) -> Finding:
+    names = _names(some)
+    whole = len(some) == len(found.different) and not found.equal
+    if whole and told.changed == 0:
+        sentence = f"update {told.update} changed 0 of {told.tensors} tensors: the engine holds update {number}"
+    elif whole:
+        sentence = f"update {told.update}: the engine holds the weights of update {number}"
+    else:
+        sentence = f"update {told.update}: {described(names)} {_are(names)} of update {number}"
+    return Finding(Cause.STALE_WEIGHTS, sentence, names, f"stale {number}")
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is that" if len(names) == 1 else "are those"
+
+
+def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[Finding]:
+    findings: list[Finding] = []
+    done: set[str] = set()
+    experts: dict[tuple[str, int | None, frozenset[int]], list[str]] = {}
+    for name, one in swapped.items():
+        other = one.is_part or ""
+        if name in done:
+            continue
+        mutual = other in swapped and swapped[other].is_part == name
+        done.update({name, other} if mutual else {name})
+        pair = {expert for expert in (expert_of(name), expert_of(other)) if expert is not None}
+        if mutual and len(pair) == 2 and layer_of(name) == layer_of(other):
+            experts.setdefault((tower_of(name), layer_of(name), frozenset(pair)), []).extend((name, other))
+            continue
+        verb = "are swapped" if mutual else f"differ: the first holds what is {other}'s"
+        names = (name, other)
+        sentence = f"update {told.update}: {name} and {other} {verb}"
+        findings.append(Finding(Cause.CORRUPT_WEIGHTS, sentence, names, f"swapped {name}"))
+    for (tower, layer, both), names_of in experts.items():
+        low, high = sorted(both)
+        sentence = f"update {told.update}: {_layer(tower, layer)}'s experts {low} and {high} are swapped"
+        findings.append(Finding(Cause.CORRUPT_WEIGHTS, sentence, tuple(names_of), f"swapped {layer} {low} {high}"))
+    return findings
+
+
+def _some_workers(told: Told, kept: Sequence[Different]) -> Finding:
+    numbers = sorted({number for one in kept for number in one.workers})
+    who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
+    names = _names(kept)
+    verb = "has" if len(numbers) == 1 else "have"
+    sentence = (
+        f"update {told.update}: {who} of {told.workers} {verb} not taken {described(names)}, which the others have"
+    )
+    return Finding(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
+
+
+def _wrong(told: Told, names: tuple[str, ...], how: str) -> Finding:
+    verb = "is" if len(names) == 1 else "are"
+    return Finding(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {described(names)} {verb} {how}", names, how)
+
+
+def _names(some: Iterable[Different]) -> tuple[str, ...]:
+    return tuple(one.name for one in some)
+
+
+def _layer(tower: str, layer: int | None) -> str:
+    if layer is None:
+        return tower or "the model"
+    return f"{tower} layer {layer}" if tower else f"layer {layer}"
+
+
+def described(names: Sequence[str]) -> str:
+    """The parts in few words: one by its name, one layer's as such, experts as such, or the first of many."""
+    if len(names) == 1:
+        return names[0]
+    places = {(tower_of(name), layer_of(name)) for name in names}
+    experts = {expert_of(name) for name in names}
+    if len(places) == 1 and (place := next(iter(places)))[1] is not None:
+        here = _layer(*place)
+        if None not in experts:
+            return f"{here}'s expert {experts.pop()}" if len(experts) == 1 else f"{here}'s experts"
+        leaves = [name.split(f".{place[1]}.", 1)[1] for name in names]
+        if len(leaves) <= NAMED:
+            return f"{here}'s {' and '.join(leaves)}"
+        return f"{len(names)} parts of {here}"
+    towers = {tower for tower, _ in places}
+    if len(towers) == 1 and all(layer is not None for _, layer in places):
+        numbers = sorted(layer for _, layer in places if layer is not None)
+        tower = towers.pop()
+        where = f"{tower} layers" if tower else "layers"
+        what = "experts" if None not in experts else f"{len(names)} parts"
+        listed = ", ".join(map(str, numbers[:NAMED])) + (
+            f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+        )
+        return f"{what} of {where} {listed}"
+    first = ", ".join(names[:NAMED])
+    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more parts"

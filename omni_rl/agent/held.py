@@ -1,0 +1,175 @@
+"""What a vLLM model holds, part by part: fused modules taken apart, and what cannot be compared, with the reason.
+
+Letters: E experts of this worker, I intermediate width of this worker's shard, H hidden width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+    UnquantizedLinearMethod,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+from omni_rl.agent.names import SUBPART, Renames, canonical
+
+WHOLE = "1/1"
+"""The shard of what every worker holds alike."""
+UNKNOWN = ""
+"""The shard where the module does not say; the sizes will tell."""
+AS_LOADED = "weights_as_loaded"
+"""True in a class of experts for the CPU that computes with the weights as they were loaded; vLLM's own packs them."""
+_PLAIN_EXPERTS = {UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TRITON, UnquantizedMoeBackend.OOT}
+_PACKED = "packed for the CPU's kernels: the engine computes with a copy that is laid out anew"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model. `values`: a view of the engine's own memory, or None where `why` says that it cannot be
+    compared. `shard`: which of how many equal shares of it this worker holds, as 2/4."""
+
+    name: str
+    tensor: str
+    values: torch.Tensor | None
+    shard: str = UNKNOWN
+    why: str = ""
+
+
+def parts(model: nn.Module) -> Iterator[Part]:
+    """Every parameter of a vLLM model, in parts; `tensor` is the name that the engine itself has for it."""
+    packed = getattr(model, "packed_modules_mapping", None) or {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        own = [
+            (name, value)
+            for name, value in module.named_parameters(recurse=False)
+            if id(value) not in seen and not seen.add(id(value))  # type: ignore[func-returns-value]
+        ]
+        for name, value in own:
+            tensor = f"{path}.{name}" if path else name
+            if isinstance(module, RoutedExperts):
+                yield from _experts(module, path, name, value, tensor)
+            elif why := _why_not(module, value):
+                yield Part(canonical(tensor), tensor, None, why=why)
+            else:
+                yield from _of_module(module, tensor, value, packed)
+
+
+def renames(model: nn.Module) -> Renames:
+    """How this model's loader renames what a checkpoint holds. Patterns are left out: others than this process are to
+    apply these rules, and a pattern can take a program any time."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is None:
+        return Renames()
+    return Renames(dict(mapper.orig_to_new_substr), dict(mapper.orig_to_new_prefix), dict(mapper.orig_to_new_suffix))
+
+
+def _why_not(module: nn.Module, value: torch.Tensor) -> str:
+    """Why a parameter cannot be compared; empty if it can."""
+    if value.is_meta:
+        return "not in memory: it is offloaded, or asleep"
+    method = getattr(module, "quant_method", None)
+    if isinstance(module, LinearBase):
+        if not isinstance(method, UnquantizedLinearMethod):
+            return f"quantised ({type(method).__name__})"
+        if value.numel() == 0:
+            return _PACKED
+    head = isinstance(module, ParallelLMHead)
+    if head or isinstance(module, LinearBase):
+        # A packed head keeps its weight, and does not use it.
+        multiply = getattr(module, "cpu_linear", None)
+        if multiply not in (None, nn.functional.linear):
+            return _PACKED
+    return ""
+
+
+def _of_module(
+    module: nn.Module, tensor: str, value: torch.Tensor, packed: Mapping[str, Sequence[str]]
+) -> Iterator[Part]:
+    name = canonical(tensor)
+    if isinstance(module, MergedColumnParallelLinear | QKVParallelLinear):
+        yield from _fused(module, name, tensor, value, packed)
+    elif isinstance(module, VocabParallelEmbedding):
+        # Rows that fill the vocabulary up are nobody's weights.
+        rows = module.shard_indices.num_org_elements
+        yield Part(name, tensor, value[:rows], _of(module.tp_rank, module.tp_size))
+    elif isinstance(module, ColumnParallelLinear) or (isinstance(module, RowParallelLinear) and value.ndim > 1):
+        yield Part(name, tensor, value, _of(module.tp_rank, module.tp_size))
+    elif isinstance(module, LinearBase):
+        yield Part(name, tensor, value, WHOLE)
+    else:
+        yield Part(name, tensor, value)
+
+
+def _fused(
+    module: Any, name: str, tensor: str, value: torch.Tensor, packed: Mapping[str, Sequence[str]]
+) -> Iterator[Part]:
+    """Rows of a fused module by what they were; pieces of one part where the model does not name them."""
+    sizes = [size // module.tp_size for size in module.output_sizes]
+    shards = [_of(module.tp_rank, module.tp_size)] * len(sizes)
+    if isinstance(module, QKVParallelLinear) and module.num_kv_head_replicas > 1:
+        few = module.num_kv_head_replicas
+        shards[1:] = [_of(module.tp_rank // few, module.tp_size // few)] * 2
+    *path, leaf, kind = name.split(".")
+    names = packed.get(leaf, ())
+    if len(names) != len(sizes) or sum(sizes) != len(value):
+        if len(set(shards)) == 1 or sum(sizes) != len(value):
+            yield Part(name, tensor, value, shards[0])
+            return
+        names = ()
+    for index, rows in enumerate(torch.split(value, sizes)):
+        own = ".".join((*path, names[index], kind)) if names else f"{name}{SUBPART}{index}"
+        yield Part(own, tensor, rows, shards[index])
+
+
+def _experts(module: Any, path: str, name: str, value: torch.Tensor, tensor: str) -> Iterator[Part]:
+    """Each expert's matrices: w13 [E, 2 I, H] is gate and up, or up alone; w2 [E, H, I] is down."""
+    method = module.quant_method
+    base = canonical(path)
+    if why := _why_not_experts(method):
+        yield Part(f"{base}.{name}", tensor, None, why=why)
+        return
+    config = module.moe_config.moe_parallel_config
+    manager = module.expert_map_manager
+    numbers = manager.get_local_expert_ids() if config.use_ep else range(len(value))
+    shard = WHOLE if config.use_ep else _of(config.tp_rank, config.tp_size)
+    gated = module.moe_config.is_act_and_mul
+    matrix, _, kind = name.partition("_")
+    for number, weights in zip(numbers, value, strict=True):
+        own = f"{base}.{number}"
+        if matrix == "w2":
+            # A bias of the down projection is added once, so every worker holds all of it.
+            yield Part(f"{own}.down_proj.{kind}", tensor, weights, WHOLE if weights.ndim == 1 else shard)
+        elif matrix == "w13" and gated:
+            gate, up = weights.chunk(2)
+            yield Part(f"{own}.gate_proj.{kind}", tensor, gate, shard)
+            yield Part(f"{own}.up_proj.{kind}", tensor, up, shard)
+        else:
+            yield Part(f"{own}.up_proj.{kind}", tensor, weights, shard)
+
+
+def _why_not_experts(method: Any) -> str:
+    if not isinstance(method, UnquantizedFusedMoEMethod):
+        return f"quantised ({type(method).__name__})"
+    kernel = method.moe_kernel
+    experts = None if kernel is None else kernel.fused_experts
+    if method.unquantized_backend == UnquantizedMoeBackend.CPU:
+        return "" if getattr(type(experts), AS_LOADED, False) else _PACKED
+    if method.unquantized_backend in _PLAIN_EXPERTS:
+        return ""
+    return f"laid out anew for its kernel ({method.unquantized_backend.value})"
+
+
+def _of(rank: int, size: int) -> str:
+    return f"{rank + 1}/{size}"

@@ -1,0 +1,108 @@
+"""Names of parts that a trainer and an engine share, whoever wrapped, prefixed or fused the modules.
+
+A part is one logical matrix or vector: `layers.7.self_attn.q_proj.weight`, `layers.7.mlp.experts.3.up_proj.weight`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+SUBPART = "#"
+"""Stands before the number of a piece of a part that an engine keeps apart: its pieces add up to the part."""
+_WRAPPERS = frozenset(
+    {"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "base_layer", "base_model", "module"}
+)
+_TRUNKS = frozenset({"backbone", "language_model", "model", "routed_experts", "runner"})
+"""Modules that only hold others: frameworks disagree on where they stand."""
+_EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+"""Mixtral's names, which others took over."""
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Modules that one side may keep as one and the other as several."""
+
+
+def canonical(name: str) -> str:
+    """The name without wrappers and trunks, and with the field's usual names for experts' matrices."""
+    segments = [segment for segment in name.split(".") if segment not in _WRAPPERS and segment not in _TRUNKS]
+    if "experts" in segments:
+        segments = [_EXPERT_NAMES.get(segment, segment) for segment in segments]
+    return ".".join(segments)
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a part belongs to; None outside of layers."""
+    found = _LAYER.search(f".{name}")
+    return None if found is None else int(found[1])
+
+
+def expert_of(name: str) -> int | None:
+    """The number of the expert that a part belongs to; None outside of experts."""
+    found = _EXPERT.search(name)
+    return None if found is None else int(found[1])
+
+
+def tower_of(name: str) -> str:
+    """What stands before a part's layer: empty for the language model, `visual` for a tower."""
+    found = _LAYER.search(name)
+    return "" if found is None else name[: found.start()].strip(".")
+
+
+@dataclass(frozen=True)
+class Renames:
+    """How an engine renames what a checkpoint holds; None: it drops it. Each mapping is tried in order, as vLLM does:
+    substrings, then prefixes, then suffixes."""
+
+    substrings: Mapping[str, str | None] = field(default_factory=dict)
+    prefixes: Mapping[str, str | None] = field(default_factory=dict)
+    suffixes: Mapping[str, str | None] = field(default_factory=dict)
+
+    def apply(self, name: str) -> str | None:
+        """The engine's name of a released tensor; None if the engine drops it."""
+        for old, new in self.substrings.items():
+            if old in name:
+                if new is None:
+                    return None
+                name = name.replace(old, new, 1)
+        for old, new in self.prefixes.items():
+            if name.startswith(old):
+                if new is None:
+                    return None
+                name = new + name[len(old) :]
+        for old, new in self.suffixes.items():
+            if name.endswith(old):
+                if new is None:
+                    return None
+                name = name[: -len(old)] + new
+        return name
+
+    def candidates(self, name: str) -> Iterator[str]:
+        """Canonical names under which the engine may hold a trainer's tensor, the likeliest first."""
+        plain = canonical(name)
+        yield plain
+        # A trainer may name its tensors with or without the outermost module that the checkpoint has.
+        for given in (name, f"model.{name}"):
+            renamed = self.apply(given)
+            if renamed is not None and (found := canonical(renamed)) != plain:
+                yield found
+
+
+def members(name: str) -> list[str]:
+    """The parts that a fused part's name stands for; empty for a name that is not fused."""
+    segments = name.split(".")
+    for index, segment in enumerate(segments):
+        if segment in FUSED:
+            return [".".join((*segments[:index], one, *segments[index + 1 :])) for one in FUSED[segment]]
+    return []
+
+
+def whole(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by the part that they are, or are pieces of."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.split(SUBPART)[0], []).append(name)
+    return found

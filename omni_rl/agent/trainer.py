@@ -1,0 +1,215 @@
+"""A trainer's side of the comparison: fingerprints of its own tensors, where they are, over all of its ranks.
+
+Sharded parameters (FSDP2's DTensors) are never gathered: each rank hashes what it holds, and the sums are added.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import distributed, nn
+
+from omni_rl.agent.comparison import ROUNDED
+from omni_rl.agent.fingerprint import MODULUS, Fingerprint
+from omni_rl.agent.names import canonical
+from omni_rl.agent.tensors import fingerprint, name_of
+
+Sums = dict[str, tuple[Fingerprint, ...]]
+SMALL = 1 << 20
+"""Elements up to which a vector is also told as rounded through a coarser dtype: routers' biases are damaged so."""
+
+
+class Box(NamedTuple):
+    """A piece of a tensor: `values`, whose first element stands at `start` in the whole one."""
+
+    values: torch.Tensor
+    start: tuple[int, ...]
+
+
+def fingerprints(
+    model: nn.Module, *, dtype: torch.dtype | None = None, merged: bool = False, group: Any = None
+) -> Sums:
+    """Fingerprints of a model's parameters and persistent buffers, by name, each in its own dtype and in `dtype`, the
+    engine's. With `merged`, a layer that PEFT adapts counts as base + delta, as it is sent by trainers that merge.
+
+    A collective of all ranks of `group` if torch.distributed is initialised; every rank gets the sums. Adapters are
+    left out: see `adapters`.
+    """
+    return of_tensors(_tensors(model, merged), dtype=dtype, group=group)
+
+
+def of_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None = None, group: Any = None
+) -> Sums:
+    """The same of named tensors; each may be a DTensor. Fused experts are told expert by expert."""
+    found: dict[tuple[str, str], Fingerprint] = {}
+    tensors = list(tensors)
+    shapes = {name: tuple(value.shape) for name, value in tensors}
+    for name, value in tensors:
+        box, counted = _local(value, group)
+        vector = len(shapes[name]) == 1 and shapes[name][0] <= SMALL
+        for part, piece in _parts(name, box, shapes):
+            for one in _in_dtypes(piece, dtype, vector):
+                # A rank that holds a copy of what another counts still lists the part: all ranks add the same rows.
+                own = one if counted else Fingerprint(one.dtype, 0, 0)
+                key = (part, one.dtype)
+                found[key] = found[key] + own if key in found else own
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size(group) > 1:
+        found = _added(found, group)
+    sums: dict[str, list[Fingerprint]] = {}
+    for (part, _), one in found.items():
+        sums.setdefault(part, []).append(one)
+    return {part: tuple(each) for part, each in sums.items()}
+
+
+def _tensors(model: nn.Module, merged: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    modules = dict(model.named_modules())
+    persistent = model.state_dict(keep_vars=True)
+    seen: set[int] = set()
+    for name, value in persistent.items():
+        if not isinstance(value, torch.Tensor) or id(value) in seen or _of_adapter(name):
+            continue
+        seen.add(id(value))
+        path, _, leaf = name.rpartition(".")
+        adapted = modules.get(path.removesuffix(".base_layer"))
+        if merged and leaf == "weight" and path.endswith(".base_layer") and adapted is not None:
+            yield name, _merged(adapted, value)
+        else:
+            yield name, value
+
+
+def _of_adapter(name: str) -> bool:
+    return any(segment.startswith("lora_") for segment in name.split("."))
+
+
+def _merged(adapted: Any, weight: torch.Tensor) -> torch.Tensor:
+    """What PEFT's `merge` leaves in the base layer, by the same operations."""
+    with torch.no_grad():
+        result = weight.detach().clone()
+        for adapter in adapted.active_adapters:
+            if adapter in adapted.lora_A and adapter not in adapted.merged_adapters:
+                result += adapted.get_delta_weight(adapter)
+    return result
+
+
+def _local(value: torch.Tensor, group: Any) -> tuple[Box, bool]:
+    """What this rank holds of a tensor, and whether it is the rank that counts it."""
+    value = value.detach()
+    if not hasattr(value, "device_mesh"):
+        alone = not (distributed.is_available() and distributed.is_initialized())
+        return Box(value, (0,) * value.ndim), alone or distributed.get_rank(group) == 0
+    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    assert isinstance(value, DTensor)
+    _, start = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
+    place: list[int] = list(value.device_mesh.get_coordinate() or ())
+    copies = [at for at, placement in zip(place, value.placements, strict=True) if isinstance(placement, Replicate)]
+    return Box(value.to_local(), tuple(start)), not any(copies)
+
+
+def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor in the parts that an engine tells of: itself, or of experts in one tensor each matrix of each.
+
+    `...experts.gate_up_proj` [E, 2 I, H] and `down_proj` [E, H, I] (or both transposed) are transformers' names.
+    """
+    base, _, leaf = name.rpartition(".")
+    shape = shapes[name]
+    if leaf == "A_log":
+        # Mamba's decay: engines keep A = -exp(A_log), in float32.
+        yield f"{base}.A", -torch.exp(box.values.float())
+        return
+    if not base.endswith("experts") or len(shape) != 3 or leaf not in ("gate_up_proj", "up_proj", "down_proj"):
+        yield name, box.values
+        return
+    for index in range(shape[0]):
+        local = index - box.start[0]
+        inside = 0 <= local < len(box.values)
+        one = box.values[local] if inside else box.values[:0].reshape(0)
+        if leaf != "gate_up_proj":
+            yield f"{base}.{index}.{leaf}.weight", one
+            continue
+        axis = _gate_axis(shape, shapes.get(f"{base}.down_proj"))
+        half, start = shape[axis + 1] // 2, box.start[axis + 1]
+        for place, matrix in enumerate(("gate_proj", "up_proj")):
+            low, high = (
+                min(max(place * half + more - start, 0), one.shape[axis] if inside else 0) for more in (0, half)
+            )
+            yield f"{base}.{index}.{matrix}.weight", one.narrow(axis, low, high - low) if inside else one
+
+
+def _gate_axis(shape: Sequence[int], down: Sequence[int] | None) -> int:
+    """Along which axis of an expert's matrix gate and up stand one after the other: the one that is not H, which `down`
+    has as its first axis where gate is [I, H]."""
+    return 1 if down is not None and down[2] == shape[1] and down[2] != down[1] else 0
+
+
+def _in_dtypes(values: torch.Tensor, dtype: torch.dtype | None, vector: bool) -> Iterator[Fingerprint]:
+    """The same fingerprints on every rank, whatever it holds of the part. `vector`: whether the whole is a small one,
+    which is also told as rounded."""
+    yield fingerprint(values)
+    if dtype is None or not values.is_floating_point() or dtype == values.dtype:
+        return
+    yield fingerprint(values, dtype)
+    if vector and dtype.itemsize < values.dtype.itemsize:
+        through = fingerprint(values.to(dtype).to(values.dtype))
+        yield Fingerprint(f"{through.dtype}{ROUNDED}{name_of(dtype)}", through.elements, through.hashes)
+
+
+def _added(found: Mapping[tuple[str, str], Fingerprint], group: Any) -> dict[tuple[str, str], Fingerprint]:
+    """Each sum over all ranks. Hashes wrap around at 2^64, in int64 as anywhere."""
+    device = _device(group)
+    half = MODULUS // 2
+    whole = torch.tensor(
+        [
+            (one.hashes - MODULUS if one.hashes >= half else one.hashes, one.elements, one.nonfinite)
+            for one in found.values()
+        ],
+        dtype=torch.int64,
+        device=device,
+    )
+    squares = torch.tensor([one.squares for one in found.values()], dtype=torch.float64, device=device)
+    distributed.all_reduce(whole, group=group)
+    distributed.all_reduce(squares, group=group)
+    return {
+        key: Fingerprint(key[1], elements, hashes % MODULUS, square, nonfinite)
+        for key, (hashes, elements, nonfinite), square in zip(found, whole.tolist(), squares.tolist(), strict=True)
+    }
+
+
+def _device(group: Any) -> torch.device:
+    backend = distributed.get_backend(group)
+    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+
+
+class AdapterSums(NamedTuple):
+    """A LoRA adapter of the trainer's: rank, the modules' last names, and fingerprints of each A and scaled B."""
+
+    name: str
+    rank: int
+    targets: tuple[str, ...]
+    norm: float
+    parts: Sums
+
+
+def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any = None) -> list[AdapterSums]:
+    """Fingerprints of a PEFT model's LoRA adapters, in `dtype` if it is given. B comes with the scale multiplied in, as
+    vLLM keeps it. A collective like `fingerprints`."""
+    found: dict[str, list[tuple[str, torch.Tensor]]] = {}
+    ranks: dict[str, int] = {}
+    for path, module in model.named_modules():
+        for name in getattr(module, "lora_A", None) or {}:
+            layer: Any = module
+            first, second = (side[name].weight.detach() for side in (layer.lora_A, layer.lora_B))
+            scaled = second.to(dtype or second.dtype) * layer.scaling[name]
+            base = canonical(path)
+            found.setdefault(name, []).extend([(f"{base}.lora_A", first.to(scaled.dtype)), (f"{base}.lora_B", scaled)])
+            ranks[name] = int(layer.r[name])
+    return [_adapter(name, ranks[name], tensors, group) for name, tensors in found.items()]
+
+
+def _adapter(name: str, rank: int, tensors: Sequence[tuple[str, torch.Tensor]], group: Any) -> AdapterSums:
+    sums = of_tensors(tensors, group=group)
+    targets = tuple(sorted({part.split(".")[-2] for part in sums}))
+    norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
+    return AdapterSums(name, rank, targets, norm, sums)

@@ -1,0 +1,104 @@
+"""The workers of one engine, put together: what they hold of a part, and where they disagree."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from omni_rl.agent.fingerprint import Fingerprint, total
+from omni_rl.agent.names import members, whole
+
+
+class Held(NamedTuple):
+    """A part in one worker. `shard`: which of how many equal shares it is, as 2/4; empty where that is not known."""
+
+    sum: Fingerprint
+    shard: str = ""
+
+
+class Worker(NamedTuple):
+    """What one worker of an engine reported. `changed`: names of parts that its update changed, None at its first."""
+
+    number: int
+    parts: Mapping[str, Held]
+    opaque: Mapping[str, str]
+    changed: frozenset[str] | None
+
+
+class Disagreement(NamedTuple):
+    """Workers whose copy of a part is not that of the others, though all are to hold the same."""
+
+    workers: tuple[int, ...]
+
+
+class Engine:
+    """All workers' parts by the engine's names for them."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
+        self._pieces = whole(dict.fromkeys(name for worker in workers for name in worker.parts))
+        self._opaque = {name: why for worker in workers for name, why in worker.opaque.items()}
+        for name in list(self._opaque):
+            # What is fused and packed stands for its members too.
+            self._opaque.update((part, self._opaque[name]) for part in members(name))
+        # Packed experts are told of as a whole.
+        self._packed_experts = {
+            name.partition(".experts.")[0]: why for name, why in self._opaque.items() if ".experts.w" in name
+        }
+        self._fused = {part: name for name in self._pieces for part in members(name)}
+
+    def find(self, candidates: Iterable[str]) -> str | None:
+        """The engine's part for the first of a trainer's names that leads to one: by the name itself; of a fused one,
+        whose members the engine keeps apart; or the engine's fused one that it is a member of."""
+        names = list(candidates)
+        for name in names:
+            if name in self._pieces or self.why_not(name) is not None:
+                return name
+        for name in names:
+            inner = members(name)
+            if inner and all(part in self._pieces for part in inner):
+                self._pieces[name] = [piece for part in inner for piece in self._pieces[part]]
+                return name
+        return next((self._fused[name] for name in names if name in self._fused), None)
+
+    def why_not(self, name: str) -> str | None:
+        """Why a part cannot be compared; None if it can."""
+        if name in self._opaque:
+            return self._opaque[name]
+        head, experts, _ = name.partition(".experts.")
+        return self._packed_experts.get(head) if experts else None
+
+    def sum_of(self, name: str, elements: int) -> Fingerprint | Disagreement | str:
+        """The part's fingerprint over all workers, where the trainer's has so many elements; or who disagrees; or why
+        there is no such sum."""
+        shares: list[Fingerprint] = []
+        for piece in self._pieces[name]:
+            holders = [(worker.number, worker.parts[piece]) for worker in self.workers if piece in worker.parts]
+            # A module that does not say how it is shared out: every worker holds all of it if the size says so.
+            alike = all(not held.shard and held.sum.elements == elements for _, held in holders)
+            groups: dict[str, list[tuple[int, Fingerprint]]] = {}
+            for number, held in holders:
+                share = "1/1" if alike else held.shard or f"worker {number}"
+                groups.setdefault(share, []).append((number, held.sum))
+            for group in groups.values():
+                if odd := _odd_ones(group):
+                    return Disagreement(odd)
+                shares.append(group[0][1])
+        try:
+            return total(shares)
+        except ValueError as error:
+            return str(error)
+
+    def unchanged_in(self, name: str) -> tuple[int, ...]:
+        """Workers that kept their share of a part at an update that changed others'; empty if none or all did."""
+        pieces = set(self._pieces[name])
+        holders = [worker for worker in self.workers if pieces & worker.parts.keys()]
+        kept = [worker for worker in holders if worker.changed is not None and not worker.changed & pieces]
+        return tuple(worker.number for worker in kept) if len(kept) < len(holders) else ()
+
+
+def _odd_ones(group: Sequence[tuple[int, Fingerprint]]) -> tuple[int, ...]:
+    """Workers whose copy is not the most frequent one; of two that differ, the second."""
+    counts: dict[int, list[int]] = {}
+    for number, one in group:
+        counts.setdefault(one.hashes, []).append(number)
+    usual = max(counts.values(), key=len)
+    return tuple(number for numbers in counts.values() if numbers is not usual for number in numbers)

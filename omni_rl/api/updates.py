@@ -1,0 +1,158 @@
+"""What an engine's agent and a trainer say about an update of weights, and what came of it."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, StringConstraints
+
+from omni_rl.api.base import MAX_INT, Answer, Body, Name, example
+
+MAX_PARTS = 65_536
+"""Of one body. A model with more experts than that has them added up layer by layer."""
+MAX_NAMED = 64
+"""Names that are spelled out in a list; the counts are of all."""
+PartName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Sentence = Annotated[str, StringConstraints(max_length=1024)]
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Small = Annotated[int, Field(ge=0, le=MAX_INT)]
+Number = Annotated[float, Field(ge=0)]
+Dtype = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_~]{1,32}$")]
+
+
+class Sum(NamedTuple):
+    """A fingerprint: see `omni_rl.agent.fingerprint`."""
+
+    dtype: Dtype
+    elements: Count
+    hashes: Hash
+    squares: Number = 0.0
+    nonfinite: Count = 0
+
+
+class HeldPart(NamedTuple):
+    """A part as one worker holds it. `shard`: which of how many equal shares, as 2/4; empty where it is not known."""
+
+    sum: Sum
+    shard: Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,5}/[1-9][0-9]{0,5})?$")] = ""
+
+
+class Adapter(Body):
+    """A LoRA adapter. Its parts are the matrices of each module, `...lora_A` and `...lora_B`, the second with the
+    scale multiplied in, as engines keep it."""
+
+    name: Annotated[str, StringConstraints(max_length=256)]
+    rank: Small
+    targets: tuple[Annotated[str, StringConstraints(max_length=128)], ...] = Field(default=(), max_length=MAX_NAMED)
+    norm: Number = Field(default=0.0, description="Of all the deltas' factors together.")
+    parts: dict[PartName, tuple[HeldPart, ...]] = Field(default_factory=dict, max_length=MAX_PARTS)
+
+
+class RenamesBody(Body):
+    """How an engine renames what a checkpoint holds: substrings, then prefixes, then suffixes; null drops it."""
+
+    substrings: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED
+    )
+    prefixes: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED
+    )
+    suffixes: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED
+    )
+
+
+class ReceiptBody(Body):
+    """What one worker of an engine holds after an update, whoever made it. Counts are of the engine's own tensors."""
+
+    session: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="Of this start of the engine; updates are numbered anew in each."
+    )
+    worker: Annotated[int, Field(ge=0, le=65535)] = 0
+    workers: Annotated[int, Field(ge=1, le=65536)] = 1
+    at: float = Field(description="Unix seconds, by the worker's clock.")
+    began: float = Field(description="When the first weight was written.")
+    how: tuple[Annotated[str, StringConstraints(max_length=64)], ...] = Field(
+        max_length=MAX_NAMED, description="By which entry points, in order: load_weights, reload_weights, in_place, ..."
+    )
+    of: Small | None = Field(default=None, description="The trainer's number of the update, where the worker knows it.")
+    version: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        default=None, description="The weight version that the engine claims."
+    )
+    seconds: Number = Field(default=0.0, description="What the fingerprints took.")
+    tensors: Small
+    changed: Small
+    zero: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED, description="Tensors of zeros that had none.")
+    nonfinite: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED)
+    caches: dict[Literal["prefix", "encoder", "multimodal"], Small | None] = Field(
+        default_factory=dict,
+        description="Of the caches that the engine has: after which update each was last reset; null: never.",
+    )
+    parts: dict[PartName, HeldPart] = Field(max_length=MAX_PARTS)
+    opaque: dict[PartName, Sentence] = Field(
+        default_factory=dict, max_length=MAX_PARTS, description="Parts that cannot be compared, and why."
+    )
+    adapters: tuple[Adapter, ...] | None = Field(
+        default=None, max_length=256, description="Null: the engine takes none."
+    )
+    renames: RenamesBody = RenamesBody()
+
+    model_config = example(
+        session="k3v9a",
+        worker=0,
+        workers=1,
+        at=1795500000.2,
+        began=1795500000.0,
+        how=["load_weights"],
+        of=12,
+        version="12",
+        seconds=0.004,
+        tensors=290,
+        changed=290,
+        caches={"prefix": 12},
+        parts={"layers.0.self_attn.q_proj.weight": [["bfloat16", 4096, "00c0ffee00c0ffee", 1.9, 0], "1/1"]},
+    )
+
+
+class AnnouncementBody(Body):
+    """What the trainer's weights are, as of its update of this number. Each part comes in every dtype that an engine
+    may hold it in."""
+
+    at: float = Field(description="Unix seconds, by the trainer's clock, before anything is sent to an engine.")
+    parts: dict[PartName, tuple[Sum, ...]] = Field(max_length=MAX_PARTS)
+    adapters: tuple[Adapter, ...] = Field(default=(), max_length=256)
+    engines: tuple[Name, ...] = Field(default=(), max_length=4096, description="Those that are to confirm; else all.")
+
+    model_config = example(
+        at=1795500000.0,
+        parts={"model.layers.0.self_attn.q_proj.weight": [["bfloat16", 4096, "00c0ffee00c0ffee", 1.9, 0]]},
+    )
+
+
+class FindingAnswer(Answer):
+    """One thing that is wrong with an update."""
+
+    cause: str
+    sentence: str
+    parts: list[str] = Field(default_factory=list, description="The first of them.")
+
+
+class UpdateAnswer(Answer):
+    """An engine's update, or without an engine the trainer's, and what came of it."""
+
+    number: int
+    engine: str | None
+    at: float = Field(description="Unix seconds.")
+    of: int | None = Field(description="The trainer's update that it is compared with.")
+    workers: int
+    reported: int = Field(description="Workers that have.")
+    how: list[str]
+    version: str | None
+    tensors: int
+    changed: int
+    equal: int = Field(description="Parts that are the trainer's to the bit.")
+    different: int
+    not_comparable: int
+    reasons: dict[str, int] = Field(description="Why parts were not comparable, and how many.")
+    adapters: list[str]
+    findings: list[FindingAnswer]
+    seconds: float
