@@ -13,7 +13,7 @@ help:
 	@echo "make test       the quick tests (2 minutes)"
 	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (half an hour)"
 	@echo "make check      ruff and mypy"
-	@echo "make sabotage   break a live run on purpose, fault by fault, and see what the detector says (5 minutes)"
+	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
 	@echo "make bench      the benchmarks (writes bench/)"
 	@echo "make screenshots  the dashboard's pictures, from the demo and a service (writes docs/pictures/)"
 

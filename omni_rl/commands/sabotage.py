@@ -36,11 +36,12 @@ def bundle(
 def sabotage(
     fault: Annotated[str | None, typer.Option(help="Only this one.  [default: all]")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    numerics: Annotated[str, typer.Option(help="The trainer's: reference, matched or batch_invariant.")] = "reference",
     seeds: Annotated[list[int] | None, typer.Option(help="Of weights, prompts and damage.  [default: 1]")] = None,
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Break a live run on purpose: is each fault noticed, called by its name, answered rightly, and mended?
+    """Break a live service on purpose: is each fault noticed, called by its name, answered rightly, and healed?
 
     Exit code 0 if all of them are, 1 if one is not.
     """
@@ -48,11 +49,18 @@ def sabotage(
     from omni_rl.config import load
     from omni_rl.sabotage.command import run
 
-    settings = load(None, {"demo.model": model, "demo.dtype": dtype}).demo
-    found = run(settings.model, settings.dtype, fault, seeds or [1], lambda line: typer.echo(line, err=as_json))
+    settings = load(None, {"demo.model": model, "demo.dtype": dtype, "demo.numerics": numerics}).demo
+    found = run(
+        settings.model,
+        settings.dtype,
+        settings.numerics,
+        fault,
+        seeds or [1],
+        lambda line: typer.echo(line, err=as_json),
+    )
     if as_json:
         typer.echo(json.dumps(found))
-    good = all(found[name]["share"] == 1 for name in ("recall", "right_cause", "right_action", "healed"))
+    good = all(found[name]["share"] == 1 for name in ("noticed", "right_cause", "right_action", "healed"))
     raise typer.Exit(0 if good else 1)
 
 
@@ -64,7 +72,7 @@ def bench_detector(
         "runs/detector.jsonl"
     ),
 ) -> None:
-    """Recall, causes, false alarms and cost of the detector (writes detector.json)."""
+    """What the service notices of faults, what it calls them and does; and false alarms (writes detector.json)."""
     from omni_rl.bench.detector import bench_detector as measure
 
     typer.echo(f"wrote {measure(out, seeds, clean, record, lambda line: typer.echo(line, err=True))}")

@@ -1,1 +1,5 @@
-"""Breaks a live run on purpose, and measures whether it is noticed, named and mended."""
+"""Breaks a live run on purpose, and measures whether it is noticed, named and healed."""
+
+from omni_rl import torchvision_schemas
+
+torchvision_schemas.install()

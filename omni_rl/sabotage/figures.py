@@ -1,4 +1,4 @@
-"""What the trials amount to: recall, causes, steps, false alarms with their bound."""
+"""What the trials amount to: what was noticed, causes, actions, healing; and false alarms with their bound."""
 
 import math
 import statistics
@@ -6,52 +6,47 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from omni_rl.consistency.bands import NOISE
 from omni_rl.sabotage.faults import FAULTS
 
 CONFIDENCE = 0.95
-PROOFS = {"verify", "versions", "media", "prompt", "weights"}
-"""Checks that compare digests or bytes."""
 Line = Mapping[str, Any]
 
 
 def figures(trials: Sequence[Line], clean: Sequence[Line]) -> dict[str, Any]:
-    """Of one dtype. Noise is what it is said to be, or the worst sample of the clean steps if that is further apart."""
-    worst = max((block["worst_sample_abs_diff_mean"] for block in clean), default=0.0)
-    noise = {dtype: max(worst, bands.mean) for dtype, bands in NOISE.items()}
-    provable = {(fault.name, fault.moment) for fault in FAULTS if fault.proven}
-    proofs = [t for t in trials if (t["fault"], t["moment"]) in provable]
-    # VERIFY stops a fault before a token is sampled: there are no logprobs to see it by.
-    stepped = [t for t in trials if t["steps"] != 0]
-    moved = [t for t in stepped if t["abs_diff_mean"] > noise[t["dtype"]]]
-    searched = [t for t in trials if t["right"] is not None]
-    acted = [t for t in trials if t["action_right"] is not None]
+    """Of one pair. A cause is right or wrong where one was looked for: a sync that VERIFY refuses names tensors."""
+    noticed = [t for t in trials if t["by"]]
+    searched = [t for t in noticed if t["right"] is not None]
+    acted = [t for t in noticed if t["action_right"] is not None]
+    mended = [t for t in noticed if t["healed"] is not None]
     return {
         "trials": len(trials),
-        "recall": share(bool(t["by"]) for t in trials),
-        "recall_of_proof_checks": share(bool(PROOFS & set(t["by"])) for t in proofs),
-        "recall_of_logprob_checks_beyond_noise": share("logprobs" in t["by"] for t in moved),
-        "recall_beyond_noise": share(bool(t["by"]) for t in moved),
+        "noticed": share(bool(t["by"]) for t in trials),
+        "noticed_by": dict(sorted(Counter(t["by"] or "nobody" for t in trials).items())),
         "right_cause": share(t["right"] for t in searched),
+        "right_cause_by_the_records": share(
+            t["sealed_cause"] in right_causes(t) for t in searched if t["sealed_cause"]
+        ),
         "right_action": share(t["action_right"] for t in acted),
-        "healed": share(bool(t["healed"]) for t in trials),
+        "healed": share(t["healed"] for t in mended),
         "steps_to_detect": dict(sorted(Counter(str(t["steps"]) for t in trials).items())),
-        "search_seconds": spread([t["search_seconds"] for t in searched]),
+        "judge_seconds": spread([t["seconds"]["judge"] for t in trials if "judge" in t["seconds"]]),
+        "response_seconds": spread([t["seconds"]["response"] for t in trials if "response" in t["seconds"]]),
         "confusion": confusion(trials),
-        "not_noticed": [_unseen(t, noise[t["dtype"]]) for t in trials if not t["by"]],
+        "not_noticed": [{"fault": name(t), "abs_diff_mean": t["abs_diff_mean"]} for t in trials if not t["by"]],
         "wrong_cause": [
             {"fault": name(t), "called": t["cause"], "sentence": t["sentence"]} for t in searched if not t["right"]
         ],
-        "not_healed": [name(t) for t in trials if not t["healed"]],
+        "wrong_action": [{"fault": name(t), "action": t["action"]} for t in acted if not t["action_right"]],
+        "not_healed": [name(t) for t in mended if not t["healed"]],
+        "trouble": [{"fault": name(t), "trouble": t["trouble"]} for t in trials if t["trouble"]],
         "clean": false_alarms(clean),
     }
 
 
-def _unseen(trial: Line, noise: float) -> dict[str, Any]:
-    """With what it did: whether that is noise, by the worst sample's mean."""
-    within = trial["abs_diff_mean"] <= noise
-    reason = "it moves no logprob beyond noise, and no digest or byte" if within else "its kind's limits are wider"
-    return {"fault": name(trial), "abs_diff_mean": trial["abs_diff_mean"], "noise": noise, "reason": reason}
+def right_causes(trial: Line) -> tuple[str, ...]:
+    """What the trial's fault may be called, the best name first."""
+    (fault,) = (fault for fault in FAULTS if (fault.name, fault.moment) == (trial["fault"], trial["moment"]))
+    return tuple(map(str, fault.causes))
 
 
 def name(trial: Line) -> str:
@@ -71,46 +66,51 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def confusion(trials: Sequence[Line]) -> dict[str, dict[str, int]]:
-    """By the right cause, how often each was named; `rolled back` by a sync's proof, `not noticed`, `refused`."""
-    right = {(fault.name, fault.moment): str(fault.causes[0]) for fault in FAULTS}
+    """By the right cause, how often each was named; `rolled back` by a sync's proof, `not noticed`, `refused`. A fault
+    that has several right names is in the row of the one that it got."""
     table: dict[str, Counter[str]] = {}
     for trial in trials:
-        row = table.setdefault(right[trial["fault"], trial["moment"]], Counter())
-        row[_called(trial)] += 1
+        called, right = _called(trial), right_causes(trial)
+        row = table.setdefault(called if called in right else right[0], Counter())
+        row[called] += 1
     return {cause: dict(row) for cause, row in sorted(table.items())}
 
 
 def _called(trial: Line) -> str:
     if trial["cause"] is not None:
         return str(trial["cause"])
-    if "verify" in trial["by"]:
-        return "rolled back"
-    return "refused" if trial["by"] else "not noticed"
+    return {"verify": "rolled back", "refused": "refused"}.get(trial["by"], "not noticed")
 
 
 def false_alarms(blocks: Sequence[Line]) -> dict[str, Any]:
     """Of clean steps, with the upper bound of their rate (Clopper and Pearson, 1934; one-sided)."""
     steps = sum(block["steps"] for block in blocks)
-    alarms = sum(block["logprob_alarms"] + block["proof_alarms"] for block in blocks)
     if not steps:
         return {"steps": 0}
+    alarms = sum(block["alarms"] for block in blocks)
     parts = Counter[str]()
     for block in blocks:
         parts.update(block["seconds_by_part"])
-    step = parts["sample"] + parts["score"]
     return {
         "steps": steps,
+        "steps_by_shape": dict(_steps_by_shape(blocks)),
         "tokens": sum(block["tokens"] for block in blocks),
         "alarms": alarms,
+        "paused": sum(block["paused"] for block in blocks),
+        "unjudged": sum(block["unjudged"] for block in blocks),
         "rate_upper_bound": round(upper_bound(alarms, steps), 6),
         "confidence": CONFIDENCE,
         "worst_abs_diff_mean": max(block["worst_abs_diff_mean"] for block in blocks),
-        "worst_sample_abs_diff_mean": max(block["worst_sample_abs_diff_mean"] for block in blocks),
         "reasons": [reason for block in blocks for reason in block["reasons"]][:10],
         "seconds_by_part": {part: round(seconds, 2) for part, seconds in parts.items()},
-        "cheap_checks_of_a_step": round(parts["checks"] / step, 5),
-        "audit_of_a_step": round(parts["audit"] / step, 5),
     }
+
+
+def _steps_by_shape(blocks: Sequence[Line]) -> Counter[str]:
+    found = Counter[str]()
+    for block in blocks:
+        found[block["shape"]] += block["steps"]
+    return found
 
 
 def upper_bound(events: int, of: int, confidence: float = CONFIDENCE) -> float:

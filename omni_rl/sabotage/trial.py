@@ -1,82 +1,57 @@
-"""One fault, from a clean step to a clean step: is it noticed, by what, what is it called, and is it mended?"""
+"""One fault, from a clean step to a clean step, through the service: is it noticed, what is it called, is it healed?"""
 
+import re
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from omni_rl.consistency.actions import ACTIONS, Action
-from omni_rl.consistency.attribution import proofs
-from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence, mean_abs
-from omni_rl.consistency.attribution.search import Attribution, attribute
-from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.limits import Figures, Judgement, Severity
-from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.api.syncs import CheckBody
+from omni_rl.consistency.actions import ACTIONS, NOISE, Action, Cause
+from omni_rl.consistency.limits import Severity
 from omni_rl.errors import OmniRLError, SyncRolledBackError
-from omni_rl.jobs.clock import Clock
-from omni_rl.rollout.types import Rollout, SamplingSettings
-from omni_rl.sabotage.faults import Fault
-from omni_rl.sabotage.stand import Stand
-from omni_rl.train.evidence import evidence
+from omni_rl.rollout.types import SamplingSettings
+from omni_rl.sabotage.fault import Fault
+from omni_rl.sabotage.response import last_event, response
+from omni_rl.sabotage.rig import ATTEMPT, Rig, Step, prompts_of
 
-TOKENS = 16
+PER_KIND = 4
+TOKENS = 24
 STEPS = 2
 """How many steps a fault is given to show."""
-WORST = 6
-"""Samples that the search looks at."""
-SEARCH_SECONDS = 60.0
-ROLLBACK = "rollback"
-"""What a sync does by itself, when its proof fails."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step as a run checks it: figures judged, digests compared, bytes read back."""
-
-    rollouts: Sequence[Rollout]
-    evidence: Sequence[SampleEvidence]
-    figures: Figures
-    judgement: Judgement
-    proofs: tuple[Finding, ...]
-
-    @property
-    def proven(self) -> Finding | None:
-        """The proof check that found something."""
-        return next((finding for finding in self.proofs if finding.result == "explains"), None)
-
-    @property
-    def noticed(self) -> bool:
-        return self.proven is not None or self.judgement.severity > Severity.OK
-
-    def worst(self) -> list[int]:
-        """Numbers of the samples that are furthest apart."""
-        apart = [np.nan_to_num(mean_abs(sample.d), nan=np.inf) for sample in self.evidence]
-        return [int(n) for n in np.argsort(-np.array(apart), kind="stable")[:WORST]]
+ROLLBACK, REFUSED = "rollback", "refused"
+"""What a sync does by itself when its proof fails, and what a policy does that cannot run at all."""
+BY_HAND = "resync by hand"
+"""What a check tells a person to do, where the step itself was ok."""
 
 
 @dataclass
 class Trial:
-    """What became of a fault. `by`: the checks that noticed it; `steps`: from the fault on, 0 where its own sync did
-    not go through. `cause` None: it was not noticed, and nothing was looked for."""
+    """What became of a fault.
+
+    `by`: who noticed it first: verify (the sync's own proof), seal (the step was not ok), check (the step was ok, and a
+    check of it that a person asked for named a cause), refused; "" nobody. `steps`: from the fault on, 0 where its own
+    sync did not go through, None where it was not noticed. `severity` as the step was sealed, `abs_diff_mean` of all
+    its tokens. `sealed_cause` is what the records told, `cause` the whole answer, None where nothing was looked for.
+    `healed`: the next step is ok after what was done, None where nothing was noticed; a person takes out what no resync
+    can heal.
+    """
 
     fault: str
     moment: str
     seed: int
-    dtype: str
-    by: list[str] = field(default_factory=list)
+    pair: str
+    by: str = ""
     steps: int | None = None
-    abs_diff_mean: float = 0.0
     severity: str = "ok"
+    abs_diff_mean: float = 0.0
+    sealed_cause: str | None = None
     cause: str | None = None
     sentence: str = ""
     right: bool | None = None
     action: str = ""
     action_right: bool | None = None
     healed: bool | None = None
-    search_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     trouble: str = ""
 
@@ -88,115 +63,154 @@ class Trial:
         return asdict(self)
 
 
-def run_step(stand: Stand, seed: int, *, temperature: float = 1.0, seconds: dict[str, float] | None = None) -> Step:
-    """Sample `stand.prompts`, dealt over the engines, score, judge and prove. Adds to `seconds` by part."""
-    sampling = SamplingSettings(max_tokens=TOKENS, temperature=temperature, seed=seed, ignore_eos=True)
-    clock = Clock()
-    with clock.time("sample"):
-        rollouts = stand.sample(sampling)
-    with clock.time("score"):
-        scores = stand.pair.score(rollouts)
-    with clock.time("checks"):
-        samples = evidence(rollouts, scores)
-        found = proofs.versions(samples), proofs.media(samples), proofs.prompt(samples)
-        yardstick = Yardstick.of(stand.dtype)
-        comparison = yardstick.compare(StepColumns.of([sample.record for sample in samples]))
-        judgement = yardstick.judge(comparison)
-    with clock.time("audit"):
-        audited = proofs.weights(stand.experiments(rollouts).audit())
-    for part, took in clock.seconds.items():
-        if seconds is not None:
-            seconds[part] = seconds.get(part, 0.0) + took
-    return Step(rollouts, samples, comparison.figures, judgement, (*found, audited))
+@dataclass
+class _Course:
+    """A trial under way: its run, and the number of the next step."""
+
+    rig: Rig
+    fault: Fault
+    seed: int
+    run: str
+    steps: int = 0
+
+    def step(self) -> Step:
+        """Answers to the same prompts every time, sampled anew."""
+        number = self.steps
+        self.steps += 1
+        sampling = SamplingSettings(
+            max_tokens=TOKENS,
+            temperature=self.fault.temperature,
+            seed=self.seed * 1000 + number * len(self.rig.prompts),
+            ignore_eos=True,
+        )
+        return self.rig.step(number, sampling)
 
 
-def run_trial(stand: Stand, fault: Fault, seed: int) -> Trial:
-    """Put the fault in, look for it, do what the policy does, take it out, and look whether the run is well again."""
-    trial = Trial(fault.name, fault.moment, seed, stand.dtype)
+def run_trial(rig: Rig, fault: Fault, seed: int) -> Trial:
+    """Put the fault in, post steps, let the service act, take out what it cannot heal, and look at the next step."""
+    trial = Trial(fault.name, fault.moment, seed, str(rig.pair))
+    name = re.sub(r"[^a-z0-9]+", "-", fault.key.lower()).strip("-")
+    course = _Course(rig, fault, seed, f"{name}-{seed}-{time.time_ns() // 1_000_000}")
     began = time.monotonic()
     try:
-        stand.begin(seed)
-        before = run_step(stand, seed, temperature=fault.temperature)
-        if before.noticed:
-            trial.trouble = f"the step before was not clean: {before.judgement.reason}"
-        _break(stand, fault, seed, before)
-        step = _look(stand, fault, seed, trial)
-        if step is not None:
-            _name(stand, fault, step, trial)
-        _mend(stand, fault, seed, trial)
+        rig.begin(course.run, prompts_of(seed, PER_KIND))
+        if fault.setting is not None:
+            fault.setting(rig, seed)
+        before = course.step()
+        if not before.calm:
+            trial.trouble = f"the step before was not clean: {before.verdict.reason}"
+        _break(course, before)
+        _look(course, trial)
     except SyncRolledBackError as error:
-        trial.by.append("verify")
-        trial.steps, trial.sentence = 0, str(error)[:500]
         # VERIFY names the tensors, and the engines are as before: there is nothing to search.
+        trial.by, trial.steps, trial.sentence = "verify", 0, str(error)[:500]
         trial.action, trial.action_right = ROLLBACK, True
-        _mend(stand, fault, seed, trial)
     except OmniRLError as error:
-        trial.by.append("refused")
+        trial.by, trial.action = REFUSED, REFUSED
         trial.sentence = f"{type(error).__name__}: {error}"[:500]
-        stand.pair.revive()
-        _mend(stand, fault, seed, trial)
-    trial.seconds["trial"] = time.monotonic() - began
+        rig.policies.revive()
+    _mend(course, trial)
+    trial.seconds["trial"] = round(time.monotonic() - began, 2)
     return trial
 
 
-def _break(stand: Stand, fault: Fault, seed: int, before: Step) -> None:
+def _break(course: _Course, before: Step) -> None:
+    rig, fault = course.rig, course.fault
     in_sync = fault.moment in ("before VERIFY", "vouched for")
     if in_sync:
-        _put(stand, fault, seed)
-    stand.learn(before.rollouts, seed)
-    stand.pair.sync()
+        _put(course)
+    rig.learn(before.rollouts, course.seed)
+    rig.sync()
     if not in_sync:
-        _put(stand, fault, seed)
+        _put(course)
 
 
-def _put(stand: Stand, fault: Fault, seed: int) -> None:
-    put = partial(_call, fault.put, seed)
-    if fault.side == "trainer":
-        stand.pair.trainer.on_ranks(put)
-        return
-    for engine in stand.pair.rollouts if fault.replicas == "all" else stand.pair.rollouts[-1:]:
-        engine.between_steps(put)
+def _put(course: _Course) -> None:
+    rig, fault = course.rig, course.fault
+    put = partial(_call, fault.put, course.seed)
+    if fault.side == "job":
+        put(rig)
+    elif fault.side == "trainer":
+        rig.policies.trainer.on_ranks(put)
+    else:
+        engines = rig.policies.rollouts
+        for engine in engines if fault.replicas == "all" else engines[-1:]:
+            engine.between_steps(put)
 
 
 def _call(put: Any, seed: int, owner: Any) -> None:
     put(owner, seed)
 
 
-def _look(stand: Stand, fault: Fault, seed: int, trial: Trial) -> Step | None:
+def _look(course: _Course, trial: Trial) -> None:
+    """Post steps until one is not ok; where none is, have the last one checked."""
+    client = course.rig.client
     for number in range(1, STEPS + 1):
-        step = run_step(stand, seed + number, temperature=fault.temperature)
-        trial.abs_diff_mean = max(
-            trial.abs_diff_mean, np.nan_to_num(max(mean_abs(s.d) for s in step.evidence), nan=np.inf)
-        )
-        if step.noticed:
-            trial.by += [str(finding.check) for finding in step.proofs if finding.result == "explains"]
-            trial.by += ["logprobs"] if step.judgement.severity > Severity.OK else []
-            trial.steps, trial.severity = number, step.judgement.severity.label
-            return step
-    return None
+        before = last_event(client)
+        step = course.step()
+        trial.abs_diff_mean = max(trial.abs_diff_mean, _apart(step))
+        trial.seconds["judge"] = round(step.seconds["judge"], 3)
+        if not step.calm:
+            trial.by, trial.steps = "seal", number
+            _answered(course, trial, step, before)
+            return
+    _asked(course, trial, step)
 
 
-def _name(stand: Stand, fault: Fault, step: Step, trial: Trial) -> None:
-    """The search, on the worst samples; then what the policy would do about its answer."""
-    worst = step.worst()
-    answers, samples = [step.rollouts[n] for n in worst], [step.evidence[n] for n in worst]
-    began = time.monotonic()
-    chosen = stand.experiments(answers).chosen(legs=True, reference=True, localise=True)
-    found: Attribution = attribute(samples, chosen, stand.bands, seconds=SEARCH_SECONDS)
-    trial.search_seconds = time.monotonic() - began
-    trial.seconds |= {str(check): seconds for check, seconds in found.seconds.items()}
+def _answered(course: _Course, trial: Trial, step: Step, before: int) -> None:
+    """What the service did about a step that is not ok."""
+    fault, verdict = course.fault, step.verdict
+    trial.severity, trial.sealed_cause = verdict.severity, verdict.cause
+    found = response(course.rig.client, verdict, before)
+    trial.seconds["response"] = round(found.seconds, 2)
     trial.cause, trial.sentence = str(found.cause), found.sentence
     trial.right = found.cause in fault.causes
-    severity = max(step.judgement.severity, Severity.WARN)
-    action = ACTIONS[found.cause, severity]
-    trial.action = str(action)
-    trial.action_right = action in {ACTIONS[cause, severity] for cause in fault.causes}
+    trial.action = str(found.action)
+    severity = Severity[verdict.severity.upper()]
+    trial.action_right = found.action in {ACTIONS[cause, severity] for cause in fault.causes}
 
 
-def _mend(stand: Stand, fault: Fault, seed: int, trial: Trial) -> None:
-    """A resync has to mend by itself; after anything else a person takes the fault out."""
-    if trial.action not in (str(Action.RESYNC), ROLLBACK):
-        stand.take_out()
-    stand.pair.sync()
-    trial.healed = not run_step(stand, seed + 10, temperature=fault.temperature).noticed
-    stand.take_out()
+def _asked(course: _Course, trial: Trial, step: Step) -> None:
+    """A check of a step that is ok, as a person asks for it who does not believe that."""
+    began = time.monotonic()
+    cause, sentence = _named(course, step)
+    trial.seconds["check"] = round(time.monotonic() - began, 2)
+    if cause is None:
+        return
+    trial.by, trial.steps = "check", STEPS
+    trial.cause, trial.sentence = str(cause), sentence
+    trial.right = cause in course.fault.causes
+    heals = {ACTIONS[right, Severity.WARN] for right in course.fault.causes}
+    trial.action = BY_HAND if ACTIONS[cause, Severity.WARN] is Action.RESYNC else str(Action.NONE)
+    trial.action_right = (trial.action == BY_HAND) == (Action.RESYNC in heals)
+
+
+def _named(course: _Course, step: Step) -> tuple[Cause | None, str]:
+    """What a check of a step calls its cause; None where that is nothing, or noise, which every step has."""
+    body = CheckBody(run=course.run, attempt=ATTEMPT, step=step.number, legs=True, reference=True, localise=True)
+    found = course.rig.client.check(body)
+    cause = Cause(found.cause or Cause.UNKNOWN)
+    return (None if cause in (Cause.UNKNOWN, *NOISE) else cause), found.sentence
+
+
+def _mend(course: _Course, trial: Trial) -> None:
+    """A resync has to heal what it can; else a person takes the fault out, and resumes the run."""
+    rig = course.rig
+    if not course.fault.heals_by_sync or trial.action not in (str(Action.RESYNC), BY_HAND, ROLLBACK):
+        rig.take_out()
+        if course.fault.setting is not None:
+            course.fault.setting(rig, course.seed)
+    if rig.client.state().gate.gate == "closed":
+        rig.client.resume(course.run)
+    if trial.action != str(Action.RESYNC):
+        rig.sync()
+    after = course.step()
+    if trial.noticed:
+        # What only a check has shown, only a check can show to be gone.
+        trial.healed = after.calm and (trial.by != "check" or _named(course, after)[0] is None)
+    rig.take_out()
+
+
+def _apart(step: Step) -> float:
+    found = step.verdict.figures["overall"]["logprob_abs_diff_mean"]
+    return float("inf") if found is None else found

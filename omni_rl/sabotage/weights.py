@@ -1,90 +1,36 @@
-"""Faults of an engine's weights: what a sync leaves out, and what damages them.
+"""Faults of an engine's weights: what damages them. A fault takes the engine and a seed."""
 
-A fault takes the engine and a seed. Where a sync goes wrong, VERIFY sees it, unless `vouch` has the engine say what a
-check of names and success would say.
-"""
-
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from omni_rl.sabotage import points
-from omni_rl.sync.replica import Proof
+from omni_rl.consistency.actions import Cause
+from omni_rl.sabotage import patches
+from omni_rl.sabotage.fault import Fault, Put
+from omni_rl.sabotage.syncs import before_verify
 
-Damage = Callable[[Any, int], None]
 LAYER = "language_model.model.layers"
+EXPERTS = "mixer.experts.routed_experts"
+MOE = (2, 6)
+"""The layers of experts."""
 BYTES = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
 
-def before_verify(damage: Damage, engine: Any, seed: int) -> None:
-    """Damage what the next sync writes, as soon as it is written."""
-
-    def write(original: Any, sealed: Any) -> None:
-        original(sealed)
-        damage(engine, seed)
-
-    points.once(engine._weights, "write", write)
-
-
-def vouch(engine: Any) -> None:
-    """Let the next proof find nothing: a check that looks at names and success alone."""
-
-    def prove(original: Any, sealed: Any) -> Proof:
-        return Proof(sealed.version, len(sealed.tensors), 0, engine._weights.elements, engine._weights.elements)
-
-    points.once(engine._weights, "prove", prove)
-
-
-def skip(engine: Any, seed: int) -> None:
-    """The next sync writes nothing."""
-    points.once(engine._weights, "write", lambda original, sealed: None)
-
-
-def half(engine: Any, seed: int) -> None:
-    """The next sync ends half way."""
-    leave_out(engine, lambda names: names[len(names) // 2 :])
-
-
-def leave_out(engine: Any, chosen: Callable[[list[str]], list[str]]) -> None:
-    """The next sync leaves the chosen of its tensors as they were."""
-
-    def write(original: Any, sealed: Any) -> None:
-        kept = [tensor.clone() for tensor in _flats(engine)]
-        original(sealed)
-        stale = set(chosen(list(sealed.tensors)))
-        names = list(engine._weights._layout.specs)
-        for block in engine._weights._layout.blocks:
-            if names[block.tensor] in stale:
-                block.of_storage(_flats(engine)[block.storage]).copy_(block.of_storage(kept[block.storage]))
-
-    points.once(engine._weights, "write", write)
-
-
-def _flats(engine: Any) -> list[torch.Tensor]:
-    flats: list[torch.Tensor] = engine._weights._layout._flats(engine.model)
-    return flats
-
-
-def never_written(name: str, engine: Any, seed: int) -> None:
-    """The next sync never writes tensors whose released name has `name` in it."""
-    leave_out(engine, lambda names: [found for found in names if name in found])
-
-
 def zero(engine: Any, seed: int) -> None:
-    points.parameter(engine, f"{LAYER}.4.mixer.up_proj.weight").zero_()
+    patches.parameter(engine, f"{LAYER}.4.mixer.up_proj.weight").zero_()
 
 
 def overwrite_conv(engine: Any, seed: int) -> None:
     """By other weights of the same size, as an alias that is written twice is."""
-    weight = points.parameter(engine, f"{LAYER}.{(0, 3, 5)[seed % 3]}.mixer.conv1d.weight")
+    weight = patches.parameter(engine, f"{LAYER}.{(0, 3, 5)[seed % 3]}.mixer.conv1d.weight")
     weight.copy_(weight.flip(0).clone())
 
 
 def swap_query_and_key(engine: Any, seed: int) -> None:
     """The first head of the one for that of the other."""
-    qkv = points.parameter(engine, f"{LAYER}.1.mixer.qkv_proj.weight")
+    qkv = patches.parameter(engine, f"{LAYER}.1.mixer.qkv_proj.weight")
     text = engine.llm_engine.model_config.hf_config.llm_config
     query = slice(0, text.head_dim)
     key = slice(text.num_attention_heads * text.head_dim, (text.num_attention_heads + 1) * text.head_dim)
@@ -96,13 +42,13 @@ def swap_query_and_key(engine: Any, seed: int) -> None:
 def permute_experts(engine: Any, seed: int) -> None:
     """Without their router."""
     for name in ("w13_weight", "w2_weight"):
-        weight = points.parameter(engine, f"{LAYER}.{(2, 6)[seed % 2]}.mixer.experts.routed_experts.{name}")
+        weight = patches.parameter(engine, f"{LAYER}.{(2, 6)[seed % 2]}.mixer.experts.routed_experts.{name}")
         weight.copy_(weight.roll(1, 0).clone())
 
 
 def round_router_bias(engine: Any, seed: int) -> None:
     for layer in (2, 6):
-        bias = points.parameter(engine, f"{LAYER}.{layer}.mixer.gate.e_score_correction_bias")
+        bias = patches.parameter(engine, f"{LAYER}.{layer}.mixer.gate.e_score_correction_bias")
         bias.copy_(bias.bfloat16().float())
 
 
@@ -119,4 +65,44 @@ def flip_bit(engine: Any, seed: int) -> None:
 
 def not_a_number(engine: Any, seed: int) -> None:
     """In one expert, so that only some tokens meet it."""
-    points.parameter(engine, f"{LAYER}.2.mixer.experts.routed_experts.w2_weight")[seed % 8, 0, 0] = torch.nan
+    patches.parameter(engine, f"{LAYER}.2.mixer.experts.routed_experts.w2_weight")[seed % 8, 0, 0] = torch.nan
+
+
+def swap_experts_between_layers(engine: Any, seed: int) -> None:
+    """One expert of the first layer of experts for that of the second."""
+    expert = seed % 8
+    for name in ("w13_weight", "w2_weight"):
+        first, second = (patches.parameter(engine, f"{LAYER}.{layer}.{EXPERTS}.{name}")[expert] for layer in MOE)
+        kept = first.clone()
+        first.copy_(second)
+        second.copy_(kept)
+
+
+def rescale_tower_buffers(engine: Any, seed: int) -> None:
+    """The running statistics of the sound tower's norms, which are no parameters."""
+    for module in engine.model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_var is not None
+            module.running_var.mul_(1.5)
+
+
+def _damage(name: str, damage: Put) -> tuple[Fault, Fault]:
+    """Weights that are damaged while a sync writes them, and while they are served."""
+    causes = (Cause.CORRUPT_WEIGHTS,)
+    return (
+        Fault(name, causes, partial(before_verify, damage), "before VERIFY", proven=True),
+        Fault(name, causes, damage, "after VERIFY", proven=True),
+    )
+
+
+FAULTS = (
+    *_damage("tensor zeroed", zero),
+    *_damage("conv weights overwritten", overwrite_conv),
+    *_damage("query and key swapped", swap_query_and_key),
+    *_damage("experts permuted", permute_experts),
+    *_damage("expert swapped between layers", swap_experts_between_layers),
+    *_damage("tower buffers rescaled", rescale_tower_buffers),
+    *_damage("router bias rounded", round_router_bias),
+    *_damage("one bit flipped", flip_bit),
+    *_damage("NaN in one weight", not_a_number),
+)

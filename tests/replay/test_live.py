@@ -14,8 +14,8 @@ from omni_rl.replay.findings import Replay
 from omni_rl.replay.reading import read_bundle
 from omni_rl.replay.run import replay, replay_pair
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.sabotage import points
-from omni_rl.sabotage.inputs import normalised_twice
+from omni_rl.sabotage import patches
+from omni_rl.sabotage.media import normalised_twice
 from tests.replay.bundles import write_played
 from tests.test_cli import omni_rl
 
@@ -40,7 +40,7 @@ def bundles(pair: LocalPair, tmp_path_factory: pytest.TempPathFactory) -> dict[K
     rollouts = pair.sample(pair.render(prompts), sampling)
     pair.trainer.on_ranks(partial(normalised_twice, seed=1))
     scores = pair.trainer.score(rollouts)
-    pair.trainer.on_ranks(points.take_out)
+    pair.trainer.on_ranks(patches.take_out)
     played = zip(prompts, rollouts, scores, strict=True)
     return {one[0].kind: write_played(folder / f"{one[0].kind}.zip", *one) for one in played}
 
@@ -68,7 +68,7 @@ def test_a_healthy_pair_agrees_on_what_a_faulty_one_did_not(
 def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: LocalPair, bundles: dict[Kind, Path]) -> None:
     pair.trainer.on_ranks(partial(normalised_twice, seed=1))
     found = replay(read_bundle(bundles["image"]), pair)
-    pair.trainer.on_ranks(points.take_out)
+    pair.trainer.on_ranks(patches.take_out)
     assert not found.agree
     assert found.first_outside is not None
     assert found.first_outside.module == "vision.patches"

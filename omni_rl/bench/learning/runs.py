@@ -77,16 +77,16 @@ class Runs:
         import ray
 
         from omni_rl.policies.attach import attach
-        from omni_rl.sabotage import outputs, points
+        from omni_rl.sabotage import patches, sampling
 
         with attach(state.name) as policies:
             try:
                 for engine in policies.rollouts:
-                    engine.between_steps(lambda engine: outputs.hotter(engine, 0))
+                    engine.between_steps(lambda engine: sampling.hotter(engine, 0))
                 yield
             finally:
                 for engine in policies.rollouts:
-                    engine.between_steps(points.take_out)
+                    engine.between_steps(patches.take_out)
                 ray.shutdown()
 
 

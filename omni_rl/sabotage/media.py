@@ -1,19 +1,17 @@
-"""Faults of what the trainer is given, while the engine has it right: media, and the places that they go to.
-
-A fault takes a rank and a seed.
-"""
+"""Faults of the media that the trainer is given, while the engine has them right. A fault takes a rank and a seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from omni_rl.consistency.actions import Cause
 from omni_rl.models.nemotron_omni import scoring as model_scoring
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
-from omni_rl.sabotage import points
+from omni_rl.sabotage import patches
+from omni_rl.sabotage.fault import Fault, Put
 from omni_rl.train import scoring
 
 MEAN, STD = 0.45, 0.225
@@ -22,7 +20,7 @@ MEAN, STD = 0.45, 0.225
 
 def batches(change: Callable[[PackedSequences], PackedSequences]) -> None:
     """Change every batch that is scored."""
-    points.replace(scoring, "pack", lambda original: lambda *given, **named: change(original(*given, **named)))
+    patches.replace(scoring, "pack", lambda original: lambda *given, **named: change(original(*given, **named)))
 
 
 def media(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -49,7 +47,7 @@ def image_dropped(worker: Any, seed: int) -> None:
 
         return scatter
 
-    points.replace(model_scoring, "scatter_features", instead)
+    patches.replace(model_scoring, "scatter_features", instead)
 
 
 def other_grid(worker: Any, seed: int) -> None:
@@ -67,7 +65,7 @@ def other_grid(worker: Any, seed: int) -> None:
 
 def normalised_twice(worker: Any, seed: int) -> None:
     """Behind the digests: the tower does it once more."""
-    points.hook_input(worker.model.vision_model, lambda pixels: (pixels - MEAN) / STD)
+    patches.hook_input(worker.model.vision_model, lambda pixels: (pixels - MEAN) / STD)
 
 
 def frame_missing(worker: Any, seed: int) -> None:
@@ -108,28 +106,27 @@ def _tokens(frames: int) -> int:
     return frames
 
 
-def placeholder_off(worker: Any, seed: int) -> None:
-    """Media features one place too early."""
-    batches(
-        lambda batch: replace(batch, media=tuple(replace(item, positions=item.positions - 1) for item in batch.media))
-    )
+def video_reversed(worker: Any, seed: int) -> None:
+    """The last frame first."""
+    media("pixel_values_flat_video", lambda frames: frames.flip(0))
 
 
-def other_template(worker: Any, seed: int) -> None:
-    """Another role at the beginning of every prompt."""
-
-    def changed(batch: PackedSequences) -> PackedSequences:
-        ids = batch.ids.clone()
-        ids[batch.cu_seqlens[:-1].long() + 1] += 1
-        return replace(batch, ids=ids)
-
-    batches(changed)
+def blue_first(worker: Any, seed: int) -> None:
+    """Blue, green, red, as OpenCV reads a file."""
+    media("pixel_values_flat", lambda picture: picture.flip(0))
 
 
-def sound_rescaled(worker: Any, seed: int) -> None:
-    """transformers' own default, `scale_input`: the encoder's input times the root of its width."""
-    points.hook(worker.model.sound_encoder.subsampling, partial(_times, 8.0))
+def _trainer(name: str, put: Put, *, proven: bool = True) -> Fault:
+    return Fault(name, (Cause.MEDIA_MISMATCH,), put, side="trainer", proven=proven)
 
 
-def _times(factor: float, found: torch.Tensor) -> torch.Tensor:
-    return found * factor
+FAULTS = (
+    _trainer("image dropped", image_dropped, proven=False),
+    _trainer("fixed grid, not dynamic", other_grid),
+    _trainer("normalised twice", normalised_twice, proven=False),
+    _trainer("pictures in BGR", blue_first),
+    _trainer("one frame missing", frame_missing),
+    _trainer("video reversed", video_reversed),
+    _trainer("audio scaled", audio_scaled),
+    _trainer("audio a frame longer", audio_longer),
+)

@@ -1,4 +1,4 @@
-"""The named points of a live run at which faults are put in, and how they are taken out again.
+"""The named patch points of a live run at which faults are put in, and how they are taken out again.
 
 Everything here runs in the process of an engine or of a trainer's rank, on its real objects.
 """

@@ -1,0 +1,42 @@
+"""A fault: where it is put in, when, and what is right to say about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omni_rl.consistency.actions import Cause
+
+Moment = Literal["before VERIFY", "vouched for", "after VERIFY", "from then on"]
+"""before VERIFY: the next sync goes wrong, and its proof is asked. vouched for: the same, but the proof is replaced by
+one that finds nothing. after VERIFY: a serving engine is damaged. from then on: until it is taken out."""
+Side = Literal["engine", "trainer", "job"]
+Put = Callable[[Any, int], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`put` takes an engine, a rank of the trainer, or the job's rig (by `side`), and a seed. `causes`: what it may be
+    called.
+
+    `replicas`: all engines, or the last one. `proven`: digests or bytes show it, whatever the logprobs do.
+    `temperature` of the whole run, and `setting` of its job from the first, clean step on.
+    """
+
+    name: str
+    causes: tuple[Cause, ...]
+    put: Put
+    moment: Moment = "from then on"
+    side: Side = "engine"
+    replicas: Literal["all", "last"] = "all"
+    temperature: float = 1.0
+    proven: bool = False
+    setting: Put | None = None
+
+    @property
+    def heals_by_sync(self) -> bool:
+        """Whether weights brought anew heal it: all but what stays until it is taken out."""
+        return self.moment != "from then on"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} ({self.moment})"

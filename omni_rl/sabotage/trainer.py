@@ -1,0 +1,67 @@
+"""Faults of how the trainer scores: its weights, its temperature, its order. A fault takes a rank and a seed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.sabotage import patches
+from omni_rl.sabotage.fault import Fault
+from omni_rl.train import scoring
+from omni_rl.train import worker as worker_room
+from omni_rl.train.types import Score
+
+TEMPERATURES = (0.6, 0.8, 1.2, 1.3)
+STRAY = 1e-3
+"""Of each weight, by which an update that nobody counts moves it."""
+
+
+def temperature_ignored(worker: Any, seed: int) -> None:
+    """Answers are scored at temperature 1, whatever they were sampled at."""
+    patches.replace(scoring, "temperatures", lambda original: lambda rollouts: torch.ones_like(original(rollouts)))
+
+
+def stray_update(worker: Any, seed: int) -> None:
+    """The weights move, and their version does not."""
+    with torch.no_grad():
+        for parameter in worker.model.parameters():
+            parameter.mul_(1 + STRAY)
+
+
+def scores_swapped(worker: Any, seed: int) -> None:
+    """Of two answers of a pack that are as long, each gets the other's."""
+
+    def instead(original: Any) -> Callable[..., list[Score]]:
+        return lambda *given, **named: _swapped(original(*given, **named))
+
+    patches.replace(worker_room, "score_pack", instead)
+
+
+def _swapped(scores: Sequence[Score]) -> list[Score]:
+    found = list(scores)
+    for first in range(0, len(found) - 1, 2):
+        pair = found[first], found[first + 1]
+        if len(pair[0].logprobs) == len(pair[1].logprobs):
+            found[first] = replace(pair[0], logprobs=pair[1].logprobs)
+            found[first + 1] = replace(pair[1], logprobs=pair[0].logprobs)
+    return found
+
+
+POSTPROCESSING = (Cause.LOGPROB_POSTPROCESSING,)
+FAULTS = (
+    *(
+        Fault(f"temperature {at:g}, ignored", POSTPROCESSING, temperature_ignored, side="trainer", temperature=at)
+        for at in TEMPERATURES
+    ),
+    Fault(
+        "stray trainer update",
+        (Cause.CORRUPT_WEIGHTS, Cause.STALE_WEIGHTS),
+        stray_update,
+        "after VERIFY",
+        side="trainer",
+        proven=True,
+    ),
+    Fault("samples' scores swapped", (Cause.SAMPLE_PAIRING,), scores_swapped, side="trainer"),
+)
