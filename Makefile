@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two processes at a time, a file's tests in one of them: what a file starts is started once.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow check format sabotage bench screenshots lock clean
+.PHONY: help setup demo test test-slow check format sabotage bench screenshots lock wheel clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
 	@echo "make bench      the benchmarks (writes bench/)"
+	@echo "make wheel      the package, for pip install in an environment of yours (writes dist/)"
 	@echo "make screenshots  the dashboard's pictures, from the demo and a service (writes docs/pictures/)"
 
 setup:
@@ -49,6 +50,12 @@ screenshots: setup
 
 lock: setup
 	@$(BIN)/python tools/lock.py
+
+# The build backend is in the lock; without an environment pip fetches that one package.
+wheel:
+	@$(if $(wildcard $(BIN)/hatchling),$(BIN)/python,$(PYTHON)) -m pip --disable-pip-version-check wheel --quiet --no-deps \
+		$(if $(wildcard $(BIN)/hatchling),--no-build-isolation) --wheel-dir dist .
+	@ls dist/omni_rl-*.whl
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Post a step of your own trainer, as plain numpy arrays, and learn what to do about it.
 
-    python -m omni_rl_services.coordinator &            # or: omni-rl up
+    omni-rl serve        # in another terminal; it prints the two variables to set in this one
     python examples/post_numpy.py --steps 5
 
 Your trainer has two logprobs for each token it sampled: the engine's, from when it sampled, and its own, from when it

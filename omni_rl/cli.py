@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import jobs, plan, replay, sabotage, service, soak
-from omni_rl.errors import OmniRLError
+from omni_rl.commands import jobs, plan, replay, sabotage, serve, service, soak
+from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
+
+PAIR = {"av", "numba", "PIL", "ray", "safetensors", "sklearn", "skimage", "skvideo", "tokenizers", "torch", "vllm"}
+"""Imported by what hosts engines, trainers and jobs; the package is installed without them."""
 
 app = typer.Typer(
     help="Keeps an RL run honest: vLLM rollouts against an FSDP copy of the same Nemotron Omni.",
@@ -24,13 +27,27 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: errors we raise on purpose end as one line, Ctrl-C as exit code 130."""
     try:
-        app()
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            raise _not_installed(error) from None
     except OmniRLError as error:
         typer.echo(f"error [{error.code}]: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
+
+
+def _not_installed(error: ModuleNotFoundError) -> Exception:
+    """What a light installation lacks, by name; the error itself where it is of something else."""
+    name = (error.name or "").partition(".")[0]
+    if name not in PAIR:
+        return error
+    return NotInstalledError(
+        f"this command needs {name}, which is part of our own pair of policies: run make setup in a checkout. Serving, "
+        "judging and watching runs of yours need nothing more than what is installed"
+    )
 
 
 def _print_version(value: bool) -> None:
@@ -111,6 +128,7 @@ def demo(
     raise typer.Exit(0 if run_demo(settings, as_json=as_json, serve=serve) else 1)
 
 
+serve.register(app)
 service.register(app)
 jobs.register(app)
 plan.register(app)

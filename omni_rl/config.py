@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from omni_rl.errors import ConfigError
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
-from omni_rl.service.settings import UpSettings
+from omni_rl.service.settings import ServeSettings, UpSettings
 from omni_rl.settings import NumericsSettings, describe
 
 PREFIX = "OMNI_RL_"
@@ -46,6 +46,7 @@ class Settings(BaseModel):
 
     demo: DemoSettings = DemoSettings()
     up: UpSettings = UpSettings()
+    serve: ServeSettings = ServeSettings()
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -15,6 +15,12 @@ class ConfigError(OmniRLError, ValueError):
     code = "invalid_config"
 
 
+class NotInstalledError(OmniRLError, ImportError):
+    """A command needs a package that this installation was made without."""
+
+    code = "not_installed"
+
+
 class MediaError(OmniRLError, ValueError):
     """An image, sound or video cannot be read, or does not fit its prompt."""
 

@@ -86,10 +86,13 @@ def test_links_lead_somewhere() -> None:
             assert anchor in anchors, f"{page}: {target}#{anchor}"
 
 
-def test_the_quickstarts_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quickstarts_code_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "quickstart.md").read_text(), re.DOTALL)
     rollout = -np.ones((2, 4))
     given = {"rollout": rollout, "train": rollout, "mask": rollout < 0, "names": ["a", "b"]}
     with live(tmp_path) as url:
-        exec(code.replace("http://127.0.0.1:8400", url), given)
+        monkeypatch.setenv("OMNI_RL_URL", url)
+        exec(code, given)
     assert capsys.readouterr().out.startswith("ok ")

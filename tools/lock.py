@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", report, f"{ROOT}[cpu,demo,server,dev]", *BUILD], check=True)
+        subprocess.run([*command, "--report", report, f"{ROOT}[cpu,demo,dev]", *BUILD], check=True)
         resolved = json.loads(report.read_text())["install"]
     pins = {}
     for package in resolved:

@@ -14,7 +14,14 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from omni_rl_services.coordinator import deps
 from omni_rl_services.coordinator.app import create_app
-from omni_rl_services.coordinator.settings import Bounds, CoordinatorSettings, MediaSettings, TokenEntry, WandbSettings
+from omni_rl_services.coordinator.settings import (
+    Bounds,
+    CoordinatorSettings,
+    MediaSettings,
+    TlsSettings,
+    TokenEntry,
+    WandbSettings,
+)
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -27,16 +34,17 @@ from omni_rl.plan.model import PlanSettings, plan
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.runtime import ENVIRONMENT
-from omni_rl.service.settings import UpSettings
+from omni_rl.service.settings import ServeSettings, UpSettings
 from omni_rl.train.settings import TrainSettings
 from omni_rl.vllm_plugin import SUPPORTED
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = {
-    "OMNI_RL_SECTION__NAME": "A setting of `omni-rl demo` or `omni-rl up`, as above",
+    "OMNI_RL_SECTION__NAME": "A setting of `omni-rl demo`, `omni-rl up` or `omni-rl serve`, as above",
     "OMNI_RL_URL": "The coordinator's address, for clients, jobs and commands",
     "OMNI_RL_TOKEN": "A client's token",
     "OMNI_RL_TOKEN_FILE": "A file with the token, for where environments are shown",
+    "OMNI_RL_CA_FILE": "Certificates (PEM) that vouch for an https address that no public authority vouches for",
     "OMNI_RL_RUN": "The run whose policies a job attaches to; the name under which a watched run posts",
     "OMNI_RL_ATTEMPT": "The attempt's number of a watched run of several processes without a process group",
     "OMNI_RL_JOBS": "Where jobs save their steps; the default is `runs/jobs`",
@@ -68,14 +76,14 @@ SETTINGS = {
     "1T, 32B active, 1,000 GPUs, 32 an engine": PlanSettings(total=1e12, active=32e9, gpus=1000, tensor_parallel=32),
 }
 SECTIONS: dict[str, tuple[str, tuple[type[BaseModel], ...]]] = {
-    "omni-rl demo and omni-rl up": (
+    "omni-rl demo, omni-rl up and omni-rl serve": (
         "A TOML file (`--config`), then variables `OMNI_RL_SECTION__NAME` (`OMNI_RL_UP__PORT=8500`), then flags; the "
         "later one wins. An unknown name is an error that lists it.",
-        (DemoSettings, NodesSettings, UpSettings),
+        (DemoSettings, NodesSettings, UpSettings, ServeSettings),
     ),
     "The coordinator": (
         "One JSON object: `python -m omni_rl_services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
-        (CoordinatorSettings, TokenEntry, MediaSettings, Bounds, WandbSettings, ClusterSettings),
+        (CoordinatorSettings, TokenEntry, TlsSettings, MediaSettings, Bounds, WandbSettings, ClusterSettings),
     ),
     "Engines and trainers": (
         "What the bridge, the demo and the benchmarks start actors with, in Python.",

@@ -90,6 +90,9 @@ class MemberAnswer(Answer):
 class ClusterAnswer(Answer):
     """What the Ray cluster says of itself; not connected: `reason`, and what was known last."""
 
+    expected: bool = Field(
+        default=True, description="False: the coordinator was started alone, and judges what others post."
+    )
     connected: bool
     reason: str
     address: str
@@ -126,7 +129,7 @@ class StateAnswer(Answer):
 
 
 class ReadyAnswer(Answer):
-    """Whether the actors answered."""
+    """Whether the ledger answers, and every actor of the cluster where one is expected."""
 
     ready: bool
     reason: str = ""

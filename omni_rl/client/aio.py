@@ -45,7 +45,12 @@ class AsyncClient:
         settings = ClientSettings.of(url, token)
         self._retries = retries
         self._http = httpx.AsyncClient(
-            base_url=settings.url, headers=settings.headers, timeout=timeout, transport=transport, trust_env=False
+            base_url=settings.url,
+            headers=settings.headers,
+            timeout=timeout,
+            transport=transport,
+            verify=settings.verify,
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:

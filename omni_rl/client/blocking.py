@@ -50,7 +50,12 @@ class Client:
         settings = ClientSettings.of(url, token)
         self._retries = retries
         self._http = httpx.Client(
-            base_url=settings.url, headers=settings.headers, timeout=timeout, transport=transport, trust_env=False
+            base_url=settings.url,
+            headers=settings.headers,
+            timeout=timeout,
+            transport=transport,
+            verify=settings.verify,
+            trust_env=False,
         )
 
     def __enter__(self) -> Self:
@@ -67,7 +72,7 @@ class Client:
         return self._send(calls.whoami())
 
     def ready(self) -> ReadyAnswer:
-        """Whether the ledger and every actor answer; raises nothing if they do not."""
+        """Whether the ledger answers, and every actor where there is a cluster; raises nothing if they do not."""
         return self._send(calls.ready())
 
     def state(self) -> StateAnswer:

@@ -1,6 +1,7 @@
 """Where the coordinator is, and who asks."""
 
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +12,25 @@ DEFAULT_URL = "http://127.0.0.1:8400"
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Base address and headers of every request."""
+    """Base address and headers of every request; `verify`: who vouches for an https address, as httpx takes it."""
 
     url: str
     headers: dict[str, str]
+    verify: ssl.SSLContext | bool = True
 
     @classmethod
     def of(cls, url: str | None, token: str | None) -> "ClientSettings":
         """As given, or else OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default.
 
-        OMNI_RL_TOKEN_FILE names a file with the token, for where environments are shown.
+        OMNI_RL_TOKEN_FILE names a file with the token, for where environments are shown; OMNI_RL_CA_FILE one with the
+        certificates that vouch for an https address, where it is not one of the public authorities that does.
         """
         base = url or os.environ.get("OMNI_RL_URL") or DEFAULT_URL
         if not base.startswith(("http://", "https://")):
             raise ConfigError(f"coordinator address {base!r} must begin with http:// or https://")
         secret = token or os.environ.get("OMNI_RL_TOKEN") or _from_file(os.environ.get("OMNI_RL_TOKEN_FILE"))
-        return cls(base.rstrip("/"), {"Authorization": f"Bearer {secret}"} if secret else {})
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        return cls(base.rstrip("/"), headers, _vouched(os.environ.get("OMNI_RL_CA_FILE")))
 
 
 def _from_file(path: str | None) -> str | None:
@@ -36,3 +40,12 @@ def _from_file(path: str | None) -> str | None:
         return Path(path).read_text().strip()
     except OSError as error:
         raise ConfigError(f"OMNI_RL_TOKEN_FILE {path} cannot be read: {error.strerror}") from None
+
+
+def _vouched(path: str | None) -> ssl.SSLContext | bool:
+    if path is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"OMNI_RL_CA_FILE {path} holds no certificates: {error}") from None

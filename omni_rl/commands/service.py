@@ -76,6 +76,7 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
     else:
         cluster = state.cluster
         where = f"connected to {cluster.address}, run {cluster.run}" if cluster.connected else cluster.reason
+        where = where if cluster.expected else "none: what others post is judged"
         typer.echo(f"cluster    {where}")
         holds = "; ".join(f"{hold.holder}: {hold.reason}" for hold in state.gate.holds)
         typer.echo(
@@ -85,7 +86,7 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
             typer.echo(f"{member.name:<11}{member.state:<12}{member.version}  {member.detail}".rstrip())
         for run in state.runs:
             typer.echo(f"run        {run.run}")
-    raise typer.Exit(0 if state.cluster.connected else 1)
+    raise typer.Exit(0 if state.cluster.connected or not state.cluster.expected else 1)
 
 
 def token(
@@ -193,15 +194,22 @@ def resume(
 def connect(directory: Path) -> Any:
     """To the coordinator that the environment names, or the service of `directory`."""
     from omni_rl.client.blocking import Client
+    from omni_rl.service.settings import ADDRESS
     from omni_rl.service.state import ServiceState
     from omni_rl.service.tokens import owner_token
 
     if "OMNI_RL_URL" in os.environ:
         return Client()
     state = ServiceState.read(directory)
-    if state is None:
-        raise ServiceError(f"no service was started in {directory}; run omni-rl up, or set OMNI_RL_URL")
-    return Client(state.url, owner_token(directory).read_text())
+    if state is not None:
+        return Client(state.url, owner_token(directory).read_text())
+    try:
+        url = (directory / ADDRESS).read_text()
+    except FileNotFoundError:
+        raise ServiceError(
+            f"no service was started in {directory}; run omni-rl up or omni-rl serve, or set OMNI_RL_URL"
+        ) from None
+    return Client(url, owner_token(directory).read_text())
 
 
 def _body(kind: str, **values: Any) -> Any:

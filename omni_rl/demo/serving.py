@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omni_rl_services.coordinator.app import create_app
-from omni_rl_services.coordinator.server import Server, make_server
+from omni_rl_services.coordinator.server import bind, make_server
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.demo.posting import Posting
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ServiceError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 
@@ -34,8 +34,9 @@ def serving(settings: DemoSettings) -> Iterator[Served]:
     """A coordinator on `settings.port`, with its ledger and media in `settings.out`, and a run of a new name in it.
 
     Raises:
-        ConfigError: the port is taken.
+        ServiceError: the port is taken.
     """
+    listening = bind(CoordinatorSettings().host, settings.port)
     settings.out.mkdir(parents=True, exist_ok=True)
     chosen = CoordinatorSettings(
         port=settings.port,
@@ -45,12 +46,12 @@ def serving(settings: DemoSettings) -> Iterator[Served]:
     run = f"demo-{uuid.uuid4().hex[:8]}"
     ledger = Ledger.open(chosen.ledger)
     server = make_server(create_app(chosen, ledger=ledger))
-    thread = threading.Thread(target=_until_stopped, args=(server,), name="coordinator")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="coordinator")
     thread.start()
     try:
         while not server.started:
             if not thread.is_alive():
-                raise ConfigError(f"the coordinator did not start: is port {settings.port} taken? Set demo.port")
+                raise ServiceError("the coordinator did not start; the lines above say why")
             time.sleep(0.01)
         with Client(server.address()) as client:
             posting = Posting(client, run, settings)
@@ -59,8 +60,4 @@ def serving(settings: DemoSettings) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _until_stopped(server: Server) -> None:
-    with contextlib.suppress(SystemExit):  # uvicorn's way to say that it cannot bind; `serving` tells of it
-        server.run()
+        listening.close()

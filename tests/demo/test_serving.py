@@ -15,7 +15,7 @@ from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.demo.run import run, step_prompts
 from omni_rl.demo.serving import serving
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ServiceError
 from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 from tests.demo.test_demo_loop import FakePolicies, Silent
 
@@ -59,7 +59,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with serving(DemoSettings(**SETTINGS, out=tmp_path / "one")) as served:
         port = int(served.address.rsplit(":", 1)[1])
         taken = DemoSettings(**{**SETTINGS, "port": port}, out=tmp_path / "two")
-        with pytest.raises(ConfigError, match=f"is port {port} taken"), serving(taken):
+        with pytest.raises(ServiceError, match=f"port {port} of 127.0.0.1 is taken"), serving(taken):
             pass
 
 

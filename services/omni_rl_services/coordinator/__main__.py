@@ -7,7 +7,6 @@ from pathlib import Path
 
 from omni_rl.bridge.devices import require_devices
 from omni_rl.errors import ConfigError, OmniRLError
-from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.server import serve
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.supervisor import SupervisedBridge
@@ -21,7 +20,7 @@ def main(arguments: list[str]) -> int:
         if settings.cluster is not None:
             require_devices(settings.cluster, settings.cluster.replicas)
             bridge = SupervisedBridge(settings.cluster)
-        serve(create_app(settings, bridge=bridge))
+        serve(settings, bridge)
     except OmniRLError as error:
         sys.stderr.write(f"error [{error.code}]: {error}\n")
         return 2

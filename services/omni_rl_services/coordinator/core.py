@@ -17,7 +17,7 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.types import NewAlarm, StepKey
 from omni_rl_services.coordinator.auth import Sessions, Tokens
-from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState
+from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState, NoBridge
 from omni_rl_services.coordinator.checks import Checks
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.gate import PERSON, Gate
@@ -56,6 +56,7 @@ class Coordinator:
             bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
         )
         self._bridge = bridge
+        self._alone = isinstance(bridge, NoBridge)
         self.checks = Checks(bridge, self.store, self.events)
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)
@@ -163,10 +164,13 @@ class Coordinator:
         return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
 
     async def ready(self) -> ReadyAnswer:
+        """Whether the ledger answers, and every actor of the cluster, if there is to be one."""
         try:
             await self.store.last_event()
         except OmniRLError as error:
             return ReadyAnswer(ready=False, reason=str(error))
+        if self._alone:
+            return ReadyAnswer(ready=True)
         return ReadyAnswer(ready=self._cluster.connected, reason=self._cluster.reason)
 
     async def state(self) -> StateAnswer:
@@ -176,6 +180,7 @@ class Coordinator:
             started=self._started,
             gate=self.gate.answer(),
             cluster=ClusterAnswer(
+                expected=not self._alone,
                 connected=cluster.connected,
                 reason=cluster.reason,
                 address=cluster.address,

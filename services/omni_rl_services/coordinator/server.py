@@ -1,14 +1,21 @@
 """Runs the coordinator: one process, one worker, uvicorn."""
 
+import contextlib
+import errno
 import logging
 import os
 import socket
+import ssl
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
 
+from omni_rl.errors import ConfigError, ServiceError
+from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.bridge import Bridge
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.settings import CoordinatorSettings, TlsSettings
 
 logger = logging.getLogger("omni_rl.coordinator")
 GRACE_SECONDS = 10
@@ -22,19 +29,25 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, coordinator: Coordinator) -> None:
         super().__init__(config)
         self._coordinator = coordinator
+        self.on_start: Callable[[str], None] = lambda address: None
+        """Hears the address once the coordinator answers there."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if not self.started:
+            return
         path = self._coordinator.settings.address_file
-        if path is not None and self.started:
+        if path is not None:
             partial = path.with_name(f"{path.name}.{os.getpid()}")
             partial.write_text(self.address())
             partial.replace(path)
+        self.on_start(self.address())
 
     def address(self) -> str:
         """Where it listens, once it does."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.config.is_ssl else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._coordinator.events.close()
@@ -45,6 +58,7 @@ def make_server(app: FastAPI) -> Server:
     """A server of `create_app`'s app, at the address of its settings."""
     coordinator: Coordinator = app.state.coordinator
     settings = coordinator.settings
+    tls = settings.tls
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -58,16 +72,64 @@ def make_server(app: FastAPI) -> Server:
         log_config=None,
         # Nobody in front of it is trusted to say who a client is, and nothing depends on it.
         proxy_headers=False,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
     )
     return Server(config, coordinator)
 
 
-def serve(app: FastAPI) -> None:
-    """Until SIGINT or SIGTERM."""
-    server = make_server(app)
-    settings: CoordinatorSettings = app.state.coordinator.settings
-    logger.info("coordinator at http://%s:%s, %s", settings.host, settings.port, access(app))
-    server.run()
+def serve(
+    settings: CoordinatorSettings, bridge: Bridge | None = None, on_start: Callable[[str], None] | None = None
+) -> None:
+    """Run a coordinator until SIGINT, after which this returns, or SIGTERM, which ends the process.
+
+    `on_start` hears the address once the coordinator answers there; by default it is logged.
+
+    Raises:
+        ServiceError: the address is taken, or is none of this machine's; nothing was opened.
+        ConfigError, LedgerError: the TLS files, the tokens or the ledger cannot be used.
+    """
+    if settings.tls is not None:
+        _check(settings.tls)
+    with contextlib.closing(bind(settings.host, settings.port)) as listening:
+        app = create_app(settings, bridge=bridge)
+        server = make_server(app)
+        server.on_start = on_start or (lambda address: logger.info("coordinator at %s, %s", address, access(app)))
+        # Uvicorn ends what is under way first, and then raises the signal again.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+        if not server.started:
+            raise ServiceError("the coordinator did not start; the lines above say why")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, before anything else is opened. Raises `ServiceError` if it cannot be had."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(where)
+            # A second socket may be bound here, with SO_REUSEADDR, until the first one listens.
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ServiceError(
+                f"port {port} of {host} is taken: end what listens there, or choose another (0: any that is free)"
+            ) from None
+        raise ServiceError(f"cannot listen at port {port} of {host}: {error.strerror}") from None
+    return listening
+
+
+def _check(tls: TlsSettings) -> None:
+    """Raises `ConfigError` where the files are not a certificate and its key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"TLS: {tls.certificate} and {tls.key} are no certificate and its key: {error}") from None
 
 
 def access(app: FastAPI) -> str:

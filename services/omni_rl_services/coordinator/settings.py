@@ -61,6 +61,13 @@ class MediaSettings(StrictSettings):
         return MediaRules(self.keep, self.quota, self.days)
 
 
+class TlsSettings(StrictSettings):
+    """Files in PEM: the certificate with those that vouch for it, and its key."""
+
+    certificate: Path
+    key: Path
+
+
 class WandbSettings(StrictSettings):
     """Send every step's figures to Weights & Biases; needs the `wandb` package."""
 
@@ -83,8 +90,10 @@ class CoordinatorSettings(StrictSettings):
     """JSON: a list of token entries; only its owner may read it."""
     allowed_hosts: tuple[str, ...] = ()
     """Names besides its own addresses under which browsers may reach a coordinator without tokens."""
+    tls: TlsSettings | None = None
+    """None: plain HTTP, for this machine, or behind a proxy that has TLS."""
     secure_cookies: bool = False
-    """True behind TLS: the session cookie is then sent over TLS alone."""
+    """True behind a proxy with TLS: the session cookie is then sent over TLS alone, as it is with `tls`."""
     weight_roots: tuple[Path, ...] = ()
     """Directories from which a sync may take safetensors; none: only from the trainer and from `publish`."""
     bounds: Bounds = Bounds()
@@ -103,10 +112,16 @@ class CoordinatorSettings(StrictSettings):
     def _safe(self) -> Self:
         if not self.is_loopback and not self.tokens and self.tokens_file is None:
             raise ValueError(
-                f"host {self.host} is reachable from other machines, so tokens are needed: make one with "
-                "`omni-rl token --name NAME --scope admin --file FILE` and set tokens_file, or bind to 127.0.0.1"
+                f"host {self.host} is reachable from other machines, so tokens are needed: make one "
+                "with `omni-rl token --directory DIRECTORY` and set tokens_file to DIRECTORY/tokens.json, or bind to "
+                "127.0.0.1"
             )
         return self
+
+    @property
+    def cookies_are_secure(self) -> bool:
+        """Whether the session cookie is sent over TLS alone."""
+        return self.secure_cookies or self.tls is not None
 
     @property
     def is_loopback(self) -> bool:

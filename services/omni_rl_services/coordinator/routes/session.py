@@ -27,7 +27,7 @@ async def begin(body: SessionBody, coordinator: CoordinatorDep, response: Respon
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=coordinator.settings.secure_cookies,
+        secure=coordinator.settings.cookies_are_secure,
     )
     return SessionAnswer(name=caller.name, scope=caller.scope, open=False)
 

@@ -41,8 +41,14 @@ function facts(state, run, latest, syncs) {
     ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })]),
     lastSync(syncs, fact),
     generation(state, run, fact),
-    fact("cluster", state.cluster.connected ? "connected" : "not connected", { title: state.cluster.reason, note: run?.config.dtype }),
+    fact("cluster", clusterWord(state.cluster), { title: state.cluster.reason, note: run?.config.dtype }),
   ];
+}
+
+/** Whether the cluster answers, where the coordinator was started with one. */
+function clusterWord(cluster) {
+  if (!cluster.expected) return "none";
+  return cluster.connected ? "connected" : "not connected";
 }
 
 /** Since when the engines have the weights that they have: a sync that failed brought none. */

@@ -1,0 +1,108 @@
+"""The coordinator alone, in this process: it judges what other frameworks post, and shows it."""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from omni_rl_services.coordinator.auth import hash_token
+from omni_rl_services.coordinator.server import serve as serve_coordinator
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings, TlsSettings, TokenEntry
+
+from omni_rl.api.state import Scope
+from omni_rl.errors import ConfigError, CoordinatorRunningError
+from omni_rl.locks import FileLock, LockHeldError
+from omni_rl.service.settings import ADDRESS, ServeSettings
+from omni_rl.service.tokens import HASHES, OWNER, owner_token
+
+Say = Callable[[str], None]
+
+
+def serve(settings: ServeSettings, say: Say) -> None:
+    """Run the coordinator until it is interrupted. `say` hears the address, where the token lies, and the end.
+
+    Raises:
+        ConfigError: the token's file or the TLS files cannot be used.
+        CoordinatorRunningError: another process serves the same directory.
+        ServiceError: the port is taken.
+        LedgerError: the ledger cannot be opened.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    directory = settings.directory.resolve()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _held(directory):
+        coordinator, token = _coordinator(settings, directory)
+        serve_coordinator(coordinator, on_start=lambda address: _tell(say, address, token, settings))
+        say("stopped; everything that was acknowledged is kept")
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """The directory for this process alone; nobody is told an address that no longer answers."""
+    with contextlib.closing(FileLock(directory / "lock")) as lock:
+        try:
+            lock.take(str(os.getpid()))
+        except LockHeldError as error:
+            raise CoordinatorRunningError(
+                f"process {error.holder} serves {directory} already: end it, or name another --directory"
+            ) from None
+        try:
+            yield
+        finally:
+            (directory / ADDRESS).unlink(missing_ok=True)
+
+
+def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorSettings, Path]:
+    """The coordinator's settings, and where the owner's token lies."""
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise ConfigError("serve.tls_certificate and serve.tls_key are set together, or neither is")
+    tls = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        tls = TlsSettings(certificate=settings.tls_certificate.resolve(), key=settings.tls_key.resolve())
+    token = owner_token(directory) if settings.token_file is None else settings.token_file.resolve()
+    known = (directory / HASHES) if (directory / HASHES).exists() else None
+    given = () if settings.token_file is None else (_entry(token),)
+    return (
+        CoordinatorSettings(
+            host=settings.host,
+            port=settings.port,
+            address_file=directory / ADDRESS,
+            ledger=settings.ledger or f"sqlite:///{directory / 'ledger.db'}",
+            media=MediaSettings(directory=directory / "media"),
+            tokens=given,
+            tokens_file=known,
+            tls=tls,
+        ),
+        token,
+    )
+
+
+def _entry(token_file: Path) -> TokenEntry:
+    try:
+        token = token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"serve.token_file {token_file} cannot be read: {error}") from None
+    if len(token) < SHORTEST:
+        raise ConfigError(
+            f"serve.token_file {token_file} holds a token of {len(token)} characters; {SHORTEST} at least"
+        )
+    return TokenEntry(name=OWNER, scope=Scope.ADMIN, sha256=hash_token(token))
+
+
+SHORTEST = 16
+"""Characters of a token that somebody else made: fewer are guessed."""
+
+
+def _tell(say: Say, address: str, token: Path, settings: ServeSettings) -> None:
+    say(f"omni-rl at {address} (the page, and where runs post); Ctrl-C ends it")
+    say(f"token in {token}")
+    host = urlsplit(address).hostname or ""
+    if settings.tls_certificate is None and not ipaddress.ip_address(host).is_loopback:
+        say("other machines reach it over plain HTTP, which shows tokens: set tls_certificate and tls_key")
+    if ipaddress.ip_address(host).is_unspecified:  # it stands for every address of this machine, and is none
+        address = f"{urlsplit(address).scheme}://{socket.gethostname()}:{urlsplit(address).port}"
+    say(f"in your run's environment: OMNI_RL_URL={address} OMNI_RL_TOKEN_FILE={token}")
