@@ -35,6 +35,8 @@ def others(seed: int, **shape: Any) -> Iterator[Other]:
     yield from _alignment(w)
     yield from _supports(w)
     yield from _policies(w)
+    yield from _copies(w)
+    yield from _few(w)
 
 
 def _clean(w: World) -> tuple[Array, Array, Array, Array]:
@@ -150,3 +152,39 @@ def _policies(w: World) -> Iterator[Other]:
     y = t.copy()
     y[:3] += w.rng.normal(0, 1.5, (3, w.shape[1]))
     yield "three answers at random", records(r, np.minimum(y, 0), ids), OPEN
+
+
+def _copies(w: World) -> Iterator[Other]:
+    """One side's logprobs are the other's but for what was done to each."""
+    _, ids, r, t = _clean(w)
+    for factor in (0.5, 2.0, 0.8):
+        yield f"the engine's times {factor}", records(factor * r, t, ids), POSTPROCESSED
+    yield "the trainer's halved", records(r, t / 2, ids), POSTPROCESSED
+    yield "the engine's less 0.5", records(r - 0.5, t, ids), POSTPROCESSED
+    for floor in (-2.0, -4.0):
+        yield f"the engine's clipped at {floor}", records(np.maximum(r, floor), t, ids), POSTPROCESSED
+    yield "the trainer's clipped at -3", records(r, np.maximum(t, -3.0), ids), POSTPROCESSED
+
+
+def _few(w: World) -> Iterator[Other]:
+    """A few answers, or one place of each, are off; and samples of the same prompts that are others."""
+    engine, ids, r, t = _clean(w)
+    answers, _, count = w.shape
+    x = r.copy()
+    x[5, 5:-1] = r[5, 6:]
+    yield "one answer shifted from its sixth token on", records(x, t, ids), {"token_shift"}
+    y = t.copy()
+    y[[1, 2]] = y[[2, 1]]
+    yield "two answers' scores swapped at the trainer", records(r, y, ids), PAIRED
+    x, y = r.copy(), t.copy()
+    x[:2, 4:14], y[:2, 4:14] = 0.0, -w.rng.gamma(4, 1.5, (2, 10))
+    yield "a tool's tokens of two answers count", records(x, y, ids), MASKED
+    altered = ids.copy()
+    altered[:, -1] = (ids[:, -1] + 1) % count
+    yield "another last id at the trainer", records(r, w.logprobs(w.logits, altered), ids), {"unknown"}
+    first, w.gumbel = w.gumbel, w.rng.gumbel(size=w.shape).astype(np.float32)
+    yield "another seed's", records(w.logprobs(engine, w.sample(engine)), t, ids), {"unknown"}
+    w.gumbel = first
+    logits = w.logits.copy()
+    logits[: answers // 4, :8] += 1.5 * w.rng.standard_normal((answers // 4, 8, count), dtype=np.float32)
+    yield "the first tokens of some answers see others", records(r, w.logprobs(logits, ids), ids), OPEN

@@ -23,14 +23,17 @@ def token_shift(whole: PostedStep, noise: float) -> Finding:
     """Whether the trainer's logprobs are the engine's of some tokens before or after, from a place in each answer on:
     an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place.
 
-    `noise`: the mean abs d of two correct computations. Few answers explain a step if what is left is no more."""
+    `noise`: the mean abs d of two correct computations. Of a step where few answers are further off, these alone have
+    to be explained."""
     step = whole.furthest(TOKENS)
     best, shift, start = _shifts(step)
     moved = np.flatnonzero(best > FEWEST * noise)
     gain = float(best[moved].sum())
+    sums = step.by_answer(np.abs(step.d))
+    off = sums > noise * step.lengths
     left = (np.abs(step.d).sum() - gain) / step.tokens if step.tokens else 0.0
     numbers = {"abs_diff_mean": step.size, "abs_diff_mean_shifted": float(left), "answers": float(len(moved))}
-    explained = left <= EXPLAINED * step.size or whole.size - gain / max(whole.tokens, 1) <= noise
+    explained = left <= EXPLAINED * step.size or float((sums - best)[off].sum()) <= EXPLAINED * float(sums[off].sum())
     if not len(moved) or not explained:
         return Finding(Check.TOKEN_SHIFT, "clear", "no shift of tokens explains it", numbers=numbers)
     by = np.unique(shift[moved])
@@ -87,7 +90,7 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
     """Whether one answer's logprobs by the engine are another answer's by the trainer: rows swapped in a group, ranks
     gathered in another order, scores handed back to the wrong samples.
 
-    `noise`: the mean abs d of two correct computations. Few answers explain a step if what is left is no more."""
+    `noise`: the mean abs d of two correct computations. Answers that are no further off need no explanation."""
     sums = step.by_answer(np.abs(step.d))
     rows = np.argsort(-sums, kind="stable")[:ROWS]
     rows = rows[(np.diff(step.offsets)[rows] >= FEWEST) & (sums[rows] > noise * step.lengths[rows])]
@@ -111,8 +114,7 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
         else:
             best += mine
     numbers = {"answers": float(len(off)), "abs_diff_mean": own / max(len(rows), 1), "paired": best / max(len(rows), 1)}
-    without = (sums.sum() - sums[off].sum()) / max(step.tokens, 1)
-    if not off or (best > EXPLAINED * own and without > noise):
+    if not off or best > EXPLAINED * own:
         return Finding(Check.SAMPLE_PAIRING, "clear", "no other answer matches better", numbers=numbers)
     return Finding(
         Check.SAMPLE_PAIRING,

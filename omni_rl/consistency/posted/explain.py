@@ -7,19 +7,26 @@ and last what only a pattern tells.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.dtypes import DTYPES
 from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
-from omni_rl.consistency.posted import alignment, proofs, transforms, values
+from omni_rl.consistency.posted import alignment, copies, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import NOISE, Look, Terms
+from omni_rl.consistency.posted.places import LAST
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.support import support
 from omni_rl.kinds import OVERALL
 
 EVEN = 0.1
 """By how much the share of tokens above zero may miss a half, where rounding is the cause."""
+LIKELY = 3.0
+"""Standard errors of the unit mean from 1 beyond which it does not speak for proper policies either."""
+AT_THE_END = 0.7
+"""Share of a bias that the answers' last tokens carry where it is theirs."""
 SURE = 0.2
 """Standard error of the unit mean, as a share of the mean abs d, above which it does not speak for proper policies."""
 CONSTANT = 3
@@ -54,20 +61,38 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look, figure
     yield proofs.versions(step, noise, terms.lag)
     yield proofs.media(step, noise)
     yield proofs.prompt(step, noise)
+    yield copies.kept_in_fewer_bits(step, terms.noise)
     yield values.placeholders(step)
     yield alignment.token_shift(step, noise)
     yield alignment.sample_pairing(step, noise)
-    yield transforms.another_base(step)
+    yield copies.scaled(step)
+    yield copies.clipped(step)
     yield transforms.most_likely(step)
     yield transforms.penalty(step)
-    if not seen.has_unit_mean and seen.means:
-        bucket = seen.biased[0] if seen.biased else OVERALL
-        inside = step if bucket == OVERALL else step.without(~seen.places.inside(bucket))
-        yield support(inside, seen.means[bucket])
+    yield _support(step, seen)
     yield transforms.temperature(step)
     yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))
     yield _stale(step, seen)
     yield _rounding(step, terms, history, seen, figures)
+
+
+def _support(step: PostedStep, seen: Look) -> Finding:
+    """Whether support was lost, in the bucket whose unit mean is off. No sampler cuts the last tokens alone."""
+    if seen.has_unit_mean or not seen.means:
+        return Finding(Check.SUPPORT, "clear", "the mean of exp(d) is 1: no support was lost")
+    bucket = seen.biased[0] if seen.biased else OVERALL
+    inside = seen.places.inside(bucket)
+    last = inside & seen.places.inside(LAST)
+    carried = float(np.expm1(step.d[last]).sum()) / max(float(np.abs(np.expm1(step.d[inside]).sum())), 1e-12)
+    if abs(carried) > AT_THE_END and int(last.sum()) < (1 - AT_THE_END) * int(inside.sum()):
+        return Finding(
+            Check.POSITIONS,
+            "suspicious",
+            f"{LAST} carry {abs(carried):.0%} of it: look at what each side takes for an answer's end (an EOS that was "
+            "appended, cut off or replaced)",
+            numbers={"carried": abs(carried)},
+        )
+    return support(step if bucket == OVERALL else step.without(~inside), seen.means[bucket])
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:
@@ -118,7 +143,7 @@ def _unknown(step: PostedStep, seen: Look, findings: list[Finding]) -> str:
     if told:
         return "; ".join(told)
     mean = seen.means.get(OVERALL)
-    if mean is None or (seen.has_unit_mean and mean.error > SURE * step.size):
+    if mean is None or (seen.has_unit_mean and (mean.error > SURE * step.size or abs(mean.t) > LIKELY)):
         return "no check of the records reproduces the difference"
     biased = [finding for finding, _ in seen.found if finding.check in (Check.UNIT_MEAN, Check.BIAS)]
     if biased and mean.excess > 0:

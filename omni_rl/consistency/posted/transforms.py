@@ -1,5 +1,5 @@
-"""Checks of logprobs that are a function of the right ones: another base, the most likely token's, another temperature,
-a penalty on tokens that were there before.
+"""Checks of logprobs that another distribution has: the most likely token's, another temperature's, those under a
+penalty on tokens that were there before.
 
 Two proper policies that differ for another reason (older weights, other kernels) show none of these patterns: their
 difference depends neither on how likely a token is nor on whether it came before.
@@ -15,9 +15,6 @@ from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 
 FEWEST = 512
 """Judged tokens without which no pattern is told from chance."""
-BASES = {"10": math.log(10), "2": math.log(2)}
-SCALED = 0.2
-"""What is left of the difference, at most, of logprobs in another base: there is nothing but rounding."""
 BINS = 32
 LEVEL = 0.25
 """Share of the variance of d that goes with how likely the token is, at least, where the temperatures differ: 0.4 to
@@ -27,6 +24,8 @@ STRAIGHT = 0.45
 LEVELS = np.array([0.2, 0.4, 0.6, 0.8, 0.95])
 """Probabilities between which the most likely tokens are counted apart."""
 LEVEL_TOKENS = 32
+ABOVE_TOP = 0.05
+"""Share of the tokens that are apart which may be likelier than the most likely, at most."""
 LEAST = 0.02
 """By how much a temperature is off, at least."""
 LIKELY = math.log(0.5)
@@ -36,23 +35,6 @@ TILTED, ERRORS = 0.2, 8.0
 """How much more often d is above zero for tokens that were there before, at least: a share, and in standard errors."""
 SEEN = 0.05
 """Share of the variance of d that goes with whether a token was there before, beside how likely it is, at least."""
-
-
-def another_base(step: PostedStep) -> Finding:
-    """Whether one side's logprobs are the other's times a constant: logarithms to base 10 or 2."""
-    lr, lt = step.rollout[step.judged], step.train[step.judged]
-    for base, factor in BASES.items():
-        for side, left in (("engine", np.abs(lr * factor - lt)), ("trainer", np.abs(lt * factor - lr))):
-            if len(lr) >= FEWEST and float(np.minimum(left, 8.0).mean()) <= SCALED * step.size:
-                return Finding(
-                    Check.TRANSFORM,
-                    "explains",
-                    f"the {side}'s logprobs are logarithms to base {base}: times {factor:.4f} they agree to "
-                    f"{left.mean():.2g} in the mean, in place of {step.size:.2g}; use natural logarithms",
-                    Cause.LOGPROB_POSTPROCESSING,
-                    {"factor": factor, "abs_diff_mean": step.size, "left": float(left.mean())},
-                )
-    return Finding(Check.TRANSFORM, "clear", "neither side's logprobs are in another base")
 
 
 def most_likely(step: PostedStep) -> Finding:
@@ -87,6 +69,10 @@ def _is_most_likely(top: Array, sampled: Array, near: Mask) -> bool:
         if abs(float(near[here].mean()) - expected) > 0.06 + 4 * error:
             return False
     parted = ~near
+    if not parted.any():
+        return False
+    if (sampled[parted] > top[parted]).mean() > ABOVE_TOP:  # those of another sample, say
+        return False
     with np.errstate(divide="ignore"):
         room = np.log(-np.expm1(np.minimum(top[parted], -1e-12)))
     return bool(parted.mean() >= 0.01 and (sampled[parted] <= room + 0.2).mean() >= 0.95)

@@ -4,6 +4,7 @@ import numpy as np
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.posted.copies import is_floor
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 
 ABOVE_ZERO = 1e-3
@@ -90,9 +91,9 @@ def placeholders(step: PostedStep) -> Finding:
     """Tokens that count although one side has a placeholder where the other has a logprob: a tool's output, an EOS that
     was appended, a mask that begins late. A certain token's logprob is exactly 0.0 too, but on both sides nearly."""
     far = step.judged & (np.abs(step.d) > FAR)
-    for (side, values, _), (other, _, _) in (step.sides, step.sides[::-1]):
+    for (side, values, others), (other, _, _) in (step.sides, step.sides[::-1]):
         found = _placeholder(values[far])
-        if found is None:
+        if found is None or (found < 0 and is_floor(values[step.judged], others[step.judged])):
             continue
         named_tokens = step.judged & (values == found) & (np.abs(step.d) > NEAR)
         if int((named_tokens & far).sum()) < MOST * int(far.sum()):

@@ -8,7 +8,7 @@ import pytest
 from omni_rl.consistency.limits import Severity
 from tests.cases.cases import cases
 from tests.cases.judged import Judge
-from tests.cases.others import Other, others
+from tests.cases.others import Other, bfloat16, others
 from tests.cases.world import Case, World, records
 
 
@@ -55,3 +55,15 @@ def test_clean_steps_of_any_shape_raise_nothing(dtype: str) -> None:
             ids = w.sample(engine)
             found = judge.rows(records(w.logprobs(engine, ids), w.logprobs(w.logits, ids), ids))
             assert found.severity is Severity.OK, (answers, tokens, found)
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("float16", "kept in float16"), ("bfloat16", "kept in bfloat16")])
+def test_a_float32_run_whose_logprobs_are_kept_in_fewer_bits_is_told_so(dtype: str, said: str) -> None:
+    world = World(31, 32, 128, 128, 2e-7)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    kept = bfloat16(rollout) if dtype == "bfloat16" else rollout.astype(np.float16).astype(np.float64)
+    found = Judge("float32").rows(records(kept, train, ids))
+    assert (found.severity > Severity.OK, found.cause) == (True, "rounding")
+    assert f"the engine's logprobs are {said}" in found.sentence
