@@ -49,6 +49,7 @@ ALONE = [
     "omni_rl.train.settings",
     "omni_rl.train.targets",
     "omni_rl.train.types",
+    "omni_rl.verl_plugin",
     "omni_rl.vllm_plugin",
 ]
 """Of rooms whose other modules are heavy."""

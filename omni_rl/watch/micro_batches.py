@@ -1,0 +1,71 @@
+"""A step whose answers a loss function meets a few at a time: it ends when the optimizer steps."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.values import as_array
+
+if TYPE_CHECKING:
+    import torch
+
+
+Rows: TypeAlias = list[NDArray[Any]]
+
+
+class Answer(NamedTuple):
+    """What is known of an answer of T tokens: three tensors [T]."""
+
+    rollout: "torch.Tensor"
+    train: "torch.Tensor"
+    mask: "torch.Tensor"
+
+
+class MicroBatches:
+    """Gathers each answer's logprobs and mask until an optimizer has stepped, and hands them on as one step.
+
+    Tensors are kept detached, on their device: nothing waits for the device before the optimizer has stepped.
+    """
+
+    def __init__(self, post: Callable[[Rows, Rows, Rows], None]) -> None:
+        """`post` takes the rollout logprobs, the trainer's and the masks of a step, an array [T] an answer each. A step
+        may be empty: a rank without answers has a part of it all the same."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self._post = post
+        self._answers: dict[int, Answer] = {}
+        self._begun = False
+        self._optimizer: int | None = None
+        # No framework tells a loss function which step it is in, and every one ends a step with this call.
+        self._hook = register_optimizer_step_post_hook(self._stepped)
+
+    def add(self, answer: Answer) -> None:
+        """Take an answer, unless it is there already: a loss that is computed again for its gradient comes twice."""
+        self._begun = True
+        self._answers.setdefault(id(answer.rollout), answer._replace(train=answer.train.detach()))
+
+    def close(self) -> None:
+        """Look at no further step."""
+        self._hook.remove()
+
+    def _stepped(self, optimizer: Any, arguments: Any, keywords: Any) -> None:
+        if not self._begun:
+            return
+        # A model may be trained by several optimizers. The first that steps after a loss is the one whose steps count.
+        self._optimizer = id(optimizer) if self._optimizer is None else self._optimizer
+        if id(optimizer) == self._optimizer:
+            answers, self._answers = list(self._answers.values()), {}
+            guarded(lambda: self._post(*(on_host([answer[n] for answer in answers]) for n in range(3))))
+
+
+def on_host(rows: Sequence["torch.Tensor"]) -> list[NDArray[Any]]:
+    """Returns rows of their own lengths as arrays; a device is waited for once, not once a row."""
+    import torch
+
+    if not rows:
+        return []
+    return np.split(as_array(torch.cat(list(rows))), list(accumulate(len(row) for row in rows))[:-1])

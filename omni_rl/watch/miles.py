@@ -1,0 +1,138 @@
+"""Miles and slime: a function for `--custom-tis-function-path` that watches, around the correction they would do.
+
+    --get-mismatch-metrics --custom-tis-function-path omni_rl.watch.miles.tis
+
+Source: Miles, `miles/backends/training_utils/loss_hub/losses.py`; slime, `slime/backends/megatron_utils/loss.py`: both
+call the function for every micro-batch, on every rank that computes a loss, and reduce its metrics, one number a token,
+as they reduce the loss.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from omni_rl.consistency.dtypes import Dtype
+from omni_rl.errors import ConfigError
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.micro_batches import Answer, MicroBatches
+from omni_rl.watch.miles_place import MegatronPlace
+from omni_rl.watch.watcher import Watcher
+
+if TYPE_CHECKING:
+    import torch
+
+WRAPS = "OMNI_RL_TIS_FUNCTION"
+"""Names the custom function that the run would have without us, by its import path."""
+BUILT_IN = {
+    "miles": "miles.backends.training_utils.loss_hub.corrections.vanilla_tis_function",
+    "slime": "slime.backends.megatron_utils.loss.vanilla_tis_function",
+}
+Framework = Literal["miles", "slime"]
+
+
+def tis(
+    args: Any,
+    *,
+    pg_loss: "torch.Tensor",
+    train_log_probs: Sequence["torch.Tensor"] | None,
+    rollout_log_probs: Sequence["torch.Tensor"] | None,
+    loss_masks: Sequence["torch.Tensor"],
+    **others: Any,
+) -> tuple["torch.Tensor", Sequence["torch.Tensor"], dict[str, "torch.Tensor"]]:
+    """Return the loss, the masks and the metrics of the function that it wraps, with `omni_rl/` figures beside them,
+    and post the answers' logprobs to the coordinator that OMNI_RL_URL names.
+
+    Wrapped is the function that OMNI_RL_TIS_FUNCTION names; else, with `--use-tis`, the framework's own; else nothing,
+    and the loss stays as it is.
+
+    Args:
+        args: the run's arguments.
+        pg_loss: [N], of the micro-batch's tokens on this rank, one answer after the other.
+        train_log_probs, rollout_log_probs: a tensor an answer, of its tokens on this rank.
+        loss_masks: a tensor an answer, of all its tokens.
+        others: `total_lengths`, `response_lengths` and what else the framework's releases hand over.
+    """
+    wrapped = _wrapped(args)
+    loss, masks, metrics = pg_loss, loss_masks, {}
+    if wrapped is not None:
+        loss, masks, metrics = wrapped(
+            args,
+            pg_loss=pg_loss,
+            train_log_probs=train_log_probs,
+            rollout_log_probs=rollout_log_probs,
+            loss_masks=loss_masks,
+            **others,
+        )
+    if not os.environ.get("OMNI_RL_URL"):
+        return loss, masks, metrics
+    figures = guarded(lambda: _gather(args, train_log_probs, rollout_log_probs, loss_masks, others))
+    return loss, masks, {**metrics, **(figures or {})}
+
+
+def framework() -> Framework:
+    """Returns which of the two this process runs."""
+    return "miles" if "miles" in sys.modules else "slime"
+
+
+_gathers: MicroBatches | None = None
+
+
+def _gather(
+    args: Any, train: Sequence[Any] | None, rollout: Sequence[Any] | None, masks: Sequence[Any], others: dict[str, Any]
+) -> dict[str, "torch.Tensor"]:
+    global _gathers
+    if train is None or rollout is None:
+        raise ConfigError("the run does not compute both logprobs: add --get-mismatch-metrics")
+    figures = _figures(train, rollout)
+    place = MegatronPlace.of(others.get("parallel_state"))
+    if place.copy:
+        return figures
+    if _gathers is None:
+        _gathers = MicroBatches(_posts(args, place))
+    for theirs, ours, mask in zip(rollout, train, place.local_masks(args, masks, others), strict=True):
+        _gathers.add(Answer(theirs, ours, mask))
+    return figures
+
+
+def _posts(args: Any, place: MegatronPlace) -> Callable[..., None]:
+    dtype: Dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    name = framework()
+    watcher = Watcher(
+        run=os.environ.get("OMNI_RL_RUN") or name,
+        framework=name,
+        dtype=dtype,
+        place=place.part,
+        model=args.hf_checkpoint,
+    )
+    # SGLang's logprobs are at the temperature; what the cuts leave out is not taken out of them.
+    cut = args.rollout_top_p < 1.0 or args.rollout_top_k > 0
+
+    def post(rollout: Any, train: Any, masks: Any) -> None:
+        watcher.step(
+            rollout_logprobs=rollout,
+            train_logprobs=train,
+            mask=masks,
+            temperature=args.rollout_temperature,
+            logprobs_of="unknown" if cut else "processed",
+        )
+
+    return post
+
+
+def _wrapped(args: Any) -> Callable[..., Any] | None:
+    path = os.environ.get(WRAPS) or (BUILT_IN[framework()] if args.use_tis else None)
+    if path is None:
+        return None
+    module, _, name = path.rpartition(".")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _figures(train: Sequence["torch.Tensor"], rollout: Sequence["torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Of every token, [N]: the framework reduces them with its own masks."""
+    import torch
+
+    d = torch.cat(list(train)).detach() - torch.cat(list(rollout))
+    return {"omni_rl/token_mult_prob_error": d.abs().exp(), "omni_rl/gen_kl_error": d.expm1() - d}

@@ -1,0 +1,136 @@
+"""verl: watches a run without a line in it. `omni_rl.verl_plugin` is what verl loads.
+
+Source: verl 0.9.1. Both trainers hand a batch with both logprobs to `verl.utils.debug.metrics.calculate_debug_metrics`,
+on the driver, once in a step, where `actor_rollout_ref.rollout.calculate_log_probs` is set; both make a
+`verl.utils.tracking.Tracking` with the whole configuration when they begin, and call its `log` when a step has ended.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from omni_rl.api.runs import CorrectionBody
+from omni_rl.watch import verl_correct
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.place import Place
+from omni_rl.watch.verl_batch import Rows, step_values
+from omni_rl.watch.verl_config import VerlRun
+from omni_rl.watch.watcher import Watcher
+
+log = logging.getLogger("omni_rl.watch")
+V1_TRAINER = "verl.trainer.ppo.v1.trainer_base"
+
+
+class VerlWatch:
+    """One process's eyes in verl. It makes a `Watcher` at the first batch: of the processes that import verl, the
+    driver alone ever sees one."""
+
+    def __init__(self, watcher: Callable[..., Watcher] = Watcher) -> None:
+        self._make = watcher
+        self.watcher: Watcher | None = None
+        self._run: VerlRun | None = None
+        self._rows: Rows | None = None
+        self._method = verl_correct.asked()
+        self._posted: int | None = None
+        """The step whose batch was seen and whose figures were not logged yet."""
+
+    def begin(self, config: Mapping[str, Any] | None) -> None:
+        """Take the configuration of the run that begins."""
+        self._run = VerlRun.of(config) if config else None
+        self.watcher = None
+        if self._run is not None and self._run.obstacle:
+            log.warning("omni-rl: nothing is compared: %s", self._run.obstacle)
+        _wrap_v1_trainer(self)
+        if self._method is not None:
+            verl_correct.install((verl_correct.HELPER, V1_TRAINER), self._method)
+
+    def scored(self, data: Any) -> None:
+        """Post a batch that has both logprobs."""
+        rows = self._rows
+        number = rows.step if rows is not None else data.meta_info.get("global_steps")
+        self._posted = self._watching().step(step=number, **step_values(data, self._run, rows))
+
+    def logged(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return verl's metrics of a step with the verdict beside them, and post them to it. A verdict that has not
+        come back is that of the step before; `omni_rl/step` says which."""
+        if self._posted is None or self.watcher is None:
+            return dict(metrics)  # of a validation, or of a run in which nothing is compared
+        self.watcher.add_training(self._posted, metrics)
+        self._posted = None
+        return {**metrics, **self.watcher.figures()}
+
+    def knowing(self, rows: Rows | None) -> None:
+        """Take what the V1 trainer knows of the batch that it is about to score."""
+        self._rows = rows
+
+    def _watching(self) -> Watcher:
+        if self.watcher is None:
+            run = self._run
+            known: dict[str, Any] = {}
+            if run is not None:
+                known = {"model": run.model, "dtype": run.dtype, "train_dtype": run.train_dtype}
+            if self._method is not None:
+                known["correction"] = CorrectionBody(method=self._method, when="always")
+            # The driver is the only process that posts, whatever a launcher of Ray's nodes says of ranks.
+            self.watcher = self._make(
+                run=os.environ.get("OMNI_RL_RUN") or (run.name if run is not None else "verl"),
+                framework="verl",
+                place=Place(0, 1),
+                **known,
+            )
+        return self.watcher
+
+
+def watch(eyes: VerlWatch | None = None) -> None:
+    """Wrap the places of verl that a run passes. verl's trainers take their names from these modules when they are
+    imported, which is after verl has loaded its plug-ins.
+
+    Raises:
+        ImportError, AttributeError: this verl has no such places.
+    """
+    from verl.utils import tracking
+    from verl.utils.debug import metrics
+
+    seen = eyes or VerlWatch()
+    calculate, begin, end = metrics.calculate_debug_metrics, tracking.Tracking.__init__, tracking.Tracking.log
+
+    @wraps(calculate)
+    def calculate_debug_metrics(data: Any) -> Any:
+        found = calculate(data)
+        guarded(lambda: seen.scored(data))
+        return found
+
+    @wraps(begin)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        begin(self, *args, **kwargs)
+        config = kwargs.get("config", args[3] if len(args) > 3 else None)
+        guarded(lambda: seen.begin(config))
+
+    @wraps(end)
+    def log_metrics(self: Any, data: Any, step: Any, *args: Any, **kwargs: Any) -> None:
+        end(self, guarded(lambda: seen.logged(data)) or data, step, *args, **kwargs)
+
+    metrics.calculate_debug_metrics = calculate_debug_metrics
+    tracking.Tracking.__init__, tracking.Tracking.log = __init__, log_metrics
+
+
+def _wrap_v1_trainer(seen: VerlWatch) -> None:
+    """Learn of the V1 trainer's rows. It begins a run after its module is loaded; the older trainer needs none of it,
+    for its batches hold all there is."""
+    trainer = getattr(sys.modules.get(V1_TRAINER), "PPOTrainer", None)
+    if trainer is None or hasattr(trainer._compute_old_log_prob, "__wrapped__"):
+        return
+    compute = trainer._compute_old_log_prob
+
+    @wraps(compute)
+    def _compute_old_log_prob(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.knowing(Rows(batch.keys, batch.tags, self.global_steps))
+        try:
+            return compute(self, batch, *args, **kwargs)
+        finally:
+            seen.knowing(None)
+
+    trainer._compute_old_log_prob = _compute_old_log_prob
