@@ -13,7 +13,7 @@ import numpy as np
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
-from omni_rl.watch.readers.padded import from_padded
+from omni_rl.watch.table import step_rows
 
 
 def sample_and_score(rng: np.random.Generator, answers: int, tokens: int, drift: float) -> tuple[np.ndarray, ...]:
@@ -47,7 +47,9 @@ def main() -> None:
             for rank in range(chosen.ranks):  # in a real run each rank posts its own
                 names = [f"{rank}/{number}" for number in range(16)]
                 rollout, train, mask = sample_and_score(rng, answers=16, tokens=64, drift=drift)
-                records = from_padded(rollout_logprobs=rollout, train_logprobs=train, answer_mask=mask, samples=names)
+                records = step_rows(
+                    {"rollout_logprobs": rollout, "train_logprobs": train, "mask": mask, "samples": names}
+                )
                 client.put_part(chosen.run, 1, step, rank, records)
             sealed = client.seal(chosen.run, 1, step, parts=chosen.ranks, training={"reward": float(rng.random())})
             verdict = sealed.verdict

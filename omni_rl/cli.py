@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import jobs, plan, replay, sabotage, serve, service, soak
+from omni_rl.commands import jobs, judge, plan, replay, sabotage, serve, service, soak, watch
 from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
 
@@ -129,6 +129,8 @@ def demo(
 
 
 serve.register(app)
+judge.register(app)
+watch.register(app)
 service.register(app)
 jobs.register(app)
 plan.register(app)

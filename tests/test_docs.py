@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from omni_rl import errors
+from omni_rl.cli import app
 from omni_rl.consistency.actions import ACTIONS, Action, Cause
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import OmniRLError
@@ -69,16 +71,15 @@ def test_every_problem_code_says_what_to_do() -> None:
     assert table("Problem codes").keys() == {kind.code for kind in kinds}
 
 
-def links() -> Iterator[tuple[str, str, str]]:
-    for path in [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]:
+def links() -> Iterator[tuple[Path, str, str]]:
+    for path in [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]:
         for match in LINK.finditer(path.read_text()):
-            yield path.name, match[1], match[2] or ""
+            yield path, match[1], match[2] or ""
 
 
 def test_links_lead_somewhere() -> None:
     for page, target, anchor in links():
-        base = ROOT if page == "README.md" else DOCS
-        path = base / (target or page)
+        path = page.parent / (target or page.name)
         assert path.exists(), f"{page}: {target}"
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
@@ -91,8 +92,19 @@ def test_the_quickstarts_code_runs(
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "quickstart.md").read_text(), re.DOTALL)
     rollout = -np.ones((2, 4))
-    given = {"rollout": rollout, "train": rollout, "mask": rollout < 0, "names": ["a", "b"]}
+    given = {"rollout": rollout, "train": rollout, "mask": rollout < 0}
     with live(tmp_path) as url:
         monkeypatch.setenv("OMNI_RL_URL", url)
         exec(code, given)
     assert capsys.readouterr().out.startswith("ok ")
+
+
+def test_a_dump_is_written_and_judged_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "frameworks/anything.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "write_table" in block)
+    rollout = -np.ones((4, 4))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"rollout": rollout, "train": rollout, "mask": rollout < 0})
+    done = CliRunner().invoke(app, ["judge", "rank0-step12.parquet"])
+    assert done.exit_code == 0
+    assert done.stdout.startswith("step 12    ok")

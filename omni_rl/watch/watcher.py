@@ -138,12 +138,23 @@ class Watcher:
         Raises:
             RunPausedError: `strict`, and the coordinator's verdict is `pause`.
         """
+        held: StepValues = snapshot(values)
+        return self.step_later(lambda: held, size=size_of(held), step=step, training=training)
+
+    def step_later(
+        self,
+        values: Callable[[], StepValues],
+        *,
+        size: int,
+        step: int | None = None,
+        training: Mapping[str, object] | None = None,
+    ) -> int:
+        """As `step`, of values that the background thread makes: what they are made of, of about `size` bytes, stays
+        as it is meanwhile."""
         with self._lock:
             number = max(self._next, step or 0)
             self._next = number + 1
-        held: StepValues = snapshot(values)
-        figures = for_coordinator(training or {})
-        self._poster.put(Part(number, lambda: step_rows(held), size_of(held), figures))
+        self._poster.put(Part(number, lambda: step_rows(values()), size, for_coordinator(training or {})))
         if self._strict:
             self._wait(number)
         return number

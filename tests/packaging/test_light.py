@@ -2,6 +2,7 @@
 
 Python runs without its site-packages here, and finds the packages that the wheel's requirements name, and theirs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -102,6 +103,13 @@ def test_it_serves_and_judges_what_is_posted(light: Path, tmp_path: Path) -> Non
     first, *_, last = [line for line in posted.stdout.splitlines() if line.startswith("step")]
     assert first.startswith("step 0: ok")
     assert not last.startswith("step 2: ok")
+
+
+def test_it_judges_files(light: Path, tmp_path: Path) -> None:
+    row = {"rollout_logprobs": [-1.0] * 8, "train_logprobs": [-1.0] * 8}
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps({"sample": name, **row}) + "\n" for name in "abc"))
+    done = started(light, tmp_path, "-m", "omni_rl", "judge", "1.jsonl")
+    assert (done.returncode, done.stdout.split()[:3]) == (0, ["step", "1", "ok"]), done.stderr[-3000:]
 
 
 def test_a_wheel_is_the_same_whenever_it_is_built(tmp_path: Path) -> None:

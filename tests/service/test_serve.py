@@ -19,7 +19,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from omni_rl.client.retries import Retries
 from omni_rl.errors import CoordinatorUnreachableError, UnauthenticatedError
-from omni_rl.watch.readers.padded import from_padded
+from omni_rl.watch.table import step_rows
 
 COMMAND = [sys.executable, "-m", "omni_rl", "serve"]
 OF_THE_RUN = re.compile(r"OMNI_RL_URL=(\S+) OMNI_RL_TOKEN_FILE=(\S+)")
@@ -82,7 +82,7 @@ def serving(cwd: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
 def judge_a_step(client: Client) -> str:
     client.create_run(RunBody(run="mine", model="a model", dtype="float32", framework="my own"))
     rollout = np.full((2, 8), -1.0)
-    records = from_padded(rollout_logprobs=rollout, train_logprobs=rollout + 1e-7, answer_mask=np.ones((2, 8)))
+    records = step_rows({"rollout_logprobs": rollout, "train_logprobs": rollout + 1e-7})
     client.put_part("mine", 1, 0, 0, records)
     return client.seal("mine", 1, 0, parts=1).verdict.severity
 

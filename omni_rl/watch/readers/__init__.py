@@ -1,1 +1,1 @@
-"""Other trainers' steps as records to post: what they keep in memory, and what they write to disk."""
+"""What other trainers, and people, write of their steps to disk, as records."""

@@ -1,0 +1,119 @@
+"""Files of a run as steps: which reader a file needs, and which step of which rank it holds."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omni_rl.consistency.posted.step import LogprobsOf
+from omni_rl.errors import RecordError
+from omni_rl.ledger.records import StepRecords
+from omni_rl.watch.readers import nemo_rl, tables
+from omni_rl.watch.readers.lines import objects, read_bytes
+
+SUFFIXES = (".arrow", ".json", ".jsonl", ".parquet")
+"""Of files that are looked at in a directory."""
+OF_NEMO_RL = "train_data_step*.jsonl"
+STEP, RANK, LAST = re.compile(r"step[-_.]?(\d+)"), re.compile(r"rank[-_.]?(\d+)"), re.compile(r"(\d+)\D*$")
+
+
+@dataclass(frozen=True)
+class DumpedStep:
+    """A step's records by rank, the files that they are of, and what has to be known of how they were read."""
+
+    step: int
+    parts: Mapping[int, StepRecords]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    step: int
+    rank: int
+    records: StepRecords
+    file: Path
+    note: str = ""
+
+
+def read_steps(
+    paths: Sequence[Path], *, kind: str = "text", logprobs_of: LogprobsOf | None = None
+) -> Iterator[DumpedStep]:
+    """Yields the steps of files, and of the files in directories, in the order of their numbers.
+
+    A step's number is what its records say, or else its file's name (`train_data_step12.jsonl`, `rank0-step12.parquet`,
+    `12.jsonl`), or else the place in the order given. `kind` and `logprobs_of` are for NeMo RL's files, which do not
+    say.
+
+    Raises:
+        RecordError: a file is missing, damaged, or of no format that is known; or a step has two parts of a rank.
+    """
+    steps: dict[int, dict[int, _Part]] = {}
+    for number, path in enumerate(_files(paths)):
+        for part in _parts(path, number, kind, logprobs_of):
+            others = steps.setdefault(part.step, {})
+            if part.rank in others:
+                raise RecordError(
+                    f"step {part.step} of rank {part.rank} is in {others[part.rank].file} and in {path}: have names or "
+                    "columns (step, rank) tell them apart"
+                )
+            others[part.rank] = part
+    for step, parts in sorted(steps.items()):
+        ordered = [part for _, part in sorted(parts.items())]
+        yield DumpedStep(
+            step,
+            {part.rank: part.records for part in ordered},
+            tuple(dict.fromkeys(part.file for part in ordered)),
+            tuple(dict.fromkeys(part.note for part in ordered if part.note)),
+        )
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(path.glob(OF_NEMO_RL)) or sorted(one for one in path.iterdir() if one.suffix in SUFFIXES)
+        if not found:
+            raise RecordError(f"{path} has no {OF_NEMO_RL}, nor any file of {', '.join(SUFFIXES)}")
+        yield from found
+
+
+def _parts(path: Path, number: int, kind: str, logprobs_of: LogprobsOf | None) -> Iterator[_Part]:
+    content = read_bytes(path)
+    named = STEP.search(path.name) or LAST.search(path.stem)
+    otherwise = (int(named[1]) if named else number, int(rank[1]) if (rank := RANK.search(path.name)) else 0)
+    found: Iterator[tuple[tables.Place, StepRecords]]
+    if tables.is_table(content):
+        found = tables.read_table(path, content)
+    elif (document := _document(content)) is not None:
+        found = tables.read_document(path, document)
+    else:
+        located = list(objects(path, content))
+        if _is_nemo_rl(path, located[0][1]):
+            rows = nemo_rl.read_rows(path)
+            records = nemo_rl.records(path, rows, kind=kind, logprobs_of=logprobs_of)
+            note = "" if nemo_rl.is_masked(rows) else nemo_rl.UNMASKED
+            yield _Part(*otherwise, records, path, note)
+            return
+        found = tables.read_rows(path, located)
+    for (step, rank_of_row), records in found:
+        yield _Part(
+            otherwise[0] if step is None else step, otherwise[1] if rank_of_row is None else rank_of_row, records, path
+        )
+
+
+def _document(content: bytes) -> Mapping[str, object] | None:
+    """One JSON document of records; None for lines of them."""
+    if b'"records"' not in content:
+        return None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "records" in document else None
+
+
+def _is_nemo_rl(path: Path, row: Mapping[str, object]) -> bool:
+    return path.match(OF_NEMO_RL) or "generation_logprobs" in row
