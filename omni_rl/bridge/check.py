@@ -3,15 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
+from omni_rl.bridge.answers import Read, answers_of, same_as_now
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
 from omni_rl.bridge.experiments import LiveExperiments, Trainer
 from omni_rl.bridge.noise import Noise
+from omni_rl.bridge.now import Now, sampled_now
 from omni_rl.bridge.posted import Posted
-from omni_rl.consistency.attribution.evidence import Finding, SampleEvidence
+from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
@@ -25,15 +26,23 @@ from omni_rl.rollout.probe import render_probe
 from omni_rl.rollout.types import Rollout
 from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
+from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.version import same_weights
-from omni_rl.train import pairing
 
 
 class Checks:
     """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
 
-    def __init__(self, rollouts: Sequence[RolloutHandle], trainer: Trainer, numerics: Numerics) -> None:
+    def __init__(
+        self,
+        rollouts: Sequence[RolloutHandle],
+        trainer: Trainer,
+        numerics: Numerics,
+        read: Read = lambda row: None,
+    ) -> None:
+        """`read`: see `omni_rl.bridge.answers.Read`."""
+        self._read = read
         self._rollouts = rollouts
         self._trainer = trainer
         self._numerics = numerics
@@ -61,64 +70,100 @@ class Checks:
         slabs: tuple[SlabRef, SlabRef | None],
         posted: Posted | None,
         elsewhere: Elsewhere | None,
+        manifest: Manifest | None = None,
     ) -> CheckResult:
-        """`slabs`: see `LiveExperiments`. `posted`: the step that is asked about. `elsewhere`: where the engines'
-        weights came from, if they are not the trainer's.
+        """`slabs`, `manifest`: see `LiveExperiments`. `posted`: the step that is asked about. `elsewhere`: where the
+        engines' weights came from, if they are not the trainer's.
 
-        Nothing of it needs an open gate: engines score, and sample the legs' answers, between two steps.
+        Nothing of it needs an open gate: engines score, and sample what is asked of them, between two steps.
         """
         began = time.perf_counter()
-        version = slabs[0].version
+        version, bands = slabs[0].version, self.noise.bands
+        everything = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, bands, manifest=manifest)
         if elsewhere is not None:
-            audit = LiveExperiments(self._rollouts, self._trainer, slabs, (), self.noise.bands).audit
-            return check_elsewhere(elsewhere, request, audit, posted, self.noise.bands)
-        scores = self._trainer.score(self.probe)
-        # Equal weights are no stale ones, under whichever name they came.
-        ours = version if same_weights(scores[0].version, version) else scores[0].version
-        engines = [handle.check(self.probe) for handle in self._rollouts]
-        by_replica = [pairing.train_against_prefill(self.probe, scores, engine) for engine in engines]
-        figures = furthest([self._by_bucket(records) for records in by_replica])
-        experiments = LiveExperiments(self._rollouts, self._trainer, slabs, self.probe, self.noise.bands)
-        legs = cache(experiments.legs)
-        parted = judge(figures, self._yardstick.limits).severity > Severity.OK
-        found: Attribution | None = None
-        findings: Sequence[Finding] = ()
-        if posted is not None or parted:
-            samples = posted.samples if posted is not None else _of_probe(by_replica, ours, version)
-            chosen = experiments.chosen(legs=False, reference=request.reference, localise=request.localise)
-            # Both sides can score the probe, not a posted step's answers: their media are not here.
-            rescore = chosen.rescore if posted is None else None
-            chosen = replace(chosen, legs=legs if request.legs else None, rescore=rescore)
-            found = attribute(samples, chosen, experiments.bands, seconds=request.seconds)
-            findings = found.findings
-        elif request.localise:
-            findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], experiments.localise)
-        # Of a search that ended before them there are no legs, and none are made for it.
-        taken = legs() if request.legs and (found is None or legs.cache_info().currsize) else None
-        sides = {} if taken is None else _sides(taken)
-        behind = "" if ours == version else f"the trainer has {ours}, replicas serve {version}: sync first"
+            step = None if request.resample else posted
+            return check_elsewhere(elsewhere, request, everything.audit, step, bands)
+        again = {} if posted is None else answers_of(posted.rows, posted.names, self._rollouts[0].render, self._read)
+        search: Search | None = None
+        if posted is not None and not request.resample:
+            # Before anything else is scored: that drops the caches that the step was sampled with.
+            own = self._own(posted, again, version)
+            search = Search(replace(everything, answers=self._asked(again), case=posted.case, own=own), request)
+            search.run()
+        now = Now.of([*self.probe, *again.values()], self._rollouts, self._trainer)
+        records = now.by_replica
+        if request.resample and again:
+            records += sampled_now(list(again.values()), self._rollouts, self._trainer)
+        figures = furthest([self._by_bucket(each) for each in records])
+        if posted is None and judge(figures, self._yardstick.limits).severity > Severity.OK:
+            of_probe = {answer.prompt.id: answer for answer in self.probe}
+            search = Search(replace(everything, case=now.case(self._yardstick, bands), own=of_probe), request)
+            search.run()
+        findings: Sequence[Finding] = () if search is None else search.found.findings
+        if search is None and request.localise:
+            findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], everything.localise)
+        # A search that ended before it came to the legs has none, and none are made for it.
+        legs = search.legs if search is not None else everything.legs() if request.legs else None
+        sides = {} if legs is None else _sides(legs)
         return CheckResult(
             version,
             figures,
-            {leg: self._by_bucket(records) for leg, records in sides.items()},
-            cause=None if found is None else found.cause,
-            sentence=behind or ("" if found is None else found.sentence),
+            {leg: self._by_bucket(of_leg) for leg, of_leg in sides.items()},
+            cause=None if search is None else search.found.cause,
+            sentence=self._behind(version) or ("" if search is None else search.found.sentence),
             evidence=tuple(finding.as_dict() for finding in findings),
             seconds=time.perf_counter() - began,
             answers=_by_token(sides),
         )
+
+    def _own(self, posted: Posted, again: Mapping[str, Rollout], version: str) -> dict[str, Rollout]:
+        """The step's answers that both sides would compute with the step's weights."""
+        trainer = str(self._trainer.version())
+        rows = zip(posted.names, posted.rows, strict=True)
+        return {name: again[name] for name, row in rows if name in again and same_as_now(row, version, trainer)}
+
+    def _asked(self, again: Mapping[str, Rollout]) -> list[Rollout]:
+        """The step's answers, and the probe's of kinds that none of them is of."""
+        kinds = {answer.prompt.kind for answer in again.values()}
+        return [*again.values(), *(answer for answer in self.probe if answer.prompt.kind not in kinds)]
+
+    def _behind(self, version: str) -> str:
+        """Equal weights are no stale ones, under whichever name they came."""
+        trainer = str(self._trainer.version())
+        trainer = str(self._trainer.version())
+        if same_weights(trainer, version):
+            return ""
+        return f"the trainer has {trainer}, replicas serve {version}: sync first"
 
     def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
         buckets = self._yardstick.compare(StepColumns.of(records)).figures
         return {bucket: {name: float(value) for name, value in found.items()} for bucket, found in buckets.items()}
 
 
-def _of_probe(by_replica: Sequence[Sequence[SampleRecord]], trainer: str, engine: str) -> list[SampleEvidence]:
-    return [
-        SampleEvidence(record, sampled_under=(engine,), scored_with=trainer)
-        for records in by_replica
-        for record in records
-    ]
+class Search:
+    """The search for a cause, with the legs that it took on its way."""
+
+    def __init__(self, experiments: LiveExperiments, request: CheckRequest) -> None:
+        self._experiments = experiments
+        self._request = request
+        self._found: Attribution | None = None
+        self.legs: Legs | None = None
+
+    def run(self) -> None:
+        request, live = self._request, self._experiments
+        chosen = live.chosen(legs=request.legs, reference=request.reference, localise=request.localise)
+        if request.legs:
+            chosen = replace(chosen, legs=self._take_legs)
+        self._found = attribute(live.case, chosen, live.bands, seconds=request.seconds)
+
+    @property
+    def found(self) -> Attribution:
+        assert self._found is not None, "run() finds it"
+        return self._found
+
+    def _take_legs(self) -> Legs:
+        self.legs = self._experiments.legs()
+        return self.legs
 
 
 def _sides(legs: Legs) -> dict[str, Sequence[SampleRecord]]:

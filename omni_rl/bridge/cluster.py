@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,11 @@ import torch
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 
 from omni_rl.actors import Spot, clear, reserve
+from omni_rl.bridge.answers import Read
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.elsewhere import Elsewhere
 from omni_rl.bridge.experiments import served_slabs
+from omni_rl.bridge.kept_media import picture_prompt
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.bridge.steady import steady
@@ -59,7 +62,9 @@ class Cluster:
         self._settings = settings
         self._rollouts = rollouts
         self._trainer = trainer
-        self._checks = Checks(rollouts, trainer, settings.numerics)
+        media = settings.media
+        read: Read = (lambda row: None) if media is None else partial(picture_prompt, media)
+        self._checks = Checks(rollouts, trainer, settings.numerics, read)
         self._held = held
         self._gate = threading.Lock()
         self._syncs = threading.Lock()
@@ -147,9 +152,15 @@ class Cluster:
     def check(self, request: CheckRequest) -> CheckResult:
         step = None
         if request.run is not None and request.attempt is not None and request.step is not None:
-            step = posted(self._ledger, StepKey(request.run, request.attempt, request.step))
+            key = StepKey(request.run, request.attempt, request.step)
+            step = posted(self._ledger, key, self._settings.dtype)
+
+        def look() -> CheckResult:
+            slabs = served_slabs(self._journal, self._slabs)
+            return self._checks.run(request, slabs, step, self._elsewhere(), self._slabs.at(slabs[0].path).manifest)
+
         return steady(
-            lambda: self._checks.run(request, served_slabs(self._journal, self._slabs), step, self._elsewhere()),
+            look,
             lambda: self._trainer.status().version,
             self._syncs,
         )

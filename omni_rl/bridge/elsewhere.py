@@ -59,7 +59,7 @@ def check_elsewhere(
         cause, findings = finding.cause, [finding]
         sentence = str(served) if cause is None else finding.sentence
     else:
-        found = attribute(posted.samples, Experiments(audit), bands, seconds=request.seconds)
+        found = attribute(posted.case, Experiments(audit), bands, seconds=request.seconds)
         cause, findings = found.cause, list(found.findings)
         sentence = f"{found.sentence}. Note that {served}"
     return CheckResult(

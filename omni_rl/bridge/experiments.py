@@ -1,25 +1,29 @@
 """The search's experiments on the live policies: engines through their handles, the trainer through its own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import Audit, mean_abs
+from omni_rl.consistency.attribution.case import Case
+from omni_rl.consistency.attribution.evidence import Audit, TrainerAudit, mean_abs
 from omni_rl.consistency.attribution.legs import Legs, Reference
+from omni_rl.consistency.attribution.packing import Packing
+from omni_rl.consistency.attribution.reported import Values
 from omni_rl.consistency.attribution.search import Experiments
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import ModuleDifference, profile
-from omni_rl.consistency.records import SampleRecord
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.rollout.types import Rollout
+from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.sync.journal import Journal
+from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slabs import SlabPair
+from omni_rl.sync.version import WeightVersion, same_weights
 from omni_rl.train import hooks, pairing
 from omni_rl.train.types import Score
 from omni_rl.train.worker import TrainWorker
@@ -31,14 +35,17 @@ class Trainer(Protocol):
     """Of `omni_rl.train.group.TrainerGroup`, or a handle on it."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
+    def version(self) -> WeightVersion: ...
     def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]: ...
 
 
 @dataclass(frozen=True)
 class LiveExperiments:
-    """On `answers`, which the engines sampled or which are the probe's; the trainer holds the same weights.
+    """On `answers`, which the engines sampled or which are the probe's.
 
-    `slabs`: what the engines are to hold, and where the weights before it may still be found.
+    `slabs`: what the engines are to hold, and where the weights before it may still be found; `manifest`: what the
+    first of them holds, where that is known. `own`: the answers, by name, that are the step's and that both sides can
+    compute again with the step's weights; `case`: what the step has of them.
     """
 
     rollouts: Sequence[RolloutHandle]
@@ -46,12 +53,17 @@ class LiveExperiments:
     slabs: tuple[SlabRef, SlabRef | None]
     answers: Sequence[Rollout]
     bands: Bands
+    case: Case = field(default_factory=lambda: Case(()))
+    own: Mapping[str, Rollout] = field(default_factory=dict)
+    manifest: Manifest | None = None
 
     def chosen(self, *, legs: bool, reference: bool, localise: bool) -> Experiments:
-        """Those that are asked for; weights are read back, and temperatures tried, in any case."""
+        """Those that are asked for; weights are read back, and the trainer's scores made again, in any case."""
         return Experiments(
             self.audit,
-            self.rescore,
+            self.trainer_weights,
+            self.packing,
+            self.rescore if self.own else None,
             self.legs if legs else None,
             self.reference if reference else None,
             self.localise if localise else None,
@@ -71,38 +83,78 @@ class LiveExperiments:
             for handle in self.rollouts
         ]
 
-    def rescore(self, temperature: float) -> list[NDArray[np.float64]]:
-        at = [replace(answer, temperature=temperature) for answer in self.answers]
-        return [score.logprobs for score in self.trainer.score(at)]
+    def trainer_weights(self) -> TrainerAudit:
+        """The tensors that differ are named where the engines serve what the trainer says that it has."""
+        version, held, sums = self.trainer.on_ranks(hooks.checksums)[0]
+        if self.manifest is None or not same_weights(version, str(self.manifest.version)):
+            return TrainerAudit(version, held)
+        wrong = [entry.name for entry in self.manifest.entries if sums.get(entry.name) != entry.checksum]
+        return TrainerAudit(version, held, tuple(wrong))
+
+    def packing(self) -> Packing:
+        packed = self.trainer.score(self.answers)
+        alone, again = ([self.trainer.score([answer])[0] for answer in self.answers] for _ in range(2))
+        return Packing(
+            pairing.trainer_against_itself(self.answers, alone, packed),
+            pairing.trainer_against_itself(self.answers, alone, again),
+        )
+
+    def rescore(self, temperature: float) -> Values:
+        at = [replace(answer, temperature=temperature) for answer in self.own.values()]
+        return dict(zip(self.own, self.trainer.on_ranks(partial(hooks.logprobs, rollouts=at))[0], strict=True))
 
     def legs(self) -> Legs:
         """Of the replica that disagrees most with itself: a cache, say, is stale where an answer was sampled."""
-        each = [self._legs_of(handle) for handle in self.rollouts]
-        return max(each, key=lambda legs: np.nan_to_num(_apart(legs.batch_vs_alone), nan=np.inf))
+        scores = self.trainer.score(self._plain)
+        each = [self._legs_of(handle, scores) for handle in self.rollouts]
+        return max(each, key=lambda legs: np.nan_to_num(_furthest(legs), nan=np.inf))
 
-    def _legs_of(self, handle: RolloutHandle) -> Legs:
-        found = handle.between_steps(partial(diagnosis.legs, given=self.answers))
-        scores = self.trainer.score(found.answers)
-        decode = pairing.decode_as_leg(found.answers)
+    @property
+    def _plain(self) -> list[Rollout]:
+        """The answers at temperature 1, which is that of an engine's prefill."""
+        return [replace(answer, temperature=1.0) for answer in self.answers]
+
+    def _legs_of(self, handle: RolloutHandle, scores: Sequence[Score]) -> Legs:
+        answers = self.answers
+        found = handle.between_steps(partial(diagnosis.legs, answers=answers))
+        plain = [Rescore(decoded.plain, None) for decoded in found.decoded]
+        tempered = {answer.prompt.id: decoded.tempered for answer, decoded in zip(answers, found.decoded, strict=True)}
         return Legs(
-            pairing.train_against_prefill(found.answers, scores, found.alone),
-            pairing.engine_against_itself(found.answers, decode, found.batch, scores),
-            pairing.engine_against_itself(found.answers, found.batch, found.alone, scores),
-            pairing.engine_against_itself(found.answers, found.batch, found.cold, scores),
+            pairing.train_against_prefill(answers, scores, found.alone),
+            pairing.engine_against_itself(answers, plain, found.batch, scores),
+            pairing.engine_against_itself(answers, found.batch, found.alone, scores),
+            pairing.engine_against_itself(answers, found.batch, found.cold, scores),
+            {name: values for name, values in tempered.items() if name in self.own},
         )
 
     def reference(self) -> Reference:
-        """Of the kind of prompt in which a side is furthest away."""
-        answers = [replace(answer, temperature=1.0) for answer in self.answers]
+        """Of the kind of prompt in which a side is furthest away: of what the step has, where its answers are at hand,
+        else of what both sides give now."""
+        answers = list(self.own.values()) or self._plain
         exact = self.trainer.on_ranks(partial(hooks.reference, rollouts=answers))[0]
-        train = [score.logprobs for score in self.trainer.score(answers)]
-        engine = [score.logprobs for score in self.rollouts[0].check(answers)]
-        kinds = dict.fromkeys(answer.prompt.kind for answer in answers)
-        found = []
-        for kind in kinds:
-            of_kind = [number for number, answer in enumerate(answers) if answer.prompt.kind == kind]
-            found.append(Reference(_distance(train, exact, of_kind), _distance(engine, exact, of_kind), kind))
+        by_name = self.case.cut({answer.prompt.id: each for answer, each in zip(answers, exact, strict=True)})
+        train, engine = self._posted() if self.own else self._now()
+        found = [
+            Reference(_distance(train, by_name, names), _distance(engine, by_name, names), kind, of_step=bool(self.own))
+            for kind, names in _names_by_kind(answers).items()
+        ]
         return max(found, key=lambda far: np.nan_to_num(max(far.train, far.engine), nan=np.inf))
+
+    def _posted(self) -> tuple[Values, Values]:
+        """What the step has of the trainer's side and of the engine's."""
+        records = [record for record in self.case.records if record.sample in self.own]
+        return (
+            {record.sample: record.train_logprobs for record in records},
+            {record.sample: record.rollout_logprobs for record in records},
+        )
+
+    def _now(self) -> tuple[Values, Values]:
+        answers = self._plain
+        scores, engine = self.trainer.score(answers), self.rollouts[0].check(answers)
+        return (
+            {answer.prompt.id: score.logprobs for answer, score in zip(answers, scores, strict=True)},
+            {answer.prompt.id: score.logprobs for answer, score in zip(answers, engine, strict=True)},
+        )
 
     def localise(self, sample: str) -> tuple[str, list[ModuleDifference]]:
         """On the answer to the prompt of that name; without it on the answer that is furthest apart now."""
@@ -110,8 +162,8 @@ class LiveExperiments:
         return answer.prompt.id, modules(self.rollouts[0], self.trainer, answer, self.bands)
 
     def _furthest(self) -> Rollout:
-        scores, engine = self.trainer.score(self.answers), self.rollouts[0].check(self.answers)
-        apart = [mean_abs(score.logprobs - other.logprobs) for score, other in zip(scores, engine, strict=True)]
+        train, engine = self._now()
+        apart = [mean_abs(train[answer.prompt.id] - engine[answer.prompt.id]) for answer in self.answers]
         return self.answers[int(np.argmax(np.nan_to_num(apart, nan=np.inf)))]
 
 
@@ -122,15 +174,22 @@ def modules(engine: RolloutHandle, trainer: Trainer, answer: Rollout, bands: Ban
     return profile(ours, theirs, bands)
 
 
-def _apart(leg: Sequence[SampleRecord]) -> float:
-    """Of the sample that is furthest apart."""
-    return max(mean_abs(record.train_logprobs - record.rollout_logprobs) for record in leg)
+def _furthest(legs: Legs) -> float:
+    """Of the sample that is furthest apart in any of the engine's own legs."""
+    own = (*legs.batch_vs_alone, *legs.prefill_vs_decode)
+    return max((mean_abs(record.train_logprobs - record.rollout_logprobs) for record in own), default=0.0)
 
 
-def _distance(
-    side: Sequence[NDArray[np.float64]], exact: Sequence[NDArray[np.float64]], numbers: Sequence[int]
-) -> float:
-    return mean_abs(np.concatenate([side[n] - exact[n] for n in numbers]))
+def _names_by_kind(answers: Sequence[Rollout]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for answer in answers:
+        found.setdefault(answer.prompt.kind, []).append(answer.prompt.id)
+    return found
+
+
+def _distance(side: Values, exact: Values, names: Sequence[str]) -> float:
+    apart: list[NDArray[np.float64]] = [side[name] - exact[name] for name in names]
+    return mean_abs(np.concatenate(apart))
 
 
 def served_slabs(journal: Journal, slabs: SlabPair) -> tuple[SlabRef, SlabRef | None]:

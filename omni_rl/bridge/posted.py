@@ -1,52 +1,69 @@
 """A posted step out of the ledger, its worst samples as the search for a cause looks at them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from omni_rl.consistency.attribution.evidence import SampleEvidence, TensorSeen
+from omni_rl.consistency.attribution.case import Case, found_in
+from omni_rl.consistency.attribution.evidence import Finding
+from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Figures
+from omni_rl.consistency.posted.look import Terms
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import StepKey
 
 
 @dataclass(frozen=True)
 class Posted:
-    """A step's worst `samples`, worst first, and the `figures` by which the whole step was judged."""
+    """A step's worst samples as a `case`, worst first, and as `rows` of the schema in the same order; and the `figures`
+    by which the whole step was judged."""
 
-    samples: list[SampleEvidence]
+    case: Case
+    rows: Sequence[Mapping[str, Any]]
     figures: Figures
 
+    @property
+    def names(self) -> list[str]:
+        return [record.sample for record in self.case.records]
 
-def posted(ledger: Ledger, key: StepKey) -> Posted:
-    """Raises `NotFoundError` if there is no such step."""
+
+def posted(ledger: Ledger, key: StepKey, dtype: str) -> Posted:
+    """What a step's seal found is taken from its verdict; where an older service gave that, and explained nothing, the
+    worst samples are looked at as those of a run of `dtype`. Raises `NotFoundError` if there is no such step."""
     verdict = ledger.step(key).verdict
-    samples = [evidence_of(ledger.sample(key, kept["sample"], kept.get("rank")).record) for kept in verdict["worst"]]
+    each = [(worst["sample"], worst.get("rank")) for worst in verdict["worst"]]
+    several = len({rank for _, rank in each}) > 1
+    names = [f"{sample} of rank {rank}" if several else sample for sample, rank in each]
     # A verdict is JSON, in which a figure that is not a number is null.
     figures = {
         bucket: {name: math.nan if value is None else value for name, value in found.items()}
         for bucket, found in verdict["figures"].items()
     }
-    return Posted(samples, figures)
+    known = [Finding.of_dict(entry) for entry in verdict.get("evidence", ())]
+    is_off = verdict["severity"] not in ("ok", "unjudged")
+    records = [ledger.sample(key, sample, rank).record for sample, rank in each]
+    return of_records(records, names, dtype, None if is_off and not known else known, figures)
 
 
-def evidence_of(record: StepRecords) -> SampleEvidence:
-    """Of one record; what a framework did not post is left open."""
-    (row,) = record.table.to_pylist()
-    spans = row["version_spans"] or []
-    return SampleEvidence(
-        record.columns.record(0),
-        row["temperature"] if row["temperature"] is not None else 1.0,
-        tuple(dict.fromkeys(span["version"] for span in spans if span["version"])),
-        row["train_version"] or "",
-        tuple(tensor for number, item in enumerate(row["media"] or []) for tensor in _tensors(number, item)),
-    )
-
-
-def _tensors(number: int, item: Mapping[str, Any]) -> list[TensorSeen]:
-    return [
-        TensorSeen(item["modality"], number, seen["name"], seen["rendered"], seen["engine"], seen["train"])
-        for seen in item["tensors"] or []
-    ]
+def of_records(
+    records: Sequence[StepRecords],
+    names: Sequence[str],
+    dtype: str,
+    known: Sequence[Finding] | None = None,
+    figures: Figures | None = None,
+) -> Posted:
+    """Records of one sample each, by names that differ. `known`: what the checks of records found; None: they are made
+    here."""
+    rows = [record.table.to_pylist()[0] for record in records]
+    if not records:
+        return Posted(Case([], known or ()), [], figures or {})
+    columns = StepColumns.joined([record.columns for record in records])
+    step = replace(posted_step(dict(enumerate(records)), columns), samples=list(names))
+    samples = [replace(record.columns.record(0), sample=name) for record, name in zip(records, names, strict=True)]
+    if known is None:
+        known = found_in(columns, step, Yardstick.of(dtype), Terms.of(dtype))
+    return Posted(Case.of(step, samples, known), rows, figures or {})

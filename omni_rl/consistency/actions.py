@@ -22,6 +22,7 @@ class Cause(StrEnum):
     IMPOSSIBLE_LOGPROBS = "impossible_logprobs"
     DECODE_PREFILL = "decode_prefill"
     BATCH_VARIANCE = "batch_variance"
+    TRAIN_PACKING = "train_packing"
     KERNEL = "kernel"
     ROUTER = "router"
     ROUNDING = "rounding"
@@ -50,6 +51,7 @@ FAULTS = (
     Cause.LOSS_MASK,
     Cause.NONFINITE_LOGPROBS,
     Cause.IMPOSSIBLE_LOGPROBS,
+    Cause.TRAIN_PACKING,
 )
 ENGINE = (Cause.DECODE_PREFILL, Cause.BATCH_VARIANCE, Cause.KERNEL)
 NOISE = (Cause.ROUNDING, Cause.ROUTER)
@@ -69,7 +71,7 @@ def _row(causes: tuple[Cause, ...], warn: Action, mask: Action, pause: Action) -
 ACTIONS: dict[tuple[Cause, Severity], Action] = {
     # Bringing the weights anew is safe and takes seconds, so it need not wait for worse.
     **_row(WEIGHTS, Action.RESYNC, Action.RESYNC, Action.RESYNC),
-    # No sync mends what the two sides were given, or how logprobs were made from it.
+    # No sync mends what the two sides were given, how logprobs were made from it, or what a pack's answers leak.
     **_row(FAULTS, Action.NONE, Action.HALT, Action.HALT),
     # An engine that disagrees with itself: weights in the loss can bear a little of that.
     **_row(ENGINE, Action.NONE, Action.MASK, Action.HALT),

@@ -1,7 +1,7 @@
 """The demo's loop: vLLM actors, one trainer group, the same prompts through both, at every step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,6 @@ from omni_rl.consistency.left_out import Ties
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
-from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.verdict import JudgedStep, judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
@@ -27,6 +26,7 @@ from omni_rl.policies.types import Placed, Policies
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train import pairing
 from omni_rl.train.advantages import group_advantages
+from omni_rl.train.evidence import posted_step
 from omni_rl.train.settings import PLAIN
 from omni_rl.train.types import Score
 
@@ -70,7 +70,7 @@ class Keeper(Protocol):
 
 def run(settings: DemoSettings, pair: LocalPolicies, display: Display, keeper: Keeper | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
-    yardstick, terms, history = Yardstick.of(settings.dtype), Terms.of(settings.dtype), History()
+    yardstick, terms, history = Yardstick.of(settings.dtype), Terms.of(settings.dtype, lag=0), History()
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
@@ -112,9 +112,9 @@ def run(settings: DemoSettings, pair: LocalPolicies, display: Display, keeper: K
                 pair.sync()
         display.advance()
         columns = StepColumns.of(pairs)
-        judged = judge_posted(columns, posted_step(columns, rollouts), yardstick, terms, history)
+        judged = judge_posted(columns, posted_step(columns, rollouts, scores), yardstick, terms, history)
         history = judged.history
-        report.steps.append(told(step, version, rollouts, scores, judged, float(np.mean(rewards)), clock.seconds))
+        report.steps.append(told(step, version, judged, float(np.mean(rewards)), clock.seconds))
         display.step(report.steps[-1])
     report.actors = list(pair.actors)
     return report
@@ -133,17 +133,9 @@ def step_sampling(settings: DemoSettings, step: int) -> SamplingSettings:
     )
 
 
-def posted_step(columns: StepColumns, rollouts: Sequence[Rollout]) -> PostedStep:
-    """A step as the service would see it, were it posted."""
-    ids, prompts = [rollout.ids for rollout in rollouts], [rollout.prompt.ids for rollout in rollouts]
-    return replace(PostedStep.of(columns), ids=np.concatenate(ids), prompts=prompts)
-
-
 def told(
     step: int,
     version: str,
-    rollouts: Sequence[Rollout],
-    scores: Sequence[Score],
     judged: JudgedStep,
     mean_reward: float,
     seconds: dict[str, float],
@@ -151,8 +143,6 @@ def told(
     """Agreement means: same weights, same media, and a step in which the service finds nothing to look at."""
     comparison, judgement = judged.comparison, judged.judgement
     found = [
-        *pairing.version_mismatches(rollouts, scores),
-        *pairing.media_mismatches(rollouts, scores),
         *(str(breach) for breach in judgement.breaches),
         *(one.sentence for one in judgement.told),
     ]

@@ -63,6 +63,8 @@ def record_of(
         "reward": reward,
         "version_spans": [vars(span) for span in rollout.version_spans],
         "train_version": score.version,
+        "rollout_prompt_digest": rollout.sequence or None,
+        "train_prompt_digest": score.sequence or None,
         "media": list(media) or None,
         "prompt_text": prompt.text,
         "token_texts": [decode(rollout.ids[at : at + 1]) for at in range(len(rollout.ids))],

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.evidence import Audit
 from omni_rl.rollout.engine import RolloutEngine
+from omni_rl.rollout.forced import Decoded, decode
 from omni_rl.rollout.hooks import LOGITS, PLACES, places, recording
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.sync.replica import SlabRef
@@ -17,11 +18,11 @@ SEED = 20
 
 @dataclass(frozen=True)
 class EngineLegs:
-    """`answers` at temperature 1; each scored by prefill in one batch with the caches as they were, alone with cold
-    caches, and in one batch once more with cold caches."""
+    """The same answers, scored by prefill at temperature 1: in one batch with the caches as they were, alone with cold
+    caches, and in one batch once more with cold caches; and decoded, token by token."""
 
-    answers: Sequence[Rollout]
     batch: Sequence[Rescore]
+    decoded: Sequence[Decoded]
     alone: Sequence[Rescore]
     cold: Sequence[Rescore]
 
@@ -36,17 +37,28 @@ def audit(engine: RolloutEngine, replica: str, slab: SlabRef, before: SlabRef | 
     return engine.audit(replica, slab, before)
 
 
-def legs(engine: RolloutEngine, given: Sequence[Rollout]) -> EngineLegs:
-    """The legs of answers as they were sampled; those that were not, or at another temperature, are sampled anew."""
-    answers = list(given)
-    if any(rollout.temperature != 1.0 or not rollout.version_spans for rollout in given):
-        sampling = SamplingSettings(max_tokens=max(len(r.ids) for r in given), seed=SEED, ignore_eos=True)
-        answers = engine.apart(lambda: engine.submit([rollout.prompt for rollout in given], sampling))
+def legs(engine: RolloutEngine, answers: Sequence[Rollout]) -> EngineLegs:
+    """The legs of answers, whoever sampled them."""
+    # What the caches hold was there when the step was sampled: nothing may drop it before it was looked at.
     batch = engine.apart(lambda: engine.submit_rescoring(answers))
+    decoded = decode(engine, answers)
     alone = engine.score(answers)
     engine.forget_media()
     cold = engine.apart(lambda: engine.submit_rescoring(answers))
-    return EngineLegs(answers, batch, alone, cold)
+    return EngineLegs(batch, decoded, alone, cold)
+
+
+def sample_again(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Rollout]:
+    """Other answers to the same prompts, as long and at the same temperature, by the engine as it is now."""
+    names: list[str] = []
+
+    def submit() -> list[str]:
+        for place, answer in enumerate(answers):
+            sampling = SamplingSettings(len(answer.ids), answer.temperature, SEED + place, ignore_eos=True)
+            names.extend(engine.submit([answer.prompt], sampling))
+        return names
+
+    return engine.apart(submit)
 
 
 def activations(engine: RolloutEngine, rollout: Rollout) -> dict[str, NDArray[np.float32]]:

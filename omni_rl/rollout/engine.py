@@ -73,6 +73,19 @@ class RolloutEngine:
         return self._weights.digest
 
     @property
+    def sampler(self) -> torch.nn.Module:
+        """vLLM's sampler: it is called with the logits of every row of a step."""
+        sampler: torch.nn.Module = self._recorder.runner.sampler
+        return sampler
+
+    @property
+    def sampled_rows(self) -> list[tuple[str, int]]:
+        """Of the step that is under way, for each row of its logits: the request's name, and how many tokens were
+        sampled for it before."""
+        known = {request.internal_id: (name, len(request.ids)) for name, request in self._running.items()}
+        return [known[internal] for internal in self._recorder.runner.input_batch.req_ids]
+
+    @property
     def busy(self) -> bool:
         """Whether requests are under way."""
         return bool(self._running)

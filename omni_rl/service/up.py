@@ -139,6 +139,7 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
         run=state.name,
         model=settings.model.resolve(),
         ledger=ledger,
+        media=directory / "media",
         dtype=settings.dtype,
         numerics=settings.numerics,
         replicas=settings.replicas,

@@ -64,9 +64,14 @@ def fill(
 
 def digest(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> str:
     """The digest of a slab filled with these, without a slab; every process of `group` calls this."""
+    return root_digest(checksums(tensors, places, group=group))
+
+
+def checksums(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> tuple[Entry, ...]:
+    """The `places` with the checksums of `tensors`, without a slab; every process of `group` calls this."""
     shares = Shares(first=group.first)
-    checksums = _totals(tensors, group.together(lambda: _sums(shares, tensors, places, checksum_of)))
-    return root_digest(replace(entry, checksum=str(checksums[entry.name])) for entry in places)
+    found = _totals(tensors, group.together(lambda: _sums(shares, tensors, places, checksum_of)))
+    return tuple(replace(entry, checksum=str(found[entry.name])) for entry in places)
 
 
 def places_of(tensors: Sequence[Released], dtype: torch.dtype) -> tuple[Entry, ...]:

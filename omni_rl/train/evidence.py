@@ -1,28 +1,49 @@
-"""What both sides answered about a step, as the search for a cause looks at it."""
+"""What both sides answered, as the checks of a posted step look at it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from omni_rl.consistency.attribution.evidence import SampleEvidence, TensorSeen
+import numpy as np
+
+from omni_rl.consistency.attribution.evidence import TensorSeen
+from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.posted.step import PostedStep, Proofs, Spans
 from omni_rl.rollout.types import Rollout
-from omni_rl.train import pairing
 from omni_rl.train.types import Score
 
 
-def evidence(rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[SampleEvidence]:
-    """One for each answer, in order."""
-    records = pairing.train_against_decode(rollouts, scores)
-    return [
-        SampleEvidence(
-            record,
-            rollout.temperature,
-            tuple(dict.fromkeys(span.version for span in rollout.version_spans)),
-            score.version,
-            tuple(_tensors(rollout, score)),
-            rollout.sequence or None,
-            score.sequence or None,
-        )
-        for record, rollout, score in zip(records, rollouts, scores, strict=True)
+def posted_step(columns: StepColumns, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> PostedStep:
+    """A step as the service would see it, were it posted. `columns` are of the same answers in the same order."""
+    return replace(
+        PostedStep.of(columns),
+        ids=np.concatenate([np.empty(0, np.int64), *(rollout.ids for rollout in rollouts)]),
+        prompts=[rollout.prompt.ids for rollout in rollouts],
+        temperatures=np.array([rollout.temperature for rollout in rollouts], np.float64),
+        proofs=_proofs(rollouts, scores),
+    )
+
+
+def _proofs(rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Proofs:
+    spans = [(number, span) for number, rollout in enumerate(rollouts) for span in rollout.version_spans]
+    seen = [
+        (number, tensor)
+        for number, (rollout, score) in enumerate(zip(rollouts, scores, strict=True))
+        for tensor in _tensors(rollout, score)
     ]
+    return Proofs(
+        sampled_by=Spans(
+            np.array([number for number, _ in spans], np.int64),
+            np.array([span.start for _, span in spans], np.int64),
+            np.array([span.end for _, span in spans], np.int64),
+            [span.version for _, span in spans],
+        ),
+        scored_by=[score.version for score in scores],
+        tensors=len(seen),
+        tensors_apart=[(number, tensor) for number, tensor in seen if not tensor.agreed],
+        prompts=[
+            (rollout.sequence or None, score.sequence or None) for rollout, score in zip(rollouts, scores, strict=True)
+        ],
+    )
 
 
 def _tensors(rollout: Rollout, score: Score) -> list[TensorSeen]:

@@ -1,4 +1,5 @@
-"""The trainer's half of a localisation, and its float32 reference.
+"""The trainer's half of what is asked when the policies part: module outputs, logprobs straight from its logits, its
+weights read again, and its float32 reference.
 
 Every function is given a rank, and all ranks call it: under FSDP they run the same units in the same order.
 """
@@ -17,7 +18,10 @@ from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.hooks import LOGITS, Place, places, recording
 from omni_rl.rollout.types import Rollout
+from omni_rl.sync.manifest import root_digest
+from omni_rl.train.device import CPU
 from omni_rl.train.scoring import score_pack
+from omni_rl.train.settings import TrainSettings
 from omni_rl.train.worker import TrainWorker
 
 # As `omni_rl.rollout.hooks.PLACES`, by the trainer's names.
@@ -50,22 +54,67 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
             device=worker.device,
         )
     found = taken()
-    found[LOGITS] = _logits(worker, found["norm"][-len(rollout.ids) - 1 : -1])
+    found[LOGITS] = _logits(worker.model, _answers(found["norm"], rollout), getattr(torch, worker.settings.dtype))
     return found
 
 
-def _logits(worker: TrainWorker, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of rows of the last norm's output, in the forward's dtype: the loss makes them without a module to hook."""
-    weight = worker.model.language_model.lm_head.weight.detach()
-    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+def logprobs(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
+    """Logprobs of each answer at its temperature, straight from the logits of its forward, one answer at a time: what
+    scoring, with its packs and its temperatures, is to give as well."""
     dtype = getattr(torch, worker.settings.dtype)
+    version = str(worker.version())
+    return [_logprobs(worker.model, rollout, dtype, version, worker.settings, worker.device) for rollout in rollouts]
+
+
+def _logprobs(
+    model: NemotronOmniForConditionalGeneration,
+    rollout: Rollout,
+    dtype: torch.dtype,
+    version: str,
+    settings: TrainSettings,
+    device: torch.device = CPU,
+) -> NDArray[np.float64]:
+    last = {name: where for name, where in places(model, PLACES).items() if name == "norm"}
+    with recording(last) as taken:
+        score_pack(model, [rollout], version=version, logprob_chunk=settings.logprob_chunk, device=device)
+    hidden = _answers(taken()["norm"], rollout)
+    parts = []
+    for start in range(0, len(rollout.ids), settings.logprob_chunk):
+        rows = slice(start, start + settings.logprob_chunk)
+        logits = torch.from_numpy(_logits(model, hidden[rows], dtype)) / rollout.temperature
+        chosen = torch.from_numpy(rollout.ids[rows].copy())[:, None]
+        parts.append(torch.log_softmax(logits, -1).gather(1, chosen)[:, 0].double().numpy())
+    return np.concatenate(parts)
+
+
+def _answers(rows: NDArray[np.float32], rollout: Rollout) -> NDArray[np.float32]:
+    """The rows that the answer's tokens are chosen from, of those of the whole sequence."""
+    return rows[-len(rollout.ids) - 1 : -1]
+
+
+def _logits(
+    model: NemotronOmniForConditionalGeneration, hidden: NDArray[np.float32], dtype: torch.dtype
+) -> NDArray[np.float32]:
+    """Of rows of the last norm's output, in the forward's dtype: the loss makes them without a module to hook."""
+    weight = model.language_model.lm_head.weight.detach()
+    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
     logits = F.linear(torch.from_numpy(hidden).to(whole.device, dtype), whole.to(dtype))
     found: NDArray[np.float32] = logits.float().cpu().numpy()
     return found
 
 
+def checksums(worker: TrainWorker) -> tuple[str, str, dict[str, str]]:
+    """The version that the trainer reports, that of the weights which it holds, and their checksums by released name.
+
+    An update renames the weights; what writes to the model past it does not, and is found here.
+    """
+    reported = worker.version()
+    held = worker.read_back()
+    return str(reported), str(replace(reported, digest=root_digest(held))), {e.name: e.checksum for e in held}
+
+
 def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
-    """Logprobs of each answer at temperature 1, computed in float32 with the weights as they are sent to an engine.
+    """Logprobs of each answer at its temperature, computed in float32 with the weights as they are sent to an engine.
 
     On rank 0's host, which holds all weights meanwhile; the others give nothing. One answer at a time: nothing is
     packed.
@@ -80,13 +129,4 @@ def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[
     placement.cast(model, torch.float32)
     placement.materialise(model, torch.device("cpu"))
     model.state_dict_adapter.load(model.state_dict(), sent.items())
-    found = []
-    for rollout in rollouts:
-        (score,) = score_pack(
-            model,
-            [replace(rollout, temperature=1.0)],
-            version=version,
-            logprob_chunk=worker.settings.logprob_chunk,
-        )
-        found.append(score.logprobs)
-    return found
+    return [_logprobs(model, rollout, torch.float32, version, worker.settings) for rollout in rollouts]

@@ -1,4 +1,4 @@
-"""Turns what the two sides answered into records, and proves that both saw the same media."""
+"""Turns what the two sides answered into records."""
 
 from collections.abc import Sequence
 
@@ -31,42 +31,27 @@ def train_against_prefill(
 def engine_against_itself(
     rollouts: Sequence[Rollout], first: Sequence[Rescore], second: Sequence[Rescore], scores: Sequence[Score]
 ) -> list[SampleRecord]:
-    """One way of running the engine (`second`) against another (`first`); router margins are the trainer's."""
+    """One way of running the engine (`second`) against another (`first`), over the tokens that both have; router
+    margins are the trainer's."""
     return [
-        _record(rollout, a.logprobs, a.experts, b.logprobs, b.experts, score.margins)
+        _record(rollout, a.logprobs, a.experts, b.logprobs[: len(a.logprobs)], b.experts, score.margins)
         for rollout, a, b, score in zip(rollouts, first, second, scores, strict=True)
+    ]
+
+
+def trainer_against_itself(
+    rollouts: Sequence[Rollout], first: Sequence[Score], second: Sequence[Score]
+) -> list[SampleRecord]:
+    """One way of scoring (`second`) against another (`first`)."""
+    return [
+        _record(rollout, a.logprobs, a.experts, b.logprobs, b.experts, b.margins)
+        for rollout, a, b in zip(rollouts, first, second, strict=True)
     ]
 
 
 def decode_as_leg(rollouts: Sequence[Rollout]) -> list[Rescore]:
     """The sampling pass in the shape of a leg."""
     return [Rescore(rollout.logprobs, rollout.experts) for rollout in rollouts]
-
-
-def media_mismatches(rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[str]:
-    """One sentence for each media tensor that the renderer, the engine's model and the trainer's do not share."""
-    found = []
-    for rollout, score in zip(rollouts, scores, strict=True):
-        for index, item in enumerate(rollout.prompt.items):
-            engine, trainer = rollout.engine_digests[index], score.digests[index]
-            for name in sorted(item.digests.keys() | engine.keys() | trainer.keys()):
-                seen = {item.digests.get(name), engine.get(name), trainer.get(name)}
-                if len(seen) > 1:
-                    found.append(
-                        f"sample {rollout.prompt.id}: {item.modality} {item.index}, tensor {name}: rendered "
-                        f"{_short(item.digests.get(name))}, engine {_short(engine.get(name))}, "
-                        f"trainer {_short(trainer.get(name))}"
-                    )
-    return found
-
-
-def version_mismatches(rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[str]:
-    """One sentence for each sample with a token that was sampled under other weights than it was scored with."""
-    return [
-        f"sample {rollout.prompt.id}: sampled under {', '.join(sorted(stale))}, scored with {score.version}"
-        for rollout, score in zip(rollouts, scores, strict=True)
-        if (stale := {span.version for span in rollout.version_spans} - {score.version})
-    ]
 
 
 def _record(
@@ -77,17 +62,8 @@ def _record(
     train_experts: NDArray[np.int16] | None,
     margins: NDArray[np.float32] | None,
 ) -> SampleRecord:
-    return SampleRecord(
-        rollout.prompt.id,
-        rollout.prompt.kind,
-        len(rollout.prompt.ids),
-        rollout_logprobs,
-        train_logprobs,
-        rollout_experts,
-        train_experts,
-        margins,
-    )
-
-
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "nothing"
+    choices = (rollout_experts, train_experts, margins)
+    if any(each is None for each in choices):
+        choices = (None, None, None)
+    prompt = rollout.prompt
+    return SampleRecord(prompt.id, prompt.kind, len(prompt.ids), rollout_logprobs, train_logprobs, *choices)

@@ -21,7 +21,7 @@ from omni_rl.models.nemotron_omni.shards import released_tensors
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync import fill
 from omni_rl.sync.group import Group
-from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.manifest import Entry, Manifest
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
@@ -119,6 +119,11 @@ class TrainWorker:
             tensors = released_tensors(self._model)
             self._digest = fill.digest(tensors, fill.places_of(tensors, self._dtype), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
+
+    def read_back(self) -> tuple[Entry, ...]:
+        """Every released tensor with the checksum of the weights that are held now."""
+        tensors = released_tensors(self._model)
+        return fill.checksums(tensors, fill.places_of(tensors, self._dtype), group=self._group)
 
     def fill(self, path: Path, here: bool) -> Manifest:
         """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host."""

@@ -7,9 +7,9 @@ import pytest
 from omni_rl_services.coordinator.bridge import CheckRequest
 
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
-from omni_rl.bridge.posted import Posted, evidence_of
+from omni_rl.bridge.posted import of_records
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Audit, WrongTensor
+from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, WrongTensor
 from omni_rl.consistency.bands import NOISE
 from omni_rl.ledger.records import StepRecords
 from omni_rl.sync.manifest import Manifest, Origin, arrange
@@ -70,7 +70,7 @@ def test_wrong_bytes_are_named() -> None:
 
 @pytest.mark.parametrize(("scored", "cause"), [("served", Cause.UNKNOWN), (OURS, Cause.STALE_WEIGHTS)])
 def test_a_posted_step_is_judged_by_its_own_figures(scored: str, cause: Cause) -> None:
-    """A step that was scored with what is served is looked into as any other; one that was not has other weights."""
+    """Where the seal found nothing, nothing is made up; what it found is said, with where the weights came from."""
     version = theirs().version
     rollout = np.array([-1.0, -2.0, -0.5])
     record = {
@@ -82,7 +82,9 @@ def test_a_posted_step_is_judged_by_its_own_figures(scored: str, cause: Cause) -
         "train_version": version if scored == "served" else scored,
     }
     figures = {"overall": {"tokens": 3.0, "logprob_abs_diff_mean": math.nan}}
-    step = Posted([evidence_of(StepRecords.of([record]))], figures)
+    behind = Finding(Check.VERSIONS, "explains", "sampled under other weights", Cause.STALE_WEIGHTS)
+    known = [] if scored == "served" else [behind]
+    step = of_records([StepRecords.of([record])], ["a"], "float32", known, figures)
     audit = Audit("rollout-0", version, 8)
     found = check_elsewhere(theirs(), CheckRequest("theirs", 1, 4), lambda: [audit], step, BANDS)
     assert (found.figures, found.compared, found.cause) == (figures, False, cause)

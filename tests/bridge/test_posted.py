@@ -1,38 +1,117 @@
 """A posted record as the search sees it: what was posted is evidence, what was not is left open."""
 
-import numpy as np
+from typing import Any
 
-from omni_rl.bridge.posted import evidence_of
+import numpy as np
+import pytest
+
+from omni_rl.bridge.answers import answers_of, same_as_now
+from omni_rl.bridge.posted import of_records
 from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.attribution.search import Experiments, attribute
 from omni_rl.consistency.bands import NOISE
+from omni_rl.errors import PromptError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
 
 LOGPROBS = [-1.0, -2.0, -0.5]
+VERSION = "run/1/3/0123456789abcdef"
+RECORD: dict[str, Any] = {
+    "sample": "p7/0",
+    "prompt_ids": [5, 6, 7, 8],
+    "ids": [1, 2, 3],
+    "rollout_logprobs": LOGPROBS,
+    "train_logprobs": np.array(LOGPROBS) - 0.4,
+    "temperature": 0.7,
+    "version_spans": [{"version": VERSION, "start": 0, "end": 3, "mixed_state": False}],
+    "train_version": VERSION,
+}
+TENSOR = {"name": "pixel_values_flat", "rendered": "d1", "engine": "d1", "train": "d2"}
+IMAGE = {
+    **RECORD,
+    "kind": "image",
+    "prompt_text": "see <image>",
+    "media": [{"modality": "image", "offset": 1, "length": 2, "content": "0" * 64, "tensors": [TENSOR]}],
+}
 
 
-def test_versions_and_media_of_a_record_are_evidence() -> None:
-    tensor = {"name": "pixel_values_flat", "rendered": "d1", "engine": "d1", "train": "d2"}
-    record = {
-        "sample": "p7/0",
-        "kind": "image",
-        "prompt_tokens": 4,
-        "rollout_logprobs": LOGPROBS,
-        "train_logprobs": np.array(LOGPROBS) - 0.4,
-        "temperature": 0.7,
-        "version_spans": [{"version": "run/1/3/abc", "start": 0, "end": 3, "mixed_state": False}],
-        "train_version": "run/1/3/abc",
-        "media": [{"modality": "image", "offset": 1, "length": 2, "content": None, "tensors": [tensor]}],
-    }
-    sample = evidence_of(StepRecords.of([record]))
-    assert (sample.temperature, sample.sampled_under) == (0.7, ("run/1/3/abc",))
-    np.testing.assert_allclose(sample.d, -0.4)
-    found = attribute([sample], Experiments(), NOISE["float32"], seconds=10)
+def row_of(record: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = StepRecords.of([record]).table.to_pylist()[0]
+    return row
+
+
+def never(prompts: object) -> list[RenderedPrompt]:
+    raise AssertionError("nothing has to be rendered")
+
+
+def test_digests_of_a_record_are_evidence() -> None:
+    case = of_records([StepRecords.of([IMAGE])], ["p7/0"], "float32").case
+    assert case.temperature == 0.7
+    found = attribute(case, Experiments(), NOISE["float32"], seconds=10)
     assert found.cause is Cause.MEDIA_MISMATCH
     assert "image 0 of sample p7/0: the trainer got another" in found.sentence
 
 
+def test_what_the_seal_found_is_not_looked_for_again() -> None:
+    known = [Finding(Check.TOKEN_SHIFT, "explains", "shifted", Cause.TOKEN_SHIFT)]
+    case = of_records([StepRecords.of([IMAGE])], ["p7/0"], "float32", known).case
+    assert case.known == known
+
+
 def test_a_bare_record_proves_nothing() -> None:
     bare = {"sample": "a", "rollout_logprobs": LOGPROBS, "train_logprobs": [-1.0, -2.5, -0.1]}
-    found = attribute([evidence_of(StepRecords.of([bare]))], Experiments(), NOISE["float32"], seconds=10)
-    assert found.cause is Cause.UNKNOWN
+    case = of_records([StepRecords.of([bare])], ["a"], "float32").case
+    assert attribute(case, Experiments(), NOISE["float32"], seconds=10).cause is Cause.UNKNOWN
+    assert answers_of([row_of(bare)], ["a"], never) == {}
+
+
+def test_tokens_that_do_not_count_are_in_no_comparison() -> None:
+    masked = {**RECORD, "train_logprobs": [-1.0, -90.0, -0.5], "loss_mask": [True, False, True]}
+    case = of_records([StepRecords.of([masked])], ["p7/0"], "float32").case
+    (record,) = case.records
+    assert record.train_logprobs.tolist() == record.rollout_logprobs.tolist() == [-1.0, -0.5]
+    assert case.cut({"p7/0": np.array([1.0, 2.0, 3.0]), "other": np.array([4.0])}) == {
+        "p7/0": pytest.approx([1.0, 3.0]),
+        "other": pytest.approx([4.0]),
+    }
+    assert case.cut({"p7/0": np.array([1.0, 2.0])})["p7/0"].tolist() == [1.0]
+
+
+def test_an_answer_to_text_is_made_again_from_its_ids() -> None:
+    (answer,) = answers_of([row_of(RECORD)], ["p7/0 of rank 1"], never).values()
+    assert (answer.prompt.id, answer.prompt.ids.tolist(), answer.ids.tolist()) == (
+        "p7/0 of rank 1",
+        [5, 6, 7, 8],
+        [1, 2, 3],
+    )
+    assert (answer.temperature, answer.logprobs.tolist()) == (0.7, LOGPROBS)
+    assert answer.version_spans[0].version == VERSION
+
+
+@pytest.mark.parametrize(
+    ("digest", "ids", "again"),
+    [("d1", [5, 6, 7, 8], True), ("d9", [5, 6, 7, 8], False), ("d1", [5, 6, 7, 9], False)],
+)
+def test_media_are_taken_where_they_render_to_what_they_were(digest: str, ids: list[int], again: bool) -> None:
+    item = MediaItem("image", 0, 1, 2, np.array([1, 2]), {}, {"pixel_values_flat": digest}, "h")
+    rendered = RenderedPrompt("p", "image", np.array(ids), (item,))
+    found = answers_of([row_of(IMAGE)], ["p7/0"], lambda prompts: [rendered], lambda row: Prompt("p", "see <image>"))
+    assert list(found) == (["p7/0"] if again else [])
+
+
+def test_media_that_are_gone_or_cannot_be_rendered_leave_their_answer_out() -> None:
+    def refuse(prompts: object) -> list[RenderedPrompt]:
+        raise PromptError("no such picture")
+
+    assert answers_of([row_of(IMAGE)], ["p7/0"], never) == {}
+    assert answers_of([row_of(IMAGE)], ["p7/0"], refuse, lambda row: Prompt("p", "see <image>")) == {}
+
+
+def test_a_step_is_computed_again_only_with_its_own_weights() -> None:
+    row = row_of(RECORD)
+    assert same_as_now(row, VERSION, "other/2/0/0123456789abcdef")  # the same weights under another name
+    assert not same_as_now(row, "run/1/4/fedcba9876543210", VERSION)
+    assert not same_as_now(row, VERSION, "run/1/4/fedcba9876543210")
+    assert not same_as_now({**row, "train_version": "step-7"}, VERSION, VERSION)
+    assert not same_as_now({**row, "version_spans": None}, VERSION, VERSION)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import SampleEvidence, TensorSeen
 from omni_rl.consistency.records import SampleRecord
 
 VOCABULARY = 64
@@ -36,18 +35,10 @@ class Answer:
         result: NDArray[np.float64] = np.take_along_axis(table, self.ids[:, None], 1)[:, 0]
         return result
 
-    def evidence(self, rollout: NDArray[np.float64], train: NDArray[np.float64] | None = None) -> SampleEvidence:
-        """What a step has of it, if the rollout reported these logprobs; both sides agree in everything else."""
+    def record(self, rollout: NDArray[np.float64], train: NDArray[np.float64] | None = None) -> SampleRecord:
+        """What a step has of it, if the rollout reported these logprobs."""
         scored = self.logprobs() if train is None else train
-        return SampleEvidence(
-            SampleRecord(self.name, self.kind, 5, rollout, scored),
-            self.temperature,
-            ("run/1/3/abc",),
-            "run/1/3/abc",
-            (TensorSeen("image", 0, "pixel_values_flat", "d1", "d1", "d1"),),
-            "p1",
-            "p1",
-        )
+        return SampleRecord(self.name, self.kind, 5, rollout, scored)
 
 
 def answers(

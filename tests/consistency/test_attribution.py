@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Audit, SampleEvidence, TensorSeen, WrongTensor
+from omni_rl.consistency.attribution.case import Case
+from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, Result, TrainerAudit, WrongTensor
 from omni_rl.consistency.attribution.legs import Legs, Reference
+from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.search import Attribution, Experiments, attribute
 from omni_rl.consistency.bands import NOISE
 from omni_rl.consistency.localisation import ModuleDifference
@@ -20,60 +22,57 @@ from tests.consistency.policies import answers, noisy
 FLOAT32 = NOISE["float32"]
 
 
-def parted(kinds: Sequence[str] = ("text", "image"), by: float = 0.3) -> list[SampleEvidence]:
+def parted(kinds: Sequence[str] = ("text", "image"), by: float = 0.3) -> list[SampleRecord]:
     """Samples of which those of `kinds` part, by differences of both signs."""
     rng = np.random.default_rng(7)
     found = []
     for answer in answers(7):
         moved = by * rng.standard_normal(len(answer.ids)) if answer.kind in kinds else 0.0
-        found.append(answer.evidence(noisy(answer.logprobs(), "float32", 1) + moved))
+        found.append(answer.record(noisy(answer.logprobs(), "float32", 1) + moved))
     return found
 
 
-def leg(samples: Sequence[SampleEvidence], *, apart: bool) -> list[SampleRecord]:
+def leg(samples: Sequence[SampleRecord], *, apart: bool) -> list[SampleRecord]:
     """The samples' own difference, or noise."""
     if apart:
-        return [sample.record for sample in samples]
-    return [replace(s.record, rollout_logprobs=noisy(s.record.train_logprobs, "float32", 3)) for s in samples]
+        return list(samples)
+    return [replace(s, rollout_logprobs=noisy(s.train_logprobs, "float32", 3)) for s in samples]
 
 
-def legs(samples: Sequence[SampleEvidence], *apart: str) -> Legs:
+def legs(samples: Sequence[SampleRecord], *apart: str) -> Legs:
+    """Of the step's own answers; the engine reported what its logits give."""
     names = ("train_vs_prefill", "prefill_vs_decode", "batch_vs_alone", "cold")
-    return Legs(**{name: leg(samples, apart=name in apart) for name in names})
+    decoded = {sample.sample: sample.rollout_logprobs for sample in samples}
+    train, decode, batch, cold = (leg(samples, apart=name in apart) for name in names)
+    return Legs(train, decode, batch, cold, decoded)
 
 
-def search(samples: Sequence[SampleEvidence], seconds: float = 60, **experiments: object) -> Attribution:
-    return attribute(samples, Experiments(**experiments), FLOAT32, seconds=seconds)  # type: ignore[arg-type]
+def search(samples: Sequence[SampleRecord], seconds: float = 60, **experiments: object) -> Attribution:
+    return attribute(Case(samples), Experiments(**experiments), FLOAT32, seconds=seconds)  # type: ignore[arg-type]
 
 
-def test_another_version_is_stale_weights_and_names_both() -> None:
+def said(check: Check, cause: Cause, result: Result = "explains") -> Finding:
+    return Finding(check, result, f"the records show {cause}", cause)
+
+
+def test_what_the_seal_found_is_taken_and_nothing_is_asked() -> None:
+    def never() -> list[Audit]:
+        raise AssertionError("the records prove it")
+
+    known = said(Check.MEDIA, Cause.MEDIA_MISMATCH)
+    found = attribute(Case(parted(), [known]), Experiments(audit=never), FLOAT32, seconds=60)
+    assert (found.cause, found.sentence, found.findings) == (Cause.MEDIA_MISMATCH, known.sentence, (known,))
+
+
+def test_a_pattern_of_the_records_is_the_cause_where_no_experiment_knows_better() -> None:
     samples = parted()
-    samples[1] = replace(samples[1], sampled_under=("run/1/2/old",))
-    found = search(samples)
-    assert found.cause is Cause.STALE_WEIGHTS
-    assert "run/1/2/old" in found.sentence
-    assert "run/1/3/abc" in found.sentence
-    assert found.findings[-1].samples == (samples[1].record.sample,)
-
-
-@pytest.mark.parametrize(
-    ("engine", "train", "says"),
-    [("d1", "d2", "the trainer got another"), ("d2", "d1", "the engine got another"), ("d1", None, "did not get")],
-)
-def test_media_that_differ_are_named_with_the_side(engine: str | None, train: str | None, says: str) -> None:
-    samples = parted()
-    samples[2] = replace(samples[2], tensors=(TensorSeen("audio", 1, "input_audio_features", "d1", engine, train),))
-    found = search(samples)
-    assert found.cause is Cause.MEDIA_MISMATCH
-    assert says in found.sentence
-    assert "audio 1" in found.sentence
-    assert found.findings[-1].modalities == ("audio",)
-
-
-def test_other_prompt_ids_are_a_prompt_mismatch() -> None:
-    samples = parted()
-    samples[0] = replace(samples[0], train_prompt="p2")
-    assert search(samples).cause is Cause.PROMPT_MISMATCH
+    case = Case(samples, [said(Check.TEMPERATURE, Cause.LOGPROB_POSTPROCESSING)])
+    alone = attribute(case, Experiments(), FLOAT32, seconds=60)
+    assert alone.cause is Cause.LOGPROB_POSTPROCESSING
+    wrong = [Audit("rollout-0", "run/1/3/abc", 8, (WrongTensor("lm_head.weight", 8, stale=False),))]
+    asked = attribute(case, Experiments(audit=lambda: wrong), FLOAT32, seconds=60)
+    assert asked.cause is Cause.CORRUPT_WEIGHTS
+    assert [finding.result for finding in asked.findings] == ["suspicious", "explains"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_a_leg_apart_in_one_kind_is_not_drowned_by_the_others() -> None:
 def test_both_sides_within_rounding_of_float32_is_rounding() -> None:
     samples = parted()
     found = attribute(
-        samples,
+        Case(samples),
         Experiments(legs=lambda: legs(samples, "train_vs_prefill"), reference=lambda: Reference(0.02, 0.03, "image")),
         NOISE["bfloat16"],
         seconds=60,
@@ -158,7 +157,7 @@ def test_what_parts_before_the_first_layer_is_an_input(before: tuple[str, ...], 
     assert search(parted(), localise=lambda sample: (sample, modules)).cause is cause
 
 
-def flipping(margin: float, left: float) -> SampleEvidence:
+def flipping(margin: float, left: float) -> SampleRecord:
     """A sequence with a flip at its 20th token in MoE layer 1, from which on it parts; `left` before that."""
     (answer,) = answers(11, count=1)
     positions = 5 + len(answer.ids) - 1
@@ -169,11 +168,8 @@ def flipping(margin: float, left: float) -> SampleEvidence:
     margins[5 + 19, 1] = margin
     rollout = answer.logprobs() + left
     rollout[20:] += 0.2 * np.random.default_rng(0).standard_normal(len(rollout) - 20)
-    sample = answer.evidence(rollout)
-    return replace(
-        sample,
-        record=replace(sample.record, rollout_experts=experts, train_experts=other, margins=margins),
-    )
+    sample = answer.record(rollout)
+    return replace(sample, rollout_experts=experts, train_experts=other, margins=margins)
 
 
 def test_a_tie_of_the_router_explains_what_follows_it() -> None:
@@ -218,7 +214,54 @@ def test_evidence_on_the_wire_has_every_check_with_its_numbers() -> None:
     samples = parted()
     found = search(samples, legs=lambda: legs(samples, "prefill_vs_decode"))
     wire = [finding.as_dict() for finding in found.findings]
-    assert [entry["check"] for entry in wire[:3]] == ["versions", "media", "prompt"]
+    assert [entry["check"] for entry in wire[:3]] == ["weights", "trainer_weights", "packed_vs_alone"]
     assert wire[-1]["result"] == "explains"
     assert wire[-1]["mean"] > 0.1
     assert "tensors" not in wire[-1]
+    assert [Finding.of_dict(entry) for entry in wire] == list(found.findings)
+
+
+def test_a_trainer_that_was_changed_past_its_updates_is_named() -> None:
+    clean = search(parted(), trainer=lambda: TrainerAudit("run/1/3/abc", "run/1/3/abc"))
+    assert clean.cause is Cause.UNKNOWN
+    stray = search(parted(), trainer=lambda: TrainerAudit("run/1/3/abc", "run/1/3/def", ("layers.0.mixer.D",)))
+    assert stray.cause is Cause.CORRUPT_WEIGHTS
+    assert (
+        "the trainer says that it scores with run/1/3/abc and holds run/1/3/def in layers.0.mixer.D" in stray.sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("packed", "again", "cause"),
+    [(True, False, Cause.TRAIN_PACKING), (True, True, Cause.KERNEL), (False, False, Cause.UNKNOWN)],
+)
+def test_what_leaks_in_a_pack_is_told_from_what_chance_makes(packed: bool, again: bool, cause: Cause) -> None:
+    samples = parted()
+    found = Packing(leg(samples, apart=packed), leg(samples, apart=again))
+    assert search(samples, packing=lambda: found).cause is cause
+
+
+def test_decode_explains_only_what_it_reproduces_answer_by_answer() -> None:
+    """A leg of the same size in other answers, or of answers that are not the step's, is a suspicion."""
+    samples = parted(("text",))
+    other = [sample for sample in parted(("image",)) if sample.kind == "image"]
+    clean = legs(samples)
+    elsewhere = replace(clean, prefill_vs_decode=[*leg(samples, apart=False)[::2], *other])
+    assert search(samples, legs=lambda: elsewhere).cause is Cause.UNKNOWN
+    not_own = replace(legs(samples, "prefill_vs_decode"), decoded={})
+    assert search(samples, legs=lambda: not_own).cause is Cause.UNKNOWN
+
+
+def test_rounding_now_does_not_explain_a_step_that_was_further_apart() -> None:
+    samples = parted()
+    now = search(samples, reference=lambda: Reference(3e-7, 4e-7, "text", of_step=False))
+    assert now.cause is Cause.UNKNOWN
+    assert "which is not the" in now.sentence
+
+
+def test_no_module_is_blamed_where_the_trainer_agrees_with_the_engines_prefill() -> None:
+    samples = parted()
+    modules = [ModuleDifference("layers.1", 0.2, 17, 1e-4)]
+    found = search(samples, legs=lambda: legs(samples), localise=lambda sample: (sample, modules))
+    assert found.cause is Cause.UNKNOWN
+    assert search(samples, localise=lambda sample: (sample, modules)).cause is Cause.KERNEL

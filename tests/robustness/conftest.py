@@ -14,7 +14,8 @@ from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.rollout.types import Rollout, SamplingSettings
-from omni_rl.train.pairing import media_mismatches, train_against_decode, train_against_prefill
+from omni_rl.train.evidence import posted_step
+from omni_rl.train.pairing import train_against_decode, train_against_prefill
 
 FLOAT32 = Yardstick.of("float32")
 
@@ -76,8 +77,9 @@ class BothSides:
     def decode_records(self, rollouts: Sequence[Rollout]) -> list[SampleRecord]:
         """Trainer against what was sampled; both must have used the tensors that were rendered."""
         scores = self.score(rollouts)
-        assert media_mismatches(rollouts, scores) == []
-        return train_against_decode(rollouts, scores)
+        records = train_against_decode(rollouts, scores)
+        assert posted_step(StepColumns.of(records), rollouts, scores).proofs.tensors_apart == []
+        return records
 
     def prefill_records(self, rollouts: Sequence[Rollout]) -> list[SampleRecord]:
         """Trainer against the engine's rescoring of answers that it need not have sampled."""

@@ -142,7 +142,7 @@ def test_the_demo_agrees_where_the_service_says_ok_and_nowhere_else(seed: int, d
     records = step_of(np.random.default_rng(seed), dtype)
     run_body, columns = RunBody(run="r", model="m", dtype=dtype), StepColumns.of(records)
     judged = judge_posted(columns, PostedStep.of(columns), Yardstick.of(dtype), run_body.terms(), History())
-    there = told(0, "v", [], [], judged, 0.0, {})
+    there = told(0, "v", judged, 0.0, {})
     parts = {0: StepRecords.of([posted(record) for record in records])}
     here = judge_step(parts, run_body.judged_by(), run_body.terms(), History(), 2).judgement
     assert there.verdict == ("agree" if here.severity is Severity.OK else "disagree")

@@ -1,7 +1,4 @@
-"""What the search for a cause looks at, and what a check finds.
-
-Shapes: T sampled tokens of one answer.
-"""
+"""What the search for a cause looks at beside logprobs, and what a check finds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.records import SampleRecord
 
 NAMES_IN_SENTENCE = 3
+NAMED = ("tensors", "samples", "layers", "modalities")
+"""What a finding may name, by the names of its fields."""
 
 
 class Check(StrEnum):
@@ -27,6 +25,7 @@ class Check(StrEnum):
     MEDIA = "media"
     PROMPT = "prompt"
     WEIGHTS = "weights"
+    TRAINER_WEIGHTS = "trainer_weights"
     TOKEN_SHIFT = "token_shift"  # noqa: S105 - no password
     SAMPLE_PAIRING = "sample_pairing"
     TRANSFORM = "transform"
@@ -39,6 +38,9 @@ class Check(StrEnum):
     SUPPORT = "support"
     GROWTH = "growth"
     ROUNDING = "rounding"
+    PACKED_AGAINST_ALONE = "packed_vs_alone"
+    TRAINER_REPORTED = "trainer_reported"
+    ENGINE_REPORTED = "engine_reported"
     BATCH_AGAINST_ALONE = "batch_vs_alone"
     PREFILL_AGAINST_DECODE = "prefill_vs_decode"
     TRAIN_AGAINST_PREFILL = "train_vs_prefill"
@@ -47,6 +49,12 @@ class Check(StrEnum):
     LOCALISATION = "localisation"
 
 
+PATTERNS = frozenset({Check.PENALTY, Check.TEMPERATURE, Check.SUPPORT, Check.GROWTH, Check.ROUNDING})
+"""Checks of a posted step that know a cause by a pattern of its logprobs: other faults can show it too, so that what
+our own pair can be asked goes before them."""
+UNREAD = PATTERNS | {Check.VALUES}
+"""Checks of a posted step that leave open what our own pair can say for sure: values that are no numbers may come of
+weights that are none."""
 Result = Literal["clear", "suspicious", "explains", "not_done"]
 """suspicious: something is wrong there, and a later check says what it is."""
 
@@ -75,11 +83,26 @@ class Finding:
         parts = {
             "cause": self.cause and str(self.cause),
             **{name: float(value) for name, value in self.numbers.items()},
-            **{name: list(getattr(self, name)) for name in ("tensors", "samples", "layers", "modalities")},
+            **{name: list(getattr(self, name)) for name in NAMED},
             "modules": {name: [_short(value) for value in found] for name, found in self.modules.items()},
         }
         found = {"check": str(self.check), "result": self.result, "sentence": self.sentence}
         return found | {name: value for name, value in parts.items() if value not in (None, [], {})}
+
+    @classmethod
+    def of_dict(cls, found: Mapping[str, Any]) -> "Finding":
+        """The finding that `as_dict` made an entry of."""
+        check, cause = Check(found["check"]), found.get("cause")
+        lists = {name: tuple(found.get(name, ())) for name in NAMED}
+        return cls(
+            check,
+            found["result"],
+            found["sentence"],
+            None if cause is None else Cause(cause),
+            {name: value for name, value in found.items() if isinstance(value, int | float)},
+            modules={name: (relative, band) for name, (relative, band) in found.get("modules", {}).items()},
+            **lists,
+        )
 
 
 @dataclass(frozen=True)
@@ -96,30 +119,6 @@ class TensorSeen:
     @property
     def agreed(self) -> bool:
         return self.rendered == self.engine == self.train
-
-
-@dataclass(frozen=True)
-class SampleEvidence:
-    """One answer of the step that is looked into.
-
-    `sampled_under` and `scored_with`: weight versions; empty where they were not recorded. `engine_prompt`,
-    `train_prompt`: digests of the prompt's ids and of the places that take media features, as each side ran them.
-    """
-
-    record: SampleRecord
-    temperature: float = 1.0
-    sampled_under: tuple[str, ...] = ()
-    scored_with: str = ""
-    tensors: tuple[TensorSeen, ...] = ()
-    engine_prompt: str | None = None
-    train_prompt: str | None = None
-
-    @property
-    def d(self) -> NDArray[np.float64]:
-        """Trainer's logprobs less the rollout's, [T]."""
-        with np.errstate(invalid="ignore"):
-            result: NDArray[np.float64] = self.record.train_logprobs - self.record.rollout_logprobs
-        return result
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,16 @@ class Audit:
     wrong: tuple[WrongTensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class TrainerAudit:
+    """The trainer's weights, read again. `version`: what it says that it scores with; `held`: the version of the
+    weights that it holds. `tensors`: those that are not the reported version's, where these could still be read."""
+
+    version: str
+    held: str
+    tensors: tuple[str, ...] = ()
+
+
 def named(names: Sequence[str]) -> str:
     """The first few, for a sentence."""
     more = len(names) - NAMES_IN_SENTENCE
@@ -154,5 +163,5 @@ def _short(value: float) -> float:
 
 
 def mean_abs(values: NDArray[np.float64]) -> float:
-    """Of no values 0; of anything that is not a number, not a number."""
+    """The mean of the absolute values: 0.0 for no values, and NaN if any value is NaN."""
     return float(np.abs(values).mean()) if len(values) else 0.0

@@ -1,66 +1,78 @@
 """Checks that cost a forward pass or more: the difference taken apart in legs, and measured against float32."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding, SampleEvidence, mean_abs
+from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
+from omni_rl.consistency.attribution.parting import SHARE, apart, held, kinds_outside, mean_of, outside
+from omni_rl.consistency.attribution.reported import Values
 from omni_rl.consistency.bands import Bands
-from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import compare, compare_step
-from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.comparison import compare
 from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
 
-SHARE = 0.3
-"""A leg explains a step's difference if it holds at least this share of it."""
 SEMANTIC = 4.0
 """How many times further from float32 than the other side a side must be to be the one that computes something else."""
+MOST = 0.7
+"""Share of a step's difference that must lie in answers of which a leg holds its share, answer by answer."""
 
 
 @dataclass(frozen=True)
 class Legs:
     """The same answers at temperature 1, each leg as `SampleRecord`s of its two sides.
 
-    `cold`: the engine's batch as it was found against the same batch after its caches were dropped.
+    `cold`: the engine's batch as it was found against the same batch after its caches were dropped. `decoded`: what the
+    engine's logits give of the step's own tokens while it decodes these, at each answer's temperature; empty where
+    their answers are not at hand.
     """
 
     train_vs_prefill: Sequence[SampleRecord]
     prefill_vs_decode: Sequence[SampleRecord]
     batch_vs_alone: Sequence[SampleRecord]
     cold: Sequence[SampleRecord] = ()
+    decoded: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reference:
     """Mean abs distance of the logprobs of trainer and engine to a float32 computation with the same weights; of the
-    worst kind of prompt, `kind`."""
+    worst kind of prompt, `kind`. `of_step`: they are those that the step has, not others that were computed now."""
 
     train: float
     engine: float
     kind: str
+    of_step: bool = True
 
 
-def decode(legs: Legs, step: float, bands: Bands) -> Finding:
-    """Whether the engine's decode disagrees with its own prefill."""
+def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Bands) -> Finding:
+    """Whether the engine's decode of the step's own tokens disagrees with its prefill of them, answer by answer."""
     leg = apart(legs.prefill_vs_decode, bands)
-    if not _outside(leg, step, bands):
+    numbers = {"mean": leg, **_later(legs.prefill_vs_decode)}
+    if not outside(leg, step, bands):
         return Finding(
-            Check.PREFILL_AGAINST_DECODE, "clear", f"decode and prefill differ by {leg:.2g}", numbers={"mean": leg}
+            Check.PREFILL_AGAINST_DECODE, "clear", f"decode and prefill differ by {leg:.2g}", numbers=numbers
         )
+    share = held(legs.prefill_vs_decode, samples) if legs.decoded else 0.0
+    is_all = share >= MOST
     return Finding(
         Check.PREFILL_AGAINST_DECODE,
-        "explains",
+        "explains" if is_all else "suspicious",
         f"the engine's decode is {leg:.2g} away from its own prefill of the same tokens, at most {bands.mean:g} is "
-        "noise: the state that it carries from token to token is wrong",
+        "noise"
+        + (
+            ": the state that it carries from token to token is wrong"
+            if is_all
+            else "; that is not the step's difference, answer by answer"
+        ),
         Cause.DECODE_PREFILL,
-        {"mean": leg, **_later(legs.prefill_vs_decode)},
-        modalities=_kinds(legs.prefill_vs_decode, bands),
+        {**numbers, "held": share},
+        modalities=kinds_outside(legs.prefill_vs_decode, bands),
     )
 
 
@@ -68,9 +80,9 @@ def batch(legs: Legs, step: float, bands: Bands) -> Finding:
     """Whether the engine's answer depends on what it was batched with, or on what its caches held."""
     leg, warm = apart(legs.batch_vs_alone, bands), apart(legs.cold, bands)
     numbers = {"mean": leg} | ({"cold_mean": warm} if legs.cold else {})
-    if not _outside(leg, step, bands):
+    if not outside(leg, step, bands):
         return Finding(Check.BATCH_AGAINST_ALONE, "clear", f"in a batch and alone differ by {leg:.2g}", numbers=numbers)
-    kinds = _kinds(legs.batch_vs_alone, bands)
+    kinds = kinds_outside(legs.batch_vs_alone, bands)
     if legs.cold and warm >= SHARE * leg:
         return Finding(
             Check.BATCH_AGAINST_ALONE,
@@ -95,7 +107,7 @@ def batch(legs: Legs, step: float, bands: Bands) -> Finding:
 def train(legs: Legs, step: float, bands: Bands) -> Finding:
     """Whether trainer and engine disagree although the engine agrees with itself."""
     leg = apart(legs.train_vs_prefill, bands)
-    if not _outside(leg, step, bands):
+    if not outside(leg, step, bands):
         return Finding(
             Check.TRAIN_AGAINST_PREFILL, "clear", f"trainer and prefill differ by {leg:.2g}", numbers={"mean": leg}
         )
@@ -104,12 +116,12 @@ def train(legs: Legs, step: float, bands: Bands) -> Finding:
         "suspicious",
         f"the trainer is {leg:.2g} away from the engine's prefill, which agrees with itself",
         numbers={"mean": leg},
-        modalities=_kinds(legs.train_vs_prefill, bands),
+        modalities=kinds_outside(legs.train_vs_prefill, bands),
     )
 
 
-def reference(found: Reference, bands: Bands) -> Finding:
-    """Whether a side computes something else, or both round."""
+def reference(found: Reference, step: float, bands: Bands) -> Finding:
+    """Whether a side computes something else, or both round, by as much as the step is apart."""
     near, far = sorted((found.train, found.engine))
     numbers = {"train_mean": found.train, "engine_mean": found.engine}
     if not np.isfinite(far) or far > max(SEMANTIC * near, bands.mean):
@@ -123,10 +135,15 @@ def reference(found: Reference, bands: Bands) -> Finding:
             modalities=(found.kind,),
         )
     if near <= bands.mean:
+        # Values that were computed now may round where the step's did something else.
+        is_all = found.of_step or step <= near + far
         return Finding(
             Check.REFERENCE,
-            "explains",
-            f"both sides lie within rounding of float32 ({near:.2g} and {far:.2g}): {bands.dtype} does not do better",
+            "explains" if is_all else "suspicious",
+            f"both sides lie within rounding of float32 ({near:.2g} and {far:.2g}): {bands.dtype} does not do better"
+            if is_all
+            else f"both sides lie within rounding of float32 now ({near:.2g} and {far:.2g}), which is not "
+            f"the {step:.2g} of the step",
             Cause.ROUNDING,
             numbers,
         )
@@ -140,14 +157,13 @@ def reference(found: Reference, bands: Bands) -> Finding:
     )
 
 
-def router(samples: Sequence[SampleEvidence], bands: Bands) -> Finding:
+def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
     """Whether router flips at ties explain it: without the tokens that they touch, nothing may be left."""
-    records = [sample.record for sample in samples]
     flips = [flip for record in records if (flip := first_flip(record)) is not None]
-    by_layer = flips_by_layer(records)
+    by_layer = flips_by_layer(list(records))
     layers = tuple(f"moe.{layer}" for layer in by_layer)
     ties = TIES[bands.dtype]
-    left = _mean_abs(compare(records, ties).metrics)
+    left = mean_of(compare(records, ties).metrics)
     numbers = {"sequences_with_a_flip": len(flips), "mean_without": left}
     numbers |= {f"flips_moe_{layer}": float(count) for layer, count in by_layer.items()}
     if not flips:
@@ -212,34 +228,6 @@ def _cause_of(module: str, *, towers: bool) -> Cause:
     if module in INPUTS or (module == "embeddings" and towers):
         return Cause.MEDIA_MISMATCH
     return Cause.PROMPT_MISMATCH if module == "embeddings" else Cause.KERNEL
-
-
-def apart(records: Sequence[SampleRecord], bands: Bands) -> float:
-    """Mean abs d of the kind of prompt that is furthest apart: a fault of one modality must not drown in the others.
-    What router flips touch is left out, of a leg as of the step that it has to explain."""
-    means = _by_kind(records, bands).values()
-    return max(means, default=0.0, key=lambda value: np.inf if np.isnan(value) else value)
-
-
-def _by_kind(records: Sequence[SampleRecord], bands: Bands) -> Mapping[str, float]:
-    found = compare_step(StepColumns.of(records), TIES[bands.dtype]).by_kind
-    return {kind: _mean_abs(of.metrics) for kind, of in found.items()}
-
-
-def _mean_abs(metrics: Metrics) -> float:
-    return metrics.logprob_abs_diff_mean if metrics.tokens else 0.0
-
-
-def _outside(leg: float, step: float, bands: Bands) -> bool:
-    """`step`: what the leg has to explain, not a number if that is not known. Of noise there is nothing to explain: a
-    leg of other answers, of a few tokens, may well be wider."""
-    if step <= bands.mean:
-        return False
-    return not leg <= max(bands.mean, 0.0 if np.isnan(step) else SHARE * step)
-
-
-def _kinds(records: Sequence[SampleRecord], bands: Bands) -> tuple[str, ...]:
-    return tuple(kind for kind, value in _by_kind(records, bands).items() if not value <= bands.mean)
 
 
 def _later(records: Sequence[SampleRecord]) -> dict[str, float]:

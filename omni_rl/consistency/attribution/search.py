@@ -1,22 +1,27 @@
-"""The search for the cause: every check in its order, until one explains, or the time is over."""
+"""The search for the cause on our own pair: what the records told, then every experiment in its order, until one
+explains, or the time is over."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution import arrays, legs, proofs
-from omni_rl.consistency.attribution.arrays import Rescore
-from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, SampleEvidence, mean_abs
+from omni_rl.consistency.attribution import legs, proofs
+from omni_rl.consistency.attribution.case import Case
+from omni_rl.consistency.attribution.evidence import PATTERNS, UNREAD, Audit, Check, Finding, TrainerAudit, mean_abs
 from omni_rl.consistency.attribution.legs import Legs, Reference
+from omni_rl.consistency.attribution.packing import Packing, packing
+from omni_rl.consistency.attribution.parting import apart
+from omni_rl.consistency.attribution.reported import Rescore, reported
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.localisation import ModuleDifference
+from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import OmniRLError
 
 T = TypeVar("T")
@@ -27,11 +32,15 @@ class Experiments:
     """What costs more than looking at arrays: asked for in the order of the search, and only if nothing explained it
     before. None: it cannot be had here, or was not asked for.
 
-    `audit`: every replica's bytes read back. `rescore`: the trainer at another temperature. `reference`: distances to
-    float32. `localise`: module outputs of both sides on a sample, by its name, or on another that it names.
+    `audit`: every replica's bytes read back; `trainer`: the trainer's. `packing`: the trainer against itself.
+    `rescore`: what the trainer's logits give of the step's own answers at a temperature; None where these are not at
+    hand. `reference`: distances to float32. `localise`: module outputs of both sides on a sample, by its name, or on
+    another that it names.
     """
 
     audit: Callable[[], Sequence[Audit]] | None = None
+    trainer: Callable[[], TrainerAudit] | None = None
+    packing: Callable[[], Packing] | None = None
     rescore: Rescore | None = None
     legs: Callable[[], Legs] | None = None
     reference: Callable[[], Reference] | None = None
@@ -48,76 +57,112 @@ class Attribution:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def attribute(
-    samples: Sequence[SampleEvidence], experiments: Experiments, bands: Bands, *, seconds: float
-) -> Attribution:
-    """Find out why `samples`, the worst of a step, part.
+def attribute(case: Case, experiments: Experiments, bands: Bands, *, seconds: float) -> Attribution:
+    """Find out why a step's samples part.
 
     The first check that explains it ends the search. After `seconds` the experiment that runs is abandoned, its answer
-    thrown away, and the cause is unknown: whoever asked decides without one. So it is where an experiment fails.
+    thrown away, and the cause is unknown: whoever asked decides without one. So it is where an experiment fails. What
+    the records leave open (`UNREAD`) is the cause where no experiment knows better.
     """
-    search = _Search(list(samples), experiments, bands, time.monotonic() + seconds)
-    explains: Finding | None = None
-    for finding in search.run():
-        search.findings.append(finding)
-        if finding.result == "explains":
-            explains = finding
-            break
-    if explains is not None and explains.cause is not None:
-        return Attribution(explains.cause, explains.sentence, tuple(search.findings), search.seconds)
+    search = _Search(case, experiments, bands, time.monotonic() + seconds)
+    found = search.explaining()
+    if found is not None and found.cause is not None:
+        return Attribution(found.cause, found.sentence, tuple(search.findings), search.seconds)
     return Attribution(Cause.UNKNOWN, search.unknown(), tuple(search.findings), search.seconds)
 
 
 @dataclass
 class _Search:
-    samples: list[SampleEvidence]
+    case: Case
     experiments: Experiments
     bands: Bands
     deadline: float
     findings: list[Finding] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def explaining(self) -> Finding | None:
+        """The finding that explains the step's difference."""
+        known: Finding | None = None
+        for finding in self.case.known:
+            self.findings.append(finding)
+            if finding.result != "explains":
+                continue
+            if finding.check not in UNREAD:
+                return finding
+            known = finding
+        for finding in self.of_weights() if known is not None and known.check not in PATTERNS else self.run():
+            self.findings.append(finding)
+            if finding.result == "explains":
+                self._give_up(known)
+                return finding
+        return known
+
+    def of_weights(self) -> Iterator[Finding]:
+        yield from self._experiment(Check.WEIGHTS, self.experiments.audit, proofs.weights)
+        yield from self._experiment(Check.TRAINER_WEIGHTS, self.experiments.trainer, proofs.trainer_weights)
+
     def run(self) -> Iterator[Finding]:
-        samples, bands, asked = self.samples, self.bands, self.experiments
-        yield proofs.versions(samples)
-        yield proofs.media(samples)
-        yield proofs.prompt(samples)
-        yield from self._experiment(Check.WEIGHTS, asked.audit, proofs.weights)
-        if samples:
-            yield from self._of_arrays()
-        step = self.step
+        bands, asked, records, step = self.bands, self.experiments, self.case.records, self.step
+        yield from self.of_weights()
+        yield from self._experiment(
+            Check.PACKED_AGAINST_ALONE, asked.packing, lambda found: packing(found, step, bands)
+        )
+        yield from self._trainer_reported()
         yield from self._experiment(
             Check.TRAIN_AGAINST_PREFILL,
             asked.legs,
+            self._engine_reported,
             lambda found: legs.batch(found, step, bands),
-            lambda found: legs.decode(found, step, bands),
+            lambda found: legs.decode(found, records, step, bands),
             lambda found: legs.train(found, step, bands),
         )
-        yield legs.router(samples, bands)
-        yield from self._experiment(Check.REFERENCE, asked.reference, lambda found: legs.reference(found, bands))
-        if samples:
-            worst = max(samples, key=lambda sample: np.nan_to_num(mean_abs(sample.d), nan=np.inf))
-            name, localise = worst.record.sample, asked.localise
+        yield legs.router(records, bands)
+        yield from self._experiment(Check.REFERENCE, asked.reference, lambda found: legs.reference(found, step, bands))
+        if records and not self._sides_agree_in_prefill:
+            worst = max(records, key=lambda one: np.nan_to_num(_size(one), nan=np.inf))
+            localise = asked.localise
             yield from self._experiment(
                 Check.LOCALISATION,
-                None if localise is None else lambda: localise(name),
+                None if localise is None else lambda: localise(worst.sample),
                 lambda found: legs.localisation(found[1], found[0]),
             )
 
     @cached_property
     def step(self) -> float:
-        """What a leg has to explain; not a number without samples."""
-        return legs.apart([sample.record for sample in self.samples], self.bands) if self.samples else np.nan
+        """What a leg has to explain; NaN without samples."""
+        return apart(self.case.records, self.bands) if self.case.records else np.nan
 
-    def _of_arrays(self) -> Iterator[Finding]:
-        samples, bands, rescore = self.samples, self.bands, self.experiments.rescore
-        yield arrays.token_shift(samples)
-        yield arrays.support(samples, bands)
+    def _trainer_reported(self) -> Iterator[Finding]:
+        rescore, asked = self._rescore, self.case.temperature
         # Over several temperatures no single one explains.
-        if rescore is not None and len({sample.temperature for sample in samples}) == 1:
-            yield from self._experiment(
-                Check.TEMPERATURE, lambda: arrays.temperature(samples, rescore, bands), lambda found: found
-            )
+        do = None if rescore is None or asked is None else lambda: rescore(asked)
+        yield from self._experiment(
+            Check.TRAINER_REPORTED,
+            do,
+            lambda own: reported(self.case.records, own, "trainer", asked or 1.0, rescore, self.bands),
+        )
+
+    def _engine_reported(self, found: Legs) -> Finding:
+        asked = self.case.temperature
+        if not found.decoded or asked is None:
+            return Finding(Check.ENGINE_REPORTED, "not_done", "not asked for")
+        own = self.case.cut(found.decoded)
+        return reported(self.case.records, own, "engine", asked, self._rescore, self.bands)
+
+    @property
+    def _rescore(self) -> Rescore | None:
+        rescore = self.experiments.rescore
+        return None if rescore is None else self.case.cutting(rescore)
+
+    @property
+    def _sides_agree_in_prefill(self) -> bool:
+        """Whether a leg showed that the trainer computes what the engine's prefill does: no module parts then."""
+        return any(f.check == Check.TRAIN_AGAINST_PREFILL and f.result == "clear" for f in self.findings)
+
+    def _give_up(self, known: Finding | None) -> None:
+        """What the records told is a suspicion where an experiment knows the cause."""
+        if known is not None:
+            self.findings[self.findings.index(known)] = replace(known, result="suspicious")
 
     def _experiment(
         self, check: Check, do: Callable[[], T] | None, *readings: Callable[[T], Finding]
@@ -153,6 +198,10 @@ class _Search:
         if missing:
             said += "; not done: " + "; ".join(f"{finding.check} ({finding.sentence})" for finding in missing)
         return said
+
+
+def _size(record: SampleRecord) -> float:
+    return mean_abs(record.train_logprobs - record.rollout_logprobs)
 
 
 def _within(seconds: float, do: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ and last what only a pattern tells.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,15 +46,27 @@ class Explanation:
 def explain(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Explanation:
     """Why a step that is not ok is not, as far as its records and `figures` tell."""
     findings = []
-    for finding in _checks(step, terms, history, seen, figures):
+    for finding in _checks(step, terms, history, seen):
         findings.append(finding)
         if finding.result == "explains":
-            assert finding.cause is not None
-            return Explanation(finding.cause, finding.sentence, tuple(findings))
+            return _explained(finding, findings)
+    said = next((finding for finding in findings if finding.result == "suspicious" and finding.cause), None)
+    if said is not None and step.size <= terms.noise:
+        # Nothing is to be reproduced: the difference that the records state is all that there is.
+        explains = replace(said, result="explains")
+        return _explained(explains, [explains if finding is said else finding for finding in findings])
+    findings.append(_rounding(step, terms, history, seen, figures))
+    if findings[-1].result == "explains":
+        return _explained(findings[-1], findings)
     return Explanation(Cause.UNKNOWN, _unknown(step, seen, findings), tuple(findings))
 
 
-def _checks(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Iterator[Finding]:
+def _explained(finding: Finding, findings: list[Finding]) -> Explanation:
+    assert finding.cause is not None
+    return Explanation(finding.cause, finding.sentence, tuple(findings))
+
+
+def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Iterator[Finding]:
     noise = history.noise(terms.noise)
     yield values.nonfinite(step)
     yield values.impossible(step)
@@ -73,7 +85,6 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look, figure
     yield transforms.temperature(step)
     yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))
     yield _stale(step, seen)
-    yield _rounding(step, terms, history, seen, figures)
 
 
 def _support(step: PostedStep, seen: Look) -> Finding:

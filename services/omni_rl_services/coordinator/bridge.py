@@ -37,7 +37,8 @@ class SyncRequest:
 @dataclass(frozen=True)
 class CheckRequest:
     """The canonical probe, or the `worst` samples of a step. `legs`, `reference` (float32) and `localise` cost more
-    each. `seconds`: when the search for a cause gives up."""
+    each. `seconds`: when the search for a cause gives up. `resample`: nothing is explained; the prompts of the step's
+    samples are answered anew, and count in the figures beside the probe and those samples."""
 
     run: str | None = None
     attempt: int | None = None
@@ -46,6 +47,7 @@ class CheckRequest:
     reference: bool = False
     localise: bool = False
     seconds: float = 60.0
+    resample: bool = False
 
 
 @dataclass(frozen=True)

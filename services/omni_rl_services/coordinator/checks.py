@@ -6,6 +6,7 @@ from typing import Any
 from omni_rl.api.steps import Verdict
 from omni_rl.api.syncs import CheckAnswer
 from omni_rl.consistency.actions import WEIGHTS, Cause
+from omni_rl.consistency.attribution.evidence import UNREAD
 from omni_rl.consistency.limits import Judgement, Limits, Severity, Told, judge
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, CheckResult
@@ -23,6 +24,17 @@ class Checked:
     found: CheckResult
     judgement: Judgement
     answer: CheckAnswer
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A cause with its evidence. `proven`: no experiment on our own pair could know better: the records state it, or
+    undoing it takes the difference away. Of weights the pair has proof, and of what the records leave open."""
+
+    cause: Cause
+    sentence: str
+    evidence: list[dict[str, Any]]
+    proven: bool
 
 
 def judged(found: CheckResult, limits: Limits) -> Judgement:
@@ -53,7 +65,8 @@ class Checks:
         found = await self._bridge.check(request)
         judgement = judged(found, limits)
         key = None
-        if request.run is not None and request.attempt is not None and request.step is not None:
+        # What is made of a step after a resync tells of the weights that there are now.
+        if not request.resample and request.run and request.attempt is not None and request.step is not None:
             key = StepKey(request.run, request.attempt, request.step)
         return Checked(found, judgement, await self._keep(check_document(found, judgement), key, request.run))
 
@@ -84,13 +97,14 @@ class Checks:
         )
         return answer
 
-    async def explained(self, key: StepKey) -> tuple[Cause, str, list[dict[str, Any]]] | None:
-        """The cause, sentence and evidence that a sealed step's records gave; None where they gave none, or one of the
-        weights, of which our own pair has proof."""
+    async def explained(self, key: StepKey) -> Explained | None:
+        """What a sealed step's records gave as its cause; None where they gave none."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
-        if verdict.cause in (None, Cause.UNKNOWN, *WEIGHTS):
+        if verdict.cause in (None, Cause.UNKNOWN):
             return None
-        return Cause(verdict.cause), verdict.sentence, verdict.evidence
+        cause = Cause(verdict.cause)
+        by = {entry["check"] for entry in verdict.evidence if entry["result"] == "explains"}
+        return Explained(cause, verdict.sentence, verdict.evidence, proven=cause not in WEIGHTS and not by & UNREAD)
 
     async def newest(self, limit: int, run: str | None, attempt: int | None, step: int | None) -> list[CheckAnswer]:
         """The newest first, with their evidence alone."""

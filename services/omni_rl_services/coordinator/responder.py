@@ -89,13 +89,12 @@ class Responder:
             case "resyncing":
                 return partial(run.policy.resynced, failure=await self._resync()), {}
             case _:
-                return partial(run.policy.rechecked, judgement=await self._recheck(run)), {}
+                return partial(run.policy.rechecked, judgement=await self._recheck(run, attempt, step)), {}
 
     async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
-        # What the records prove needs no experiment.
-        if (known := await self._checks.explained(StepKey(run.name, attempt, step))) is not None:
-            cause, sentence, findings = known
-            return cause, sentence, _by_check(findings)
+        known = await self._checks.explained(StepKey(run.name, attempt, step))
+        if known is not None and known.proven:
+            return known.cause, known.sentence, _by_check(known.evidence)
         request = CheckRequest(
             run=run.name,
             attempt=attempt,
@@ -108,7 +107,10 @@ class Responder:
         try:
             found = (await self._checks.make(request, run.yardstick.limits)).found
         except OmniRLError as error:
-            return Cause.UNKNOWN, f"the search for the cause failed: {error}", {}
+            failed = f"the search for the cause failed: {error}"
+            if known is None:
+                return Cause.UNKNOWN, failed, {}
+            return known.cause, f"{known.sentence}; {failed}", _by_check(known.evidence)
         evidence = _by_check(found.evidence)
         if found.cause is None:
             return Cause.UNKNOWN, found.sentence or "no check explained it", evidence
@@ -129,9 +131,11 @@ class Responder:
                 return str(error)
             return None if result.outcome == "committed" else result.reason
 
-    async def _recheck(self, run: Run) -> Judgement | None:
+    async def _recheck(self, run: Run, attempt: int, step: int) -> Judgement | None:
+        """Of the probe, and of the step's own samples and prompts: what the probe does not show, they do."""
+        request = CheckRequest(run.name, attempt, step, legs=False, resample=True)
         try:
-            checked = await self._checks.make(CheckRequest(legs=False), run.yardstick.limits)
+            checked = await self._checks.make(request, run.yardstick.limits)
         except OmniRLError as error:
             logger.warning("the recheck of run %s could not be made: %s", run.name, error)
             return None

@@ -1,0 +1,227 @@
+"""Checks of what a side posted against what its own logits give: another temperature, a penalty, a cut support, rounded
+numbers, another answer's.
+
+Shapes: T sampled tokens of one answer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
+from omni_rl.consistency.attribution.parting import SHARE, apart, pairs
+from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.records import SampleRecord
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Array]
+"""Logprobs float64 [T] of the sampled tokens, by the name of the sample."""
+Rescore = Callable[[float], Values]
+"""What the trainer's logits give at a temperature."""
+Side = Literal["engine", "trainer"]
+
+LEFT = 0.4
+"""What is left of the difference, at most, once a side's own logits stand in for what it posted."""
+TEMPERATURES = (0.1, 10.0)
+TRIES = 14
+"""Steps of a golden section over the logarithm of TEMPERATURES: to 1 %."""
+GOLDEN = (np.sqrt(5) - 1) / 2
+ONE_SIDED = 0.02
+"""Share of tokens that may lie on the wrong side of a one-sided difference."""
+STRAIGHT = 0.8
+"""Share of the difference that may be left beside a straight line, for a temperature to be looked for."""
+FAR = 4.0
+"""How many times the noise's mean abs d a token is off."""
+FEW = 8
+"""Tokens that are off, below which their correlation says nothing."""
+TOGETHER = 0.5
+"""Correlation with the own logits' values below which posted ones are another answer's."""
+ROUNDED = 0.1
+"""What is left of the difference, at most, where posted values are the own ones in another dtype."""
+UNRELATED = 0.7
+"""How far posted values lie from the own logits' at least, as a share of how far these lie from each other, if they are
+another answer's."""
+
+
+def reported(
+    samples: Sequence[SampleRecord], own: Values, side: Side, asked: float, rescore: Rescore | None, bands: Bands
+) -> Finding:
+    """Whether a side posted something else than its own logits give, and that is all there is between the sides.
+
+    `own`: what the side's logits give for the same tokens, or the first of them, at the temperature that was `asked`
+    for. `rescore` gives what
+    the trainer's logits do at another one; None: no temperature is looked for.
+    """
+    check = Check.ENGINE_REPORTED if side == "engine" else Check.TRAINER_REPORTED
+    known = [sample for sample in samples if sample.sample in own]
+    said, other = (
+        {sample.sample: _posted(sample, of)[: len(own[sample.sample])] for sample in known}
+        for of in (side, _other(side))
+    )
+    step, wrong, left = (
+        apart(known, bands),
+        apart(pairs(known, own, said), bands),
+        apart(pairs(known, own, other), bands),
+    )
+    numbers = _finite({"abs_diff_mean": step, "reported_mean": wrong, "left": left, "asked": asked})
+    if not _is_all(step, wrong, left, bands):
+        return Finding(check, "clear", f"the {side} posted what its logits give, up to {wrong:.2g}", numbers=numbers)
+    cause, what, found = _reading(known, own, said, side, asked, rescore, bands)
+    return Finding(
+        check,
+        "explains",
+        f"the {side} posted other logprobs than its own logits give at temperature {asked:g}: {what}; with those that "
+        f"they give, the mean abs d falls from {step:.2g} to {left:.2g}",
+        cause,
+        {**numbers, **found},
+        samples=tuple(
+            sample.sample for sample in known if not mean_abs(said[sample.sample] - own[sample.sample]) <= bands.mean
+        ),
+    )
+
+
+def _is_all(step: float, wrong: float, left: float, bands: Bands) -> bool:
+    """Whether what was posted wrong is the step's difference: as large, and nothing is left without it."""
+    if not np.isfinite(wrong) or step <= bands.mean or wrong <= bands.mean or wrong < SHARE * step:
+        return False
+    return left <= enough(step, bands)
+
+
+def enough(before: float, bands: Bands) -> float:
+    """What may be left of a difference that a hypothesis explains: noise, if that is less than what there was."""
+    return min(max(bands.mean, LEFT / 20 * before), LEFT * before) if np.isfinite(before) else bands.mean
+
+
+def _reading(
+    samples: Sequence[SampleRecord],
+    own: Values,
+    said: Values,
+    side: Side,
+    asked: float,
+    rescore: Rescore | None,
+    bands: Bands,
+) -> tuple[Cause, str, dict[str, float]]:
+    """What the posted values are, in words, and the numbers behind it."""
+    mine, theirs = (np.concatenate([values[sample.sample] for sample in samples]) for values in (own, said))
+    by = theirs - mine
+    if rescore is not None and (fit := _temperature(samples, said, asked, rescore, mean_abs(by), bands)) is not None:
+        raw = ", the raw ones" if fit == 1.0 else ""
+        return Cause.LOGPROB_POSTPROCESSING, f"they are those at temperature {fit:.3g}{raw}", {"fits": fit}
+    noise = FAR * bands.mean
+    off = np.abs(by) > noise
+    first = np.concatenate([said[sample.sample][:1] - own[sample.sample][:1] for sample in samples])
+    below = float((by < -noise).mean())
+    # A penalty spares the first token of an answer, before which there is none; a cut does not.
+    if side == "engine" and below <= ONE_SIDED and min(by.mean(), first.mean()) > bands.mean:
+        return (
+            Cause.SAMPLING_SUPPORT,
+            f"all are larger, by {float(by.mean()):.2g} in the mean, as where top-p, top-k, min-p or a grammar leave "
+            "part of the vocabulary",
+            {"above_mean": float(by.mean())},
+        )
+    for dtype, rounded in (("float16", _float16(mine)), ("bfloat16", _bfloat16(mine))):
+        if mean_abs(rounded - theirs) <= ROUNDED * mean_abs(by):
+            return (
+                Cause.ROUNDING,
+                f"they were rounded to {dtype} on their way; hand them on as they were computed",
+                {},
+            )
+    if _is_unrelated(mine, theirs, off):
+        return (
+            Cause.SAMPLE_PAIRING,
+            f"{int(off.sum())} of {len(off)} tokens have values that are no function of them: those of another answer, "
+            "or of another place",
+            {"tokens": float(off.sum())},
+        )
+    return (
+        Cause.LOGPROB_POSTPROCESSING,
+        f"{int(off.sum())} of {len(off)} tokens were changed after the logits, by {mean_abs(by):.2g} in the mean: a "
+        "penalty, a bias",
+        {"tokens": float(off.sum())},
+    )
+
+
+def _float16(values: Array) -> Array:
+    return values.astype(np.float16).astype(np.float64)
+
+
+def _bfloat16(values: Array) -> Array:
+    """Rounded to nearest, the half of the last bit upwards."""
+    bits = values.astype(np.float32).view(np.uint32) + np.uint32(0x8000)
+    found: Array = (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    return found
+
+
+def _is_unrelated(mine: Array, theirs: Array, off: NDArray[np.bool_]) -> bool:
+    """Whether posted values are no function of the own ones, where they are off: few of them, by their distance; more,
+    because they do not go together."""
+    if not off.any():
+        return False
+    if off.sum() < FEW:
+        return mean_abs(theirs[off] - mine[off]) >= UNRELATED * mean_abs(np.roll(mine, len(mine) // 2 + 1) - mine)
+    if not np.ptp(mine[off]) or not np.ptp(theirs[off]):
+        return True
+    return float(np.corrcoef(mine[off], theirs[off])[0, 1]) < TOGETHER
+
+
+def _temperature(
+    samples: Sequence[SampleRecord], said: Values, asked: float, rescore: Rescore, before: float, bands: Bands
+) -> float | None:
+    """The other temperature at which the logits give what was posted; None if there is none."""
+    posted = np.concatenate([said[sample.sample] for sample in samples])
+
+    def values(at: float) -> Array:
+        found = rescore(at)
+        return np.concatenate([found[sample.sample][: len(said[sample.sample])] for sample in samples])
+
+    def left(at: float) -> float:
+        found = mean_abs(values(at) - posted)
+        return found if np.isfinite(found) else np.inf
+
+    at, best = 1.0, left(1.0) if asked != 1.0 else np.inf
+    # A fit takes as many scorings as TRIES; what a straight line leaves unexplained, no temperature explains.
+    if not best <= enough(before, bands) and _unexplained(values(asked), posted) <= STRAIGHT * before:
+        at, best = _minimum(left)
+    return at if best <= enough(before, bands) else None
+
+
+def _unexplained(own: Array, posted: Array) -> float:
+    """Mean abs distance of what was posted to the best straight line over what the logits give."""
+    known = np.isfinite(own) & np.isfinite(posted)
+    if known.sum() < 3:
+        return np.inf
+    line = np.polynomial.Polynomial.fit(own[known], posted[known], 1)
+    return mean_abs(posted[known] - line(own[known]))
+
+
+def _minimum(cost: Callable[[float], float]) -> tuple[float, float]:
+    """The temperature of the smallest cost, by a golden section over its logarithm, and that cost."""
+    low, high = np.log(TEMPERATURES)
+    inner = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
+    costs = [cost(float(np.exp(at))) for at in inner]
+    for _ in range(TRIES - 2):
+        if costs[0] <= costs[1]:
+            high, inner[1], costs[1] = inner[1], inner[0], costs[0]
+            inner[0] = high - GOLDEN * (high - low)
+            costs[0] = cost(float(np.exp(inner[0])))
+        else:
+            low, inner[0], costs[0] = inner[0], inner[1], costs[1]
+            inner[1] = low + GOLDEN * (high - low)
+            costs[1] = cost(float(np.exp(inner[1])))
+    best = int(costs[1] < costs[0])
+    return float(np.exp(inner[best])), costs[best]
+
+
+def _posted(sample: SampleRecord, side: Side) -> Array:
+    return sample.rollout_logprobs if side == "engine" else sample.train_logprobs
+
+
+def _other(side: Side) -> Side:
+    return "trainer" if side == "engine" else "engine"
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items() if np.isfinite(value)}

@@ -1,0 +1,89 @@
+"""The engine made to decode answers that are given, token by token: what its own decode gives of tokens that it sampled
+before, whatever its sampler would choose or report now.
+
+Shapes: R rows of one step, V tokens of the vocabulary, T tokens of one answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from omni_rl.rollout.engine import RolloutEngine
+from omni_rl.rollout.types import Rollout, SamplingSettings
+
+LONGEST = 256
+"""Tokens of an answer that are decoded: each costs a step of the engine, and wrongly carried state shows in these."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`plain` float64 [T]: logprobs of the first `LONGEST` tokens of an answer at temperature 1, from the logits before
+    the sampler touched them; `tempered` the same at the answer's temperature."""
+
+    plain: NDArray[np.float64]
+    tempered: NDArray[np.float64]
+
+
+def decode(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Decoded]:
+    """The answers decoded together, in their order; caches are used as they are."""
+    forcing = _Forcing(engine)
+    sampler = engine.sampler
+    hooks = [
+        sampler.register_forward_pre_hook(forcing.before, with_kwargs=True),
+        sampler.register_forward_hook(forcing.after),
+    ]
+    try:
+        engine.apart(lambda: forcing.submit(answers))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [forcing.found(number) for number in range(len(answers))]
+
+
+class _Forcing:
+    """Sits around the engine's sampler: notes what the logits give of each wanted token, then puts it in the place of
+    the one that was sampled."""
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self._engine = engine
+        self._wanted: dict[str, tuple[int, Rollout]] = {}
+        self._rows: list[tuple[int, int]] = []
+        self._plain: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def submit(self, answers: Sequence[Rollout]) -> list[str]:
+        names: list[str] = []
+        for number, answer in enumerate(answers):
+            sampling = SamplingSettings(max_tokens=min(len(answer.ids), LONGEST), ignore_eos=True)
+            (name,) = self._engine.submit([answer.prompt], sampling)
+            self._wanted[name] = number, answer
+            names.append(name)
+        return names
+
+    def before(self, module: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        logits = (named["logits"] if "logits" in named else given[0]).detach()
+        self._rows = []
+        for row, (name, at) in enumerate(self._engine.sampled_rows):
+            number, answer = self._wanted[name]
+            token = int(answer.ids[at])
+            self._rows.append((row, token))
+            values = logits[row].float()  # the sampler writes to the logits that it is given
+            # A chunk of a prompt samples too, and what it sampled is thrown away: the prompt's last chunk writes last.
+            self._plain[number, at] = _logprob(values, token, 1.0), _logprob(values, token, answer.temperature)
+
+    def after(self, module: Any, given: Any, output: Any) -> None:
+        for row, token in self._rows:
+            output.sampled_token_ids[row, 0] = token
+            output.logprobs_tensors.logprob_token_ids[row, 0] = token
+
+    def found(self, number: int) -> Decoded:
+        pairs = [value for (of, _), value in sorted(self._plain.items()) if of == number]
+        plain, tempered = np.array(pairs, np.float64).reshape(-1, 2).T
+        return Decoded(plain, tempered)
+
+
+def _logprob(logits: torch.Tensor, token: int, temperature: float) -> float:
+    return float(torch.log_softmax(logits / temperature, -1)[token])
