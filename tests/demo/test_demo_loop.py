@@ -144,7 +144,9 @@ def test_media_that_the_trainer_saw_otherwise_are_named() -> None:
 
     report = run(SETTINGS, FakePolicies(spoil), Silent())
     assert not report.agreed
-    assert any("the trainer got another tensor than the pixel_values_flat" in breach for breach in report.steps[0].breaches)
+    assert any(
+        "the trainer got another tensor than the pixel_values_flat" in breach for breach in report.steps[0].breaches
+    )
 
 
 def test_the_report_is_json_without_nan(tmp_path: Path) -> None:
