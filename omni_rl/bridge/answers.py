@@ -6,28 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from omni_rl.errors import ConfigError, OmniRLError
-from omni_rl.media.types import Prompt, RenderedPrompt
+from omni_rl.errors import ConfigError
+from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.types import Rollout, VersionSpan
 from omni_rl.sync.version import same_weights
 
-Render = Callable[[Sequence[Prompt]], Sequence[RenderedPrompt]]
-Read = Callable[[Mapping[str, Any]], Prompt | None]
-"""The prompt of a row whose media are still kept, by the row; None if they are not, or not as they were."""
+Recall = Callable[[Sequence[str]], Sequence[Rollout]]
+"""The answers to prompts of these names that the trainer scored last, as far as it still has them."""
 
 
-def answers_of(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], render: Render, read: Read = lambda row: None
-) -> dict[str, Rollout]:
-    """The answers that can be made again, by their names: those of prompts without media from their ids alone; others
-    are rendered anew, and are the same where ids and digests prove it."""
+def answers_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], recall: Recall) -> dict[str, Rollout]:
+    """The answers that can be made again, by `names`: those that the trainer still has, where ids and digests prove it;
+    and answers to text, from their ids alone."""
+    wanted = [(name, row) for name, row in zip(names, rows, strict=True) if row["ids"] and row["prompt_ids"]]
+    had = {answer.prompt.id: answer.prompt for answer in recall([row["sample"] for _, row in wanted])} if wanted else {}
     found = {}
-    for name, row in zip(names, rows, strict=True):
-        if not row["ids"] or not row["prompt_ids"]:
-            continue
-        prompt = _prompt(name, row, render, read)
-        if prompt is not None:
-            found[name] = _answer(prompt, row)
+    for name, row in wanted:
+        prompt = had.get(row["sample"])
+        if prompt is not None and _is_same(prompt, row):
+            found[name] = _answer(replace(prompt, id=name), row)
+        elif (row["kind"] or "text") == "text":
+            found[name] = _answer(RenderedPrompt(name, "text", np.array(row["prompt_ids"], np.int64)), row)
     return found
 
 
@@ -45,25 +44,13 @@ def same_as_now(row: Mapping[str, Any], engine: str, trainer: str) -> bool:
         return False
 
 
-def _prompt(name: str, row: Mapping[str, Any], render: Render, read: Read) -> RenderedPrompt | None:
-    ids = np.array(row["prompt_ids"], np.int64)
-    kind = row["kind"] or "text"
-    if kind == "text":
-        return RenderedPrompt(name, "text", ids)
-    prompt = read(row)
-    if prompt is None:
-        return None
-    try:
-        (rendered,) = render([prompt])
-    except OmniRLError:  # what was kept for the eye need not be what was rendered
-        return None
-    return replace(rendered, id=name) if _is_same(rendered, row) else None
-
-
-def _is_same(rendered: RenderedPrompt, row: Mapping[str, Any]) -> bool:
-    """Whether a prompt that was rendered again has the ids and the media tensors of the step's."""
-    wanted = [{tensor["name"]: tensor["rendered"] for tensor in item["tensors"] or []} for item in row["media"] or []]
-    return rendered.ids.tolist() == row["prompt_ids"] and [item.digests for item in rendered.items] == wanted
+def _is_same(prompt: RenderedPrompt, row: Mapping[str, Any]) -> bool:
+    """Whether a prompt has the ids and the media tensors of the row's."""
+    wanted = [
+        {tensor["name"]: tensor["rendered"] for tensor in item["tensors"] or [] if tensor["rendered"] is not None}
+        for item in row["media"] or []
+    ]
+    return prompt.ids.tolist() == row["prompt_ids"] and [item.digests for item in prompt.items] == wanted
 
 
 def _answer(prompt: RenderedPrompt, row: Mapping[str, Any]) -> Rollout:

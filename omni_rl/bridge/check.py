@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
-from omni_rl.bridge.answers import Read, answers_of, same_as_now
+from omni_rl.bridge.answers import Recall, answers_of, same_as_now
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
 from omni_rl.bridge.experiments import LiveExperiments, Trainer
 from omni_rl.bridge.noise import Noise
@@ -35,14 +35,9 @@ class Checks:
     """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
 
     def __init__(
-        self,
-        rollouts: Sequence[RolloutHandle],
-        trainer: Trainer,
-        numerics: Numerics,
-        read: Read = lambda row: None,
+        self, rollouts: Sequence[RolloutHandle], trainer: Trainer, numerics: Numerics, recall: Recall = lambda names: []
     ) -> None:
-        """`read`: see `omni_rl.bridge.answers.Read`."""
-        self._read = read
+        self._recall = recall
         self._rollouts = rollouts
         self._trainer = trainer
         self._numerics = numerics
@@ -83,7 +78,7 @@ class Checks:
         if elsewhere is not None:
             step = None if request.resample else posted
             return check_elsewhere(elsewhere, request, everything.audit, step, bands)
-        again = {} if posted is None else answers_of(posted.rows, posted.names, self._rollouts[0].render, self._read)
+        again = {} if posted is None else answers_of(posted.rows, posted.names, self._recall)
         search: Search | None = None
         if posted is not None and not request.resample:
             # Before anything else is scored: that drops the caches that the step was sampled with.

@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -15,11 +14,9 @@ import torch
 from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 
 from omni_rl.actors import Spot, clear, reserve
-from omni_rl.bridge.answers import Read
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.elsewhere import Elsewhere
 from omni_rl.bridge.experiments import served_slabs
-from omni_rl.bridge.kept_media import picture_prompt
 from omni_rl.bridge.posted import posted
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.bridge.steady import steady
@@ -62,9 +59,7 @@ class Cluster:
         self._settings = settings
         self._rollouts = rollouts
         self._trainer = trainer
-        media = settings.media
-        read: Read = (lambda row: None) if media is None else partial(picture_prompt, media)
-        self._checks = Checks(rollouts, trainer, settings.numerics, read)
+        self._checks = Checks(rollouts, trainer, settings.numerics, trainer.recall)
         self._held = held
         self._gate = threading.Lock()
         self._syncs = threading.Lock()

@@ -99,9 +99,10 @@ class LiveExperiments:
             pairing.trainer_against_itself(self.answers, alone, again),
         )
 
-    def rescore(self, temperature: float) -> Values:
-        at = [replace(answer, temperature=temperature) for answer in self.own.values()]
-        return dict(zip(self.own, self.trainer.on_ranks(partial(hooks.logprobs, rollouts=at))[0], strict=True))
+    def rescore(self, temperature: float, names: Sequence[str] | None = None) -> Values:
+        chosen = list(self.own) if names is None else names
+        at = [replace(self.own[name], temperature=temperature) for name in chosen]
+        return dict(zip(chosen, self.trainer.on_ranks(partial(hooks.logprobs, rollouts=at))[0], strict=True))
 
     def legs(self) -> Legs:
         """Of the replica that disagrees most with itself: a cache, say, is stale where an answer was sampled."""
@@ -135,7 +136,7 @@ class LiveExperiments:
         by_name = self.case.cut({answer.prompt.id: each for answer, each in zip(answers, exact, strict=True)})
         train, engine = self._posted() if self.own else self._now()
         found = [
-            Reference(_distance(train, by_name, names), _distance(engine, by_name, names), kind, of_step=bool(self.own))
+            Reference(_distance(train, by_name, names), _distance(engine, by_name, names), kind)
             for kind, names in _names_by_kind(answers).items()
         ]
         return max(found, key=lambda far: np.nan_to_num(max(far.train, far.engine), nan=np.inf))

@@ -53,7 +53,7 @@ class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
     namespace of the actors. `numerics` is the trainer's. `ledger` holds the journal of weight syncs. `job_environment`
     is what a job's driver gets. `join`: the bridge's host is no node of the cluster, and becomes one that offers
-    nothing, as long as the bridge lives. `media`: the coordinator's media store, None where it keeps none.
+    nothing, as long as the bridge lives.
     """
 
     address: str
@@ -66,7 +66,6 @@ class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
     learning_rate: float = Field(default=1e-3, gt=0)
     job_environment: dict[str, str] = Field(default_factory=dict)
     join: bool = False
-    media: Path | None = None
 
     @property
     def namespace(self) -> str:

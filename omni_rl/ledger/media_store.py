@@ -204,17 +204,6 @@ class MediaStore:
             raise MediaStoreError(f"the media store {self.directory} cannot be {what}: {error.strerror}") from error
 
 
-def stored(directory: Path, digest: str) -> bytes | None:
-    """An item's bytes as they lie in a store that another process keeps open; None if it is not there, or damaged."""
-    if _DIGEST.fullmatch(digest) is None:
-        return None
-    try:
-        content = (directory / digest[:2] / digest).read_bytes()
-    except OSError:
-        return None
-    return content if blake3(content).hexdigest() == digest else None
-
-
 def _flush(directory: Path) -> None:
     """Put the directory's entries on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -8,7 +8,7 @@ from omni_rl.api.events import EventAnswer
 from omni_rl.api.runs import DriftAnswer
 from omni_rl.api.steps import Verdict
 from omni_rl.client.blocking import Client
-from omni_rl.consistency.actions import WEIGHTS, Action, Cause
+from omni_rl.consistency.actions import Action, Cause
 from omni_rl.errors import ServiceError
 
 LOOK_SECONDS = 0.05
@@ -46,9 +46,8 @@ def response(client: Client, verdict: Verdict, after: int) -> Response:
     drift = _at_rest(client, verdict.run)
     took = time.monotonic() - began
     cause, sentence, evidence = Cause(verdict.cause or Cause.UNKNOWN), verdict.sentence, verdict.evidence
-    # What the records do not prove the pair was asked about; later checks are about whether it healed.
-    searched = cause in (Cause.UNKNOWN, *WEIGHTS)
-    checks = client.checks(run=verdict.run, attempt=verdict.attempt, step=verdict.step) if searched else []
+    # Of what the records do not prove the pair was asked; later checks are about whether it healed.
+    checks = client.checks(run=verdict.run, attempt=verdict.attempt, step=verdict.step)
     if checks:
         first = checks[-1]
         cause, sentence, evidence = Cause(first.cause or Cause.UNKNOWN), first.sentence, first.evidence

@@ -95,7 +95,6 @@ def service(model: Path, dtype: Dtype, numerics: Numerics, *, replicas: int, lea
             run=run,
             model=model,
             ledger=ledger,
-            media=folder / "media",
             replicas=replicas,
             world_size=1,
             learning_rate=learning_rate,

@@ -139,7 +139,6 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
         run=state.name,
         model=settings.model.resolve(),
         ledger=ledger,
-        media=directory / "media",
         dtype=settings.dtype,
         numerics=settings.numerics,
         replicas=settings.replicas,

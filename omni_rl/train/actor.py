@@ -22,6 +22,7 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.rollout.waiting import FOUND, HEARTBEAT, Waiter
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
+from omni_rl.train.recent import RecentAnswers
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
@@ -52,6 +53,7 @@ class TrainerActor:
         self._group: TrainerGroup | None = None
         self._status = TrainerStatus("")
         self._work = ThreadPoolExecutor(1, "trainer")
+        self._recent = RecentAnswers()
 
     async def process(self) -> tuple[str, int]:
         """Address of the node, and process id."""
@@ -73,7 +75,12 @@ class TrainerActor:
         await asyncio.get_running_loop().run_in_executor(self._work, start)
 
     async def score(self, rollouts: Sequence[Rollout], snapshot: str | None, replay: bool) -> list[Score]:
-        return await self._do("score", lambda group: group.score(rollouts, snapshot, replay=replay))
+        scores = await self._do("score", lambda group: group.score(rollouts, snapshot, replay=replay))
+        self._recent.put(rollouts)
+        return scores
+
+    async def recall(self, names: Sequence[str]) -> list[Rollout]:
+        return self._recent.of(names)
 
     async def take_snapshot(self, name: str) -> None:
         await self._do("take_snapshot", lambda group: group.take_snapshot(name))
@@ -189,6 +196,11 @@ class TrainerHandle:
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
         scores: list[Score] = self._call("score", rollouts, snapshot, replay)
         return scores
+
+    def recall(self, names: Sequence[str]) -> list[Rollout]:
+        """The answers to prompts of these names that were scored last, as far as they are still at hand."""
+        answers: list[Rollout] = self._call("recall", names)
+        return answers
 
     def take_snapshot(self, name: str) -> None:
         self._call("take_snapshot", name)

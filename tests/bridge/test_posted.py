@@ -11,9 +11,10 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.attribution.search import Experiments, attribute
 from omni_rl.consistency.bands import NOISE
-from omni_rl.errors import PromptError
 from omni_rl.ledger.records import StepRecords
-from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt
+from omni_rl.media.types import MediaItem, RenderedPrompt
+from omni_rl.rollout.types import Rollout
+from omni_rl.train.recent import RecentAnswers, size_of
 
 LOGPROBS = [-1.0, -2.0, -0.5]
 VERSION = "run/1/3/0123456789abcdef"
@@ -41,8 +42,8 @@ def row_of(record: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def never(prompts: object) -> list[RenderedPrompt]:
-    raise AssertionError("nothing has to be rendered")
+def nothing(names: object) -> list[Rollout]:
+    return []
 
 
 def test_digests_of_a_record_are_evidence() -> None:
@@ -63,7 +64,7 @@ def test_a_bare_record_proves_nothing() -> None:
     bare = {"sample": "a", "rollout_logprobs": LOGPROBS, "train_logprobs": [-1.0, -2.5, -0.1]}
     case = of_records([StepRecords.of([bare])], ["a"], "float32").case
     assert attribute(case, Experiments(), NOISE["float32"], seconds=10).cause is Cause.UNKNOWN
-    assert answers_of([row_of(bare)], ["a"], never) == {}
+    assert answers_of([row_of(bare)], ["a"], nothing) == {}
 
 
 def test_tokens_that_do_not_count_are_in_no_comparison() -> None:
@@ -79,7 +80,7 @@ def test_tokens_that_do_not_count_are_in_no_comparison() -> None:
 
 
 def test_an_answer_to_text_is_made_again_from_its_ids() -> None:
-    (answer,) = answers_of([row_of(RECORD)], ["p7/0 of rank 1"], never).values()
+    (answer,) = answers_of([row_of(RECORD)], ["p7/0 of rank 1"], nothing).values()
     assert (answer.prompt.id, answer.prompt.ids.tolist(), answer.ids.tolist()) == (
         "p7/0 of rank 1",
         [5, 6, 7, 8],
@@ -93,19 +94,34 @@ def test_an_answer_to_text_is_made_again_from_its_ids() -> None:
     ("digest", "ids", "again"),
     [("d1", [5, 6, 7, 8], True), ("d9", [5, 6, 7, 8], False), ("d1", [5, 6, 7, 9], False)],
 )
-def test_media_are_taken_where_they_render_to_what_they_were(digest: str, ids: list[int], again: bool) -> None:
+def test_an_answer_that_the_trainer_has_is_taken_if_it_is_the_steps(digest: str, ids: list[int], again: bool) -> None:
     item = MediaItem("image", 0, 1, 2, np.array([1, 2]), {}, {"pixel_values_flat": digest}, "h")
-    rendered = RenderedPrompt("p", "image", np.array(ids), (item,))
-    found = answers_of([row_of(IMAGE)], ["p7/0"], lambda prompts: [rendered], lambda row: Prompt("p", "see <image>"))
-    assert list(found) == (["p7/0"] if again else [])
+    prompt = RenderedPrompt("p7/0", "image", np.array(ids), (item,))
+    scored = Rollout(prompt, np.array([9]), np.zeros(1), 1.0, (), (item.digests,), None, "stop")
+    found = answers_of([row_of(IMAGE)], ["p7/0 of rank 1"], lambda names: [scored])
+    assert list(found) == (["p7/0 of rank 1"] if again else [])
+    if again:
+        answer = found["p7/0 of rank 1"]
+        assert (answer.prompt.items, answer.ids.tolist(), answer.temperature) == ((item,), [1, 2, 3], 0.7)
 
 
-def test_media_that_are_gone_or_cannot_be_rendered_leave_their_answer_out() -> None:
-    def refuse(prompts: object) -> list[RenderedPrompt]:
-        raise PromptError("no such picture")
+def test_the_trainer_keeps_the_newest_answers_of_a_few_bytes() -> None:
+    def answer(name: str) -> Rollout:
+        return Rollout(
+            RenderedPrompt(name, "text", np.zeros(8, np.int64)),
+            np.zeros(1, np.int64),
+            np.zeros(1),
+            1.0,
+            (),
+            (),
+            None,
+            "",
+        )
 
-    assert answers_of([row_of(IMAGE)], ["p7/0"], never) == {}
-    assert answers_of([row_of(IMAGE)], ["p7/0"], refuse, lambda row: Prompt("p", "see <image>")) == {}
+    recent = RecentAnswers(3 * size_of(answer("a")))
+    recent.put([answer(name) for name in "abc"])
+    recent.put([answer("b"), answer("d")])
+    assert [found.prompt.id for found in recent.of("abcd")] == ["b", "c", "d"]
 
 
 def test_a_step_is_computed_again_only_with_its_own_weights() -> None:

@@ -18,7 +18,9 @@ Fault = Callable[[list[Answer]], list[np.ndarray]]
 
 
 def rescoring(given: Sequence[Answer]) -> Rescore:
-    return lambda at: {answer.name: answer.logprobs(at) for answer in given}
+    return lambda at, names: {
+        answer.name: answer.logprobs(at) for answer in given if names is None or answer.name in names
+    }
 
 
 def own(given: Sequence[Answer], dtype: str) -> Values:
@@ -60,13 +62,21 @@ def another_answers(given: list[Answer]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_penalty_is_an_engines_and_other_weights_are_a_trainers(dtype: str) -> None:
+    for seed in SEEDS:
+        given = answers(seed, temperature=0.6)
+        engine = asked_of(given, penalised(given), dtype)
+        assert (engine.cause, "changed after the logits" in engine.sentence) == (Cause.LOGPROB_POSTPROCESSING, True)
+        assert asked_of(given, penalised(given), dtype, "trainer").cause is Cause.STALE_WEIGHTS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("side", ["engine", "trainer"])
 @pytest.mark.parametrize(
     ("fault", "cause", "says"),
     [
         (raw, Cause.LOGPROB_POSTPROCESSING, "at temperature 1, the raw ones"),
         (hotter, Cause.LOGPROB_POSTPROCESSING, "those at temperature 0.4"),
-        (penalised, Cause.LOGPROB_POSTPROCESSING, "changed after the logits"),
         (another_answers, Cause.SAMPLE_PAIRING, "no function of them"),
     ],
 )

@@ -51,7 +51,7 @@ class Case:
 
     def cutting(self, rescore: Rescore) -> Rescore:
         """The same of what rescoring gives."""
-        return lambda temperature: self.cut(rescore(temperature))
+        return lambda temperature, names: self.cut(rescore(temperature, names))
 
 
 def found_in(columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms) -> tuple[Finding, ...]:

@@ -19,6 +19,9 @@ from omni_rl.consistency.router import first_flip
 
 SEMANTIC = 4.0
 """How many times further from float32 than the other side a side must be to be the one that computes something else."""
+ROUNDED = 2.0
+"""How many times the two sides' distances from float32 a step may be apart, if they are why: its furthest kind of
+prompt need not be that of either side."""
 MOST = 0.7
 """Share of a step's difference that must lie in answers of which a leg holds its share, answer by answer."""
 
@@ -42,12 +45,11 @@ class Legs:
 @dataclass(frozen=True)
 class Reference:
     """Mean abs distance of the logprobs of trainer and engine to a float32 computation with the same weights; of the
-    worst kind of prompt, `kind`. `of_step`: they are those that the step has, not others that were computed now."""
+    worst kind of prompt, `kind`."""
 
     train: float
     engine: float
     kind: str
-    of_step: bool = True
 
 
 def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Bands) -> Finding:
@@ -135,14 +137,14 @@ def reference(found: Reference, step: float, bands: Bands) -> Finding:
             modalities=(found.kind,),
         )
     if near <= bands.mean:
-        # Values that were computed now may round where the step's did something else.
-        is_all = found.of_step or step <= near + far
+        # Other answers, or values that were computed now, may round where the step's did something else.
+        is_all = step <= ROUNDED * (near + far)
         return Finding(
             Check.REFERENCE,
             "explains" if is_all else "suspicious",
             f"both sides lie within rounding of float32 ({near:.2g} and {far:.2g}): {bands.dtype} does not do better"
             if is_all
-            else f"both sides lie within rounding of float32 now ({near:.2g} and {far:.2g}), which is not "
+            else f"both sides lie within rounding of float32 ({near:.2g} and {far:.2g}), which is not "
             f"the {step:.2g} of the step",
             Cause.ROUNDING,
             numbers,

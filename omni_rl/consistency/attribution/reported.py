@@ -19,8 +19,8 @@ from omni_rl.consistency.records import SampleRecord
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]
 """Logprobs float64 [T] of the sampled tokens, by the name of the sample."""
-Rescore = Callable[[float], Values]
-"""What the trainer's logits give at a temperature."""
+Rescore = Callable[[float, Sequence[str] | None], Values]
+"""What the trainer's logits give at a temperature, of the samples of these names; None: of all."""
 Side = Literal["engine", "trainer"]
 
 LEFT = 0.4
@@ -31,8 +31,8 @@ TRIES = 14
 GOLDEN = (np.sqrt(5) - 1) / 2
 ONE_SIDED = 0.02
 """Share of tokens that may lie on the wrong side of a one-sided difference."""
-STRAIGHT = 0.8
-"""Share of the difference that may be left beside a straight line, for a temperature to be looked for."""
+FITTED = 2
+"""Answers that a temperature is fitted to."""
 FAR = 4.0
 """How many times the noise's mean abs d a token is off."""
 FEW = 8
@@ -69,7 +69,7 @@ def reported(
     numbers = _finite({"abs_diff_mean": step, "reported_mean": wrong, "left": left, "asked": asked})
     if not _is_all(step, wrong, left, bands):
         return Finding(check, "clear", f"the {side} posted what its logits give, up to {wrong:.2g}", numbers=numbers)
-    cause, what, found = _reading(known, own, said, side, asked, rescore, bands)
+    cause, what, found = _reading(known, own, said, side, rescore, bands)
     return Finding(
         check,
         "explains",
@@ -100,14 +100,13 @@ def _reading(
     own: Values,
     said: Values,
     side: Side,
-    asked: float,
     rescore: Rescore | None,
     bands: Bands,
 ) -> tuple[Cause, str, dict[str, float]]:
     """What the posted values are, in words, and the numbers behind it."""
     mine, theirs = (np.concatenate([values[sample.sample] for sample in samples]) for values in (own, said))
     by = theirs - mine
-    if rescore is not None and (fit := _temperature(samples, said, asked, rescore, mean_abs(by), bands)) is not None:
+    if rescore is not None and (fit := _temperature(samples, said, rescore, mean_abs(by), bands)) is not None:
         raw = ", the raw ones" if fit == 1.0 else ""
         return Cause.LOGPROB_POSTPROCESSING, f"they are those at temperature {fit:.3g}{raw}", {"fits": fit}
     noise = FAR * bands.mean
@@ -134,6 +133,14 @@ def _reading(
             Cause.SAMPLE_PAIRING,
             f"{int(off.sum())} of {len(off)} tokens have values that are no function of them: those of another answer, "
             "or of another place",
+            {"tokens": float(off.sum())},
+        )
+    if side == "trainer":
+        # Nothing is applied to a trainer's logits but a temperature.
+        return (
+            Cause.STALE_WEIGHTS,
+            f"{int(off.sum())} of {len(off)} tokens are off by {mean_abs(by):.2g} in the mean, as those of other "
+            "weights than its version names: a snapshot, or a rank that was left behind",
             {"tokens": float(off.sum())},
         )
     return (
@@ -168,33 +175,22 @@ def _is_unrelated(mine: Array, theirs: Array, off: NDArray[np.bool_]) -> bool:
 
 
 def _temperature(
-    samples: Sequence[SampleRecord], said: Values, asked: float, rescore: Rescore, before: float, bands: Bands
+    samples: Sequence[SampleRecord], said: Values, rescore: Rescore, before: float, bands: Bands
 ) -> float | None:
     """The other temperature at which the logits give what was posted; None if there is none."""
-    posted = np.concatenate([said[sample.sample] for sample in samples])
 
-    def values(at: float) -> Array:
-        found = rescore(at)
-        return np.concatenate([found[sample.sample][: len(said[sample.sample])] for sample in samples])
+    def left(at: float, of: Sequence[SampleRecord]) -> float:
+        found = rescore(at, [sample.sample for sample in of])
+        apart = [found[sample.sample][: len(said[sample.sample])] - said[sample.sample] for sample in of]
+        mean = mean_abs(np.concatenate(apart))
+        return mean if np.isfinite(mean) else np.inf
 
-    def left(at: float) -> float:
-        found = mean_abs(values(at) - posted)
-        return found if np.isfinite(found) else np.inf
-
-    at, best = 1.0, left(1.0) if asked != 1.0 else np.inf
-    # A fit takes as many scorings as TRIES; what a straight line leaves unexplained, no temperature explains.
-    if not best <= enough(before, bands) and _unexplained(values(asked), posted) <= STRAIGHT * before:
-        at, best = _minimum(left)
-    return at if best <= enough(before, bands) else None
-
-
-def _unexplained(own: Array, posted: Array) -> float:
-    """Mean abs distance of what was posted to the best straight line over what the logits give."""
-    known = np.isfinite(own) & np.isfinite(posted)
-    if known.sum() < 3:
-        return np.inf
-    line = np.polynomial.Polynomial.fit(own[known], posted[known], 1)
-    return mean_abs(posted[known] - line(own[known]))
+    if left(1.0, samples) <= enough(before, bands):
+        return 1.0
+    # Each try is a forward of the trainer: a temperature that fits the furthest answers fits all, or none does.
+    furthest = sorted(samples, key=lambda one: -mean_abs(one.train_logprobs - one.rollout_logprobs))[:FITTED]
+    at, _ = _minimum(lambda temperature: left(temperature, furthest))
+    return at if left(at, samples) <= enough(before, bands) else None
 
 
 def _minimum(cost: Callable[[float], float]) -> tuple[float, float]:

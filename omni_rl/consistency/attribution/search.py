@@ -135,7 +135,7 @@ class _Search:
     def _trainer_reported(self) -> Iterator[Finding]:
         rescore, asked = self._rescore, self.case.temperature
         # Over several temperatures no single one explains.
-        do = None if rescore is None or asked is None else lambda: rescore(asked)
+        do = None if rescore is None or asked is None else lambda: rescore(asked, None)
         yield from self._experiment(
             Check.TRAINER_REPORTED,
             do,
