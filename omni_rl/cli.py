@@ -233,6 +233,14 @@ def bench_operators(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("judging")
+def bench_judging(out: BenchOut = Path("bench")) -> None:
+    """What the judge says of 4,000 posted steps where nothing is wrong, four minutes (writes judging.json)."""
+    from omni_rl.bench.judging.command import bench_judging as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("learning")
 def bench_learning(
     out: BenchOut = Path("bench"),
@@ -273,6 +281,7 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_judging(out)
     bench_fingerprints(out)
     bench_check(out)
     bench_replicas(out)

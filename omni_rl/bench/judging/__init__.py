@@ -1,0 +1,1 @@
+"""How seldom a posted step where nothing is wrong is called anything else than ok."""
