@@ -108,6 +108,11 @@ class RunBody(Body):
         ge=0,
         description="How many weight versions the engine may be behind the trainer, in an asynchronous run.",
     )
+    silent_after: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds without a step after which the run is silent; null: the coordinator's `silent_after`.",
+    )
     leave_out: LeaveOut | None = Field(default=None, description="Tokens that router ties leave out of the figures.")
 
     model_config = example(
@@ -154,6 +159,10 @@ class DriftAnswer(Answer):
     model_config = example(severity="pause", gate="paused", pursuit="resyncing", cause="stale_weights")
 
 
+Activity = Literal["waiting", "live", "silent", "ended"]
+"""What a run does: no step came yet; steps come; none came for longer than it states; it said that it is over."""
+
+
 class RunAnswer(Answer):
     """A run and where it stands."""
 
@@ -163,6 +172,12 @@ class RunAnswer(Answer):
     drift: DriftAnswer
     attempt: int | None = Field(description="The latest one; null before the first step.")
     step: int | None = Field(description="The latest sealed one of that attempt.")
+    sealed: float | None = Field(default=None, description="When that was, in Unix seconds.")
+    activity: Activity = Field(
+        default="waiting",
+        description="waiting: no step came yet. live: steps come. silent: none came for longer than `silent_after`; "
+        "what is said of the run is of its last step. ended: it said that it is over.",
+    )
     kinds: tuple[str, ...] = Field(
         default=KINDS,
         description="The kinds of prompt that the run's figures are told by beside `overall`, in the order to show.",

@@ -83,6 +83,10 @@ class AsyncClient:
     async def runs(self, limit: int = 100) -> list[RunAnswer]:
         return await self._send(calls.runs(limit))
 
+    async def end_run(self, name: str) -> RunAnswer:
+        """Say that a run is over, so that no step is no silence."""
+        return await self._send(calls.end_run(name))
+
     async def run(self, name: str) -> RunAnswer:
         return await self._send(calls.run(name))
 

@@ -95,6 +95,10 @@ class Client:
         """The newest first."""
         return self._send(calls.runs(limit))
 
+    def end_run(self, name: str) -> RunAnswer:
+        """Say that a run is over, so that no step is no silence."""
+        return self._send(calls.end_run(name))
+
     def run(self, name: str) -> RunAnswer:
         return self._send(calls.run(name))
 

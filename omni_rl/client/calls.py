@@ -128,6 +128,10 @@ def run(name: str) -> Call[RunAnswer]:
     return Call("GET", f"/v1/runs/{name}", _as(RunAnswer))
 
 
+def end_run(name: str) -> Call[RunAnswer]:
+    return Call("POST", f"/v1/runs/{name}/end", _as(RunAnswer))
+
+
 def put_part(run: str, attempt: int, step: int, rank: int, arrow: bytes) -> Call[PartAnswer]:
     path = f"{_step(run, attempt, step)}/parts/{rank}"
     return Call("PUT", path, _as(PartAnswer), content=arrow, headers={"Content-Type": ARROW}, seconds=120)

@@ -2,13 +2,17 @@
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omni_rl.consistency.shown import mean_abs
 from omni_rl.errors import ConfigError, ServiceError
+
+if TYPE_CHECKING:
+    from omni_rl.api.runs import RunAnswer
 
 Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -85,8 +89,24 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
         for member in cluster.members:
             typer.echo(f"{member.name:<11}{member.state:<12}{member.version}  {member.detail}".rstrip())
         for run in state.runs:
-            typer.echo(f"run        {run.run}")
+            typer.echo(f"run        {run.run}  {run.drift.severity}, {_doing(run)}")
     raise typer.Exit(0 if state.cluster.connected or not state.cluster.expected else 1)
+
+
+def _doing(run: "RunAnswer") -> str:
+    """What a run does, and since when it does not."""
+    match run.activity:
+        case "silent" | "ended":
+            last = (
+                "no step"
+                if run.sealed is None
+                else f"step {run.step} was at {datetime.fromtimestamp(run.sealed).astimezone():%Y-%m-%d %H:%M:%S}"
+            )
+            return f"{run.activity} ({last})"
+        case "waiting":
+            return "no step yet"
+        case _:
+            return f"step {run.step}"
 
 
 def token(

@@ -44,13 +44,14 @@ def one_run(connection: sa.Connection, run: str) -> Run:
 def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
     of_run = sa.select(attempts.c.attempt, attempts.c.id).where(attempts.c.run == row.run)
     known = [tuple(found) for found in connection.execute(of_run.order_by(attempts.c.attempt))]
-    latest = None
+    latest, sealed = None, None
     for number, identity in reversed(known):
-        step = connection.execute(sa.select(sa.func.max(steps.c.step)).where(steps.c.attempt_id == identity)).scalar()
-        if step is not None:
-            latest = StepKey(row.run, number, step)
+        of_attempt = sa.select(steps.c.step, steps.c.sealed).where(steps.c.attempt_id == identity)
+        last = connection.execute(of_attempt.order_by(steps.c.step.desc()).limit(1)).first()
+        if last is not None:
+            latest, sealed = StepKey(row.run, number, last.step), last.sealed
             break
-    return Run(row.run, row.created, row.config, row.state, tuple(number for number, _ in known), latest)
+    return Run(row.run, row.created, row.config, row.state, tuple(number for number, _ in known), latest, sealed)
 
 
 def attempt_id(connection: sa.Connection, run: str, attempt: int) -> int:

@@ -26,7 +26,8 @@ class StepKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """`config` is what the run was registered with, `state` what its policy carries from one step to the next."""
+    """`config` is what the run was registered with, `state` what its policy carries from one step to the next.
+    `sealed`: when its `latest` step was."""
 
     run: str
     created: float
@@ -34,6 +35,7 @@ class Run:
     state: Any = None
     attempts: tuple[int, ...] = ()
     latest: StepKey | None = None
+    sealed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,13 @@ SMALL = 8_192
 """Tokens of a step, about, at most."""
 
 
+def test_a_lag_that_a_run_states_is_not_told_once_its_own_noise_is_known() -> None:
+    """A step is as often above the mean of the run's clean steps as below."""
+    for tokens in (4, 64):
+        told = judge_run(Shape("bfloat16", 16, tokens, lag=2), 3, 40)
+        assert (told.sentences, told.caused) == ([], 0)
+
+
 @pytest.mark.parametrize("sort", range(4))
 def test_clean_steps_of_every_shape_are_ok(sort: int) -> None:
     for number, shape in enumerate(islice(shapes(), 20 * sort, 20 * (sort + 1))):

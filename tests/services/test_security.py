@@ -51,6 +51,7 @@ ROUTES: list[tuple[str, str, str, dict[str, Any] | None]] = [
     ("GET", f"/v1/media/{'0' * 64}", "read", None),
     ("GET", "/metrics", "read", None),
     ("POST", "/v1/runs", "sync", RUN),
+    ("POST", "/v1/runs/digits/end", "sync", None),
     ("PUT", f"{STEP}/parts/0", "sync", {}),
     ("POST", f"{STEP}/seal", "sync", {}),
     ("PUT", f"{STEP}/training", "sync", {"training": {}}),

@@ -28,9 +28,9 @@ LEARNT = 4e-3
 @dataclass(frozen=True)
 class Shape:
     """What a run's steps are like. `tokens`: of an answer, in the mean. `ranks` post them. `lag`: how many updates the
-    engine is behind, as the run states. `tools`: some tokens are a tool's, masked, their logprobs garbage. `dropped`:
-    answers are dropped after they were sampled, by their length, and the records say so. `kept_in_bfloat16`: the
-    engine's logprobs. `sure`: of most tokens the policy is certain, and both logprobs are exactly 0.0."""
+    engine is behind at most, as the run states. `tools`: some tokens are a tool's, masked, their logprobs garbage.
+    `dropped`: answers are dropped after they were sampled, by their length, and the records say so. `kept_in_bfloat16`:
+    the engine's logprobs. `sure`: of most tokens the policy is certain, and both logprobs are exactly 0.0."""
 
     dtype: Dtype
     answers: int
@@ -112,7 +112,7 @@ class Run:
                 "train_version": version,
                 **{name: values[first:end] for name, values in columns.items()},
             }
-            engine = f"r/1/{self._step}/trained" if shape.lag else version
+            engine = f"r/1/{self._step + n % (shape.lag + 1)}/trained"
             row["version_spans"] = [{"version": engine, "start": 0, "end": end - first}]
             if shape.dropped:
                 row["filtered"] = "length"

@@ -70,7 +70,7 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
     noise = history.noise(terms.noise)
     yield values.nonfinite(step)
     yield values.impossible(step)
-    yield proofs.versions(step, noise, terms.lag)
+    yield proofs.versions(step, terms.noise_of_versions(history), terms.lag)
     yield proofs.media(step, noise)
     yield proofs.prompt(step, noise)
     yield copies.kept_in_fewer_bits(step, terms.noise)

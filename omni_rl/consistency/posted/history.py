@@ -31,6 +31,8 @@ ERRORS = 6.0
 """How many standard errors lie between them, at least."""
 ORDERED = 0.9
 """Rank correlation of size and step, at least."""
+WIDER = 2.0
+"""How many times the mean of clean steps a clean step, or a part of one, may be off."""
 CLEAN = 8
 """Clean steps before their noise stands for that of the dtype."""
 
@@ -76,8 +78,9 @@ class History:
         )
 
     def noise(self, of_dtype: float) -> float:
-        """The mean abs d of clean steps: the run's own once there are enough of them, at most the dtype's."""
-        return min(self.clean, of_dtype) if self.clean_steps >= CLEAN else of_dtype
+        """The mean abs d up to which a step is as close as correct computations are: twice that of the run's own clean
+        steps once there are enough of them, at most the dtype's."""
+        return min(WIDER * self.clean, of_dtype) if self.clean_steps >= CLEAN else of_dtype
 
     def significant(self, t: float, answers: int, tests: int) -> bool:
         """Whether `t` standard errors, over `answers`, are more than chance makes of one of a step's `tests`."""

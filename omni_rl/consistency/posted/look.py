@@ -55,6 +55,11 @@ class Terms:
         """Of a dtype; `limits`: a run's own in place of the dtype's."""
         return cls(NOISE[dtype], ROUNDING[dtype], limits or LIMITS[dtype], lag)
 
+    def noise_of_versions(self, history: History) -> float:
+        """The mean abs d above which older weights are a difference's cause: within a lag that the run states, the
+        dtype's, as such weights are expected to be further off than the trainer's own."""
+        return history.noise(self.noise) if self.lag is None else self.noise
+
     def far(self, step: PostedStep) -> float:
         """The mean abs d above which a position's tokens are told: the widest limit from which those of a whole kind
         are masked, as some positions are less sure than others."""
@@ -141,7 +146,11 @@ def _patterns(step: PostedStep) -> Found:
 def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
     """What the records state of both sides."""
     noise = history.noise(terms.noise)
-    for found in (proofs.versions(step, noise, terms.lag), proofs.media(step, noise), proofs.prompt(step, noise)):
+    for found in (
+        proofs.versions(step, terms.noise_of_versions(history), terms.lag),
+        proofs.media(step, noise),
+        proofs.prompt(step, noise),
+    ):
         if found.result in ("suspicious", "explains"):
             yield found, Severity.WARN
 

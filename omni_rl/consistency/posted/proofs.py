@@ -35,7 +35,7 @@ def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
         tokens[start + spans.first[s] : start + spans.last[s]] = True
     late = np.unique(spans.answers[behind])
     off, rest = step.apart(tokens)
-    explains = off > TWICE * rest and (rest > 0 or off > noise)
+    explains = off > TWICE * rest and (off > noise or (rest > 0 and lag is None))
     numbers = {"answers": float(len(late)), "abs_diff_mean": off, "abs_diff_mean_others": rest}
     if not explains and not _is_told(step, spans, behind, scored, lag):
         return Finding(

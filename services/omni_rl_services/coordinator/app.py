@@ -29,6 +29,7 @@ from omni_rl_services.coordinator.routes import (
     syncs,
 )
 from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.silence import CLOCK, Clock
 from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.telemetry import Telemetry
 
@@ -46,14 +47,15 @@ def create_app(
     ledger: Ledger | None = None,
     bridge: Bridge | None = None,
     sinks: Sequence[Sink] = (),
+    clock: Clock = CLOCK,
 ) -> FastAPI:
     """The coordinator as an ASGI app, for one worker: it is the only writer of its runs.
 
     Without a `ledger` it opens the one that the settings name; without a `bridge` there is no Ray cluster. It closes
-    both at its end.
+    both at its end. `clock` tells Unix seconds: by it a run is silent.
     """
     opened = ledger or Ledger.open(settings.ledger)
-    coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks)
+    coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

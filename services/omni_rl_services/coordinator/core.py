@@ -26,6 +26,7 @@ from omni_rl_services.coordinator.responder import Evidence, Responder
 from omni_rl_services.coordinator.roster import NEWEST, Roster
 from omni_rl_services.coordinator.runs import Run
 from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.silence import CLOCK, Clock, Silence
 from omni_rl_services.coordinator.sinks import Aside, Sink, WandbSink
 from omni_rl_services.coordinator.steps import Steps
 from omni_rl_services.coordinator.store import Store
@@ -43,7 +44,14 @@ TIDY_SECONDS = 600.0
 class Coordinator:
     """`open` comes first, `close` last; everything between runs in one event loop."""
 
-    def __init__(self, settings: CoordinatorSettings, ledger: Ledger, bridge: Bridge, sinks: Sequence[Sink] = ()):
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        ledger: Ledger,
+        bridge: Bridge,
+        sinks: Sequence[Sink] = (),
+        clock: Clock = CLOCK,
+    ):
         self.settings = settings
         self.tokens = Tokens(settings.all_tokens())
         self.sessions = Sessions()
@@ -60,8 +68,9 @@ class Coordinator:
         self.checks = Checks(bridge, self.store, self.events)
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)
-        self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder)
+        self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder, clock)
         self._runs = Roster(self.store, settings.settle)
+        self.silence = Silence(settings.silent_after, self._runs, self.store, self.gate, self.telemetry, clock)
         self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs))
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
         self._started = time.time()
@@ -108,6 +117,15 @@ class Coordinator:
     async def run(self, name: str) -> Run:
         """Raises `NotFoundError`."""
         return await self._runs.one(name)
+
+    async def end_run(self, name: str) -> Run:
+        """The run says that it is over: its silence is none. A step makes it live again. Raises `NotFoundError`."""
+        run = await self.run(name)
+        async with run.turn:
+            if run.activity != "ended":
+                await self.silence.enter(run, "ended")
+        self.events.poke()
+        return run
 
     async def newest_runs(self, limit: int) -> list[Run]:
         return await self._runs.newest(limit)
@@ -218,6 +236,8 @@ class Coordinator:
             try:
                 await self._look_at_cluster()
                 await self.gate.observe(self._cluster.gate)
+                if await self.silence.look():
+                    self.events.poke()
             except OmniRLError as error:  # a ledger that cannot be written, say: the next look may go through
                 logger.warning("the cluster was not looked at: %s", error)
 

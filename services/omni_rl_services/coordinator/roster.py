@@ -63,6 +63,9 @@ class Roster:
     def _of(self, row: Row) -> Run:
         run = Run.of(RunBody.model_validate(row.config), row.created, self._settle)
         run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
+        run.sealed = row.sealed
+        if row.latest is not None:  # what older ledgers do not say
+            run.activity = "live"
         if row.state is not None:
             run.take_up(row.state)
         return run

@@ -1,10 +1,10 @@
 """Runs as the coordinator holds them: how each is judged, and where its drift stands. One writer each."""
 
 import asyncio
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from omni_rl.api.runs import DriftAnswer, RunAnswer, RunBody
+from omni_rl.api.runs import Activity, DriftAnswer, RunAnswer, RunBody
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
 from omni_rl.consistency.limits import Severity
@@ -16,7 +16,8 @@ from omni_rl.consistency.yardstick import Yardstick
 
 @dataclass
 class Run:
-    """`turn` is held by whoever changes `drift`, from its judgement to its row in the ledger."""
+    """`turn` is held by whoever changes `drift` or `activity`, from its judgement to its row in the ledger. `sealed`:
+    when its latest step was, in Unix seconds."""
 
     body: RunBody
     created: float
@@ -27,8 +28,10 @@ class Run:
     drift: Drift = field(default_factory=Drift)
     history: History = field(default_factory=History)
     latest: tuple[int, int] | None = None
+    sealed: float | None = None
+    activity: Activity = "waiting"
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _told: tuple[Drift, tuple[int, int] | None, RunAnswer] | None = None
+    _told: tuple[object, RunAnswer] | None = None
 
     @classmethod
     def of(cls, body: RunBody, created: float, settle: int) -> "Run":
@@ -58,14 +61,14 @@ class Run:
         """What its earlier steps showed: a new attempt has none."""
         return self.history if self.latest is not None and attempt == self.latest[0] else History()
 
-    @staticmethod
-    def state(drift: Drift, history: History) -> dict[str, Any]:
+    def state(self, drift: Drift, history: History) -> dict[str, Any]:
         """What the ledger keeps of where a run stands."""
-        return {**asdict(drift), "history": asdict(history)}
+        return {**asdict(drift), "history": asdict(history), "activity": self.activity}
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Stand where the ledger says."""
         self.drift = _drift(state)
+        self.activity = state.get("activity", self.activity)
         if (history := state.get("history")) is not None:
             self.history = History(**{**history, "sizes": tuple(map(tuple, history["sizes"]))})
 
@@ -83,9 +86,10 @@ class Run:
 
     def answer(self) -> RunAnswer:
         """Made anew where it has changed: every state tells of a hundred runs, most of which are at rest."""
-        if self._told is None or self._told[:2] != (self.drift, self.latest):
-            self._told = self.drift, self.latest, self._answer()
-        return self._told[2]
+        now = (self.drift, self.latest, self.activity)
+        if self._told is None or self._told[0] != now:
+            self._told = now, self._answer()
+        return self._told[1]
 
     def _answer(self) -> RunAnswer:
         attempt, step = self.latest or (None, None)
@@ -96,6 +100,8 @@ class Run:
             drift=drift_answer(self.drift),
             attempt=attempt,
             step=step,
+            sealed=self.sealed,
+            activity=self.activity,
             kinds=self.body.every_kind,
         )
 
@@ -108,13 +114,16 @@ def _drift(values: dict[str, Any]) -> Drift:
     cause = values["cause"]
     return Drift(
         **{
-            **{name: value for name, value in values.items() if name not in ("calm", "history")},  # calm: older ledgers
+            **{name: value for name, value in values.items() if name in _DRIFT},  # older ledgers have more
             "severity": Severity(values["severity"]),
             "at": Severity(values["at"]),
             "recent": tuple(map(Severity, values.get("recent", ()))),
             "cause": None if cause is None else Cause(cause),
         }
     )
+
+
+_DRIFT = frozenset(field.name for field in fields(Drift))
 
 
 def transition_events(outcome: Outcome, **where: Any) -> list[tuple[str, dict[str, Any]]]:

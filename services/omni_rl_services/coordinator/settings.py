@@ -102,6 +102,8 @@ class CoordinatorSettings(StrictSettings):
     metrics_threads: int = Field(default=1, ge=1)
     worst_samples: int = Field(default=16, ge=0)
     """Samples of a step that are kept with their tokens."""
+    silent_after: float = Field(default=1800.0, gt=0)
+    """Seconds without a step after which a run is silent, unless it states its own."""
     settle: int = Field(default=3, ge=1)
     """Calm steps before a severity falls."""
     wandb: WandbSettings | None = None

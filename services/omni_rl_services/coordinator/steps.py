@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +60,9 @@ class Steps:
         telemetry: Telemetry,
         sinks: Sequence[Aside],
         responder: Responder,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self.room = Room(settings.bounds.in_flight)
         self._settings = settings
         self._store = store
@@ -128,11 +130,13 @@ class Steps:
             verdict = verdict_of(key, judged, outcome.drift, weights, run.policy.settle, live=live)
             severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
-            step = _new_step(run, key, body, digests, judged, outcome, history, severity, verdict)
+            step = _new_step(run, key, body, digests, judged, outcome, history, severity, verdict, live=live)
             if await self._store.seal(step) == "same":
                 return await self._again(run, key, judged)
             before, run.drift, run.history = run.drift, outcome.drift, history
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
+            if live:
+                run.sealed, run.activity = self._clock(), "live"
             if before.alarming and not outcome.drift.alarming:
                 await self._store.close_alarms(run.name, judged.judgement.reason)
         self._events.poke()
@@ -199,6 +203,12 @@ def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:
     return records
 
 
+def _began_again(run: Run) -> Iterator[NewEvent]:
+    """What is told where a step ends a silence, or what a run had said of its end."""
+    if run.activity in ("silent", "ended"):
+        yield NewEvent("activity", {"before": run.activity, "after": "live"}, run.name)
+
+
 def _new_step(
     run: Run,
     key: StepKey,
@@ -209,6 +219,8 @@ def _new_step(
     history: History,
     severity: Severity,
     verdict: Verdict,
+    *,
+    live: bool,
 ) -> NewStep:
     where = {"attempt": key.attempt, "step": key.step}
     sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
@@ -234,10 +246,11 @@ def _new_step(
         weight_version=", ".join(judged.versions),
         kept=judged.kept,
         flips=judged.flips,
-        state=run.state(outcome.drift, history),
+        state={**run.state(outcome.drift, history), **({"activity": "live"} if live else {})},
         events=(
             NewEvent("step", sealed, key.run),
             *(NewEvent(kind, data, key.run) for kind, data in transition_events(outcome, **where)),
+            *(_began_again(run) if live else ()),
         ),
         alarm=alarm,
     )

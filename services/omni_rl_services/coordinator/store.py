@@ -80,6 +80,9 @@ class Store:
         state = run.state(outcome.drift, run.history)
         await asyncio.wrap_future(self._ledger.put_state(run.name, state, told))
 
+    async def put_state(self, run: str, state: Mapping[str, Any], what: Sequence[NewEvent]) -> None:
+        await asyncio.wrap_future(self._ledger.put_state(run, state, what))
+
     async def put_part(self, key: StepKey, rank: int, records: StepRecords) -> Stored:
         return await asyncio.wrap_future(self._ledger.put_part(key, rank, records))
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import get_args
 
 import prometheus_client
@@ -32,6 +33,9 @@ class Telemetry:
             for name in LIMITED
         }
         self._severity = self._gauge("severity", "0 ok, 1 warn, 2 mask, 3 pause.", "run")
+        self._silent = self._gauge(
+            "silent", "1 for a run whose steps stopped coming; its other figures are old.", "run"
+        )
         self._step = self._gauge("step", "The latest sealed step.", "run")
         self._attempt = self._gauge("attempt", "The latest attempt.", "run")
         self.tokens = self._counter("ingested_tokens", "Sampled tokens taken in.")
@@ -76,6 +80,12 @@ class Telemetry:
         self._step.labels(step.run).set(step.step)
         self._attempt.labels(step.run).set(step.attempt)
         self.seals.labels(step.severity.label).inc()
+
+    def silent(self, runs: Iterable[str]) -> None:
+        """Show which runs are silent, as many as there may be figures of."""
+        self._silent.clear()
+        for run in islice(runs, self._max_runs):
+            self._silent.labels(run).set(1)
 
     def synced(self, result: SyncResult, finished: float, *, weights: bool) -> None:
         """`weights`: whether it was to bring new ones."""

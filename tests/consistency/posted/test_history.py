@@ -68,7 +68,7 @@ def test_noise_is_the_runs_own_once_enough_clean_steps_showed_it() -> None:
     for _ in range(8):
         history = history.after((0.01, 1e-4), None, TOKENS, clean=True)
     history = history.after((3.0, 1e-4), None, TOKENS, clean=False)
-    assert history.noise(0.05) == pytest.approx(0.01)
+    assert history.noise(0.05) == pytest.approx(0.02)
 
 
 def test_few_answers_need_more_to_be_sure() -> None:

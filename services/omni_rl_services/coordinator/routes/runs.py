@@ -25,6 +25,12 @@ async def all_runs(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuer
     return [run.answer() for run in await coordinator.newest_runs(limit)]
 
 
+@router.post("/{run}/end", responses=documented(401, 403, 404, 422))
+async def end(run: RunPath, coordinator: CoordinatorDep, caller: Syncer) -> RunAnswer:
+    """Say that a run is over: that no step comes is no silence then. Its next step, if there is one, makes it live."""
+    return (await coordinator.end_run(run)).answer()
+
+
 @router.get("/{run}", responses=documented(401, 403, 404, 422))
 async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunAnswer:
     """One run, and where it stands."""

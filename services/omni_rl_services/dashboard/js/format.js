@@ -56,4 +56,6 @@ export function version(text) {
 export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
 export const words = (name) => name.replaceAll("_", " ");
 
+/** What is said of a run in the place of its severity, where that is of long ago. */
+export const RESTING = { silent: "○ SILENT", ended: "○ ENDED" };
 export const SIGNS = { unjudged: "○ UNJUDGED", ok: "● OK", warn: "▲ WARN", mask: "◆ MASK", pause: "■ PAUSE" };

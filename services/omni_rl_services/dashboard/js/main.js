@@ -11,7 +11,7 @@ import { VIEWS, go, link, place } from "./place.js";
 import { failure, h } from "./dom.js";
 import { follow } from "./events.js";
 import { get, post, session } from "./api.js";
-import { head, lookAtHead } from "./views/head.js";
+import { head, lookAtHead, unknown } from "./views/head.js";
 import { keyboard, login } from "./shell.js";
 import { renew } from "./renew.js";
 
@@ -102,6 +102,7 @@ async function start() {
     live.dataset.state = document.body.dataset.live = status;
     live.textContent = status === "live" ? "live" : "connection lost, trying again";
     if (status === "live") load();
+    else unknown();
   });
   setInterval(() => { if (!document.hidden) soon(); }, AGAIN_MS);
   await load();

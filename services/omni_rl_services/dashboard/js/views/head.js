@@ -2,7 +2,7 @@
 
 import { confirmed, h } from "../dom.js";
 import { get, may, post, segment } from "../api.js";
-import { SIGNS, count, shorten, version, words } from "../format.js";
+import { RESTING, SIGNS, count, shorten, version, words } from "../format.js";
 import { changed, renew } from "../renew.js";
 import { since } from "../since.js";
 
@@ -17,16 +17,30 @@ const drawn = {}; // an alert that comes anew is read out anew
 export function head(box, state, run, latest, syncs) {
   if (!changed(drawn, state, run?.run, latest, syncs)) return;
   const drift = run?.drift;
-  const level = drift?.severity ?? "none";
+  // Where no step comes, nothing is judged: an ok of long ago is none. An alarm stays one.
+  const resting = ["mask", "pause"].includes(drift?.severity) ? undefined : RESTING[run?.activity];
+  const level = resting ? "unjudged" : (drift?.severity ?? "none");
   const halted = drift?.gate === "halted";
-  const sign = halted ? "■ HALTED" : run ? SIGNS[level] : "○ NO RUN";
-  const meaning = halted ? "stopped until a person resumes it" : run ? (DOING[drift.pursuit] ?? MEANINGS[level]) : "nothing was posted yet";
+  const sign = halted ? "■ HALTED" : run ? (resting ?? SIGNS[level]) : "○ NO RUN";
+  const quiet = `its last step was ${drift?.severity}`;
+  const meaning = halted ? "stopped until a person resumes it" : run ? (resting ? quiet : (DOING[drift.pursuit] ?? MEANINGS[level])) : "nothing was posted yet";
   const badge = h("div", { className: `badge ${halted ? "pause" : level}`, id: "badge", role: "status", data: { severity: level } }, h("strong", {}, sign), h("small", {}, meaning));
   const alarms = state.alarms.filter((alarm) => alarm.run === run?.run);
   renew(box,
     h("div", { className: "state" }, badge, h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
     ...alarms.slice(0, 1).map((alarm) => alarmCard(alarm, true)),
   );
+}
+
+/** The connection is lost: what the run is by now, nobody here knows. The head is drawn anew once it is back. */
+export function unknown() {
+  const badge = document.getElementById("badge");
+  if (!badge) return;
+  const [sign, meaning] = badge.children;
+  meaning.textContent = `when last seen: ${sign.textContent}`;
+  sign.textContent = "○ UNKNOWN";
+  badge.className = "badge unjudged";
+  delete drawn.drawn;
 }
 
 function facts(state, run, latest, syncs) {
@@ -37,7 +51,7 @@ function facts(state, run, latest, syncs) {
   const unlike = new Set(members.filter((member) => !elsewhere || member.role !== "trainer").map((member) => member.version)).size > 1;
   const weights = members.map((member) => fact(member.name, version(member.version), { title: [member.version, member.detail].filter(Boolean).join(": "), note: unlike ? `▲ ${member.state}, versions differ` : member.state }));
   return [
-    fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: run?.attempt > 1 ? `attempt ${run.attempt}` : null }),
+    fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: stepNote(run) }),
     ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })]),
     lastSync(syncs, fact),
     generation(state, run, fact),
@@ -49,6 +63,11 @@ function facts(state, run, latest, syncs) {
 function clusterWord(cluster) {
   if (!cluster.expected) return "none";
   return cluster.connected ? "connected" : "not connected";
+}
+
+function stepNote(run) {
+  if (run?.activity === "silent") return h("span", {}, "▲ none since ", since(run.sealed));
+  return run?.attempt > 1 ? `attempt ${run.attempt}` : null;
 }
 
 /** Since when the engines have the weights that they have: a sync that failed brought none. */
