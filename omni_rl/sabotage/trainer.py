@@ -1,12 +1,16 @@
-"""Faults of how the trainer scores: its weights, its temperature, its order. A fault takes a rank and a seed."""
+"""Faults of how the trainer scores: its packs, its weights, its temperature. A fault takes a rank and a seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from omni_rl.consistency.actions import Cause
+from omni_rl.models.nemotron_omni.language.attention import Attention
+from omni_rl.models.nemotron_omni.language.layout import PackedLayout
+from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
 from omni_rl.sabotage import patches
 from omni_rl.sabotage.fault import Fault
 from omni_rl.train import scoring
@@ -21,6 +25,20 @@ STRAY = 1e-3
 def temperature_ignored(worker: Any, seed: int) -> None:
     """Answers are scored at temperature 1, whatever they were sampled at."""
     patches.replace(scoring, "temperatures", lambda original: lambda rollouts: torch.ones_like(original(rollouts)))
+
+
+def leaking(kind: type[torch.nn.Module], worker: Any, seed: int) -> None:
+    """Modules of a kind take a whole pack for one sequence."""
+
+    def whole(original: Any) -> Callable[..., Any]:
+        def forward(states: torch.Tensor, layout: PackedLayout) -> Any:
+            return original(states, PackedLayout.of(torch.tensor([0, len(states)], device=states.device)))
+
+        return forward
+
+    for module in worker.model.modules():
+        if isinstance(module, kind):
+            patches.replace(module, "forward", whole)
 
 
 def stray_update(worker: Any, seed: int) -> None:
@@ -49,12 +67,14 @@ def _swapped(scores: Sequence[Score]) -> list[Score]:
     return found
 
 
-POSTPROCESSING = (Cause.LOGPROB_POSTPROCESSING,)
+POSTPROCESSING, PACKING = (Cause.LOGPROB_POSTPROCESSING,), (Cause.TRAIN_PACKING,)
 FAULTS = (
     *(
         Fault(f"temperature {at:g}, ignored", POSTPROCESSING, temperature_ignored, side="trainer", temperature=at)
         for at in TEMPERATURES
     ),
+    Fault("attention leaks over a pack", PACKING, partial(leaking, Attention), side="trainer"),
+    Fault("state leaks over a pack", PACKING, partial(leaking, MambaMixer), side="trainer"),
     Fault(
         "stray trainer update",
         (Cause.CORRUPT_WEIGHTS, Cause.STALE_WEIGHTS),
