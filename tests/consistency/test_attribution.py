@@ -242,12 +242,15 @@ def test_what_leaks_in_a_pack_is_told_from_what_chance_makes(packed: bool, again
 
 
 def test_decode_explains_only_what_it_reproduces_answer_by_answer() -> None:
-    """A leg of the same size in other answers, or of answers that are not the step's, is a suspicion."""
+    """A leg of the same size in other answers, or of answers that are not the step's, is a suspicion; so is one beside
+    a trainer that the prefill does not agree with either."""
     samples = parted(("text",))
     other = [sample for sample in parted(("image",)) if sample.kind == "image"]
     clean = legs(samples)
     elsewhere = replace(clean, prefill_vs_decode=[*leg(samples, apart=False)[::2], *other])
     assert search(samples, legs=lambda: elsewhere).cause is Cause.UNKNOWN
+    both = legs(samples, "prefill_vs_decode", "train_vs_prefill")
+    assert search(samples, legs=lambda: both).cause is Cause.UNKNOWN
     not_own = replace(legs(samples, "prefill_vs_decode"), decoded={})
     assert search(samples, legs=lambda: not_own).cause is Cause.UNKNOWN
 

@@ -60,6 +60,7 @@ class FakeBridge:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: dict[str, Job] = field(default_factory=dict)
     requests: list[SyncRequest] = field(default_factory=list)
+    checks: list[CheckRequest] = field(default_factory=list)
     journal: LedgerJournal | None = None
     renamed: dict[str, str] = field(default_factory=dict)
     published: bool = False
@@ -135,6 +136,7 @@ class FakeBridge:
 
     async def check(self, request: CheckRequest) -> CheckResult:
         self._called("check")
+        self.checks.append(request)
         sentence = "" if self.cause is None else f"the {self.cause} check found it"
         if self.published:
             return CheckResult(self.version, {}, cause=self.cause, sentence=sentence or THEIRS, compared=False)

@@ -70,6 +70,10 @@ async def test_stale_weights_heal_themselves(served: Served) -> None:
         ("pursuit", "rechecking", "nothing"),
     ]
     assert (await served.http.get("/v1/state")).json()["alarms"] == []
+    asked, again = served.bridge.checks
+    assert (asked.step, asked.resample) == (12, False)
+    # What the probe does not show, the step's own samples and prompts do.
+    assert (again.run, again.attempt, again.step, again.resample) == ("digits", 1, 12, True)
     recheck, search = (await served.http.get("/v1/checks")).json()
     assert (search["step"], search["cause"]) == (12, "stale_weights")
     assert (recheck["step"], recheck["severity"]) == (None, "ok")
@@ -139,6 +143,38 @@ async def test_a_failed_resync_halts(served: Served) -> None:
     assert run["drift"]["gate"] == "halted"
     (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
     assert "rollout-0 is gone" in alarm["sentence"]
+
+
+async def test_what_comes_back_after_its_resync_halts_at_the_next_step(served: Served) -> None:
+    served.bridge.cause = Cause.STALE_CACHE
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    assert (await rest(served))["drift"]["gate"] == "open"
+    await post(served, DRIFTED, step=13)
+    await seal(served, step=13)
+    run = await rest(served)
+    assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "stale_cache")
+    assert served.bridge.calls.count("sync") == 1
+    (alarm,) = (await served.http.get("/v1/state")).json()["alarms"]
+    assert "it persists after a resync" in alarm["sentence"]
+
+
+async def test_a_pattern_of_the_records_stands_where_the_pair_cannot_be_asked(serve: Serve) -> None:
+    """Values that are no numbers may be the weights': the pair's bytes are asked first."""
+    bridge = FakeBridge(cause=Cause.CORRUPT_WEIGHTS)
+    lost = [{**sample, "rollout_logprobs": [None] * len(sample["rollout_logprobs"])} for sample in CALM]
+    async with serve(bridge) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, lost)
+        assert (await seal(served))["cause"] == "nonfinite_logprobs"
+        await rest(served)
+        assert bridge.calls == ["pause", "check", "sync", "check", "resume"]
+        bridge.down = "the head of Ray is gone"
+        await post(served, lost, step=13)
+        await seal(served, step=13)
+        run = await rest(served)
+        assert (run["drift"]["gate"], run["drift"]["cause"]) == ("halted", "nonfinite_logprobs")
 
 
 async def test_noise_is_masked_and_generation_goes_on(served: Served) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.attribution.parting import SHARE, apart, held, kinds_outside, mean_of, outside
-from omni_rl.consistency.attribution.reported import Values
+from omni_rl.consistency.attribution.reported import LEFT, Values
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.comparison import compare
 from omni_rl.consistency.left_out import TIES
@@ -53,7 +53,8 @@ class Reference:
 
 
 def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Bands) -> Finding:
-    """Whether the engine's decode of the step's own tokens disagrees with its prefill of them, answer by answer."""
+    """Whether the engine's decode of the step's own tokens disagrees with its prefill of them, answer by answer, and
+    the trainer agrees with that prefill: then nothing else is left of the step's difference."""
     leg = apart(legs.prefill_vs_decode, bands)
     numbers = {"mean": leg, **_later(legs.prefill_vs_decode)}
     if not outside(leg, step, bands):
@@ -61,7 +62,8 @@ def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Band
             Check.PREFILL_AGAINST_DECODE, "clear", f"decode and prefill differ by {leg:.2g}", numbers=numbers
         )
     share = held(legs.prefill_vs_decode, samples) if legs.decoded else 0.0
-    is_all = share >= MOST
+    left = apart(legs.train_vs_prefill, bands)
+    is_all = share >= MOST and left <= max(bands.mean, LEFT * step)
     return Finding(
         Check.PREFILL_AGAINST_DECODE,
         "explains" if is_all else "suspicious",
@@ -70,10 +72,10 @@ def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Band
         + (
             ": the state that it carries from token to token is wrong"
             if is_all
-            else "; that is not the step's difference, answer by answer"
+            else "; that is not all of the step's difference, answer by answer"
         ),
         Cause.DECODE_PREFILL,
-        {**numbers, "held": share},
+        {**numbers, "held": share, "left": left},
         modalities=kinds_outside(legs.prefill_vs_decode, bands),
     )
 
