@@ -126,8 +126,8 @@ class CheckBody(Body):
 
 
 class AnswerLegs(Answer):
-    """An answer to the probe, token by token: for each leg the logprob of its second side less that of its first, null
-    where that is not a number."""
+    """An answer, token by token from its first: for each leg the logprob of its second side less that of its first,
+    null where that is not a number. A leg may know the first tokens alone."""
 
     sample: str
     kind: str
@@ -146,7 +146,10 @@ class CheckAnswer(Answer):
     severity: SeverityName
     reason: str
     figures: Figures
-    legs: dict[str, Figures] = Field(description="Of answers to the probe, also where a step was asked about.")
+    legs: dict[str, Figures] = Field(
+        description="Of answers to the probe; where a step was asked about, of its own answers, and of the probe's of "
+        "kinds that none of these is of."
+    )
     answers: list[AnswerLegs] = Field(description="The legs token by token.")
     compared: bool = Field(
         default=True,

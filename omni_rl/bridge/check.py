@@ -30,6 +30,9 @@ from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.version import same_weights
 
+TOLD = 1024
+"""Tokens of an answer whose legs are kept one by one."""
+
 
 class Checks:
     """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
@@ -176,7 +179,7 @@ def _by_token(sides: Mapping[str, Sequence[SampleRecord]]) -> tuple[TokenLegs, .
             of_answer[0].sample,
             of_answer[0].kind,
             {
-                leg: tuple((record.train_logprobs - record.rollout_logprobs).tolist())
+                leg: tuple((record.train_logprobs - record.rollout_logprobs)[:TOLD].tolist())
                 for leg, record in zip(sides, of_answer, strict=True)
             },
         )

@@ -52,7 +52,8 @@ class CheckRequest:
 
 @dataclass(frozen=True)
 class TokenLegs:
-    """An answer to the probe: by name of the leg, the logprob of its second side less that of its first, by token."""
+    """An answer: by name of the leg, the logprob of its second side less that of its first, by token; a leg may know
+    the first tokens alone."""
 
     sample: str
     kind: str
@@ -62,7 +63,8 @@ class TokenLegs:
 @dataclass(frozen=True)
 class CheckResult:
     """`figures` of trainer against engine by bucket; `legs` the same by name of the leg, and `answers` token by token,
-    of answers to the probe: empty where the search for a cause did not come to them. `cause` and `evidence` (one
+    of the step's answers that could be made again and of the probe's: empty where the search for a cause did not come
+    to them. `cause` and `evidence` (one
     entry a check, cheap ones first; `sentence` sums them up) are None where nothing had to be explained.
 
     `compared` False: the engines' weights did not come from the trainer, whose own copy has others. Their bytes were

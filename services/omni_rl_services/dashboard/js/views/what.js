@@ -73,9 +73,9 @@ function sampleCard(sample) {
     h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), strip(rows), all);
 }
 
-/** Legs of this step's own answers cannot be had later: their media are not with the engine. Those of the probe can. */
+/** Legs of this step's own answers are had as long as the trainer still has these; later they are of the probe. */
 function legsCard(check, kind, { run, attempt, step }, told) {
-  const title = `Legs, as a check of step ${count(step)} took them of the probe`;
+  const title = `Legs, as a check of step ${count(step)} took them`;
   const ask = checkButton(`Find the cause of step ${count(step)}`, { run, attempt, step, legs: true, reference: true, localise: true }, told);
   if (check === null) return panel("Legs", ask, empty("No check has looked into this step", "A search for its cause takes the difference apart: train against prefill, prefill against decode, batch against alone, both against float32.", `omni-rl check --step ${run}/${attempt}/${step} --reference`));
   const bars = legBars(legRows(check.legs, check.evidence), `legs-${check.check}`);
