@@ -128,7 +128,6 @@ class Checks:
     def _behind(self, version: str) -> str:
         """Equal weights are no stale ones, under whichever name they came."""
         trainer = str(self._trainer.version())
-        trainer = str(self._trainer.version())
         if same_weights(trainer, version):
             return ""
         return f"the trainer has {trainer}, replicas serve {version}: sync first"

@@ -31,6 +31,8 @@ TRIES = 14
 GOLDEN = (np.sqrt(5) - 1) / 2
 ONE_SIDED = 0.02
 """Share of tokens that may lie on the wrong side of a one-sided difference."""
+LEANING = 0.2
+"""The mean of signed differences that noise may have, as a share of its mean abs d: most of it cancels."""
 FITTED = 2
 """Answers that a temperature is fitted to."""
 FAR = 4.0
@@ -114,7 +116,7 @@ def _reading(
     first = np.concatenate([said[sample.sample][:1] - own[sample.sample][:1] for sample in samples])
     below = float((by < -noise).mean())
     # A penalty spares the first token of an answer, before which there is none; a cut does not.
-    if side == "engine" and below <= ONE_SIDED and min(by.mean(), first.mean()) > bands.mean:
+    if side == "engine" and below <= ONE_SIDED and min(by.mean(), first.mean()) > LEANING * bands.mean:
         return (
             Cause.SAMPLING_SUPPORT,
             f"all are larger, by {float(by.mean()):.2g} in the mean, as where top-p, top-k, min-p or a grammar leave "
