@@ -1,6 +1,9 @@
 """Fixtures that every room may use."""
 
 import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +25,19 @@ prepare()
 def small_checkpoint() -> Path:
     """The committed small Omni, in bfloat16; read only."""
     return SMALL_CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what `pip` would install of the wheel."""
+    built = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "-w", str(built), str(Path(__file__).parents[1])], check=True, capture_output=True)
+    (archive,) = built.glob("*.whl")
+    installed = built / "installed"
+    with zipfile.ZipFile(archive) as files:
+        files.extractall(installed)
+    return installed
 
 
 @pytest.fixture(scope="session")

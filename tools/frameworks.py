@@ -56,6 +56,8 @@ def _make(directory: Path, lock: Path, project: str) -> None:
     done = subprocess.run([*command, "--target", str(packages), "-r", str(lock)], capture_output=True, text=True)
     if done.returncode:
         raise FrameworkError(f"the packages of {lock} could not be installed:\n{done.stderr[-2000:]}")
+    # Some wheels hold a package `tests` of their own, which would hide the checkout's.
+    shutil.rmtree(packages / "tests", ignore_errors=True)
     # Behind the framework's own packages; a plain path would leave out the `.pth` files that lie there.
     (packages / "project.pth").write_text(f"import site; site.addsitedir({project!r})\n")
     (directory / "ready").touch()

@@ -8,11 +8,10 @@ on the driver, once in a step, where `actor_rollout_ref.rollout.calculate_log_pr
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from omni_rl.api.runs import CorrectionBody
 from omni_rl.watch import verl_correct
 from omni_rl.watch.guard import guarded
 from omni_rl.watch.place import Place
@@ -28,8 +27,7 @@ class VerlWatch:
     """One process's eyes in verl. It makes a `Watcher` at the first batch: of the processes that import verl, the
     driver alone ever sees one."""
 
-    def __init__(self, watcher: Callable[..., Watcher] = Watcher) -> None:
-        self._make = watcher
+    def __init__(self) -> None:
         self.watcher: Watcher | None = None
         self._run: VerlRun | None = None
         self._rows: Rows | None = None
@@ -69,17 +67,15 @@ class VerlWatch:
     def _watching(self) -> Watcher:
         if self.watcher is None:
             run = self._run
-            known: dict[str, Any] = {}
-            if run is not None:
-                known = {"model": run.model, "dtype": run.dtype, "train_dtype": run.train_dtype}
-            if self._method is not None:
-                known["correction"] = CorrectionBody(method=self._method, when="always")
-            # The driver is the only process that posts, whatever a launcher of Ray's nodes says of ranks.
-            self.watcher = self._make(
+            self.watcher = Watcher(
                 run=os.environ.get("OMNI_RL_RUN") or (run.name if run is not None else "verl"),
+                model=run.model if run is not None else "model",
+                dtype=run.dtype if run is not None else "bfloat16",
+                train_dtype=run.train_dtype if run is not None else None,
                 framework="verl",
+                correct=self._method or "none",
+                # The driver is the only process that posts, whatever a launcher of Ray's nodes says of ranks.
                 place=Place(0, 1),
-                **known,
             )
         return self.watcher
 

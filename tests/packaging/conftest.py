@@ -1,9 +1,8 @@
-"""The wheel as `pip` would install it, and processes in which it shadows the checkout."""
+"""Processes in which the wheel shadows the checkout."""
 
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the wheel installs."""
-    built = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "-w", str(built), str(ROOT)], check=True, capture_output=True)
-    (archive,) = built.glob("*.whl")
-    installed = built / "installed"
-    with zipfile.ZipFile(archive) as files:
-        files.extractall(installed)
-    return installed
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""The driver of a verl run, in the environment of the released verl: `python -m tests.watch.verl_driver PLAN.json`.
+"""The driver of verl runs, in the environment of the released verl: `python -m tests.watch.verl_driver PLAN.json`.
 
-Everything is verl's own but what needs a GPU: its configuration, the V1 trainer's methods, TransferQueue on Ray, and
-its tracking. In place of the engine and of the trainer's workers stand made-up policies: what the engine's sampled is
-put into the queue as verl's agent loop does, and two data-parallel ranks put their half of the trainer's logprobs each.
+Everything is verl's own but what needs a GPU or Ray: its configuration, its batches, the V1 trainer's methods and its
+tracking. In place of the engine and of the trainer's workers stand made-up policies: what the engine's sampled is put
+into the queue as verl's agent loop does, and two data-parallel ranks put their half of the trainer's logprobs each.
 """
 
 import json
@@ -15,16 +15,14 @@ from omni_rl import torchvision_schemas
 
 torchvision_schemas.install()  # before anything imports transformers
 
-import ray  # noqa: E402
 import torch  # noqa: E402
-import transfer_queue as tq  # noqa: E402
-import verl  # noqa: E402
 from hydra import compose, initialize_config_module  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from transfer_queue import KVBatchMeta  # noqa: E402
 from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict  # noqa: E402
 from verl.utils.tracking import Tracking  # noqa: E402
 
 from tests.watch.run_steps import Step, await_verdict, steps  # noqa: E402
@@ -33,27 +31,58 @@ RANKS = 2
 PROMPT = 5
 
 
+class Queue:
+    """The part of TransferQueue that the trainer's methods use, in this process."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._tags: dict[str, dict[str, Any]] = {}
+
+    def kv_batch_put(
+        self, keys: list[str], partition_id: str, fields: TensorDict, tags: list[dict[str, Any]] | None = None
+    ) -> KVBatchMeta:
+        for name in fields.keys():  # noqa: SIM118
+            column = fields.get(name)
+            values = column.unbind() if isinstance(column, torch.Tensor) else column.tolist()
+            for key, value in zip(keys, values, strict=True):
+                self._rows.setdefault(key, {})[name] = value
+        self._tags |= dict(zip(keys, tags, strict=True)) if tags is not None else {}
+        kept = [self._tags[key] for key in keys]
+        return KVBatchMeta(keys=keys, tags=kept, partition_id=partition_id, fields=list(self._rows[keys[0]]))
+
+    def kv_clear(self, keys: list[str], partition_id: str) -> None:
+        for key in keys:
+            del self._rows[key], self._tags[key]
+
+    def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
+        rows = [self._rows[key] for key in keys]
+        return list_of_dict_to_tensordict([{name: row[name] for name in select_fields if name in row} for row in rows])
+
+
+tq = trainer_base.tq = Queue()
+
+
 def jagged(rows: Any) -> torch.Tensor:
     return torch.nested.as_nested_tensor([torch.as_tensor(row) for row in rows], layout=torch.jagged)
 
 
-def queued(step: Step, number: int) -> KVBatchMeta:
-    """The step's answers in the queue, as verl's agent loop leaves them."""
+def queued(step: Step, number: int, logprobs: bool) -> KVBatchMeta:
+    """The step's answers in the queue, as verl's agent loop leaves them; with the engine's logprobs if it gives any."""
     keys = [f"{number}-{n // 8}_{n % 8}_0" for n in range(len(step.ids))]
     versions = dict.fromkeys(("min_global_steps", "max_global_steps"), number - 1 - step.behind)
-    fields = TensorDict(
+    rows = [
         {
-            "prompts": jagged([torch.arange(PROMPT)] * len(keys)),
-            "responses": jagged(step.ids),
-            "response_mask": jagged(step.mask),
-            "rollout_log_probs": jagged(step.rollout),
-            "rm_scores": jagged([torch.nn.functional.pad(torch.ones(1), (len(row) - 1, 0)) for row in step.ids]),
-            "uid": [key.split("_")[0] for key in keys],
-        },
-        batch_size=len(keys),
-    )
+            "prompts": torch.arange(PROMPT),
+            "responses": torch.from_numpy(ids),
+            "response_mask": torch.from_numpy(mask),
+            **({"rollout_log_probs": torch.from_numpy(rollout)} if logprobs else {}),
+            "rm_scores": torch.nn.functional.pad(torch.ones(1), (len(ids) - 1, 0)),
+            "uid": key.split("_")[0],
+        }
+        for key, ids, mask, rollout in zip(keys, step.ids, step.mask, step.rollout, strict=True)
+    ]
     tags = [{"status": "success", "seq_len": PROMPT + len(row), **versions} for row in step.ids]
-    tq.kv_batch_put(keys=keys, partition_id="train", fields=fields, tags=tags)
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=list_of_dict_to_tensordict(rows), tags=tags)
     return KVBatchMeta(keys=keys, tags=tags, partition_id="train", extra_info={})
 
 
@@ -78,43 +107,39 @@ class Workers:
 def configuration(changes: list[str]) -> Any:
     """verl's own default configuration, with an engine that gives its logprobs."""
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", ["data.train_batch_size=8", "algorithm.adv_estimator=grpo", *changes])
+        config = compose("ppo_trainer", ["trainer.project_name=tests", "algorithm.adv_estimator=grpo", *changes])
     OmegaConf.resolve(config)
     return config
 
 
-def main(plan: dict[str, Any]) -> None:
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    config = configuration(plan["config"])
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+def train(name: str, fault: str, changes: list[str], first: int, count: int) -> list[list[float]]:
+    """A run; returns each step's weights in the queue, where there are any."""
+    config = configuration([f"trainer.experiment_name={name}", *changes])
     trainer = PPOTrainerSync.__new__(PPOTrainerSync)  # its __init__ wants GPUs
     trainer.config = config
     trainer.actor_rollout_wg = workers = Workers()
-    trainer.logger = Tracking(
-        "tests", plan["run"], default_backend=["file"], config=OmegaConf.to_container(config, resolve=True)
-    )
+    os.environ["VERL_FILE_LOGGER_PATH"] = f"{name}.jsonl"
+    everything = OmegaConf.to_container(config, resolve=True)
+    trainer.logger = Tracking(config.trainer.project_name, name, default_backend=["file"], config=everything)
+    logprobs = config.actor_rollout_ref.rollout.calculate_log_probs
     weights = []
-    for number, step in enumerate(steps(plan["fault"], plan["steps"]), plan["first"]):
+    for number, step in enumerate(steps(fault, count), first):
         trainer.global_steps = number
         workers.step = step
         metrics: dict[str, Any] = {}
-        batch = queued(step, number)
-        batch = trainer._compute_old_log_prob(batch, metrics)
+        batch = trainer._compute_old_log_prob(queued(step, number, logprobs), metrics)
         batch = trainer._compute_advantage(batch, metrics)
-        if "rollout_is_weights" in (batch.fields or []):
+        if "rollout_is_weights" in batch.fields:
             found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["rollout_is_weights"])
             weights.append(found["rollout_is_weights"].values().tolist())
-        if plan["watched"]:
-            await_verdict(plan["run"], number)
-        trainer.logger.log(metrics, step=number)
+        if logprobs:
+            await_verdict(f"{config.trainer.project_name}.{name}", number)
         tq.kv_clear(keys=batch.keys, partition_id="train")
+        trainer.logger.log(metrics, step=number)
     trainer.logger.finish()
-    Path(plan["out"]).write_text(json.dumps({"weights": weights, "verl": verl.__version__}))
-    tq.close()
-    ray.shutdown()
+    return weights
 
 
 if __name__ == "__main__":
-    assert os.environ.get("VERL_FILE_LOGGER_PATH")
-    assert trainer_base.calculate_debug_metrics is not None
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    runs: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
+    Path("weights.json").write_text(json.dumps({run["name"]: train(**run) for run in runs}))

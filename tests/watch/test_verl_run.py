@@ -1,0 +1,121 @@
+"""verl from PyPI: its V1 trainer's methods on a made-up engine's and two ranks' answers, watched without a line."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_rl.api.steps import Verdict
+from omni_rl.client import Client
+from tests.services.live import live
+from tests.watch.run_steps import ANSWERS, FAULTS, FROM
+from tools import frameworks
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+FIRST = 3
+"""The first step's number: the run goes on from a checkpoint."""
+ON = "actor_rollout_ref.rollout.calculate_log_probs"
+BLIND = "blind"
+"""The run whose engine gives no logprobs."""
+
+
+@dataclass
+class Ran:
+    """What verl logged of a run's steps, what the coordinator says of them, and the weights that its loss got."""
+
+    metrics: list[dict[str, float]]
+    verdicts: list[Verdict]
+    weights: list[list[float]]
+
+
+@dataclass
+class Runs:
+    """Each fault's run by its name, and what the driver of all said."""
+
+    by_name: dict[str, Ran]
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Runs:
+    """Runs one after the other under one coordinator, with the wheel installed: verl finds our entry point by it."""
+    directory = tmp_path_factory.mktemp("verl")
+    told = {name: {"fault": name, "changes": [f"{ON}=True"]} for name in FAULTS}
+    plan = [{"name": name, "first": FIRST, "count": STEPS, **settings} for name, settings in told.items()]
+    plan.append({"name": BLIND, "first": FIRST, "count": 2, "fault": "none", "changes": [f"{ON}=False"]})
+    (directory / "plan.json").write_text(json.dumps(plan))
+    with live(directory) as url:
+        environment = {
+            **os.environ,
+            "OMNI_RL_URL": url,
+            "OMNI_RL_CORRECT": "tis",
+            "PYTHONPATH": f"{wheel}{os.pathsep}{ROOT}",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [str(frameworks.python("verl")), "-m", "tests.watch.verl_driver", "plan.json"]
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        weights = json.loads((directory / "weights.json").read_text())
+        found = {}
+        with Client(url) as client:
+            judged = {run.run for run in client.runs()}
+            for name in (*FAULTS, BLIND):
+                run = f"tests.{name}"
+                lines = client.steps(run) if run in judged else []
+                verdicts = [client.step(run, 1, line.step).verdict for line in lines]
+                found[name] = Ran(logged(directory / f"{name}.jsonl"), verdicts, weights[name])
+    return Runs(found, done.stderr)
+
+
+def logged(path: Path) -> list[dict[str, float]]:
+    """verl's own log of its metrics."""
+    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(FIRST, FIRST + len(lines)))
+    return [line["data"] for line in lines]
+
+
+def test_a_run_that_is_well_is_ok_in_verls_own_metrics(runs: Runs) -> None:
+    ran = runs.by_name["none"]
+    assert [(v.step, v.severity, v.cause) for v in ran.verdicts] == [(FIRST + n, "ok", None) for n in range(STEPS)]
+    assert {v.samples for v in ran.verdicts} == {ANSWERS}
+    for number, metrics in enumerate(ran.metrics, FIRST):
+        assert metrics["training/rollout_probs_diff_valid"] == 1
+        # The verdict is this step's; or the step before's, where the answer to the seal was still on its way.
+        if "omni_rl/step" in metrics:
+            assert metrics["omni_rl/step"] in (number, number - 1)
+            assert metrics["omni_rl/severity"] == 0.0
+    assert "omni_rl/step" in ran.metrics[1]
+    assert "not watched" not in runs.stderr
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "none"])
+def test_a_fault_is_seen_in_its_step_and_named(runs: Runs, fault: str) -> None:
+    ran = runs.by_name[fault]
+    assert [v.severity for v in ran.verdicts[:FROM]] == ["ok"] * FROM
+    assert all(v.severity in ("warn", "mask", "pause") for v in ran.verdicts[FROM:])
+    assert (ran.verdicts[FROM].cause, ran.verdicts[-1].cause) == FAULTS[fault]
+    assert ran.metrics[-1]["omni_rl/severity"] > 0
+    assert f"omni_rl/cause/{ran.verdicts[-2].cause}" in ran.metrics[-1] or (
+        f"omni_rl/cause/{ran.verdicts[-1].cause}" in ran.metrics[-1]
+    )
+
+
+def test_weights_of_ours_reach_verls_loss(runs: Runs) -> None:
+    ran = runs.by_name["temperature"]
+    assert len(ran.weights) == STEPS
+    assert all(0.0 <= weight <= 2.0 for step in ran.weights for weight in step)
+    assert max(ran.weights[-1]) == 2.0
+    assert "omni_rl/weight_mean" in ran.metrics[0]
+
+
+def test_a_run_without_logprobs_says_once_what_to_set(runs: Runs) -> None:
+    ran = runs.by_name[BLIND]
+    assert ran.verdicts == []
+    assert runs.stderr.count(f"set {ON}=True") == 1
+    assert not any(name.startswith("omni_rl/") for metrics in ran.metrics for name in metrics)
