@@ -21,6 +21,8 @@ from omni_rl.watch.watcher import Watcher
 
 log = logging.getLogger("omni_rl.watch")
 V1_TRAINER = "verl.trainer.ppo.v1.trainer_base"
+TRAINERS = {V1_TRAINER: "PPOTrainer", "verl.trainer.ppo.ray_trainer": "RayPPOTrainer"}
+"""verl's trainers by their modules: this one and the older one."""
 
 
 class VerlWatch:
@@ -30,6 +32,7 @@ class VerlWatch:
     def __init__(self) -> None:
         self.watcher: Watcher | None = None
         self._run: VerlRun | None = None
+        self._step: int | None = None
         self._rows: Rows | None = None
         self._method = verl_correct.asked()
         self._posted: int | None = None
@@ -41,15 +44,21 @@ class VerlWatch:
         self.watcher = None
         if self._run is not None and self._run.obstacle:
             log.warning("omni-rl: nothing is compared: %s", self._run.obstacle)
-        _wrap_v1_trainer(self)
+        for module, name in TRAINERS.items():
+            # Those that are loaded: a trainer begins its run itself.
+            if (trainer := getattr(sys.modules.get(module), name, None)) is not None:
+                _wrap_trainer(trainer, self)
         if self._method is not None:
             verl_correct.install((verl_correct.HELPER, V1_TRAINER), self._method)
 
+    def scores(self, step: int, rows: Rows | None) -> None:
+        """Take what a trainer knows of the batch that it is about to score."""
+        self._step, self._rows = step, rows
+
     def scored(self, data: Any) -> None:
         """Post a batch that has both logprobs."""
-        rows = self._rows
-        number = rows.step if rows is not None else data.meta_info.get("global_steps")
-        self._posted = self._watching().step(step=number, **step_values(data, self._run, rows))
+        step, rows = self._step, self._rows
+        self._posted = self._watching().step(step=step, **step_values(data, self._run, step, rows))
 
     def logged(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return verl's metrics of a step with the verdict beside them, and post them to it. A verdict that has not
@@ -59,10 +68,6 @@ class VerlWatch:
         self.watcher.add_training(self._posted, metrics)
         self._posted = None
         return {**metrics, **self.watcher.figures()}
-
-    def knowing(self, rows: Rows | None) -> None:
-        """Take what the V1 trainer knows of the batch that it is about to score."""
-        self._rows = rows
 
     def _watching(self) -> Watcher:
         if self.watcher is None:
@@ -113,20 +118,16 @@ def watch(eyes: VerlWatch | None = None) -> None:
     tracking.Tracking.__init__, tracking.Tracking.log = __init__, log_metrics
 
 
-def _wrap_v1_trainer(seen: VerlWatch) -> None:
-    """Learn of the V1 trainer's rows. It begins a run after its module is loaded; the older trainer needs none of it,
-    for its batches hold all there is."""
-    trainer = getattr(sys.modules.get(V1_TRAINER), "PPOTrainer", None)
-    if trainer is None or hasattr(trainer._compute_old_log_prob, "__wrapped__"):
-        return
+def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
+    """Learn of a trainer's steps and, of the V1 trainer, its rows; the older one's batches hold all there is."""
     compute = trainer._compute_old_log_prob
+    if hasattr(compute, "__wrapped__"):
+        return  # by the run before, in this process
 
     @wraps(compute)
     def _compute_old_log_prob(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.knowing(Rows(batch.keys, batch.tags, self.global_steps))
-        try:
-            return compute(self, batch, *args, **kwargs)
-        finally:
-            seen.knowing(None)
+        rows = Rows(batch.keys, batch.tags) if hasattr(batch, "tags") else None
+        guarded(lambda: seen.scores(self.global_steps, rows))
+        return compute(self, batch, *args, **kwargs)
 
     trainer._compute_old_log_prob = _compute_old_log_prob

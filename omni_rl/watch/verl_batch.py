@@ -23,10 +23,9 @@ class Rows:
 
     keys: Sequence[str]
     tags: Sequence[Mapping[str, Any]]
-    step: int
 
 
-def step_values(data: Any, run: VerlRun | None, rows: Rows | None) -> StepValues:
+def step_values(data: Any, run: VerlRun | None, step: int | None, rows: Rows | None) -> StepValues:
     """Returns what a `DataProto` that holds both logprobs tells. The older trainer's has prompts, groups and rewards
     too; of the V1 trainer's, `rows` knows the groups and the weights that sampled."""
     batch = data.batch
@@ -56,8 +55,9 @@ def step_values(data: Any, run: VerlRun | None, rows: Rows | None) -> StepValues
     if rows is not None:
         values["samples"] = list(rows.keys)
         values["rollout_version"] = list(_sampled_by(rows.tags))
-        # A step's answers are scored with the weights that the step before has left.
-        values["train_version"] = str(rows.step - 1)
+        if step is not None:
+            # A step's answers are scored with the weights that the step before has left.
+            values["train_version"] = str(step - 1)
     elif "uid" in others:
         values["groups"] = others["uid"].tolist()
     return values

@@ -51,7 +51,6 @@ def batch(seed: int = 0, **drift: float) -> SimpleNamespace:
             "old_log_probs": torch.from_numpy(step["train_logprobs"]),
         },
         non_tensor_batch={},
-        meta_info={},
     )
 
 
@@ -107,7 +106,7 @@ def test_the_older_trainers_batch_has_prompts_groups_rewards_and_media() -> None
         "uid": torch.arange(answers).numpy() // 4,
         "multi_modal_inputs": [{"pixel_values": 1, "image_grid_thw": 1}, {}] * (answers // 2),
     }
-    values: Any = step_values(data, None, None)
+    values: Any = step_values(data, None, 6, None)
     assert values["prompt_mask"].tolist() == [[0, 1, 1]] * answers
     assert values["rewards"].tolist() == [1.0] * answers
     assert values["kinds"] == ["image", "text"] * (answers // 2)
@@ -116,7 +115,7 @@ def test_the_older_trainers_batch_has_prompts_groups_rewards_and_media() -> None
 
 def test_the_v1_trainers_rows_have_groups_and_versions() -> None:
     tags = [{"min_global_steps": 4, "max_global_steps": 4 + n} for n in (0, 1)]
-    values = step_values(batch(), None, Rows(["a_0_0", "a_1_0"], tags, 6))
+    values = step_values(batch(), None, 6, Rows(["a_0_0", "a_1_0"], tags))
     assert values["samples"] == ["a_0_0", "a_1_0"]
     # Of an answer that two versions sampled nobody knows which of them which token.
     assert (values["rollout_version"], values["train_version"]) == (["4", ""], "5")
@@ -130,9 +129,8 @@ def test_a_step_is_judged_and_its_verdict_is_in_its_own_metrics(url: str, monkey
     eyes.begin(config())
     assert eyes.logged({"val/score": 0.5}) == {"val/score": 0.5}
     for step in (7, 8):
-        data = batch(step)
-        data.meta_info["global_steps"] = step
-        eyes.scored(data)
+        eyes.scores(step, None)
+        eyes.scored(batch(step))
         assert eyes.watcher is not None
         assert eyes.watcher.flush(30)
         metrics = eyes.logged({"critic/score/mean": 0.25})

@@ -23,6 +23,8 @@ FIRST = 3
 ON = "actor_rollout_ref.rollout.calculate_log_probs"
 BLIND = "blind"
 """The run whose engine gives no logprobs."""
+OLDER = "older"
+"""The run of the trainer before V1, with a mask that is late."""
 
 
 @dataclass
@@ -49,6 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Runs:
     told = {name: {"fault": name, "changes": [f"{ON}=True"]} for name in FAULTS}
     plan = [{"name": name, "first": FIRST, "count": STEPS, **settings} for name, settings in told.items()]
     plan.append({"name": BLIND, "first": FIRST, "count": 2, "fault": "none", "changes": [f"{ON}=False"]})
+    plan.append({"name": OLDER, "first": FIRST, "count": STEPS, "fault": "late_mask", "changes": [], "v1": False})
     (directory / "plan.json").write_text(json.dumps(plan))
     with live(directory) as url:
         environment = {
@@ -65,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Runs:
         found = {}
         with Client(url) as client:
             judged = {run.run for run in client.runs()}
-            for name in (*FAULTS, BLIND):
+            for name in (*FAULTS, BLIND, OLDER):
                 run = f"tests.{name}"
                 lines = client.steps(run) if run in judged else []
                 verdicts = [client.step(run, 1, line.step).verdict for line in lines]
@@ -119,3 +122,11 @@ def test_a_run_without_logprobs_says_once_what_to_set(runs: Runs) -> None:
     assert ran.verdicts == []
     assert runs.stderr.count(f"set {ON}=True") == 1
     assert not any(name.startswith("omni_rl/") for metrics in ran.metrics for name in metrics)
+
+
+def test_the_older_trainer_is_watched_too(runs: Runs) -> None:
+    ran = runs.by_name[OLDER]
+    assert [(v.step, v.severity) for v in ran.verdicts[:FROM]] == [(FIRST + n, "ok") for n in range(FROM)]
+    assert [v.cause for v in ran.verdicts[FROM:]] == ["loss_mask"] * (STEPS - FROM)
+    assert {worst.sample.split("/")[0] for worst in ran.verdicts[-1].worst} <= {str(n) for n in range(ANSWERS // 8)}
+    assert ran.metrics[-1]["omni_rl/severity"] > 0

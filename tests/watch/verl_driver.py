@@ -15,13 +15,18 @@ from omni_rl import torchvision_schemas
 
 torchvision_schemas.install()  # before anything imports transformers
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hydra import compose, initialize_config_module  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from transfer_queue import KVBatchMeta  # noqa: E402
+from verl import DataProto  # noqa: E402
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer  # noqa: E402
 from verl.trainer.ppo.v1 import trainer_base  # noqa: E402
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
+from verl.utils import tensordict_utils as tu  # noqa: E402
+from verl.utils.debug import metrics  # noqa: E402
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict  # noqa: E402
 from verl.utils.tracking import Tracking  # noqa: E402
 
@@ -86,6 +91,11 @@ def queued(step: Step, number: int, logprobs: bool) -> KVBatchMeta:
     return KVBatchMeta(keys=keys, tags=tags, partition_id="train", extra_info={})
 
 
+def positions(train: Any) -> torch.Tensor:
+    """What the model gives: a number a position, of the token after it, prompt and answer in one row."""
+    return jagged([torch.nn.functional.pad(torch.as_tensor(row), (PROMPT - 1, 1)) for row in train])
+
+
 class Workers:
     """Two data-parallel ranks of the trainer: each scores its half of a batch's answers, in the dispatched order."""
 
@@ -97,8 +107,7 @@ class Workers:
         half = len(batch.keys) // RANKS
         for rank in range(RANKS):
             of = slice(rank * half, (rank + 1) * half)
-            # The model gives a number a position, of the token after it; prompt and answer in one row.
-            scored = jagged([torch.nn.functional.pad(torch.as_tensor(r), (PROMPT - 1, 1)) for r in self.step.train[of]])
+            scored = positions(self.step.train[of])
             fields = TensorDict({"log_probs": scored, "entropy": scored * -1.0}, batch_size=half)
             tq.kv_batch_put(keys=batch.keys[of], partition_id=batch.partition_id, fields=fields)
         return batch
@@ -112,7 +121,48 @@ def configuration(changes: list[str]) -> Any:
     return config
 
 
-def train(name: str, fault: str, changes: list[str], first: int, count: int) -> list[list[float]]:
+def older(step: Step, number: int, config: Any) -> dict[str, Any]:
+    """A step of the trainer before V1, as much of its `fit` as scores the answers."""
+    count, width = len(step.ids), max(map(len, step.ids))
+
+    def padded(rows: Any) -> torch.Tensor:
+        return torch.stack([torch.nn.functional.pad(torch.from_numpy(row), (0, width - len(row))) for row in rows])
+
+    given = padded([np.ones_like(row) for row in step.ids])
+    prompts = torch.arange(PROMPT).repeat(count, 1)
+    attention = torch.cat([torch.ones_like(prompts), given], 1)
+    batch = DataProto.from_dict(
+        {
+            "prompts": prompts,
+            "responses": padded(step.ids),
+            "input_ids": torch.cat([prompts, padded(step.ids)], 1),
+            "attention_mask": attention,
+            "position_ids": attention.cumsum(1) - 1,
+            "response_mask": padded(step.mask),
+            "rollout_log_probs": padded(step.rollout),
+        },
+        {"uid": np.array([str(n // 8) for n in range(count)], dtype=object)},
+    )
+    trainer = RayPPOTrainer.__new__(RayPPOTrainer)
+    trainer.config, trainer.global_steps = config, number
+    trainer.actor_rollout_wg = OlderWorkers(step)
+    scored, _ = trainer._compute_old_log_prob(batch)
+    found: dict[str, Any] = metrics.calculate_debug_metrics(batch.union(scored))
+    return found
+
+
+class OlderWorkers:
+    """Two ranks of the older trainer, whose answers come back together."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def compute_log_prob(self, batch: TensorDict) -> TensorDict:
+        scored = positions(self._step.train)
+        return tu.get_tensordict({"log_probs": scored, "entropy": scored * -1.0}, {"metrics": {"mfu": 0.0}})
+
+
+def train(name: str, fault: str, changes: list[str], first: int, count: int, v1: bool = True) -> list[list[float]]:
     """A run; returns each step's weights in the queue, where there are any."""
     config = configuration([f"trainer.experiment_name={name}", *changes])
     trainer = PPOTrainerSync.__new__(PPOTrainerSync)  # its __init__ wants GPUs
@@ -126,16 +176,21 @@ def train(name: str, fault: str, changes: list[str], first: int, count: int) -> 
     for number, step in enumerate(steps(fault, count), first):
         trainer.global_steps = number
         workers.step = step
-        metrics: dict[str, Any] = {}
-        batch = trainer._compute_old_log_prob(queued(step, number, logprobs), metrics)
-        batch = trainer._compute_advantage(batch, metrics)
+        found: dict[str, Any] = {}
+        if not v1:
+            found = older(step, number, config)
+            await_verdict(f"{config.trainer.project_name}.{name}", number)
+            trainer.logger.log(found, step=number)
+            continue
+        batch = trainer._compute_old_log_prob(queued(step, number, logprobs), found)
+        batch = trainer._compute_advantage(batch, found)
         if "rollout_is_weights" in batch.fields:
-            found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["rollout_is_weights"])
-            weights.append(found["rollout_is_weights"].values().tolist())
+            put = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["rollout_is_weights"])
+            weights.append(put["rollout_is_weights"].values().tolist())
         if logprobs:
             await_verdict(f"{config.trainer.project_name}.{name}", number)
         tq.kv_clear(keys=batch.keys, partition_id="train")
-        trainer.logger.log(metrics, step=number)
+        trainer.logger.log(found, step=number)
     trainer.logger.finish()
     return weights
 
