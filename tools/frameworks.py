@@ -60,6 +60,9 @@ def _make(directory: Path, lock: Path, project: str) -> None:
     shutil.rmtree(packages / "tests", ignore_errors=True)
     # Behind the framework's own packages; a plain path would leave out the `.pth` files that lie there.
     (packages / "project.pth").write_text(f"import site; site.addsitedir({project!r})\n")
+    # Every process that a vLLM starts imports torchvision, whose PyPI build needs its schemas before.
+    schemas = (ROOT / "omni_rl" / "torchvision_schemas.py").read_text()
+    (packages / "sitecustomize.py").write_text(f"{schemas}\n\ninstall()\n")
     (directory / "ready").touch()
 
 

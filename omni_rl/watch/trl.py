@@ -1,0 +1,235 @@
+"""Watches a TRL run: `watch(trainer)` before `trainer.train()`, for GRPO and RLOO with vLLM.
+
+Callbacks see no batch, so that the trainer's own methods are wrapped, on this one object: where it generates and scores
+(the step), where vLLM answers (the engine's own prompts and logprobs), where the policy scores (the trainer's logprobs
+where the step does not return them), where rewards are made, and where it logs. trl 1.16.
+
+A step is one generation: all the answers that are sampled at once, judged before anything is learnt from them. It has
+the trainer's `global_step` for a number. Several generations of one optimizer step are steps of their own, each with
+the next number that is free: their answers are of one set of weights, but waiting for the last of them would judge the
+first too late. What the trainer knows of the optimizer step is added to its last generation, `global_step` among it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from omni_rl.consistency.corrections import Method
+from omni_rl.errors import ConfigError, RunPausedError
+from omni_rl.watch.place import run_name
+from omni_rl.watch.table import StepValues
+from omni_rl.watch.trl_batch import padded, prompt_text, sample_names
+from omni_rl.watch.trl_engine import Engine, train_dtype, version_of, wrap
+from omni_rl.watch.watcher import Watcher
+
+log = logging.getLogger("omni_rl.watch")
+ROWS = "omni_rl_rows"
+"""A key in the trainer's batch: the answers' numbers, which are shuffled and split with everything else."""
+
+
+@dataclass
+class Generation:
+    """What is learnt of one generation while it is under way; each is None until it is known. `scored`: the trainer's
+    logprobs [B, T], of which `missing` rows still come with the loss."""
+
+    prompts: list[list[int]] | None = None
+    logprobs: list[list[float]] | None = None
+    train: Any = None
+    rewards: Any = None
+    values: StepValues | None = None
+    scored: Any = None
+    missing: int = 0
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+def watch(
+    trainer: Any,
+    *,
+    run: str | None = None,
+    strict: bool = False,
+    correct: Method = "none",
+    url: str | None = None,
+    token: str | None = None,
+    **settings: Any,
+) -> Watcher:
+    """Post every generation of a `GRPOTrainer` or `RLOOTrainer` to the coordinator that `url` or OMNI_RL_URL names, and
+    add its verdicts to the trainer's logs under `omni_rl/`.
+
+    Args:
+        run: its name; else OMNI_RL_RUN, the trainer's `run_name`, or the last part of its `output_dir`.
+        strict: stop the run where the verdict is `pause`, before it learns from the step.
+        correct: the rule of the weights that take the place of TRL's importance ratio; "none": TRL's own.
+        settings: as `Watcher` has them.
+
+    Raises:
+        ConfigError: the trainer has no vLLM, or no place for weights, or is of a version that has other methods.
+    """
+    return TrlWatch(trainer, run, strict=strict, correct=correct, url=url, token=token, **settings).watcher
+
+
+class TrlWatch:
+    """The wrapped methods of one trainer, and what goes from one to the next."""
+
+    def __init__(self, trainer: Any, run: str | None, *, correct: Method, **settings: Any) -> None:
+        if not trainer.use_vllm:
+            raise ConfigError("TRL samples with transformers here, so that there is one policy alone: use_vllm=True")
+        # RLOO sums its logprobs, and has no ratio of tokens.
+        self._weighs = getattr(trainer, "vllm_importance_sampling_correction", False)
+        if correct != "none" and not self._weighs:
+            raise ConfigError("weights need GRPO with vllm_importance_sampling_correction=True; RLOO has no place")
+        self._trainer = trainer
+        self._correct = correct != "none"
+        self._engine = Engine(trainer)
+        self._engine.ask_for_logprobs()
+        self._now: Generation | None = None
+        self._waiting: Generation | None = None
+        self._last = -1
+        self._failed = False
+        learner = train_dtype(trainer)
+        args = trainer.args
+        self.watcher = Watcher(
+            run=run_name(run, args.run_name or PurePath(args.output_dir).name),
+            model=trainer.model.config._name_or_path or "model",
+            dtype=self._engine.dtype or learner or "bfloat16",
+            train_dtype=learner,
+            framework="trl",
+            correct=correct,
+            **settings,
+        )
+        wrap(trainer, "_generate_and_score_completions", self._generate_and_score)
+        wrap(trainer, "_get_per_token_logps_and_entropies", self._score)
+        wrap(trainer, "_calculate_rewards", self._reward)
+        wrap(trainer, "_compute_loss", self._lose)
+        wrap(trainer, "log", self._log)
+        wrap(trainer.vllm_generation, "generate", self._generate)
+
+    def _generate_and_score(self, inner: Callable[..., dict[str, Any]], inputs: Any) -> dict[str, Any]:
+        training = self._trainer.model.training
+        self._now = Generation() if training else None
+        output = inner(inputs)
+        now, self._now = self._now, None
+        if now is not None:
+            with self._unharmed():
+                self._take(now, inputs, output)
+        return output
+
+    def _generate(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        answers = inner(*args, **kwargs)
+        # A tool's result begins another turn, whose prompt is the whole conversation; the first turn's is the prompt.
+        if self._now is not None and self._now.prompts is None:
+            self._now.prompts, _, logprobs, _ = answers
+            if logprobs is not None:
+                self._now.logprobs = [[token[0] for token in answer] for answer in logprobs]
+        return answers
+
+    def _score(self, inner: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        scored = inner(model, *args, **kwargs)
+        if self._now is not None and self._now.train is None and model is self._trainer.model:
+            self._now.train = scored[0]
+        elif self._waiting is not None and self._now is None:
+            self._waiting.train = scored[0]
+        return scored
+
+    def _reward(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        each = inner(*args, **kwargs)
+        if self._now is not None:
+            self._now.rewards = each
+        return each
+
+    def _lose(self, inner: Callable[..., Any], model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Where a step has no logprobs of the trainer's, the loss's own are of the same weights: TRL leaves them out
+        where all of the generation is learnt from in one optimizer step."""
+        loss = inner(model, inputs, *args, **kwargs)
+        if self._waiting is not None and ROWS in inputs:
+            with self._unharmed():
+                self._complete(self._waiting, inputs)
+        return loss
+
+    def _log(self, inner: Callable[..., Any], logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
+        training = self._trainer.model.training
+        if training:
+            with self._unharmed():
+                logs.update(self.watcher.figures())
+        result = inner(logs, *args, **kwargs)
+        if training and self._last >= 0:
+            with self._unharmed():
+                step = self._trainer.state.global_step
+                self.watcher.add_training(self._last, {**logs, "global_step": step})
+        return result
+
+    def _take(self, now: Generation, inputs: Any, output: dict[str, Any]) -> None:
+        mask = output["completion_mask"]
+        rollout = output.get("sampling_per_token_logps")
+        if rollout is None and now.logprobs is not None:
+            rollout = padded(now.logprobs, mask)
+        if rollout is None:
+            raise ConfigError("the engine gave no logprobs (a rollout_func has to return them)")
+        train = output.get("old_per_token_logps", now.train)
+        trainer, asked = self._trainer, self._engine.asked
+        images = output.get("num_images")
+        now.values = {
+            "rollout_logprobs": rollout,
+            "train_logprobs": train,
+            "mask": mask,
+            "tool_mask": output.get("tool_mask"),
+            "ids": output["completion_ids"],
+            "prompt_ids": output["prompt_ids"],
+            "prompt_mask": output["prompt_mask"],
+            "rollout_prompt_ids": now.prompts if now.prompts and len(now.prompts) == len(mask) else None,
+            "samples": sample_names(trainer, len(mask)),
+            "kinds": "text" if images is None else ["image" if count else "text" for count in images],
+            "rewards": self._rewards(now.rewards, len(mask)),
+            "temperature": asked["temperature"],
+            "logprobs_of": self._engine.logprobs_of,
+            "filtered": "length" if trainer.mask_truncated_completions else None,
+            "rollout_version": self._engine.version,
+            "train_version": version_of(trainer),
+            "prompt_text": [prompt_text(row.get("prompt", "")) for row in inputs],
+        }
+        now.figures = {"global_step": trainer.state.global_step, **self._engine.cuts}
+        if self._correct:
+            output["importance_sampling_ratio"] = self.watcher.weights(rollout, train, mask)
+        if train is None:
+            output[ROWS] = mask.new_tensor(range(len(mask)))
+            now.missing = len(mask)
+            now.scored = now.values["train_logprobs"] = rollout.new_full(rollout.shape, float("nan"))
+            self._waiting = now
+        else:
+            self._post(now)
+
+    def _complete(self, waiting: Generation, inputs: dict[str, Any]) -> None:
+        if waiting.train is None:
+            raise ConfigError("the loss computes no logprobs of tokens (use_liger_kernel): use_liger_kernel=False")
+        waiting.scored[inputs[ROWS]] = waiting.train.detach()
+        waiting.train = None
+        waiting.missing -= len(inputs[ROWS])
+        if waiting.missing <= 0:
+            self._waiting = None
+            self._post(waiting)
+
+    def _post(self, done: Generation) -> None:
+        assert done.values is not None
+        step = self._trainer.state.global_step
+        self._last = self.watcher.step(step=step, training=done.figures, **done.values)
+
+    def _rewards(self, each: Any, count: int) -> Any:
+        """This process's answers' rewards, of those of all processes, by every function [processes * B, functions]."""
+        if each is None:
+            return None
+        first = self._trainer.accelerator.process_index * count
+        return (each * self._trainer.reward_weights.to(each.device)).nansum(dim=1)[first : first + count]
+
+    @contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """The boundary between somebody's run and ours: what fails here is told once, and the run goes on."""
+        try:
+            yield
+        except RunPausedError:
+            raise
+        except Exception:
+            if not self._failed:
+                log.exception("omni-rl: this step cannot be posted; the run goes on")
+            self._failed = True
