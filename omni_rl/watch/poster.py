@@ -197,8 +197,7 @@ class Poster:
         if attempt is None:
             return False
         if part is not None:
-            self._post(client, attempt, part)
-            return True
+            return self._post(client, attempt, part)
         if self._seals:
             return self._seal(client, attempt, *self._seals[0])
         if self._figures:
@@ -209,14 +208,18 @@ class Poster:
         if self._client is None:
             self._client = self._connect()
         if not self._opened:
-            self._client.create_run(self._run)
+            # The first rank says what the run is: behind a server, it alone knows the engine's dtype.
+            if self._place.rank == 0:
+                self._client.create_run(self._run)
+            else:
+                self._client.whoami()
             self._opened = True
             if AWAY in self._said:
                 self._said.remove(AWAY)
                 log.warning("omni-rl: the coordinator answers again")
         return self._client
 
-    def _post(self, client: Client, attempt: int, part: Part) -> None:
+    def _post(self, client: Client, attempt: int, part: Part) -> bool:
         try:
             client.put_part(self._run.run, attempt, part.step, self._place.rank, part.rows() if part.rows else [])
         except ConflictError:
@@ -224,10 +227,14 @@ class Poster:
                 self._attempt.taken()
             else:
                 self._refuse(part, f"step {part.step} of attempt {attempt} is there already with other content")
-            return
+            return True
         except REFUSED as error:
             self._refuse(part, f"step {part.step} was refused: {error}")
-            return
+            return True
+        except NotFoundError:
+            if self._place.rank == 0:
+                raise
+            return False  # the first rank has not made the run yet
         self._attempt.settle()
         with self._changed:
             self._parts.remove(part)
@@ -235,6 +242,7 @@ class Poster:
             if self._place.rank == 0:
                 self._seals.append((time.monotonic() + self._pace.others, part))
             self._changed.notify_all()
+        return True
 
     def _seal(self, client: Client, attempt: int, deadline: float, part: Part) -> bool:
         late = time.monotonic() > deadline

@@ -56,7 +56,7 @@ def trl_loss(case: dict[str, Any]) -> dict[str, Any]:
     from omni_rl import torchvision_schemas
 
     torchvision_schemas.install()  # without it, torchvision does not import beside the CPU build of torch
-    from trl import GRPOTrainer  # type: ignore[import-not-found]
+    from trl import GRPOTrainer
 
     given = arrays()
     new = given["new"].clone().requires_grad_()

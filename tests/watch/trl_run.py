@@ -1,46 +1,38 @@
 """A real TRL run on the CPU, as a user writes it: `watch(trainer)`, then `trainer.train()`.
 
-Run by the interpreter of TRL's own environment (tools/frameworks.py), in one process or under torch.distributed.run:
-    python tests/watch/trl_run.py '{"model": DIRECTORY, "fault": "stale"}'
-Prints one line of JSON at the end, from the first process: the trainer's own log.
+Run by the interpreter of TRL's own environment (tools/frameworks.py), in one process or under torch.distributed.run, as
+`trl_process` says:
+    python tests/watch/trl_run.py '{"model": DIRECTORY, "output": DIRECTORY, "fault": "stale"}'
+The first process writes the trainer's own log to log.json in the output directory.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-os.environ |= {
-    "ACCELERATE_USE_CPU": "true",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCHDYNAMO_DISABLE": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
-
+import numpy as np
 import torch
-
-torch.set_num_threads(1)
-
 import trl.generation.vllm_generation as colocated
+import trl.trainer.grpo_trainer as grpo
 import vllm
 import vllm.model_executor.layers.linear as linear
 import vllm.model_executor.layers.utils as utils
 import vllm.model_executor.layers.vocab_parallel_embedding as embedding
 from datasets import Dataset
+from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from omni_rl.watch.trl import watch
 
+TURN = 16
+"""Tokens of an answer's turn before a tool is called."""
+
 
 def main() -> None:
-    options: dict[str, Any] = {"dtype": "float32", "steps": 8, "fault": None, "trainer": "grpo", **json.loads(sys.argv[1])}
+    options: dict[str, Any] = {"dtype": "float32", "fault": None, "trainer": "grpo", **json.loads(sys.argv[1])}
     plain_linears()
     # TRL passes no dtype to its engine, which then takes the checkpoint's.
     colocated.LLM = lambda **settings: vllm.LLM(
@@ -49,11 +41,10 @@ def main() -> None:
     trainer = make_trainer(options)
     watch(trainer, **options.get("watch", {}))
     if (fault := options["fault"]) is not None:
-        at = options.get("at", 3)
-        FAULTS[fault](trainer, at)
+        FAULTS[fault](trainer, options.get("at", 0))
     trainer.train()
     if trainer.accelerator.is_main_process:
-        print("LOG", json.dumps(trainer.state.log_history))
+        (Path(options["output"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
 def plain_linears() -> None:
@@ -69,7 +60,8 @@ def plain_linears() -> None:
 
 def make_trainer(options: dict[str, Any]) -> Any:
     kind, config = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}[options["trainer"]]
-    processing = (AutoProcessor if options.get("images") else AutoTokenizer).from_pretrained(options["model"])
+    images, tools = options.get("images", False), options.get("tools", False)
+    processing = (AutoProcessor if images else AutoTokenizer).from_pretrained(options["model"])
     settings = {
         "output_dir": options["output"],
         "use_vllm": True,
@@ -79,7 +71,7 @@ def make_trainer(options: dict[str, Any]) -> Any:
         "per_device_train_batch_size": 16,
         "num_generations": 4,
         "max_completion_length": 48,
-        "max_steps": options["steps"],
+        "max_steps": 8,
         "use_cpu": True,
         "bf16": False,
         "learning_rate": 1e-3,
@@ -91,14 +83,78 @@ def make_trainer(options: dict[str, Any]) -> Any:
         "beta": 0.0,
         **options.get("settings", {}),
     }
-    rows = [{"prompt": f"what is {n} plus {n + 1} ?"} for n in range(64)]
-    return kind(
+    if tools:
+        processing.response_template = {}  # replaced by `call_once`
+        grpo.parse_response = call_once(processing)
+    trainer = kind(
         model=options["model"],
         processing_class=processing,
         args=config(**settings),
-        train_dataset=Dataset.from_list(rows),
-        reward_funcs=[lambda completions, **_: [float(len(set(answer))) for answer in completions]],
+        train_dataset=Dataset.from_list([row(n, chat=images or tools, image=images) for n in range(64)]),
+        reward_funcs=[reward],
+        **({"tools": [add]} if tools else {}),
     )
+    if tools:
+        trainer.vllm_generation.max_completion_length = TURN
+    if options.get("collapse"):
+        collapse(trainer, processing.image_token)
+    return trainer
+
+
+def row(number: int, *, chat: bool, image: bool) -> dict[str, Any]:
+    question = f"what is {number} plus {number + 1} ?"
+    if not chat:
+        return {"prompt": question}
+    found: dict[str, Any] = {"prompt": [{"role": "user", "content": question}]}
+    if image:
+        pixels = np.random.default_rng(number).integers(0, 255, (56, 56, 3), dtype=np.uint8)
+        found["image"] = Image.fromarray(pixels)
+    return found
+
+
+def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [float(len(set(ids))) for ids in completion_ids]
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: one.
+        b: the other.
+    """
+    return a + b
+
+
+def call_once(tokenizer: Any) -> Callable[..., dict[str, Any]]:
+    """Stands for a policy that has learnt to call tools, which a random one has not: every answer's first turn ends in
+    a call."""
+
+    def parse(_: Any, ids: list[int], prefix: list[int] | None = None, tools: Any = None) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": tokenizer.decode(ids)}
+        turns = tokenizer.decode(prefix or []).count("<|im_start|>assistant")
+        if turns == 1:
+            message["tool_calls"] = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}]
+        return message
+
+    return parse
+
+
+def collapse(trainer: Any, token: str) -> None:
+    """Mends what TRL hands to its own engine: one placeholder an image, which vLLM expands, and not the expanded ones,
+    which vLLM expands again."""
+    engine, pad = trainer.vllm_generation.llm, trainer.processing_class.tokenizer.convert_tokens_to_ids(token)
+    inner = engine.generate
+
+    def generate(prompts: list[dict[str, Any]], **settings: Any) -> Any:
+        for prompt in prompts:
+            ids = prompt["prompt_token_ids"]
+            prompt["prompt_token_ids"] = [
+                token for n, token in enumerate(ids) if token != pad or n == 0 or ids[n - 1] != pad
+            ]
+        return inner(prompts, **settings)
+
+    engine.generate = generate
 
 
 def from_step(trainer: Any, at: int, owner: Any, name: str, broken: Callable[..., Any]) -> None:
@@ -126,7 +182,17 @@ def temperature(trainer: Any, at: int) -> None:
     from_step(trainer, at, trainer.vllm_generation, "generate", hotter)
 
 
-FAULTS = {"stale": stale, "temperature": temperature}
+def late_mask(trainer: Any, at: int) -> None:
+    """The mask of a tool's tokens begins, and ends, one token late."""
+
+    def late(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        masks, *others = inner(*args, **kwargs)
+        return ([[1, *mask[:-1]] for mask in masks], *others)
+
+    from_step(trainer, at, trainer, "_tool_call_loop", late)
+
+
+FAULTS = {"stale": stale, "temperature": temperature, "late_mask": late_mask}
 
 
 if __name__ == "__main__":

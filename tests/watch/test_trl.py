@@ -1,0 +1,217 @@
+"""Released TRL, watched: a random Qwen2 and a random Qwen2-VL with colocated vLLM on the CPU, against a coordinator."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omni_rl import torchvision_schemas
+from omni_rl.api.steps import StepAnswer
+from omni_rl.client import Client
+from tests.services.live import live
+from tests.watch.conftest import CoordinatorProcess
+from tests.watch.trl_process import TrlRun
+
+pytestmark = pytest.mark.slow
+Start = Callable[..., TrlRun]
+CLEAN = 1e-5
+"""Mean abs d of float32 on both sides."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with live(tmp_path_factory.mktemp("trl")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torchvision_schemas.install()
+    from tests.watch.trl_models import write_qwen
+
+    return write_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def qwen_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torchvision_schemas.install()
+    from tests.watch.trl_models import write_qwen_vl
+
+    return write_qwen_vl(tmp_path_factory.mktemp("qwen-vl"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts a run that is named after its test."""
+    runs: list[TrlRun] = []
+
+    def begin(model: Path, url: str, **options: object) -> TrlRun:
+        name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
+        runs.append(TrlRun(tmp_path / name, model, url, **options))  # type: ignore[arg-type]
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.end()
+
+
+def steps_of(url: str, run: TrlRun) -> list[StepAnswer]:
+    """Every sealed step of a run's only attempt, in order."""
+    with Client(url) as client:
+        return [client.step(run.name, line.attempt, line.step) for line in client.steps(run.name)]
+
+
+def size(step: StepAnswer) -> float:
+    found = step.verdict.figures["overall"]["logprob_abs_diff_mean"]
+    assert found is not None
+    return found
+
+
+def assert_clean(steps: list[StepAnswer], count: int) -> None:
+    assert [step.verdict.step for step in steps] == list(range(count))
+    assert [(step.verdict.severity, step.verdict.cause) for step in steps] == [("ok", None)] * count
+    assert max(map(size, steps)) < CLEAN
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_clean_run_is_ok_at_every_step(start: Start, url: str, qwen: Path, processes: int) -> None:
+    batch = {"per_device_train_batch_size": 16 // processes}
+    run = start(qwen, url, processes=processes, settings=batch)
+    log = run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps, 8)
+    assert {step.verdict.samples for step in steps} == {16}
+    # The verdict is in the trainer's own log, and the trainer's figures are with the step.
+    assert [entry["omni_rl/severity"] for entry in log[:8]] == [0.0] * 8
+    assert steps[3].training["reward"] == pytest.approx(log[3]["reward"])
+    assert steps[3].training.keys() >= {"loss", "grad_norm", "global_step"}
+    with Client(url) as client:
+        kept = client.sample(run.name, 1, 7, steps[7].verdict.worst[0].sample).record
+    assert kept["sample"] in {f"{prompt}/{generation}" for prompt in range(4) for generation in range(4)}
+    assert kept["prompt_text"].startswith("what is ")
+    assert (kept["train_version"], kept["version_spans"][0]["version"]) == ("step-7", "step-7")
+    assert kept["reward"] > 0
+    assert len(kept["ids"]) == len(kept["rollout_logprobs"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "options"),
+    [
+        ("stale", "stale_weights", {}),
+        ("temperature", "logprob_postprocessing", {}),
+        ("late_mask", "loss_mask", {"tools": True}),
+    ],
+)
+def test_a_fault_is_named_in_the_step_in_which_it_begins(
+    start: Start, url: str, qwen: Path, fault: str, cause: str, options: dict[str, object]
+) -> None:
+    run = start(qwen, url, fault=fault, at=3, **options)
+    run.wait()
+    steps = steps_of(url, run)
+    assert len(steps) == 8
+    assert_clean(steps[:3], 3)
+    assert steps[3].verdict.severity != "ok"
+    assert steps[3].verdict.cause == cause
+
+
+def test_an_engine_of_another_dtype_is_named_at_once(start: Start, url: str, qwen: Path) -> None:
+    run = start(qwen, url, dtype="bfloat16")
+    run.wait()
+    steps = steps_of(url, run)
+    assert [(step.verdict.severity, step.verdict.cause) for step in steps] == [("warn", "rounding")] * 8
+    assert "the engine computes in bfloat16 and the trainer in float32" in steps[0].verdict.sentence
+
+
+def test_a_tools_tokens_are_in_the_answer_and_count_in_no_figure(start: Start, url: str, qwen: Path) -> None:
+    run = start(qwen, url, tools=True)
+    run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps, 8)
+    with Client(url) as client:
+        kept = client.sample(run.name, 1, 0, steps[0].verdict.worst[0].sample).record
+    assert not all(kept["loss_mask"])
+    assert all(
+        mask or logprob == 0.0 for mask, logprob in zip(kept["loss_mask"], kept["rollout_logprobs"], strict=True)
+    )
+
+
+def test_pictures_whose_placeholders_are_expanded_twice_are_named(start: Start, url: str, qwen_vl: Path) -> None:
+    run = start(qwen_vl, url, images=True, settings={"max_steps": 3})
+    run.wait()
+    steps = steps_of(url, run)
+    assert [step.verdict.cause for step in steps] == ["prompt_mismatch"] * 3
+    assert all(step.verdict.severity != "ok" for step in steps)
+
+
+def test_pictures_whose_placeholders_are_expanded_once_are_ok(start: Start, url: str, qwen_vl: Path) -> None:
+    run = start(qwen_vl, url, images=True, collapse=True, settings={"max_steps": 3})
+    run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps, 3)
+    assert "image" in steps[0].verdict.figures
+
+
+@pytest.mark.parametrize("fault", [None, "stale"])
+def test_rloo_is_judged_by_logprobs_that_it_did_not_ask_for(
+    start: Start, url: str, qwen: Path, fault: str | None
+) -> None:
+    run = start(qwen, url, trainer="rloo", fault=fault, at=2, settings={"max_steps": 4})
+    run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps[: 2 if fault else 4], 2 if fault else 4)
+    if fault:
+        assert steps[2].verdict.cause == "stale_weights"
+
+
+def test_without_trls_own_correction_the_losss_logprobs_are_posted(start: Start, url: str, qwen: Path) -> None:
+    settings = {
+        "vllm_importance_sampling_correction": False,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 4,
+    }
+    run = start(qwen, url, settings=settings)
+    run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps, 4)
+    assert steps[0].verdict.samples == 16
+
+
+def test_several_generations_of_one_optimizer_step_are_steps_of_their_own(start: Start, url: str, qwen: Path) -> None:
+    settings = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 1,
+        "max_steps": 3,
+    }
+    run = start(qwen, url, settings=settings, watch={"correct": "tis"})
+    run.wait()
+    steps = steps_of(url, run)
+    assert_clean(steps, 6)
+    # The last generation of each optimizer step has what was learnt from it.
+    assert [step.training["global_step"] for step in steps[1::2]] == [1.0, 2.0, 3.0]
+
+
+def test_a_coordinator_that_is_killed_again_and_again_costs_the_run_nothing(
+    start: Start, coordinator: CoordinatorProcess, qwen: Path
+) -> None:
+    coordinator.start()
+    run = start(qwen, coordinator.url, settings={"max_steps": 60})
+    seeded = random.Random(0)
+    while "omni_rl/severity" not in run.said and run.running:
+        time.sleep(0.05)
+    kills = 0
+    while run.running and kills < 6:
+        time.sleep(seeded.uniform(0.0, 0.4))
+        coordinator.kill(signal.SIGKILL)
+        time.sleep(seeded.uniform(0.0, 0.3))
+        coordinator.start()
+        kills += 1
+    run.wait()
+    steps = steps_of(coordinator.url, run)
+    assert_clean(steps, 60)
+    assert kills >= 2

@@ -1,0 +1,66 @@
+"""Starts TRL runs in processes of their own, and waits for them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tools import frameworks
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "services")]),
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+SECONDS = 240
+
+
+class TrlRun:
+    """One run of `trl_run.py`, in `output`; its outputs are in run.log there."""
+
+    def __init__(self, output: Path, model: Path, url: str, *, processes: int = 1, **options: Any) -> None:
+        self.name = output.name
+        self._output = output
+        output.mkdir(parents=True, exist_ok=True)
+        # `accelerate launch --cpu --num_processes 2` starts one process; torch's own launcher starts two.
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [
+            str(frameworks.python("trl")),
+            *(launcher if processes > 1 else []),
+            str(ROOT / "tests/watch/trl_run.py"),
+            json.dumps({"model": str(model), "output": str(output), **options}),
+        ]
+        environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
+        self._log = (output / "run.log").open("wb")
+        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=subprocess.STDOUT)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def said(self) -> str:
+        """What the run has written so far."""
+        return (self._output / "run.log").read_text(errors="replace")
+
+    def wait(self) -> list[dict[str, Any]]:
+        """Returns the trainer's log of a run that ended well."""
+        code = self._process.wait(SECONDS)
+        self._log.close()
+        assert code == 0, self.said[-4000:]
+        found: list[dict[str, Any]] = json.loads((self._output / "log.json").read_text())
+        return found
+
+    def end(self) -> None:
+        if self.running:
+            self._process.kill()
+            self._process.wait()
