@@ -10,22 +10,20 @@ the next number that is free: their answers are of one set of weights, but waiti
 first too late. What the trainer knows of the optimizer step is added to its last generation, `global_step` among it.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from omni_rl.consistency.corrections import Method
-from omni_rl.errors import ConfigError, RunPausedError
+from omni_rl.errors import ConfigError
+from omni_rl.watch.guard import guarded
 from omni_rl.watch.place import run_name
 from omni_rl.watch.table import StepValues
 from omni_rl.watch.trl_batch import padded, prompt_text, sample_names
 from omni_rl.watch.trl_engine import Engine, train_dtype, version_of, wrap
 from omni_rl.watch.watcher import Watcher
 
-log = logging.getLogger("omni_rl.watch")
 ROWS = "omni_rl_rows"
 """A key in the trainer's batch: the answers' numbers, which are shuffled and split with everything else."""
 
@@ -87,7 +85,6 @@ class TrlWatch:
         self._now: Generation | None = None
         self._waiting: Generation | None = None
         self._last = -1
-        self._failed = False
         learner = train_dtype(trainer)
         args = trainer.args
         self.watcher = Watcher(
@@ -112,8 +109,7 @@ class TrlWatch:
         output = inner(inputs)
         now, self._now = self._now, None
         if now is not None:
-            with self._unharmed():
-                self._take(now, inputs, output)
+            guarded(lambda: self._take(now, inputs, output))
         return output
 
     def _generate(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -144,20 +140,18 @@ class TrlWatch:
         where all of the generation is learnt from in one optimizer step."""
         loss = inner(model, inputs, *args, **kwargs)
         if self._waiting is not None and ROWS in inputs:
-            with self._unharmed():
-                self._complete(self._waiting, inputs)
+            waiting = self._waiting
+            guarded(lambda: self._complete(waiting, inputs))
         return loss
 
     def _log(self, inner: Callable[..., Any], logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
         training = self._trainer.model.training
         if training:
-            with self._unharmed():
-                logs.update(self.watcher.figures())
+            guarded(lambda: logs.update(self.watcher.figures()))
         result = inner(logs, *args, **kwargs)
         if training and self._last >= 0:
-            with self._unharmed():
-                step = self._trainer.state.global_step
-                self.watcher.add_training(self._last, {**logs, "global_step": step})
+            learnt = {**logs, "global_step": self._trainer.state.global_step}
+            guarded(lambda: self.watcher.add_training(self._last, learnt))
         return result
 
     def _take(self, now: Generation, inputs: Any, output: dict[str, Any]) -> None:
@@ -221,15 +215,3 @@ class TrlWatch:
             return None
         first = self._trainer.accelerator.process_index * count
         return (each * self._trainer.reward_weights.to(each.device)).nansum(dim=1)[first : first + count]
-
-    @contextmanager
-    def _unharmed(self) -> Iterator[None]:
-        """The boundary between somebody's run and ours: what fails here is told once, and the run goes on."""
-        try:
-            yield
-        except RunPausedError:
-            raise
-        except Exception:
-            if not self._failed:
-                log.exception("omni-rl: this step cannot be posted; the run goes on")
-            self._failed = True
