@@ -10,16 +10,17 @@ from types import TracebackType
 
 import numpy as np
 
-from omni_rl.api.runs import RunBody
+from omni_rl.api.runs import LimitChanges, LimitValues, RunBody
 from omni_rl.api.steps import Verdict
 from omni_rl.api.syncs import SyncBody
 from omni_rl.client.blocking import Client
+from omni_rl.consistency.limits import limits_for
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.jobs.attached import Attached
 from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.policies import Answers
 from omni_rl.jobs.saved import SavedSteps
-from omni_rl.kinds import KINDS
+from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.attach import AttachedPair, attach
@@ -125,7 +126,8 @@ class Rig:
         """A new run of the job, which asks these prompts; the checkpoint's weights and a fresh optimiser everywhere."""
         self.policies.trainer.reset()
         self.sync()
-        body = RunBody(run=run, model=self._model.name, dtype=self.pair.dtype, gated=True, lag=lag)
+        limits = _limits(self.pair)
+        body = RunBody(run=run, model=self._model.name, dtype=self.pair.dtype, gated=True, lag=lag, limits=limits)
         self.client.create_run(body)
         self._job = Attached(self.policies, run, ATTEMPT, SavedSteps(run, self._jobs))
         self.ask(prompts)
@@ -189,6 +191,16 @@ class Rig:
 def prompts_of(seed: int, per_kind: int) -> list[Prompt]:
     """As many prompts of each kind."""
     return [prompt for kind in KINDS for prompt in demo_prompts(kind, per_kind, seed)]
+
+
+def _limits(pair: Pair) -> LimitChanges:
+    """The limits of the job's run in place of its dtype's. Of batch-invariant policies no difference is rounding: they
+    are held to what float32 is held to."""
+    if pair.numerics != "batch_invariant":
+        return {}
+    own = limits_for("float32")[OVERALL]
+    values = {name: LimitValues(warn=of.warn, mask=of.mask, pause=of.pause) for name, of in own.items()}
+    return dict.fromkeys((OVERALL, *KINDS), values)
 
 
 @contextlib.contextmanager

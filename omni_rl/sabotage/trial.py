@@ -92,13 +92,13 @@ def run_trial(rig: Rig, fault: Fault, seed: int) -> Trial:
     name = re.sub(r"[^a-z0-9]+", "-", fault.key.lower()).strip("-")
     course = _Course(rig, fault, seed, f"{name}-{seed}-{time.time_ns() // 1_000_000}")
     began = time.monotonic()
+    rig.begin(course.run, prompts_of(seed, PER_KIND))
+    if fault.setting is not None:
+        fault.setting(rig, seed)
+    before = course.step()
+    if not before.calm:
+        trial.trouble = f"the step before was not clean: {before.verdict.reason}"
     try:
-        rig.begin(course.run, prompts_of(seed, PER_KIND))
-        if fault.setting is not None:
-            fault.setting(rig, seed)
-        before = course.step()
-        if not before.calm:
-            trial.trouble = f"the step before was not clean: {before.verdict.reason}"
         _break(course, before)
         _look(course, trial)
     except SyncRolledBackError as error:
@@ -109,7 +109,10 @@ def run_trial(rig: Rig, fault: Fault, seed: int) -> Trial:
         trial.by, trial.action = REFUSED, REFUSED
         trial.sentence = f"{type(error).__name__}: {error}"[:500]
         rig.policies.revive()
-    _mend(course, trial)
+    try:
+        _mend(course, trial)
+    except OmniRLError as error:
+        trial.healed, trial.trouble = False, f"{type(error).__name__}: {error}"[:500]
     trial.seconds["trial"] = round(time.monotonic() - began, 2)
     return trial
 
