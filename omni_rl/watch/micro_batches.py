@@ -38,14 +38,12 @@ class MicroBatches:
 
         self._post = post
         self._answers: dict[int, Answer] = {}
-        self._begun = False
         self._optimizer: int | None = None
         # No framework tells a loss function which step it is in, and every one ends a step with this call.
         self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def add(self, answer: Answer) -> None:
         """Take an answer, unless it is there already: a loss that is computed again for its gradient comes twice."""
-        self._begun = True
         self._answers.setdefault(id(answer.rollout), answer._replace(train=answer.train.detach()))
 
     def close(self) -> None:
@@ -53,13 +51,14 @@ class MicroBatches:
         self._hook.remove()
 
     def _stepped(self, optimizer: Any, arguments: Any, keywords: Any) -> None:
-        if not self._begun:
+        # A model may be trained by several optimizers, one after the other: the first of them ends the step, and is the
+        # one that ends a step without answers.
+        if self._answers:
+            self._optimizer = id(optimizer)
+        elif id(optimizer) != self._optimizer:
             return
-        # A model may be trained by several optimizers. The first that steps after a loss is the one whose steps count.
-        self._optimizer = id(optimizer) if self._optimizer is None else self._optimizer
-        if id(optimizer) == self._optimizer:
-            answers, self._answers = list(self._answers.values()), {}
-            guarded(lambda: self._post(*(on_host([answer[n] for answer in answers]) for n in range(3))))
+        answers, self._answers = list(self._answers.values()), {}
+        guarded(lambda: self._post(*(on_host([answer[n] for answer in answers]) for n in range(3))))
 
 
 def on_host(rows: Sequence["torch.Tensor"]) -> list[NDArray[Any]]:

@@ -39,7 +39,11 @@ def test_a_step_ends_when_the_first_optimizer_steps(gathers: MicroBatches, poste
         gathers.add(given)
     for optimizer in (second, first, second):
         optimizer.step()
-    assert [[len(row) for row in rows[0]] for rows in posted] == [[3, 2], []]
+    gathers.add(answer(4))
+    third = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # made anew in the midst of the run
+    for optimizer in (third, second, third):
+        optimizer.step()
+    assert [[len(row) for row in rows[0]] for rows in posted] == [[3, 2], [], [4], []]
     rollout, train, mask = posted[0]
     assert rollout[0].tolist() == train[0].tolist() == [0.0, 1.0, 2.0]
     assert mask[1].dtype == np.bool_
