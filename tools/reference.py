@@ -47,6 +47,7 @@ VARIABLES = {
     "OMNI_RL_CA_FILE": "Certificates (PEM) that vouch for an https address that no public authority vouches for",
     "OMNI_RL_RUN": "The run whose policies a job attaches to; the name under which a watched run posts",
     "OMNI_RL_ATTEMPT": "The attempt's number of a watched run of several processes without a process group",
+    "OMNI_RL_STRICT": "1: a watched run waits for each step's verdict, and stops where it is `pause`",
     "OMNI_RL_CORRECT": "The method by which a watched verl run weighs its tokens, such as tis; none without it",
     "OMNI_RL_TIS_FUNCTION": "The custom TIS function that a watched Miles or slime run would name itself",
     "OMNI_RL_JOBS": "Where jobs save their steps; the default is `runs/jobs`",

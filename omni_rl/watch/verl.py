@@ -23,6 +23,8 @@ log = logging.getLogger("omni_rl.watch")
 V1_TRAINER = "verl.trainer.ppo.v1.trainer_base"
 TRAINERS = {V1_TRAINER: "PPOTrainer", "verl.trainer.ppo.ray_trainer": "RayPPOTrainer"}
 """verl's trainers by their modules: this one and the older one."""
+OF_SPEED = ("timing_", "perf/", "global_seqlen/")
+"""How names of figures begin that tell nothing of what is learnt."""
 
 
 class VerlWatch:
@@ -65,7 +67,9 @@ class VerlWatch:
         come back is that of the step before; `omni_rl/step` says which."""
         if self._posted is None or self.watcher is None:
             return dict(metrics)  # of a validation, or of a run in which nothing is compared
-        self.watcher.add_training(self._posted, metrics)
+        # verl has hundreds of figures, and the coordinator takes the first few dozen.
+        learnt = {name: value for name, value in metrics.items() if not name.startswith(OF_SPEED)}
+        self.watcher.add_training(self._posted, learnt)
         self._posted = None
         return {**metrics, **self.watcher.figures()}
 
@@ -121,8 +125,8 @@ def watch(eyes: VerlWatch | None = None) -> None:
 def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
     """Learn of a trainer's steps and, of the V1 trainer, its rows; the older one's batches hold all there is."""
     compute = trainer._compute_old_log_prob
-    if hasattr(compute, "__wrapped__"):
-        return  # by the run before, in this process
+    if hasattr(compute, "omni_rl"):
+        return  # wrapped by the run before, in this process
 
     @wraps(compute)
     def _compute_old_log_prob(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,4 +134,5 @@ def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
         guarded(lambda: seen.scores(self.global_steps, rows))
         return compute(self, batch, *args, **kwargs)
 
+    _compute_old_log_prob.omni_rl = True  # type: ignore[attr-defined]
     trainer._compute_old_log_prob = _compute_old_log_prob

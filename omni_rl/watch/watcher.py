@@ -63,7 +63,8 @@ class Watcher:
             correct: how `weights` weighs tokens ("tis", "mis", "icepop" and so on: `omni_rl.consistency.corrections`).
             lag: how many weight versions the engine may be behind; None: not said.
             attempt, place: by themselves, if None.
-            strict: wait for each step's verdict, at most `patience` seconds, and raise if it is `pause`.
+            strict: wait for each step's verdict, at most `patience` seconds, and raise if it is `pause`;
+                OMNI_RL_STRICT=1 asks for it too.
             patience: seconds that the end of the process waits for steps still to be posted.
             on_verdict: called with every verdict, on the first rank, in the background thread.
             connect: makes a client; `url` and `token` are then not used.
@@ -85,7 +86,8 @@ class Watcher:
         self._correction = Correction(correct)
         self.run = body.run
         self.place = place or Place.found()
-        self._strict = strict
+        # Some frameworks have no place for an argument.
+        self._strict = strict or os.environ.get("OMNI_RL_STRICT") == "1"
         self._patience = patience
         self._told = on_verdict
         self._verdicts: dict[int, Verdict] = {}

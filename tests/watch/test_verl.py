@@ -11,7 +11,9 @@ import torch
 
 from omni_rl.client import Client
 from omni_rl.consistency.corrections import Correction
+from omni_rl.errors import RunPausedError
 from omni_rl.watch import verl_correct
+from omni_rl.watch.guard import guarded
 from omni_rl.watch.verl import VerlWatch
 from omni_rl.watch.verl_batch import Rows, step_values
 from omni_rl.watch.verl_config import VerlRun
@@ -133,7 +135,7 @@ def test_a_step_is_judged_and_its_verdict_is_in_its_own_metrics(url: str, monkey
         eyes.scored(batch(step))
         assert eyes.watcher is not None
         assert eyes.watcher.flush(30)
-        metrics = eyes.logged({"critic/score/mean": 0.25})
+        metrics = eyes.logged({"timing_s/gen": 9.0, "critic/score/mean": 0.25})
         assert metrics["critic/score/mean"] == 0.25
         assert (metrics["omni_rl/step"], metrics["omni_rl/severity"]) == (float(step), 0.0)
     assert eyes.watcher is not None
@@ -142,6 +144,18 @@ def test_a_step_is_judged_and_its_verdict_is_in_its_own_metrics(url: str, monkey
         run = client.run("maths.run-7")
         assert (run.config.dtype, run.config.train_dtype, run.step) == ("bfloat16", "float16", 8)
         assert client.step("maths.run-7", 1, 8).training == {"critic.score.mean": 0.25}
+
+
+def test_a_strict_run_stops_before_it_learns(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", url)
+    monkeypatch.setenv("OMNI_RL_RUN", "strict")
+    monkeypatch.setenv("OMNI_RL_STRICT", "1")
+    eyes = VerlWatch()
+    eyes.begin(config())
+    data = batch()
+    data.batch["old_log_probs"][0, 0] = float("nan")
+    with pytest.raises(RunPausedError, match="nonfinite_logprobs"):
+        guarded(lambda: eyes.scored(data))
 
 
 def test_weights_go_where_verl_puts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
