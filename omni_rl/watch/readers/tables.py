@@ -61,7 +61,7 @@ def read_table(path: Path, content: bytes) -> Iterator[tuple[Place, StepRecords]
         table.validate(full=True)
         for place, part in _by_place(path, table):
             yield place, _records(path, part)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of damaged names
         raise RecordError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
