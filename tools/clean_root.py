@@ -5,6 +5,9 @@ image is made of, carries out their instructions in chroot, and runs checks in t
 root, debootstrap, 9 GB of disk, and some ten minutes. What pip is to be told on this machine (a mirror) goes in as
 pip's own environment variables, and a folder of wheels with `--mount`. The base image is Debian's Python of the same
 minor version: a container engine would take the official image's.
+
+With `--light` it carries out no stage: it installs the wheel of `make wheel` with pip, as somebody would who has Python
+alone, and serves, posts, watches and judges there (a minute, 1 GB).
 """
 
 import argparse
@@ -37,6 +40,14 @@ exit 1
 """
 """The coordinator answers, alone."""
 CHECKS = ("omni-rl --version", "omni-rl doctor", "python -c 'import torch, vllm, ray'", SERVE)
+LIGHT = (
+    "python -m venv /opt/alone && /opt/alone/bin/pip install --quiet /opt/light/*.whl",
+    "mkdir -p /tmp/light && cd /tmp/light && PYTHONPATH=/opt/light /opt/alone/bin/python -c 'from pathlib import Path; "
+    'from dumps import clean_answers, dump; [dump(Path("."), step, clean_answers(step)) for step in (1, 2)]\'',
+    "cd /tmp && /opt/alone/bin/python /opt/light/light_session.py /opt/light/post_numpy.py /tmp/light",
+    "du -sm /opt/alone",
+)
+"""What is run after the wheel, the example and the session of the tests are in /opt/light."""
 HOST = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -71,6 +82,7 @@ def main() -> int:
     parser.add_argument(
         "--mount", type=Path, action="append", default=[], help="a folder of this machine to show there"
     )
+    parser.add_argument("--light", action="store_true", help="the wheel alone, in place of the image")
     parser.add_argument("--run", action="append", help="a command to run in the end, as the image's user")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -79,6 +91,10 @@ def main() -> int:
     say(f"a root of {SUITE}")
     debootstrap = ["debootstrap", "--variant=minbase", f"--include={PYTHON}", SUITE, str(directory / BASE)]
     subprocess.run(debootstrap, check=True)
+    if arguments.light:
+        light(directory / BASE, arguments.mount)
+        say(f"done in {time.monotonic() - began:.0f} s")
+        return 0
     with contextlib.ExitStack() as mounted:
         for name, lines in needed(instructions(DOCKERFILE.read_text()), TARGET).items():
             root = directory / name
@@ -95,6 +111,23 @@ def main() -> int:
             stage.run(f"{stage.entrypoint} sh -c {shlex.quote(command)}", stage.user)
     say(f"done in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def light(root: Path, folders: Sequence[Path]) -> None:
+    """Install the wheel where there is Python alone, and use it. Raises `CalledProcessError` for what fails."""
+    with mounts(root, [Path("/proc"), Path("/dev/shm"), *folders]):
+        for file in HOST:
+            shutil.copy(file, root / file.lstrip("/"))
+        (wheel,) = (ROOT / "dist").glob("omni_rl-*.whl")
+        into = root / "opt/light"
+        into.mkdir(parents=True)
+        tests = ROOT / "tests"
+        for source in (wheel, ROOT / "examples/post_numpy.py", tests / "packaging/light_session.py"):
+            shutil.copy(source, into)
+        shutil.copy(tests / "watch/nemo_rl.py", into / "dumps.py")
+        for command in LIGHT:
+            say(command)
+            Stage(root).run(command)
 
 
 def instructions(text: str) -> list[str]:
