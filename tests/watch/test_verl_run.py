@@ -130,3 +130,20 @@ def test_the_older_trainer_is_watched_too(runs: Runs) -> None:
     assert [v.cause for v in ran.verdicts[FROM:]] == ["loss_mask"] * (STEPS - FROM)
     assert {worst.sample.split("/")[0] for worst in ran.verdicts[-1].worst} <= {str(n) for n in range(ANSWERS // 8)}
     assert ran.metrics[-1]["omni_rl/severity"] > 0
+
+
+def test_verl_without_the_variable_is_as_it_was(wheel: Path, tmp_path: Path) -> None:
+    code = (
+        "from omni_rl import torchvision_schemas\n"
+        "torchvision_schemas.install()\n"
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import verl.utils.debug.metrics as metrics\n"
+        "ours = {name for name in set(sys.modules) - before if name.startswith('omni_rl')}\n"
+        "print(ours, hasattr(metrics.calculate_debug_metrics, '__wrapped__'))"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMNI_RL_")}
+    environment["PYTHONPATH"] = str(wheel)
+    command = [str(frameworks.python("verl")), "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "{'omni_rl.verl_plugin'} False" in done.stdout, done.stderr[-2000:]

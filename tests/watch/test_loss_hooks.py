@@ -1,0 +1,125 @@
+"""What the losses that watch return: what they wrap, whoever is watched."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from omni_rl.watch import miles, prime_rl
+from omni_rl.watch.miles_place import MegatronPlace
+from omni_rl.watch.place import Place
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+TOKENS = 6
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """prime-rl's module of losses: the real one where it is installed, else the stand-in."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(STAND_INS)])
+    import prime_rl.trainer.rl.loss as found
+
+    yield found
+    for name in [name for name in sys.modules if name.split(".")[0] == "prime_rl"]:
+        del sys.modules[name]
+
+
+def inputs(release: ModuleType) -> Any:
+    torch.manual_seed(0)
+    train, rollout = torch.rand(2, TOKENS).log()
+    return release.LossInputs(train, rollout, None, torch.ones(TOKENS), torch.arange(TOKENS) > 1)
+
+
+def custom(inputs: Any, *, scale: float) -> Any:
+    """A user's own loss."""
+    from prime_rl.trainer.rl.loss import LossOutputs
+
+    return LossOutputs(scale * inputs.trainer_logprobs[inputs.loss_mask].sum(), {})
+
+
+def test_prime_rls_own_loss_is_wrapped_with_its_settings(release: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prime_rl.configs.trainer import DefaultLossConfig
+
+    monkeypatch.delenv("OMNI_RL_URL", raising=False)
+    given = inputs(release)
+    expected = release.setup_rl_loss_fn(DefaultLossConfig(kl_tau=0.5))(given)
+    found = prime_rl.loss(given, kl_tau=0.5)
+    assert found.loss == expected.loss
+    assert found.metrics.keys() == expected.metrics.keys()
+    assert found.loss != prime_rl.loss(given).loss
+    with pytest.raises(ValueError, match="kl_tao"):
+        prime_rl.loss(given, kl_tao=0.5)
+
+
+def test_a_users_own_loss_is_wrapped(release: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMNI_RL_URL", raising=False)
+    given = inputs(release)
+    found = prime_rl.loss(given, wraps=f"{__name__}.custom", scale=2.0)
+    assert found.loss == 2.0 * given.trainer_logprobs[given.loss_mask].sum()
+
+
+def clipped(args: Any, *, pg_loss: torch.Tensor, loss_masks: Any, **others: Any) -> Any:
+    """A function that a Miles run names by itself."""
+    return pg_loss * 0.5, loss_masks, {"clipped": pg_loss}
+
+
+def call_tis(**settings: Any) -> Any:
+    rows = [torch.zeros(TOKENS)]
+    args = SimpleNamespace(use_tis=False, **settings)
+    return miles.tis(
+        args, pg_loss=torch.ones(TOKENS), train_log_probs=rows, rollout_log_probs=rows, loss_masks=[torch.ones(TOKENS)]
+    )
+
+
+def test_the_function_that_a_miles_run_names_is_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMNI_RL_URL", raising=False)
+    loss, _, metrics = call_tis()
+    assert (loss.tolist(), metrics) == ([1.0] * TOKENS, {})
+    monkeypatch.setenv("OMNI_RL_TIS_FUNCTION", f"{__name__}.clipped")
+    loss, _, metrics = call_tis()
+    assert (loss.tolist(), list(metrics)) == ([0.5] * TOKENS, ["clipped"])
+
+
+def test_a_run_without_both_logprobs_is_told_what_to_add(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", "http://127.0.0.1:9")
+    args, loss, masks = SimpleNamespace(use_tis=False), torch.ones(TOKENS), [torch.ones(TOKENS)]
+    found = miles.tis(args, pg_loss=loss, train_log_probs=None, rollout_log_probs=None, loss_masks=masks)
+    assert found == (loss, masks, {})
+    assert "add --get-mismatch-metrics" in caplog.text
+
+
+def group(rank: int = 0, size: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(rank=rank, size=size)
+
+
+def state(**groups: SimpleNamespace) -> SimpleNamespace:
+    """Miles's `ParallelState`."""
+    return SimpleNamespace(**{"intra_dp_cp": group(), "indep_dp": group(), "tp": group(), "cp": group(), **groups})
+
+
+def test_parts_and_copies_of_megatrons_ranks() -> None:
+    found = MegatronPlace.of(state(intra_dp_cp=group(1, 4), indep_dp=group(2, 3), tp=group(1, 2)))
+    assert (found.part, found.copy, found.pieces) == (Place(9, 12), True, False)
+
+
+@pytest.mark.parametrize("framework", ["miles", "slime"])
+def test_pieces_of_an_answer_have_the_masks_of_their_own_tokens(
+    monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    """A prompt of 4 and an answer of 6 on the second of two context-parallel ranks, which has tokens 3 to 8."""
+    known: dict[str, Any] = {
+        "get_logits_and_tokens_offset_with_cp": lambda total, response: (3, None, None, ((4, 6), (6, 9)))
+    }
+    if framework == "miles":
+        known = {"get_local_response_loss_masks": lambda totals, lengths, masks, form, longest: [masks[0][:5]]}
+    monkeypatch.setitem(sys.modules, "pieces", SimpleNamespace(**known))
+    place = MegatronPlace(Place(1, 2), False, True, "pieces")
+    others = {"total_lengths": [10], "response_lengths": [TOKENS], "max_seq_lens": None}
+    (mask,) = place.local_masks(SimpleNamespace(qkv_format="thd"), [torch.arange(TOKENS)], others)
+    assert mask.tolist() == [0, 1, 2, 3, 4]
