@@ -16,13 +16,50 @@ SUPPORTED = ("0.32",)
 """Versions of vLLM whose insides the engine was proven with."""
 
 
-def register() -> None:
-    """Teach vLLM our policy where `OMNI_RL_ENGINE` asks for it.
+AGENT = "OMNI_RL_AGENT"
+"""A coordinator's address, or 1: the agent tells it what updates of weights do, in whatever engine this is."""
+WATCHABLE = ("0.12", "0.25", "0.32")
+"""Versions of vLLM that have the agent's seats where it looks for them."""
+RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 
-    A version of vLLM that is not supported is left as it is, with a warning: no engine of ours starts with it.
+
+def register() -> None:
+    """Teach vLLM our policy where `OMNI_RL_ENGINE` asks for it, and seat the agent where `OMNI_RL_AGENT` does.
+
+    A version of vLLM that is not known is left as it is, with a warning: no engine of ours starts with it.
     """
-    if os.environ.get(ENGINE) != "1":
+    if os.environ.get(AGENT, "0") not in ("", "0"):
+        watch()
+    if os.environ.get(ENGINE) == "1":
+        serve()
+
+
+def watch() -> None:
+    """Seat the agent in this process's vLLM, and have the workers that Ray starts elsewhere told to do the same."""
+    from vllm import __version__
+
+    if _minor(__version__) not in WATCHABLE:
+        known = ", ".join(f"{one}.*" for one in WATCHABLE)
+        warnings.warn(
+            f"{AGENT} is set, but the agent knows vLLM {known}, not {__version__}; this vLLM is left as it is",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return
+    from omni_rl.agent.install import install
+    from omni_rl.agent.settings import CARRIED
+
+    copied = [*filter(None, os.environ.get(RAY_COPIES, "").split(",")), *CARRIED]
+    os.environ[RAY_COPIES] = ",".join(dict.fromkeys(copied))
+    try:
+        install()
+    except Exception as error:
+        # The boundary between our code and somebody's engine, which starts all the same.
+        warnings.warn(f"omni-rl's agent is not there: {error}", RuntimeWarning, stacklevel=2)
+
+
+def serve() -> None:
+    """Teach vLLM our policy, where this is a version that our engine was proven with."""
     from vllm import __version__
 
     reason = unsupported(__version__)
@@ -36,9 +73,13 @@ def register() -> None:
 
 def unsupported(version: str) -> str:
     """Why our engine does not run with that version of vLLM; empty if it does."""
-    if ".".join(version.split(".")[:2]) in SUPPORTED:
+    if _minor(version) in SUPPORTED:
         return ""
     return f"omni-rl's engine was proven with vLLM {' and '.join(f'{known}.*' for known in SUPPORTED)}, not {version}"
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
 
 
 @contextmanager

@@ -4,8 +4,7 @@ Letters: E experts of this worker, I intermediate width of this worker's shard, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,8 +33,7 @@ _PLAIN_EXPERTS = {UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TR
 _PACKED = "packed for the CPU's kernels: the engine computes with a copy that is laid out anew"
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part of the model. `values`: a view of the engine's own memory, or None where `why` says that it cannot be
     compared. `shard`: which of how many equal shares of it this worker holds, as 2/4."""
 
@@ -48,6 +46,15 @@ class Part:
 
 def parts(model: nn.Module) -> Iterator[Part]:
     """Every parameter of a vLLM model, in parts; `tensor` is the name that the engine itself has for it."""
+    names: set[str] = set()
+    for part in _parts(model):
+        # Names that only differ in what `canonical` takes away stay as the engine has them.
+        own = part if part.name not in names else part._replace(name=part.tensor)
+        names.add(own.name)
+        yield own
+
+
+def _parts(model: nn.Module) -> Iterator[Part]:
     packed = getattr(model, "packed_modules_mapping", None) or {}
     seen: set[int] = set()
     for path, module in model.named_modules():

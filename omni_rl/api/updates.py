@@ -16,6 +16,7 @@ Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Small = Annotated[int, Field(ge=0, le=MAX_INT)]
 Number = Annotated[float, Field(ge=0)]
+Cache = Literal["prefix", "encoder", "multimodal"]
 Dtype = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_~]{1,32}$")]
 
 
@@ -30,10 +31,12 @@ class Sum(NamedTuple):
 
 
 class HeldPart(NamedTuple):
-    """A part as one worker holds it. `shard`: which of how many equal shares, as 2/4; empty where it is not known."""
+    """A part as one worker holds it. `shard`: which of how many equal shares, as 2/4; empty where it is not known.
+    `changed`: whether this update changed it."""
 
     sum: Sum
     shard: Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,5}/[1-9][0-9]{0,5})?$")] = ""
+    changed: bool = True
 
 
 class Adapter(Body):
@@ -44,7 +47,7 @@ class Adapter(Body):
     rank: Small
     targets: tuple[Annotated[str, StringConstraints(max_length=128)], ...] = Field(default=(), max_length=MAX_NAMED)
     norm: Number = Field(default=0.0, description="Of all the deltas' factors together.")
-    parts: dict[PartName, tuple[HeldPart, ...]] = Field(default_factory=dict, max_length=MAX_PARTS)
+    parts: dict[PartName, tuple[Sum, ...]] = Field(default_factory=dict, max_length=MAX_PARTS)
 
 
 class RenamesBody(Body):
@@ -83,9 +86,9 @@ class ReceiptBody(Body):
     changed: Small
     zero: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED, description="Tensors of zeros that had none.")
     nonfinite: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED)
-    caches: dict[Literal["prefix", "encoder", "multimodal"], Small | None] = Field(
+    caches: dict[Cache, Small] = Field(
         default_factory=dict,
-        description="Of the caches that the engine has: after which update each was last reset; null: never.",
+        description="Of the caches that the engine has: with which of its updates each was last reset; 0: the start.",
     )
     parts: dict[PartName, HeldPart] = Field(max_length=MAX_PARTS)
     opaque: dict[PartName, Sentence] = Field(

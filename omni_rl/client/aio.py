@@ -14,6 +14,7 @@ from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
+from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
 from omni_rl.client import calls
 from omni_rl.client.calls import Call
 from omni_rl.client.failures import raise_for_problem
@@ -108,6 +109,15 @@ class AsyncClient:
 
     async def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float | None]) -> StepLine:
         return await self._send(calls.add_training(run, attempt, step, training))
+
+    async def put_update(self, run: str, engine: str, number: int, body: ReceiptBody) -> UpdateAnswer:
+        return await self._send(calls.put_update(run, engine, number, body))
+
+    async def announce_update(self, run: str, number: int, body: AnnouncementBody) -> UpdateAnswer:
+        return await self._send(calls.announce_update(run, number, body))
+
+    async def updates(self, run: str, limit: int = 100) -> list[UpdateAnswer]:
+        return await self._send(calls.updates(run, limit))
 
     async def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000

@@ -14,6 +14,7 @@ from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
+from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
 from omni_rl.client import calls
 from omni_rl.client.calls import Call
 from omni_rl.client.failures import raise_for_problem
@@ -123,6 +124,18 @@ class Client:
     def add_training(self, run: str, attempt: int, step: int, training: Mapping[str, float | None]) -> StepLine:
         """Figures that the trainer has once it has learnt from a sealed step, beside those it was sealed with."""
         return self._send(calls.add_training(run, attempt, step, training))
+
+    def put_update(self, run: str, engine: str, number: int, body: ReceiptBody) -> UpdateAnswer:
+        """What one worker of an engine holds after an update; the same again is fine."""
+        return self._send(calls.put_update(run, engine, number, body))
+
+    def announce_update(self, run: str, number: int, body: AnnouncementBody) -> UpdateAnswer:
+        """What the trainer's weights are as of its update of this number; the same again is fine."""
+        return self._send(calls.announce_update(run, number, body))
+
+    def updates(self, run: str, limit: int = 100) -> list[UpdateAnswer]:
+        """The newest first: the engines' and the trainer's."""
+        return self._send(calls.updates(run, limit))
 
     def steps(
         self, run: str, *, attempt: int | None = None, after: int | None = None, limit: int = 1000

@@ -17,6 +17,7 @@ from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, ResumeBody, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
+from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
 from omni_rl.client.failures import raise_for_problem
 
 if TYPE_CHECKING:
@@ -175,6 +176,18 @@ def step(run: str, attempt: int, step: int) -> Call[StepAnswer]:
 def sample(run: str, attempt: int, step: int, sample: str, rank: int | None = None) -> Call[SampleAnswer]:
     path = f"{_step(run, attempt, step)}/samples/{quote(sample, safe='')}"
     return Call("GET", path, _as(SampleAnswer), params={} if rank is None else {"rank": rank})
+
+
+def put_update(run: str, engine: str, number: int, body: ReceiptBody) -> Call[UpdateAnswer]:
+    return Call("PUT", f"/v1/runs/{run}/engines/{engine}/updates/{number}", _as(UpdateAnswer), **_body(body))
+
+
+def announce_update(run: str, number: int, body: AnnouncementBody) -> Call[UpdateAnswer]:
+    return Call("PUT", f"/v1/runs/{run}/updates/{number}", _as(UpdateAnswer), **_body(body))
+
+
+def updates(run: str, limit: int) -> Call[list[UpdateAnswer]]:
+    return Call("GET", f"/v1/runs/{run}/updates", _as_list(UpdateAnswer), {"limit": limit})
 
 
 def put_media(content: bytes, content_type: str) -> Call[MediaAnswer]:

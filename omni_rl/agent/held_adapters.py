@@ -1,0 +1,42 @@
+"""The LoRA adapters that a vLLM worker has loaded, and their fingerprints."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from omni_rl.agent.names import canonical
+from omni_rl.agent.tensors import fingerprint
+from omni_rl.agent.trainer import AdapterSums, Sums
+
+
+def adapters(manager: Any, names: Mapping[int, str]) -> list[AdapterSums]:
+    """What the adapter manager of vLLM's LoRA worker manager holds; `names` by adapter number, as requests gave them.
+
+    vLLM multiplies the scale into B and packs the adapters of a fused module into lists, one entry a member.
+    """
+    found = []
+    for number, adapter in manager.list_adapters().items():
+        sums: Sums = {}
+        ranks, targets = [0], set()
+        for path, weights in adapter.loras.items():
+            for name, first, second in _members(manager, path, weights):
+                sums[f"{name}.lora_A"] = (fingerprint(first),)
+                sums[f"{name}.lora_B"] = (fingerprint(second),)
+                ranks.append(first.shape[0])
+                targets.add(name.rpartition(".")[2])
+        norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
+        name = names.get(number, str(number))
+        found.append(AdapterSums(name, max(ranks), tuple(sorted(targets)), norm, sums))
+    return found
+
+
+def _members(manager: Any, path: str, weights: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    if isinstance(weights.lora_a, torch.Tensor):
+        if weights.lora_a.ndim == 2:
+            yield canonical(path), weights.lora_a, weights.lora_b
+        return
+    members = manager.packed_modules.get(path, ())
+    for name, first, second in zip(members, weights.lora_a, weights.lora_b, strict=False):
+        if first is not None and first.ndim == 2:
+            yield canonical(name), first, second

@@ -1,0 +1,94 @@
+"""The agent's seats in vLLM: its workers, and the EngineCore, which alone knows of cache resets and versions.
+
+They are taken by wrapping classes, from a plug-in: there is one `worker_extension_cls`, and it may be another's.
+"""
+
+import functools
+import logging
+import warnings
+from functools import cache
+from typing import Any
+
+from omni_rl.agent.settings import AgentSettings
+from omni_rl.client import Client
+
+log = logging.getLogger("omni_rl.agent")
+RESETS = {"reset_prefix_cache": "prefix", "reset_encoder_cache": "encoder", "reset_mm_cache": "multimodal"}
+
+
+@cache
+def install() -> None:
+    """Take both seats, in this process; once. A vLLM that lacks one of them is left whole, with a warning."""
+    settings = AgentSettings.from_environment()
+    if settings is None:
+        return
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    needed = ((WorkerWrapperBase, "init_worker"), *((EngineCore, name) for name in (*RESETS, "collective_rpc")))
+    missing = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
+    if missing:
+        warnings.warn(
+            f"this vLLM has no {', '.join(missing)}: omni-rl's agent is not there", RuntimeWarning, stacklevel=2
+        )
+        return
+    _wrap(WorkerWrapperBase, "init_worker", functools.partial(_attach, settings))
+    for name, what in RESETS.items():
+        _wrap(EngineCore, name, functools.partial(_reset, what))
+    if hasattr(EngineCore, "set_weight_version"):  # newer than 0.25
+        _wrap(EngineCore, "set_weight_version", _versioned)
+
+
+def _wrap(owner: type, name: str, then: Any) -> None:
+    """Have `then(instance, result, *arguments)` called after a method of a class; what fails in it is logged."""
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = inner(self, *arguments, **named)
+        try:
+            then(self, result, *arguments, **named)
+        except Exception:
+            # The boundary between our code and somebody's engine, which goes on.
+            log.exception("omni-rl: the agent failed at %s; the engine goes on", name)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
+    from omni_rl.agent.watching import Agent
+
+    Agent(wrapper.worker, settings, _poster(settings.url).put).attach()
+
+
+@cache
+def _poster(url: str | None) -> Any:
+    """One thread for all engines of the process."""
+    from omni_rl.agent.poster import Poster
+
+    return Poster(lambda: Client(url))
+
+
+def flush(seconds: float) -> bool:
+    """Wait until every receipt of this process is sent, at most so long; returns whether it is."""
+    settings = AgentSettings.from_environment()
+    return settings is None or bool(_poster(settings.url).flush(seconds))
+
+
+def _reset(what: str, core: Any, result: Any, *_: Any, **__: Any) -> None:
+    # A prefix cache whose blocks are in use is not reset, and says so.
+    if result is not False:
+        _tell(core, what)
+
+
+def _versioned(core: Any, _: Any, version: str) -> None:
+    from omni_rl.agent.watching import VERSION
+
+    _tell(core, VERSION, version)
+
+
+def _tell(core: Any, *what: str) -> None:
+    from omni_rl.agent.watching import NOTED
+
+    core.model_executor.collective_rpc(NOTED, args=what)

@@ -1,0 +1,50 @@
+"""What the agent is told by its environment; nothing heavy is imported here."""
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+
+from omni_rl.errors import ConfigError
+
+AGENT = "OMNI_RL_AGENT"
+"""The coordinator's address, or 1 for the one that OMNI_RL_URL names; unset or 0: no agent."""
+RUN = "OMNI_RL_RUN"
+ENGINE_NAME = "OMNI_RL_AGENT_ENGINE"
+EVERY = "OMNI_RL_AGENT_EVERY"
+CARRIED = (AGENT, RUN, ENGINE_NAME, EVERY, "OMNI_RL_URL", "OMNI_RL_TOKEN", "OMNI_RL_TOKEN_FILE")
+"""What workers on other hosts need as well."""
+_UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """`url`: None for what OMNI_RL_URL says. `engine`: a name of its own; empty: made of host and start. `every`: model
+    executions after which the weights are looked at though nobody is known to have touched them; 0: never."""
+
+    url: str | None
+    run: str
+    engine: str = ""
+    every: int = 1000
+
+    @classmethod
+    def from_environment(cls) -> "AgentSettings | None":
+        """None where no agent is asked for. Raises `ConfigError` for values that are none."""
+        asked = os.environ.get(AGENT, "")
+        if asked in ("", "0"):
+            return None
+        if asked != "1" and not asked.startswith(("http://", "https://")):
+            raise ConfigError(f"{AGENT}={asked} is neither 1 nor the address of a coordinator")
+        run = os.environ.get(RUN, "")
+        if not run:
+            raise ConfigError(f"{AGENT} is set, but {RUN} does not say of which run the engine is")
+        every = os.environ.get(EVERY, "1000")
+        if not every.isdecimal():
+            raise ConfigError(f"{EVERY}={every} is no number")
+        return cls(None if asked == "1" else asked, run, os.environ.get(ENGINE_NAME, ""), int(every))
+
+    def name_of(self, start: str, replica: int) -> str:
+        """The engine's name: what was set, or its host and this start of it; with the number of its data-parallel
+        replica, if that is not the first."""
+        name = self.engine or f"{socket.gethostname()}-{start}"
+        return _UNUSABLE.sub("-", f"{name}-{replica}" if replica else name)[-64:].lstrip("._-")
