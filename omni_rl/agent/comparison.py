@@ -6,7 +6,7 @@ from functools import cached_property
 
 from omni_rl.agent.fingerprint import Fingerprint, total
 from omni_rl.agent.names import Renames, members
-from omni_rl.agent.workers import Disagreement, Engine, Worker
+from omni_rl.agent.workers import Disagreement, EngineParts, WorkerParts
 
 ROUNDED = "~"
 """Between two dtypes in a fingerprint's: values of the first that were rounded to the second on the way."""
@@ -41,20 +41,20 @@ class Comparison:
 
 def compare(
     announced: Announced,
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerParts],
     renames: Renames,
     earlier: Mapping[int, Announced] | None = None,
 ) -> Comparison:
     """Compare every part of the trainer's. `earlier`: its announcements before this one, by number, which tell a stale
     part from a wrong one. Parts that only the engine has are left out: they are nobody's weights, or frozen ones."""
-    return _Comparer(announced, Engine(workers), renames, earlier or {}).result()
+    return _Comparer(announced, EngineParts(workers), renames, earlier or {}).result()
 
 
 class _Comparer:
     """`theirs`: the trainer's names for each of the engine's parts: one, or those that are fused in it."""
 
     def __init__(
-        self, announced: Announced, engine: Engine, renames: Renames, earlier: Mapping[int, Announced]
+        self, announced: Announced, engine: EngineParts, renames: Renames, earlier: Mapping[int, Announced]
     ) -> None:
         self.announced, self.engine, self.earlier = announced, engine, earlier
         self.found = Comparison()

@@ -33,7 +33,7 @@ _PLAIN_EXPERTS = {UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TR
 _PACKED = "packed for the CPU's kernels: the engine computes with a copy that is laid out anew"
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
     """A part of the model. `values`: a view of the engine's own memory, or None where `why` says that it cannot be
     compared. `shard`: which of how many equal shares of it this worker holds, as 2/4."""
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     why: str = ""
 
 
-def parts(model: nn.Module) -> Iterator[Part]:
+def parts(model: nn.Module) -> Iterator[ModelPart]:
     """Every parameter of a vLLM model, in parts; `tensor` is the name that the engine itself has for it."""
     names: set[str] = set()
     for part in _parts(model):
@@ -54,7 +54,7 @@ def parts(model: nn.Module) -> Iterator[Part]:
         yield own
 
 
-def _parts(model: nn.Module) -> Iterator[Part]:
+def _parts(model: nn.Module) -> Iterator[ModelPart]:
     packed = getattr(model, "packed_modules_mapping", None) or {}
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -68,7 +68,7 @@ def _parts(model: nn.Module) -> Iterator[Part]:
             if isinstance(module, RoutedExperts):
                 yield from _experts(module, path, name, value, tensor)
             elif why := _why_not(module, value):
-                yield Part(canonical(tensor), tensor, None, why=why)
+                yield ModelPart(canonical(tensor), tensor, None, why=why)
             else:
                 yield from _of_module(module, tensor, value, packed)
 
@@ -103,25 +103,25 @@ def _why_not(module: nn.Module, value: torch.Tensor) -> str:
 
 def _of_module(
     module: nn.Module, tensor: str, value: torch.Tensor, packed: Mapping[str, Sequence[str]]
-) -> Iterator[Part]:
+) -> Iterator[ModelPart]:
     name = canonical(tensor)
     if isinstance(module, MergedColumnParallelLinear | QKVParallelLinear):
         yield from _fused(module, name, tensor, value, packed)
     elif isinstance(module, VocabParallelEmbedding):
         # Rows that fill the vocabulary up are nobody's weights.
         rows = module.shard_indices.num_org_elements
-        yield Part(name, tensor, value[:rows], _of(module.tp_rank, module.tp_size))
+        yield ModelPart(name, tensor, value[:rows], _of(module.tp_rank, module.tp_size))
     elif isinstance(module, ColumnParallelLinear) or (isinstance(module, RowParallelLinear) and value.ndim > 1):
-        yield Part(name, tensor, value, _of(module.tp_rank, module.tp_size))
+        yield ModelPart(name, tensor, value, _of(module.tp_rank, module.tp_size))
     elif isinstance(module, LinearBase):
-        yield Part(name, tensor, value, WHOLE)
+        yield ModelPart(name, tensor, value, WHOLE)
     else:
-        yield Part(name, tensor, value)
+        yield ModelPart(name, tensor, value)
 
 
 def _fused(
     module: Any, name: str, tensor: str, value: torch.Tensor, packed: Mapping[str, Sequence[str]]
-) -> Iterator[Part]:
+) -> Iterator[ModelPart]:
     """Rows of a fused module by what they were; pieces of one part where the model does not name them."""
     sizes = [size // module.tp_size for size in module.output_sizes]
     shards = [_of(module.tp_rank, module.tp_size)] * len(sizes)
@@ -132,20 +132,20 @@ def _fused(
     names = packed.get(leaf, ())
     if len(names) != len(sizes) or sum(sizes) != len(value):
         if len(set(shards)) == 1 or sum(sizes) != len(value):
-            yield Part(name, tensor, value, shards[0])
+            yield ModelPart(name, tensor, value, shards[0])
             return
         names = ()
     for index, rows in enumerate(torch.split(value, sizes)):
         own = ".".join((*path, names[index], kind)) if names else f"{name}{SUBPART}{index}"
-        yield Part(own, tensor, rows, shards[index])
+        yield ModelPart(own, tensor, rows, shards[index])
 
 
-def _experts(module: Any, path: str, name: str, value: torch.Tensor, tensor: str) -> Iterator[Part]:
+def _experts(module: Any, path: str, name: str, value: torch.Tensor, tensor: str) -> Iterator[ModelPart]:
     """Each expert's matrices: w13 [E, 2 I, H] is gate and up, or up alone; w2 [E, H, I] is down."""
     method = module.quant_method
     base = canonical(path)
     if why := _why_not_experts(method):
-        yield Part(f"{base}.{name}", tensor, None, why=why)
+        yield ModelPart(f"{base}.{name}", tensor, None, why=why)
         return
     config = module.moe_config.moe_parallel_config
     manager = module.expert_map_manager
@@ -157,13 +157,13 @@ def _experts(module: Any, path: str, name: str, value: torch.Tensor, tensor: str
         own = f"{base}.{number}"
         if matrix == "w2":
             # A bias of the down projection is added once, so every worker holds all of it.
-            yield Part(f"{own}.down_proj.{kind}", tensor, weights, WHOLE if weights.ndim == 1 else shard)
+            yield ModelPart(f"{own}.down_proj.{kind}", tensor, weights, WHOLE if weights.ndim == 1 else shard)
         elif matrix == "w13" and gated:
             gate, up = weights.chunk(2)
-            yield Part(f"{own}.gate_proj.{kind}", tensor, gate, shard)
-            yield Part(f"{own}.up_proj.{kind}", tensor, up, shard)
+            yield ModelPart(f"{own}.gate_proj.{kind}", tensor, gate, shard)
+            yield ModelPart(f"{own}.up_proj.{kind}", tensor, up, shard)
         else:
-            yield Part(f"{own}.up_proj.{kind}", tensor, weights, shard)
+            yield ModelPart(f"{own}.up_proj.{kind}", tensor, weights, shard)
 
 
 def _why_not_experts(method: Any) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from omni_rl.agent.bodies import AdapterSums, Sums
 from omni_rl.agent.names import canonical
 from omni_rl.agent.tensors import fingerprint
-from omni_rl.agent.trainer import AdapterSums, Sums
 
 
 def adapters(manager: Any, names: Mapping[int, str]) -> list[AdapterSums]:

@@ -65,9 +65,9 @@ def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
 @cache
 def _poster(url: str | None) -> Any:
     """One thread for all engines of the process."""
-    from omni_rl.agent.poster import Poster
+    from omni_rl.agent.poster import ReceiptPoster
 
-    return Poster(lambda: Client(url))
+    return ReceiptPoster(lambda: Client(url))
 
 
 def flush(seconds: float) -> bool:

@@ -20,7 +20,7 @@ REFUSED = (ConflictError, InvalidRequestError, TooLargeError)
 """What sending again cannot mend."""
 
 
-class Poster:
+class ReceiptPoster:
     """Sends calls in order. A coordinator that is away, or has no such run yet, is asked again for ever."""
 
     def __init__(self, connect: Callable[[], Client]) -> None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed, nn
 
+from omni_rl.agent.bodies import AdapterSums, Sums
 from omni_rl.agent.comparison import ROUNDED
 from omni_rl.agent.fingerprint import MODULUS, Fingerprint
 from omni_rl.agent.names import canonical
 from omni_rl.agent.tensors import fingerprint, name_of
 
-Sums = dict[str, tuple[Fingerprint, ...]]
 SMALL = 1 << 20
 """Elements up to which a vector is also told as rounded through a coarser dtype: routers' biases are damaged so."""
 
@@ -180,16 +180,6 @@ def _added(found: Mapping[tuple[str, str], Fingerprint], group: Any) -> dict[tup
 def _device(group: Any) -> torch.device:
     backend = distributed.get_backend(group)
     return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
-
-
-class AdapterSums(NamedTuple):
-    """A LoRA adapter of the trainer's: rank, the modules' last names, and fingerprints of each A and scaled B."""
-
-    name: str
-    rank: int
-    targets: tuple[str, ...]
-    norm: float
-    parts: Sums
 
 
 def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any = None) -> list[AdapterSums]:

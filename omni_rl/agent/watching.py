@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from omni_rl.agent import announced, held, held_adapters
+from omni_rl.agent.bodies import AdapterSums, adapter_body, sum_body
 from omni_rl.agent.fingerprint import Fingerprint
-from omni_rl.agent.held import Part
+from omni_rl.agent.held import ModelPart
 from omni_rl.agent.names import Renames
 from omni_rl.agent.settings import AgentSettings
 from omni_rl.agent.tensors import fingerprint
-from omni_rl.agent.trainer import AdapterSums
-from omni_rl.api.updates import MAX_NAMED, Adapter, Cache, HeldPart, ReceiptBody, RenamesBody, Sum
+from omni_rl.api.updates import MAX_NAMED, Cache, EngineRenames, HeldPart, ReceiptBody
 from omni_rl.client import Client
 
 log = logging.getLogger("omni_rl.agent")
@@ -62,7 +62,7 @@ class Agent:
         self._version: str | None = None
         self._of: int | None = None
         self._sums: dict[str, Fingerprint] = {}
-        self._parts: list[Part] | None = None
+        self._parts: list[ModelPart] | None = None
         self._places: list[tuple[int, int]] = []
         self._asleep = False
         self._broken = False
@@ -146,7 +146,7 @@ class Agent:
             self._receipt()
 
     def _due(self) -> bool:
-        """Whether it is long ago that the weights were looked at: what is copied in through `.data` shows in no count."""
+        """Whether the weights were last looked at long ago: a copy through `.data` shows in no count of torch's."""
         return bool(self._settings.every) and self._executions >= self._settings.every
 
     def _receipt(self) -> None:
@@ -198,7 +198,7 @@ class Agent:
 
         self._post(post)
 
-    def _current_parts(self, model: nn.Module) -> list[Part]:
+    def _current_parts(self, model: nn.Module) -> list[ModelPart]:
         """The model's parts; derived anew only where a parameter is another, or lies elsewhere."""
         places = [(id(value), value.data_ptr()) for value in model.parameters()]
         if self._parts is None or places != self._places:
@@ -245,25 +245,16 @@ class Agent:
             log.exception("omni-rl: the agent failed, and looks no more; the engine goes on")
 
 
-def adapter_body(one: AdapterSums) -> Adapter:
-    """An adapter's fingerprints as they are sent."""
-    parts = {name: tuple(map(sum_body, sums)) for name, sums in one.parts.items()}
-    return Adapter(name=one.name, rank=one.rank, targets=one.targets[:MAX_NAMED], norm=one.norm, parts=parts)
-
-
-def sum_body(one: Fingerprint) -> Sum:
-    """A fingerprint as it is sent."""
-    return Sum(one.dtype, one.elements, f"{one.hashes:016x}", one.squares, one.nonfinite)
-
-
-def _writes(parts: Iterable[Part]) -> int:
+def _writes(parts: Iterable[ModelPart]) -> int:
     """How often the parts' tensors were written to in place, as torch counts; tensors of inference mode are not."""
     return sum(part.values._version for part in parts if part.values is not None and not part.values.is_inference())
 
 
-def _named(parts: Iterable[Part]) -> tuple[str, ...]:
+def _named(parts: Iterable[ModelPart]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.tensor[-256:] for part in parts))[:MAX_NAMED]
 
 
-def _renames(found: Renames) -> RenamesBody:
-    return RenamesBody(substrings=dict(found.substrings), prefixes=dict(found.prefixes), suffixes=dict(found.suffixes))
+def _renames(found: Renames) -> EngineRenames:
+    return EngineRenames(
+        substrings=dict(found.substrings), prefixes=dict(found.prefixes), suffixes=dict(found.suffixes)
+    )

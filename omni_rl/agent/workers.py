@@ -14,7 +14,7 @@ class Held(NamedTuple):
     shard: str = ""
 
 
-class Worker(NamedTuple):
+class WorkerParts(NamedTuple):
     """What one worker of an engine reported. `changed`: names of parts that its update changed, None at its first."""
 
     number: int
@@ -29,10 +29,10 @@ class Disagreement(NamedTuple):
     workers: tuple[int, ...]
 
 
-class Engine:
+class EngineParts:
     """All workers' parts by the engine's names for them."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[WorkerParts]) -> None:
         self.workers = workers
         self._pieces = whole(dict.fromkeys(name for worker in workers for name in worker.parts))
         self._opaque = {name: why for worker in workers for name, why in worker.opaque.items()}

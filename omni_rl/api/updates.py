@@ -50,7 +50,7 @@ class Adapter(Body):
     parts: dict[PartName, tuple[Sum, ...]] = Field(default_factory=dict, max_length=MAX_PARTS)
 
 
-class RenamesBody(Body):
+class EngineRenames(Body):
     """How an engine renames what a checkpoint holds: substrings, then prefixes, then suffixes; null drops it."""
 
     substrings: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
@@ -97,7 +97,7 @@ class ReceiptBody(Body):
     adapters: tuple[Adapter, ...] | None = Field(
         default=None, max_length=256, description="Null: the engine takes none."
     )
-    renames: RenamesBody = RenamesBody()
+    renames: EngineRenames = EngineRenames()
 
     model_config = example(
         session="k3v9a",

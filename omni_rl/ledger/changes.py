@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -194,7 +194,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         put_state(connection, key.run, step.state)
     add_events(connection, step.events)
     if step.alarm is not None:
-        close_alarms(connection, key.run, "it became worse, and was told again")
+        close_alarms(connection, key.run, "it became worse, and was told again", step.other_alarms)
         open_alarm(connection, key.run, step.alarm, key)
     _forget(connection, attempt, key.step, retention)
     return "new"
@@ -229,11 +229,17 @@ def open_alarm(connection: sa.Connection, run: str, alarm: NewAlarm, key: StepKe
     return number
 
 
-def close_alarms(connection: sa.Connection, run: str, action: str = "") -> int:
-    """Close whatever alarms of a run are open, saying what was done; how many there were."""
+def close_alarms(connection: sa.Connection, run: str, action: str = "", but: Collection[int] = ()) -> int:
+    """Close a run's open alarms `but` those of these numbers, saying what was done; returns how many there were."""
     values: dict[str, Any] = {"closed": time.time()} | ({"action": action} if action else {})
-    still_open = sa.update(alarms).where(alarms.c.run == run, alarms.c.closed.is_(None))
+    still_open = sa.update(alarms).where(alarms.c.run == run, alarms.c.closed.is_(None), alarms.c.id.not_in(but))
     return connection.execute(still_open.values(**values)).rowcount
+
+
+def close_alarm(connection: sa.Connection, number: int, action: str) -> None:
+    """Close one alarm, saying what ended it; one that is closed stays as it is."""
+    here = sa.and_(alarms.c.id == number, alarms.c.closed.is_(None))
+    connection.execute(sa.update(alarms).where(here).values(closed=time.time(), action=action))
 
 
 def add_check(

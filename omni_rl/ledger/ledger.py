@@ -1,13 +1,13 @@
 """The ledger: writes return futures that are done when the disk has them, reads are snapshots."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger import changes, queries, timeline
+from omni_rl.ledger import changes, queries, timeline, updates
 from omni_rl.ledger.changes import PartContent, Retention
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.migrations import upgrade
@@ -30,6 +30,7 @@ from omni_rl.ledger.types import (
     Sync,
     Timeline,
 )
+from omni_rl.ledger.updates import KeptUpdate, NewUpdate, UpdateKey
 from omni_rl.ledger.writer import Writer
 
 
@@ -114,13 +115,37 @@ class Ledger:
         """Its number."""
         return self.writer.submit(lambda connection: changes.open_alarm(connection, run, alarm, key))
 
-    def close_alarms(self, run: str, action: str = "") -> "Future[int]":
-        """Close a run's open alarms, saying what was done; how many there were."""
-        return self.writer.submit(lambda connection: changes.close_alarms(connection, run, action))
+    def close_alarms(self, run: str, action: str = "", but: Collection[int] = ()) -> "Future[int]":
+        """Close a run's open alarms, but those of these numbers, saying what was done; how many there were."""
+        return self.writer.submit(lambda connection: changes.close_alarms(connection, run, action, but))
 
     def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
         """Keep what a check of a step, or without one of the probe, has found."""
         return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
+
+    def put_update(self, new: NewUpdate) -> "Future[list[int]]":
+        """Keep what was told of an update of weights, with its alarms, whose numbers it gives. `ConflictError`: other
+        content is there."""
+        return self.writer.submit(lambda connection: updates.put(connection, new))
+
+    def change_update(self, new: NewUpdate) -> "Future[list[int]]":
+        """Answers, alarms and events of an update that is kept already, whatever was told of it."""
+        return self.writer.submit(lambda connection: updates.change(connection, new))
+
+    def update(self, key: UpdateKey) -> KeptUpdate | None:
+        """What was told of an update; None if nothing was."""
+        with self.database.read() as connection:
+            return updates.one(connection, key)
+
+    def updates(self, run: str, *, limit: int = 100) -> list[KeptUpdate]:
+        """Newest first, without what was told."""
+        with self.database.read() as connection:
+            return updates.newest(connection, run, limit)
+
+    def remembered_updates(self, run: str) -> list[KeptUpdate]:
+        """Those that still have what was told, oldest first."""
+        with self.database.read() as connection:
+            return updates.remembered(connection, run)
 
     def runs(self) -> list[Run]:
         """Oldest first."""

@@ -245,6 +245,23 @@ checks = sa.Table(
     sqlite_autoincrement=True,
 )
 
+updates = sa.Table(
+    "updates",
+    metadata,
+    sa.Column("id", Number, primary_key=True),
+    sa.Column("run", sa.Text, sa.ForeignKey("runs.run"), nullable=False),
+    sa.Column("engine", sa.Text, nullable=False),  # '': the trainer's own
+    sa.Column("session", sa.Text, nullable=False),  # of the engine's start, in which its numbers rise
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("worker", sa.Integer, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),  # of what was told
+    sa.Column("told", sa.LargeBinary),  # JSON, deflated; gone after some newer ones
+    sa.Column("answer", Document, nullable=False),
+    sa.UniqueConstraint("run", "engine", "session", "number", "worker"),
+    sa.Index(None, "run", "id"),
+    sqlite_autoincrement=True,
+)
+
 fence = sa.Table(
     "fence",
     metadata,

@@ -1,6 +1,6 @@
 """What goes into the ledger and what comes out; steps are numbered within an attempt, attempts within a run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -107,7 +107,7 @@ class KeptCheck:
 class NewStep:
     """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
     worst first: the rank that posted it, its row, and its figures. `state`: the run's policy afterwards; None leaves
-    it. `flips` by MoE layer."""
+    it. `flips` by MoE layer. `other_alarms`: numbers of the run's alarms that `alarm` does not take the place of."""
 
     key: StepKey
     parts: Mapping[int, str]
@@ -123,6 +123,7 @@ class NewStep:
     state: Any = None
     events: tuple[NewEvent, ...] = ()
     alarm: NewAlarm | None = None
+    other_alarms: Collection[int] = ()
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 import torch
 
-from omni_rl.agent import findings
+from omni_rl.agent import faults
+from omni_rl.agent.bodies import Sums
 from omni_rl.agent.comparison import Comparison, compare
-from omni_rl.agent.findings import Told
+from omni_rl.agent.faults import Told
 from omni_rl.agent.fingerprint import Fingerprint
 from omni_rl.agent.names import Renames, canonical, expert_of, layer_of
 from omni_rl.agent.tensors import fingerprint
-from omni_rl.agent.trainer import Sums, of_tensors
-from omni_rl.agent.workers import Held, Worker
+from omni_rl.agent.trainer import of_tensors
+from omni_rl.agent.workers import Held, WorkerParts
 
 H, WIDTH, E = 16, 12, 4
 Weights = dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ def trained(seed: int, dtype: torch.dtype = torch.bfloat16) -> Weights:
     return weights
 
 
-def worker(weights: Weights, number: int = 0, of: int = 1, changed: bool = True) -> Worker:
+def worker(weights: Weights, number: int = 0, of: int = 1, changed: bool = True) -> WorkerParts:
     """A vLLM worker that holds its shard of these weights: columns of q, k, v, gate and up, rows of o and down."""
     parts: dict[str, Held] = {}
     shard = f"{number + 1}/{of}"
@@ -59,11 +60,11 @@ def worker(weights: Weights, number: int = 0, of: int = 1, changed: bool = True)
             put(own, value.chunk(of, 1)[number], shard)
         else:
             put(own, value.chunk(of)[number], shard)
-    return Worker(number, parts, {}, frozenset(parts) if changed else frozenset())
+    return WorkerParts(number, parts, {}, frozenset(parts) if changed else frozenset())
 
 
 def told(found: Comparison, changed: int = 9, workers: int = 1) -> list[str]:
-    return [one.sentence for one in findings.weights(Told(12, 9, changed, workers), found)]
+    return [one.sentence for one in faults.weights(Told(12, 9, changed, workers), found)]
 
 
 def announced(weights: Weights, dtype: torch.dtype = torch.bfloat16) -> Sums:
@@ -136,7 +137,7 @@ def test_pieces_of_a_fused_part_are_added_up_and_replicas_counted_once() -> None
             f"{name}#1": Held(fingerprint(kv), "1/1"),
             f"{name}#2": Held(fingerprint(kv * 2), "1/1"),
         }
-        workers.append(Worker(number, pieces, {}, None))
+        workers.append(WorkerParts(number, pieces, {}, None))
     found = compare(of_tensors([(name, torch.cat([q, kv, kv * 2]))]), workers, Renames())
     assert found.equal == {name}
 
@@ -148,7 +149,7 @@ def test_an_engines_own_renames_are_followed() -> None:
         "layers.0.mixer.A": Held(fingerprint(-torch.exp(ours["backbone.layers.0.mixer.A_log"]))),
         "embed_tokens.weight": Held(fingerprint(ours["backbone.embeddings.weight"])),
     }
-    found = compare(announced({**ours, "mtp.norm.weight": torch.rand(4)}), [Worker(0, held, {}, None)], renames)
+    found = compare(announced({**ours, "mtp.norm.weight": torch.rand(4)}), [WorkerParts(0, held, {}, None)], renames)
     assert found.equal == set(held)
     assert found.opaque == {"mtp.norm.weight": "the engine has no part of that name"}
 
@@ -165,7 +166,7 @@ def test_packed_and_quantised_parts_are_never_equal() -> None:
     whole = worker(weights)
     parts = {name: held for name, held in whole.parts.items() if "experts" not in name and "_proj" not in name}
     opaque = {"layers.0.self_attn.qkv_proj.weight": "packed", "layers.1.mlp.experts.w13_weight": "packed too"}
-    found = compare(announced(weights), [Worker(0, parts, opaque, None)], Renames())
+    found = compare(announced(weights), [WorkerParts(0, parts, opaque, None)], Renames())
     assert found.different == []
     assert set(found.equal) == set(parts)
     assert found.opaque["layers.0.self_attn.q_proj.weight"] == "packed"
@@ -214,7 +215,7 @@ def test_swaps_zeros_nan_and_rounding_are_told_apart() -> None:
     broken = {**new, bias: new[bias].bfloat16().float()}
     found = compare(announced(new), [worker(broken)], Renames())
     assert told(found) == ["update 12: layers.1.mlp.gate.e_score_correction_bias is the trainer's rounded to bfloat16"]
-    assert [one.cause for one in findings.weights(Told(12, 9, 9, 1), found)] == ["corrupt_weights"]
+    assert [one.cause for one in faults.weights(Told(12, 9, 9, 1), found)] == ["corrupt_weights"]
 
 
 def test_one_of_two_workers_that_kept_its_weights_is_named() -> None:
@@ -235,12 +236,11 @@ def test_elements_that_change_places_within_one_part_are_not_seen() -> None:
 
 
 def test_caches_that_outlived_the_update_are_named() -> None:
-    of = Told(12, 9, 9, 1, caches={"prefix": 3, "encoder": 12, "multimodal": None})
-    assert [one.sentence.split(":")[0] for one in findings.caches(of)] == [
+    of = Told(12, 9, 9, 1, stale_caches={"prefix": 3, "encoder": None})
+    assert [one.sentence.split(":")[0] for one in faults.caches(of)] == [
         "prefix cache not reset since update 3",
-        "multimodal cache not reset since the engine started",
+        "encoder cache not reset since the engine started",
     ]
-    assert findings.caches(Told(12, 9, 0, 1, caches={"prefix": 3})) == []
 
 
 def test_sums_of_an_update_are_small() -> None:

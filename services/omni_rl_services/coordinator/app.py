@@ -27,13 +27,14 @@ from omni_rl_services.coordinator.routes import (
     session,
     steps,
     syncs,
+    updates,
 )
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.silence import CLOCK, Clock
 from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.telemetry import Telemetry
 
-ROUTERS = (health, session, gate, runs, alarms, steps, syncs, jobs, events, media, dashboard)
+ROUTERS = (health, session, gate, runs, alarms, steps, updates, syncs, jobs, events, media, dashboard)
 DESCRIPTION = """Keeps an RL run honest: the policy that samples and the policy that learns must be the same function.
 
 Post a step's logprobs of both (`PUT …/parts/{rank}`, then `POST …/seal`) and get a verdict; ask for weight syncs that

@@ -32,6 +32,7 @@ from omni_rl_services.coordinator.steps import Steps
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.syncs import Syncs
 from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.updates import Updates
 from omni_rl_services.coordinator.verdicts import done_about
 
 logger = logging.getLogger("omni_rl.coordinator")
@@ -68,7 +69,10 @@ class Coordinator:
         self.checks = Checks(bridge, self.store, self.events)
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._sinks = self._asides(sinks)
-        self.steps = Steps(settings, self.store, self.events, self.telemetry, self._sinks, self._responder, clock)
+        self.updates = Updates(self.store, self.events)
+        self.steps = Steps(
+            settings, self.store, self.events, self.telemetry, self._sinks, self._responder, self.updates, clock
+        )
         self._runs = Roster(self.store, settings.settle)
         self.silence = Silence(settings.silent_after, self._runs, self.store, self.gate, self.telemetry, clock)
         self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs))
@@ -100,6 +104,7 @@ class Coordinator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._responder.close()
         await self.syncs.close()
+        await self.updates.close()
         await self._bridge.close()
         self.steps.close()
         for sink in self._sinks:
@@ -220,7 +225,7 @@ class Coordinator:
         halted = after.gate == "halted" and before.gate != "halted"
         news = after.alarming and (not before.alarming or halted or after.cause != before.cause)
         if before.alarming and (news or not after.alarming):
-            await self.store.close_alarms(run.name, reason)
+            await self.store.close_alarms(run.name, reason, self.updates.alarms(run.name))
         if news:
             key = None if run.latest is None else StepKey(run.name, *run.latest)
             done = done_about(after, run.body.gated)

@@ -30,6 +30,7 @@ SECURITY_HEADERS = {
 _PART = re.compile(r"^/v1/runs/[^/]+/attempts/[^/]+/steps/[^/]+/parts/[^/]+$")
 _NUL = re.compile(rb"\x00|%00")
 _MEDIA = re.compile(r"^/v1/media/[^/]+$")
+_UPDATE = re.compile(r"^/v1/runs/[^/]+/(engines/[^/]+/)?updates/[^/]+$")
 
 
 class SecurityHeaders:
@@ -156,6 +157,8 @@ class BodyLimit:
     def _limit(self, path: str, content_type: str) -> int:
         if _PART.match(path):
             return self._bounds.json_part if content_type.startswith("application/json") else self._bounds.part
+        if _UPDATE.match(path):
+            return self._bounds.update
         return self._bounds.media if _MEDIA.match(path) else self._bounds.body
 
 

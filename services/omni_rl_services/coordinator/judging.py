@@ -1,13 +1,15 @@
 """From a step's records to figures, a judgement and weights; runs in a worker thread, in numpy alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import StepComparison, compare_each
 from omni_rl.consistency.corrections import Correction, weights
@@ -22,6 +24,8 @@ from omni_rl.ledger.lists import single
 from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
 
+LEFT_OVER = frozenset({Cause.UNKNOWN, Cause.STALE_WEIGHTS, Cause.ROUNDING, Cause.KERNEL, Cause.ROUTER})
+"""Causes that nothing in a step's records proves."""
 Ranks = NDArray[np.int64]
 """Which rank posted each sample of a step, [N]."""
 
@@ -82,6 +86,16 @@ def judge_step(
         flips,
         tuple(versions),
     )
+
+
+def proven(judged: Judged, fault: Finding | None) -> Judged:
+    """The same step, with what is known to be wrong with the update that its engine sampled with as its cause, unless
+    the records themselves prove another."""
+    explained = judged.explanation
+    if fault is None or fault.cause is None or explained is None or explained.cause not in LEFT_OVER:
+        return judged
+    found = Explanation(fault.cause, fault.sentence, (fault, *explained.findings))
+    return replace(judged, explanation=found)
 
 
 def _row(parts: Mapping[int, StepRecords], number: int) -> StepRecords:

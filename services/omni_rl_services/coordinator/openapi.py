@@ -4,10 +4,14 @@ from typing import Any
 
 import pyarrow as pa
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 
+from omni_rl.api.updates import AnnouncementBody, ReceiptBody
 from omni_rl.ledger.schema import COLUMNS, Column
 from omni_rl_services.coordinator.problems import MEDIA_TYPE
 
+REF = "#/components/schemas/{model}"
+TOLD = (ReceiptBody, AnnouncementBody)
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 INVALID = {"$ref": "#/components/schemas/HTTPValidationError"}
 
@@ -34,6 +38,9 @@ def _complete(document: dict[str, Any], version: str) -> None:
                     response["content"] = {MEDIA_TYPE: {"schema": PROBLEM}}
     schemas = document["components"]["schemas"]
     schemas["Records"] = records_schema(version)
+    # These are read in a thread, out of FastAPI's sight.
+    _, told = models_json_schema([(model, "validation") for model in TOLD], ref_template=REF)
+    schemas |= told["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
 

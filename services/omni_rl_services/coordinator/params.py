@@ -9,6 +9,8 @@ from omni_rl.api.base import MAX_INT, NAME
 RunPath = Annotated[str, Path(pattern=NAME, description="The run's name.", examples=["digits-grpo"])]
 AttemptPath = Annotated[int, Path(ge=0, le=MAX_INT, description="Which start of the run, from 1.", examples=[1])]
 StepPath = Annotated[int, Path(ge=0, le=MAX_INT, description="The step's number.", examples=[12])]
+EnginePath = Annotated[str, Path(pattern=NAME, description="The engine's name.", examples=["rollout-0"])]
+UpdatePath = Annotated[int, Path(ge=0, le=MAX_INT, description="The update's number.", examples=[12])]
 MAX_ID = 2**53
 """Of rows that the ledger numbers: a browser can count no further."""
 CheckPath = Annotated[int, Path(ge=1, le=MAX_ID, description="The check's number.", examples=[7])]

@@ -34,6 +34,8 @@ class Bounds(StrictSettings):
     """Of one rank's records as an Arrow stream."""
     json_part: int = Field(default=8 * MIB, gt=0)
     """Of one rank's records as JSON, which is parsed while nothing else runs."""
+    update: int = Field(default=32 * MIB, gt=0)
+    """Of what an engine or a trainer tells of an update of weights: fingerprints, part by part."""
     media: int = Field(default=32 * MIB, gt=0)
     """Of one media item."""
     pixels: int = Field(default=89_478_485, gt=0)

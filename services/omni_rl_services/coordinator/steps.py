@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
-from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, weigh
+from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
 from omni_rl_services.coordinator.recent import RecentParts, Room
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
@@ -29,6 +29,7 @@ from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.sinks import Aside, JudgedStep
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.updates import Updates
 from omni_rl_services.coordinator.verdicts import done_about, severity_of, verdict_of
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Steps:
         telemetry: Telemetry,
         sinks: Sequence[Aside],
         responder: Responder,
+        updates: Updates,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -70,6 +72,7 @@ class Steps:
         self._telemetry = telemetry
         self._sinks = sinks
         self._responder = responder
+        self._updates = updates
         self._workers = ThreadPoolExecutor(settings.metrics_threads, "metrics")
         self._recent = RecentParts(settings.bounds.in_flight // 2)
 
@@ -120,6 +123,7 @@ class Steps:
                 run.history_of(key.attempt),
                 self._settings.worst_samples,
             )
+            judged = proven(judged, await self._updates.before_seal(run))
             # An attempt that a newer one has replaced is judged, and moves nothing.
             live = run.is_live(key.attempt)
             outcome = run.policy.judged(run.drift, judged.judgement) if live else Outcome(run.drift)
@@ -131,6 +135,7 @@ class Steps:
             severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
             step = _new_step(run, key, body, digests, judged, outcome, history, severity, verdict, live=live)
+            step = replace(step, other_alarms=self._updates.alarms(run.name))
             if await self._store.seal(step) == "same":
                 return await self._again(run, key, judged)
             before, run.drift, run.history = run.drift, outcome.drift, history
@@ -138,7 +143,7 @@ class Steps:
             if live:
                 run.sealed, run.activity = self._clock(), "live"
             if before.alarming and not outcome.drift.alarming:
-                await self._store.close_alarms(run.name, judged.judgement.reason)
+                await self._store.close_alarms(run.name, judged.judgement.reason, self._updates.alarms(run.name))
         self._events.poke()
         self._recent.forget(key)
         self._tell(run, key, body, judged)

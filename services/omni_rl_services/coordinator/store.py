@@ -1,7 +1,7 @@
 """The ledger, awaited: reads in threads of their own, writes until the disk has them."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +32,7 @@ from omni_rl.ledger.types import (
     Sync,
     Timeline,
 )
+from omni_rl.ledger.updates import KeptUpdate, NewUpdate, UpdateKey
 from omni_rl_services.coordinator.runs import Run as LiveRun
 from omni_rl_services.coordinator.runs import transition_events
 from omni_rl_services.coordinator.views import alarm_answer
@@ -63,6 +64,21 @@ class Store:
 
     async def check(self, number: int) -> KeptCheck:
         return await self._read(self._ledger.check, number)
+
+    async def put_update(self, new: NewUpdate) -> list[int]:
+        return await asyncio.wrap_future(self._ledger.put_update(new))
+
+    async def change_update(self, new: NewUpdate) -> list[int]:
+        return await asyncio.wrap_future(self._ledger.change_update(new))
+
+    async def update(self, key: UpdateKey) -> KeptUpdate | None:
+        return await self._read(self._ledger.update, key)
+
+    async def updates(self, run: str, limit: int) -> list[KeptUpdate]:
+        return await self._read(self._ledger.updates, run, limit=limit)
+
+    async def remembered_updates(self, run: str) -> list[KeptUpdate]:
+        return await self._read(self._ledger.remembered_updates, run)
 
     async def runs(self) -> list[Run]:
         return await self._read(self._ledger.runs)
@@ -133,8 +149,8 @@ class Store:
     async def open_alarm(self, run: str, alarm: NewAlarm, key: StepKey | None) -> None:
         await asyncio.wrap_future(self._ledger.open_alarm(run, alarm, key))
 
-    async def close_alarms(self, run: str, action: str) -> None:
-        await asyncio.wrap_future(self._ledger.close_alarms(run, action))
+    async def close_alarms(self, run: str, action: str, but: Collection[int] = ()) -> None:
+        await asyncio.wrap_future(self._ledger.close_alarms(run, action, but))
 
     async def open_alarms(self, run: str) -> list[AlarmAnswer]:
         """A run's alarms that are not over, the newest first."""

@@ -9,11 +9,12 @@ from omni_rl.consistency.actions import Cause
 
 NAMED = 3
 """Parts that a sentence names; of more it says how many."""
-CACHES = {"prefix": "prefix cache", "encoder": "encoder cache", "multimodal": "multimodal cache"}
+CACHES = {"prefix": "prefix cache", "encoder": "encoder cache"}
+"""Caches of what weights computed. vLLM's multimodal cache holds inputs, which no update makes stale."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class UpdateFault:
     """What is wrong, in a sentence. `parts`: of which parts, by the engine's names; `key` is the same for the same
     fault in several engines."""
 
@@ -31,14 +32,12 @@ class Told:
     tensors: int
     changed: int
     workers: int
-    how: Sequence[str] = ()
-    zero: Sequence[str] = ()
-    nonfinite: Sequence[str] = ()
-    caches: Mapping[str, int | None] = field(default_factory=dict)
-    """By cache: the trainer's number of the update that it was last reset after; None: never."""
+    stale_caches: Mapping[str, int | None] = field(default_factory=dict)
+    """Caches that hold what earlier weights computed, by the trainer's update that each was last reset after; None:
+    the engine's start."""
 
 
-def weights(told: Told, found: Comparison) -> list[Finding]:
+def weights(told: Told, found: Comparison) -> list[UpdateFault]:
     """What is wrong with the weights."""
     stale: dict[int, list[Different]] = {}
     swapped: dict[str, Different] = {}
@@ -68,30 +67,27 @@ def weights(told: Told, found: Comparison) -> list[Finding]:
     return findings
 
 
-def caches(told: Told) -> list[Finding]:
+def caches(told: Told) -> list[UpdateFault]:
     """Caches that outlived a change of weights: what they hold was computed with others."""
-    if not told.changed:
-        return []
     findings = []
-    for cache, since in told.caches.items():
-        if since is None or since < told.update:
-            when = "since the engine started" if since is None else f"since update {since}"
-            sentence = (
-                f"{CACHES[cache]} not reset {when}: update {told.update} left what earlier weights computed in it"
-            )
-            findings.append(Finding(Cause.STALE_CACHE, sentence, key=cache))
+    for cache, since in told.stale_caches.items():
+        when = "since the engine started" if since is None else f"since update {since}"
+        sentence = (
+            f"{CACHES[cache]} not reset {when}: it holds what was computed with weights before update {told.update}"
+        )
+        findings.append(UpdateFault(Cause.STALE_CACHE, sentence, key=cache))
     return findings
 
 
-def silent(update: int, engine: str, confirmed: int | None, lag: int) -> Finding:
+def silent(update: int, engine: str, confirmed: int | None, lag: int) -> UpdateFault:
     """An engine that has not confirmed an update within the declared lag."""
     last = "no update" if confirmed is None else f"update {confirmed}"
     allowed = f"the run declares a lag of {lag}" if lag else "the run declares no lag"
     sentence = f"engine {engine} has confirmed {last}, and the trainer is at update {update}: {allowed}"
-    return Finding(Cause.STALE_WEIGHTS, sentence, key="silent")
+    return UpdateFault(Cause.STALE_WEIGHTS, sentence, key="silent")
 
 
-def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison) -> Finding:
+def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison) -> UpdateFault:
     names = _names(some)
     whole = len(some) == len(found.different) and not found.equal
     if whole and told.changed == 0:
@@ -100,15 +96,15 @@ def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison
         sentence = f"update {told.update}: the engine holds the weights of update {number}"
     else:
         sentence = f"update {told.update}: {described(names)} {_are(names)} of update {number}"
-    return Finding(Cause.STALE_WEIGHTS, sentence, names, f"stale {number}")
+    return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"stale {number}")
 
 
 def _are(names: Sequence[str]) -> str:
     return "is that" if len(names) == 1 else "are those"
 
 
-def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[Finding]:
-    findings: list[Finding] = []
+def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
+    findings: list[UpdateFault] = []
     done: set[str] = set()
     experts: dict[tuple[str, int | None, frozenset[int]], list[str]] = {}
     for name, one in swapped.items():
@@ -124,15 +120,15 @@ def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[Finding]:
         verb = "are swapped" if mutual else f"differ: the first holds what is {other}'s"
         names = (name, other)
         sentence = f"update {told.update}: {name} and {other} {verb}"
-        findings.append(Finding(Cause.CORRUPT_WEIGHTS, sentence, names, f"swapped {name}"))
+        findings.append(UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, names, f"swapped {name}"))
     for (tower, layer, both), names_of in experts.items():
         low, high = sorted(both)
         sentence = f"update {told.update}: {_layer(tower, layer)}'s experts {low} and {high} are swapped"
-        findings.append(Finding(Cause.CORRUPT_WEIGHTS, sentence, tuple(names_of), f"swapped {layer} {low} {high}"))
+        findings.append(UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, tuple(names_of), f"swapped {layer} {low} {high}"))
     return findings
 
 
-def _some_workers(told: Told, kept: Sequence[Different]) -> Finding:
+def _some_workers(told: Told, kept: Sequence[Different]) -> UpdateFault:
     numbers = sorted({number for one in kept for number in one.workers})
     who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
     names = _names(kept)
@@ -140,12 +136,13 @@ def _some_workers(told: Told, kept: Sequence[Different]) -> Finding:
     sentence = (
         f"update {told.update}: {who} of {told.workers} {verb} not taken {described(names)}, which the others have"
     )
-    return Finding(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
+    return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
 
 
-def _wrong(told: Told, names: tuple[str, ...], how: str) -> Finding:
+def _wrong(told: Told, names: tuple[str, ...], how: str) -> UpdateFault:
     verb = "is" if len(names) == 1 else "are"
-    return Finding(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {described(names)} {verb} {how}", names, how)
+    said = f"{described(names)} {verb} {how}"
+    return UpdateFault(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {said}", names, said)
 
 
 def _names(some: Iterable[Different]) -> tuple[str, ...]:

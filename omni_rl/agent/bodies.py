@@ -1,0 +1,49 @@
+"""Fingerprints as they are sent."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from omni_rl.agent.fingerprint import Fingerprint
+from omni_rl.api.updates import MAX_NAMED, Adapter, AnnouncementBody, Sum
+
+Sums = dict[str, tuple[Fingerprint, ...]]
+"""Parts by name, each in one or several dtypes."""
+
+
+class AdapterSums(NamedTuple):
+    """A LoRA adapter: rank, the modules' last names, the norm of all its matrices together, and fingerprints of each A
+    and scaled B."""
+
+    name: str
+    rank: int
+    targets: tuple[str, ...]
+    norm: float
+    parts: Sums
+
+
+def sum_body(one: Fingerprint) -> Sum:
+    """One fingerprint."""
+    return Sum(one.dtype, one.elements, f"{one.hashes:016x}", one.squares, one.nonfinite)
+
+
+def adapter_body(one: AdapterSums) -> Adapter:
+    """An adapter's fingerprints."""
+    parts = {name: tuple(map(sum_body, sums)) for name, sums in one.parts.items()}
+    return Adapter(name=one.name, rank=one.rank, targets=one.targets[:MAX_NAMED], norm=one.norm, parts=parts)
+
+
+def announcement(
+    sums: Mapping[str, tuple[Fingerprint, ...]],
+    adapters: Iterable[AdapterSums] = (),
+    *,
+    at: float | None = None,
+    engines: tuple[str, ...] = (),
+) -> AnnouncementBody:
+    """What a trainer says of its weights before it sends them; `at`: Unix seconds, else now."""
+    return AnnouncementBody(
+        at=time.time() if at is None else at,
+        parts={name: tuple(map(sum_body, each)) for name, each in sums.items()},
+        adapters=tuple(map(adapter_body, adapters)),
+        engines=engines,
+    )

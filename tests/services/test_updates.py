@@ -1,0 +1,217 @@
+"""Updates of weights in engines that are not ours: what is told of them, and what becomes of it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+from omni_rl_services.coordinator import updates as service
+
+from omni_rl.agent.bodies import sum_body
+from omni_rl.agent.tensors import fingerprint
+from omni_rl.agent.trainer import of_tensors
+from tests.services.conftest import Serve, Served
+
+RUN = {"run": "trl", "model": "tiny", "dtype": "float32", "framework": "trl"}
+Q, K, NORM = "layers.0.self_attn.q_proj.weight", "layers.0.self_attn.k_proj.weight", "norm.weight"
+Weights = dict[str, torch.Tensor]
+pytestmark = pytest.mark.anyio
+
+
+def trained(seed: int) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+    return {f"model.{name}": torch.randn(4, 4, generator=generator) for name in (Q, K)} | {
+        f"model.{NORM}": torch.randn(4, generator=generator)
+    }
+
+
+def receipt(weights: Weights, before: Weights | None = None, **said: Any) -> dict[str, Any]:
+    parts: dict[str, list[Any]] = {}
+    for name, value in weights.items():
+        changed = before is None or not torch.equal(before[name], value)
+        parts[name.removeprefix("model.")] = [[*sum_body(fingerprint(value))], "", changed]
+    count = sum(part[2] for part in parts.values())
+    body = {"session": "s", "at": 100.0, "began": 99.0, "how": ["load_weights"], "tensors": 3, "changed": count}
+    return {**body, "parts": parts, **said}
+
+
+def announcement(weights: Weights, at: float = 0.0, **said: Any) -> dict[str, Any]:
+    parts = {name: [[*sum_body(one)] for one in sums] for name, sums in of_tensors(weights.items()).items()}
+    return {"at": at, "parts": parts, **said}
+
+
+async def announce(served: Served, number: int, weights: Weights, **said: Any) -> dict[str, Any]:
+    answer = await served.http.put(f"/v1/runs/trl/updates/{number}", json=announcement(weights, **said))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def tell(served: Served, number: int, body: dict[str, Any], engine: str = "e0") -> dict[str, Any]:
+    answer = await served.http.put(f"/v1/runs/trl/engines/{engine}/updates/{number}", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def alarms(served: Served) -> list[str]:
+    found = (await served.http.get("/v1/runs/trl/alarms")).json()
+    return [one["sentence"] for one in found if one["closed"] is None]
+
+
+async def make_run(served: Served, **said: Any) -> None:
+    assert (await served.http.post("/v1/runs", json={**RUN, **said})).status_code == 201
+
+
+async def test_an_update_that_arrived_is_equal_and_rings_nothing(served: Served) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    found = await tell(served, 1, receipt(trained(1), of=1))
+    assert (found["equal"], found["different"], found["findings"]) == (3, 0, [])
+    assert await alarms(served) == []
+    lines = (await served.http.get("/v1/runs/trl/updates")).json()
+    assert [(line["engine"], line["of"]) for line in lines] == [("e0", 1), (None, 1)]
+
+
+async def test_an_update_that_changed_nothing_rings_at_once_and_ends_with_the_next(served: Served) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    await tell(served, 1, receipt(trained(1), of=1))
+    await announce(served, 2, trained(2))
+    found = await tell(served, 2, receipt(trained(1), trained(1), of=2))
+    sentence = "update 2 changed 0 of 3 tensors: the engine holds update 1"
+    assert [one["sentence"] for one in found["findings"]] == [sentence]
+    assert found["findings"][0]["cause"] == "stale_weights"
+    assert await alarms(served) == [sentence]
+    # Still the same fault: it is not rung for again.
+    await announce(served, 3, trained(3))
+    await tell(served, 3, receipt(trained(1), trained(1), of=3))
+    assert len(await alarms(served)) == 1
+    await announce(served, 4, trained(4))
+    await tell(served, 4, receipt(trained(4), trained(1), of=4))
+    assert await alarms(served) == []
+
+
+async def test_several_engines_with_the_same_fault_are_counted_in_one_alarm(served: Served) -> None:
+    await make_run(served)
+    adapter = {"name": "policy", "rank": 4, "parts": {"layers.0.q_proj.lora_A": [["float32", 4, "00000000000000ff"]]}}
+    await announce(served, 1, trained(1), adapters=[adapter])
+    for engine in ("e0", "e1", "e2", "e3"):
+        loaded = [adapter] if engine in ("e0", "e1") else []
+        await tell(served, 1, receipt(trained(1), of=1, adapters=loaded), engine)
+    assert await alarms(served) == ["update 1: adapter `policy` is not loaded, in 2 of 4 engines"]
+
+
+async def test_workers_are_compared_once_all_have_told(served: Served) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    shares = [receipt({name: value.chunk(2)[number] for name, value in trained(1).items()}) for number in (0, 1)]
+    for number, share in enumerate(shares):
+        share |= {"worker": number, "workers": 2, "of": 1}
+        for part in share["parts"].values():
+            part[1] = f"{number + 1}/2"
+    first = await tell(served, 1, shares[0])
+    assert (first["reported"], first["equal"]) == (1, 0)
+    last = await tell(served, 1, shares[1])
+    assert (last["reported"], last["equal"], last["findings"]) == (2, 3, [])
+
+
+async def test_the_trainers_word_may_come_after_the_engines(served: Served) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1), at=1.0)
+    await tell(served, 1, receipt(trained(1), at=1.5))
+    # Sent after the trainer's second update, which is still on its way.
+    await tell(served, 2, receipt(trained(2), at=2.5))
+    await announce(served, 2, trained(2), at=2.0)
+    assert await alarms(served) == []
+    lines = (await served.http.get("/v1/runs/trl/updates")).json()
+    assert {line["number"]: line["of"] for line in lines if line["engine"]} == {1: 1, 2: 2}
+
+
+async def test_an_engine_that_does_not_say_which_update_it_took_is_told_of_a_little_later(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SETTLE_SECONDS", 0.05)
+    await make_run(served)
+    await announce(served, 1, trained(1), at=1.0)
+    broken = {**trained(1), f"model.{Q}": trained(1)[f"model.{K}"], f"model.{K}": trained(1)[f"model.{Q}"]}
+    await tell(served, 1, receipt(broken, at=1.5))
+    assert await alarms(served) == []
+    while not await alarms(served):
+        await asyncio.sleep(0.01)
+    assert await alarms(served) == [f"update 1: {Q} and {K} are swapped"]
+
+
+async def test_a_lag_that_the_run_declares_is_allowed(served: Served) -> None:
+    await make_run(served, lag=1)
+    for number in (1, 2, 3):
+        await announce(served, number, trained(number))
+    found = await tell(served, 1, receipt(trained(2), of=3))
+    assert (found["of"], found["findings"]) == (2, [])
+    found = await tell(served, 2, receipt(trained(1), of=3))
+    assert found["findings"][0]["sentence"] == "update 3: the engine holds the weights of update 1"
+
+
+async def test_silence_is_told_before_the_next_step_is_judged(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    await tell(served, 1, receipt(trained(1), of=1))
+    await announce(served, 2, trained(2))
+    step = "/v1/runs/trl/attempts/1/steps/1"
+    record = {"sample": "a", "rollout_logprobs": [-0.5] * 32, "train_logprobs": [-1.5] * 32}
+    await served.http.put(f"{step}/parts/0", json={"schema": "omni_rl.step/1", "records": [record]})
+    verdict = (await served.http.post(f"{step}/seal", json={})).json()
+    sentence = "engine e0 has confirmed update 1, and the trainer is at update 2: the run declares no lag"
+    assert sentence in await alarms(served)
+    assert verdict["cause"] == "stale_weights"
+    assert verdict["evidence"][0]["sentence"] == sentence
+
+
+async def test_a_cache_that_outlives_an_update_is_named(served: Served) -> None:
+    await make_run(served)
+    for number in (1, 2):
+        await announce(served, number, trained(number))
+        found = await tell(served, number, receipt(trained(number), of=number, caches={"prefix": 1}))
+    cause, sentence = found["findings"][0]["cause"], found["findings"][0]["sentence"]
+    assert cause == "stale_cache"
+    assert sentence.startswith("prefix cache not reset since update 1")
+    assert await alarms(served) == [sentence]
+
+
+async def test_the_same_again_is_fine_and_other_content_a_conflict(served: Served) -> None:
+    await make_run(served)
+    for _ in range(2):
+        await announce(served, 1, trained(1))
+        await tell(served, 1, receipt(trained(1), of=1))
+    assert (await served.http.put("/v1/runs/trl/updates/1", json=announcement(trained(2)))).status_code == 409
+    url = "/v1/runs/trl/engines/e0/updates/1"
+    assert (await served.http.put(url, json=receipt(trained(2), of=1))).status_code == 409
+    assert len((await served.http.get("/v1/runs/trl/updates")).json()) == 2
+
+
+async def test_what_is_no_receipt_is_refused_and_says_why(served: Served) -> None:
+    await make_run(served)
+    url = "/v1/runs/trl/engines/e0/updates/1"
+    for body, said in (
+        ({**receipt(trained(1)), "worker": -1}, "worker"),
+        ({**receipt(trained(1)), "parts": {"a": [["float32", 1, "xyz"]]}}, "parts.a"),
+        ({**receipt(trained(1)), "surprise": 1}, "surprise"),
+    ):
+        answer = await served.http.put(url, json=body)
+        assert answer.status_code == 422
+        assert said in answer.json()["detail"]
+    assert (await served.http.put("/v1/runs/none/engines/e0/updates/1", json=receipt(trained(1)))).status_code == 404
+    async with served.http.stream("PUT", url, content=b"[" * (33 << 20)) as refused:
+        assert refused.status_code == 413
+
+
+async def test_a_coordinator_that_is_started_again_knows_the_newest_updates(serve: Serve) -> None:
+    async with serve() as served:
+        await make_run(served)
+        await announce(served, 1, trained(1))
+        await tell(served, 1, receipt(trained(1), of=1))
+    async with serve() as served:
+        await announce(served, 2, trained(2))
+        found = await tell(served, 2, receipt(trained(1), trained(1), of=2))
+        assert found["findings"][0]["sentence"] == "update 2 changed 0 of 3 tensors: the engine holds update 1"
