@@ -53,6 +53,9 @@ VARIABLES = {
     "OMNI_RL_JOBS": "Where jobs save their steps; the default is `runs/jobs`",
     "OMNI_RL_TASKS": "Where task files are; the default is the checkout's `deploy/jobs`",
     "OMNI_RL_CACHE": "Where layout maps are kept; the default is `~/.cache/omni-rl`",
+    "OMNI_RL_AGENT": "A coordinator's address, or 1 for `OMNI_RL_URL`'s: any vLLM tells it what weight updates do",
+    "OMNI_RL_AGENT_ENGINE": "The engine's name to the agent; the default is made of its host and start",
+    "OMNI_RL_AGENT_EVERY": "Model executions after which the agent looks at the weights unasked: 1000; 0: never",
     "OMNI_RL_ENGINE": "1: vLLM is taught Nemotron Omni; our engine sets it for the processes that vLLM starts",
     "OMNI_RL_SERVICE": "Set by `omni-rl up`, which knows its processes by it",
 }
@@ -60,7 +63,7 @@ VARIABLES = {
 PLUGIN = """
 vLLM finds our plug-in through the entry point `vllm.general_plugins`, in every process of every vLLM that this package
 is installed beside. It imports the standard library alone, sets nothing, and returns at once unless `OMNI_RL_ENGINE=1`
-asks for more. It then needs {versions}: another one gets a warning and is left as it is, and our engine does not start.
+or `OMNI_RL_AGENT` ([the agent](agent.md)) asks for more. For the engine it then needs {versions}: another one gets a warning and is left as it is, and our engine does not start.
 
 No import of the package sets a variable. The processes of an engine, of a trainer's ranks and of the commands of
 `omni-rl` have these; a value that is set already wins, and goes from a driver to the actors it starts. A process of

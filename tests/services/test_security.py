@@ -95,6 +95,8 @@ async def test_the_table_above_is_complete(served: Served) -> None:
             method,
             path.replace("parts/0", "parts/{rank}")
             .replace("samples/a", "samples/{sample}")
+            .replace("engines/e0", "engines/{engine}")
+            .replace("updates/12", "updates/{update}")
             .replace("syncs/abc", "syncs/{sync}")
             .replace("checks/7", "checks/{check}")
             .replace("jobs/abc", "jobs/{job}")

@@ -24,8 +24,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run"], ["runs.run"], name="fk_updates_run_runs"),
         sa.PrimaryKeyConstraint("id", name="pk_updates"),
         sa.UniqueConstraint(*KEY, name=f"uq_updates_{'_'.join(KEY)}"),
-            "run", "engine", "session", "number", "worker", name="uq_updates_run_engine_session_number_worker"
-        ),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_updates_run_id", "updates", ["run", "id"])
