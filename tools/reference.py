@@ -63,7 +63,8 @@ VARIABLES = {
 PLUGIN = """
 vLLM finds our plug-in through the entry point `vllm.general_plugins`, in every process of every vLLM that this package
 is installed beside. It imports the standard library alone, sets nothing, and returns at once unless `OMNI_RL_ENGINE=1`
-or `OMNI_RL_AGENT` ([the agent](agent.md)) asks for more. For the engine it then needs {versions}: another one gets a warning and is left as it is, and our engine does not start.
+or `OMNI_RL_AGENT` ([the agent](agent.md)) asks for more. For the engine it then needs {versions}: another one gets a
+warning and is left as it is, and our engine does not start.
 
 No import of the package sets a variable. The processes of an engine, of a trainer's ranks and of the commands of
 `omni-rl` have these; a value that is set already wins, and goes from a driver to the actors it starts. A process of

@@ -24,11 +24,11 @@ PROMPT = {"prompt_token_ids": list(range(1, 40))}
 def qwen2() -> nn.Module:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=128, intermediate_size=128, max_position_embeddings=128, tie_word_embeddings=True, **SIZES
-        )
+    config = Qwen2Config(
+        vocab_size=128, intermediate_size=128, max_position_embeddings=128, tie_word_embeddings=True, **SIZES
     )
+    model: nn.Module = Qwen2ForCausalLM(config)
+    return model
 
 
 def qwen3_moe() -> nn.Module:
@@ -89,8 +89,8 @@ class Stand:
         torch.manual_seed(0)
         self.trainer = KINDS[kind]().to(dtype)
         self.dtype = dtype
-        released: Any = self.trainer
-        released.save_pretrained(directory)
+        save: Any = self.trainer.save_pretrained
+        save(directory)
         self.llm = LLM(
             str(directory),
             skip_tokenizer_init=True,
