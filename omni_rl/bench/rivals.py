@@ -65,13 +65,14 @@ class Rivals:
     def save_and_reload(self, model: "NemotronOmniForConditionalGeneration", base: Path | None) -> dict[str, float]:
         """Seconds of saving a checkpoint below `base` (default: the system's place for temporary files), of
         `reload_weights`, and of both with what lies between."""
-        from omni_rl.models.nemotron_omni.checkpoint import released_state, write_files
+        from omni_rl.models.nemotron_omni.checkpoint import write_files
+        from omni_rl.models.nemotron_omni.shards import stored_tensors
 
         with tempfile.TemporaryDirectory(dir=base) as folder:
             started = time.perf_counter()
             # Without the fsyncs of `save_pretrained`: what its rivals do, which do not outlive a power cut.
             dtype = model.language_model.lm_head.weight.dtype
-            write_files(Path(folder), model.config, None, dict(released_state(model, dtype)), dtype)
+            write_files(Path(folder), model.config, None, stored_tensors(model, dtype), dtype)
             saved = time.perf_counter() - started
             loaded = ray.get(self._actor.reload.remote(Path(folder)))
             return {"save": saved, "reload": loaded, "whole": time.perf_counter() - started}

@@ -11,6 +11,7 @@ from omni_rl.files.saving import saved_directory
 from omni_rl.models.nemotron_omni.checkpoint import released_state, write_files
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.storage import Stored
 
 
 def random_checkpoint(directory: Path, seed: int, pattern: str = PATTERN, dtype: str = "bfloat16") -> Path:
@@ -30,6 +31,6 @@ def write_random(config: NemotronOmniConfig, directory: Path, seed: int, dtype: 
             fill(name, values, seed)
         tensors[name] = values.to(own.dtype)
     with saved_directory(directory) as new:
-        write_files(new, config, None, tensors, dtype)
+        write_files(new, config, None, Stored.whole(tensors), dtype)
         save_tokenizer(new)
     return directory

@@ -16,17 +16,28 @@ def tensor_digest(tensor: "torch.Tensor") -> str:
     import torch
 
     plain = tensor.detach().contiguous().cpu()
-    hasher = blake3(f"{str(plain.dtype).removeprefix('torch.')}{list(plain.shape)}".encode())
-    if plain.numel():
-        hasher.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    parts = [plain.reshape(-1).view(torch.uint8).numpy().data] if plain.numel() else []
+    return pieces_digest(plain.dtype, plain.shape, parts)
+
+
+def pieces_digest(dtype: "torch.dtype", shape: Iterable[int], parts: Iterable[memoryview]) -> str:
+    """`tensor_digest` of a tensor whose bytes come in several parts, in row-major order."""
+    hasher = blake3(f"{str(dtype).removeprefix('torch.')}{list(shape)}".encode())
+    for part in parts:
+        hasher.update(part)
     return hasher.hexdigest()
 
 
 def tensors_digest(tensors: "Mapping[str, torch.Tensor]") -> str:
     """One digest for a set of named tensors, independent of their order."""
+    return combined_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """`tensors_digest` from the `tensor_digest` of each."""
     hasher = blake3()
-    for name in sorted(tensors):
-        hasher.update(f"{name}={tensor_digest(tensors[name])};".encode())
+    for name in sorted(digests):
+        hasher.update(f"{name}={digests[name]};".encode())
     return hasher.hexdigest()
 
 

@@ -10,9 +10,9 @@ from omni_rl.errors import CheckpointError
 from omni_rl.files.reading import read_whole
 from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.sync.manifest import Entry, arrange
-from omni_rl.sync.released import as_sent, is_sent
+from omni_rl.sync.released import as_sent, is_sent, sent_dtype
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -24,6 +24,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""torch's dtypes by the names that safetensors gives them."""
 
 
 class CheckpointTensors(Mapping[str, torch.Tensor]):
@@ -42,9 +43,9 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
         found = {}
         for name, file in self._files.items():
             stored = file.get_slice(name)
-            if stored.get_dtype() not in _DTYPES:
+            if stored.get_dtype() not in DTYPES:
                 raise CheckpointError(f"{name} is stored as {stored.get_dtype()}, which is not synced; convert it")
-            sent = as_sent(name, torch.empty(0, dtype=_DTYPES[stored.get_dtype()]), self._dtype).dtype
+            sent = sent_dtype(name, DTYPES[stored.get_dtype()], self._dtype)
             found[name] = str(sent).removeprefix("torch."), tuple(stored.get_shape())
         return arrange(found)
 

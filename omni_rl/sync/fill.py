@@ -12,7 +12,7 @@ from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, Origin, arrange, root_digest
 from omni_rl.sync.parts import Released, Shares
 from omni_rl.sync.pieces import Part, checksum_of, take_all
-from omni_rl.sync.released import as_sent
+from omni_rl.sync.released import sent_dtype
 from omni_rl.sync.slab import Slab, written
 
 
@@ -76,7 +76,7 @@ def checksums(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: 
 
 def places_of(tensors: Sequence[Released], dtype: torch.dtype) -> tuple[Entry, ...]:
     """Where tensors lie in a slab when they are sent to an engine of `dtype`."""
-    sent = {t.name: as_sent(t.name, torch.empty(0, dtype=t.dtype), dtype).dtype for t in tensors}
+    sent = {t.name: sent_dtype(t.name, t.dtype, dtype) for t in tensors}
     return arrange({t.name: (str(sent[t.name]).removeprefix("torch."), t.shape) for t in tensors})
 
 

@@ -44,20 +44,13 @@ class Shares:
     def of(self, released: Released) -> tuple[int, torch.Tensor]:
         """The element of the tensor where this process's share starts, and the share: contiguous, possibly empty."""
         tensor = released.tensor
-        if not isinstance(tensor, DTensor) or self._gather or not _is_in_rows(tensor):
+        rows = None if self._gather else own_rows(released)
+        if rows is None or not isinstance(tensor, DTensor):
             whole = self._whole(tensor)
             own = whole if released.row is None else whole[released.row]
             return 0, own if self._first else own.new_empty(0)
-        local = tensor.detach().to_local()  # type: ignore[attr-defined]
-        if not local.numel() or not _speaks_for_its_rows(tensor):
-            return 0, local.new_empty(0)
-        if released.row is None and not tensor.ndim:
-            return 0, local
-        _, (first_row, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        if released.row is None:
-            return first_row * (tensor.numel() // tensor.shape[0]), local
-        inside = first_row <= released.row < first_row + len(local)
-        return 0, local[released.row - first_row] if inside else local.new_empty(0)
+        start, local = rows
+        return (start, local) if _speaks_for_its_rows(tensor) else (0, local.new_empty(0))
 
     def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, DTensor):
@@ -68,6 +61,30 @@ class Shares:
         return self._gathered[1]
 
 
+def own_rows(released: Released) -> tuple[int, torch.Tensor] | None:
+    """The element of the tensor where this process's rows start, and the storage of those rows, possibly none.
+
+    All of a whole tensor; None for a sharding that gives a process anything but some rows. Other processes may have the
+    same ones.
+    """
+    tensor = released.tensor
+    if not isinstance(tensor, DTensor):
+        whole = tensor.detach()
+        return 0, whole if released.row is None else whole[released.row]
+    if not _is_in_rows(tensor):
+        return None
+    local = tensor.detach().to_local()  # type: ignore[attr-defined]
+    if not local.numel():
+        return 0, local.new_empty(0)
+    if released.row is None and not tensor.ndim:
+        return 0, local
+    _, (first_row, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    if released.row is None:
+        return first_row * (tensor.numel() // tensor.shape[0]), local
+    inside = first_row <= released.row < first_row + len(local)
+    return 0, local[released.row - first_row] if inside else local.new_empty(0)
+
+
 def _is_in_rows(tensor: DTensor) -> bool:
     """Whether each process has all of some rows. A strided shard (a subclass) has them in another order."""
     return all(isinstance(p, Replicate) or (type(p) is Shard and p.dim == 0) for p in tensor.placements)
@@ -76,5 +93,6 @@ def _is_in_rows(tensor: DTensor) -> bool:
 def _speaks_for_its_rows(tensor: DTensor) -> bool:
     """Whether this process is the first among those that hold the same rows."""
     position = tensor.device_mesh.get_coordinate()
-    assert position is not None, "a process outside the mesh of its own state dict"
+    if position is None:
+        return False  # a process outside the mesh, which has no rows
     return all(at == 0 for at, p in zip(position, tensor.placements, strict=True) if isinstance(p, Replicate))

@@ -33,9 +33,14 @@ def is_sent(name: str) -> bool:
 
 def as_sent(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The released tensor `name` as sync sends it to an engine that serves in `dtype`; integers stay as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.to(torch.float32 if name.endswith(FLOAT32_SUFFIXES) else dtype)
+    return tensor.to(sent_dtype(name, tensor.dtype, dtype))
+
+
+def sent_dtype(name: str, own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """What `as_sent` makes of a tensor of the dtype `own`."""
+    if not own.is_floating_point:
+        return own
+    return torch.float32 if name.endswith(FLOAT32_SUFFIXES) else dtype
 
 
 def all_as_sent(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

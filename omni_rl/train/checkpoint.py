@@ -1,24 +1,25 @@
 """Saves and loads a training state: released weights that vLLM serves, AdamW's state, PPO's value head, and a record.
 No pickle."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from omni_rl.errors import CheckpointError
 from omni_rl.files.atomic import atomic_directory
 from omni_rl.files.companions import Companions
 from omni_rl.files.saving import RECORD, STATE
-from omni_rl.files.weights import WEIGHTS
-from omni_rl.media.digests import tensors_digest
+from omni_rl.models import storage
 from omni_rl.models.nemotron_omni import checkpoint as omni_checkpoint
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-from omni_rl.train.moments import MOMENTS, beside
+from omni_rl.models.storage import Stored
+from omni_rl.models.tensor_file import read_places
+from omni_rl.sync.group import ALONE, Group
+from omni_rl.sync.parts import Released
+from omni_rl.train.moments import MOMENTS
 
 OPTIMIZER = f"{STATE}/optimizer.safetensors"
 VALUE_HEAD = f"{STATE}/value_head.safetensors"
@@ -41,72 +42,83 @@ def write(
     target: Path,
     config: NemotronOmniConfig,
     companions: Companions | None,
-    weights: Mapping[str, torch.Tensor],
-    optimizer: Mapping[str, torch.Tensor],
+    weights: Sequence[Stored],
+    optimizer: Sequence[Stored],
     value_head: Mapping[str, torch.Tensor],
+    group: Group = ALONE,
     **record: Any,
 ) -> None:
-    """Write a checkpoint from full tensors; fields of the record but the digests are keywords.
+    """Write a checkpoint, each process of `group` its own slices; fields of the record but the digests are keywords.
 
     Weights are the float32 masters; config.json asks for the dtype of the forward that they were trained with, so
-    that an engine serves what was trained.
+    that an engine serves what was trained. Raises `CheckpointError`, in all processes.
     """
-    with atomic_directory(target) as directory:
-        omni_checkpoint.write_files(directory, config, companions, weights, getattr(torch, record["dtype"]))
-        (directory / STATE).mkdir()
-        digests = {WEIGHTS: tensors_digest(weights)}
-        for name, tensors in ((OPTIMIZER, optimizer), (VALUE_HEAD, value_head)):
-            omni_checkpoint.save_tensors(tensors, directory / name)
-            digests[name] = tensors_digest(tensors)
-        (directory / RECORD).write_text(Record(digests=digests, **record).model_dump_json(indent=1))
+    with omni_checkpoint.group_directory(lambda: atomic_directory(target), group) as directory:
+        dtype = getattr(torch, record["dtype"])
+        files = omni_checkpoint.write_files(directory, config, companions, weights, dtype, group=group)
+        state = {OPTIMIZER: optimizer, VALUE_HEAD: Stored.whole(value_head)}
+        group.together(lambda: (directory / STATE).mkdir() if group.first else None)
+        storage.write(directory, state, group)
+        digests = storage.digests(directory, [*files, *state], group)
+        text = Record(digests=digests, **record).model_dump_json(indent=1)
+        group.together(lambda: (directory / RECORD).write_text(text) if group.first else 0)
 
 
-def read_record(directory: Path) -> Record:
+def read_record(directory: Path, group: Group = ALONE) -> Record:
     """The record of a checkpoint, once its tensors were found to be the ones that were saved.
 
+    All processes of `group` call this, and each reads a share of the files.
+
     Raises:
-        CheckpointError: no checkpoint, one of another schema, or one whose tensors changed.
+        CheckpointError: no checkpoint, one of another schema, or one whose tensors changed; in all processes.
     """
+    record = group.together(lambda: _record(directory))[0]
     try:
-        record = Record.model_validate_json((directory / RECORD).read_text())
-        for name, expected in record.digests.items():
-            if tensors_digest(_read(directory / name)) != expected:
-                raise CheckpointError(f"{directory / name} does not hold the tensors that were saved; use another one")
-    except (OSError, SafetensorError, ValidationError) as error:
+        found = storage.digests(directory, list(record.digests), group)
+    except CheckpointError as error:
         raise CheckpointError(f"{directory} is no training checkpoint: {error}") from error
+    for name, expected in record.digests.items():
+        if found[name] != expected:
+            raise CheckpointError(f"{directory / name} does not hold the tensors that were saved; use another one")
     return record
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+def _record(directory: Path) -> Record:
+    try:
+        return Record.model_validate_json((directory / RECORD).read_text())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{directory} is no training checkpoint: {error}") from error
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    """AdamW's state as full tensors named `moment/parameter`; a collective: every rank walks through it."""
-    for name, parameter in model.named_parameters():
-        for moment, value in optimizer.state[parameter].items():
-            full = value.full_tensor() if isinstance(value, DTensor) else value
-            yield f"{moment}/{name}", full.detach()
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[Stored]:
+    """AdamW's state, each process its own shards, named `moment/parameter`."""
+    return [
+        Stored(Released(f"{moment}/{name}", value), value.dtype)
+        for name, parameter in model.named_parameters()
+        for moment, value in optimizer.state[parameter].items()
+    ]
 
 
 def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put a saved state into a fresh optimiser; each rank takes its own shards, whatever the world size was.
+    """Put a saved state into a fresh optimiser; each rank reads its own shards, whatever the world size was.
 
     Raises:
         CheckpointError: the state names other parameters than the model has.
     """
-    with safe_open(directory / OPTIMIZER, "pt") as stored:
-        names = set(stored.keys())
-        for name, parameter in model.named_parameters():
-            keys = {moment: f"{moment}/{name}" for moment in MOMENTS}
-            if names.isdisjoint(keys.values()):
-                continue  # saved before its first step
-            for moment, key in keys.items():
-                value = stored.get_tensor(key)
-                if moment != "step" and isinstance(parameter, DTensor):
-                    value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-                optimizer.state[parameter][moment] = beside(parameter, moment, value)
-                names.discard(key)
-    if names:
-        raise CheckpointError(f"{directory / OPTIMIZER} has state for unknown parameters: {', '.join(sorted(names))}")
+    path = directory / OPTIMIZER
+    places = read_places(path)
+    unknown = set(places)
+    wanted = []
+    for name, parameter in model.named_parameters():
+        keys = {moment: f"{moment}/{name}" for moment in MOMENTS}
+        if places.keys().isdisjoint(keys.values()):
+            continue  # saved before its first step
+        for moment, key in keys.items():
+            # The count of steps is a plain number, on the host.
+            value = torch.zeros(()) if moment == "step" else torch.zeros_like(parameter, requires_grad=False)
+            optimizer.state[parameter][moment] = value
+            wanted.append(Released(key, value))
+            unknown.discard(key)
+    if unknown:
+        raise CheckpointError(f"{path} has state for unknown parameters: {', '.join(sorted(unknown))}")
+    storage.read([path], wanted)

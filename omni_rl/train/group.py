@@ -167,7 +167,7 @@ class TrainerGroup:
             CheckpointError: it is none, or its tensors changed since; the group keeps the weights it has.
         """
         path = Path(directory).resolve()
-        record = self._ranks.first("read_record", path)
+        record = self._ranks.call("read_record", path)[0]
         self._ranks.call("build", path, record.number)
 
     def close(self) -> None:

@@ -14,10 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from omni_rl.errors import GradientError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.backend import BackendConfig
-from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.parallel import shard
-from omni_rl.models.nemotron_omni.shards import released_tensors
+from omni_rl.models.nemotron_omni.parallel import load_sharded
+from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync import fill
 from omni_rl.sync.group import Group
@@ -95,9 +94,7 @@ class TrainWorker:
     def build(self, directory: Path, number: int) -> WeightVersion:
         """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
         backend = BackendConfig(numerics=self._settings.numerics)
-        model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, backend=backend)
-        # Loaded on the host; each unit moves to the mesh's device as it is sharded, so no device ever holds all of it.
-        shard(model, self._mesh, self._dtype)
+        model = load_sharded(directory, self._mesh, self._dtype, backend)
         optimizer = build_optimizer(model, self._settings)
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
@@ -194,28 +191,22 @@ class TrainWorker:
         return function(self)
 
     def save(self, directory: Path) -> None:
-        """Gather everything on rank 0, which writes it."""
+        """Write a checkpoint, this rank its own slices."""
         version = self.version()
-        weights = {name: tensor.cpu() for name, tensor in released_state(self._model, torch.float32) if self._rank == 0}
-        state = {
-            name: tensor.cpu()
-            for name, tensor in checkpoint.optimizer_tensors(self._model, self._optimizer)
-            if self._rank == 0
-        }
-        if self._rank == 0:
-            checkpoint.write(
-                directory,
-                self._model.config,
-                self._model.companions,
-                weights,
-                state,
-                {name: tensor.cpu() for name, tensor in self._head.tensors().items()},
-                run=version.run,
-                attempt=version.attempt,
-                number=version.number,
-                dtype=self._settings.dtype,
-            )
+        checkpoint.write(
+            directory,
+            self._model.config,
+            self._model.companions,
+            stored_tensors(self._model, torch.float32),
+            checkpoint.optimizer_tensors(self._model, self._optimizer),
+            {name: tensor.cpu() for name, tensor in self._head.tensors().items()},
+            self._group,
+            run=version.run,
+            attempt=version.attempt,
+            number=version.number,
+            dtype=self._settings.dtype,
+        )
 
     def read_record(self, directory: Path) -> checkpoint.Record:
-        """Verify a checkpoint; not a collective."""
-        return checkpoint.read_record(directory)
+        """Verify a checkpoint, this rank a share of it."""
+        return checkpoint.read_record(directory, self._group)

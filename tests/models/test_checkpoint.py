@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.files.weights import weight_files
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
+from omni_rl.models.storage import parse_size
+from omni_rl.models.tensor_file import read_places
 
 
 def _rewrite(saved: Path, target: Path, change: dict[str, torch.Tensor | None]) -> Path:
@@ -164,3 +167,46 @@ def test_convolution_biases_of_a_config_without_them_are_passed_over_as_the_engi
     released = [("sound_encoder.encoder.layers.0.conv.depthwise_conv.weight", torch.ones(2)), (surplus, torch.ones(2))]
     adapter.load(model_state, released)
     assert model_state[kept].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("limit", ["7KB", "100KB", 10**9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_files_of_any_size_hold_the_same_tensors_and_fit_their_index(
+    omni: NemotronOmniForConditionalGeneration, tmp_path: Path, dtype: torch.dtype, limit: int | str
+) -> None:
+    omni.save_pretrained(tmp_path, dtype, max_shard_size=limit)
+    files = weight_files(tmp_path)
+    expected = dict(released_state(omni, dtype))
+    written = {name: tensor for path in files for name, tensor in load_file(path).items()}
+    assert written.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert written[name].dtype == tensor.dtype
+        assert torch.equal(written[name], tensor)
+    if len(files) == 1:
+        assert [path.name for path in files] == ["model.safetensors"]
+        assert not (tmp_path / "model.safetensors.index.json").exists()
+        return
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
+    assert {name: tmp_path / file for name, file in index["weight_map"].items()} == {
+        name: path for path in files for name in load_file(path)
+    }
+    for path in files:
+        held = load_file(path)
+        assert len(held) == 1 or sum(tensor.nbytes for tensor in held.values()) <= parse_size(limit)
+
+
+@pytest.mark.parametrize("size", ["5", "GB", "5 GiB", "-1MB", 0])
+def test_a_size_of_files_that_is_none_is_refused(
+    omni: NemotronOmniForConditionalGeneration, tmp_path: Path, size: int | str
+) -> None:
+    with pytest.raises(ConfigError, match="max_shard_size"):
+        omni.save_pretrained(tmp_path / "saved", max_shard_size=size)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_file_is_laid_out_as_safetensors_does_it(saved: Path, tmp_path: Path) -> None:
+    save_file(load_file(saved / "model.safetensors"), tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    ours, theirs = (read_places(path) for path in (saved / "model.safetensors", tmp_path / "theirs.safetensors"))
+    assert ours == theirs
+    assert list(ours) == list(theirs)

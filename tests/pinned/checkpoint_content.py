@@ -11,9 +11,9 @@ from omni_rl.api.jobs import GrpoParameters
 from omni_rl.checkpoints.shape import small_config
 from omni_rl.checkpoints.tokenizer import save_tokenizer
 from omni_rl.jobs.saved import SavedSteps
-from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.shards import stored_tensors
 from omni_rl.train import checkpoint
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.step import build_optimizer
@@ -71,8 +71,8 @@ def write_saved_run(runs: Path) -> None:
             saved.path(following),
             model.config,
             None,
-            dict(released_state(model, torch.float32)),
-            dict(checkpoint.optimizer_tensors(model, optimizer)),
+            stored_tensors(model, torch.float32),
+            checkpoint.optimizer_tensors(model, optimizer),
             head.tensors(),
             run="digits",
             attempt=1,

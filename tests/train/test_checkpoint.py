@@ -12,6 +12,7 @@ from omni_rl.errors import CheckpointError
 from omni_rl.files.companions import Companions
 from omni_rl.files.weights import WEIGHTS
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.storage import Stored
 from omni_rl.rollout.types import Rollout
 from omni_rl.train import checkpoint
 from omni_rl.train.settings import PLAIN, TrainSettings
@@ -36,8 +37,8 @@ def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: 
         target,
         config,
         Companions.read(SMALL_CHECKPOINT),
-        {name: tensor.detach() for name, tensor in policy.named_parameters()},
-        dict(checkpoint.optimizer_tensors(policy, optimizer)),
+        Stored.whole({name: tensor.detach() for name, tensor in policy.named_parameters()}),
+        checkpoint.optimizer_tensors(policy, optimizer),
         ValueHead(8, SETTINGS).tensors(),
         run="run",
         attempt=1,

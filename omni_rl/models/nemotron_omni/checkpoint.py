@@ -1,31 +1,34 @@
-"""Checkpoints on disk: safetensors in released names, read and written one tensor at a time."""
+"""Checkpoints on disk: safetensors in released names, of whole models and of sharded ones."""
 
 import dataclasses
 import logging
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.errors import ConfigError
 from omni_rl.files.companions import CONFIG, Companions
 from omni_rl.files.saving import saved_directory
-from omni_rl.files.weights import WEIGHTS, open_weights, weight_files
+from omni_rl.files.weights import open_weights, weight_files
+from omni_rl.models import storage
 from omni_rl.models.nemotron_omni import placement
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
+from omni_rl.models.storage import Stored
+from omni_rl.models.tensor_file import read_places
 from omni_rl.sync.group import ALONE, Group
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -40,18 +43,38 @@ def load(
     cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
 ) -> "NemotronOmniForConditionalGeneration":
     """A model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
+    device = torch.device(kwargs.pop("device", "cpu"))
+    model = outline(cls, directory, *args, **kwargs)
+    if device.type != "meta":
+        placement.materialise(model, device)
+        read_weights(model, directory)
+    return model
+
+
+def outline(
+    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
+) -> "NemotronOmniForConditionalGeneration":
+    """The model of a directory on the meta device: what it is made of, and what stands beside it, but no weights."""
     weight_files(directory)  # says what is wrong with the directory before anything is built
     config = NemotronOmniConfig.from_pretrained(directory)
     config.name_or_path = str(directory.resolve())
     dtype = parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
-    device = torch.device(kwargs.pop("device", "cpu"))
     with torch.device("meta"):
         model = cls(config, *args, **kwargs)
     placement.cast(model, dtype)
-    placement.materialise(model, device)
-    model.state_dict_adapter.load(model.state_dict(), read_released(directory))
     model.companions = Companions.read(directory)
     return model
+
+
+def read_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> None:
+    """Fill a whole or sharded `model` with a directory's weights, each process its own slices, in the model's dtypes.
+
+    Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor, before anything is read.
+    """
+    paths = weight_files(directory)
+    stored = {name: place.shape for path in paths for name, place in read_places(path).items()}
+    model.state_dict_adapter.require(model.state_dict(), stored)
+    storage.read(paths, released_tensors(model))
 
 
 def companions_of(config: NemotronOmniConfig) -> Companions | None:
@@ -74,61 +97,77 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: torch.dtype) -> None:
+def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: torch.dtype, shard_size: int) -> None:
     """Write config, weights and what the model was loaded with, so that vLLM serves `target` unchanged.
 
-    `target` is replaced at once, by `saved_directory`. The ranks of a sharded model call this together: the first one
-    gathers and writes, the others wait for it. Raises `CheckpointError`, on all of them.
+    `target` is replaced at once, by `saved_directory`. The ranks of a sharded model call this together, and each writes
+    its own slices. Raises `CheckpointError`, on all of them.
     """
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     group = Group.default() if sharded else ALONE
-    # Gathering is collective: every rank goes through all tensors.
-    weights = {name: tensor.cpu() for name, tensor in released_state(model, dtype) if group.first}
+    with group_directory(lambda: saved_directory(target), group) as directory:
+        companions = _on_first(group, lambda: _companions_for(model, target))
+        write_files(directory, model.config, companions, stored_tensors(model, dtype), dtype, shard_size, group)
 
-    def write() -> None:
-        with saved_directory(target) as directory:
-            companions = model.companions
-            if companions is not None and companions.directory == target.resolve() and target.exists():
-                # In place: the files there stay as they are now, which may be newer than the model.
-                companions = dataclasses.replace(companions, files={}, left_out=())
-            elif companions is not None and (replaced := companions.differing(target)):
-                logger.warning("%s in %s are replaced by those that the model was loaded with", replaced, target)
-            write_files(directory, model.config, companions, weights, dtype)
 
-    group.together(lambda: write() if group.first else None)
+def _companions_for(model: "NemotronOmniForConditionalGeneration", target: Path) -> Companions | None:
+    companions = model.companions
+    if companions is None:
+        return None
+    if companions.directory == target.resolve() and target.exists():
+        # In place: the files there stay as they are now, which may be newer than the model.
+        return dataclasses.replace(companions, files={}, left_out=())
+    if replaced := companions.differing(target):
+        logger.warning("%s in %s are replaced by those that the model was loaded with", replaced, target)
+    return companions
+
+
+@contextmanager
+def group_directory(begin: Callable[[], AbstractContextManager[Path]], group: Group) -> Iterator[Path]:
+    """A directory that the first process of `group` begins and ends; what fails in one process is raised in all."""
+    with ExitStack() as stack:
+        yield group.together(lambda: stack.enter_context(begin()) if group.first else Path())[0]
+        group.together(stack.close)
+
+
+def _on_first(group: Group, act: Callable[[], T]) -> T | None:
+    """What `act` gives in the first process, None in the others; its error is everybody's."""
+    found: list[T] = []
+    group.together(lambda: found.append(act()) if group.first else None)
+    return found[0] if found else None
 
 
 def write_files(
     directory: Path,
     config: NemotronOmniConfig,
     companions: Companions | None,
-    weights: Mapping[str, torch.Tensor],
+    weights: Sequence[Stored],
     dtype: torch.dtype,
-) -> None:
-    """Write whole `weights` (released names), which an engine shall serve in `dtype`, and what stands beside them.
+    shard_size: int = storage.SHARD_SIZE,
+    group: Group = ALONE,
+) -> list[str]:
+    """Write `weights` (released names), which an engine shall serve in `dtype`, and what stands beside them.
 
-    `directory` is empty: making it take a checkpoint's place is for the caller. Raises `CheckpointError` and `OSError`.
+    All processes of `group` call this with the same ones. `directory` is empty: making it take a checkpoint's place is
+    for the caller. Returns the names of the weight files. Raises `CheckpointError`.
     """
-    served = served_config(config, dtype)
-    text = None if companions is None else respelled(companions.config, served)
-    if text is None:
-        served.save_pretrained(directory)
-    else:
-        (directory / CONFIG).write_bytes(text.encode())
-    if companions is not None:
-        companions.write(directory)
-    save_tensors(weights, directory / WEIGHTS)
-    # safetensors makes files that only their owner can read, and a server may be somebody else.
-    shutil.copymode(directory / CONFIG, directory / WEIGHTS)
+    files = storage.weight_files(weights, shard_size)
 
+    def beside() -> None:
+        with storage.saying(CONFIG):
+            served = served_config(config, dtype)
+            text = None if companions is None else respelled(companions.config, served)
+            if text is None:
+                served.save_pretrained(directory)
+            else:
+                (directory / CONFIG).write_bytes(text.encode())
+            if companions is not None:
+                companions.write(directory)
+            storage.write_index(directory, files)
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file, from any device. Raises `CheckpointError` if it cannot be written, on a full disk."""
-    plain = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, path, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {path.name}: {error}; what was there before is as it was") from error
+    group.together(lambda: beside() if group.first else None)
+    storage.write(directory, files, group)
+    return list(files)
 
 
 def parse_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:

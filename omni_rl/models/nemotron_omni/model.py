@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from omni_rl.errors import ConfigError
 from omni_rl.files.companions import Companions
 from omni_rl.files.reading import read_whole
+from omni_rl.models import storage
 from omni_rl.models.nemotron_omni import checkpoint, features, placement, plain_inputs, scoring, sound, vision
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.causal_output import causal_output
@@ -122,23 +123,32 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         """Load a local checkpoint directory in released names, safetensors only.
 
         `dtype` (a torch dtype or its name; default: the checkpoint's) is the dtype of the parameters; A_log and the
-        router's bias stay float32. `device` defaults to the CPU. Raises `CheckpointError` that lists every missing,
-        unexpected or misshapen tensor.
+        router's bias stay float32. `device` defaults to the CPU; on "meta" the model has no weights yet. Raises
+        `CheckpointError` that lists every missing, unexpected or misshapen tensor.
         """
         directory = Path(pretrained_model_name_or_path)
         return read_whole(directory, lambda: checkpoint.load(cls, directory, *model_args, **kwargs))
 
-    def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        dtype: torch.dtype | None = None,
+        max_shard_size: int | str = storage.SHARD_SIZE,
+    ) -> None:
         """Write a directory that vLLM serves unchanged, in `dtype` (default: the embeddings').
 
         It appears whole, or takes an existing one's place at once; older weights do not stay, other files do. What the
         model was loaded with (tokenizer, generation and processor configurations, remote code, the spelling of
-        config.json) comes along, so save a changed tokenizer afterwards. Ranks of a sharded model call it together.
+        config.json) comes along, so save a changed tokenizer afterwards. Ranks of a sharded model call it together,
+        and each writes its own slices. Weights of more than `max_shard_size` (bytes, or a text such as "5GB") lie in
+        several files with an index.
 
         Raises `CheckpointError`, and leaves `directory` as it was, if that cannot be had.
         """
         embeddings = self.language_model.model.embed_tokens.weight
-        checkpoint.save(self, Path(directory), embeddings.dtype if dtype is None else dtype)
+        checkpoint.save(
+            self, Path(directory), embeddings.dtype if dtype is None else dtype, storage.parse_size(max_shard_size)
+        )
 
     def initialize_weights(
         self, buffer_device: torch.device | None = None, dtype: torch.dtype = torch.bfloat16

@@ -1,9 +1,14 @@
 """FSDP2: which parts are sharded together, and in which precision they compute."""
 
+from pathlib import Path
+
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from omni_rl.files.reading import read_whole
+from omni_rl.models.nemotron_omni import checkpoint, placement
+from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.mamba import StateDecay
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -17,6 +22,27 @@ FORWARD_METHODS = (
     "extract_sound_feature",
     "prepare_model_inputs_for_cp",
 )
+
+
+def load_sharded(
+    directory: Path,
+    mesh: DeviceMesh,
+    compute_dtype: torch.dtype = torch.float32,
+    backend: BackendConfig | None = None,
+) -> NemotronOmniForConditionalGeneration:
+    """The model of a checkpoint directory over `mesh`, with float32 master weights, of which each rank reads its own.
+
+    See `shard`. Raises `CheckpointError` as `from_pretrained` does.
+    """
+
+    def read() -> NemotronOmniForConditionalGeneration:
+        model = checkpoint.outline(NemotronOmniForConditionalGeneration, directory, backend, dtype=torch.float32)
+        shard(model, mesh, compute_dtype)
+        placement.materialise(model, torch.device(mesh.device_type))
+        checkpoint.read_weights(model, directory)
+        return model
+
+    return read_whole(directory, read)
 
 
 def shard(

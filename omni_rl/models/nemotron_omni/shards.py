@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
+from omni_rl.models.storage import Stored
 from omni_rl.sync.parts import Released
+from omni_rl.sync.released import sent_dtype
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -20,3 +22,8 @@ def released_tensors(model: "NemotronOmniForConditionalGeneration") -> list[Rele
         stacked = named[0][1].shape != tensor.shape
         found += [Released(released, tensor, row if stacked else None) for row, (released, _) in enumerate(named)]
     return found
+
+
+def stored_tensors(model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype) -> list[Stored]:
+    """The same, in the dtypes that an engine of `dtype` holds."""
+    return [Stored(r, sent_dtype(r.name, r.dtype, dtype)) for r in released_tensors(model)]

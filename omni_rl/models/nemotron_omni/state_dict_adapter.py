@@ -1,7 +1,7 @@
 """Released checkpoint names to internal names and back, one tensor at a time, bit for bit."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,38 +101,46 @@ class NemotronOmniStateDictAdapter:
             whole[name] = torch.stack([slices[index] for index in range(len(slices))])
         return whole
 
-    def load(self, model_state: Mapping[str, torch.Tensor], released: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy released tensors into a model's own tensors, one at a time, in the model's dtypes.
+    def require(
+        self, model_state: Mapping[str, torch.Tensor], stored: Mapping[str, Sequence[int]]
+    ) -> list[tuple[str, Target]]:
+        """Which of the released tensors, given with their shapes, go where in a model's own; all of those get one.
 
         Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor.
         """
         expected = {
-            item for name, tensor in model_state.items() for item, _ in self.convert_single_tensor_to_hf(name, tensor)
+            released: part.shape
+            for name, tensor in model_state.items()
+            for released, part in self.convert_single_tensor_to_hf(name, torch.empty(tensor.shape, device="meta"))
         }
-        problems = []
-        for name, tensor in released:
+        problems, found = [], []
+        for name, shape in stored.items():
             try:
                 target = self.target(name)
             except CheckpointError:
                 problems.append(f"unexpected {name}")
                 continue
-            if target is None:
+            if target is None or (name not in expected and _SURPLUS.fullmatch(name)):
                 continue
-            if name not in expected:
-                if _SURPLUS.fullmatch(name):
-                    continue
+            own = expected.pop(name, None)
+            if own is None:
                 problems.append(f"unexpected {name}")
-                continue
-            expected.remove(name)
-            own = model_state[target.name] if target.expert is None else model_state[target.name][target.expert]
-            if own.shape != tensor.shape:
-                problems.append(f"shape of {name}: {list(tensor.shape)} in the checkpoint, {list(own.shape)} here")
-                continue
-            with torch.no_grad():
-                own.copy_(tensor)
+            elif tuple(own) != tuple(shape):
+                problems.append(f"shape of {name}: {list(shape)} in the checkpoint, {list(own)} here")
+            else:
+                found.append((name, target))
         problems += [f"missing {name}" for name in sorted(expected)]
         if problems:
             raise CheckpointError("the checkpoint does not fit its configuration:\n  " + "\n  ".join(problems))
+        return found
+
+    def load(self, model_state: Mapping[str, torch.Tensor], released: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy released tensors into a model's own tensors, in the model's dtypes. Raises as `require` does."""
+        tensors = dict(released)
+        for name, target in self.require(model_state, {name: tensor.shape for name, tensor in tensors.items()}):
+            own = model_state[target.name]
+            with torch.no_grad():
+                (own if target.expert is None else own[target.expert]).copy_(tensors[name])
 
 
 def _translate(name: str, back: bool = False) -> str:
