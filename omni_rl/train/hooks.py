@@ -126,7 +126,7 @@ def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[
         return []
     with torch.device("meta"):
         model = NemotronOmniForConditionalGeneration(worker.model.config)
-    placement.cast(model, torch.float32)
+    model.float()
     placement.materialise(model, torch.device("cpu"))
     model.state_dict_adapter.load(model.state_dict(), sent.items())
     return [_logprobs(model, rollout, torch.float32, version, worker.settings) for rollout in rollouts]

@@ -29,7 +29,7 @@ def released(
         shape["llm_config"] |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}
     with torch.device("meta"):
         model = NemotronOmniForConditionalGeneration(NemotronOmniConfig(**shape))
-    placement.cast(model, dtype)
+    model.to(dtype)
     placement.materialise(model, device)
     torch.manual_seed(0)
     initialise(model)

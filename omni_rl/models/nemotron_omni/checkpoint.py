@@ -61,7 +61,7 @@ def outline(
     dtype = parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
     with torch.device("meta"):
         model = cls(config, *args, **kwargs)
-    placement.cast(model, dtype)
+    model.to(dtype)
     model.companions = Companions.read(directory)
     return model
 

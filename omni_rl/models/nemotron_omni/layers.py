@@ -1,5 +1,6 @@
 """The layers that every part of the model shares."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,25 @@ from torch.nn import functional as F
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """float32 for smaller dtypes; float64 stays, so that a double model is a reference for every part."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def as_autocast(*matrices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The factors of a product, in autocast's dtype inside of one, for products that autocast itself passes over."""
+    device = matrices[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return matrices
+    return tuple(matrix.to(torch.get_autocast_dtype(device)) for matrix in matrices)
+
+
+def exactly(move: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`move`, what `nn.Module.to` and its like apply to a tensor, but for a dtype that would round float32 values."""
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        moved = move(tensor)
+        exact = moved.dtype == at_least_float32(moved).dtype or not moved.is_floating_point()
+        return moved if exact else tensor.to(moved.device, torch.float32)
+
+    return keep
 
 
 class SquaredReLU(nn.Module):

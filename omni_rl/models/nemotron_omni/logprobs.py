@@ -4,32 +4,72 @@ Shapes: N positions, H hidden, V vocabulary.
 """
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from omni_rl.models.nemotron_omni.layers import at_least_float32
 
 
 def token_logprobs(
     hidden: torch.Tensor,
-    weight: torch.Tensor,
+    head: nn.Module,
     targets: torch.Tensor,
     temperature: float | torch.Tensor = 1.0,
     chunk: int = 1024,
 ) -> torch.Tensor:
-    """log softmax(`hidden` [N, H] · `weight` [V, H]ᵀ / temperature) at `targets` int64 [N]: float32 [N].
+    """log softmax(`head`(`hidden` [N, H]) / temperature) at `targets` int64 [N]: float32 [N].
 
-    The logits have the inputs' dtype, as the engine's do; from there on it is float32, the division by `temperature`
-    (a number, or float32 [N]) included. Backward computes each chunk's logits once more, but for the last, with which
-    it begins: keeping that chunk costs no more memory than computing it would.
+    The logits have the head's dtype, as the engine's do; from there on it is float32, the division by `temperature`
+    (a number, or float32 [N]) included. Backward computes each chunk's logits once more.
     """
     scale = None
     if isinstance(temperature, torch.Tensor) or temperature != 1:
         scale = torch.as_tensor(temperature, dtype=torch.float32, device=hidden.device).expand(len(targets))
-    result: torch.Tensor = _TokenLogprobs.apply(hidden, weight, targets, scale, chunk)  # type: ignore[no-untyped-call]
-    return result
+    result: torch.Tensor
+    if _is_one_matrix(head, hidden):
+        result = _TokenLogprobs.apply(hidden, head.weight, targets, scale, chunk)  # type: ignore[no-untyped-call]
+        return result
+    parts = []
+    for start in range(0, max(len(targets), 1), chunk):  # without targets too: parameters get gradients of zero
+        rows = slice(start, start + chunk)
+        arguments = head, hidden[rows], targets[rows], None if scale is None else scale[rows]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_by_call, *arguments, use_reentrant=False))
+        else:
+            parts.append(_by_call(*arguments))
+    return torch.cat(parts)
+
+
+def _is_one_matrix(head: nn.Module, hidden: torch.Tensor) -> bool:
+    """Whether calling `head` is a product with its weight and nothing else, which `_TokenLogprobs` then fuses.
+
+    An adapter, a bias, a hook (FSDP's among them), a parametrisation or autocast make it something else.
+    """
+    return (
+        type(head) is nn.Linear
+        and head._parameters["bias"] is None
+        and head.weight.dtype == hidden.dtype
+        and not (head._forward_pre_hooks or head._forward_hooks or head._backward_pre_hooks or head._backward_hooks)
+        and not torch.is_autocast_enabled(hidden.device.type)
+        and not isinstance(head.weight, DTensor)
+    )
+
+
+def _by_call(
+    head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor | None
+) -> torch.Tensor:
+    logits = at_least_float32(head(hidden))
+    if temperature is not None:
+        logits = logits / temperature.unsqueeze(1)
+    return logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 class _TokenLogprobs(torch.autograd.Function):
+    """The chunk that backward begins with is kept, which costs no more memory than computing it would, and the head's
+    gradient is summed over the chunks in float32."""
+
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,

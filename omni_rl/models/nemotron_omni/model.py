@@ -26,6 +26,7 @@ from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
 from omni_rl.models.nemotron_omni.matched.install import match
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
+from omni_rl.models.nemotron_omni.packed_rows import RowPacking
 from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
@@ -158,7 +159,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             placement.materialise(self, buffer_device or torch.device("cpu"))
         self.float()
         initialise(self)
-        placement.cast(self, dtype)
+        self.to(dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's input embeddings."""
@@ -289,10 +290,14 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
 
         Media are given by the plain arguments, whose features go to their placeholder ids, or by `media` (a sequence of
         `PackedMedia` with positions in the flattened batch, B·L), which knows its spans. `inputs_embeds` [B, L, hidden]
-        skips both. `_pre_embed_only` gives what `prepare_model_inputs_for_cp` gives. `position_ids` and `use_cache`
-        change nothing: there is no rotary embedding and no cache. See `causal_output` for the other arguments.
+        skips both. `_pre_embed_only` gives what `prepare_model_inputs_for_cp` gives. Rows may hold several sequences
+        (see `RowPacking`): `position_ids` that restart, a mask of 1, 2, ..., `cu_seqlens` or `seq_idx` tell them apart.
+        Positions mean nothing else, for there is no rotary embedding, and `use_cache` nothing at all. See
+        `causal_output` for the other arguments, `num_items_in_batch` among them.
         """
         media: Sequence[PackedMedia] = kwargs.pop("media", ())
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        packing = RowPacking.taken_from(kwargs, position_ids)
         _refuse(kwargs)
         if past_key_values is not None or output_attentions:
             raise ConfigError("the training copy has no cache and keeps no attention weights; leave both out")
@@ -322,6 +327,8 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             logits_to_keep,
             output_hidden_states,
             self.backend.logprob_chunk,
+            packing,
+            num_items_in_batch,
         )
         return output.to_tuple() if return_dict is False else output
 

@@ -1,24 +1,11 @@
-"""Which dtype and device a model's tensors have."""
+"""Gives a model that was built without memory its memory."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from omni_rl.models.nemotron_omni.language.mamba import StateDecay
-from omni_rl.models.nemotron_omni.language.moe import Router
-
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-
-
-def cast(model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype) -> None:
-    """All floating-point tensors to `dtype`, but those that every engine holds in float32: A and the router's bias."""
-    model.to(dtype)
-    for module in model.modules():
-        if isinstance(module, StateDecay):
-            module.float()
-        elif isinstance(module, Router):
-            module.e_score_correction_bias = module.e_score_correction_bias.float()
 
 
 def materialise(model: "NemotronOmniForConditionalGeneration", device: torch.device) -> None:

@@ -49,9 +49,8 @@ def score(
     record = RoutingRecord(batch.experts) if record_routing or batch.experts is not None else None
     embeds, kept = embed(model, batch.ids, batch.media)
     hidden = model.language_model.model(embeds, layout, record)
-    head = model.language_model.lm_head.weight
     chosen_in = hidden[scored - 1]
-    logprobs = token_logprobs(chosen_in, head, batch.ids[scored], temperature, logprob_chunk)
+    logprobs = token_logprobs(chosen_in, model.get_output_embeddings(), batch.ids[scored], temperature, logprob_chunk)
     if record is None or not record_routing or not record.layers:
         return PackedScores(logprobs, None, None, kept, chosen_in)
     return PackedScores(logprobs, record.experts(), record.margins(), kept, chosen_in)

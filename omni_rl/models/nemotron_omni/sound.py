@@ -17,8 +17,9 @@ class FrozenBatchNorm(nn.BatchNorm1d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
-        mean, variance = self.running_mean.to(x.dtype), self.running_var.to(x.dtype)
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, variance, weight, bias = (tensor.to(x.dtype) for tensor in tensors)  # under autocast all are wider
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=self.eps)
 
 
 class RelativePositions(nn.Module):

@@ -1,6 +1,7 @@
 """The Mamba2 mixer over packed sequences. Shapes: T packed tokens, H heads of P channels, G groups, N states."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.nemotron_omni.layers import at_least_float32, exactly
 
 
 class StateDecay(nn.Module):
@@ -24,6 +25,11 @@ class StateDecay(nn.Module):
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.A_log = nn.Parameter(torch.zeros(heads, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "StateDecay":
+        """What `to`, `half` and the like do, but A_log stays exact."""
+        super()._apply(exactly(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self) -> torch.Tensor:
         return -torch.exp(at_least_float32(self.A_log))

@@ -3,7 +3,7 @@
 Shapes: T tokens, E experts of width I, K experts chosen a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.language.mlp import MLP
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.nemotron_omni.layers import as_autocast, at_least_float32, exactly
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,15 @@ class Router(nn.Module):
         # Rounded to bfloat16 it would change most choices; a buffer is out of mixed precision's reach.
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Router":
+        """What `to`, `half` and the like do, but the bias stays exact."""
+        bias, keep = self.e_score_correction_bias, exactly(fn)
+        super()._apply(lambda tensor: keep(tensor) if tensor is bias else fn(tensor), recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def forward(self, hidden_states: torch.Tensor, replayed: torch.Tensor | None = None) -> Routing:
-        scores = self._scores(at_least_float32(hidden_states))
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            scores = self._scores(at_least_float32(hidden_states))
         with torch.no_grad():
             own, margins = self._choose(scores + self.e_score_correction_bias)
             experts = own if replayed is None else torch.where(replayed[:, :1] >= 0, replayed.long(), own)
@@ -126,9 +133,8 @@ class Experts(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, routing: Routing) -> torch.Tensor:
         """The weighted sum over each token's experts, accumulated in float32, in the input's dtype."""
-        summed: torch.Tensor = _Sorted.apply(  # type: ignore[no-untyped-call]
-            hidden_states, self.up_proj, self.down_proj, routing.weights, routing.experts
-        )
+        matrices = as_autocast(hidden_states, self.up_proj, self.down_proj)
+        summed: torch.Tensor = _Sorted.apply(*matrices, routing.weights, routing.experts)  # type: ignore[no-untyped-call]
         return summed
 
 
@@ -160,6 +166,11 @@ class _Sorted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):  # whoever calls backward inside of one: sums stay exact
+            return _Sorted._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         up, down, weights, order, rows, positive, squared, out = ctx.saved_tensors
         tokens = order // weights.shape[1]
         arrived = at_least_float32(grad).index_select(0, tokens)

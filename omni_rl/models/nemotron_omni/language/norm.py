@@ -21,6 +21,9 @@ class AddRMSNorm(nn.Module):
 
     def forward(self, mixed: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, hidden] each to (normed sum, sum) in their dtype; without a residual, `mixed` is the stream itself."""
+        if residual is not None and residual.dtype != mixed.dtype:
+            # Under autocast mixers give its dtype; the stream keeps the embeddings'.
+            mixed = mixed.to(torch.promote_types(mixed.dtype, residual.dtype))
         function = compiled_add_norm if mixed.device.type == "cpu" else add_norm
         return function(mixed, residual, self.weight, self.eps)
 
