@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.distributed.tensor import DTensor
 
-from omni_rl.errors import ConfigError
+from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.files.companions import CONFIG, Companions
 from omni_rl.files.saving import saved_directory
 from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.models import storage
 from omni_rl.models.nemotron_omni import placement
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.keywords import Loading
 from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_SHOWN = 5
+"""Names in a message."""
 
 
 def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -40,25 +43,26 @@ def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def load(
-    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
+    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, loading: Loading, *args: Any, **kwargs: Any
 ) -> "NemotronOmniForConditionalGeneration":
     """A model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
-    device = torch.device(kwargs.pop("device", "cpu"))
-    model = outline(cls, directory, *args, **kwargs)
-    if device.type != "meta":
-        placement.materialise(model, device)
+    model = outline(cls, directory, loading, *args, **kwargs)
+    if loading.device.type != "meta":
+        placement.materialise(model, loading.device)
         read_weights(model, directory)
     return model
 
 
 def outline(
-    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, *args: Any, **kwargs: Any
+    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, loading: Loading, *args: Any, **kwargs: Any
 ) -> "NemotronOmniForConditionalGeneration":
     """The model of a directory on the meta device: what it is made of, and what stands beside it, but no weights."""
     weight_files(directory)  # says what is wrong with the directory before anything is built
-    config = NemotronOmniConfig.from_pretrained(directory)
-    config.name_or_path = str(directory.resolve())
-    dtype = parse_dtype(kwargs.pop("dtype", None), default=config.dtype or torch.float32)
+    config = loading.config
+    if config is None:
+        config = NemotronOmniConfig.from_pretrained(directory)
+        config.name_or_path = str(directory.resolve())
+    dtype = parse_dtype(loading.dtype, config)
     with torch.device("meta"):
         model = cls(config, *args, **kwargs)
     model.to(dtype)
@@ -103,11 +107,23 @@ def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: tor
     `target` is replaced at once, by `saved_directory`. The ranks of a sharded model call this together, and each writes
     its own slices. Raises `CheckpointError`, on all of them.
     """
+    _require_plain(model)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     group = Group.default() if sharded else ALONE
     with group_directory(lambda: saved_directory(target), group) as directory:
         companions = _on_first(group, lambda: _companions_for(model, target))
         write_files(directory, model.config, companions, stored_tensors(model, dtype), dtype, shard_size, group)
+
+
+def _require_plain(model: "NemotronOmniForConditionalGeneration") -> None:
+    """Raises `CheckpointError` for a model in which adapters or other heads gave tensors names that nothing loads."""
+    names = model.state_dict().keys()
+    if changed := sorted(names ^ model.built_names):
+        shown = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
+        raise CheckpointError(
+            "nothing would load what is in this model; merge its adapters first (PEFT's merge_and_unload) or save "
+            f"those alone, and put back what was replaced. Tensors that were not there, or are there no more: {shown}"
+        )
 
 
 def _companions_for(model: "NemotronOmniForConditionalGeneration", target: Path) -> Companions | None:
@@ -170,11 +186,15 @@ def write_files(
     return list(files)
 
 
-def parse_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
-    """float32 or bfloat16, as an object or by name; None and "auto" mean `default`. Raises `ConfigError` otherwise."""
+def parse_dtype(dtype: torch.dtype | str | None, config: NemotronOmniConfig) -> torch.dtype:
+    """float32, bfloat16 or float16, as an object or by name; None and "auto": the configuration's.
+
+    That is its own, else its language model's, else float32. Raises `ConfigError` for others.
+    """
     if dtype is None or dtype == "auto":
-        dtype = default
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        section = None if config.llm_config is None else config.llm_config.dtype
+        dtype = config.dtype or section or torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     name = str(dtype).removeprefix("torch.")
     if name not in known:
         raise ConfigError(f"dtype {name!r} is not supported; use one of {', '.join(known)}")

@@ -36,6 +36,7 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "NemotronH_Nano_Omni_Reasoning_V3"
+    is_composition = True
 
     def __init__(
         self,

@@ -88,6 +88,11 @@ def padded_sound_embeddings(
     if model.sound_encoder is None or model.sound_projection is None:
         raise MediaError("this checkpoint has no sound tower (its config has no sound_config); leave sounds out")
     weight = model.sound_encoder.subsampling.linear.weight
+    bins = model.sound_encoder.config.num_mel_bins
+    if mel.ndim != 3 or not mel.numel() or mel.shape[-1] != bins:
+        raise MediaError(f"sounds have the shape {list(mel.shape)}; give [clips, frames, {bins} mel bins], none empty")
+    if mask is not None and not mask.any(1).all():
+        raise MediaError(f"clip {int(mask.any(1).int().argmin())} is padding alone; leave it out")
     present = None if mask is None else mask.to(weight.device)
     features, lengths = sound.sound_features(model.sound_encoder, mel.to(weight), present)
     return model.sound_projection(features), lengths

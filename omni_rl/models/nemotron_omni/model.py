@@ -3,25 +3,23 @@
 Shapes: B samples of up to L tokens; T packed tokens; N scored positions; n images; N features.
 """
 
+import inspect
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ConfigError, MediaError
 from omni_rl.files.companions import Companions
-from omni_rl.files.reading import read_whole
-from omni_rl.models import storage
-from omni_rl.models.nemotron_omni import checkpoint, features, placement, plain_inputs, scoring, sound, vision
+from omni_rl.models.nemotron_omni import features, plain_inputs, scoring, sound, vision
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.causal_output import causal_output
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.grad_sync import MoEFSDPSyncMixin
-from omni_rl.models.nemotron_omni.initial import initialise
+from omni_rl.models.nemotron_omni.hf_checkpointing import HFCheckpointingMixin
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
 from omni_rl.models.nemotron_omni.matched.install import match
@@ -30,6 +28,7 @@ from omni_rl.models.nemotron_omni.packed_rows import RowPacking
 from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
+from omni_rl.models.nemotron_omni.transformers_interface import TransformersInterface
 
 __all__ = [
     "BackendConfig",
@@ -55,7 +54,7 @@ class _ModelProxy:
         self.moe_config = llm.model.moe_config
 
 
-class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
+class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInterface, nn.Module, MoEFSDPSyncMixin):
     """Nemotron Omni for training: differentiable scores of token sequences with images, sounds and videos.
 
     `score_packed` is the way for sequences whose media spans are known; `forward` takes padded batches.
@@ -96,6 +95,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             )
         self.language_model = NemotronHForCausalLM(config.llm_config)
         self.model = _ModelProxy(self.language_model)
+        self.built_names = frozenset(self.state_dict())
         if self.backend.numerics != "reference":
             match(self, self.backend.numerics)
 
@@ -106,87 +106,6 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
             if "summary_idxs" in part._buffers:
                 part._non_persistent_buffers_set.add("summary_idxs")
 
-    @classmethod
-    def from_config(
-        cls, config: NemotronOmniConfig, backend: BackendConfig | None = None, **kwargs: Any
-    ) -> "NemotronOmniForConditionalGeneration":
-        """Random weights (torch's global generator) in the configuration's dtype, float32 if it has none."""
-        with torch.device("meta"):  # built without weights, so that the generator is used for the final ones only
-            model = cls(config, backend, **kwargs)
-        model.initialize_weights(dtype=config.dtype or torch.float32)
-        model.companions = checkpoint.companions_of(config)
-        return model
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **kwargs: Any
-    ) -> "NemotronOmniForConditionalGeneration":
-        """Load a local checkpoint directory in released names, safetensors only.
-
-        `dtype` (a torch dtype or its name; default: the checkpoint's) is the dtype of the parameters; A_log and the
-        router's bias stay float32. `device` defaults to the CPU; on "meta" the model has no weights yet. Raises
-        `CheckpointError` that lists every missing, unexpected or misshapen tensor.
-        """
-        directory = Path(pretrained_model_name_or_path)
-        return read_whole(directory, lambda: checkpoint.load(cls, directory, *model_args, **kwargs))
-
-    def save_pretrained(
-        self,
-        directory: str | Path,
-        dtype: torch.dtype | None = None,
-        max_shard_size: int | str = storage.SHARD_SIZE,
-    ) -> None:
-        """Write a directory that vLLM serves unchanged, in `dtype` (default: the embeddings').
-
-        It appears whole, or takes an existing one's place at once; older weights do not stay, other files do. What the
-        model was loaded with (tokenizer, generation and processor configurations, remote code, the spelling of
-        config.json) comes along, so save a changed tokenizer afterwards. Ranks of a sharded model call it together,
-        and each writes its own slices. Weights of more than `max_shard_size` (bytes, or a text such as "5GB") lie in
-        several files with an index.
-
-        Raises `CheckpointError`, and leaves `directory` as it was, if that cannot be had.
-        """
-        embeddings = self.language_model.model.embed_tokens.weight
-        checkpoint.save(
-            self, Path(directory), embeddings.dtype if dtype is None else dtype, storage.parse_size(max_shard_size)
-        )
-
-    def initialize_weights(
-        self, buffer_device: torch.device | None = None, dtype: torch.dtype = torch.bfloat16
-    ) -> None:
-        """Fill all weights at random, in `dtype`; a model on the meta device moves to `buffer_device` (or the CPU)."""
-        if any(parameter.is_meta for parameter in self.parameters()):
-            placement.materialise(self, buffer_device or torch.device("cpu"))
-        self.float()
-        initialise(self)
-        self.to(dtype)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's input embeddings."""
-        return self.language_model.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the language model's input embeddings."""
-        self.language_model.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        return self.language_model.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the language model's head."""
-        self.language_model.lm_head = new_embeddings
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute each block, and each layer of the vision tower, in backward instead of keeping what is in it."""
-        self.language_model.model.gradient_checkpointing = True
-        self.vision_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        self.language_model.model.gradient_checkpointing = False
-        self.vision_model.gradient_checkpointing_disable()
-
     def pixel_shuffle(self, x: torch.Tensor, scale_factor: float = 0.5) -> torch.Tensor:
         """[n, W, H, C] to [n, W·s, H·s, C/s²], in the order of the configured `ps_version`."""
         return pixel_shuffle(x, scale_factor, self.ps_version)
@@ -195,14 +114,24 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
         """Patches [1, p of all images, C] to [1, p / r² of all images, C·r²]; each image on its own grid."""
         return pixel_shuffle_dynamic(x, imgs_sizes, self.patch_size, self.downsample_ratio, self.ps_version)
 
-    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tiles [n, C, H, W] of one size to [n, N, llm_hidden]."""
-        return features.tile_embeddings(self, pixel_values)
+    @overload
+    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor: ...
+
+    @overload
+    def extract_feature(self, pixel_values: list[torch.Tensor]) -> list[torch.Tensor]: ...
+
+    def extract_feature(self, pixel_values: plain_inputs.Pixels) -> torch.Tensor | list[torch.Tensor]:
+        """Tiles [n, C, H, W] of one size to [n, N, llm_hidden]; of a list, whose sizes differ, a list of the same."""
+        if isinstance(pixel_values, torch.Tensor):
+            return features.tile_embeddings(self, pixel_values)
+        if not pixel_values:
+            raise MediaError("pixel_values is an empty list; leave it out")
+        return [features.tile_embeddings(self, t if t.ndim == 4 else t.unsqueeze(0)) for t in pixel_values]
 
     def extract_feature_dynamic(
-        self, pixel_values: torch.Tensor, imgs_sizes: torch.Tensor | list[tuple[int, int]]
+        self, pixel_values: plain_inputs.Pixels, imgs_sizes: torch.Tensor | list[tuple[int, int]]
     ) -> torch.Tensor:
-        """Images of their own sizes (h, w) in a padded batch [n, C, H, W] to [1, N of all images, llm_hidden].
+        """Images of their own sizes (h, w) in a padded batch [n, C, H, W], or a list, to [1, N of all, llm_hidden].
 
         Raises `MediaError` (a ValueError) that names the image whose size is missing, too large or no multiple of the
         patch.
@@ -222,15 +151,22 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
 
     def prepare_model_inputs_for_cp(
         self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | Mapping[str, Any],
+        pixel_values: plain_inputs.Pixels | None = None,
         image_flags: torch.Tensor | None = None,
         imgs_sizes: plain_inputs.Sizes | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         sound_features: torch.Tensor | None = None,
         sound_attention_mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """`inputs_embeds` [B, L, hidden] of whole sequences with their media, to be sharded by context afterwards."""
+        """`inputs_embeds` [B, L, hidden] of whole sequences with their media, to be sharded by context afterwards.
+
+        `input_ids` may be a whole batch, a mapping that holds the other arguments too, as newer callers give it; what
+        else is in it is left to them.
+        """
+        if isinstance(input_ids, Mapping):
+            names = inspect.signature(self.prepare_inputs_embeds_for_cp).parameters
+            return self.prepare_model_inputs_for_cp(**{name: input_ids[name] for name in names if name in input_ids})
         embeds = plain_inputs.merge(
             self,
             input_ids,
@@ -246,7 +182,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
     def prepare_inputs_embeds_for_cp(
         self,
         input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: plain_inputs.Pixels | None = None,
         image_flags: torch.Tensor | None = None,
         imgs_sizes: plain_inputs.Sizes | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -266,7 +202,7 @@ class NemotronOmniForConditionalGeneration(nn.Module, MoEFSDPSyncMixin):
 
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: plain_inputs.Pixels | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from omni_rl.files.reading import read_whole
 from omni_rl.models.nemotron_omni import checkpoint, placement
 from omni_rl.models.nemotron_omni.backend import BackendConfig
+from omni_rl.models.nemotron_omni.keywords import Loading
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.mamba import StateDecay
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -36,7 +37,8 @@ def load_sharded(
     """
 
     def read() -> NemotronOmniForConditionalGeneration:
-        model = checkpoint.outline(NemotronOmniForConditionalGeneration, directory, backend, dtype=torch.float32)
+        loading = Loading(torch.device("meta"), torch.float32)
+        model = checkpoint.outline(NemotronOmniForConditionalGeneration, directory, loading, backend)
         shard(model, mesh, compute_dtype)
         placement.materialise(model, torch.device(mesh.device_type))
         checkpoint.read_weights(model, directory)

@@ -1,34 +1,32 @@
 """The plain arguments of `forward` (padded ids, tiles or padded images, frames, mel features) as embeddings."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from omni_rl.errors import MediaError, PromptError
-from omni_rl.models.nemotron_omni.features import (
-    image_embeddings,
-    media_features,
-    sound_embeddings,
-    tile_embeddings,
-    video_embeddings,
-)
+from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.packed import PackedMedia
 from omni_rl.models.nemotron_omni.pruned import place
 from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.slots import fill_slots
+from omni_rl.models.nemotron_omni.sound import subsampled_lengths
 from omni_rl.models.nemotron_omni.touch import touch_unused
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
+Pixels = torch.Tensor | list[torch.Tensor]
 Sizes = torch.Tensor | list[tuple[int, int]]
 
 
 def merge(
     model: "NemotronOmniForConditionalGeneration",
     input_ids: torch.Tensor,
-    pixel_values: torch.Tensor | None,
+    pixel_values: Pixels | None,
     image_flags: torch.Tensor | None,
     imgs_sizes: Sizes | None,
     pixel_values_videos: torch.Tensor | None,
@@ -51,10 +49,10 @@ def merge(
         items = _image_items(model, pixel_values, image_flags, imgs_sizes)
         embeds = fill_slots(embeds, input_ids, model.img_context_token_id, "image", items)
     if pixel_values_videos is not None:
-        tubelets = list(video_embeddings(model, pixel_values_videos))
+        tubelets = list(_public(model, "extract_video_feature")(pixel_values_videos))
         embeds = fill_slots(embeds, input_ids, model.img_context_token_id, "video", tubelets)
     if sound_features is not None:
-        clips = sound_embeddings(model, sound_features, _sound_mask(sound_features, sound_attention_mask))
+        clips = _clips(model, sound_features, sound_attention_mask)
         embeds = fill_slots(embeds, input_ids, model.sound_context_token_id, "audio", clips)
     if media:
         embeds = scatter_features(embeds.flatten(0, 1), placed.media, placed.features).view_as(embeds)
@@ -63,10 +61,21 @@ def merge(
     return touch_unused(model, embeds, [*present, *(item.modality for item in media)])
 
 
-def crop(pixel_values: torch.Tensor, imgs_sizes: Sizes) -> list[torch.Tensor]:
-    """Each image of a padded batch [n, C, H, W] at its own size (h, w), so that padding never matters.
+def _public(model: "NemotronOmniForConditionalGeneration", name: str) -> Callable[..., Any]:
+    """The model's own method, which a subclass or a caller may have replaced.
 
-    Raises `MediaError` (a ValueError) that names the image whose size is missing or larger than the batch.
+    Under FSDP without the wrapper that gathers parameters: they are gathered, and its hooks do not nest.
+    """
+    if isinstance(model, FSDPModule):
+        return partial(getattr(type(model), name), model)
+    method: Callable[..., Any] = getattr(model, name)
+    return method
+
+
+def crop(pixel_values: Pixels, imgs_sizes: Sizes) -> list[torch.Tensor]:
+    """Each image of a padded batch [n, C, H, W], or of a list [C, H, W], at its own size (h, w): padding never matters.
+
+    Raises `MediaError` (a ValueError) that names the image whose size is missing or larger than what is given.
     """
     sizes = [(int(height), int(width)) for height, width in imgs_sizes]
     if len(sizes) != len(pixel_values):
@@ -74,8 +83,8 @@ def crop(pixel_values: torch.Tensor, imgs_sizes: Sizes) -> list[torch.Tensor]:
         raise MediaError(
             f"imgs_sizes gives {len(sizes)} sizes for {len(pixel_values)} images; image {first} has no counterpart"
         )
-    height, width = pixel_values.shape[-2:]
-    for number, (own_height, own_width) in enumerate(sizes):
+    for number, (image, (own_height, own_width)) in enumerate(zip(pixel_values, sizes, strict=True)):
+        height, width = image.shape[-2:]
         if own_height > height or own_width > width:
             raise MediaError(
                 f"image {number} is said to be {own_height} x {own_width} in a batch of {height} x {width} pixels"
@@ -85,26 +94,33 @@ def crop(pixel_values: torch.Tensor, imgs_sizes: Sizes) -> list[torch.Tensor]:
 
 def _image_items(
     model: "NemotronOmniForConditionalGeneration",
-    pixel_values: torch.Tensor,
+    pixel_values: Pixels,
     image_flags: torch.Tensor | None,
     imgs_sizes: Sizes | None,
 ) -> list[torch.Tensor]:
     if imgs_sizes is not None:
-        return image_embeddings(model, crop(pixel_values, imgs_sizes))
-    tiles = tile_embeddings(model, pixel_values)
+        rows = _public(model, "extract_feature_dynamic")(pixel_values, imgs_sizes).flatten(0, -2)
+        merged = model.patch_size * round(1 / model.downsample_ratio)
+        return list(torch.split(rows, [int(h) // merged * (int(w) // merged) for h, w in imgs_sizes]))
+    tiles = [tile.flatten(0, -2) for tile in _public(model, "extract_feature")(pixel_values)]
     if image_flags is None:
-        return list(tiles)
+        return tiles
     flags = image_flags.reshape(-1).tolist()
     if len(flags) != len(tiles):
         raise MediaError(f"image_flags has {len(flags)} entries for {len(tiles)} tiles")
     return [tile for tile, real in zip(tiles, flags, strict=True) if real == 1]
 
 
-def _sound_mask(sound_features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return torch.ones(sound_features.shape[:2], dtype=torch.bool, device=sound_features.device)
-    if mask.shape != sound_features.shape[:2]:
+def _clips(
+    model: "NemotronOmniForConditionalGeneration", sound_features: torch.Tensor, mask: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """[N, llm_hidden] of each clip, trimmed to its own length."""
+    if mask is not None and mask.shape != sound_features.shape[:2]:
         raise MediaError(
             f"sound_attention_mask has the shape {list(mask.shape)}, sound_features have {list(sound_features.shape)}"
         )
-    return mask.bool()
+    padded = _public(model, "extract_sound_feature")(sound_features, mask)
+    frames = mask.sum(1) if mask is not None else torch.full((len(sound_features),), sound_features.shape[1])
+    assert model.sound_encoder is not None, "extract_sound_feature refuses sounds without it"
+    lengths = subsampled_lengths(model.sound_encoder, frames)
+    return [clip[:length] for clip, length in zip(padded, lengths.tolist(), strict=True)]

@@ -25,4 +25,20 @@ def scatter_features(
         if len(item.positions) and not 0 <= int(item.positions.min()) <= int(item.positions.max()) < len(embeds):
             raise PromptError(f"sample {item.sample}: {item.modality} has positions outside of {len(embeds)} tokens")
     positions = torch.cat([item.positions.to(embeds.device) for item in media])
+    if len(torch.unique(positions)) != len(positions):
+        raise PromptError(_overlap(media))
     return embeds.index_copy(0, positions, torch.cat(list(features)).to(embeds.dtype))
+
+
+def _overlap(media: Sequence[PackedMedia]) -> str:
+    taken: dict[int, PackedMedia] = {}
+    for item in media:
+        for position in item.positions.tolist():
+            if position in taken:
+                other = taken[position]
+                return (
+                    f"position {position} is claimed twice, by {other.modality} of sample {other.sample} and by "
+                    f"{item.modality} of sample {item.sample}; each place holds one feature"
+                )
+            taken[position] = item
+    raise AssertionError("no two positions are equal")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from omni_rl.errors import PromptError
 from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
@@ -35,6 +36,16 @@ def embed(
     return touch_unused(model, embeds, (item.modality for item in media)), placed.kept
 
 
+def _require_sequences(batch: PackedSequences) -> None:
+    tokens, bounds = len(batch.ids), batch.cu_seqlens
+    if not tokens:
+        raise PromptError("the batch has no tokens")
+    if batch.score_mask.shape != batch.ids.shape:
+        raise PromptError(f"score_mask has the shape {list(batch.score_mask.shape)} for {tokens} tokens")
+    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != tokens or (bounds.diff() < 0).any():
+        raise PromptError(f"cu_seqlens {bounds.tolist()} do not go from 0 to {tokens}, the number of tokens, in order")
+
+
 def score(
     model: "NemotronOmniForConditionalGeneration",
     batch: PackedSequences,
@@ -43,9 +54,11 @@ def score(
     record_routing: bool,
 ) -> PackedScores:
     """See `NemotronOmniForConditionalGeneration.score_packed`."""
+    _require_sequences(batch)
     layout = PackedLayout.of(batch.cu_seqlens)
     scored = batch.score_mask.nonzero().squeeze(1)
-    assert not (layout.position[scored] == 0).any(), "a sequence's first token has nothing before it to score it"
+    if (layout.position[scored] == 0).any():
+        raise PromptError("score_mask asks for a sequence's first token, which has nothing before it to score it")
     record = RoutingRecord(batch.experts) if record_routing or batch.experts is not None else None
     embeds, kept = embed(model, batch.ids, batch.media)
     hidden = model.language_model.model(embeds, layout, record)

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ParakeetEncoder, ParakeetEncoderConfig
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.recomputing import Recomputable
 
 # Read by the trainer's copy alone: they describe the projection and the extractor, not the encoder.
 _NOT_ENCODER = ("projection_hidden_size", "projection_bias", "sampling_rate", "model_type", "transformers_version")
@@ -42,6 +44,10 @@ class RelativePositions(nn.Module):
         return waves.expand(len(hidden_states), -1, -1)
 
 
+class SoundLayer(Recomputable, ParakeetEncoderBlock):  # type: ignore[misc]
+    """Parakeet's, which may be recomputed in backward though it is in eval."""
+
+
 class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
     """Parakeet's encoder, always in eval: dropout, layer drop and batch statistics would part it from the engine."""
 
@@ -49,6 +55,7 @@ class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
         super().__init__(config)
         for layer in self.layers:
             layer.conv.norm = FrozenBatchNorm(config.hidden_size)
+            layer.__class__ = SoundLayer
         self.encode_positions = RelativePositions(config.hidden_size)
         self.eval()
 

@@ -76,11 +76,20 @@ class NemotronOmniStateDictAdapter:
         prefix = _translate(stacked[1], back=True)
         return [(f"{prefix}{index}.{stacked[2]}.weight", slice_) for index, slice_ in enumerate(tensor)]
 
-    def to_hf(self, state_dict: Mapping[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """A whole internal state dict in released names. Experts are views of their stack."""
-        return dict(
-            item for name, tensor in state_dict.items() for item in self.convert_single_tensor_to_hf(name, tensor)
-        )
+    def to_hf(
+        self, state_dict: Mapping[str, torch.Tensor], exclude_key_regex: str | None = None, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """A whole internal state dict in released names. Experts are views of their stack.
+
+        A tensor is left out if `exclude_key_regex` matches the beginning of its internal or its released name.
+        """
+        found = {}
+        for name, tensor in state_dict.items():
+            for released, part in self.convert_single_tensor_to_hf(name, tensor):
+                names = (name, released)
+                if exclude_key_regex is None or not any(re.match(exclude_key_regex, each) for each in names):
+                    found[released] = part
+        return found
 
     def from_hf(self, hf_state_dict: Mapping[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
         """A whole released state dict in internal names, without the derived tensors."""

@@ -9,10 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import RadioConfig, RadioModel
+from transformers.models.radio.modeling_radio import RadioLayer
 
 from omni_rl.errors import ConfigError, MediaError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.radio_sizes import RADIO_SIZES
+from omni_rl.models.nemotron_omni.recomputing import Recomputable
+
+_CHANNELS = 3
 
 
 def radio_config(config: NemotronOmniConfig) -> RadioConfig:
@@ -56,6 +60,10 @@ def _preferred_size(config: NemotronOmniConfig) -> int:
     return int(preferred[0]) if preferred else 224
 
 
+class VisionLayer(Recomputable, RadioLayer):  # type: ignore[misc]
+    """RADIO's, which may be recomputed in backward though it is in eval."""
+
+
 class FusedAttention(nn.Module):
     """RADIO's attention with query, key and value in one linear, as released checkpoints store it.
 
@@ -93,6 +101,7 @@ def build_tower(config: NemotronOmniConfig) -> RadioModel:
     tower.make_preprocessor_external()
     for layer in tower.encoder.layer:
         layer.attention = FusedAttention(settings)
+        layer.__class__ = VisionLayer
         layer.layer_scale1 = nn.Identity()
         layer.layer_scale2 = nn.Identity()
     return tower
@@ -103,6 +112,8 @@ def image_features(tower: RadioModel, images: Sequence[torch.Tensor]) -> list[to
 
     Raises `MediaError` for a side that is no multiple of the patch.
     """
+    if not images:
+        raise MediaError("there is no image; leave images out")
     patch = tower.patch_size
     grids = [_grid(image, patch, f"image {number}") for number, image in enumerate(images)]
     patches = torch.cat([_patches(image, patch) for image in images])
@@ -112,6 +123,7 @@ def image_features(tower: RadioModel, images: Sequence[torch.Tensor]) -> list[to
 
 def tile_features(tower: RadioModel, tiles: torch.Tensor) -> torch.Tensor:
     """[n, 3, H, W] to [n, p, D]; the position embedding fits the tiles' own size."""
+    _require_batch(tiles, "tiles")
     _grid(tiles[0], tower.patch_size, "tile 0")
     features: torch.Tensor = tower(tiles).features
     return features
@@ -120,6 +132,7 @@ def tile_features(tower: RadioModel, tiles: torch.Tensor) -> torch.Tensor:
 def video_features(tower: RadioModel, frames: torch.Tensor) -> torch.Tensor:
     """[F, 3, H, W] to [ceil(F / T), p, D]; the last frame is repeated up to a multiple of T."""
     temporal = tower.config.video_temporal_patch_size
+    _require_batch(frames, "video frames")
     _grid(frames[0], tower.patch_size, "video frame 0")
     if temporal is None:
         return tile_features(tower, frames)
@@ -131,7 +144,17 @@ def video_features(tower: RadioModel, frames: torch.Tensor) -> torch.Tensor:
     return features
 
 
+def _require_batch(pixels: torch.Tensor, name: str) -> None:
+    if pixels.ndim != 4 or not len(pixels):
+        raise MediaError(
+            f"{name} have the shape {list(pixels.shape)}; give [n, {_CHANNELS}, height, width], at least one, and one "
+            "video at a time"
+        )
+
+
 def _grid(image: torch.Tensor, patch: int, name: str) -> tuple[int, int]:
+    if image.ndim != 3 or len(image) != _CHANNELS:
+        raise MediaError(f"{name} has the shape {list(image.shape)}; give [{_CHANNELS}, height, width]")
     height, width = image.shape[-2:]
     if height % patch or width % patch or not height or not width:
         raise MediaError(f"{name} is {height} x {width} pixels; both must be multiples of the patch size {patch}")

@@ -11,9 +11,10 @@ from omni_rl.models.nemotron_omni.language.mamba import MambaMixer
 from omni_rl.models.nemotron_omni.language.mlp import MLP
 from omni_rl.models.nemotron_omni.language.moe import MoE, RoutingRecord
 from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
+from omni_rl.models.nemotron_omni.recomputing import Recomputable
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP; `number` counts its kind.
 
     Takes and gives the last mixer's output and the residual stream apart, so that the sum is formed, and rounded,

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import NemotronHConfig
 
 from omni_rl.errors import ConfigError
@@ -25,6 +24,29 @@ class MoEConfig:
     moe_inter_dim: int
 
 
+def _refuse_what_is_not_computed(config: NemotronHConfig) -> None:
+    """Neither this copy nor, where it has them, the engine's would be the same function."""
+    expected = {
+        "mlp_hidden_act": "relu2",
+        "mamba_hidden_act": "silu",
+        "attention_bias": False,
+        "sliding_window": None,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+    }
+    for name, supported in expected.items():
+        if (value := getattr(config, name)) != supported:
+            raise ConfigError(f"llm_config.{name} is {value!r}; only {supported!r} is supported")
+    chosen, there = config.num_experts_per_tok, config.n_routed_experts
+    if "E" in config.hybrid_override_pattern and not 0 < chosen <= there:
+        raise ConfigError(f"llm_config.num_experts_per_tok is {chosen}, with {there} experts (n_routed_experts)")
+    if there % config.n_group or not 0 < config.topk_group <= config.n_group:
+        raise ConfigError(
+            f"{there} experts cannot be cut in n_group {config.n_group} equal groups of which topk_group "
+            f"{config.topk_group} take part"
+        )
+
+
 class NemotronHModel(nn.Module):
     """The decoder without its head."""
 
@@ -37,6 +59,7 @@ class NemotronHModel(nn.Module):
             )
         if config.tie_word_embeddings:
             raise ConfigError("tie_word_embeddings is true; Nemotron Omni's head is not tied, set it to false")
+        _refuse_what_is_not_computed(config)
         self.config = config
         self.moe_config = MoEConfig(
             n_routed_experts=config.n_routed_experts,
@@ -48,7 +71,6 @@ class NemotronHModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, index) for index in range(len(config.hybrid_override_pattern)))
         self.norm = AddRMSNorm(config.hidden_size, config.layer_norm_epsilon)
-        self.gradient_checkpointing = False
 
     def forward(
         self, inputs_embeds: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
@@ -56,13 +78,7 @@ class NemotronHModel(nn.Module):
         """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
         mixed, residual = inputs_embeds, None
         for layer in self.layers:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                # Nothing in a block is random, so no generator state needs to be kept for the recomputation.
-                mixed, residual = checkpoint(
-                    layer, mixed, residual, layout, record, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                mixed, residual = layer(mixed, residual, layout, record)
+            mixed, residual = layer(mixed, residual, layout, record)
         final: torch.Tensor = self.norm(mixed, residual)[0]
         return final
 
