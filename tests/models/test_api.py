@@ -187,3 +187,19 @@ def test_random_weights_are_finite_seeded_and_of_the_asked_dtype(config: Nemotro
     assert torch.equal(second.vision_model.summary_idxs, first.vision_model.summary_idxs)
     output = first(input_ids=torch.arange(10)[None])
     assert torch.isfinite(output.logits).all()
+
+
+def test_what_upstream_offers_beside_the_page(omni: NemotronOmniForConditionalGeneration) -> None:
+    assert NemotronOmniConfig().is_composition is True
+    assert omni.lm_head is omni.language_model.lm_head
+    assert "lm_head" not in omni._modules
+    assert any(base.__name__ == "HFCheckpointingMixin" for base in type(omni).__mro__)
+
+
+def test_excluded_names_do_not_come_out(omni: NemotronOmniForConditionalGeneration) -> None:
+    adapter, internal = omni.state_dict_adapter, omni.state_dict()
+    whole = adapter.to_hf(internal).keys()
+    without = adapter.to_hf(internal, exclude_key_regex=r"vision_projector|.*lm_head").keys()
+    assert whole - without == {"mlp1.0.weight", "mlp1.1.weight", "mlp1.3.weight", "language_model.lm_head.weight"}
+    released = adapter.to_hf(internal, exclude_key_regex=r"language_model\.backbone").keys()
+    assert {name.split(".backbone")[0] for name in whole - released} == {"language_model"}

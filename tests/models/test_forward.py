@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mi
 from transformers.models.nemotron_h_omni import NemotronH_Omni_Reasoning_V3, NemotronH_Omni_Reasoning_V3_Config
 
 from omni_rl.errors import ConfigError, MediaError
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
 
@@ -252,6 +254,114 @@ def test_gradient_checkpointing_changes_no_gradient(
     assert plain.keys() == recomputed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_reaches_every_block_and_both_towers(config: NemotronOmniConfig, media: MakeMedia) -> None:
+    """What is kept from forward to backward shrinks; the towers are in eval, where transformers' own keep all."""
+    model = NemotronOmniForConditionalGeneration(config).eval()
+    ids = _ids(1, 40)
+    items = (media("image", [3, 4]), media("audio", [10, 11, 12, 13, 14]))
+
+    def kept() -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model(input_ids=ids, labels=ids, media=items).loss
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        torch.autograd.backward(loss)
+        return sum(size for pointer, size in sizes.items() if pointer not in own)
+
+    everything = kept()
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    layers = [*model.language_model.model.layers, *model.vision_model.encoder.layer]
+    assert model.sound_encoder is not None
+    layers += model.sound_encoder.layers
+    calls = dict.fromkeys(layers, 0)
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, given: calls.update({module: calls[module] + 1}))
+    assert kept() < everything / 2
+    assert set(calls.values()) == {2}
+    model.gradient_checkpointing_enable(every_n_layers=2)
+    assert [layer.recomputed for layer in model.language_model.model.layers] == [True, False] * 3
+    with pytest.raises(ConfigError, match="offload"):
+        model.gradient_checkpointing_enable(offload=True)
+
+
+def test_tiles_of_several_sizes_come_in_a_list(omni: NemotronOmniForConditionalGeneration) -> None:
+    tiles = [torch.randn(3, 64, 64), torch.randn(3, 32, 64), torch.randn(2, 3, 64, 64)]
+    with torch.no_grad():
+        found = omni.extract_feature(tiles)
+        for number, tile in enumerate(tiles):
+            alone = omni.extract_feature(tile if tile.ndim == 4 else tile[None])
+            torch.testing.assert_close(found[number], alone, rtol=1e-5, atol=1e-5)
+        ids = _ids(1, 20)
+        ids[0, 2 : 2 + 4 + 8] = omni.img_context_token_id
+        flags = torch.tensor([1, 0, 1])
+        listed = omni(input_ids=ids, pixel_values=tiles, image_flags=flags, _pre_embed_only=True)["inputs_embeds"]
+        expected = torch.cat([found[0].flatten(0, 1), found[2].flatten(0, 1)])
+    torch.testing.assert_close(listed[0, 2:14], expected)
+
+
+def test_what_overrides_a_public_method_is_what_forward_calls(config: NemotronOmniConfig) -> None:
+    class Doubled(NemotronOmniForConditionalGeneration):
+        def extract_feature(self, pixel_values: Any) -> Any:
+            return 2 * super().extract_feature(pixel_values)
+
+        def extract_feature_dynamic(self, pixel_values: Any, imgs_sizes: Any) -> torch.Tensor:
+            return 2 * super().extract_feature_dynamic(pixel_values, imgs_sizes)
+
+        def extract_video_feature(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+            return 2 * super().extract_video_feature(pixel_values_videos)
+
+        def extract_sound_feature(self, input_features: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
+            return 2 * super().extract_sound_feature(input_features, attention_mask)
+
+    plain = NemotronOmniForConditionalGeneration(config)
+    doubled = Doubled(config)
+    doubled.load_state_dict(plain.state_dict())
+    image, sound = plain.img_context_token_id, plain.sound_context_token_id
+    pixels = torch.randn(1, 3, 64, 64)
+    cases: list[tuple[int, int, dict[str, Any]]] = [
+        (image, 4, {"pixel_values": pixels}),
+        (image, 2, {"pixel_values": pixels, "imgs_sizes": [(32, 64)]}),
+        (image, 4, {"pixel_values_videos": torch.randn(2, 3, 64, 64)}),
+        (sound, 5, {"sound_features": torch.randn(1, 40, 16)}),
+    ]
+    for placeholder, count, arguments in cases:
+        ids = _ids(1, 12)
+        ids[0, 1 : 1 + count] = placeholder
+        with torch.no_grad():
+            once, twice = (
+                model(input_ids=ids, _pre_embed_only=True, **arguments)["inputs_embeds"] for model in (plain, doubled)
+            )
+        torch.testing.assert_close(twice[0, 1 : 1 + count], 2 * once[0, 1 : 1 + count])
+        torch.testing.assert_close(twice[0, 1 + count :], once[0, 1 + count :])
+
+
+def test_a_batch_prepared_for_context_parallelism_may_be_a_mapping(
+    omni: NemotronOmniForConditionalGeneration,
+) -> None:
+    ids = _ids(1, 12)
+    ids[0, 1:5] = omni.img_context_token_id
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        given = omni.prepare_model_inputs_for_cp({"input_ids": ids, "pixel_values": pixels, "labels": ids})
+        expected = omni.prepare_model_inputs_for_cp(ids, pixels)
+    assert given.keys() == expected.keys()
+    assert torch.equal(given["inputs_embeds"], expected["inputs_embeds"])
+
+
+def test_the_loss_of_a_part_is_its_share_of_all_items(omni: NemotronOmniForConditionalGeneration) -> None:
+    ids = _ids(4, 15)
+    with torch.no_grad():
+        whole = omni(input_ids=ids, labels=ids).loss
+        parts = [omni(input_ids=part, labels=part, num_items_in_batch=4 * 14).loss for part in torch.split(ids, 1)]
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
 
 
 def test_caches_are_refused(omni: NemotronOmniForConditionalGeneration) -> None:
