@@ -130,7 +130,7 @@ class _Check:
         self._bounded("version_spans", spans, fields["version"], self._limits.name)
         self._refuse_value("version_spans", spans, _with_nul(fields["version"]), "has a NUL in its version")
         self._bounded_text("train_version", self._limits.name)
-        for name in ("rollout_prompt_digest", "train_prompt_digest", "filtered"):
+        for name in ("rollout_prompt_digest", "train_prompt_digest", "filtered", "rollout_dtype", "train_dtype"):
             self._bounded_text(name, self._limits.name)
 
     def _media(self, prompt: NDArray[np.int64]) -> None:

@@ -52,7 +52,13 @@ def _each(values: Lists) -> list[NDArray[np.int64]]:
 
 def _proofs(table: pa.Table) -> Proofs:
     seen, apart = _tensors(table)
-    return Proofs(_spans(table), _scored_by(table), seen, apart, _prompts(table))
+    return Proofs(_spans(table), _scored_by(table), seen, apart, _prompts(table), _dtypes(table))
+
+
+def _dtypes(table: pa.Table) -> tuple[str, str] | None:
+    """Of the step: where its records say different things, nothing is known."""
+    said = [single(table, name).drop_null().unique().to_pylist() for name in ("rollout_dtype", "train_dtype")]
+    return (said[0][0], said[1][0]) if all(len(each) == 1 for each in said) else None
 
 
 def _is_empty(table: pa.Table, name: str) -> bool:

@@ -100,6 +100,13 @@ COLUMNS = (
         pa.string(),
         "By what answers were dropped after they were sampled: reward, length, logprobs. Absent: none were.",
     ),
+    Column(
+        "rollout_dtype",
+        pa.string(),
+        "In which the engine computed, as it says itself. Beside train_dtype: where the two are not one, a difference "
+        "that the finer one does not have is told. Absent: what the run states is meant.",
+    ),
+    Column("train_dtype", pa.string(), "In which the trainer computed, as it says itself."),
     Column("prompt_text", pa.string(), "The prompt as text."),
     Column("token_texts", pa.list_(pa.string()), "Each sampled token as text.", "T"),
     Column("moe_layers", pa.int32(), "L, where the router's choices are given."),

@@ -7,6 +7,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from omni_rl.consistency.dtypes import Dtype
 from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.errors import RecordError
 from omni_rl.watch.values import Numbers, as_array, floats_of, rows_of
@@ -25,8 +26,8 @@ class StepValues(TypedDict, total=False):
     `rollout_prompt_ids`: as the engine ran them, where that is known by itself. `groups`: which prompt an answer is of;
     `samples`: the answers' own names, which else are prompt/generation, or the row numbers. `kinds`, `temperature`,
     `logprobs_of`, `filtered`, `train_version`: one for all, or one an answer; `rollout_version`: the weights that
-    sampled, likewise. `rewards` [B]. `prompt_text` [B], `token_texts`. `media`: a list of items an answer, as
-    `omni_rl.ledger.schema` has them.
+    sampled, likewise. `rollout_dtype`, `train_dtype`: in which each side computed, as it says itself. `rewards` [B].
+    `prompt_text` [B], `token_texts`. `media`: a list of items an answer, as `omni_rl.ledger.schema` has them.
     """
 
     rollout_logprobs: Required[Numbers]
@@ -44,6 +45,8 @@ class StepValues(TypedDict, total=False):
     temperature: Any
     logprobs_of: LogprobsOf | Sequence[LogprobsOf] | None
     filtered: str | Sequence[str] | None
+    rollout_dtype: Dtype | None
+    train_dtype: Dtype | None
     rollout_version: str | Sequence[str] | None
     train_version: str | Sequence[str] | None
     prompt_text: Sequence[str] | None
@@ -83,7 +86,7 @@ def step_rows(values: StepValues) -> list[dict[str, Any]]:
     for name, column in (("rewards", "reward"), ("temperature", "temperature")):
         if name in given:
             _add(records, column, floats_of(name, given[name], count))
-    for name in ("logprobs_of", "filtered", "train_version", "prompt_text"):
+    for name in ("logprobs_of", "filtered", "rollout_dtype", "train_dtype", "train_version", "prompt_text"):
         if name in given:
             _add(records, name, _each(name, given[name], count))
     if "media" in given:

@@ -60,7 +60,7 @@ def watch(
         run: its name; else OMNI_RL_RUN, the trainer's `run_name`, or the last part of its `output_dir`.
         strict: stop the run where the verdict is `pause`, before it learns from the step.
         correct: the rule of the weights that take the place of TRL's importance ratio; "none": TRL's own.
-        settings: as `Watcher` has them.
+        settings: as `Watcher` has them. `dtype` and `train_dtype` state two dtypes that are meant to differ.
 
     Raises:
         ConfigError: the trainer has no vLLM, or no place for weights, or is of a version that has other methods.
@@ -85,13 +85,16 @@ class TrlWatch:
         self._now: Generation | None = None
         self._waiting: Generation | None = None
         self._last = -1
-        learner = train_dtype(trainer)
+        engine, learner = self._engine.dtype, train_dtype(trainer)
+        stated = settings.keys() & {"dtype", "train_dtype"}
+        # What was not stated was not meant: two dtypes that nobody asked for are told.
+        self._found = (None, None) if stated else (engine, learner)
+        if not stated:
+            settings |= {"dtype": engine or learner or "bfloat16", "train_dtype": learner}
         args = trainer.args
         self.watcher = Watcher(
             run=run_name(run, args.run_name or PurePath(args.output_dir).name),
             model=trainer.model.config._name_or_path or "model",
-            dtype=self._engine.dtype or learner or "bfloat16",
-            train_dtype=learner,
             framework="trl",
             correct=correct,
             **settings,
@@ -178,6 +181,8 @@ class TrlWatch:
             "rewards": self._rewards(now.rewards, len(mask)),
             "temperature": asked["temperature"],
             "logprobs_of": self._engine.logprobs_of,
+            "rollout_dtype": self._found[0],
+            "train_dtype": self._found[1],
             "filtered": "length" if trainer.mask_truncated_completions else None,
             "rollout_version": self._engine.version,
             "train_version": version_of(trainer),

@@ -267,6 +267,23 @@ async def test_the_coarser_dtype_of_both_sides_picks_the_limits(served: Served) 
         assert (await step(served, 0, CLEAN, run=run))["severity"] == severity, run
 
 
+async def test_two_dtypes_that_the_sides_report_are_told_at_once_and_named(served: Served) -> None:
+    stated = {"dtype": "bfloat16", "train_dtype": "float32"}
+    for number, (sides, severity, cause) in enumerate(
+        (
+            ({"rollout_dtype": "bfloat16", "train_dtype": "float32"}, "warn", "rounding"),
+            ({"rollout_dtype": "bfloat16", "train_dtype": "bfloat16"}, "ok", None),
+            ({}, "ok", None),
+        )
+    ):
+        run = f"run-{number}"
+        await served.http.post("/v1/runs", json={**RUN, **stated, "run": run})
+        verdict = await step(served, 0, [{**record, **sides} for record in elsewhere(0.01)], run=run)
+        assert (verdict["severity"], verdict["cause"]) == (severity, cause)
+        if cause:
+            assert "the engine computes in bfloat16 and the trainer in float32" in verdict["sentence"]
+
+
 async def test_a_difference_that_is_a_dtypes_own_at_every_step_is_rounding(served: Served) -> None:
     await served.http.post("/v1/runs", json={**RUN, "dtype": "float32"})
     causes = [(await step(served, number, elsewhere(0.01)))["cause"] for number in range(5)]

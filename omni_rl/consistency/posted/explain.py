@@ -73,6 +73,7 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
     yield proofs.versions(step, terms.noise_of_versions(history), terms.lag)
     yield proofs.media(step, noise)
     yield proofs.prompt(step, noise)
+    yield proofs.dtypes(step, NOISE)
     yield copies.kept_in_fewer_bits(step, terms.noise)
     yield values.placeholders(step)
     yield alignment.token_shift(step, noise)

@@ -86,8 +86,8 @@ class Look:
 
     @property
     def clean(self) -> bool:
-        """Whether the step by itself shows nothing: a bias that stays is one of all steps."""
-        return all(finding.check == Check.BIAS for finding, _ in self.found)
+        """Whether the step by itself shows nothing: a bias that stays is one of all steps, and so are two dtypes."""
+        return all(finding.check in (Check.BIAS, Check.ROUNDING) for finding, _ in self.found)
 
     @property
     def told(self) -> tuple[Told, ...]:
@@ -150,6 +150,7 @@ def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
         proofs.versions(step, terms.noise_of_versions(history), terms.lag),
         proofs.media(step, noise),
         proofs.prompt(step, noise),
+        proofs.dtypes(step, NOISE),
     ):
         if found.result in ("suspicious", "explains"):
             yield found, Severity.WARN

@@ -4,7 +4,7 @@ A difference that is said is told even where the logprobs are close. It is the c
 are the ones that are off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +144,28 @@ def prompt(step: PostedStep, noise: float) -> Finding:
         Cause.PROMPT_MISMATCH,
         f"the trainer ran other prompts than the engine in {len(answers)} of {len(known)} answers",
         "render each prompt once and hand the result to both",
+    )
+
+
+def dtypes(step: PostedStep, noise: Mapping[str, float]) -> Finding:
+    """Whether both sides computed in one dtype, as they say themselves. `noise`: the mean abs d of two correct
+    computations in each. Nobody who wants two of them has to say so: closer than the finer one's is close enough."""
+    said = step.proofs.dtypes
+    if said is None or not set(said) <= noise.keys():
+        return Finding(Check.ROUNDING, "not_done", "the records do not say in which dtypes both sides computed")
+    engine, trainer = said
+    finer = min(said, key=noise.__getitem__)
+    numbers = {"abs_diff_mean": step.size, "of_the_finer": noise[finer]}
+    if engine == trainer or step.size <= noise[finer]:
+        return Finding(Check.ROUNDING, "clear", f"both sides are as close as {finer} is", numbers=numbers)
+    return Finding(
+        Check.ROUNDING,
+        "suspicious",
+        f"the engine computes in {engine} and the trainer in {trainer}: the mean abs d is {step.size:.2g}, where "
+        f"{finer} on both sides leaves {noise[finer]:.2g} at most; compute both in one, or state the two to whoever "
+        "watches the run",
+        Cause.ROUNDING,
+        numbers,
     )
 
 

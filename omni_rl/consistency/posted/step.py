@@ -44,7 +44,7 @@ class Proofs:
     `sampled_by`: the weights that sampled. `scored_by`: the version that scored each answer, "" where it is not said.
     `tensors`: how many digests of media tensors there are; `tensors_apart`: those that are not the same on both sides,
     each with the number of its answer. `prompts`: digests of the prompt of each answer, as the engine ran it and as the
-    trainer did.
+    trainer did. `dtypes`: in which the engine computed, and in which the trainer.
     """
 
     sampled_by: Spans | None = None
@@ -52,6 +52,7 @@ class Proofs:
     tensors: int = 0
     tensors_apart: Sequence[tuple[int, TensorSeen]] = ()
     prompts: Sequence[tuple[str | None, str | None]] | None = None
+    dtypes: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
