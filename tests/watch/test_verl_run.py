@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,18 +133,41 @@ def test_the_older_trainer_is_watched_too(runs: Runs) -> None:
     assert ran.metrics[-1]["omni_rl/severity"] > 0
 
 
-def test_verl_without_the_variable_is_as_it_was(wheel: Path, tmp_path: Path) -> None:
-    code = (
-        "from omni_rl import torchvision_schemas\n"
-        "torchvision_schemas.install()\n"
-        "import sys\n"
-        "before = set(sys.modules)\n"
-        "import verl.utils.debug.metrics as metrics\n"
-        "ours = {name for name in set(sys.modules) - before if name.startswith('omni_rl')}\n"
-        "print(ours, hasattr(metrics.calculate_debug_metrics, '__wrapped__'))"
-    )
+IMPORT = """
+from omni_rl import torchvision_schemas
+torchvision_schemas.install()
+import sys
+before = set(sys.modules)
+import verl
+import verl.utils.debug.metrics as metrics
+from verl.utils.tracking import Tracking
+ours = {name for name in set(sys.modules) - before if name.startswith("omni_rl")}
+places = metrics.calculate_debug_metrics, Tracking.__init__, Tracking.log
+wrapped = [hasattr(place, "__wrapped__") for place in places]
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+print(verl.__version__, "omni_rl.watch.verl" in ours, wrapped, callable(RayPPOTrainer._compute_old_log_prob))
+"""
+
+
+def imported(directory: Path, *path: Path, **variables: str) -> str:
+    """What a process says that imports verl, the first one on the path."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OMNI_RL_")}
-    environment["PYTHONPATH"] = str(wheel)
-    command = [str(frameworks.python("verl")), "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "{'omni_rl.verl_plugin'} False" in done.stdout, done.stderr[-2000:]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+    command = [str(frameworks.python("verl")), "-c", IMPORT]
+    done = subprocess.run(command, cwd=directory, env=environment | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_verl_without_the_variable_is_as_it_was(wheel: Path, tmp_path: Path) -> None:
+    assert "0.9.1 False [False, False, False] True" in imported(tmp_path, wheel)
+
+
+@pytest.mark.parametrize("version", ["0.7.1", "0.8.0"])
+def test_releases_before_plug_ins_are_watched_by_one_more_variable(wheel: Path, tmp_path: Path, version: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    older = tmp_path / "verl"
+    done = subprocess.run([*command, "--target", str(older), f"verl=={version}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    asked = {"OMNI_RL_URL": "http://127.0.0.1:9", "VERL_USE_EXTERNAL_MODULES": "omni_rl.verl_plugin"}
+    assert f"{version} True [True, True, True] True" in imported(tmp_path, older, wheel, **asked)
