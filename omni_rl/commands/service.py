@@ -116,7 +116,7 @@ def token(
 ) -> None:
     """Print the file in which a token lies, the owner's or a new one; never the token.
 
-    A coordinator that runs knows a new one after `omni-rl down` and `omni-rl up`.
+    A coordinator that runs knows a new one once it is started again.
     """
     from omni_rl.api.state import Scope
     from omni_rl.service.tokens import add_token, owner_token
