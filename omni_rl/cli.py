@@ -182,6 +182,14 @@ def bench_ingest(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("watch")
+def bench_watch(out: BenchOut = Path("bench")) -> None:
+    """What a watched run's own thread pays for a step (writes watch.json)."""
+    from omni_rl.bench.watch import bench_watch as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("fingerprints")
 def bench_fingerprints(out: BenchOut = Path("bench")) -> None:
     """A fingerprint of weights beside a plain sum of the same bytes (writes fingerprints.json)."""
@@ -281,6 +289,7 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_watch(out)
     bench_judging(out)
     bench_fingerprints(out)
     bench_check(out)

@@ -61,7 +61,7 @@ def plain_linears() -> None:
 def make_trainer(options: dict[str, Any]) -> Any:
     kind, config = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}[options["trainer"]]
     images, tools = options.get("images", False), options.get("tools", False)
-    processing = (AutoProcessor if images else AutoTokenizer).from_pretrained(options["model"])
+    processing = (AutoProcessor if images else AutoTokenizer).from_pretrained(options["model"], padding_side="left")
     settings = {
         "output_dir": options["output"],
         "use_vllm": True,
