@@ -12,7 +12,7 @@ import numpy as np
 
 from omni_rl.api.runs import LimitChanges, LimitValues, RunBody
 from omni_rl.api.steps import Verdict
-from omni_rl.api.syncs import SyncBody
+from omni_rl.api.syncs import CheckBody, SyncBody
 from omni_rl.client.blocking import Client
 from omni_rl.consistency.limits import limits_for
 from omni_rl.errors import EngineDeadError, WeightUpdateError
@@ -114,6 +114,8 @@ class Rig:
             stack.enter_context(_environment({"OMNI_RL_URL": running.url}))
             self.policies = stack.enter_context(attach(running.run))
             self.client = self.policies.coordinator
+            # As an operator does once for a model: how far apart its modules lie while nothing is wrong.
+            self.client.check(CheckBody(legs=False, localise=True))
             self._open = stack.pop_all()
         return self
 

@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 
 from omni_rl.api.syncs import CheckBody
+from omni_rl.kinds import KINDS
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sabotage import patches
 from omni_rl.sabotage.fault import Fault
 from omni_rl.sabotage.faults import FAULTS
 from omni_rl.sabotage.response import last_event, response
-from omni_rl.sabotage.rig import ATTEMPT, PAIRS, Rig, Step, prompts_of
+from omni_rl.sabotage.rig import PAIRS, Rig, prompts_of
 from omni_rl.sabotage.suite import REPLICAS
 from omni_rl.sabotage.trial import BY_HAND, ROLLBACK, run_trial
 from omni_rl.train.worker import TrainWorker
@@ -54,19 +55,20 @@ def test_a_fault_is_noticed_named_answered_and_healed(rig: Rig, fault: Fault) ->
     assert trial.healed
 
 
-def test_a_clean_step_agrees_module_by_module_and_with_float32(rig: Rig) -> None:
-    step = _step(rig, "clean", 4)
+def test_a_clean_step_is_ok_and_a_clean_pair_agrees_module_by_module(rig: Rig) -> None:
+    rig.begin("clean", prompts_of(4, 2))
+    step = rig.step(0, SamplingSettings(max_tokens=16, seed=4, ignore_eos=True))
     assert step.calm
     assert step.verdict.severity == "ok"
-    found = rig.client.check(CheckBody(run="clean", attempt=ATTEMPT, step=0, reference=True, localise=True))
+    found = rig.client.check(CheckBody(legs=False, localise=True))
     assert found.severity == "ok"
-    by_check = {entry["check"]: entry for entry in found.evidence}
-    modules = by_check["localisation"]["modules"]
-    assert {"embeddings", "layers.0.mixer", "norm"} <= set(modules)
-    assert list(modules)[-1] == "logits"
-    assert all(apart <= band for apart, band in modules.values())
-    assert by_check["reference"]["train_mean"] < 1e-5
-    assert by_check["reference"]["engine_mean"] < 1e-5
+    assert found.cause is None
+    seen = [entry["modules"] for entry in found.evidence if entry["check"] == "localisation"]
+    assert len(seen) == len(KINDS)
+    for modules in seen:
+        assert {"embeddings", "layers.0.mixer", "norm"} <= set(modules)
+        assert list(modules)[-1] == "logits"
+        assert all(apart <= band for apart, band in modules.values())
 
 
 @pytest.mark.parametrize(
@@ -83,13 +85,9 @@ def test_a_block_of_a_tower_that_differs_is_found_by_its_name(rig: Rig, module: 
     finally:
         rig.take_out()
         rig.client.resume(step.verdict.run)
-    (localisation,) = (entry for entry in found.evidence if entry["check"] == "localisation")
-    assert localisation["layers"] == [shown]
-
-
-def _step(rig: Rig, run: str, seed: int) -> Step:
-    rig.begin(run, prompts_of(seed, 2))
-    return rig.step(0, SamplingSettings(max_tokens=16, seed=seed, ignore_eos=True))
+    by_check = {entry["check"]: entry for entry in found.evidence}
+    assert by_check["localisation"]["layers"] == [shown]
+    assert by_check["reference"]["engine_mean"] < 1e-5 < by_check["reference"]["train_mean"]
 
 
 def _louder(worker: TrainWorker, module: str) -> None:
