@@ -105,9 +105,8 @@ class Stand:
         self.number = 0
 
     @property
-    def model(self) -> nn.Module:
-        found: nn.Module = self.llm.llm_engine.model_executor.driver_worker.worker.get_model()
-        return found
+    def model(self) -> Any:
+        return self.llm.llm_engine.model_executor.driver_worker.worker.get_model()
 
     def generate(self, **request: Any) -> None:
         from vllm import SamplingParams
