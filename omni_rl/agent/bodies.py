@@ -39,9 +39,12 @@ def announcement(
     *,
     at: float | None = None,
     engines: tuple[str, ...] = (),
+    session: str = "",
 ) -> AnnouncementBody:
-    """What a trainer says of its weights before it sends them; `at`: Unix seconds, else now."""
+    """What a trainer says of its weights before it sends them. `at`: Unix seconds, else now. `session`: a name of this
+    start of the trainer, where another may number its updates from the first again."""
     return AnnouncementBody(
+        session=session,
         at=time.time() if at is None else at,
         parts={name: tuple(map(sum_body, each)) for name, each in sums.items()},
         adapters=tuple(map(adapter_body, adapters)),

@@ -89,8 +89,9 @@ def silent(update: int, engine: str, confirmed: int | None, lag: int) -> UpdateF
 
 def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison) -> UpdateFault:
     names = _names(some)
-    whole = len(some) == len(found.different) and not found.equal
-    if whole and told.changed == 0:
+    every = len(some) == len(found.different)
+    whole = every and not found.equal
+    if every and told.changed == 0:
         sentence = f"update {told.update} changed 0 of {told.tensors} tensors: the engine holds update {number}"
     elif whole:
         sentence = f"update {told.update}: the engine holds the weights of update {number}"

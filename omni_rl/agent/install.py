@@ -7,10 +7,13 @@ import functools
 import logging
 import warnings
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omni_rl.agent.settings import AgentSettings
 from omni_rl.client import Client
+
+if TYPE_CHECKING:
+    from omni_rl.agent.poster import ReceiptPoster
 
 log = logging.getLogger("omni_rl.agent")
 RESETS = {"reset_prefix_cache": "prefix", "reset_encoder_cache": "encoder", "reset_mm_cache": "multimodal"}
@@ -59,12 +62,12 @@ def _wrap(owner: type, name: str, then: Any) -> None:
 def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
     from omni_rl.agent.watching import Agent
 
-    Agent(wrapper.worker, settings, _poster(settings.url).put).attach()
+    Agent(wrapper.worker, settings, poster(settings.url).put).attach()
 
 
 @cache
-def _poster(url: str | None) -> Any:
-    """One thread for all engines of the process."""
+def poster(url: str | None) -> "ReceiptPoster":
+    """The one thread that posts for all engines and trainers of this process."""
     from omni_rl.agent.poster import ReceiptPoster
 
     return ReceiptPoster(lambda: Client(url))
@@ -73,7 +76,7 @@ def _poster(url: str | None) -> Any:
 def flush(seconds: float) -> bool:
     """Wait until every receipt of this process is sent, at most so long; returns whether it is."""
     settings = AgentSettings.from_environment()
-    return settings is None or bool(_poster(settings.url).flush(seconds))
+    return settings is None or poster(settings.url).flush(seconds)
 
 
 def _reset(what: str, core: Any, result: Any, *_: Any, **__: Any) -> None:

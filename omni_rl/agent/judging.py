@@ -29,12 +29,13 @@ class Announcement:
     parts: Announced
     adapters: Adapters
     engines: tuple[str, ...]
+    session: str = ""
 
     @classmethod
     def of(cls, number: int, body: AnnouncementBody) -> "Announcement":
         """What a body says."""
         parts = {name: tuple(map(_fingerprint, sums)) for name, sums in body.parts.items()}
-        return cls(number, body.at, parts, _adapters(body.adapters), body.engines)
+        return cls(number, body.at, parts, _adapters(body.adapters), body.engines, body.session)
 
 
 @dataclass
@@ -98,7 +99,11 @@ class RunUpdates:
     engines: dict[str, EngineUpdates] = field(default_factory=dict)
 
     def announce(self, announcement: Announcement) -> None:
-        """Take the trainer's word; only the newest few are kept."""
+        """Take the trainer's word; only the newest few are kept, and none of an earlier start of the trainer."""
+        if any(one.session != announcement.session for one in self.announced.values()):
+            self.announced.clear()
+            for engine in self.engines.values():
+                engine.of, engine.confirmed, engine.heard = {}, None, -1
         self.announced[announcement.number] = announcement
         for number in sorted(self.announced)[: -(KEPT + self.lag)]:
             del self.announced[number]

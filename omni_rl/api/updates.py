@@ -120,6 +120,9 @@ class AnnouncementBody(Body):
     """What the trainer's weights are, as of its update of this number. Each part comes in every dtype that an engine
     may hold it in."""
 
+    session: Annotated[str, StringConstraints(max_length=64)] = Field(
+        default="", description="Of this start of the trainer, whose updates are numbered anew."
+    )
     at: float = Field(description="Unix seconds, by the trainer's clock, before anything is sent to an engine.")
     parts: dict[PartName, tuple[Sum, ...]] = Field(max_length=MAX_PARTS)
     adapters: tuple[Adapter, ...] = Field(default=(), max_length=256)

@@ -22,6 +22,7 @@ from omni_rl.watch.place import run_name
 from omni_rl.watch.table import StepValues
 from omni_rl.watch.trl_batch import padded, prompt_text, sample_names
 from omni_rl.watch.trl_engine import Engine, train_dtype, version_of, wrap
+from omni_rl.watch.trl_updates import announce_updates
 from omni_rl.watch.watcher import Watcher
 
 ROWS = "omni_rl_rows"
@@ -99,6 +100,7 @@ class TrlWatch:
             correct=correct,
             **settings,
         )
+        announce_updates(trainer, self._engine.dtype)
         wrap(trainer, "_generate_and_score_completions", self._generate_and_score)
         wrap(trainer, "_get_per_token_logps_and_entropies", self._score)
         wrap(trainer, "_calculate_rewards", self._reward)

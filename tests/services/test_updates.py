@@ -215,3 +215,14 @@ async def test_a_coordinator_that_is_started_again_knows_the_newest_updates(serv
         await announce(served, 2, trained(2))
         found = await tell(served, 2, receipt(trained(1), trained(1), of=2))
         assert found["findings"][0]["sentence"] == "update 2 changed 0 of 3 tensors: the engine holds update 1"
+
+
+async def test_a_trainer_that_is_started_again_numbers_its_updates_anew(served: Served) -> None:
+    await make_run(served)
+    for number in (1, 2):
+        await announce(served, number, trained(number), session="a")
+        await tell(served, number, receipt(trained(number), of=number))
+    await announce(served, 1, trained(7), session="b")
+    found = await tell(served, 0, receipt(trained(7), of=1, session="t"))
+    assert (found["of"], found["equal"], found["findings"]) == (1, 3, [])
+    assert await alarms(served) == []

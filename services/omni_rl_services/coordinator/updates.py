@@ -109,7 +109,7 @@ class Updates:
             ConflictError: something else was announced under the number.
         """
         announced = await self._work(_read, AnnouncementBody, body)
-        key = UpdateKey(run.name, "", "", number, 0)
+        key = UpdateKey(run.name, "", announced.session, number, 0)
         live = await self._live(run)
         async with live.turn:
             if (known := await self._known(key, body)) is not None:
