@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
-from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
-from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     LinearBase,
@@ -21,6 +18,13 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
+try:
+    from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+except ImportError:  # 0.12, whose experts are told as parts that no trainer has
+    UnquantizedMoeBackend = RoutedExperts = UnquantizedFusedMoEMethod = None
+
 from omni_rl.agent.names import SUBPART, Renames, canonical
 
 WHOLE = "1/1"
@@ -29,7 +33,8 @@ UNKNOWN = ""
 """The shard where the module does not say; the sizes will tell."""
 AS_LOADED = "weights_as_loaded"
 """True in a class of experts for the CPU that computes with the weights as they were loaded; vLLM's own packs them."""
-_PLAIN_EXPERTS = {UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TRITON, UnquantizedMoeBackend.OOT}
+_PLAIN_EXPERTS = {"TRITON", "BATCHED_TRITON", "OOT"}
+"""Backends whose kernels take the weights as they were loaded."""
 _PACKED = "packed for the CPU's kernels: the engine computes with a copy that is laid out anew"
 
 
@@ -65,7 +70,7 @@ def _parts(model: nn.Module) -> Iterator[ModelPart]:
         ]
         for name, value in own:
             tensor = f"{path}.{name}" if path else name
-            if isinstance(module, RoutedExperts):
+            if RoutedExperts is not None and isinstance(module, RoutedExperts):
                 yield from _experts(module, path, name, value, tensor)
             elif why := _why_not(module, value):
                 yield ModelPart(canonical(tensor), tensor, None, why=why)
@@ -110,7 +115,7 @@ def _of_module(
     elif isinstance(module, VocabParallelEmbedding):
         # Rows that fill the vocabulary up are nobody's weights.
         rows = module.shard_indices.num_org_elements
-        yield ModelPart(name, tensor, value[:rows], _of(module.tp_rank, module.tp_size))
+        yield ModelPart(name, tensor, value[:rows], WHOLE if module.tp_size == 1 else UNKNOWN)
     elif isinstance(module, ColumnParallelLinear) or (isinstance(module, RowParallelLinear) and value.ndim > 1):
         yield ModelPart(name, tensor, value, _of(module.tp_rank, module.tp_size))
     elif isinstance(module, LinearBase):
@@ -173,7 +178,7 @@ def _why_not_experts(method: Any) -> str:
     experts = None if kernel is None else kernel.fused_experts
     if method.unquantized_backend == UnquantizedMoeBackend.CPU:
         return "" if getattr(type(experts), AS_LOADED, False) else _PACKED
-    if method.unquantized_backend in _PLAIN_EXPERTS:
+    if method.unquantized_backend.name in _PLAIN_EXPERTS:
         return ""
     return f"laid out anew for its kernel ({method.unquantized_backend.value})"
 

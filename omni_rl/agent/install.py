@@ -28,7 +28,7 @@ def install() -> None:
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-    needed = ((WorkerWrapperBase, "init_worker"), *((EngineCore, name) for name in (*RESETS, "collective_rpc")))
+    needed = ((WorkerWrapperBase, "init_worker"), (EngineCore, "reset_prefix_cache"), (EngineCore, "collective_rpc"))
     missing = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
     if missing:
         warnings.warn(
@@ -36,9 +36,11 @@ def install() -> None:
         )
         return
     _wrap(WorkerWrapperBase, "init_worker", functools.partial(_attach, settings))
+    # 0.12 resets no encoder cache, and only versions after 0.25 name their weights.
     for name, what in RESETS.items():
-        _wrap(EngineCore, name, functools.partial(_reset, what))
-    if hasattr(EngineCore, "set_weight_version"):  # newer than 0.25
+        if hasattr(EngineCore, name):
+            _wrap(EngineCore, name, functools.partial(_reset, what))
+    if hasattr(EngineCore, "set_weight_version"):
         _wrap(EngineCore, "set_weight_version", _versioned)
 
 

@@ -51,7 +51,7 @@ class Agent:
         self._settings = settings
         self._post = post
         self._session = config.instance_id or "0"
-        self._engine = settings.name_of(self._session, parallel.data_parallel_index)
+        self._engine = settings.name_of(self._session, parallel.data_parallel_rank)
         self._workers = parallel.world_size
         self._adapter_names: dict[int, str] = {}
         self._how: list[str] = ["load_model"]

@@ -1,7 +1,7 @@
 """An engine of vLLM that the agent looks into, and a trainer beside it, in one process of a test's own.
 
-`python stand.py KIND DTYPE OUT` with OMNI_RL_AGENT and OMNI_RL_RUN set runs the faults of a kind of model, one update
-each, and prints what the coordinator said of every update as one line of JSON.
+`python -m tests.agent.stand DIRECTORY KIND DTYPE CLEAN`, with OMNI_RL_AGENT and OMNI_RL_RUN set, runs the faults of a
+kind of model, one update each, and prints what the coordinator said of every update as one line of JSON.
 """
 
 import json
@@ -247,10 +247,16 @@ def runs(stand: Stand, kind: str, clean: int) -> Iterator[tuple[str, dict[str, A
 
 
 def main() -> None:
-    kind, dtype, directory, clean = sys.argv[1:5]
-    if os.environ.get("PLAIN", "1") == "1":
+    directory, kind, dtype, clean = sys.argv[1:5]
+    plain = os.environ.get("PLAIN", "1") == "1"
+    if plain:
         plain_weights()
-    stand = Stand(kind, getattr(torch, dtype), Path(directory))
+    stand = Stand(kind, getattr(torch, dtype), Path(directory) / "model")
+    if not plain:
+        # Packed layers take no weights in place: what they were loaded with is told of.
+        stand.learn = lambda: None  # type: ignore[method-assign]
+        sys.stdout.write(json.dumps(["packed", stand.step(nothing)]) + "\n")
+        return
     for name, told in runs(stand, kind, int(clean)):
         sys.stdout.write(json.dumps([name, told]) + "\n")
 

@@ -15,7 +15,7 @@ from tests.services.live import live
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-CLEAN = 3
+CLEAN = "3"
 SAID = {
     "no_update": "changed 0 of ",
     "one_layer": "parts of layer 1 are those of update ",
@@ -33,11 +33,11 @@ SAID = {
 STALE = {"no_update", "one_layer", "one_tensor", "half", "old_after_wake", "experts_of_one_layer"}
 
 
-def told(tmp_path: Path, kind: str, dtype: str, clean: int = CLEAN, **environment: str) -> dict[str, dict[str, Any]]:
-    """By name of each update that the stand makes: what the coordinator said of it."""
+def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+    """By name of each update that a stand makes: what the coordinator said of it."""
     with live(tmp_path) as url:
         with Client(url) as client:
-            client.create_run(RunBody(run="agent", model=kind, dtype="float32", framework="test"))
+            client.create_run(RunBody(run="agent", model="tiny", dtype="float32", framework="test"))
         variables = {
             **os.environ,
             "OMNI_RL_AGENT": url,
@@ -48,7 +48,7 @@ def told(tmp_path: Path, kind: str, dtype: str, clean: int = CLEAN, **environmen
             "HF_HUB_OFFLINE": "1",
             **environment,
         }
-        command = [sys.executable, "-m", "tests.agent.stand", kind, dtype, str(tmp_path / "model"), str(clean)]
+        command = [sys.executable, "-m", stand, str(tmp_path), *arguments]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
@@ -56,7 +56,7 @@ def told(tmp_path: Path, kind: str, dtype: str, clean: int = CLEAN, **environmen
 
 @pytest.mark.parametrize(("kind", "dtype"), [("qwen2", "float32"), ("qwen2", "bfloat16"), ("qwen3_moe", "bfloat16")])
 def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
-    found = told(tmp_path, kind, dtype)
+    found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
         if name.startswith(("clean", "after")):
@@ -71,6 +71,32 @@ def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: 
 
 
 def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:
-    found = told(tmp_path, "qwen2", "float32", PLAIN="0")
-    assert found["clean 0"]["not_comparable"] > found["clean 0"]["equal"]
-    assert "packed for the CPU's kernels" in next(iter(found["clean 0"]["reasons"]))
+    found = told(tmp_path, "tests.agent.stand", "qwen2", "float32", CLEAN, PLAIN="0")
+    packed = found["packed"]
+    assert (packed["findings"], packed["different"]) == ([], 0)
+    assert packed["not_comparable"] > packed["equal"]
+    assert "packed for the CPU's kernels" in next(iter(packed["reasons"]))
+
+
+def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: Path) -> None:
+    found = told(tmp_path, "tests.agent.adapters_stand")
+    sentences = {
+        name: [one["sentence"].split(": ", 1)[1] for one in answer["findings"]] for name, answer in found.items()
+    }
+    for name in ("clean", "another", "again"):
+        assert (name, sentences[name]) == (name, [])
+        assert found[name]["adapters"] == ["policy"]
+    assert sentences["older"] == ["adapter `policy` is that of update 2"]
+    assert sentences["not_loaded"] == ["adapter `policy` is not loaded"]
+    assert sentences["other_name"] == ["adapter `policy` is loaded under the name `reference`"]
+    assert sentences["scale_0"][0].startswith("adapter `policy` has a scale of 0")
+    assert sentences["other_scale"][0].startswith("adapter `policy` has another scale")
+
+
+def test_one_of_two_workers_that_keeps_its_weights_is_named(tmp_path: Path) -> None:
+    variables = {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "OMP_NUM_THREADS": "1"}
+    found = told(tmp_path, "tests.agent.workers_stand", **variables)
+    for name in ("clean", "again"):
+        assert (found[name]["findings"], found[name]["different"]) == ([], 0)
+        assert found[name]["equal"] > 20
+    assert found["stale"]["findings"][0]["sentence"].startswith("update 2: worker 1 of 2 has not taken ")

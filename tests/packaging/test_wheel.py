@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.vllm_plugin import ENGINE, unsupported
+from omni_rl.vllm_plugin import AGENT, ENGINE, unsupported
 from tests.packaging.conftest import ROOT, Run
 
 PLUGIN = """
@@ -91,6 +91,24 @@ def test_another_vllm_is_left_alone_with_one_warning(wheel: Path, run: Run, tmp_
     assert same_environment
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"was proven with vLLM 0.32.*, not {version}" in done.stderr
+
+
+@pytest.mark.parametrize("version", ["0.11.0", "0.31.1", "0.33.0"])
+def test_the_agent_leaves_a_vllm_that_it_does_not_know_with_one_warning(
+    wheel: Path, run: Run, tmp_path: Path, version: str
+) -> None:
+    other = tmp_path / "other/vllm"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    asked = {AGENT: "http://127.0.0.1:8400", "OMNI_RL_RUN": "mine"}
+    done = run(PLUGIN, entry_point(wheel), "call", before=(other.parent,), **asked)
+    assert done.returncode == 0, done.stderr
+    imported, same_environment = json.loads(done.stdout)
+    foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+    assert foreign == {"omni_rl", "omni_rl.vllm_plugin", "vllm"}
+    assert same_environment
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert f"the agent knows vLLM 0.12.*, 0.25.*, 0.32.*, not {version}" in done.stderr
 
 
 def test_our_engine_refuses_another_vllm_by_name(run: Run, small_checkpoint: Path, tmp_path: Path) -> None:

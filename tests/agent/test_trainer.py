@@ -1,0 +1,100 @@
+"""A trainer's fingerprints: names and dtypes that engines have, adapters, and shards that are added over ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from omni_rl.agent.fingerprint import total
+from omni_rl.agent.tensors import fingerprint
+from omni_rl.agent.trainer import adapters, fingerprints, of_tensors
+from tests.agent import ranks
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_fused_experts_are_told_expert_by_expert(transposed: bool) -> None:
+    gate, up, down = torch.randn(3, 4, 6), torch.randn(3, 4, 6), torch.randn(3, 6, 4)
+    fused = torch.cat([gate, up], 1)
+    stored = {"gate_up_proj": fused, "down_proj": down}
+    if transposed:
+        stored = {name: value.transpose(1, 2).contiguous() for name, value in stored.items()}
+    found = of_tensors((f"layers.0.mlp.experts.{name}", value) for name, value in stored.items())
+    for number in range(3):
+        for name, value in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
+            (one,) = found[f"layers.0.mlp.experts.{number}.{name}.weight"]
+            assert one.same(fingerprint(value[number]))
+
+
+def test_each_part_comes_in_its_own_dtype_and_in_the_engines() -> None:
+    bias, matrix = torch.randn(8), torch.randn(4, 4)
+    found = of_tensors([("bias", bias), ("matrix", matrix)], dtype=torch.bfloat16)
+    assert [one.dtype for one in found["matrix"]] == ["float32", "bfloat16"]
+    assert [one.dtype for one in found["bias"]] == ["float32", "bfloat16", "float32~bfloat16"]
+    assert found["matrix"][1].same(fingerprint(matrix.bfloat16()))
+    assert found["bias"][2].hashes == fingerprint(bias.bfloat16().float()).hashes
+
+
+def test_mambas_decay_is_told_as_engines_keep_it() -> None:
+    decay = torch.rand(6)
+    (one,) = of_tensors([("layers.0.mixer.A_log", decay)])["layers.0.mixer.A"]
+    assert one.same(fingerprint(-torch.exp(decay)))
+
+
+class Adapted(nn.Module):
+    """A linear as PEFT wraps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(6, 5, bias=False)
+        self.lora_A = nn.ModuleDict({"policy": nn.Linear(6, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"policy": nn.Linear(2, 5, bias=False)})
+        self.scaling = {"policy": 2.0}
+        self.r = {"policy": 2}
+        self.active_adapters = ["policy"]
+        self.merged_adapters: list[str] = []
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        first: Any = self.lora_A[adapter].weight
+        second: Any = self.lora_B[adapter].weight
+        delta: torch.Tensor = second @ first * self.scaling[adapter]
+        return delta
+
+
+def test_adapters_are_told_apart_from_their_base_or_merged_into_it() -> None:
+    layer = Adapted()
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"q_proj": layer})])})
+    name = "layers.0.q_proj.base_layer.weight"
+    with torch.no_grad():
+        assert fingerprints(model)[name][0].same(fingerprint(layer.base_layer.weight))
+        merged = layer.base_layer.weight + layer.get_delta_weight("policy")
+        found = fingerprints(model, merged=True)
+        assert list(found) == [name]
+        assert found[name][0].same(fingerprint(merged))
+        (adapter,) = adapters(model, dtype=torch.bfloat16)
+        assert (adapter.name, adapter.rank, adapter.targets) == ("policy", 2, ("q_proj",))
+        second: Any = layer.lora_B["policy"].weight
+        assert adapter.parts["layers.0.q_proj.lora_B"][0].same(fingerprint(second.bfloat16() * 2.0))
+        assert adapter.norm > 0
+
+
+def test_shards_of_two_ranks_add_up_without_being_gathered(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*command, "-m", "tests.agent.ranks", str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[:3000]
+    alone = json.loads(json.dumps(ranks.spelled(fingerprints(ranks.model(), dtype=torch.bfloat16))))
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+
+
+def test_a_sum_of_parts_is_the_whole() -> None:
+    value = torch.randn(7, 9)
+    assert total(fingerprint(row) for row in value).same(fingerprint(value))
