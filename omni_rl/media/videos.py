@@ -4,8 +4,10 @@ Shapes: F frames, H x W pixels.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from omni_rl.errors import MediaError
 from omni_rl.media._container import open_container
@@ -21,7 +23,8 @@ def read_frames(
 ) -> Video:
     """Decodes `count` frames, evenly spread over the seconds from `start` to `end` (None: to the end of the video).
 
-    Fewer if the window holds fewer. `size` is (width, height); None keeps the video's own. `indices` are the frames'
+    Fewer if the window holds fewer. Frames are turned upright, as a player shows them. `size` is their (width, height)
+    then; None keeps the video's own. `indices` are the frames'
     true numbers, counted from the first frame of the file; `fps` is the stream's mean rate. Raises `MediaError` for a
     file without video, an empty window, and whatever cannot be decoded.
     """
@@ -38,16 +41,30 @@ def read_frames(
         total = sum(1 for packet in container.demux(stream) if packet.size)
         wanted = _spread(count, start, end, fps, total)
         container.seek(0)
-        width, height = size if size is not None else (stream.width, stream.height)
         pictures = {}
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                pictures[number] = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+                pictures[number] = _upright(frame, size)
             if number == wanted[-1]:
                 break
     if len(pictures) != len(wanted):
         raise MediaError(f"the video ends after {len(pictures)} of the {len(wanted)} frames asked for")
     return Video(np.stack([pictures[number] for number in wanted]), fps, tuple(wanted), total)
+
+
+def _upright(frame: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of a decoded frame, turned by quarters as its display matrix says.
+
+    Telephones store what they film sideways, with such a matrix; vLLM's own loader (OpenCV) turns it too, and both
+    leave out what else a matrix may hold.
+    """
+    quarters = round(frame.rotation / 90)  # counter-clockwise
+    lying = quarters % 2 == 1
+    width, height = size if size is not None else (None, None)
+    stored = frame.reformat(
+        width=height if lying else width, height=width if lying else height, format="rgb24"
+    ).to_ndarray()
+    return np.rot90(stored, quarters)
 
 
 def _spread(count: int, start: float, end: float | None, fps: float, total: int) -> list[int]:

@@ -1,11 +1,13 @@
 """Frames carry the numbers they have in the file."""
 
 import io
+import struct
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 
 from omni_rl.errors import MediaError
 from omni_rl.media.samples import clip_path
@@ -51,6 +53,51 @@ def test_size_is_width_and_height(counted: bytes, tmp_path: Path) -> None:
     video = read_frames(path, 3, size=(8, 4))
     assert video.frames.shape == (3, 4, 8, 3)
     assert [int(frame[2, 2, 1]) for frame in video.frames] == [5 * index for index in video.indices]
+
+
+def _turned(quarters: int) -> bytes:
+    """A video, white in its upper left, that a player turns clockwise by so many quarters."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        picture = np.zeros((32, 64, 3), np.uint8)
+        picture[:16, :32] = 255
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    content, one = buffer.getvalue(), 1 << 16
+    upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    cos, sin = ((one, 0), (0, one), (-one, 0), (0, -one))[quarters]
+    at = content.index(upright, content.index(b"tkhd"))
+    return content[:at] + struct.pack(">9i", cos, sin, 0, -sin, cos, 0, 0, 0, 1 << 30) + content[at + len(upright) :]
+
+
+@pytest.mark.parametrize("size", [None, (16, 24)])
+@pytest.mark.parametrize("quarters", range(4))
+def test_what_was_filmed_sideways_stands_upright_as_in_vllms_own_loader(
+    tmp_path: Path, quarters: int, size: tuple[int, int] | None
+) -> None:
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(_turned(quarters))
+    frames = read_frames(path, 2, size=size).frames
+    corners = [frames[0][rows, columns].mean() > 128 for rows, columns in _CORNERS]
+    assert corners == [corner == quarters for corner in range(4)]
+    if size is not None:
+        assert frames.shape == (2, size[1], size[0], 3)
+        return
+    theirs, _ = VIDEO_LOADER_REGISTRY.load("opencv").load_bytes(path.read_bytes(), num_frames=2)
+    assert frames.shape == theirs.shape
+    assert np.abs(frames.astype(int) - theirs).mean() < 4  # two decoders' rounding of the colours
+
+
+_CORNERS = (
+    (slice(2, 6), slice(2, 6)),
+    (slice(2, 6), slice(-6, -2)),
+    (slice(-6, -2), slice(-6, -2)),
+    (slice(-6, -2), slice(2, 6)),
+)
+"""Clockwise from the upper left."""
 
 
 def test_the_clip() -> None:
