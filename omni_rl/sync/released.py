@@ -10,10 +10,14 @@ import torch
 # them, the bias alone changed the routing of most tokens.
 FLOAT32_SUFFIXES = (".A_log", ".gate.e_score_correction_bias")
 
+LAYER_SCALES = re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.(ls|layer_scale)[12](\..*)?")
+"""Identities of the vision tower, as transformers' native class stores them."""
+
 # Some checkpoints store them too; both sides make them from the configuration instead.
 DERIVED = (
     re.compile(r"vision_model\.radio_model\.(summary_idxs|input_conditioner\..*)"),
-    re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.ls[12](\..*)?"),
+    LAYER_SCALES,
+    re.compile(r"vision_model\.summary_idxs"),
     re.compile(r"sound_encoder\.encoder\.feature_extractor\..*"),
 )
 

@@ -7,10 +7,14 @@ import torch
 
 from omni_rl.errors import MediaError, PromptError
 from omni_rl.kinds import MODALITIES
+from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+
+from .conftest import CONFIG, LANGUAGE
+from .resources import Watch
 
 MakeMedia = Callable[..., PackedMedia]
 
@@ -152,3 +156,42 @@ def test_towers_that_a_batch_does_not_use_get_zero_gradients(
     assert any(name.startswith("vision_projector.") for name in moved) == (modality in ("image", "video"))
     assert ("vision_model.embeddings.patch_projection.weight" in moved) == (modality == "image")
     assert ("vision_model.embeddings.video_patch_projection.weight" in moved) == (modality == "video")
+
+
+class _Adapted(torch.nn.Module):
+    """A head with a low-rank adapter beside it, as PEFT makes it."""
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+        self.adapter = torch.nn.Sequential(
+            torch.nn.Linear(head.in_features, 4, bias=False), torch.nn.Linear(4, head.out_features, bias=False)
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(hidden) + self.adapter(hidden)
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("learning", [False, True])
+def test_32768_tokens_are_scored_in_bounded_memory(learning: bool, adapted: bool) -> None:
+    """Their logits would take 2.1 GB, and as much again each thing that is computed from them."""
+    vocabulary, lengths = 16384, [1024] * 32
+    language = LANGUAGE | {"vocab_size": vocabulary, "hybrid_override_pattern": "M"}
+    model = NemotronOmniForConditionalGeneration(NemotronOmniConfig(**CONFIG | {"llm_config": language}))
+    if adapted:
+        model.set_output_embeddings(_Adapted(model.lm_head))  # type: ignore[arg-type]
+    ids = torch.randint(40, vocabulary, (sum(lengths),))
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    mask = torch.ones(len(ids), dtype=torch.bool)
+    mask[bounds[:-1]] = False
+    batch = PackedSequences(ids, bounds.int(), mask)
+    with Watch() as watch, torch.set_grad_enabled(learning):
+        logprobs = model.score_packed(batch, logprob_chunk=512).logprobs
+        if learning:
+            torch.autograd.backward(logprobs.sum())
+    assert len(logprobs) == 32768 - len(lengths)
+    assert torch.isfinite(logprobs).all()
+    assert watch.peak < (500 if learning else 250) * 10**6

@@ -27,6 +27,7 @@ from omni_rl.train.settings import TrainSettings
 from omni_rl.train.step import build_optimizer
 
 from .conftest import CONFIG, LANGUAGE
+from .resources import Watch
 
 pytestmark = pytest.mark.slow
 
@@ -52,30 +53,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = NemotronOmniConfig(**json.loads(json.dumps(CONFIG | {"llm_config": LARGE})))
     directory = tmp_path_factory.mktemp("large") / "large"
     return write_random(config, directory, seed=0, dtype=torch.float32)
-
-
-class Watch:
-    """What a block adds to the process's peak of resident memory, and the bytes that it reads and writes."""
-
-    def __enter__(self) -> "Watch":
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        self._before, self._moved = _status("VmRSS"), _moved()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.peak = _status("VmHWM") - self._before
-        self.read, self.written = (now - then for now, then in zip(_moved(), self._moved, strict=True))
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def _moved() -> tuple[int, int]:
-    """Bytes that system calls read and wrote; safetensors' own maps would count as memory."""
-    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(counts["rchar"]), int(counts["wchar"])
 
 
 def _local(tensors: Any) -> int:

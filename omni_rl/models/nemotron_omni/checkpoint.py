@@ -24,6 +24,8 @@ from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import read_places
 from omni_rl.sync.group import ALONE, Group
+from omni_rl.sync.parts import Released
+from omni_rl.sync.released import LAYER_SCALES
 
 if TYPE_CHECKING:
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -73,11 +75,20 @@ def outline(
 def read_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> None:
     """Fill a whole or sharded `model` with a directory's weights, each process its own slices, in the model's dtypes.
 
-    Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor, before anything is read.
+    Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor, before anything is read, and for
+    a vision tower with layer scales.
     """
     paths = weight_files(directory)
-    stored = {name: place.shape for path in paths for name, place in read_places(path).items()}
-    model.state_dict_adapter.require(model.state_dict(), stored)
+    stored = {name: place for path in paths for name, place in read_places(path).items()}
+    model.state_dict_adapter.require(model.state_dict(), {name: place.shape for name, place in stored.items()})
+    scales = {
+        n: torch.empty(place.shape, dtype=place.dtype) for n, place in stored.items() if LAYER_SCALES.fullmatch(n)
+    }
+    storage.read(paths, [Released(name, tensor) for name, tensor in scales.items()])
+    if other := sorted(name for name, scale in scales.items() if not scale.eq(1).all()):
+        raise CheckpointError(
+            f"{', '.join(other)} scale a layer of the vision tower, which no released checkpoint does"
+        )
     storage.read(paths, released_tensors(model))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, NemotronHConfig, PretrainedConfig
 
 from omni_rl.errors import ConfigError
+from omni_rl.models.nemotron_omni.native_config import MODEL_TYPE, from_native
 
 # CLIP's pixel statistics, which RADIO was trained with; the tiler normalises by them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -81,6 +82,16 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
         )
         kwargs.setdefault("architectures", [self.model_type])
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "NemotronOmniConfig":
+        """The configuration that a config.json describes: a released one, or one of transformers' native class.
+
+        Raises `ConfigError` for a native one that no released configuration describes.
+        """
+        native = config_dict.get("model_type") == MODEL_TYPE
+        loaded: NemotronOmniConfig = super().from_dict(from_native(config_dict) if native else config_dict, **kwargs)
+        return loaded
 
     @property
     def text_config(self) -> PretrainedConfig | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.native_config import MODEL_TYPE
 
 _SECTIONS = ("llm_config", "vision_config", "sound_config")
 _DTYPE = ("dtype", "torch_dtype")
@@ -34,8 +35,11 @@ def served_config(config: NemotronOmniConfig, dtype: torch.dtype) -> NemotronOmn
 def respelled(text: str, config: NemotronOmniConfig) -> str | None:
     """The config.json `text` with the values of `config`, every other byte as it was.
 
-    Returns None if that cannot be had: a key was removed, or two spellings of one thing would contradict each other.
+    Returns None if that cannot be had: a key was removed, two spellings of one thing would contradict each other, or
+    it is transformers' native spelling, which no engine reads.
     """
+    if json.loads(text).get("model_type") == MODEL_TYPE:
+        return None
     before, now = _values(_read(text)), _values(config)
     for path, value in _changes(before, now):
         text = _with(text, path, value)
