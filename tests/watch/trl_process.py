@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "services")]),
+    "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
@@ -59,6 +60,10 @@ class TrlRun:
         assert code == 0, self.said[-4000:]
         found: list[dict[str, Any]] = json.loads((self._output / "log.json").read_text())
         return found
+
+    def wait_for_failure(self) -> None:
+        """Waits for a run that is to end badly."""
+        assert self._process.wait(SECONDS) != 0
 
     def end(self) -> None:
         if self.running:
