@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from omni_rl.watch.place import run_name
 from tools import frameworks
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ class TrlRun:
     """One run of `trl_run.py`, in `output`; its outputs are in run.log there."""
 
     def __init__(self, output: Path, model: Path, url: str, *, processes: int = 1, **options: Any) -> None:
-        self.name = output.name
+        self.name = run_name(output.name)
         self._output = output
         output.mkdir(parents=True, exist_ok=True)
         # `accelerate launch --cpu --num_processes 2` starts one process; torch's own launcher starts two.
@@ -41,8 +42,8 @@ class TrlRun:
             json.dumps({"model": str(model), "output": str(output), **options}),
         ]
         environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
-        self._log = (output / "run.log").open("wb")
-        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=subprocess.STDOUT)
+        with (output / "run.log").open("wb") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     @property
     def running(self) -> bool:
@@ -56,7 +57,6 @@ class TrlRun:
     def wait(self) -> list[dict[str, Any]]:
         """Returns the trainer's log of a run that ended well."""
         code = self._process.wait(SECONDS)
-        self._log.close()
         assert code == 0, self.said[-4000:]
         found: list[dict[str, Any]] = json.loads((self._output / "log.json").read_text())
         return found
