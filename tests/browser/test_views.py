@@ -312,3 +312,25 @@ def _show(page: Page, view: str) -> None:
     page.evaluate("performance.clearMarks()")
     page.evaluate(f"location.hash = 'run=recorded&view={view}&seen={view}'")
     page.wait_for_function("() => performance.getEntriesByName('loaded').length > 0")
+
+
+def test_updates_that_an_agent_told_of_are_listed_with_what_is_wrong(drifting: str, opened: Open) -> None:
+    sums = {"norm.weight": [["float32", 4, "00000000000000ff"]]}
+    receipt = {
+        "session": "s",
+        "at": 2.0,
+        "began": 1.0,
+        "how": ["load_weights"],
+        "of": 1,
+        "tensors": 1,
+        "changed": 1,
+        "parts": {"norm.weight": [["float32", 4, "00000000000000fe"], "1/1", True]},
+    }
+    with httpx.Client(base_url=drifting) as http:
+        http.post("/v1/runs", json={"run": "theirs", "model": "any", "dtype": "float32"}).raise_for_status()
+        http.put("/v1/runs/theirs/updates/1", json={"at": 0.0, "parts": sums}).raise_for_status()
+        http.put("/v1/runs/theirs/engines/e0/updates/1", json=receipt).raise_for_status()
+    page = opened(drifting, run="theirs", view="syncs")
+    rows = page.get_by_role("region", name="Weight updates").get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("norm.weight is neither the trainer's nor those of an update before")

@@ -1,4 +1,5 @@
-// Weight syncs: what was brought, how fast, what it cost generation, and what was proven.
+// Weight syncs: what was brought, how fast, what it cost generation, and what was proven. Of engines that are not ours:
+// what each update really did.
 
 import { bytes, count, seconds, version } from "../format.js";
 import { changed, renew } from "../renew.js";
@@ -9,12 +10,16 @@ import { get, may, once, post, segment } from "../api.js";
 import { go, place } from "../place.js";
 import { OUTCOMES, allowed, waterfall } from "./waterfall.js";
 import { since } from "../since.js";
+import { updatesPanel } from "./updates.js";
 
 export class SyncsView {
   constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
-    const syncs = await get("/v1/syncs", { limit: 200 }, signal);
+    const [syncs, updates] = await Promise.all([
+      get("/v1/syncs", { limit: 200 }, signal),
+      run ? get(`/v1/runs/${segment(run.run)}/updates`, { limit: 200 }, signal) : [],
+    ]);
     const chosen = place().sync ?? syncs[0]?.sync;
     const columns = [
       { name: "sync", of: (row) => row.sync, show: (value) => h("code", {}, value) },
@@ -35,8 +40,8 @@ export class SyncsView {
       ? table(columns, syncs, { pick: (row) => go({ sync: row.sync }), chosen: (row) => row.sync === chosen, caption: "Syncs" })
       : empty("No sync yet", "Bring weights from the trainer with the button above, or from a program:", "omni_rl.client.Client().sync()");
     const one = chosen ? await get(`/v1/syncs/${segment(chosen)}`, {}, signal) : null;
-    if (!changed(this, syncs, one)) return;
-    renew(this.box, buttons, this.told, ...(one ? [waterfall(one)] : []), panel("Syncs, the newest first", syncs.length ? csvButton("syncs", columns, () => syncs) : null, list));
+    if (!changed(this, syncs, updates, one)) return;
+    renew(this.box, buttons, this.told, ...(one ? [waterfall(one)] : []), ...updatesPanel(updates), panel("Syncs, the newest first", syncs.length ? csvButton("syncs", columns, () => syncs) : null, list));
   }
 
   async sync() {
