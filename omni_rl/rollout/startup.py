@@ -1,15 +1,13 @@
 """Starting vLLM with every choice that could move a logprob made explicitly."""
 
-from functools import cache
 from typing import Any
 
 import torch
-from llvmlite.binding import ffi
 from vllm import EngineArgs
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from omni_rl import runtime, vllm_plugin
+from omni_rl import numba_beside_vllm, runtime, vllm_plugin
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.served import check_checkpoint
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
@@ -42,7 +40,7 @@ def start(settings: EngineSettings) -> LLMEngine:
     runtime.require("the engine")
     require_checkpoint(settings.model)
     check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
-    _hide_from_vllms_scan()
+    numba_beside_vllm.hide()
     torch.set_num_threads(settings.threads)
     with vllm_plugin.asked():
         # vLLM loads its plug-ins once in a process: it may have done so before anybody asked.
@@ -76,22 +74,6 @@ def _engine_args(settings: EngineSettings) -> EngineArgs:
         disable_log_stats=True,
         weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
     )
-
-
-@cache
-def _hide_from_vllms_scan() -> None:
-    """Make llvmlite's library handle (numba's) answer no special names.
-
-    At its start vLLM reads `__dict__` of every object in every module, and this one takes any name for a C function.
-    """
-    take_any = ffi._lib_wrapper.__getattr__
-
-    def take_functions(handle: Any, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return take_any(handle, name)
-
-    ffi._lib_wrapper.__getattr__ = take_functions
 
 
 def model_runner(engine: LLMEngine) -> Any:
