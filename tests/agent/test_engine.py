@@ -35,6 +35,10 @@ STALE = {"no_update", "one_layer", "one_tensor", "half", "old_after_wake", "expe
 
 def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
     """By name of each update that a stand makes: what the coordinator said of it."""
+    # vLLM inspects models, and runs workers, in processes of its own, which import torchvision first of all.
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("from omni_rl import torchvision_schemas\ntorchvision_schemas.install()\n")
     with live(tmp_path) as url:
         with Client(url) as client:
             client.create_run(RunBody(run="agent", model="tiny", dtype="float32", framework="test"))
@@ -42,7 +46,7 @@ def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dic
             **os.environ,
             "OMNI_RL_AGENT": url,
             "OMNI_RL_RUN": "agent",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "HF_HUB_OFFLINE": "1",
