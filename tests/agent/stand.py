@@ -31,53 +31,17 @@ def qwen2() -> nn.Module:
     return model
 
 
-def qwen3_moe() -> nn.Module:
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    config = Qwen3MoeConfig(
-        vocab_size=128,
-        intermediate_size=128,
-        moe_intermediate_size=32,
-        num_experts=4,
-        num_experts_per_tok=2,
-        head_dim=32,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        **SIZES,
-    )
-    model: nn.Module = Qwen3MoeForCausalLM(config)
-    return model
-
-
-KINDS: Mapping[str, Callable[[], nn.Module]] = {"qwen2": qwen2, "qwen3_moe": qwen3_moe}
+KINDS: Mapping[str, Callable[[], nn.Module]] = {"qwen2": qwen2}
 
 
 def plain_weights() -> None:
-    """Have vLLM's CPU layers and experts compute with the weights as they were loaded."""
+    """Have vLLM's CPU layers compute with the weights as they were loaded."""
     import vllm.model_executor.layers.utils as layers
-    from vllm.model_executor.layers.fused_moe.experts import cpu_moe
 
     def plain(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = nn.functional.linear
 
     layers.dispatch_cpu_unquantized_gemm = plain
-
-    def apply(
-        self: Any, output: Any, hidden: Any, w1: Any, w2: Any, weights: Any, chosen: Any, *_: object, **__: object
-    ) -> None:
-        found = torch.zeros(hidden.shape, dtype=torch.float32)
-        for expert in torch.unique(chosen).tolist():
-            token, slot = (chosen == expert).nonzero(as_tuple=True)
-            gate, up = nn.functional.linear(hidden[token], w1[expert]).chunk(2, -1)
-            inner = nn.functional.silu(gate) * up
-            down = nn.functional.linear(inner, w2[expert]).float()
-            found.index_add_(0, token, down * weights[token, slot, None].float())
-        output.copy_(found)
-
-    experts: Any = cpu_moe.CPUUnquantizedExperts
-    experts.weights_as_loaded = True
-    experts.process_weights_after_loading = lambda self, layer: None
-    experts.apply = apply
 
 
 class Stand:
@@ -211,12 +175,6 @@ def nan(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def experts_swapped(stand: Stand, before: Weights, after: Weights) -> None:
-    stand.load(
-        {name: value[[1, 0, 2, 3]] if "layers.1.mlp.experts" in name else value for name, value in after.items()}
-    )
-
-
 DENSE: dict[str, tuple[Callable[[Stand, Weights, Weights], None], bool]] = {
     "no_update": (nothing, True),
     "one_layer": (all_but("layers.1."), True),
@@ -229,12 +187,7 @@ DENSE: dict[str, tuple[Callable[[Stand, Weights, Weights], None], bool]] = {
     "old_after_wake": (after_wake, True),
     "prefix_cache": (whole, False),
 }
-MOE = {
-    **DENSE,
-    "experts_of_one_layer": (all_but("layers.1.mlp.experts"), True),
-    "two_experts_swapped": (experts_swapped, True),
-}
-FAULTS = {"qwen2": DENSE, "qwen3_moe": MOE}
+FAULTS = {"qwen2": DENSE}
 
 
 def runs(stand: Stand, kind: str, clean: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -27,10 +27,8 @@ SAID = {
     "copied_in_place": "norm.weight is neither the trainer's nor those of an update before",
     "old_after_wake": "the engine holds ",
     "prefix_cache": "prefix cache not reset since update ",
-    "experts_of_one_layer": "layer 1's experts are those of update ",
-    "two_experts_swapped": "layer 1's experts 0 and 1 are swapped",
 }
-STALE = {"no_update", "one_layer", "one_tensor", "half", "old_after_wake", "experts_of_one_layer"}
+STALE = {"no_update", "one_layer", "one_tensor", "half", "old_after_wake"}
 
 
 def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
@@ -58,15 +56,14 @@ def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dic
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("qwen2", "float32"), ("qwen2", "bfloat16"), ("qwen3_moe", "bfloat16")])
-def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
-    found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
+def test_every_fault_is_told_of_at_its_update(tmp_path: Path) -> None:
+    found = told(tmp_path, "tests.agent.stand", "qwen2", "float32", CLEAN)
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
         if name.startswith(("clean", "after")):
             assert (name, sentences, answer["different"]) == (name, [], 0)
             assert answer["equal"] > 10
-            assert answer["not_comparable"] == (1 if kind == "qwen2" and answer["reasons"] else 0)
+            assert answer["not_comparable"] == 0
             continue
         assert any(SAID[name] in sentence for sentence in sentences), (name, sentences)
         cause = "stale_cache" if name == "prefix_cache" else "stale_weights" if name in STALE else "corrupt_weights"
@@ -80,27 +77,3 @@ def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:
     assert (packed["findings"], packed["different"]) == ([], 0)
     assert packed["not_comparable"] > packed["equal"]
     assert "packed for the CPU's kernels" in next(iter(packed["reasons"]))
-
-
-def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: Path) -> None:
-    found = told(tmp_path, "tests.agent.adapters_stand")
-    sentences = {
-        name: [one["sentence"].split(": ", 1)[1] for one in answer["findings"]] for name, answer in found.items()
-    }
-    for name in ("clean", "another", "again"):
-        assert (name, sentences[name]) == (name, [])
-        assert found[name]["adapters"] == ["policy"]
-    assert sentences["older"] == ["adapter `policy` is that of update 2"]
-    assert sentences["not_loaded"] == ["adapter `policy` is not loaded"]
-    assert sentences["other_name"] == ["adapter `policy` is loaded under the name `reference`"]
-    assert sentences["scale_0"][0].startswith("adapter `policy` has a scale of 0")
-    assert sentences["other_scale"][0].startswith("adapter `policy` has another scale")
-
-
-def test_one_of_two_workers_that_keeps_its_weights_is_named(tmp_path: Path) -> None:
-    variables = {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "OMP_NUM_THREADS": "1"}
-    found = told(tmp_path, "tests.agent.workers_stand", **variables)
-    for name in ("clean", "again"):
-        assert (found[name]["findings"], found[name]["different"]) == ([], 0)
-        assert found[name]["equal"] > 20
-    assert found["stale"]["findings"][0]["sentence"].startswith("update 2: worker 1 of 2 has not taken ")
