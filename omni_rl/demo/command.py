@@ -37,6 +37,8 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
             display.phase("starting Ray, vLLM and the trainer group")
             with demo_pair(settings, journal) as pair:
                 report = run(settings, pair, display, keeper)
+        if served is not None:
+            served.posting.end()
         path = report.write(settings.out)
         closing(console, report, limits, str(path))
         if as_json:

@@ -40,6 +40,10 @@ class Posting:
         self._client.put_part(self._run, ATTEMPT, step, 0, records)
         return self._client.seal(self._run, ATTEMPT, step, parts=1, training=training).verdict
 
+    def end(self) -> None:
+        """Say that the run is over, so that nobody waits for its next step."""
+        self._client.end_run(self._run)
+
     def _media(self, prompt: Prompt, rollout: Rollout, score: Score) -> list[dict[str, Any]]:
         """Its bytes go to the media store."""
         contents = keep_media(

@@ -73,6 +73,10 @@ class Attached:
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
         self._policies.coordinator.add_training(self._run, self._attempt, step, training)
 
+    def end(self) -> None:
+        """Say that the run is over, so that nobody waits for its next step."""
+        self._policies.coordinator.end_run(self._run)
+
     def save(self, following: int) -> None:
         self._policies.trainer.save(self._saved.path(following))
         self._saved.tidy()

@@ -62,6 +62,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
         attached = Attached(policies, parameters.run, attempt, saved)
         for done in Loop(parameters, task, algorithm, attached).run(first):
             tell(done)
+        attached.end()
 
 
 def as_line(done: "StepDone") -> str:

@@ -1,6 +1,5 @@
 """Figures both ways: the trainer's own, as the coordinator takes them, and a verdict's, as the trainer logs them."""
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -16,11 +15,11 @@ SHOWN = ("logprob_abs_diff_mean", "logprob_abs_diff_max", "gen_kl_error", "token
 
 
 def for_coordinator(figures: Mapping[str, object]) -> dict[str, float]:
-    """Returns the finite numbers among a trainer's figures under names that the coordinator takes: rewards/mean is
-    rewards.mean there. After the first 64 the rest is left out."""
+    """Returns the numbers among a trainer's figures, NaN and infinity too, under names that the coordinator takes:
+    rewards/mean is rewards.mean there. After the first 64 the rest is left out."""
     found: dict[str, float] = {}
     for name, value in figures.items():
-        if isinstance(value, int | float) and math.isfinite(value) and len(found) < MOST:
+        if isinstance(value, int | float) and len(found) < MOST:
             fit = UNUSABLE.sub(".", name).strip("._-")[:LONGEST]
             if fit:
                 found[fit] = float(value)

@@ -90,6 +90,7 @@ class Poster:
         self._figures: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=steps)
         self._counts = Counts()
         self._changed = threading.Condition()
+        self._over = False
         self._ended = False
         self._client: Client | None = None
         self._opened = False
@@ -121,8 +122,11 @@ class Poster:
         with self._changed:
             return self._changed.wait_for(lambda: self._idle, seconds)
 
-    def close(self, seconds: float) -> bool:
-        """As `flush`, and end."""
+    def close(self, seconds: float, *, over: bool = False) -> bool:
+        """As `flush`, and end. `over`: the first rank then says that the run is, if it has sealed a step."""
+        with self._changed:
+            self._over = over and self._place.rank == 0 and bool(self._counts.sealed or self._seals or self._parts)
+            self._changed.notify_all()
         arrived = self.flush(seconds)
         with self._changed:
             self._ended = True
@@ -131,7 +135,13 @@ class Poster:
 
     @property
     def _idle(self) -> bool:
-        return not (self._parts or self._seals or self._figures)
+        return not (self._parts or self._seals or self._figures or self._over)
+
+    @property
+    def _only_over(self) -> bool:
+        """Whether all that is left is to say that the run is over: no process waits at its end for that alone."""
+        with self._changed:
+            return self._over and not (self._parts or self._seals or self._figures)
 
     def _count(self, what: str | None) -> None:
         if what is not None:
@@ -172,6 +182,10 @@ class Poster:
                 done = self._next(part)
             except Exception as error:
                 # The boundary between our thread and somebody's run: whatever fails here is told, and tried again.
+                if self._only_over:
+                    self._say("end", f"the coordinator was not told that the run is over: {error}")
+                    self._forget_end()
+                    continue
                 self._failed(error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._ended, wait)
@@ -202,6 +216,8 @@ class Poster:
             return self._seal(client, attempt, *self._seals[0])
         if self._figures:
             self._train(client, attempt, *self._figures[0])
+        elif self._over:
+            self._end(client)
         return True
 
     def _open(self) -> Client:
@@ -274,6 +290,18 @@ class Poster:
             self._say("training", f"the trainer's figures of step {step} were refused: {error}")
         with self._changed:
             self._figures.popleft()
+            self._changed.notify_all()
+
+    def _end(self, client: Client) -> None:
+        try:
+            client.end_run(self._run.run)
+        except (NotFoundError, *REFUSED) as error:
+            self._say("end", f"the run's end was refused: {error}")
+        self._forget_end()
+
+    def _forget_end(self) -> None:
+        with self._changed:
+            self._over = False
             self._changed.notify_all()
 
     def _refuse(self, part: Part, why: str) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Unpack
@@ -105,7 +106,7 @@ class Watcher:
             steps=queue,
             pace=pace,
         )
-        atexit.register(self.close)
+        atexit.register(self._at_exit)
 
     @property
     def last(self) -> Verdict | None:
@@ -134,7 +135,7 @@ class Watcher:
 
         Args:
             step: its number, the same on every rank. Numbers only rise: one that was there already is the next instead.
-            training: the trainer's own figures of the step; what is no finite number is left out.
+            training: the trainer's own figures of the step; what is no number at all, a text say, is left out.
             values: what is known of the answers, copied before this returns.
 
         Raises:
@@ -183,11 +184,19 @@ class Watcher:
         return self._poster.flush(seconds)
 
     def close(self, seconds: float | None = None) -> None:
-        """Wait for what still has to arrive, for `patience` seconds at most, and end."""
-        atexit.unregister(self.close)
+        """Wait for what still has to arrive, for `patience` seconds at most, and end. The first rank says that the run
+        is over, so that nobody waits for its next step."""
+        self._close(self._patience if seconds is None else seconds, over=True)
+
+    def _at_exit(self) -> None:
+        # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is told.
+        self._close(self._patience, over=getattr(sys, "last_value", None) is None)
+
+    def _close(self, seconds: float, *, over: bool) -> None:
+        atexit.unregister(self._at_exit)
         if os.getpid() != self._pid:
             return  # a fork has the queue, and no thread that would empty it
-        if not self._poster.close(self._patience if seconds is None else seconds):
+        if not self._poster.close(seconds, over=over) and self.counts.waiting:
             log.warning("omni-rl: the run ends with %d steps that did not arrive", self.counts.waiting)
 
     def _wait(self, step: int) -> None:

@@ -110,6 +110,7 @@ def test_a_job_outlives_its_coordinator(service: Service) -> None:
         while client.job(job).status in ("pending", "running"):
             time.sleep(0.2)
         assert client.job(job).status == "succeeded", client.logs(job)
+        assert client.run("orphan").activity == "ended"
         steps = client.steps("orphan")
     assert [(step.attempt, step.step, step.severity) for step in steps] == [(1, number, "ok") for number in range(12)]
 

@@ -1,6 +1,8 @@
 """A watched run against a live coordinator: verdicts, numbers, strictness, and what the run feels of trouble."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,8 +61,23 @@ def test_a_run_is_judged_step_by_step(url: str) -> None:
     assert (run.counts.posted, run.counts.sealed, run.counts.dropped) == (3, 3, 0)
     run.close()
     with Client(url) as client:
-        assert client.step("plain", 1, 2).training == {"reward.mean": 0.5, "grad_norm": 1.25}
+        assert client.step("plain", 1, 2).training == {"reward.mean": 0.5, "loss": None, "grad_norm": 1.25}
+        assert client.run("plain").activity == "ended"
         assert client.step("plain", 1, 0).verdict.worst[0].sample in {f"{g}/{n}" for g in range(4) for n in range(4)}
+
+
+@pytest.mark.parametrize(("last", "activity"), [("pass", "ended"), ("raise SystemError", "live")])
+def test_a_run_is_over_where_its_process_ends_and_not_where_it_dies(url: str, last: str, activity: str) -> None:
+    run = f"process-{activity}"
+    lines = (
+        "from omni_rl.watch import Watcher",
+        "from tests.watch.steps import step_of",
+        f"Watcher(url={url!r}, run={run!r}, dtype='float32').step(**step_of(0))",
+        last,
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, timeout=120, check=False)
+    with Client(url) as client:
+        assert (client.run(run).step, client.run(run).activity) == (0, activity)
 
 
 def test_a_resumed_run_is_a_new_attempt_that_goes_on_at_its_own_step(url: str) -> None:
@@ -251,7 +268,8 @@ def test_names_that_the_coordinator_takes(monkeypatch: pytest.MonkeyPatch) -> No
     assert run_name("mine", "theirs") == "mine"
     monkeypatch.setenv("OMNI_RL_RUN", "said")
     assert run_name(None, "theirs") == "said"
-    assert for_coordinator({"rewards/f/mean": 1, "kl": float("inf"), "note": "text", "/": 2.0}) == {"rewards.f.mean": 1}
+    figures = {"rewards/f/mean": 1, "kl": float("inf"), "note": "text", "/": 2.0}
+    assert for_coordinator(figures) == {"rewards.f.mean": 1, "kl": float("inf")}
 
 
 def test_the_thread_does_not_keep_a_process(url: str) -> None:
