@@ -37,7 +37,9 @@ def after_failure(call: Call[object], error: httpx.TransportError, attempt: int,
     unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     if attempt >= retries.attempts or not (unsent or call.repeatable):
         what = str(error) or type(error).__name__
-        raise CoordinatorUnreachableError(f"{call.method} {call.path}: no answer ({what})") from error
+        raise CoordinatorUnreachableError(
+            f"{call.method} {call.path}: no answer ({what}{_hint(error, what)})"
+        ) from error
     return retries.wait(attempt)
 
 
@@ -46,3 +48,12 @@ def after_answer(response: httpx.Response, attempt: int, retries: Retries) -> fl
     if response.status_code not in AGAIN or attempt >= retries.attempts:
         return None
     return retries.wait(attempt, response.headers.get("retry-after"))
+
+
+def _hint(error: httpx.TransportError, what: str) -> str:
+    """What to try, for the two failures whose own words do not say it."""
+    if "CERTIFICATE_VERIFY_FAILED" in what:
+        return "; OMNI_RL_CA_FILE names the certificates that vouch for it"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "; does it speak https?"
+    return ""

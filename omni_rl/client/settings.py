@@ -34,7 +34,7 @@ class ClientSettings:
 
 
 def _from_file(path: str | None) -> str | None:
-    if path is None:
+    if not path:
         return None
     try:
         return Path(path).read_text().strip()
@@ -43,7 +43,7 @@ def _from_file(path: str | None) -> str | None:
 
 
 def _vouched(path: str | None) -> ssl.SSLContext | bool:
-    if path is None:
+    if not path:
         return True
     try:
         return ssl.create_default_context(cafile=path)

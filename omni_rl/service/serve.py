@@ -26,14 +26,19 @@ def serve(settings: ServeSettings, say: Say) -> None:
     """Run the coordinator until it is interrupted. `say` hears the address, where the token lies, and the end.
 
     Raises:
-        ConfigError: the token's file or the TLS files cannot be used.
+        ConfigError: the directory, the token's file or the TLS files cannot be used.
         CoordinatorRunningError: another process serves the same directory.
         ServiceError: the port is taken.
         LedgerError: the ledger cannot be opened.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     directory = settings.directory.resolve()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"serve.directory {directory} cannot be made: {error.strerror}") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"serve.directory {directory} cannot be written to")
     with _held(directory):
         coordinator, token = _coordinator(settings, directory)
         serve_coordinator(coordinator, on_start=lambda address: _tell(say, address, token, settings))
@@ -106,3 +111,5 @@ def _tell(say: Say, address: str, token: Path, settings: ServeSettings) -> None:
     if ipaddress.ip_address(host).is_unspecified:  # it stands for every address of this machine, and is none
         address = f"{urlsplit(address).scheme}://{socket.gethostname()}:{urlsplit(address).port}"
     say(f"in your run's environment: OMNI_RL_URL={address} OMNI_RL_TOKEN_FILE={token}")
+    if settings.tls_certificate is not None:
+        say("and, where no public authority vouches for the certificate, OMNI_RL_CA_FILE with the one that does")

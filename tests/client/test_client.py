@@ -236,6 +236,11 @@ def test_where_and_as_whom_may_come_from_the_environment(monkeypatch: pytest.Mon
     assert seen[0].headers["authorization"] == "Bearer orl_secret"
     with pytest.raises(errors.ConfigError, match="http://"):
         Client("omni.example")
+    monkeypatch.delenv("OMNI_RL_TOKEN")
+    for unset in ("OMNI_RL_TOKEN_FILE", "OMNI_RL_CA_FILE"):
+        monkeypatch.setenv(unset, "")
+    Client(transport=httpx.MockTransport(answer)).ready()
+    assert "authorization" not in seen[1].headers
 
 
 def test_a_coordinator_that_restarts_is_waited_for(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("guess me")
     assert "a token of 8 characters" in refused("--token-file", "token")
     assert "port" in refused("--port", "70000")
+    assert "token cannot be made" in refused("--port", "0", "--directory", "token")
     with serving(tmp_path, "--port", "0") as served:
         line = refused("--port", "0")
         assert f"process {served.process.pid} serves {tmp_path}/runs/serve already" in line
@@ -176,7 +177,10 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with serving(tmp_path, "--port", "0", "--tls-certificate", "certificate", "--tls-key", "key") as served:
         assert served.url.startswith("https://127.0.0.1:")
-        with served.client() as client, pytest.raises(CoordinatorUnreachableError):
+        with served.client() as client, pytest.raises(CoordinatorUnreachableError, match="OMNI_RL_CA_FILE"):
+            client.ready()
+        plain = served.url.replace("https", "http")
+        with Client(plain, retries=ONCE) as client, pytest.raises(CoordinatorUnreachableError, match="speak https"):
             client.ready()
         monkeypatch.setenv("OMNI_RL_CA_FILE", str(tmp_path / "certificate"))
         with served.client() as client:

@@ -111,6 +111,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         assert "cannot be read" in refused(path), name
+    (tmp_path / "cut.parquet").write_bytes(b"\1\2\3")
+    assert "neither Parquet nor Arrow" in refused(tmp_path / "cut.parquet")
     (tmp_path / "d").write_text('{"schema": "omni_rl.step/9", "records": []}')
     assert "omni_rl.step/9" in refused(tmp_path / "d")
     typo = [{**ROWS[0], "los_mask": [True, True]}]
@@ -125,6 +127,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     json_lines(tmp_path / "h2-step3.jsonl", ROWS)
     with pytest.raises(RecordError, match=r"step 3 of rank 0 is in .*h1-step3\.jsonl and in .*h2-step3\.jsonl"):
         list(read_steps([tmp_path / "h1-step3.jsonl", tmp_path / "h2-step3.jsonl"]))
+    with pytest.raises(RecordError, match="given twice"):
+        list(read_steps([tmp_path / "h1-step3.jsonl"] * 2))
 
 
 VALUES = st.recursive(

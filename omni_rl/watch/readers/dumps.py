@@ -14,6 +14,7 @@ from omni_rl.watch.readers.lines import objects, read_bytes
 
 SUFFIXES = (".arrow", ".json", ".jsonl", ".parquet")
 """Of files that are looked at in a directory."""
+OF_TABLES = (".arrow", ".parquet")
 OF_NEMO_RL = "train_data_step*.jsonl"
 STEP, RANK, LAST = re.compile(r"step[-_.]?(\d+)"), re.compile(r"rank[-_.]?(\d+)"), re.compile(r"(\d+)\D*$")
 
@@ -50,7 +51,10 @@ def read_steps(
         RecordError: a file is missing, damaged, or of no format that is known; or a step has two parts of a rank.
     """
     steps: dict[int, dict[int, _Part]] = {}
-    for number, path in enumerate(_files(paths)):
+    files = list(_files(paths))
+    if twice := next((path for path in files if files.count(path) > 1), None):
+        raise RecordError(f"{twice} is given twice")
+    for number, path in enumerate(files):
         for part in _parts(path, number, kind, logprobs_of):
             others = steps.setdefault(part.step, {})
             if part.rank in others:
@@ -87,6 +91,8 @@ def _parts(path: Path, number: int, kind: str, logprobs_of: LogprobsOf | None) -
     found: Iterator[tuple[tables.Place, StepRecords]]
     if tables.is_table(content):
         found = tables.read_table(path, content)
+    elif path.suffix in OF_TABLES:
+        raise RecordError(f"{path}: neither Parquet nor Arrow, as its name says it is; was the file cut off?")
     elif (document := _document(content)) is not None:
         found = tables.read_document(path, document)
     else:
