@@ -237,7 +237,14 @@ class Poster:
 
     def _post(self, client: Client, attempt: int, part: Part) -> bool:
         try:
-            client.put_part(self._run.run, attempt, part.step, self._place.rank, part.rows() if part.rows else [])
+            rows = part.rows() if part.rows else []
+        except Exception as error:
+            # The boundary to values of somebody's run: what cannot be read now never can be, and others wait behind it.
+            why = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+            self._refuse(part, f"step {part.step} was refused: {why}")
+            return True
+        try:
+            client.put_part(self._run.run, attempt, part.step, self._place.rank, rows)
         except ConflictError:
             if not self._attempt.settled:
                 self._attempt.taken()

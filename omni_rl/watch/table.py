@@ -63,6 +63,9 @@ def step_rows(values: StepValues) -> list[dict[str, Any]]:
     if unknown := sorted(values.keys() - StepValues.__annotations__.keys()):
         raise RecordError(f"a step has no {', '.join(unknown)}; it may have {', '.join(StepValues.__annotations__)}")
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    for name in ("rollout_logprobs", "train_logprobs"):
+        if name not in given:
+            raise RecordError(f"{name} is missing")
     rollout = rows_of("rollout_logprobs", given["rollout_logprobs"])
     count = len(rollout)
     tokens: dict[str, list[Any]] = {name: _token_rows(name, given[name]) for name in EACH_TOKEN if name in given}

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Unpack
 
 from omni_rl.api.runs import CorrectionBody, RunBody
@@ -14,7 +15,7 @@ from omni_rl.client import Client
 from omni_rl.client.retries import Retries
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.dtypes import Dtype
-from omni_rl.errors import RunPausedError
+from omni_rl.errors import RecordError, RunPausedError
 from omni_rl.watch.figures import for_coordinator, for_trainer
 from omni_rl.watch.place import Attempt, Place, run_name
 from omni_rl.watch.poster import Counts, Pace, Part, Poster
@@ -141,8 +142,13 @@ class Watcher:
         Raises:
             RunPausedError: `strict`, and the coordinator's verdict is `pause`.
         """
-        held: StepValues = snapshot(values)
-        return self.step_later(lambda: held, size=size_of(held), step=step, training=training)
+        try:
+            held: StepValues = snapshot(values)
+            size = size_of(held)
+        except Exception as error:
+            # The boundary to values of somebody's run: what cannot be copied (a tensor on meta, say) must not end it.
+            return self.step_later(partial(_refuse, error), size=0, step=step, training=training)
+        return self.step_later(lambda: held, size=size, step=step, training=training)
 
     def step_later(
         self,
@@ -226,6 +232,10 @@ class Watcher:
             except Exception:
                 # A caller's own code in our thread: what it raises must not end the posting.
                 log.exception("omni-rl: on_verdict failed at step %d", verdict.step)
+
+
+def _refuse(error: Exception) -> StepValues:
+    raise RecordError(f"its values cannot be copied: {type(error).__name__}: {error}")
 
 
 def _words(verdict: Verdict) -> str:

@@ -66,6 +66,33 @@ def test_a_run_is_judged_step_by_step(url: str) -> None:
         assert client.step("plain", 1, 0).verdict.worst[0].sample in {f"{g}/{n}" for g in range(4) for n in range(4)}
 
 
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "missing": {"rollout_logprobs": None},
+    "text": {"rollout_logprobs": "abc"},
+    "mapping": {"train_logprobs": {"a": 1}},
+    "one number": {"train_logprobs": np.float32(-1)},
+    "on no device": {"rollout_logprobs": torch.zeros(16, 12, device="meta")},
+    "sparse": {"rollout_logprobs": torch.ones(16, 12).to_sparse()},
+    "ids that are text": {"ids": [["a"] * 12] * 16},
+    "a mask of another shape": {"mask": np.ones((16, 5))},
+}
+
+
+def test_a_step_that_cannot_be_read_is_refused_and_none_waits_behind_it(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = watcher(url, "unreadable")
+    for odd in UNREADABLE.values():
+        run.step(**{**step_of(0), **odd})
+    last = run.step(**step_of(1))
+    assert run.flush(30)
+    counts = run.counts
+    assert (counts.refused, counts.sealed) == (len(UNREADABLE), 1), caplog.text
+    assert run.wait(last, 0) is not None
+    assert caplog.text.count("was refused") == 1
+    run.close()
+
+
 @pytest.mark.parametrize(("last", "activity"), [("pass", "ended"), ("raise SystemError", "live")])
 def test_a_run_is_over_where_its_process_ends_and_not_where_it_dies(url: str, last: str, activity: str) -> None:
     run = f"process-{activity}"
