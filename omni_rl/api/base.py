@@ -10,9 +10,11 @@ from omni_rl.consistency.limits import Label
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_INT = 2**31 - 1
+NO_NUL = r"^[^\x00]*$"
+"""Of texts: what `Body` refuses, as the published schema says it."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
-Text = Annotated[str, StringConstraints(max_length=1024)]
+Text = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=1024)]
 SeverityName = Label
 GateName = Literal["open", "paused", "halted"]
 Figures = dict[str, dict[str, float | None]]

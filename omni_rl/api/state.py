@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from omni_rl.api.base import Answer, Body, Name, example
+from omni_rl.api.base import NO_NUL, Answer, Body, Name, example
 from omni_rl.api.runs import RunAnswer
 
 
@@ -42,7 +42,7 @@ class SessionAnswer(Answer):
 class PauseBody(Body):
     """Why generation is to stop; everyone sees it."""
 
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    reason: Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=512)]
 
     model_config = example(reason="the node is taken down for maintenance")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
+from omni_rl.api.base import NO_NUL, Answer, Body, Figures, Name, SeverityName, example
 
 SourceKind = Literal["trainer", "published", "directory", "served"]
 """served: no new weights; replicas that died get successors, which serve what the others serve."""
@@ -16,10 +16,10 @@ class SyncBody(Body):
     """Where the weights come from, and what becomes of requests in flight."""
 
     source: SourceKind = "trainer"
-    version: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+    version: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None = Field(
         default=None, description="With `published`: what `omni_rl.client.publish` returned."
     )
-    path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+    path: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=4096)] | None = Field(
         default=None, description="With `directory`: safetensors, below one of the operator's weight_roots."
     )
     mode: InFlight = "recompute"

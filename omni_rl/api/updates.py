@@ -2,16 +2,18 @@
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
-from omni_rl.api.base import MAX_INT, Answer, Body, Name, example
+from omni_rl.api.base import MAX_INT, NO_NUL, Answer, Body, Name, example
 
 MAX_PARTS = 65_536
 """Of one body. A model with more experts than that has them added up layer by layer."""
 MAX_NAMED = 64
 """Names that are spelled out in a list; the counts are of all."""
-PartName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Sentence = Annotated[str, StringConstraints(max_length=1024)]
+PartName = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,256}$")]
+CLOSED: dict[str, JsonValue] = {"additionalProperties": False}
+"""For the schema of a mapping, which otherwise lets keys through that their own pattern does not."""
+Sentence = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=1024)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Small = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -43,42 +45,44 @@ class Adapter(Body):
     """A LoRA adapter. Its parts are the matrices of each module, `...lora_A` and `...lora_B`, the second with the
     scale multiplied in, as engines keep it."""
 
-    name: Annotated[str, StringConstraints(max_length=256)]
+    name: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)]
     rank: Small
-    targets: tuple[Annotated[str, StringConstraints(max_length=128)], ...] = Field(default=(), max_length=MAX_NAMED)
+    targets: tuple[Annotated[str, StringConstraints(pattern=NO_NUL, max_length=128)], ...] = Field(
+        default=(), max_length=MAX_NAMED
+    )
     norm: Number = Field(default=0.0, description="Of all the deltas' factors together.")
-    parts: dict[PartName, tuple[Sum, ...]] = Field(default_factory=dict, max_length=MAX_PARTS)
+    parts: dict[PartName, tuple[Sum, ...]] = Field(default_factory=dict, max_length=MAX_PARTS, json_schema_extra=CLOSED)
 
 
 class EngineRenames(Body):
     """How an engine renames what a checkpoint holds: substrings, then prefixes, then suffixes; null drops it."""
 
-    substrings: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
-        default_factory=dict, max_length=MAX_NAMED
+    substrings: dict[PartName, Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED, json_schema_extra=CLOSED
     )
-    prefixes: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
-        default_factory=dict, max_length=MAX_NAMED
+    prefixes: dict[PartName, Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED, json_schema_extra=CLOSED
     )
-    suffixes: dict[PartName, Annotated[str, StringConstraints(max_length=256)] | None] = Field(
-        default_factory=dict, max_length=MAX_NAMED
+    suffixes: dict[PartName, Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None] = Field(
+        default_factory=dict, max_length=MAX_NAMED, json_schema_extra=CLOSED
     )
 
 
 class ReceiptBody(Body):
     """What one worker of an engine holds after an update, whoever made it. Counts are of the engine's own tensors."""
 
-    session: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+    session: Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=64)] = Field(
         description="Of this start of the engine; updates are numbered anew in each."
     )
     worker: Annotated[int, Field(ge=0, le=65535)] = 0
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
     at: float = Field(description="Unix seconds, by the worker's clock.")
     began: float = Field(description="When the first weight was written.")
-    how: tuple[Annotated[str, StringConstraints(max_length=64)], ...] = Field(
+    how: tuple[Annotated[str, StringConstraints(pattern=NO_NUL, max_length=64)], ...] = Field(
         max_length=MAX_NAMED, description="By which entry points, in order: load_weights, reload_weights, in_place, ..."
     )
     of: Small | None = Field(default=None, description="The trainer's number of the update, where the worker knows it.")
-    version: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+    version: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None = Field(
         default=None, description="The weight version that the engine claims."
     )
     seconds: Number = Field(default=0.0, description="What the fingerprints took.")
@@ -90,9 +94,12 @@ class ReceiptBody(Body):
         default_factory=dict,
         description="Of the caches that the engine has: with which of its updates each was last reset; 0: the start.",
     )
-    parts: dict[PartName, HeldPart] = Field(max_length=MAX_PARTS)
+    parts: dict[PartName, HeldPart] = Field(max_length=MAX_PARTS, json_schema_extra=CLOSED)
     opaque: dict[PartName, Sentence] = Field(
-        default_factory=dict, max_length=MAX_PARTS, description="Parts that cannot be compared, and why."
+        default_factory=dict,
+        max_length=MAX_PARTS,
+        json_schema_extra=CLOSED,
+        description="Parts that cannot be compared, and why.",
     )
     adapters: tuple[Adapter, ...] | None = Field(
         default=None, max_length=256, description="Null: the engine takes none."
@@ -120,11 +127,11 @@ class AnnouncementBody(Body):
     """What the trainer's weights are, as of its update of this number. Each part comes in every dtype that an engine
     may hold it in."""
 
-    session: Annotated[str, StringConstraints(max_length=64)] = Field(
+    session: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=64)] = Field(
         default="", description="Of this start of the trainer, whose updates are numbered anew."
     )
     at: float = Field(description="Unix seconds, by the trainer's clock, before anything is sent to an engine.")
-    parts: dict[PartName, tuple[Sum, ...]] = Field(max_length=MAX_PARTS)
+    parts: dict[PartName, tuple[Sum, ...]] = Field(max_length=MAX_PARTS, json_schema_extra=CLOSED)
     adapters: tuple[Adapter, ...] = Field(default=(), max_length=256)
     engines: tuple[Name, ...] = Field(default=(), max_length=4096, description="Those that are to confirm; else all.")
 
