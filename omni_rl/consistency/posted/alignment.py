@@ -67,7 +67,9 @@ def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
     for by in SHIFTS:
         other = at + by
         inside = (other >= step.offsets[step.answer]) & (other < step.offsets[step.answer + 1])
-        moved = np.where(inside, train[np.clip(other, 0, size - 1)], np.inf)
+        partner = np.clip(other, 0, size - 1)
+        inside &= step.judged[partner]  # what stands under a mask may be anything
+        moved = np.where(inside, train[partner], np.inf)
         with np.errstate(invalid="ignore"):
             cost = np.where(step.judged, np.minimum(np.abs(moved - step.rollout), cap), 0.0)
         cost = np.where(inside, cost, base)  # a token that has no partner explains nothing
