@@ -1,10 +1,12 @@
 """Updates of weights in engines that are not ours: told by agents and trainers, compared at once."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
 
 from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
+from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.openapi import REF
 from omni_rl_services.coordinator.params import EnginePath, LimitQuery, RunPath, UpdatePath
@@ -18,6 +20,11 @@ def _body(model: type[ReceiptBody] | type[AnnouncementBody]) -> dict[str, Any]:
     """The body in the OpenAPI document: it is read in a thread of its own, not by FastAPI."""
     schema = {"$ref": REF.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _room(coordinator: Coordinator, announced: int | None) -> AbstractAsyncContextManager[None]:
+    """Room for a body of the announced length, or of the longest that is taken, until it is worked off."""
+    return coordinator.steps.room.taken(coordinator.settings.bounds.update if announced is None else announced)
 
 
 @router.put(
@@ -39,8 +46,7 @@ async def put_receipt(
     The same content again is fine; other content is a conflict.
     """
     of = await coordinator.run(run)
-    bound = coordinator.settings.bounds.update
-    async with coordinator.steps.room.taken(bound if content_length is None else content_length):
+    async with _room(coordinator, content_length):
         return await coordinator.updates.receive(of, engine, update, await request.body())
 
 
@@ -62,8 +68,7 @@ async def put_announcement(
     The same content again is fine; other content is a conflict.
     """
     of = await coordinator.run(run)
-    bound = coordinator.settings.bounds.update
-    async with coordinator.steps.room.taken(bound if content_length is None else content_length):
+    async with _room(coordinator, content_length):
         return await coordinator.updates.announce(of, update, await request.body())
 
 
