@@ -92,7 +92,7 @@ class _Comparer:
             elif isinstance(held, str):
                 opaque[key] = held
             elif mine is None:
-                dtypes = ", ".join(sorted(one.dtype for one in wanted))
+                dtypes = ", ".join(sorted(one.dtype for one in wanted if ROUNDED not in one.dtype))
                 opaque[key] = f"the engine holds {held.dtype}, the trainer told of {dtypes}"
             elif mine.hashes == held.hashes and held.elements >= mine.elements:
                 self.found.equal.add(key)  # elements beyond the trainer's are zeros that fill up

@@ -3,6 +3,7 @@
 Sharded parameters (FSDP2's DTensors) are never gathered: each rank hashes what it holds, and the sums are added.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from omni_rl.agent.names import canonical
 from omni_rl.agent.tensors import fingerprint, name_of
 
 SMALL = 1 << 20
-"""Elements up to which a vector is also told as rounded through a coarser dtype: routers' biases are damaged so."""
+"""Elements up to which a tensor that is no expert's is also told as rounded through a coarser dtype: routers, their
+biases, norms and decays are damaged so."""
 
 
 class Box(NamedTuple):
@@ -47,9 +49,9 @@ def of_tensors(
     shapes = {name: tuple(value.shape) for name, value in tensors}
     for name, value in tensors:
         box, counted = _local(value, group)
-        vector = len(shapes[name]) == 1 and shapes[name][0] <= SMALL
+        small = math.prod(shapes[name]) <= SMALL and ".experts." not in name
         for part, piece in _parts(name, box, shapes):
-            for one in _in_dtypes(piece, dtype, vector):
+            for one in _in_dtypes(piece, dtype, small):
                 # A rank that holds a copy of what another counts still lists the part: all ranks add the same rows.
                 own = one if counted else Fingerprint(one.dtype, 0, 0)
                 key = (part, one.dtype)
@@ -144,16 +146,18 @@ def _gate_axis(shape: Sequence[int], down: Sequence[int] | None) -> int:
     return 1 if down is not None and down[2] == shape[1] and down[2] != down[1] else 0
 
 
-def _in_dtypes(values: torch.Tensor, dtype: torch.dtype | None, vector: bool) -> Iterator[Fingerprint]:
-    """The same fingerprints on every rank, whatever it holds of the part. `vector`: whether the whole is a small one,
-    which is also told as rounded."""
+def _in_dtypes(values: torch.Tensor, dtype: torch.dtype | None, small: bool) -> Iterator[Fingerprint]:
+    """The same dtypes on every rank, whatever it holds of the part. `small`: whether the part is also told as rounded
+    through a coarser dtype, the engine's or else bfloat16."""
     yield fingerprint(values)
-    if dtype is None or not values.is_floating_point() or dtype == values.dtype:
+    if not values.is_floating_point():
         return
-    yield fingerprint(values, dtype)
-    if vector and dtype.itemsize < values.dtype.itemsize:
-        through = fingerprint(values.to(dtype).to(values.dtype))
-        yield Fingerprint(f"{through.dtype}{ROUNDED}{name_of(dtype)}", through.elements, through.hashes)
+    if dtype is not None and dtype != values.dtype:
+        yield fingerprint(values, dtype)
+    coarse = dtype if dtype is not None and dtype.itemsize < values.dtype.itemsize else torch.bfloat16
+    if small and coarse.itemsize < values.dtype.itemsize:
+        through = fingerprint(values.to(coarse).to(values.dtype))
+        yield Fingerprint(f"{through.dtype}{ROUNDED}{name_of(coarse)}", through.elements, through.hashes)
 
 
 def _added(found: Mapping[tuple[str, str], Fingerprint], group: Any) -> dict[tuple[str, str], Fingerprint]:

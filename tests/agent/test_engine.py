@@ -11,24 +11,12 @@ import pytest
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
+from tests.agent.faults import of_kind
 from tests.services.live import live
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CLEAN = "3"
-SAID = {
-    "no_update": "changed 0 of ",
-    "one_layer": "parts of layer 1 are those of update ",
-    "one_tensor": "layers.0.self_attn.o_proj.weight is that of update ",
-    "half": " are those of update ",
-    "q_and_k_swapped": "layers.1.self_attn.q_proj.weight and layers.1.self_attn.k_proj.weight are swapped",
-    "zeroed": "layers.1.post_attention_layernorm.weight is zero in the engine",
-    "nan": "layers.0.self_attn.v_proj.weight is not finite in 1 elements",
-    "copied_in_place": "norm.weight is neither the trainer's nor those of an update before",
-    "old_after_wake": "the engine holds ",
-    "prefix_cache": "prefix cache not reset since update ",
-}
-STALE = {"no_update", "one_layer", "one_tensor", "half", "old_after_wake"}
 
 
 def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
@@ -56,19 +44,20 @@ def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dic
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-def test_every_fault_is_told_of_at_its_update(tmp_path: Path) -> None:
-    found = told(tmp_path, "tests.agent.stand", "qwen2", "float32", CLEAN)
+@pytest.mark.parametrize(("kind", "dtype"), [("qwen2", "float32"), ("qwen3_moe", "float32")])
+def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
+    found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
+    faults = of_kind(kind)
+    assert faults.keys() == {name for name in found if not name.startswith(("clean", "after"))}
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
-        if name.startswith(("clean", "after")):
+        if name not in faults:
             assert (name, sentences, answer["different"]) == (name, [], 0)
             assert answer["equal"] > 10
             assert answer["not_comparable"] == 0
             continue
-        assert any(SAID[name] in sentence for sentence in sentences), (name, sentences)
-        cause = "stale_cache" if name == "prefix_cache" else "stale_weights" if name in STALE else "corrupt_weights"
-        assert answer["findings"][0]["cause"] == cause, (name, sentences)
-    assert {name for name in found if not name.startswith(("clean", "after"))} <= SAID.keys()
+        assert any(faults[name].said in sentence for sentence in sentences), (name, sentences)
+        assert answer["findings"][0]["cause"] == faults[name].cause, (name, sentences)
 
 
 def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:

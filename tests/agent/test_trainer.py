@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from omni_rl.agent import trainer
 from omni_rl.agent.fingerprint import total
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import adapters, fingerprints, of_tensors
@@ -31,19 +32,24 @@ def test_fused_experts_are_told_expert_by_expert(transposed: bool) -> None:
             assert one.same(fingerprint(value[number]))
 
 
-def test_each_part_comes_in_its_own_dtype_and_in_the_engines() -> None:
+def test_each_part_comes_in_its_own_dtype_and_in_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one comes as rounded, too: an engine may hold it in float32, and have been sent it in bfloat16."""
     bias, matrix = torch.randn(8), torch.randn(4, 4)
-    found = of_tensors([("bias", bias), ("matrix", matrix)], dtype=torch.bfloat16)
+    monkeypatch.setattr(trainer, "SMALL", 15)
+    named = [("bias", bias), ("matrix", matrix), ("layers.0.experts.0.up_proj.weight", bias)]
+    found = of_tensors(named, dtype=torch.bfloat16)
     assert [one.dtype for one in found["matrix"]] == ["float32", "bfloat16"]
     assert [one.dtype for one in found["bias"]] == ["float32", "bfloat16", "float32~bfloat16"]
+    assert [one.dtype for one in found["layers.0.experts.0.up_proj.weight"]] == ["float32", "bfloat16"]
     assert found["matrix"][1].same(fingerprint(matrix.bfloat16()))
     assert found["bias"][2].hashes == fingerprint(bias.bfloat16().float()).hashes
+    assert [one.dtype for one in of_tensors(named)["bias"]] == ["float32", "float32~bfloat16"]
 
 
 def test_mambas_decay_is_told_as_engines_keep_it() -> None:
     decay = torch.rand(6)
-    (one,) = of_tensors([("layers.0.mixer.A_log", decay)])["layers.0.mixer.A"]
-    assert one.same(fingerprint(-torch.exp(decay)))
+    found = of_tensors([("layers.0.mixer.A_log", decay)])["layers.0.mixer.A"]
+    assert found[0].same(fingerprint(-torch.exp(decay)))
 
 
 class Adapted(nn.Module):

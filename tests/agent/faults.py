@@ -1,0 +1,138 @@
+"""Updates that go wrong on their way into an engine, and what is to be said of each."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+from tests.agent.stand import Send, Stand, Weights
+
+
+class Fault(NamedTuple):
+    """`said`: in a sentence of the update. `resets`: whether the prefix cache is reset afterwards."""
+
+    send: Send
+    said: str
+    cause: str
+    resets: bool = True
+
+
+STALE, CORRUPT = "stale_weights", "corrupt_weights"
+
+
+def whole(stand: Stand, before: Weights, after: Weights) -> None:
+    """A clean update."""
+    stand.load(after)
+
+
+def nothing(stand: Stand, before: Weights, after: Weights) -> None:
+    """The update never reaches the engine."""
+
+
+def all_but(*patterns: str) -> Send:
+    """An update without the tensors whose names have one of these in them."""
+
+    def send(stand: Stand, before: Weights, after: Weights) -> None:
+        stand.load({name: value for name, value in after.items() if not any(one in name for one in patterns)})
+
+    return send
+
+
+def changed(pattern: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Send:
+    """An update with the tensors whose names have `pattern` in them changed on their way."""
+
+    def send(stand: Stand, before: Weights, after: Weights) -> None:
+        stand.load({name: how(value) if pattern in name else value for name, value in after.items()})
+
+    return send
+
+
+def exchanged(one: str, other: str) -> Send:
+    """An update in which two tensors are sent under each other's name."""
+
+    def send(stand: Stand, before: Weights, after: Weights) -> None:
+        stand.load({**after, one: after[other], other: after[one]})
+
+    return send
+
+
+def half(stand: Stand, before: Weights, after: Weights) -> None:
+    """The first half of the tensors alone, by their names."""
+    names = sorted(after)
+    stand.load({name: after[name] for name in names[: len(names) // 2]})
+
+
+def copied(stand: Stand, before: Weights, after: Weights) -> None:
+    """A right update, and then a copy in place into one of the engine's parameters."""
+    stand.load(after)
+    with torch.no_grad():
+        dict(stand.model.named_parameters())["model.norm.weight"].mul_(1.5)
+
+
+def after_wake(stand: Stand, before: Weights, after: Weights) -> None:
+    """The engine wakes with the weights that it fell asleep with."""
+    stand.load(after)
+    stand.worker.sleep(1)
+    stand.worker.wake_up()
+    stand.load(before)
+
+
+def nan(value: torch.Tensor) -> torch.Tensor:
+    """The tensor with one element that is no number."""
+    value = value.clone()
+    value.view(-1)[3] = torch.nan
+    return value
+
+
+def first_two_swapped(value: torch.Tensor) -> torch.Tensor:
+    """The tensor of all experts of a layer with the first two in each other's place."""
+    return value[[1, 0, *range(2, len(value))]]
+
+
+def rounded(value: torch.Tensor) -> torch.Tensor:
+    """The values as bfloat16 has them."""
+    return value.bfloat16().to(value.dtype)
+
+
+Q, K = (f"model.layers.1.self_attn.{one}_proj.weight" for one in "qk")
+ANY: Mapping[str, Fault] = {
+    "no_update": Fault(nothing, "changed 0 of ", STALE),
+    "one_layer": Fault(all_but("layers.1."), "parts of layer 1 are those of update ", STALE),
+    "one_tensor": Fault(
+        all_but("layers.0.self_attn.o_proj.weight"), "layers.0.self_attn.o_proj.weight is that of update ", STALE
+    ),
+    "half": Fault(half, " are those of update ", STALE),
+    "q_and_k_swapped": Fault(
+        exchanged(Q, K), "layers.1.self_attn.q_proj.weight and layers.1.self_attn.k_proj.weight are swapped", CORRUPT
+    ),
+    "zeroed": Fault(
+        changed("layers.1.post_attention_layernorm", torch.zeros_like),
+        "layers.1.post_attention_layernorm.weight is zero in the engine",
+        CORRUPT,
+    ),
+    "nan": Fault(
+        changed("layers.0.self_attn.v_proj.weight", nan),
+        "layers.0.self_attn.v_proj.weight is not finite in 1 elements",
+        CORRUPT,
+    ),
+    "copied_in_place": Fault(copied, "norm.weight is neither the trainer's nor those of an update before", CORRUPT),
+    "old_after_wake": Fault(after_wake, "the engine holds ", STALE),
+    "prefix_cache": Fault(whole, "prefix cache not reset since update ", "stale_cache", resets=False),
+}
+"""For any decoder of attention and layer norms."""
+EXPERTS: Mapping[str, Fault] = {
+    "experts_of_one_layer": Fault(all_but("layers.1.mlp.experts"), "layer 1's experts are those of update ", STALE),
+    "two_experts_swapped": Fault(
+        changed("layers.1.mlp.experts", first_two_swapped), "layer 1's experts 0 and 1 are swapped", CORRUPT
+    ),
+    "router_rounded": Fault(
+        changed("layers.0.mlp.gate.weight", rounded),
+        "layers.0.mlp.gate.weight is the trainer's rounded to bfloat16",
+        CORRUPT,
+    ),
+}
+
+
+def of_kind(kind: str) -> Mapping[str, Fault]:
+    """The faults that a kind of model is tried with."""
+    return {"qwen2": ANY, "qwen3_moe": {**ANY, **EXPERTS}}[kind]
