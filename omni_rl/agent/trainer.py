@@ -4,7 +4,8 @@ Sharded parameters (FSDP2's DTensors) are never gathered: each rank hashes what 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,12 @@ from omni_rl.agent.comparison import ROUNDED
 from omni_rl.agent.fingerprint import MODULUS, Fingerprint
 from omni_rl.agent.names import canonical
 from omni_rl.agent.tensors import fingerprint, name_of
+from omni_rl.errors import TrainerDeadError
 
+Rows = dict[tuple[str, str], Fingerprint]
+"""A rank's fingerprints by part and dtype. All ranks have the same keys, whatever they hold of each part."""
+_OF = "\0"
+"""Stands between an adapter's name and a part's while the parts of all adapters are added over the ranks together."""
 SMALL = 1 << 20
 """Elements up to which a tensor that is no expert's is also told as rounded through a coarser dtype: routers, their
 biases, norms and decays are damaged so."""
@@ -44,7 +50,11 @@ def of_tensors(
     tensors: Iterable[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None = None, group: Any = None
 ) -> Sums:
     """The same of named tensors; each may be a DTensor. Fused experts are told expert by expert."""
-    found: dict[tuple[str, str], Fingerprint] = {}
+    return _by_part(_over_ranks(lambda: _rows(tensors, dtype, group), group))
+
+
+def _rows(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None, group: Any) -> Rows:
+    found: Rows = {}
     tensors = list(tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors}
     for name, value in tensors:
@@ -56,10 +66,12 @@ def of_tensors(
                 own = one if counted else Fingerprint(one.dtype, 0, 0)
                 key = (part, one.dtype)
                 found[key] = found[key] + own if key in found else own
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size(group) > 1:
-        found = _added(found, group)
+    return found
+
+
+def _by_part(rows: Rows) -> Sums:
     sums: dict[str, list[Fingerprint]] = {}
-    for (part, _), one in found.items():
+    for (part, _), one in rows.items():
         sums.setdefault(part, []).append(one)
     return {part: tuple(each) for part, each in sums.items()}
 
@@ -160,7 +172,34 @@ def _in_dtypes(values: torch.Tensor, dtype: torch.dtype | None, small: bool) -> 
         yield Fingerprint(f"{through.dtype}{ROUNDED}{name_of(coarse)}", through.elements, through.hashes)
 
 
-def _added(found: Mapping[tuple[str, str], Fingerprint], group: Any) -> dict[tuple[str, str], Fingerprint]:
+def _over_ranks(own: Callable[[], Rows], group: Any) -> Rows:
+    """Each rank's rows, added over all ranks of the group; 32 bytes of each row are sent.
+
+    Raises what `own` raises, and on every other rank `TrainerDeadError`, before anything is added.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size(group) > 1):
+        return own()
+    rows: Rows = {}
+    failed: Exception | None = None
+    try:
+        rows = own()
+    except Exception as error:
+        # The others are on their way into the collective, where they would wait for this rank for ever.
+        failed = error
+    listed = zlib.crc32("\n".join(f"{part} {dtype}" for part, dtype in rows).encode())
+    agreed = torch.tensor([failed is not None, listed, -listed], dtype=torch.int64, device=_device(group))
+    distributed.all_reduce(agreed, distributed.ReduceOp.MAX, group)
+    if failed is not None:
+        raise failed
+    wrong, highest, lowest = agreed.tolist()
+    if wrong:
+        raise TrainerDeadError("another rank could not make the fingerprints of what it holds; its log says why")
+    if highest != -lowest:
+        raise TrainerDeadError("the ranks hold parts of other names or dtypes: their fingerprints do not add up")
+    return _added(rows, group)
+
+
+def _added(found: Rows, group: Any) -> Rows:
     """Each sum over all ranks. Hashes wrap around at 2^64, in int64 as anywhere."""
     device = _device(group)
     half = MODULUS // 2
@@ -189,21 +228,30 @@ def _device(group: Any) -> torch.device:
 def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any = None) -> list[AdapterSums]:
     """Fingerprints of a PEFT model's LoRA adapters, in `dtype` if it is given. B comes with the scale multiplied in, as
     vLLM keeps it. A collective like `fingerprints`."""
-    found: dict[str, list[tuple[str, torch.Tensor]]] = {}
-    ranks: dict[str, int] = {}
-    for path, module in model.named_modules():
-        for name in getattr(module, "lora_A", None) or {}:
-            layer: Any = module
+    modules: list[tuple[str, Any]] = [
+        (canonical(path), module) for path, module in model.named_modules() if hasattr(module, "lora_A")
+    ]
+    ranks = {name: int(layer.r[name]) for _, layer in modules for name in layer.lora_A}
+    rows = _over_ranks(lambda: _rows(_adapter_tensors(modules, dtype), None, group), group)
+    found: dict[str, Sums] = {name: {} for name in ranks}
+    for part, sums in _by_part(rows).items():
+        adapter, _, inside = part.partition(_OF)
+        found[adapter][inside] = sums
+    return [_adapter(name, ranks[name], sums) for name, sums in found.items()]
+
+
+def _adapter_tensors(
+    modules: Iterable[tuple[str, Any]], dtype: torch.dtype | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for base, layer in modules:
+        for name in layer.lora_A:
             first, second = (side[name].weight.detach() for side in (layer.lora_A, layer.lora_B))
             scaled = second.to(dtype or second.dtype) * layer.scaling[name]
-            base = canonical(path)
-            found.setdefault(name, []).extend([(f"{base}.lora_A", first.to(scaled.dtype)), (f"{base}.lora_B", scaled)])
-            ranks[name] = int(layer.r[name])
-    return [_adapter(name, ranks[name], tensors, group) for name, tensors in found.items()]
+            yield f"{name}{_OF}{base}.lora_A", first.to(scaled.dtype)
+            yield f"{name}{_OF}{base}.lora_B", scaled
 
 
-def _adapter(name: str, rank: int, tensors: Sequence[tuple[str, torch.Tensor]], group: Any) -> AdapterSums:
-    sums = of_tensors(tensors, group=group)
+def _adapter(name: str, rank: int, sums: Sums) -> AdapterSums:
     targets = tuple(sorted({part.split(".")[-2] for part in sums}))
     norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
     return AdapterSums(name, rank, targets, norm, sums)

@@ -4,6 +4,7 @@
     watch.step(rollout_logprobs=..., train_logprobs=..., mask=...)
 
 posts a step of any trainer to the coordinator that OMNI_RL_URL names. `watch.Watcher` is the same with everything said.
+`watch.update(model, number)` announces an update of the weights, where OMNI_RL_AGENT asks for the agent.
 """
 
 import importlib
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omni_rl.watch.default import default, step
+    from omni_rl.watch.updates import update
     from omni_rl.watch.watcher import Watcher
 
-__all__ = ["Watcher", "default", "step"]
+__all__ = ["Watcher", "default", "step", "update"]
 
 # A plug-in that some framework loads has to look at the environment before anything is imported for it.
-_HOMES = {"Watcher": "watcher", "default": "default", "step": "default"}
+_HOMES = {"Watcher": "watcher", "default": "default", "step": "default", "update": "updates"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,9 @@ log = logging.getLogger("omni_rl.watch")
 _said: set[str] = set()
 
 
-def guarded(action: Callable[[], T]) -> T | None:
-    """Return what the action returns; None, and a warning the first time, where it fails.
+def guarded(action: Callable[[], T], otherwise: str = "this step is not watched") -> T | None:
+    """Return what the action returns; None, and a warning the first time, where it fails. `otherwise`: what is so then,
+    in words.
 
     Raises:
         RunPausedError: the action raised it, for a watcher that is strict: the one thing that may stop a run.
@@ -25,5 +26,5 @@ def guarded(action: Callable[[], T]) -> T | None:
         kind = f"{type(error).__name__}: {error}"
         if kind not in _said:
             _said.add(kind)
-            log.warning("omni-rl: this step is not watched: %s", kind, exc_info=True)
+            log.warning("omni-rl: %s: %s", otherwise, kind, exc_info=True)
         return None

@@ -89,16 +89,34 @@ def test_adapters_are_told_apart_from_their_base_or_merged_into_it() -> None:
         assert adapter.norm > 0
 
 
-def test_shards_of_two_ranks_add_up_without_being_gathered(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def said_by_ranks(tmp_path: Path, count: int, *failing: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [*command, "-m", "tests.agent.ranks", str(tmp_path)], env=environment, capture_output=True, text=True
+        [*command, "-m", "tests.agent.ranks", str(tmp_path), *map(str, failing)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[:3000]
+    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_of_ranks_add_up_without_being_gathered(tmp_path: Path, count: int) -> None:
     alone = json.loads(json.dumps(ranks.spelled(fingerprints(ranks.model(), dtype=torch.bfloat16))))
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+    rows = sum(map(len, alone.values()))
+    for said in said_by_ranks(tmp_path, count):
+        assert said["sums"] == alone
+        # Sums and how the ranks agree on them: 32 bytes a fingerprint, whatever the weights' size.
+        assert said["collectives"] == ["c10d::allreduce_"]
+        assert said["bytes"] == 24 + 32 * rows
+
+
+def test_a_rank_that_fails_leaves_no_other_waiting(tmp_path: Path) -> None:
+    first, second = said_by_ranks(tmp_path, 2, 1)
+    assert "another rank could not make the fingerprints" in first["error"]
+    assert second["error"] == "no room for a piece"
 
 
 def test_a_sum_of_parts_is_the_whole() -> None:

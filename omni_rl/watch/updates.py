@@ -1,0 +1,98 @@
+"""A trainer's updates of its weights, announced to the agent of an engine in this process and to the coordinator."""
+
+import time
+import uuid
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from omni_rl.agent import announced
+from omni_rl.agent.bodies import AdapterSums, Sums, announcement
+from omni_rl.agent.install import poster
+from omni_rl.agent.settings import AgentSettings
+from omni_rl.client import Client
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.place import Place
+
+
+class Weights(NamedTuple):
+    """The fingerprints of a trainer's weights, and of its LoRA adapters where an engine gets these as such."""
+
+    sums: Sums
+    adapters: tuple[AdapterSums, ...]
+
+
+class Announcer:
+    """Announces the updates of one trainer, each number once. A number below the last begins a new session: the trainer
+    went back to an earlier checkpoint."""
+
+    def __init__(self, settings: AgentSettings, *, posts: bool) -> None:
+        """`posts`: whether this process tells the coordinator; of a trainer's ranks, the first does."""
+        self._settings = settings
+        self._posts = posts
+        self._session = uuid.uuid4().hex[:12]
+        self._last = -1
+
+    def announce(self, number: int, weights: Callable[[], Weights]) -> None:
+        """Say what the weights of update `number` are, as `weights` gives them, before they are sent to an engine.
+
+        Where `weights` fails, one warning says so, and the update is announced without fingerprints: an engine that
+        holds it is not to be compared with the update before.
+        """
+        if number == self._last:
+            return
+        if number < self._last:
+            self._session = uuid.uuid4().hex[:12]
+        self._last = number
+        announced.announce(number)
+        found = guarded(weights, "an update's fingerprints are missing") or Weights({}, ())
+        if self._posts:
+            run, session, at = self._settings.run, self._session, time.time()
+
+            def post(client: Client) -> object:
+                # The body is put together in the poster's thread.
+                body = announcement(found.sums, found.adapters, at=at, session=session)
+                return client.announce_update(run, number, body)
+
+            poster(self._settings.url).put(post)
+
+
+def weights_of(model: Any, dtype: str | None, *, merged: bool = False, group: Any = None) -> Weights:
+    """The fingerprints of a model of torch's, in its own dtypes and in the engine's, `dtype`, by name. A collective of
+    the group's ranks. `merged`: LoRA adapters reach the engine as part of the weights that they adapt."""
+    # A trainer has torch; this module is imported by those that have none.
+    import torch
+
+    from omni_rl.agent.trainer import adapters, fingerprints
+
+    wanted: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
+    sums = fingerprints(model, dtype=wanted, merged=merged, group=group)
+    return Weights(sums, () if merged else tuple(adapters(model, dtype=wanted, group=group)))
+
+
+def update(model: Any, number: int, *, dtype: str | None = "bfloat16", merged: bool = False, group: Any = None) -> None:
+    """Announce update `number` of a trainer's weights, before they are sent to the engines: on every rank, since ranks
+    that share the model out (FSDP2) add up what each of them holds. No weights are gathered, and no coordinator is
+    waited for.
+
+    Does nothing unless OMNI_RL_AGENT asks for it, as for the engines. Whatever fails in it is logged once.
+
+    Args:
+        model: with whole parameters or DTensors.
+        dtype: the engine's; None: that of each parameter.
+        merged: a PEFT model's adapters are sent as part of the weights that they adapt, not as adapters.
+        group: of the ranks that share the model out; without one, all.
+    """
+    if (ours := _announcer()) is not None:
+        ours.announce(number, lambda: weights_of(model, dtype, merged=merged, group=group))
+
+
+@cache
+def _announcer() -> Announcer | None:
+    return guarded(announcer, "updates are not announced")
+
+
+def announcer() -> Announcer | None:
+    """Returns one for this process's trainer; None where OMNI_RL_AGENT asks for none. Raises `ConfigError`."""
+    settings = AgentSettings.from_environment()
+    return None if settings is None else Announcer(settings, posts=Place.found().rank == 0)

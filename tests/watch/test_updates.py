@@ -1,0 +1,95 @@
+"""Updates that a trainer of one's own announces: what the coordinator lists, and that nothing of it can end the run."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from omni_rl import watch
+from omni_rl.agent import announced, install, trainer
+from omni_rl.agent.bodies import sum_body
+from omni_rl.agent.tensors import fingerprint
+from omni_rl.api.runs import RunBody
+from omni_rl.api.updates import HeldPart, ReceiptBody
+from omni_rl.client import Client
+from omni_rl.watch import updates
+from tests.services.live import live
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Of a coordinator that this process's trainer is told of by its environment, as it would be."""
+    with live(tmp_path) as url, Client(url) as client:
+        client.create_run(RunBody(run="mine", model="tiny", dtype="bfloat16", framework="test"))
+        monkeypatch.setenv("OMNI_RL_AGENT", url)
+        monkeypatch.setenv("OMNI_RL_RUN", "mine")
+        updates._announcer.cache_clear()
+        yield client
+        updates._announcer.cache_clear()
+
+
+def held(model: nn.Module, at: float) -> ReceiptBody:
+    """What an engine says that has a model's weights in bfloat16."""
+    parts = {name: HeldPart(sum_body(fingerprint(value.bfloat16()))) for name, value in model.named_parameters()}
+    return ReceiptBody(session="s", at=at, began=at, how=("load_weights",), tensors=2, changed=2, parts=parts)
+
+
+def test_an_engine_is_compared_with_what_a_plain_trainer_announces(client: Client) -> None:
+    model = nn.Linear(4, 3)
+    watch.update(model, 1)
+    assert announced.newest() == 1
+    assert install.flush(30)
+    (told,) = client.updates("mine")
+    assert (told.engine, told.number, told.tensors) == (None, 1, 2)
+    answer = client.put_update("mine", "e0", 0, held(model, told.at + 1))
+    assert (answer.of, answer.equal, answer.different) == (1, 2, 0)
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    stale = held(nn.Linear(4, 3), told.at + 1)
+    watch.update(model, 2)
+    assert install.flush(30)
+    answer = client.put_update("mine", "e0", 1, stale.model_copy(update={"of": 2}))
+    assert (answer.of, answer.different) == (2, 2)
+
+
+def test_a_number_is_announced_once_and_a_lower_one_begins_a_new_session(client: Client) -> None:
+    model = nn.Linear(4, 3)
+    for number in (7, 7, 8, 3):
+        watch.update(model, number)
+    assert install.flush(30)
+    assert [told.number for told in client.updates("mine")] == [3, 8, 7]
+
+
+def test_fingerprints_that_fail_are_told_once_and_accuse_no_engine(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(4, 3)
+    watch.update(model, 1)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for a piece, of all pieces")
+
+    monkeypatch.setattr(trainer, "fingerprint", fail)
+    with caplog.at_level(logging.WARNING):
+        for number in (2, 3):
+            watch.update(model, number)
+    assert install.flush(30)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("omni_rl")] == [
+        "omni-rl: an update's fingerprints are missing: MemoryError: no room for a piece, of all pieces"
+    ]
+    newest = client.updates("mine")[0]
+    assert newest.number == 3
+    # The engine has the third update's weights, which nobody can say anything of.
+    answer = client.put_update("mine", "e0", 0, held(nn.Linear(4, 3), newest.at + 1))
+    assert (answer.of, answer.different, answer.findings) == (3, 0, [])
+
+
+def test_without_the_variable_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMNI_RL_AGENT", raising=False)
+    updates._announcer.cache_clear()
+    before = announced.newest()
+    watch.update(nn.Linear(4, 3), 99)
+    assert announced.newest() == before
