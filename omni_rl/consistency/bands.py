@@ -57,9 +57,19 @@ NOISE: Mapping[str, Bands] = {
 
 
 def noise_of(dtype: str, numerics: Numerics) -> Bands:
-    """Before anything is calibrated. Of matched numerics every module's parity with the engine is 1, so that no
-    difference of a module is noise; the legs keep theirs, because the engine's decode parts from its own prefill."""
-    return NOISE[dtype] if numerics == "reference" else replace(NOISE[dtype], relative=0.0)
+    """Before anything is calibrated.
+
+    Of matched numerics every module's parity with the engine is 1, so that no difference of a module is noise; the legs
+    keep theirs, because the engine's decode parts from its own prefill. Of batch-invariant ones it does not: decode,
+    prefill, any batch and the trainer have the same bits, and are held to what float32 is held to.
+    """
+    match numerics:
+        case "reference":
+            return NOISE[dtype]
+        case "matched":
+            return replace(NOISE[dtype], relative=0.0)
+        case "batch_invariant":
+            return replace(NOISE[dtype], mean=NOISE["float32"].mean, token=NOISE["float32"].token, relative=0.0)
 
 
 def calibrated(noise: Bands, profiles: Sequence[Mapping[str, float]], checkpoint: str) -> Bands:

@@ -13,7 +13,7 @@ from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, Resu
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.search import Attribution, Experiments, attribute
-from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.bands import NOISE, noise_of
 from omni_rl.consistency.localisation import ModuleDifference
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import EngineDeadError
@@ -268,3 +268,16 @@ def test_no_module_is_blamed_where_the_trainer_agrees_with_the_engines_prefill()
     found = search(samples, legs=lambda: legs(samples), localise=lambda sample: (sample, modules))
     assert found.cause is Cause.UNKNOWN
     assert search(samples, localise=lambda sample: (sample, modules)).cause is Cause.KERNEL
+
+
+def test_of_batch_invariant_policies_a_leg_is_noise_only_where_the_bits_are_the_same() -> None:
+    """A decode state in bfloat16: 0.007, which two kernels of that dtype may be apart, and these may not."""
+    samples = parted(by=0.01)
+    given = legs(samples, "prefill_vs_decode")
+    causes = {
+        numerics: attribute(
+            Case(samples), Experiments(legs=lambda: given), noise_of("bfloat16", numerics), seconds=60
+        ).cause
+        for numerics in ("matched", "batch_invariant")
+    }
+    assert causes == {"matched": Cause.UNKNOWN, "batch_invariant": Cause.DECODE_PREFILL}

@@ -139,3 +139,19 @@ def test_the_first_tokens_alone_may_be_known() -> None:
     first = {name: values[:12] for name, values in own(given, "float32").items()}
     found = reported(records, first, "engine", 1.0, rescoring(given), NOISE["float32"])
     assert "those at temperature 0.7" in found.sentence
+
+
+@pytest.mark.parametrize("side", ["engine", "trainer"])
+def test_what_a_few_answers_round_beside_it_does_not_hide_what_was_posted(side: Side) -> None:
+    """Answers of one kind that bfloat16 has 0.06 apart, where a temperature that one side ignores makes ten times as
+    much."""
+    given = answers(3, temperature=0.6)
+    rng = np.random.default_rng(3)
+    records = []
+    for answer in given:
+        said, other = answer.logprobs(1.0), answer.logprobs() + rng.laplace(0, 0.06, len(answer.ids))
+        engine, trainer = (said, other) if side == "engine" else (other, said)
+        records.append(SampleRecord(answer.name, answer.kind, 5, engine, trainer))
+    found = reported(records, own(given, "bfloat16"), side, 0.6, rescoring(given), NOISE["bfloat16"])
+    assert found.numbers["left"] > NOISE["bfloat16"].mean
+    assert found.cause is Cause.LOGPROB_POSTPROCESSING

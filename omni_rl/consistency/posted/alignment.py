@@ -11,6 +11,9 @@ FEWEST = 8
 """Tokens that an answer needs after a shift, or a pair of answers in common, to be told from chance."""
 EXPLAINED = 0.4
 """What is left of the difference, at most, once a hypothesis that explains it is applied."""
+STANDS_OUT = 0.15
+"""How far the answer that another's logprobs belong to is from these at most, as a share of the other answers' median:
+0.02 to 0.1 where rows were swapped, from 0.2 on where the nearest of 20 answers is so by chance."""
 TOKENS = 65_536
 """As many of the furthest answers' tokens are looked at."""
 ROWS = 256
@@ -109,7 +112,10 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
         cost[n] = np.inf
         partner = int(cost.argmin())
         own += mine
-        if cost[partner] <= EXPLAINED * mine:
+        others = cost[np.isfinite(cost) & (np.arange(len(cost)) != partner)]
+        # Where most tokens are certain, some of many answers come near by chance: the one that it is stands out.
+        stands_out = not len(others) or cost[partner] <= STANDS_OUT * float(np.median(others))
+        if cost[partner] <= EXPLAINED * mine and stands_out:
             off.append(n)
             other.append(partner)
             best += cost[partner]

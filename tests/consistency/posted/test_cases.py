@@ -67,3 +67,19 @@ def test_a_float32_run_whose_logprobs_are_kept_in_fewer_bits_is_told_so(dtype: s
     found = Judge("float32").rows(records(kept, train, ids))
     assert (found.severity > Severity.OK, found.cause) == (True, "rounding")
     assert f"the engine's logprobs are {said}" in found.sentence
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_are_off_are_no_swap_because_another_certain_answer_comes_near(seed: int) -> None:
+    """Half of the answers are scored by other weights. Most tokens of every answer are certain, so that one answer of
+    twenty is near any other's by chance; rows that were swapped are told all the same."""
+    world = World(seed, answers=20, tokens=24, ids=32)
+    scale = np.r_[0.5, np.full(23, 6.0)][None, :, None]
+    world.logits = (np.random.default_rng(seed).standard_normal(world.shape) * scale).astype(np.float32)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    stale = np.concatenate([train[:10], world.logprobs(world.elsewhere(4.0), ids)[10:]])
+    assert Judge().rows(records(rollout, stale, ids)).cause != "sample_pairing"
+    rollout[[0, 1, 2, 3]] = rollout[[1, 0, 3, 2]]
+    assert Judge().rows(records(rollout, train, ids)).cause == "sample_pairing"
