@@ -49,6 +49,18 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def opened(context: BrowserContext) -> Iterator[Open]:
     """`opened(url, view=..., step=...)`: the page there. What it logs as an error, a policy's refusal above all, fails
     the test."""
+    yield from _pages(context)
+
+
+@pytest.fixture
+def opened_in_kolkata(browser: Browser) -> Iterator[Open]:
+    """As `opened`, for a reader in Kolkata."""
+    context = browser.new_context(timezone_id="Asia/Kolkata")
+    yield from _pages(context)
+    context.close()
+
+
+def _pages(context: BrowserContext) -> Iterator[Open]:
     wrong: list[str] = []
 
     def open_page(url: str, **place: Any) -> Page:

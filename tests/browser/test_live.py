@@ -40,7 +40,7 @@ def test_what_happened_while_the_coordinator_was_away_is_caught_up_with(tmp_path
         expect(page.locator("#live")).to_have_text("live")
         expect(page.locator("#badge")).to_contain_text("OK")
     expect(page.locator("#live")).to_contain_text("connection lost")
-    expect(page.locator("#badge")).to_contain_text("UNKNOWN")
+    expect(page.locator("#badge")).to_contain_text("DISCONNECTED")
     expect(page.locator("#badge")).to_contain_text("OK")
     expect(page.locator("#badge")).to_have_css("border-style", "dashed")
     with live(tmp_path, port=port) as url, httpx.Client(base_url=url) as http:

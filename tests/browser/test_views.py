@@ -98,13 +98,7 @@ def test_the_kinds_to_pick_from_are_those_that_the_api_says(
     offered = page.get_by_label("prompts").locator("option")
     expect(offered).to_have_text(["all kinds", *KINDS])
 
-    def other_kinds(route: Route) -> None:
-        state = route.fetch().json()
-        for run in state["runs"]:
-            run["kinds"] = ["text", "math"] if run["run"] == "recorded" else ["text", "code"]
-        route.fulfill(json=state)
-
-    context.route("**/v1/state", other_kinds)
+    _kinds(context, recorded=["text", "math"], older=["text", "code"])
     expect(page.locator("canvas").first).to_be_visible()  # what is under way has the kinds from before
     page.keyboard.press("r")
     expect(offered).to_have_text(["all kinds", "text", "math", *(["code"] if view == "compare" else [])])
@@ -114,16 +108,10 @@ def test_the_kinds_to_pick_from_are_those_that_the_api_says(
 
 
 def test_rows_are_the_kinds_that_the_api_says(drifting: str, context: BrowserContext, opened: Open) -> None:
-    def fewer_kinds(route: Route) -> None:
-        state = route.fetch().json()
-        for run in state["runs"]:
-            run["kinds"] = ["mixed", "image"]
-        route.fulfill(json=state)
-
     page = opened(drifting, run="recorded", view="where", step=STEPS)
     rows = page.get_by_role("table", name="logprob_abs_diff_mean by kind and position").get_by_role("rowheader")
     expect(rows).to_have_text([OVERALL, *KINDS])
-    context.route("**/v1/state", fewer_kinds)
+    _kinds(context, recorded=["mixed", "image"], older=["mixed"])
     page.keyboard.press("r")
     expect(rows).to_have_text([OVERALL, "mixed", "image"])
 
@@ -306,6 +294,19 @@ def test_the_keyboard_reaches_everything(drifting: str, opened: Open) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") != before
     page.keyboard.press("?")
     expect(page.get_by_role("heading", name="Keyboard")).to_be_visible()
+
+
+def _kinds(context: BrowserContext, **kinds: list[str]) -> None:
+    """From now on the API says that these are the runs' kinds."""
+
+    def changed(route: Route) -> None:
+        found = route.fetch().json()
+        for run in found.get("runs", [found]):
+            run["kinds"] = kinds[run["run"]]
+        route.fulfill(json=found)
+
+    context.route("**/v1/state", changed)
+    context.route(re.compile(r"/v1/runs/\w+$"), changed)
 
 
 def _show(page: Page, view: str) -> None:

@@ -32,6 +32,8 @@ export async function call(method, path, { query = {}, body, signal, headers = {
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
+/** A refusal as a value, for what is shown in its place; one who left is none. */
+export const told = (error) => { if (error.name === "AbortError" || error.status === 0) throw error; return error; };
 export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });
 export const segment = encodeURIComponent;
 

@@ -43,8 +43,8 @@ export function seconds(value) {
 }
 
 export const ago = (at) => (at ? `${seconds(Math.max(1, Math.round(Date.now() / 1000 - at)))} ago` : MISSING);
-/** In the reader's own time zone; the order of ISO 8601 is the one that nobody misreads. */
-export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("sv") : MISSING);
+/** In the reader's own time zone, which is named; the order of ISO 8601 is the one that nobody misreads. */
+export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("sv", { timeZoneName: "shortOffset" }).replace("GMT", "UTC") : MISSING);
 
 /** A weight version is run/attempt/number/digest: the last two tell versions apart. */
 export function version(text) {
@@ -56,6 +56,4 @@ export function version(text) {
 export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
 export const words = (name) => name.replaceAll("_", " ");
 
-/** What is said of a run in the place of its severity, where that is of long ago. */
-export const RESTING = { silent: "○ SILENT", ended: "○ ENDED" };
 export const SIGNS = { unjudged: "○ UNJUDGED", ok: "● OK", warn: "▲ WARN", mask: "◆ MASK", pause: "■ PAUSE" };

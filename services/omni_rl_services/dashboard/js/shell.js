@@ -1,6 +1,7 @@
 // What is around the views: login, keyboard, light and dark.
 
 import { VIEWS, go, place } from "./place.js";
+import { call } from "./api.js";
 import { h } from "./dom.js";
 
 const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["Tab, Enter", "walk through buttons, rows and headings; open"], ["← → ↑ ↓", "in an answer: from token to token"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
@@ -17,6 +18,9 @@ export function login(main, enter) {
   main.replaceChildren(form);
   input.focus();
 }
+
+/** For those who came with a token: whoever sits at this machine next has to bring one too. */
+export const logoutButton = (name) => h("button", { type: "button", className: "small", title: `logged in as ${name}`, onclick: async () => { await call("DELETE", "/v1/session"); location.reload(); } }, "Log out");
 
 export function keyboard({ redraw, run, load }) {
   const turn = () => {

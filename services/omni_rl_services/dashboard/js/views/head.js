@@ -2,44 +2,30 @@
 
 import { confirmed, h } from "../dom.js";
 import { get, may, post, segment } from "../api.js";
-import { RESTING, SIGNS, count, shorten, version, words } from "../format.js";
+import { count, shorten, version, words } from "../format.js";
 import { changed, renew } from "../renew.js";
 import { since } from "../since.js";
 
-const MEANINGS = { ok: "both policies agree", warn: "a figure is over its first limit", mask: "drifting tokens are masked or weighed", pause: "the policies have parted" };
-const DOING = { attributing: "looking for the cause", resyncing: "bringing the weights again", rechecking: "checking once more" };
 const SYNCS = 20; // looked through for the last one that brought weights
 const REASON = 90; // characters
 
 const drawn = {}; // an alert that comes anew is read out anew
 
-/** `syncs`: the newest first. */
-export function head(box, state, run, latest, syncs) {
-  if (!changed(drawn, state, run?.run, latest, syncs)) return;
-  const drift = run?.drift;
-  // Where no step comes, nothing is judged: an ok of long ago is none. An alarm stays one.
-  const resting = ["mask", "pause"].includes(drift?.severity) ? undefined : RESTING[run?.activity];
-  const level = resting ? "unjudged" : (drift?.severity ?? "none");
-  const halted = drift?.gate === "halted";
-  const sign = halted ? "■ HALTED" : run ? (resting ?? SIGNS[level]) : "○ NO RUN";
-  const quiet = `its last step was ${drift?.severity}`;
-  const meaning = halted ? "stopped until a person resumes it" : run ? (resting ? quiet : (DOING[drift.pursuit] ?? MEANINGS[level])) : "nothing was posted yet";
-  const badge = h("div", { className: `badge ${halted ? "pause" : level}`, id: "badge", role: "status", data: { severity: level } }, h("strong", {}, sign), h("small", {}, meaning));
+/** `stands`: what `standing` says of the run; null for `run` where there is none. `syncs`: the newest first. */
+export function head(box, state, run, stands, latest, syncs) {
+  if (!changed(drawn, state, run, stands, latest, syncs)) return;
   const alarms = state.alarms.filter((alarm) => alarm.run === run?.run);
   renew(box,
-    h("div", { className: "state" }, badge, h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
+    h("div", { className: "state" }, badge(stands), h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
     ...alarms.slice(0, 1).map((alarm) => alarmCard(alarm, true)),
   );
 }
 
-/** The connection is lost: what the run is by now, nobody here knows. The head is drawn anew once it is back. */
-export function unknown() {
-  const badge = document.getElementById("badge");
-  if (!badge) return;
-  const [sign, meaning] = badge.children;
-  meaning.textContent = `when last seen: ${sign.textContent}`;
-  sign.textContent = "○ UNKNOWN";
-  badge.className = "badge unjudged";
+const badge = ({ level, sign, meaning }) => h("div", { className: `badge ${level}`, id: "badge", role: "status", data: { level } }, h("strong", {}, sign), h("small", {}, meaning));
+
+/** How it stands, in the place of what was said before: the head is drawn anew with the next answer. */
+export function stamp(stands) {
+  document.getElementById("badge")?.replaceWith(badge(stands));
   delete drawn.drawn;
 }
 

@@ -2,7 +2,7 @@
 
 import { ChartPanel } from "../chartpanel.js";
 import { csvButton, table } from "../table.js";
-import { call, get, may, segment } from "../api.js";
+import { call, get, may, segment, told } from "../api.js";
 import { changed, renew } from "../renew.js";
 import { confirmed, empty, failure, h, panel } from "../dom.js";
 import { figure } from "../format.js";
@@ -32,7 +32,7 @@ export class JobsView {
 
   /** What draws them: once all is here, so that nothing is pushed down. */
   async loadJobs(signal) {
-    const found = await get("/v1/jobs", {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
+    const found = await get("/v1/jobs", {}, signal).catch(told);
     const chosen = place().job;
     const log = chosen && Array.isArray(found) ? await get(`/v1/jobs/${segment(chosen)}/logs`, {}, signal).catch((error) => error.message) : null;
     return () => { if (changed(this, found, found.message, log)) renew(this.jobs, Array.isArray(found) ? this.list(found, chosen, log) : without(found)); };

@@ -5,7 +5,7 @@ import { checkButton } from "./checks.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { SIGNS, count, figure, shorten, version } from "../format.js";
 import { changed, renew } from "../renew.js";
-import { get, segment } from "../api.js";
+import { get, segment, told } from "../api.js";
 import { go, link, place } from "../place.js";
 import { legBars, legRows, legTokens } from "../legs.js";
 import { mediaRow } from "../media.js";
@@ -27,10 +27,15 @@ export class WhatView {
     const attempt = Number(place().attempt ?? run.attempt);
     const step = Number(place().step ?? run.step);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
-    const [found, [check]] = await Promise.all([get(at, {}, signal), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
+    const [found, [check]] = await Promise.all([get(at, {}, signal).catch(told), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
+    if (found instanceof Error) {
+      renew(this.bar, stepPicker(step, run.step));
+      if (changed(this, found.message)) renew(this.found, failure(found));
+      return;
+    }
     const worst = found.verdict.worst[0];
     const chosen = place().sample ?? worst?.sample, rank = place().sample === undefined ? worst?.rank : place().rank;
-    const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, rank === undefined ? {} : { rank }, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
+    const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, rank === undefined ? {} : { rank }, signal).catch(told);
     const legs = check ? await get(`/v1/checks/${check.check}`, {}, signal) : null;
     renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
     if (!changed(this, found, sample, sample?.message, legs)) return; // a new step must not stop a player

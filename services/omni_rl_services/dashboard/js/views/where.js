@@ -1,9 +1,9 @@
 // Where the drift is: kind of prompt against position in the answer, MoE layer against step, module against check.
 
 import { behind, csvButton } from "../table.js";
-import { empty, h, panel } from "../dom.js";
+import { empty, failure, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
-import { get, segment } from "../api.js";
+import { get, segment, told } from "../api.js";
 import { checkButton } from "./checks.js";
 import { heatPng, heatmap } from "../heatmap.js";
 import { buckets, picker, stepPicker } from "./pickers.js";
@@ -22,7 +22,7 @@ export class WhereView {
   async load(run, signal) {
     const checked = get("/v1/checks", { limit: CHECKS }, signal);
     const [steps, checks] = await Promise.all([this.steps(run, signal), checked]);
-    if (changed(this, run?.step, run?.kinds, steps, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
+    if (changed(this, run?.step, run?.kinds, steps, steps?.found.message, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
   }
 
   /** The step that is looked at, and those before it; null before the first. */
@@ -34,14 +34,15 @@ export class WhereView {
     const lines = await get(`${path}/steps`, { after: Math.max(-1, step - STEPS), limit: STEPS, attempt }, signal);
     const of = (one) => get(`${path}/attempts/${attempt}/steps/${one}`, {}, signal);
     const steps = await Promise.all(lines.filter((line) => line.step <= step).map((line) => of(line.step)));
-    const found = steps.find((one) => one.verdict.step === step) ?? (await of(step));
-    return { found, steps };
+    const found = steps.find((one) => one.verdict.step === step) ?? (await of(step).catch(told));
+    return { step, found, steps };
   }
 
   ofSteps(run, looked) {
     if (looked === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step.", "omni-rl demo --serve"))];
     const { metric = FIGURES[0] } = place();
-    const { found, steps } = looked;
+    const { step, found, steps } = looked;
+    if (found instanceof Error) return [h("div", { className: "bar" }, stepPicker(step, run.step)), failure(found)];
     return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric, buckets(run)), byLayer(steps)];
   }
 }

@@ -4,7 +4,7 @@ import { alarmCard } from "./head.js";
 import { checkButton, checkCard, checkList, evidence } from "./checks.js";
 import { count } from "../format.js";
 import { empty, failure, h, panel } from "../dom.js";
-import { get, may, segment } from "../api.js";
+import { get, may, segment, told } from "../api.js";
 import { legBars, legRows } from "../legs.js";
 import { place } from "../place.js";
 import { changed, renew } from "../renew.js";
@@ -30,7 +30,7 @@ export class WhyView {
 
   /** The check, or why it cannot be had: an old link may name one that is not kept any more. */
   card(number, signal) {
-    return get(`/v1/checks/${number}`, {}, signal).catch((error) => { if (error.name === "AbortError") throw error; return error; });
+    return get(`/v1/checks/${number}`, {}, signal).catch(told);
   }
 
   buttons(run) {
