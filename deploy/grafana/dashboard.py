@@ -64,7 +64,7 @@ UP = {0: ("away", "red"), 1: ("answers", "green")}
 
 ROWS: dict[str, list[Panel]] = {
     "Now": [
-        number("Alarms open", "omni_rl_alarms_open", bad=1),
+        number("Incidents open", "count(omni_rl_incident_open) or vector(0)", bad=1),
         number("Gate closed", "omni_rl_gate_closed", bad=1),
         number("Quarantined or dead", 'sum(omni_rl_cluster_members{state=~"quarantined|dead"}) or vector(0)', bad=1),
         number("Syncs failed, 24 h", 'sum(increase(omni_rl_syncs_total{outcome!="committed"}[24h]))', bad=1),

@@ -6,10 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from omni_rl.api.base import Answer, Body, GateName, Name, SeverityName, Text, example
+from omni_rl.api.incidents import AcknowledgementAnswer, FigureAnswer, GoodStepAnswer
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.dtypes import Dtype, coarser
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import LeaveOut
+from omni_rl.consistency.need import NeedName
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL
@@ -182,3 +184,34 @@ class RunAnswer(Answer):
         default=KINDS,
         description="The kinds of prompt that the run's figures are told by beside `overall`, in the order to show.",
     )
+
+
+class Recent(Answer):
+    """A run's newest steps, oldest first; null where a value is not known, or not a number."""
+
+    step: tuple[int, ...] = ()
+    reward: tuple[float | None, ...] = Field(default=(), description="The trainer's figure `reward`.")
+    drift: tuple[float | None, ...] = Field(default=(), description="`logprob_abs_diff_mean` of all tokens.")
+
+
+class RunLine(RunAnswer):
+    """A run in one line of the first screen."""
+
+    need: NeedName = Field(
+        description="How much it needs a person, the worst of its state and its open incidents. unknown: the "
+        "coordinator cannot see the cluster that samples for it. unjudged: nothing in its latest step was judged."
+    )
+    figure: FigureAnswer | None = Field(default=None, description="The worst figure of what it drifts by.")
+    good: GoodStepAnswer | None = Field(default=None, description="Its last step that was ok.")
+    recent: Recent = Recent()
+    incident: int | None = Field(default=None, description="The worst of its open incidents.")
+    acknowledged: AcknowledgementAnswer | None = Field(default=None, description="Who has that incident in hand.")
+
+
+class AttemptAnswer(Answer):
+    """One start of a run."""
+
+    attempt: int
+    started: float = Field(description="Unix seconds.")
+    first: int | None = Field(description="Its first sealed step; null before there is one.")
+    last: int | None = Field(description="Its last sealed step.")

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, StringConstraints
 
 from omni_rl.api.base import NO_NUL, Answer, Body, Name, example
+from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.api.runs import RunAnswer
+from omni_rl.consistency.need import NeedName
 
 
 class Scope(StrEnum):
@@ -101,7 +103,8 @@ class ClusterAnswer(Answer):
 
 
 class AlarmAnswer(Answer):
-    """Something that a person has to look at. `closed`: when it was over, null while it is not."""
+    """An incident of kind drift or update as version 0.1 told of it; `IncidentAnswer` says more. `closed`: when it was
+    over, null while it is not."""
 
     alarm: int
     run: str
@@ -125,7 +128,11 @@ class StateAnswer(Answer):
     cluster: ClusterAnswer
     sync: str | None = Field(description="The one under way.")
     runs: list[RunAnswer]
-    alarms: list[AlarmAnswer] = Field(description="Those that are not over.")
+    needs: dict[NeedName, int] = Field(default_factory=dict, description="How many runs there are of each need.")
+    incidents: list[IncidentAnswer] = Field(
+        default_factory=list, description="Those that are not over, the worst first, at most 100."
+    )
+    alarms: list[AlarmAnswer] = Field(description="Of these incidents, what version 0.1 called alarms.")
 
 
 class ReadyAnswer(Answer):

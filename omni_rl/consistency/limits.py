@@ -200,9 +200,14 @@ class Judgement:
         return max([*map(_excess, self.breaches), *(1.0 for _ in self.told)], default=0.0)
 
     @property
+    def worst(self) -> Breach | None:
+        """The figure that is furthest over its limit; None where none is over one."""
+        return max(self.breaches, key=lambda breach: (breach.severity, _excess(breach)), default=None)
+
+    @property
     def reason(self) -> str:
         """The worst of what is wrong, in one sentence."""
-        worst = max(self.breaches, key=lambda breach: (breach.severity, _excess(breach)), default=None)
+        worst = self.worst
         told = max(self.told, key=lambda one: one.severity, default=None)
         if told is not None and (worst is None or told.severity >= worst.severity):
             return told.sentence

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -13,14 +13,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConflictError, NotFoundError
-from omni_rl.ledger import timeline
+from omni_rl.ledger import incidents, timeline
+from omni_rl.ledger.events import add_events
 from omni_rl.ledger.tables import (
     BIN_FIGURES,
-    alarms,
     attempts,
     bins,
     checks,
-    events,
     figures,
     parts,
     payloads,
@@ -28,7 +27,7 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import KeptCheck, NewAlarm, NewEvent, NewStep, StepKey, Stored
+from omni_rl.ledger.types import KeptCheck, NewState, NewStep, StepKey, Stored
 
 OK = 0
 """Severity of a step that nothing is wrong with."""
@@ -62,7 +61,6 @@ _DROP_SAMPLES = sa.delete(samples).where(
         )
     ),
 )
-_ADD_EVENT = sa.insert(events).returning(events.c.id)
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,16 @@ def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> S
     return "same"
 
 
-def put_state(connection: sa.Connection, run: str, state: Any, what: Iterable[NewEvent] = ()) -> None:
-    """Replace what a run's policy carries, together with the events that tell of it."""
-    if connection.execute(sa.update(runs).where(runs.c.run == run).values(state=state)).rowcount == 0:
+def put_state(connection: sa.Connection, run: str, new: NewState) -> None:
+    """Replace what a run's policy carries, together with what tells of it."""
+    values = {"state": new.state, **asdict(new.place)}
+    if connection.execute(sa.update(runs).where(runs.c.run == run).values(values)).rowcount == 0:
         raise NotFoundError(f"there is no run {run}")
-    add_events(connection, what)
+    add_events(connection, new.events)
+    for over in new.over:
+        incidents.end(connection, run, over)
+    for seen in new.seen:
+        incidents.see(connection, run, seen, new.key)
 
 
 def put_part(connection: sa.Connection, key: StepKey, rank: int, part: PartContent) -> Stored:
@@ -190,12 +193,8 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         },
     )
     _insert_figures(connection, where, step)
-    if step.state is not None:
-        put_state(connection, key.run, step.state)
-    add_events(connection, step.events)
-    if step.alarm is not None:
-        close_alarms(connection, key.run, "it became worse, and was told again", step.other_alarms)
-        open_alarm(connection, key.run, step.alarm, key)
+    if step.after is not None:
+        put_state(connection, key.run, step.after)
     _forget(connection, attempt, key.step, retention)
     return "new"
 
@@ -208,38 +207,6 @@ def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str,
     if known is None:
         raise NotFoundError(f"{key} is not sealed")
     connection.execute(sa.update(steps).where(*of_step).values(training={**known, **training}), where)
-
-
-def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]:
-    """Their numbers, which rise."""
-    return [
-        connection.execute(
-            _ADD_EVENT, {"at": time.time(), "kind": event.kind, "run": event.run, "data": event.data}
-        ).scalar_one()
-        for event in what
-    ]
-
-
-def open_alarm(connection: sa.Connection, run: str, alarm: NewAlarm, key: StepKey | None = None) -> int:
-    """Its number."""
-    values = {**asdict(alarm), "run": run, "opened": time.time()}
-    if key is not None:
-        values |= {"attempt": key.attempt, "step": key.step}
-    number: int = connection.execute(sa.insert(alarms).values(**values).returning(alarms.c.id)).scalar_one()
-    return number
-
-
-def close_alarms(connection: sa.Connection, run: str, action: str = "", but: Collection[int] = ()) -> int:
-    """Close a run's open alarms `but` those of these numbers, saying what was done; returns how many there were."""
-    values: dict[str, Any] = {"closed": time.time()} | ({"action": action} if action else {})
-    still_open = sa.update(alarms).where(alarms.c.run == run, alarms.c.closed.is_(None), alarms.c.id.not_in(but))
-    return connection.execute(still_open.values(**values)).rowcount
-
-
-def close_alarm(connection: sa.Connection, number: int, action: str) -> None:
-    """Close one alarm, saying what ended it; one that is closed stays as it is."""
-    here = sa.and_(alarms.c.id == number, alarms.c.closed.is_(None))
-    connection.execute(sa.update(alarms).where(here).values(closed=time.time(), action=action))
 
 
 def add_check(

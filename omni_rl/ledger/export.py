@@ -1,4 +1,5 @@
-"""A run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events, syncs and checks."""
+"""A run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events, incidents, syncs and
+checks."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ from omni_rl.ledger.schema import SCHEMA
 from omni_rl.ledger.tables import (
     BIN_FIGURES,
     FIGURES,
+    Document,
     attempts,
     bins,
     checks,
     decisions,
     events,
     figures,
+    incidents,
     samples,
     steps,
     syncs,
@@ -44,8 +47,8 @@ _TYPES = {
 
 
 def export(ledger: Ledger, run: str, directory: Path) -> list[Path]:
-    """Write `directory`/{steps,figures,bins,samples,events,syncs,checks}.parquet, each whole or not at all, all of one
-    moment.
+    """Write `directory`/{steps,figures,bins,samples,events,incidents,syncs,checks}.parquet, each whole or not at all,
+    all of one moment.
 
     Documents are JSON text, figures that are no numbers NaN. Samples have the published schema's columns. Checks are
     those of the run's steps and those of the probe, whose `run` is null.
@@ -72,6 +75,7 @@ def _contents(connection: sa.Connection, run: str) -> dict[str, tuple[pa.Schema,
     texts = [_text(steps.c[name]) for name in ("training", "verdict", "flips")]
     synced = [syncs.c[n] for n in ("number", "sync", "key", "epoch", "version", "previous_version", "mode", "started")]
     ended = [syncs.c.finished, decisions.c.decision, _text(syncs.c.result)]
+    of_incidents = [_text(c) if isinstance(c.type, Document) else c for c in incidents.c if c.key != "told"]
     plain = {
         "steps": _of_steps(steps, [*step_columns, *texts], of_run),
         "figures": _of_steps(figures, [figures.c.kind, *(figures.c[name] for name in FIGURES)], of_run),
@@ -81,6 +85,7 @@ def _contents(connection: sa.Connection, run: str) -> dict[str, tuple[pa.Schema,
             .where(events.c.run == run)
             .order_by(events.c.id)
         ),
+        "incidents": sa.select(*of_incidents).where(incidents.c.run == run).order_by(incidents.c.id),
         "syncs": (
             sa.select(*synced, *ended)
             .select_from(syncs.outerjoin(decisions, decisions.c.sync == syncs.c.sync))

@@ -10,6 +10,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from omni_rl.consistency.limits import Severity
+from omni_rl.consistency.need import need_of
+from omni_rl.consistency.policy import Drift
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger import timeline
@@ -67,6 +70,11 @@ def bring_in(
                 ],
             )
         timeline.rebuild(connection, identity)
+        last = 0 if severity is None or not len(severity) else int(severity[-1])
+        now, reached = time.time(), Severity(last)
+        need = need_of(Drift(severity=max(reached, Severity.OK)), "live", reached)
+        place = {"need": int(need), "sealed": now, "due": now}
+        connection.execute(sa.update(runs).where(runs.c.run == run).values(place))
 
     return ledger.writer.submit(operation)
 

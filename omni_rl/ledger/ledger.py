@@ -1,24 +1,30 @@
 """The ledger: writes return futures that are done when the disk has them, reads are snapshots."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from omni_rl.consistency.need import Need
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger import changes, queries, timeline, updates
+from omni_rl.ledger import changes, incidents, queries, run_list, timeline, updates
 from omni_rl.ledger.changes import PartContent, Retention
 from omni_rl.ledger.database import Database
+from omni_rl.ledger.events import add_events
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.run_list import Listed, Wanted
 from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.types import (
-    Alarm,
+    Attempt,
     Event,
+    Incident,
+    IncidentEnd,
     KeptCheck,
-    NewAlarm,
     NewEvent,
+    NewIncident,
+    NewState,
     NewStep,
     Part,
     Run,
@@ -85,9 +91,9 @@ class Ledger:
         """Register a run; the same again is "same". `ConflictError`: another `config` under its name."""
         return self.writer.submit(lambda connection: changes.put_run(connection, run, config))
 
-    def put_state(self, run: str, state: Any, events: Iterable[NewEvent] = ()) -> "Future[None]":
-        """What the run's policy carries from here on, with the events that tell why, or neither."""
-        return self.writer.submit(lambda connection: changes.put_state(connection, run, state, events))
+    def put_state(self, run: str, new: NewState) -> "Future[None]":
+        """What the run's policy carries from here on, with what tells why: all of it or none."""
+        return self.writer.submit(lambda connection: changes.put_state(connection, run, new))
 
     def put_part(self, key: StepKey, rank: int, records: StepRecords) -> "Future[Stored]":
         """One rank's records of a step. `NotFoundError`: no such run. `ConflictError`: others are there, or the step
@@ -96,7 +102,7 @@ class Ledger:
         return self.writer.submit(lambda connection: changes.put_part(connection, key, rank, part))
 
     def seal(self, step: NewStep) -> "Future[Stored]":
-        """Close a step with its figures, samples, verdict, policy, events and alarm: all of it or none.
+        """Close a step with its figures, samples, verdict, policy, events and incident: all of it or none.
 
         `NotFoundError`: it has no parts. `ConflictError`: a part came after those that were judged.
         """
@@ -109,27 +115,43 @@ class Ledger:
     def add_event(self, kind: str, data: Mapping[str, Any], run: str | None = None) -> "Future[int]":
         """Its number."""
         event = NewEvent(kind, data, run)
-        return self.writer.submit(lambda connection: changes.add_events(connection, [event])[0])
+        return self.writer.submit(lambda connection: add_events(connection, [event])[0])
 
-    def open_alarm(self, run: str, alarm: NewAlarm, key: StepKey | None = None) -> "Future[int]":
-        """Its number."""
-        return self.writer.submit(lambda connection: changes.open_alarm(connection, run, alarm, key))
+    def see_incident(self, run: str | None, new: NewIncident, key: StepKey | None = None) -> "Future[int]":
+        """Open an incident, or let the open one of its run, kind and subject grow; its number."""
+        return self.writer.submit(lambda connection: incidents.see(connection, run, new, key))
 
-    def close_alarms(self, run: str, action: str = "", but: Collection[int] = ()) -> "Future[int]":
-        """Close a run's open alarms, but those of these numbers, saying what was done; how many there were."""
-        return self.writer.submit(lambda connection: changes.close_alarms(connection, run, action, but))
+    def end_incidents(self, run: str | None, over: IncidentEnd) -> "Future[None]":
+        """End those of a run that are open, of a kind and perhaps of one subject."""
+        return self.writer.submit(lambda connection: incidents.end(connection, run, over))
+
+    def end_incident(self, number: int, why: str) -> "Future[Incident]":
+        """`NotFoundError`: there is none of that number. One that is over stays as it is."""
+        return self.writer.submit(lambda connection: incidents.end_one(connection, number, why))
+
+    def acknowledge(self, number: int, by: str) -> "Future[Incident]":
+        """`NotFoundError`: there is none of that number. `ConflictError`: it is over, or somebody else has it."""
+        return self.writer.submit(lambda connection: incidents.acknowledge(connection, number, by))
+
+    def add_note(self, number: int, by: str, text: str) -> "Future[Incident]":
+        """`NotFoundError`: there is none of that number. `ConflictError`: it takes no more."""
+        return self.writer.submit(lambda connection: incidents.add_note(connection, number, by, text))
+
+    def incident_told(self, number: int, webhook: str, state: str) -> "Future[None]":
+        """Remember what a webhook was told of an incident."""
+        return self.writer.submit(lambda connection: incidents.told(connection, number, webhook, state))
 
     def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
         """Keep what a check of a step, or without one of the probe, has found."""
         return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
 
     def put_update(self, new: NewUpdate) -> "Future[list[int]]":
-        """Keep what was told of an update of weights, with its alarms, whose numbers it gives. `ConflictError`: other
-        content is there."""
+        """Keep what was told of an update of weights, with its incidents, whose numbers it gives. `ConflictError`:
+        other content is there."""
         return self.writer.submit(lambda connection: updates.put(connection, new))
 
     def change_update(self, new: NewUpdate) -> "Future[list[int]]":
-        """Answers, alarms and events of an update that is kept already, whatever was told of it."""
+        """Answers, incidents and events of an update that is kept already, whatever was told of it."""
         return self.writer.submit(lambda connection: updates.change(connection, new))
 
     def update(self, key: UpdateKey) -> KeptUpdate | None:
@@ -146,6 +168,43 @@ class Ledger:
         """Those that still have what was told, oldest first."""
         with self.database.read() as connection:
             return updates.remembered(connection, run)
+
+    def listed(self, wanted: Wanted) -> tuple[list[Listed], int]:
+        """The runs of a page, and how many there are on all pages."""
+        with self.database.read() as connection:
+            return run_list.listed(connection, wanted)
+
+    def one_listed(self, run: str, unseen: Collection[str] = ()) -> Listed:
+        """Raises `NotFoundError`."""
+        with self.database.read() as connection:
+            return run_list.one_listed(connection, run, unseen)
+
+    def needs(self, unseen: Collection[str] = ()) -> dict[Need, int]:
+        """How many runs there are of each need."""
+        with self.database.read() as connection:
+            return run_list.needs(connection, unseen)
+
+    def overdue(self, now: float, limit: int) -> list[str]:
+        """Runs that were due to be silent before `now`."""
+        with self.database.read() as connection:
+            return run_list.overdue(connection, now, limit)
+
+    def silent_runs(self, limit: int) -> list[str]:
+        """Runs whose steps stopped coming, the one that did so last first."""
+        with self.database.read() as connection:
+            return run_list.silent(connection, limit)
+
+    def to_remember(self, limit: int) -> list[Run]:
+        """The newest runs, and those where something is under way; oldest first."""
+        with self.database.read() as connection:
+            names = dict.fromkeys((*run_list.under_way(connection), *run_list.newest(connection, limit)))
+            found = [queries.one_run(connection, name) for name in names]
+        return sorted(found, key=lambda run: (run.created, run.run))
+
+    def attempts(self, run: str) -> list[Attempt]:
+        """The starts of a run, oldest first."""
+        with self.database.read() as connection:
+            return queries.attempts_of(connection, run)
 
     def runs(self) -> list[Run]:
         """Oldest first."""
@@ -206,10 +265,27 @@ class Ledger:
         with self.database.read() as connection:
             return queries.last_event(connection)
 
-    def alarms(self, run: str, *, limit: int = 100, still_open: bool = False) -> list[Alarm]:
-        """Newest first."""
+    def incident(self, number: int) -> Incident:
         with self.database.read() as connection:
-            return queries.alarms_of(connection, run, limit, still_open=still_open)
+            return incidents.one(connection, number)
+
+    def incidents(
+        self,
+        *,
+        still_open: bool | None = None,
+        run: str | None = None,
+        kind: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Incident]:
+        """Newest first: all, or those that are open (or not), of a run, of a kind, with numbers below `before`."""
+        with self.database.read() as connection:
+            return incidents.some(connection, still_open=still_open, run=run, kind=kind, before=before, limit=limit)
+
+    def incidents_since(self, at: float) -> list[Incident]:
+        """Those that are open, and those that ended at `at` or later; oldest first."""
+        with self.database.read() as connection:
+            return incidents.changed_since(connection, at)
 
     def checks(
         self, *, limit: int = 100, run: str | None = None, attempt: int | None = None, step: int | None = None

@@ -11,7 +11,6 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import (
     BIN_FIGURES,
     FIGURES,
-    alarms,
     attempts,
     bins,
     checks,
@@ -23,7 +22,7 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import Alarm, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
+from omni_rl.ledger.types import Attempt, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
 BUCKETS = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
 
@@ -52,6 +51,19 @@ def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
             latest, sealed = StepKey(row.run, number, last.step), last.sealed
             break
     return Run(row.run, row.created, row.config, row.state, tuple(number for number, _ in known), latest, sealed)
+
+
+def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:
+    """The starts of a run, oldest first. Raises `NotFoundError`."""
+    one_run(connection, run)
+    found = []
+    for row in connection.execute(sa.select(attempts).where(attempts.c.run == run).order_by(attempts.c.attempt)):
+        # One row at a time reads the ends of the primary key, whatever lies between.
+        of = steps.c.attempt_id == row.id
+        ends = sa.select(sa.func.min(steps.c.step)).where(of), sa.select(sa.func.max(steps.c.step)).where(of)
+        first, last = (connection.execute(end).scalar() for end in ends)
+        found.append(Attempt(row.attempt, row.started, first, last))
+    return found
 
 
 def attempt_id(connection: sa.Connection, run: str, attempt: int) -> int:
@@ -152,17 +164,6 @@ def events_after(connection: sa.Connection, after: int, limit: int, run: str | N
 def last_event(connection: sa.Connection) -> int:
     """Its number; 0 before the first."""
     return int(connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0)
-
-
-def alarms_of(connection: sa.Connection, run: str, limit: int, *, still_open: bool = False) -> list[Alarm]:
-    """Newest first."""
-    query = sa.select(alarms).where(alarms.c.run == run)
-    if still_open:
-        query = query.where(alarms.c.closed.is_(None))
-    return [
-        Alarm(**row._mapping)
-        for row in connection.execute(query.order_by(alarms.c.opened.desc(), alarms.c.id.desc()).limit(limit))
-    ]
 
 
 def newest_checks(

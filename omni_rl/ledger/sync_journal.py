@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from omni_rl.errors import FencedError, JournalError, LedgerError
-from omni_rl.ledger.changes import add_events, insert_new
+from omni_rl.ledger.changes import insert_new
+from omni_rl.ledger.events import add_events
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.lock import CoordinatorLock
 from omni_rl.ledger.syncs import committed, one_record, records

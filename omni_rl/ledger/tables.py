@@ -96,6 +96,13 @@ runs = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("config", Document, nullable=False),
     sa.Column("state", Document),  # What the policy carries from one step to the next
+    sa.Column("need", sa.SmallInteger, nullable=False, server_default="2"),  # omni_rl.consistency.need
+    sa.Column("sealed", sa.Double),  # its latest step
+    sa.Column("due", sa.Double),  # when it is silent unless a step comes
+    # Runs are searched and sorted by what these have alone.
+    sa.Index(None, "need", "sealed", "run", "created"),
+    sa.Index(None, "created", "run"),
+    sa.Index(None, "due"),
 )
 
 attempts = sa.Table(
@@ -214,21 +221,32 @@ events = sa.Table(
     sqlite_autoincrement=True,
 )
 
-alarms = sa.Table(
-    "alarms",
+incidents = sa.Table(
+    "incidents",
     metadata,
     sa.Column("id", Number, primary_key=True),
-    sa.Column("run", sa.Text, sa.ForeignKey("runs.run"), nullable=False),
+    sa.Column("run", sa.Text),  # NULL: of no run, as a cluster that nobody samples with
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),  # open ones of a run, a kind and a subject are one
     sa.Column("attempt", sa.BigInteger),
     sa.Column("step", sa.BigInteger),
     sa.Column("opened", sa.Double, nullable=False),
-    sa.Column("closed", sa.Double),
+    sa.Column("changed", sa.Double, nullable=False),
+    sa.Column("ended", sa.Double),
     sa.Column("severity", sa.SmallInteger, nullable=False),
     sa.Column("cause", sa.Text),
-    sa.Column("sentence", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),  # what was done
+    sa.Column("headline", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("figure", Document),  # the worst one, with its limit
+    sa.Column("excess", sa.Double, nullable=False),  # how many times its limit that is
+    sa.Column("good", Document),  # the last step before it that was ok
     sa.Column("evidence", Document, nullable=False),
+    sa.Column("actions", Document, nullable=False),
+    sa.Column("acknowledged", Document),
+    sa.Column("notes", Document, nullable=False),
+    sa.Column("told", Document, nullable=False),  # by webhook, what it was told last
     sa.Index(None, "run", "opened"),
+    sa.Index(None, "ended", "run"),
     sqlite_autoincrement=True,
 )
 

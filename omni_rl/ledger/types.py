@@ -1,6 +1,6 @@
 """What goes into the ledger and what comes out; steps are numbered within an attempt, attempts within a run."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.comparison import StepComparison
 from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.incidents import Figure, GoodStep, IncidentKind
 from omni_rl.ledger.records import StepRecords
 from omni_rl.sync.journal import SyncRecord
 
@@ -25,6 +26,16 @@ class StepKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Place:
+    """By what runs are found and sorted: how much a run needs a person (`omni_rl.consistency.need`), when its latest
+    step was `sealed`, and when it is `due` to be silent unless another comes (None: never)."""
+
+    need: int
+    sealed: float | None = None
+    due: float | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """`config` is what the run was registered with, `state` what its policy carries from one step to the next.
     `sealed`: when its `latest` step was."""
@@ -36,6 +47,16 @@ class Run:
     attempts: tuple[int, ...] = ()
     latest: StepKey | None = None
     sealed: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run: its first and last sealed steps, None before there is one."""
+
+    attempt: int
+    started: float
+    first: int | None
+    last: int | None
 
 
 @dataclass(frozen=True)
@@ -68,29 +89,92 @@ class Event:
 
 
 @dataclass(frozen=True)
-class NewAlarm:
-    """`sentence` says what is wrong, `action` what was done about it."""
+class NewIncident:
+    """What was seen of an incident: a new one, or more of the one that is open of the same run, kind and `subject`.
+
+    `headline` says what it is about, `why` what causes it, `action` what was done about it. `excess`: how many times
+    its limit `figure` is. `attributed`: the cause was looked for, and stands in the place of one that was found
+    before; otherwise only a worse figure brings another cause.
+    """
 
     severity: int
-    sentence: str
+    headline: str
     cause: str | None = None
     action: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    kind: IncidentKind = "drift"
+    subject: str = ""
+    why: str = ""
+    figure: Figure | None = None
+    excess: float = 0.0
+    good: GoodStep | None = None
+    attributed: bool = False
 
 
 @dataclass(frozen=True)
-class Alarm:
+class IncidentEnd:
+    """That the open incidents of a run and a `kind` are over, and `why`; of one `subject`, or of all."""
+
+    kind: IncidentKind
+    why: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """Who has an incident in hand, since when."""
+
+    by: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """What somebody wrote to an incident."""
+
+    by: str
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done about an incident."""
+
+    at: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An incident as the ledger has it. `told`: by webhook, the state of it that was told last."""
+
     id: int
-    run: str
+    run: str | None
+    kind: IncidentKind
+    subject: str
     attempt: int | None
     step: int | None
     opened: float
-    closed: float | None
+    changed: float
+    ended: float | None
     severity: int
     cause: str | None
-    sentence: str
-    action: str
+    headline: str
+    why: str
+    figure: Figure | None
+    excess: float
+    good: GoodStep | None
     evidence: Mapping[str, Any]
+    actions: tuple[Done, ...]
+    acknowledged: Acknowledgement | None
+    notes: tuple[Note, ...]
+    told: Mapping[str, str]
+
+    @property
+    def what(self) -> str:
+        """The story in a few sentences."""
+        return f"{self.headline} {self.why}".strip()
 
 
 @dataclass(frozen=True)
@@ -104,10 +188,23 @@ class KeptCheck:
 
 
 @dataclass(frozen=True)
+class NewState:
+    """What a run's policy carries from here on, and what tells why: events, incidents that it opens or lets grow (with
+    the step of `key`), and those that it ends. `place`: where the run stands among the others."""
+
+    state: Any
+    place: Place
+    events: tuple[NewEvent, ...] = ()
+    seen: tuple[NewIncident, ...] = ()
+    over: tuple[IncidentEnd, ...] = ()
+    key: StepKey | None = None
+
+
+@dataclass(frozen=True)
 class NewStep:
     """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
-    worst first: the rank that posted it, its row, and its figures. `state`: the run's policy afterwards; None leaves
-    it. `flips` by MoE layer. `other_alarms`: numbers of the run's alarms that `alarm` does not take the place of."""
+    worst first: the rank that posted it, its row, and its figures. `flips` by MoE layer. `after`: what the run carries
+    from it on, with what tells of it; None leaves the run as it is."""
 
     key: StepKey
     parts: Mapping[int, str]
@@ -120,10 +217,7 @@ class NewStep:
     weight_version: str = ""
     kept: tuple[tuple[int, StepRecords, Metrics], ...] = ()
     flips: tuple[int, ...] | None = None
-    state: Any = None
-    events: tuple[NewEvent, ...] = ()
-    alarm: NewAlarm | None = None
-    other_alarms: Collection[int] = ()
+    after: NewState | None = None
 
 
 @dataclass(frozen=True)

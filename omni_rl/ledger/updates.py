@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from blake3 import blake3
 
 from omni_rl.errors import ConflictError
-from omni_rl.ledger.changes import add_events, close_alarm, open_alarm
+from omni_rl.ledger import incidents
+from omni_rl.ledger.events import add_events
 from omni_rl.ledger.tables import updates
-from omni_rl.ledger.types import NewAlarm, NewEvent
+from omni_rl.ledger.types import NewEvent, NewIncident
 
 TOLD_KEPT = 4
 """The newest rows of an engine's worker, or of the trainer, that keep what they were made from."""
@@ -31,15 +32,15 @@ class UpdateKey(NamedTuple):
 
 @dataclass(frozen=True)
 class NewUpdate:
-    """`told`: the JSON that came. `also`: answers to other rows that changed with it. `close` and `alarms`: alarms
-    that are over, and new ones."""
+    """`told`: the JSON that came. `also`: answers to other rows that changed with it. `over`: incidents that end with
+    it, by their numbers; `seen`: those that it opens, or lets grow."""
 
     key: UpdateKey
     told: bytes
     answer: Mapping[str, Any]
     also: Mapping[UpdateKey, Mapping[str, Any]]
-    close: Sequence[int] = ()
-    alarms: Sequence[NewAlarm] = ()
+    over: Sequence[int] = ()
+    seen: Sequence[NewIncident] = ()
     events: Sequence[NewEvent] = ()
 
 
@@ -59,7 +60,7 @@ def digest_of(told: bytes) -> str:
 
 
 def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
-    """Keep an update with its alarms and events, or with none of them; returns the alarms' numbers.
+    """Keep an update with its incidents and events, or with none of them; returns the numbers of what was seen.
 
     Raises `ConflictError` if something else was told under the same key.
     """
@@ -76,13 +77,13 @@ def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
 
 
 def change(connection: sa.Connection, new: NewUpdate) -> list[int]:
-    """The answers, alarms and events of `new` alone."""
+    """The answers, incidents and events of `new` alone."""
     for key, answer in {**new.also, new.key: new.answer}.items():
         connection.execute(sa.update(updates).where(_is(key)).values(answer=answer))
-    for number in new.close:
-        close_alarm(connection, number, "a later update was right")
+    for number in new.over:
+        incidents.end_one(connection, number, "a later update was right")
     add_events(connection, new.events)
-    return [open_alarm(connection, new.key.run, alarm) for alarm in new.alarms]
+    return [incidents.see(connection, new.key.run, seen) for seen in new.seen]
 
 
 def one(connection: sa.Connection, key: UpdateKey) -> KeptUpdate | None:

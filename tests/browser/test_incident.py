@@ -43,7 +43,7 @@ def test_the_alarm_says_its_cause_and_what_was_done(halted: str, opened: Open) -
     alarm = page.get_by_role("alert")
     expect(alarm.get_by_role("heading")).to_have_text(f"PAUSE at step {STEPS}: kernel")
     lines = alarm.get_by_role("paragraph")
-    expect(lines.nth(0)).to_have_text("the kernel check found it")
+    expect(lines.nth(0)).to_contain_text("The kernel check found it")
     expect(lines.nth(1)).to_have_text("Done: generation is stopped until a person resumes it")
     alarm.get_by_role("link", name="evidence").click()
     evidence = page.get_by_role("region", name="Evidence").first.locator("tbody tr")

@@ -15,7 +15,7 @@ from omni_rl.ledger.changes import Retention
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import BIN_FIGURES
-from omni_rl.ledger.types import NewAlarm, NewEvent, StepKey
+from omni_rl.ledger.types import NewEvent, NewState, Place, StepKey
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -136,7 +136,7 @@ def test_figures_that_are_no_numbers_come_back_so(run: Ledger) -> None:
 
 
 def test_sealing_is_once(run: Ledger) -> None:
-    step = sealed(run, KEY, records(), events=(NewEvent("verdict", {"n": 1}, "run"),))
+    step = sealed(run, KEY, records(), after=NewState({}, Place(1), (NewEvent("verdict", {"n": 1}, "run"),)))
     assert run.seal(step).result() == "same"
     assert len(run.events()) == 1
     with pytest.raises(ConflictError, match="sealed with other parts"):
@@ -149,7 +149,7 @@ def test_sealing_is_once(run: Ledger) -> None:
 def test_a_step_is_sealed_with_what_was_judged_or_not_at_all(run: Ledger) -> None:
     """A part that came between judgement and seal must not be in a step that was judged without it."""
     post(run, KEY, records(), records(rank=1))
-    step = judged(KEY, records(), events=(NewEvent("verdict", {}, "run"),), state={"calm": 1})
+    step = judged(KEY, records(), after=NewState({"calm": 1}, Place(1), (NewEvent("verdict", {}, "run"),)))
     with pytest.raises(ConflictError, match="other parts than those that were judged: ranks 1"):
         run.seal(step).result()
     assert run.steps("run", 0) == []
@@ -178,15 +178,18 @@ def test_steps_are_paged_in_order(run: Ledger) -> None:
 
 
 def test_the_policy_and_its_events_go_together(run: Ledger) -> None:
-    run.put_state("run", {"severity": 2}, [NewEvent("severity", {"after": "mask"}, "run")]).result()
-    sealed(run, KEY, records(), state={"severity": 3}, events=(NewEvent("severity", {"after": "pause"}, "run"),))
+    run.put_state(
+        "run", NewState({"severity": 2}, Place(5), (NewEvent("severity", {"after": "mask"}, "run"),))
+    ).result()
+    after = NewState({"severity": 3}, Place(8), (NewEvent("severity", {"after": "pause"}, "run"),))
+    sealed(run, KEY, records(), after=after)
     assert run.run("run").state == {"severity": 3}
     assert [(event.kind, event.data["after"]) for event in run.events()] == [
         ("severity", "mask"),
         ("severity", "pause"),
     ]
     with pytest.raises(NotFoundError):
-        run.put_state("other", {}, [NewEvent("severity", {}, None)]).result()
+        run.put_state("other", NewState({}, Place(1), (NewEvent("severity", {}, None),))).result()
     assert len(run.events()) == 2
 
 
@@ -197,18 +200,6 @@ def test_events_can_be_followed(run: Ledger) -> None:
     assert [event.data["n"] for event in run.events(after=numbers[1], limit=3)] == [2, 3, 4]
     assert [event.data["n"] for event in run.events(run="run")] == [1, 3, 5]
     assert run.last_event() == numbers[-1]
-
-
-def test_alarms_open_and_close(run: Ledger) -> None:
-    alarm = NewAlarm(3, "the projector holds old weights", "stale_weights", evidence={"tensor": "mlp1.1.weight"})
-    sealed(run, KEY, records(), severity=3, alarm=alarm)
-    run.open_alarm("run", NewAlarm(2, "rounding", action="masked")).result()
-    first = run.alarms("run")[1]
-    assert (first.attempt, first.step, first.cause, first.closed) == (0, 7, "stale_weights", None)
-    assert first.evidence == {"tensor": "mlp1.1.weight"}
-    assert run.close_alarms("run", "resynced").result() == 2
-    assert run.alarms("run", still_open=True) == []
-    assert {alarm.action for alarm in run.alarms("run")} == {"resynced"}
 
 
 def test_old_payloads_go_and_figures_stay(url: str) -> None:
@@ -229,7 +220,7 @@ def test_old_payloads_go_and_figures_stay(url: str) -> None:
 def test_all_is_there_after_reopening(url: str) -> None:
     with Ledger.open(url) as ledger:
         ledger.put_run("run", CONFIG).result()
-        sealed(ledger, KEY, records(), state={"calm": 2})
+        sealed(ledger, KEY, records(), after=NewState({"calm": 2}, Place(1)))
         before = ledger.step(KEY)
     with Ledger.open(url) as ledger:
         assert ledger.step(KEY) == before

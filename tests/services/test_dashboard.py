@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 import pytest
 
 from omni_rl.kinds import KINDS, OVERALL
-from omni_rl.ledger.types import NewAlarm, StepKey
+from omni_rl.ledger.types import IncidentEnd, NewIncident
 from tests.services.conftest import Served
 from tests.services.test_steps import CALM, RUN, post, seal
 
@@ -71,11 +71,12 @@ async def test_alarms_stay_with_what_was_done_about_them(served: Served) -> None
     await served.http.post("/v1/runs", json=RUN)
     await post(served, CALM)
     await seal(served)
-    alarm = NewAlarm(3, "image: too far", "media_mismatch", "halted", {"media": {"equal": False}})
-    await served.coordinator.store.open_alarm("digits", alarm, StepKey("digits", 1, 12))
-    await served.coordinator.store.close_alarms("digits", "a person came")
+    seen = NewIncident(3, "image: too far", "media_mismatch", "halted", {"media": {"equal": False}})
+    await served.coordinator.store.see_incident("digits", seen)
+    await served.coordinator.store.end_incidents("digits", IncidentEnd("drift", "a person came"))
     (found,) = (await served.http.get("/v1/runs/digits/alarms")).json()
     assert found["closed"] is not None
+    assert found["action"] == "a person came"
     assert (found["cause"], found["evidence"]) == ("media_mismatch", {"media": {"equal": False}})
     assert (await served.http.get("/v1/runs/none/alarms")).status_code == 404
 

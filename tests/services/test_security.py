@@ -38,6 +38,12 @@ ROUTES: list[tuple[str, str, str, dict[str, Any] | None]] = [
     ("GET", "/v1/runs/digits/timeline", "read", None),
     ("GET", "/v1/runs/digits/limits", "read", None),
     ("GET", "/v1/runs/digits/alarms", "read", None),
+    ("GET", "/v1/runs/digits/attempts", "read", None),
+    ("GET", "/v1/incidents", "read", None),
+    ("GET", "/v1/incidents/7", "read", None),
+    ("POST", "/v1/incidents/7/acknowledge", "sync", None),
+    ("POST", "/v1/incidents/7/notes", "sync", {"text": "mine"}),
+    ("POST", "/v1/incidents/7/end", "sync", None),
     ("GET", "/v1/runs/digits/updates", "read", None),
     ("GET", STEP, "read", None),
     ("GET", f"{STEP}/samples/a", "read", None),
@@ -99,6 +105,7 @@ async def test_the_table_above_is_complete(served: Served) -> None:
             .replace("updates/12", "updates/{update}")
             .replace("syncs/abc", "syncs/{sync}")
             .replace("checks/7", "checks/{check}")
+            .replace("incidents/7", "incidents/{incident}")
             .replace("jobs/abc", "jobs/{job}")
             .replace("0" * 64, "{digest}"),
         )

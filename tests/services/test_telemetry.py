@@ -167,5 +167,8 @@ async def test_an_open_alarm_and_what_the_clusters_members_are(serve: Serve) -> 
         await post(served, DRIFTED)
         await seal(served)
         found = samples((await served.http.get("/metrics")).text)
-    assert (before["omni_rl_alarms_open", ()], found["omni_rl_alarms_open", ()]) == (0, 1)
+    assert not [name for name, _ in before if name == "omni_rl_incident_open"]
+    ((_, labels),) = [key for key in found if key[0] == "omni_rl_incident_open"]
+    assert dict(labels) == {"run": "digits", "incident_kind": "drift", "cause": "unknown", "acknowledged": "no"}
+    assert found["omni_rl_incident_open", labels] == 3
     assert found["omni_rl_cluster_members", (("role", "rollout"), ("state", "serving"))] >= 1

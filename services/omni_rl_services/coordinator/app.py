@@ -21,6 +21,7 @@ from omni_rl_services.coordinator.routes import (
     events,
     gate,
     health,
+    incidents,
     jobs,
     media,
     runs,
@@ -34,7 +35,7 @@ from omni_rl_services.coordinator.silence import CLOCK, Clock
 from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.telemetry import Telemetry
 
-ROUTERS = (health, session, gate, runs, alarms, steps, updates, syncs, jobs, events, media, dashboard)
+ROUTERS = (health, session, gate, runs, alarms, incidents, steps, updates, syncs, jobs, events, media, dashboard)
 DESCRIPTION = """Keeps an RL run honest: the policy that samples and the policy that learns must be the same function.
 
 Post a step's logprobs of both (`PUT …/parts/{rank}`, then `POST …/seal`) and get a verdict; ask for weight syncs that

@@ -5,9 +5,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from omni_rl import __version__
-from omni_rl.api.runs import RunBody
+from omni_rl.api.runs import RunBody, RunLine
 from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody
 from omni_rl.consistency.limits import limits_for
@@ -15,16 +16,18 @@ from omni_rl.consistency.policy import Outcome
 from omni_rl.errors import ConflictError, NotFoundError, OmniRLError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore
-from omni_rl.ledger.types import NewAlarm, StepKey
+from omni_rl.ledger.run_list import Wanted
+from omni_rl.ledger.types import Incident, StepKey
 from omni_rl_services.coordinator.auth import Sessions, Tokens
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState, NoBridge
 from omni_rl_services.coordinator.checks import Checks
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.gate import PERSON, Gate
+from omni_rl_services.coordinator.incidents import pursued
 from omni_rl_services.coordinator.jobs import Jobs
 from omni_rl_services.coordinator.responder import Evidence, Responder
-from omni_rl_services.coordinator.roster import NEWEST, Roster
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.roster import Roster
+from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.silence import CLOCK, Clock, Silence
 from omni_rl_services.coordinator.sinks import Aside, Sink, WandbSink
@@ -33,11 +36,13 @@ from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.syncs import Syncs
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.updates import Updates
-from omni_rl_services.coordinator.verdicts import done_about
+from omni_rl_services.coordinator.views import ALARMS, alarm_answer, incident_answer, run_line
 
 logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
 """How often the cluster is asked how it is."""
+OPEN = 100
+"""Open incidents that the state tells of."""
 TIDY_SECONDS = 600.0
 """How often media that are too old go."""
 
@@ -73,9 +78,8 @@ class Coordinator:
         self.steps = Steps(
             settings, self.store, self.events, self.telemetry, self._sinks, self._responder, self.updates, clock
         )
-        self._runs = Roster(self.store, settings.settle)
-        self.silence = Silence(settings.silent_after, self._runs, self.store, self.gate, self.telemetry, clock)
-        self.telemetry.alarms.set_function(lambda: sum(run.drift.alarming for run in self._runs))
+        self._runs = Roster(self.store, settings.settle, settings.silent_after)
+        self.silence = Silence(self._runs, self.store, self.gate, clock)
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -132,8 +136,22 @@ class Coordinator:
         self.events.poke()
         return run
 
-    async def newest_runs(self, limit: int) -> list[Run]:
-        return await self._runs.newest(limit)
+    async def listed(self, wanted: Wanted) -> tuple[list[RunLine], int]:
+        """A page of runs, and how many there are on all pages."""
+        found, total = await self.store.listed(replace(wanted, unseen=self._unseen))
+        return [run_line(self._runs.read(one.run), one) for one in found], total
+
+    async def line(self, name: str) -> RunLine:
+        """One run's. Raises `NotFoundError`."""
+        await self.run(name)
+        one = await self.store.one_listed(name, self._unseen)
+        return run_line(self._runs.read(one.run), one)
+
+    @property
+    def _unseen(self) -> tuple[str, ...]:
+        """The run that a cluster samples for which does not answer."""
+        cluster = self._cluster
+        return (cluster.run,) if not (self._alone or cluster.connected or cluster.run is None) else ()
 
     async def pause(self, reason: str) -> GateAnswer:
         """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
@@ -169,6 +187,27 @@ class Coordinator:
         await self.gate.settle()
         return self.gate.answer()
 
+    async def end_incident(self, number: int, by: str) -> Incident:
+        """A person says that an incident is over. Of a run that drifts, whoever says so vouches for the next step.
+
+        Raises:
+            NotFoundError: there is none of that number.
+            ConflictError: its run's gate is shut; resuming the run ends it.
+        """
+        found = await self.store.incident(number)
+        why = f"ended by {by}"
+        if found.kind == "drift" and found.run is not None and found.ended is None:
+            run = await self.run(found.run)
+            async with run.turn:
+                if run.drift.gate != "open":
+                    raise ConflictError(
+                        f"the gate of run {run.name} is {run.drift.gate}: resume the run, which ends it"
+                    )
+                await self._record(run, run.policy.resumed(run.drift, why), {})
+        ended = await self.store.end_incident(number, why)
+        self.events.poke()
+        return ended
+
     async def check(self, body: CheckBody) -> CheckAnswer:
         """Compare both policies now, by the limits of the run that is named, or else of the cluster's. A step of a run
         that the cluster does not sample for, or while it does not answer, is explained from its records, unless more is
@@ -196,8 +235,15 @@ class Coordinator:
             return ReadyAnswer(ready=True)
         return ReadyAnswer(ready=self._cluster.connected, reason=self._cluster.reason)
 
+    async def metrics(self) -> bytes:
+        """The text that Prometheus scrapes: what is open is read from the ledger, so that a restart ends no alert."""
+        self.telemetry.open_incidents(await self.store.incidents(still_open=True, limit=OPEN))
+        self.telemetry.silent(await self.store.silent_runs(OPEN))
+        return self.telemetry.expose()
+
     async def state(self) -> StateAnswer:
         cluster = self._cluster
+        found = sorted(await self.store.incidents(still_open=True, limit=OPEN), key=lambda one: -one.severity)
         return StateAnswer(
             version=__version__,
             started=self._started,
@@ -211,28 +257,21 @@ class Coordinator:
                 members=[MemberAnswer(**vars(member)) for member in cluster.members],
             ),
             sync=self.syncs.running,
-            runs=[run.answer() for run in await self.newest_runs(NEWEST)],
-            alarms=[
-                alarm for run in self._runs if run.drift.alarming for alarm in await self.store.open_alarms(run.name)
-            ],
+            runs=[run.answer() for run in self._runs.newest()],
+            needs={need.label: count for need, count in (await self.store.needs(self._unseen)).items()},
+            incidents=[incident_answer(one) for one in found],
+            alarms=[alarm_answer(one) for one in found if one.kind in ALARMS],
         )
 
     async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
         """What changed between two steps: durable, then true."""
-        await self.store.put_drift(run, outcome)
-        before, after = run.drift, outcome.drift
-        reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
-        halted = after.gate == "halted" and before.gate != "halted"
-        news = after.alarming and (not before.alarming or halted or after.cause != before.cause)
-        if before.alarming and (news or not after.alarming):
-            await self.store.close_alarms(run.name, reason, self.updates.alarms(run.name))
-        if news:
-            key = None if run.latest is None else StepKey(run.name, *run.latest)
-            done = done_about(after, run.body.gated)
-            await self.store.open_alarm(
-                run.name, NewAlarm(int(after.severity), reason, after.cause, done, evidence), key
-            )
-        run.drift = after
+        seen, over = pursued(run, outcome, evidence)
+        key = None if run.latest is None else StepKey(run.name, *run.latest)
+        events = transition_events(run.name, outcome)
+        await self.store.put_state(
+            run.name, run.after(drift=outcome.drift, events=events, seen=seen, over=over, key=key)
+        )
+        run.drift = outcome.drift
         self.events.poke()
 
     async def _watch(self) -> None:

@@ -13,6 +13,7 @@ EnginePath = Annotated[str, Path(pattern=NAME, description="The engine's name.",
 UpdatePath = Annotated[int, Path(ge=0, le=MAX_INT, description="The update's number.", examples=[12])]
 MAX_ID = 2**53
 """Of rows that the ledger numbers: a browser can count no further."""
+IncidentPath = Annotated[int, Path(ge=1, le=MAX_ID, description="The incident's number.", examples=[7])]
 CheckPath = Annotated[int, Path(ge=1, le=MAX_ID, description="The check's number.", examples=[7])]
 RankPath = Annotated[int, Path(ge=0, le=65535, description="The data-parallel rank.", examples=[0])]
 SamplePath = Annotated[str, Path(min_length=1, max_length=512, description="The sample's name.", examples=["p7-0"])]

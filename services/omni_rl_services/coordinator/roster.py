@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from omni_rl.api.runs import RunBody
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.types import Run as Row
+from omni_rl_services.coordinator.lines import Line
 from omni_rl_services.coordinator.runs import Run
 from omni_rl_services.coordinator.store import Store
 
@@ -19,25 +20,25 @@ NEWEST = 100
 class Roster:
     """One object a run at a time, whose turn its writers share: one that is not at rest never leaves."""
 
-    def __init__(self, store: Store, settle: int) -> None:
+    def __init__(self, store: Store, settle: int, silent_after: float) -> None:
         self._store = store
         self._settle = settle
+        self._silent_after = silent_after
         self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._complete = True
 
     def __iter__(self) -> Iterator[Run]:
         """Those in memory."""
         return iter(list(self._runs.values()))
 
     async def open(self) -> None:
-        for row in await self._store.runs():
+        for row in await self._store.to_remember(KEPT):
             self.add(row)
 
     def add(self, row: Row) -> Run:
         """The run, as the ledger has it unless it is in memory."""
         run = self._runs.get(row.run)
         if run is None:
-            run = self._runs[row.run] = self._of(row)
+            run = self._runs[row.run] = self.read(row)
         self._runs.move_to_end(run.name)
         self._trim(run)
         return run
@@ -54,18 +55,16 @@ class Roster:
             raise NotFoundError(f"there is no run {name!r}; make it with POST /v1/runs") from None
         return self.add(row)
 
-    async def newest(self, limit: int) -> list[Run]:
-        if limit <= NEWEST or self._complete:
-            return heapq.nlargest(limit, self._runs.values(), key=_created)
-        rows = (await self._store.runs())[: -limit - 1 : -1]
-        return [self._runs.get(row.run) or self._of(row) for row in rows]
+    def newest(self) -> list[Run]:
+        """Those that stay, the newest first."""
+        return heapq.nlargest(NEWEST, self._runs.values(), key=_created)
 
-    def _of(self, row: Row) -> Run:
-        run = Run.of(RunBody.model_validate(row.config), row.created, self._settle)
-        run.latest = None if row.latest is None else (row.latest.attempt, row.latest.step)
-        run.sealed = row.sealed
+    def read(self, row: Row) -> Run:
+        """A run as the ledger has it, for reading alone: it does not come into memory."""
+        run = Run.of(RunBody.model_validate(row.config), row.created, self._settle, self._silent_after)
         if row.latest is not None:  # what older ledgers do not say
-            run.activity = "live"
+            run.latest, run.activity = (row.latest.attempt, row.latest.step), "live"
+            run.line = Line(row.latest.attempt, row.latest.step, row.sealed)
         if row.state is not None:
             run.take_up(row.state)
         return run
@@ -80,7 +79,6 @@ class Roster:
                 return
             if run.at_rest and run.name not in stay:
                 del self._runs[run.name]
-                self._complete = False
 
 
 def _created(run: Run) -> float:

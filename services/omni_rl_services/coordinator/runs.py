@@ -1,6 +1,7 @@
 """Runs as the coordinator holds them: how each is judged, and where its drift stands. One writer each."""
 
 import asyncio
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -8,16 +9,19 @@ from omni_rl.api.runs import Activity, DriftAnswer, RunAnswer, RunBody
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
 from omni_rl.consistency.limits import Severity
+from omni_rl.consistency.need import need_of
 from omni_rl.consistency.policy import Drift, Outcome, Policy
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.ledger.types import NewEvent, NewState, Place
+from omni_rl_services.coordinator.lines import Line
 
 
 @dataclass
 class Run:
-    """`turn` is held by whoever changes `drift` or `activity`, from its judgement to its row in the ledger. `sealed`:
-    when its latest step was, in Unix seconds."""
+    """`turn` is held by whoever changes `drift`, `line` or `activity`, from its judgement to its row in the ledger.
+    `silent_after`: seconds without a step after which it is silent."""
 
     body: RunBody
     created: float
@@ -25,18 +29,21 @@ class Run:
     yardstick: Yardstick
     correction: Correction
     terms: Terms
+    silent_after: float
     drift: Drift = field(default_factory=Drift)
     history: History = field(default_factory=History)
     latest: tuple[int, int] | None = None
-    sealed: float | None = None
+    line: Line = field(default_factory=Line)
     activity: Activity = "waiting"
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _told: tuple[object, RunAnswer] | None = None
 
     @classmethod
-    def of(cls, body: RunBody, created: float, settle: int) -> "Run":
+    def of(cls, body: RunBody, created: float, settle: int, silent_after: float = math.inf) -> "Run":
         policy = Policy(settle=settle, gated=body.gated)
-        return cls(body, created, policy, body.judged_by(), body.correction.correction(), body.terms())
+        correction = body.correction.correction()
+        after = body.silent_after or silent_after
+        return cls(body, created, policy, body.judged_by(), correction, body.terms(), after)
 
     @property
     def name(self) -> str:
@@ -61,14 +68,37 @@ class Run:
         """What its earlier steps showed: a new attempt has none."""
         return self.history if self.latest is not None and attempt == self.latest[0] else History()
 
-    def state(self, drift: Drift, history: History) -> dict[str, Any]:
-        """What the ledger keeps of where a run stands."""
-        return {**asdict(drift), "history": asdict(history), "activity": self.activity}
+    @property
+    def sealed(self) -> float | None:
+        """When its latest step was, in Unix seconds."""
+        return self.line.sealed
+
+    def after(
+        self,
+        *,
+        drift: Drift | None = None,
+        history: History | None = None,
+        activity: Activity | None = None,
+        line: Line | None = None,
+        **told: Any,
+    ) -> NewState:
+        """What the ledger is to keep of where the run stands once these have changed, with what is `told` of it."""
+        drift, line, activity = drift or self.drift, line or self.line, activity or self.activity
+        state = {
+            **asdict(drift),
+            "history": asdict(history or self.history),
+            "activity": activity,
+            "line": line.to_json(),
+        }
+        due = None if activity != "live" or line.sealed is None else line.sealed + self.silent_after
+        return NewState(state, Place(int(need_of(drift, activity, line.own)), line.sealed, due), **told)
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Stand where the ledger says."""
         self.drift = _drift(state)
         self.activity = state.get("activity", self.activity)
+        if (line := state.get("line")) is not None:
+            self.line = Line.from_json(line)
         if (history := state.get("history")) is not None:
             self.history = History(**{**history, "sizes": tuple(map(tuple, history["sizes"]))})
 
@@ -86,7 +116,7 @@ class Run:
 
     def answer(self) -> RunAnswer:
         """Made anew where it has changed: every state tells of a hundred runs, most of which are at rest."""
-        now = (self.drift, self.latest, self.activity)
+        now = (self.drift, self.line, self.activity)
         if self._told is None or self._told[0] != now:
             self._told = now, self._answer()
         return self._told[1]
@@ -126,9 +156,9 @@ def _drift(values: dict[str, Any]) -> Drift:
 _DRIFT = frozenset(field.name for field in fields(Drift))
 
 
-def transition_events(outcome: Outcome, **where: Any) -> list[tuple[str, dict[str, Any]]]:
-    """An event for each transition: its kind and data."""
-    return [
-        (change.what, {**where, "before": change.before, "after": change.after, "reason": change.reason})
+def transition_events(run: str, outcome: Outcome, **where: Any) -> tuple[NewEvent, ...]:
+    """An event for each transition."""
+    return tuple(
+        NewEvent(change.what, {**where, "before": change.before, "after": change.after, "reason": change.reason}, run)
         for change in outcome.transitions
-    ]
+    )

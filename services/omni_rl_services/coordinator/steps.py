@@ -4,23 +4,22 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from omni_rl.api.steps import PartAnswer, SealBody, Verdict
-from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Outcome
-from omni_rl.consistency.posted.history import History
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
-from omni_rl.ledger.types import NewAlarm, NewEvent, NewStep, StepKey
+from omni_rl.ledger.types import NewEvent, NewState, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
 from omni_rl_services.coordinator.recent import RecentParts, Room
 from omni_rl_services.coordinator.responder import Responder
@@ -30,11 +29,9 @@ from omni_rl_services.coordinator.sinks import Aside, JudgedStep
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.updates import Updates
-from omni_rl_services.coordinator.verdicts import done_about, severity_of, verdict_of
+from omni_rl_services.coordinator.verdicts import severity_of, verdict_of
 
 T = TypeVar("T")
-WORSE = 1.5
-"""How many times as far over its limit as before a figure has to be for an alarm that is open to be told again."""
 SMALL = 2**19
 """Bytes of records that are worked on at once: for fewer, the way to another thread and back takes longer than the
 work, which is then a few milliseconds."""
@@ -134,16 +131,23 @@ class Steps:
             verdict = verdict_of(key, judged, outcome.drift, weights, run.policy.settle, live=live)
             severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
-            step = _new_step(run, key, body, digests, judged, outcome, history, severity, verdict, live=live)
-            step = replace(step, other_alarms=self._updates.alarms(run.name))
-            if await self._store.seal(step) == "same":
+            line = run.line.after(key, judged, outcome.drift, body.training, self._clock()) if live else run.line
+            after = run.after(
+                drift=outcome.drift,
+                history=history,
+                line=line,
+                activity="live" if live else run.activity,
+                key=key,
+                events=_events(run, key, outcome, verdict, live=live),
+                seen=seen_at(run, key, judged, outcome.drift, verdict) if live else (),
+                over=over_at(run, outcome.drift, judged.judgement.reason) if live else (),
+            )
+            if await self._store.seal(_new_step(key, body, digests, judged, severity, verdict, after)) == "same":
                 return await self._again(run, key, judged)
-            before, run.drift, run.history = run.drift, outcome.drift, history
+            run.drift, run.history, run.line = outcome.drift, history, line
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
             if live:
-                run.sealed, run.activity = self._clock(), "live"
-            if before.alarming and not outcome.drift.alarming:
-                await self._store.close_alarms(run.name, judged.judgement.reason, self._updates.alarms(run.name))
+                run.activity = "live"
         self._events.poke()
         self._recent.forget(key)
         self._tell(run, key, body, judged)
@@ -194,13 +198,6 @@ class Steps:
             sink.step(step)
 
 
-def _why(verdict: Verdict) -> str:
-    """The cause in words; where it is not known, what the step is judged by, and the best suspects."""
-    if verdict.cause in (None, Cause.UNKNOWN):
-        return "; ".join(filter(None, (verdict.reason, verdict.sentence)))
-    return verdict.sentence
-
-
 def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:
     records = StepRecords.from_arrow(body, limits) if arrow else StepRecords.from_json(body, limits)
     # Both are computed once and kept: here, where the event loop does not wait for it.
@@ -214,31 +211,22 @@ def _began_again(run: Run) -> Iterator[NewEvent]:
         yield NewEvent("activity", {"before": run.activity, "after": "live"}, run.name)
 
 
+def _events(run: Run, key: StepKey, outcome: Outcome, verdict: Verdict, *, live: bool) -> tuple[NewEvent, ...]:
+    where = {"attempt": key.attempt, "step": key.step}
+    sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
+    moved = transition_events(key.run, outcome, **where)
+    return (NewEvent("step", sealed, key.run), *moved, *(_began_again(run) if live else ()))
+
+
 def _new_step(
-    run: Run,
     key: StepKey,
     body: SealBody,
     digests: dict[int, str],
     judged: Judged,
-    outcome: Outcome,
-    history: History,
     severity: Severity,
     verdict: Verdict,
-    *,
-    live: bool,
+    after: NewState,
 ) -> NewStep:
-    where = {"attempt": key.attempt, "step": key.step}
-    sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
-    alarm = None
-    worse = outcome.drift.peak > WORSE * run.drift.peak
-    if outcome.drift.alarming and (worse or not run.drift.alarming):
-        alarm = NewAlarm(
-            int(outcome.drift.severity),
-            f"{key.run}, step {key.step}: {_why(verdict)}",
-            verdict.cause,
-            done_about(outcome.drift, run.body.gated),
-            {entry["check"]: {k: v for k, v in entry.items() if k != "check"} for entry in verdict.evidence},
-        )
     return NewStep(
         key,
         digests,
@@ -251,11 +239,5 @@ def _new_step(
         weight_version=", ".join(judged.versions),
         kept=judged.kept,
         flips=judged.flips,
-        state={**run.state(outcome.drift, history), **({"activity": "live"} if live else {})},
-        events=(
-            NewEvent("step", sealed, key.run),
-            *(NewEvent(kind, data, key.run) for kind, data in transition_events(outcome, **where)),
-            *(_began_again(run) if live else ()),
-        ),
-        alarm=alarm,
+        after=after,
     )

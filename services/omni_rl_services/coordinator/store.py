@@ -10,17 +10,20 @@ import sqlalchemy as sa
 
 from omni_rl.api.events import EventAnswer
 from omni_rl.api.runs import RunBody
-from omni_rl.api.state import AlarmAnswer
-from omni_rl.consistency.policy import Outcome
+from omni_rl.consistency.need import Need
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore, Put
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.run_list import Listed, Wanted
 from omni_rl.ledger.tables import events, syncs
 from omni_rl.ledger.types import (
+    Attempt,
     Event,
+    Incident,
+    IncidentEnd,
     KeptCheck,
-    NewAlarm,
-    NewEvent,
+    NewIncident,
+    NewState,
     NewStep,
     Part,
     Run,
@@ -33,9 +36,6 @@ from omni_rl.ledger.types import (
     Timeline,
 )
 from omni_rl.ledger.updates import KeptUpdate, NewUpdate, UpdateKey
-from omni_rl_services.coordinator.runs import Run as LiveRun
-from omni_rl_services.coordinator.runs import transition_events
-from omni_rl_services.coordinator.views import alarm_answer
 
 READERS = 4
 """Threads that read; a slow query must not keep others waiting."""
@@ -80,8 +80,26 @@ class Store:
     async def remembered_updates(self, run: str) -> list[KeptUpdate]:
         return await self._read(self._ledger.remembered_updates, run)
 
-    async def runs(self) -> list[Run]:
-        return await self._read(self._ledger.runs)
+    async def to_remember(self, limit: int) -> list[Run]:
+        return await self._read(self._ledger.to_remember, limit)
+
+    async def listed(self, wanted: Wanted) -> tuple[list[Listed], int]:
+        return await self._read(self._ledger.listed, wanted)
+
+    async def one_listed(self, run: str, unseen: Collection[str]) -> Listed:
+        return await self._read(self._ledger.one_listed, run, unseen)
+
+    async def needs(self, unseen: Collection[str]) -> dict[Need, int]:
+        return await self._read(self._ledger.needs, unseen)
+
+    async def overdue(self, now: float, limit: int) -> list[str]:
+        return await self._read(self._ledger.overdue, now, limit)
+
+    async def silent_runs(self, limit: int) -> list[str]:
+        return await self._read(self._ledger.silent_runs, limit)
+
+    async def attempts(self, run: str) -> list[Attempt]:
+        return await self._read(self._ledger.attempts, run)
 
     async def run(self, run: str) -> Run:
         return await self._read(self._ledger.run, run)
@@ -90,14 +108,8 @@ class Store:
         stored = await asyncio.wrap_future(self._ledger.put_run(body.run, body.model_dump(mode="json")))
         return await self._read(self._ledger.run, body.run), stored
 
-    async def put_drift(self, run: LiveRun, outcome: Outcome) -> None:
-        """A run's drift, with an event for each of its transitions."""
-        told = [NewEvent(kind, data, run.name) for kind, data in transition_events(outcome)]
-        state = run.state(outcome.drift, run.history)
-        await asyncio.wrap_future(self._ledger.put_state(run.name, state, told))
-
-    async def put_state(self, run: str, state: Mapping[str, Any], what: Sequence[NewEvent]) -> None:
-        await asyncio.wrap_future(self._ledger.put_state(run, state, what))
+    async def put_state(self, run: str, new: NewState) -> None:
+        await asyncio.wrap_future(self._ledger.put_state(run, new))
 
     async def put_part(self, key: StepKey, rank: int, records: StepRecords) -> Stored:
         return await asyncio.wrap_future(self._ledger.put_part(key, rank, records))
@@ -146,19 +158,42 @@ class Store:
     async def last_event(self) -> int:
         return await self._read(self._ledger.last_event)
 
-    async def open_alarm(self, run: str, alarm: NewAlarm, key: StepKey | None) -> None:
-        await asyncio.wrap_future(self._ledger.open_alarm(run, alarm, key))
+    async def see_incident(self, run: str | None, new: NewIncident) -> None:
+        await asyncio.wrap_future(self._ledger.see_incident(run, new))
 
-    async def close_alarms(self, run: str, action: str, but: Collection[int] = ()) -> None:
-        await asyncio.wrap_future(self._ledger.close_alarms(run, action, but))
+    async def end_incidents(self, run: str | None, over: IncidentEnd) -> None:
+        await asyncio.wrap_future(self._ledger.end_incidents(run, over))
 
-    async def open_alarms(self, run: str) -> list[AlarmAnswer]:
-        """A run's alarms that are not over, the newest first."""
-        return [alarm_answer(alarm) for alarm in await self._read(self._ledger.alarms, run, still_open=True)]
+    async def end_incident(self, number: int, why: str) -> Incident:
+        return await asyncio.wrap_future(self._ledger.end_incident(number, why))
 
-    async def alarms(self, run: str, limit: int) -> list[AlarmAnswer]:
-        """A run's alarms, the newest first."""
-        return [alarm_answer(alarm) for alarm in await self._read(self._ledger.alarms, run, limit=limit)]
+    async def acknowledge(self, number: int, by: str) -> Incident:
+        return await asyncio.wrap_future(self._ledger.acknowledge(number, by))
+
+    async def add_note(self, number: int, by: str, text: str) -> Incident:
+        return await asyncio.wrap_future(self._ledger.add_note(number, by, text))
+
+    async def incident_told(self, number: int, webhook: str, state: str) -> None:
+        await asyncio.wrap_future(self._ledger.incident_told(number, webhook, state))
+
+    async def incident(self, number: int) -> Incident:
+        return await self._read(self._ledger.incident, number)
+
+    async def incidents(
+        self,
+        *,
+        still_open: bool | None = None,
+        run: str | None = None,
+        kind: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Incident]:
+        return await self._read(
+            self._ledger.incidents, still_open=still_open, run=run, kind=kind, before=before, limit=limit
+        )
+
+    async def incidents_since(self, at: float) -> list[Incident]:
+        return await self._read(self._ledger.incidents_since, at)
 
     async def put_media(self, content: bytes) -> Put:
         return await self._read(self._media.put, content)

@@ -2,7 +2,6 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import get_args
 
 import prometheus_client
@@ -10,6 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from omni_rl.api.runs import LIMITED
+from omni_rl.ledger.types import Incident
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl_services.coordinator.bridge import ReplicaState
 from omni_rl_services.coordinator.sinks import JudgedStep
@@ -52,7 +52,11 @@ class Telemetry:
         self.last_sync = self._gauge("last_sync_timestamp_seconds", "When the latest sync was committed.")
         self.gate_closed = self._gauge("gate_closed", "1 while generation is held.")
         self.ray_up = self._gauge("ray_up", "1 while the Ray cluster answers.")
-        self.alarms = self._gauge("alarms_open", "Runs whose alarm is not over.")
+        self._incidents = self._gauge(
+            "incident_open",
+            "An incident that is not over: 1 warn, 2 mask, 3 pause.",
+            *("run", "incident_kind", "cause", "acknowledged"),
+        )
         self._members = self._gauge("cluster_members", "Rollout engines and trainers, by state.", "role", "state")
         self.events = self._counter("events", "Events, by kind.", "kind")
         self.subscribers = self._gauge("event_subscribers", "Open event streams.")
@@ -81,10 +85,25 @@ class Telemetry:
         self._attempt.labels(step.run).set(step.attempt)
         self.seals.labels(step.severity.label).inc()
 
+    def open_incidents(self, incidents: Iterable[Incident]) -> None:
+        """Show the incidents that are not over; of those that are alike, the worst."""
+        worst: dict[tuple[str, str, str, str], int] = {}
+        for one in incidents:
+            labels: tuple[str, str, str, str] = (
+                one.run or "",
+                one.kind,
+                one.cause or "",
+                "no" if one.acknowledged is None else "yes",
+            )
+            worst[labels] = max(worst.get(labels, 0), one.severity)
+        self._incidents.clear()
+        for key, severity in worst.items():
+            self._incidents.labels(*key).set(severity)
+
     def silent(self, runs: Iterable[str]) -> None:
-        """Show which runs are silent, as many as there may be figures of."""
+        """Show which runs are silent."""
         self._silent.clear()
-        for run in islice(runs, self._max_runs):
+        for run in runs:
             self._silent.labels(run).set(1)
 
     def synced(self, result: SyncResult, finished: float, *, weights: bool) -> None:

@@ -18,7 +18,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import ConflictError, InvalidRequestError
-from omni_rl.ledger.types import NewAlarm, NewEvent
+from omni_rl.ledger.types import NewEvent, NewIncident
 from omni_rl.ledger.updates import NewUpdate, UpdateKey, digest_of
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.runs import Run
@@ -38,10 +38,10 @@ QUIET_SECONDS = 2.0
 
 @dataclass
 class OpenFault:
-    """A fault that is told of. `alarm`: its number; `engines`: those that have it."""
+    """A fault that is told of. `incident`: its number; `engines`: those that have it."""
 
     fault: UpdateFault
-    alarm: int
+    incident: int
     engines: set[str]
 
 
@@ -148,11 +148,6 @@ class Updates:
             sentence = _sentence(worst, len(live.of.engines))
             return Finding(Check.WEIGHTS, "explains", sentence, worst.fault.cause, tensors=worst.fault.parts[:8])
 
-    def alarms(self, run: str) -> frozenset[int]:
-        """The numbers of a run's alarms that are about its updates: a calm step does not end them."""
-        live = self._runs.get(run)
-        return frozenset() if live is None else frozenset(one.alarm for one in live.open.values())
-
     async def newest(self, run: str, limit: int) -> list[UpdateAnswer]:
         """The newest first; of several workers the last one's answer, which has all."""
         rows = await self._store.updates(run, limit)
@@ -195,22 +190,21 @@ class Updates:
     async def _tell(
         self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate, new: NewUpdate, *, kept: bool = False
     ) -> None:
-        """Make an answer durable with the alarms that it opens and those that it ends."""
+        """Make an answer durable with the incidents that it opens and those that it ends."""
         if judged.confirmed is not None:
             state.confirmed = max(state.confirmed or 0, judged.confirmed)
         over, faults = self._changed(live, state, judged)
         opened = [_with_engine(live, fault, state.name) for fault in faults]
-        close = [one.alarm for one in over] + [one.alarm for one in opened if one.alarm]
         count = len(live.of.engines)
         change = replace(
             new,
-            close=close,
-            alarms=[_alarm(one, count, judged.of) for one in opened],
+            over=[one.incident for one in over],
+            seen=[_incident(one, count, judged.of) for one in opened],
             events=[NewEvent("update", {"engine": state.name, "number": state.number, "of": judged.of}, new.key.run)],
         )
         numbers = await (self._store.change_update(change) if kept else self._store.put_update(change))
         for one, number in zip(opened, numbers, strict=True):
-            one.alarm = number
+            one.incident = number
             live.open[one.fault.key] = one
 
     def _changed(
@@ -236,18 +230,16 @@ class Updates:
         if not new:
             return
         opened = [_with_engine(live, fault, state.name) for fault in new]
-        close = [one.alarm for one in opened if one.alarm]
         kept = await self._store.update(key)
         change = NewUpdate(
             key,
             b"",
             {} if kept is None else kept.answer,
             {},
-            close,
-            [_alarm(one, len(live.of.engines), live.of.newest) for one in opened],
+            seen=[_incident(one, len(live.of.engines), live.of.newest) for one in opened],
         )
         for one, number in zip(opened, await self._store.change_update(change), strict=True):
-            one.alarm = number
+            one.incident = number
             live.open[one.fault.key] = one
 
     async def _live(self, run: Run) -> LiveUpdates:
@@ -296,9 +288,9 @@ def _read(model: type[M], body: bytes) -> M:
 
 
 def _with_engine(live: LiveUpdates, fault: UpdateFault, engine: str) -> OpenFault:
-    """The fault with one more engine; the alarm that it had is to be told anew."""
+    """The fault with one more engine."""
     before = live.open.get(fault.key)
-    return OpenFault(fault, before.alarm if before else 0, {engine, *(before.engines if before else ())})
+    return OpenFault(fault, before.incident if before else 0, {engine, *(before.engines if before else ())})
 
 
 def _sentence(one: OpenFault, engines: int) -> str:
@@ -309,7 +301,7 @@ def _sentence(one: OpenFault, engines: int) -> str:
     return f"{one.fault.sentence}, in {len(one.engines)} of {engines} engines"
 
 
-def _alarm(one: OpenFault, engines: int, update: int | None) -> NewAlarm:
+def _incident(one: OpenFault, engines: int, update: int | None) -> NewIncident:
     severity = Severity.MASK if one.fault.cause is Cause.STALE_CACHE else Severity.PAUSE
     evidence = {
         "result": "explains",
@@ -319,4 +311,11 @@ def _alarm(one: OpenFault, engines: int, update: int | None) -> NewAlarm:
         "tensors": list(one.fault.parts[:16]),
     }
     sentence = _sentence(one, engines)
-    return NewAlarm(int(severity), sentence, str(one.fault.cause), "", {str(Check.WEIGHTS): evidence})
+    return NewIncident(
+        int(severity),
+        sentence,
+        str(one.fault.cause),
+        evidence={str(Check.WEIGHTS): evidence},
+        kind="update",
+        subject=one.fault.key,
+    )

@@ -5,15 +5,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from omni_rl.api.base import finite
+from omni_rl.api.incidents import (
+    AcknowledgementAnswer,
+    ActionAnswer,
+    FigureAnswer,
+    GoodStepAnswer,
+    IncidentAnswer,
+    NoteAnswer,
+)
+from omni_rl.api.runs import Recent, RunLine
 from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
+from omni_rl.consistency.incidents import GUIDE, Figure, remedy, section
 from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger.types import Alarm, KeptCheck, Sample, Step, StepRow, Sync, Timeline
+from omni_rl.ledger.run_list import Listed
+from omni_rl.ledger.types import Incident, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 from omni_rl_services.coordinator.bridge import CheckResult
+from omni_rl_services.coordinator.runs import Run
+
+ALARMS = ("drift", "update")
+"""Kinds of incident that version 0.1 called alarms."""
 
 
 def step_line(row: StepRow) -> StepLine:
@@ -56,19 +71,63 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     )
 
 
-def alarm_answer(alarm: Alarm) -> AlarmAnswer:
+def incident_answer(incident: Incident) -> IncidentAnswer:
+    acknowledged = incident.acknowledged
+    return IncidentAnswer(
+        incident=incident.id,
+        **{name: getattr(incident, name) for name in ("run", "kind", "what", "cause", "attempt", "step")},
+        **{name: getattr(incident, name) for name in ("opened", "changed", "ended")},
+        remedy=remedy(incident.kind, incident.cause),
+        guide=f"{GUIDE}#{section(incident.kind, incident.cause)}",
+        severity=Severity(incident.severity).label,
+        figure=_figure(incident.figure),
+        good=None if incident.good is None else GoodStepAnswer(**vars(incident.good)),
+        evidence=dict(incident.evidence),
+        actions=[ActionAnswer(**vars(done)) for done in incident.actions],
+        acknowledged=None if acknowledged is None else AcknowledgementAnswer(**vars(acknowledged)),
+        notes=[NoteAnswer(**vars(note)) for note in incident.notes],
+    )
+
+
+def _figure(figure: Figure | None) -> FigureAnswer | None:
+    if figure is None:
+        return None
+    value = figure.value if math.isfinite(figure.value) else None
+    return FigureAnswer(kind=figure.kind, metric=figure.metric, value=value, limit=figure.limit)
+
+
+def alarm_answer(incident: Incident) -> AlarmAnswer:
+    """As version 0.1 told of it."""
     return AlarmAnswer(
-        alarm=alarm.id,
-        run=alarm.run,
-        attempt=alarm.attempt,
-        step=alarm.step,
-        severity=Severity(alarm.severity).label,
-        cause=alarm.cause,
-        sentence=alarm.sentence,
-        action=alarm.action,
-        evidence=dict(alarm.evidence),
-        opened=alarm.opened,
-        closed=alarm.closed,
+        alarm=incident.id,
+        run=incident.run or "",
+        attempt=incident.attempt,
+        step=incident.step,
+        severity=Severity(incident.severity).label,
+        cause=incident.cause,
+        sentence=incident.what,
+        action=incident.actions[-1].what if incident.actions else "",
+        evidence=dict(incident.evidence),
+        opened=incident.opened,
+        closed=incident.ended,
+    )
+
+
+def run_line(run: Run, listed: Listed) -> RunLine:
+    incident, recent = listed.incident, run.line.recent
+    acknowledged = None if incident is None else incident.acknowledged
+    return RunLine(
+        **dict(run.answer()),
+        need=listed.need.label,
+        figure=_figure(run.line.figure),
+        good=None if run.line.good is None else GoodStepAnswer(**vars(run.line.good)),
+        recent=Recent(
+            step=tuple(step for step, _, _ in recent),
+            reward=tuple(reward for _, reward, _ in recent),
+            drift=tuple(mean for _, _, mean in recent),
+        ),
+        incident=None if incident is None else incident.id,
+        acknowledged=None if acknowledged is None else AcknowledgementAnswer(**vars(acknowledged)),
     )
 
 

@@ -7,6 +7,7 @@ from omni_rl.api.state import AlarmAnswer
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader
 from omni_rl_services.coordinator.params import LimitQuery, RunPath
 from omni_rl_services.coordinator.problems import documented
+from omni_rl_services.coordinator.views import ALARMS, alarm_answer
 
 router = APIRouter(prefix="/v1/runs/{run}", tags=["runs"])
 
@@ -24,6 +25,6 @@ async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> d
 async def alarms(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[AlarmAnswer]:
-    """Every alarm of a run, the newest first, those that are over among them."""
+    """A run's incidents of the kinds drift and update as version 0.1 told of them; `GET /v1/incidents` says more."""
     await coordinator.run(run)
-    return await coordinator.store.alarms(run, limit)
+    return [alarm_answer(one) for one in await coordinator.store.incidents(run=run, limit=limit) if one.kind in ALARMS]

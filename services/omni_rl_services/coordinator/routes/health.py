@@ -29,4 +29,4 @@ async def readyz(coordinator: CoordinatorDep, response: Response) -> ReadyAnswer
 )
 async def metrics(coordinator: CoordinatorDep, caller: Reader) -> Response:
     """Prometheus."""
-    return Response(coordinator.telemetry.expose(), media_type=CONTENT_TYPE)
+    return Response(await coordinator.metrics(), media_type=CONTENT_TYPE)

@@ -1,13 +1,19 @@
 """Runs: made once, judged at every step."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
-from omni_rl.api.runs import RunAnswer, RunBody
+from fastapi import APIRouter, Query, Response
+
+from omni_rl.api.base import MAX_INT
+from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody, RunLine
+from omni_rl.consistency.need import Need, NeedName
+from omni_rl.ledger.run_list import Order, Wanted
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.params import LimitQuery, RunPath
 from omni_rl_services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
+TOTAL = "Total-Count"
 
 
 @router.post("", status_code=201, responses={200: {"model": RunAnswer}, **documented(401, 403, 409, 413, 422)})
@@ -19,10 +25,28 @@ async def create(body: RunBody, coordinator: CoordinatorDep, caller: Syncer, res
     return run.answer()
 
 
-@router.get("", responses=documented(401, 403, 422))
-async def all_runs(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[RunAnswer]:
-    """Runs, the newest first."""
-    return [run.answer() for run in await coordinator.newest_runs(limit)]
+@router.get(
+    "",
+    responses={
+        200: {"headers": {TOTAL: {"schema": {"type": "integer"}, "description": "How many there are on all pages."}}},
+        **documented(401, 403, 422),
+    },
+)
+async def all_runs(
+    coordinator: CoordinatorDep,
+    caller: Reader,
+    response: Response,
+    search: Annotated[str, Query(max_length=64, description="A part of the run's name, in any case.")] = "",
+    need: Annotated[list[NeedName] | None, Query(max_length=len(Need), description="Of these needs alone.")] = None,
+    sort: Annotated[Order, Query(description="need: the most urgent first, then the latest step.")] = "newest",
+    offset: Annotated[int, Query(ge=0, le=MAX_INT, description="Leave out the first ones: the next page.")] = 0,
+    limit: LimitQuery = 100,
+) -> list[RunLine]:
+    """Runs, a line each, searched and filtered; the newest first, or the most urgent."""
+    needs = tuple(Need[name.upper()] for name in need or ())
+    lines, total = await coordinator.listed(Wanted(search, needs, sort, offset, limit))
+    response.headers[TOTAL] = str(total)
+    return lines
 
 
 @router.post("/{run}/end", responses=documented(401, 403, 404, 422))
@@ -32,6 +56,12 @@ async def end(run: RunPath, coordinator: CoordinatorDep, caller: Syncer) -> RunA
 
 
 @router.get("/{run}", responses=documented(401, 403, 404, 422))
-async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunAnswer:
+async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunLine:
     """One run, and where it stands."""
-    return (await coordinator.run(run)).answer()
+    return await coordinator.line(run)
+
+
+@router.get("/{run}/attempts", responses=documented(401, 403, 404, 422))
+async def attempts(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> list[AttemptAnswer]:
+    """Each start of a run with its first and last steps, oldest first."""
+    return [AttemptAnswer(**vars(one)) for one in await coordinator.store.attempts(run)]

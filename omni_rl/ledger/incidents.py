@@ -1,0 +1,215 @@
+"""Incidents in the ledger: opened once, grown while they are open, and ended; each change with its event."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from omni_rl.consistency.incidents import Figure, GoodStep
+from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.ledger.events import add_events
+from omni_rl.ledger.tables import incidents
+from omni_rl.ledger.types import (
+    Acknowledgement,
+    Done,
+    Incident,
+    IncidentEnd,
+    NewEvent,
+    NewIncident,
+    Note,
+    StepKey,
+)
+
+WORSE = 1.5
+"""How many times as far over its limit as before a figure has to be for an open incident to be worse."""
+UNKNOWN = (None, "unknown")
+"""Causes that any other takes the place of."""
+LISTED = 256
+"""Notes that an incident takes, and actions that it keeps."""
+
+
+def see(connection: sa.Connection, run: str | None, new: NewIncident, key: StepKey | None = None) -> int:
+    """Open an incident, or let the open one of its run, kind and subject grow; its number."""
+    known = connection.execute(_open(run).where(incidents.c.kind == new.kind, incidents.c.subject == new.subject))
+    row = known.first()
+    return _opened(connection, run, new, key) if row is None else _grown(connection, incident_of(row), new)
+
+
+def _opened(connection: sa.Connection, run: str | None, new: NewIncident, key: StepKey | None) -> int:
+    now = time.time()
+    values: dict[str, Any] = {
+        **{name: getattr(new, name) for name in ("kind", "subject", "severity", "cause", "headline", "why", "excess")},
+        "run": run,
+        "opened": now,
+        "changed": now,
+        "figure": _document(new.figure),
+        "good": _document(new.good),
+        "evidence": new.evidence,
+        "actions": [{"at": now, "what": new.action}] if new.action else [],
+        "notes": [],
+        "told": {},
+    }
+    if key is not None:
+        values |= {"attempt": key.attempt, "step": key.step}
+    number: int = connection.execute(sa.insert(incidents).values(values).returning(incidents.c.id)).scalar_one()
+    _tell(connection, number, run, "opened", kind=new.kind, severity=new.severity, cause=new.cause)
+    return number
+
+
+def _grown(connection: sa.Connection, known: Incident, new: NewIncident) -> int:
+    worse = new.severity > known.severity or new.excess > WORSE * known.excess
+    changes: dict[str, Any] = {}
+    if worse:
+        changes |= {"severity": max(known.severity, new.severity), "excess": max(known.excess, new.excess)}
+        changes |= {} if new.attributed else {"headline": new.headline, "figure": _document(new.figure)}
+    if known.kind != "drift":  # a drift's headline is of its worst step; the others say how it is now
+        changes["headline"] = new.headline
+    better = known.cause in UNKNOWN and new.cause not in UNKNOWN
+    if new.cause is not None and new.why and (new.attributed or worse or better):
+        changes |= {"cause": new.cause, "why": new.why, "evidence": new.evidence or known.evidence}
+    changes = {name: value for name, value in changes.items() if value != _value(known, name)}
+    if new.action and (not known.actions or known.actions[-1].what != new.action):
+        actions = [*map(asdict, known.actions), {"at": time.time(), "what": new.action}]
+        changes["actions"] = actions[-LISTED:]
+    if changes:
+        _change(connection, known, "grew", **changes)
+    return known.id
+
+
+def end(connection: sa.Connection, run: str | None, over: IncidentEnd) -> None:
+    """End the open incidents that `over` names."""
+    found = _open(run).where(incidents.c.kind == over.kind)
+    if over.subject is not None:
+        found = found.where(incidents.c.subject == over.subject)
+    for row in connection.execute(found).all():
+        end_one(connection, row.id, over.why)
+
+
+def end_one(connection: sa.Connection, number: int, why: str) -> Incident:
+    """End one incident, saying why; one that is over stays as it is. Raises `NotFoundError`."""
+    known = one(connection, number)
+    if known.ended is not None:
+        return known
+    now = time.time()
+    actions = [*map(asdict, known.actions), {"at": now, "what": why}][-LISTED:]
+    return _change(connection, known, "ended", ended=now, actions=actions)
+
+
+def acknowledge(connection: sa.Connection, number: int, by: str) -> Incident:
+    """Whoever says so first has it in hand; the same again is fine.
+
+    Raises:
+        NotFoundError: there is no such incident.
+        ConflictError: it is over, or somebody else has it.
+    """
+    known = one(connection, number)
+    if known.acknowledged is not None and known.acknowledged.by == by:
+        return known
+    if known.ended is not None:
+        raise ConflictError(f"incident {number} is over")
+    if known.acknowledged is not None:
+        raise ConflictError(f"{known.acknowledged.by} has incident {number}; write a note to it")
+    return _change(connection, known, "acknowledged", acknowledged={"by": by, "at": time.time()})
+
+
+def add_note(connection: sa.Connection, number: int, by: str, text: str) -> Incident:
+    """Write to an incident. Raises `NotFoundError`, and `ConflictError` where it has as many notes as it takes."""
+    known = one(connection, number)
+    if len(known.notes) >= LISTED:
+        raise ConflictError(f"incident {number} has {LISTED} notes; end it, and write to the next")
+    notes = [*map(asdict, known.notes), {"by": by, "at": time.time(), "text": text}]
+    return _change(connection, known, "noted", notes=notes)
+
+
+def told(connection: sa.Connection, number: int, webhook: str, state: str) -> None:
+    """Remember what a webhook was told of an incident."""
+    before = connection.execute(sa.select(incidents.c.told).where(incidents.c.id == number)).scalar_one()
+    connection.execute(sa.update(incidents).where(incidents.c.id == number).values(told={**before, webhook: state}))
+
+
+def one(connection: sa.Connection, number: int) -> Incident:
+    """Raises `NotFoundError`."""
+    row = connection.execute(sa.select(incidents).where(incidents.c.id == number)).first()
+    if row is None:
+        raise NotFoundError(f"there is no incident {number}")
+    return incident_of(row)
+
+
+def some(
+    connection: sa.Connection,
+    *,
+    still_open: bool | None = None,
+    run: str | None = None,
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Incident]:
+    """Newest first; with numbers below `before`."""
+    query = sa.select(incidents).order_by(incidents.c.id.desc()).limit(limit)
+    if still_open is not None:
+        query = query.where(incidents.c.ended.is_(None) if still_open else incidents.c.ended.is_not(None))
+    for name, value in {"run": run, "kind": kind}.items():
+        if value is not None:
+            query = query.where(incidents.c[name] == value)
+    if before is not None:
+        query = query.where(incidents.c.id < before)
+    return [incident_of(row) for row in connection.execute(query)]
+
+
+def changed_since(connection: sa.Connection, at: float) -> list[Incident]:
+    """Those that are open, and those that ended at `at` or later; oldest first."""
+    recent = sa.or_(incidents.c.ended.is_(None), incidents.c.ended >= at)
+    return [incident_of(row) for row in connection.execute(sa.select(incidents).where(recent).order_by(incidents.c.id))]
+
+
+def _open(run: str | None) -> sa.Select[Any]:
+    of_run = incidents.c.run.is_(None) if run is None else incidents.c.run == run
+    return sa.select(incidents).where(incidents.c.ended.is_(None), of_run)
+
+
+def _change(connection: sa.Connection, known: Incident, what: str, **values: Any) -> Incident:
+    here = sa.update(incidents).where(incidents.c.id == known.id)
+    connection.execute(here.values(**values, changed=time.time()))
+    now = one(connection, known.id)
+    _tell(connection, now.id, now.run, what, kind=now.kind, severity=now.severity, cause=now.cause)
+    return now
+
+
+def _tell(connection: sa.Connection, number: int, run: str | None, what: str, **more: Any) -> None:
+    add_events(connection, [NewEvent("incident", {"incident": number, "what": what, **more}, run)])
+
+
+def _document(part: Figure | GoodStep | None) -> dict[str, Any] | None:
+    """JSON has no NaN or infinity: such a figure is null."""
+    if part is None:
+        return None
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(part).items()
+    }
+
+
+def _value(known: Incident, name: str) -> Any:
+    value = getattr(known, name)
+    return _document(value) if isinstance(value, Figure | GoodStep) else value
+
+
+def incident_of(row: sa.Row[Any]) -> Incident:
+    """A row of the table as an incident."""
+    return Incident(
+        **{
+            **row._mapping,
+            "figure": None if row.figure is None else _figure(row.figure),
+            "good": None if row.good is None else GoodStep(**row.good),
+            "actions": tuple(Done(**done) for done in row.actions),
+            "acknowledged": None if row.acknowledged is None else Acknowledgement(**row.acknowledged),
+            "notes": tuple(Note(**note) for note in row.notes),
+        }
+    )
+
+
+def _figure(kept: Mapping[str, Any]) -> Figure:
+    return Figure(kept["kind"], kept["metric"], math.nan if kept["value"] is None else kept["value"], kept["limit"])

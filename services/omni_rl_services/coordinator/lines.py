@@ -1,0 +1,71 @@
+"""What a run's line on the first screen says beside its drift: carried from step to step, so that no step is read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from omni_rl.consistency.incidents import Figure, GoodStep, figure_of
+from omni_rl.consistency.limits import Severity
+from omni_rl.consistency.policy import Drift
+from omni_rl.kinds import OVERALL
+from omni_rl.ledger.types import StepKey
+from omni_rl_services.coordinator.judging import Judged
+
+RECENT = 32
+"""Steps that a line draws."""
+REWARD = "reward"
+"""The trainer's figure that a line draws."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """`attempt`, `step`, `sealed` and `own` severity of the latest step; `figure`: the worst of what the run drifts by;
+    `good`: its last step that was ok; `recent`: number, reward and mean abs d of the newest steps."""
+
+    attempt: int | None = None
+    step: int | None = None
+    sealed: float | None = None
+    own: Severity | None = None
+    figure: Figure | None = None
+    good: GoodStep | None = None
+    recent: tuple[tuple[int, float | None, float | None], ...] = ()
+
+    def after(
+        self, key: StepKey, judged: Judged, drift: Drift, training: Mapping[str, float | None], sealed: float
+    ) -> "Line":
+        """With one more step, after which the run stands at `drift`."""
+        own = judged.judgement.severity
+        figure = figure_of(judged.judgement) or self.figure
+        mean = judged.comparison.figures[OVERALL]["logprob_abs_diff_mean"]
+        recent = (*self.recent, (key.step, _number(training.get(REWARD)), _number(mean)))[-RECENT:]
+        good = GoodStep(key.attempt, key.step, ", ".join(judged.versions)) if own is Severity.OK else self.good
+        calm = drift.severity is Severity.OK and drift.gate == "open"
+        return Line(key.attempt, key.step, sealed, own, None if calm else figure, good, recent)
+
+    def with_reward(self, step: int, reward: float | None) -> "Line":
+        """With the reward of one of its newest steps, which came after it."""
+        recent = tuple((at, _number(reward) if at == step else known, mean) for at, known, mean in self.recent)
+        return replace(self, recent=recent)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return {**asdict(self), "own": None if self.own is None else int(self.own)}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Line":
+        """A line that this version wrote, or a migration, which knows less."""
+        own, figure, good = (kept.get(name) for name in ("own", "figure", "good"))
+        return cls(
+            kept["attempt"],
+            kept["step"],
+            kept["sealed"],
+            None if own is None else Severity(own),
+            None if figure is None else Figure(**figure),
+            None if good is None else GoodStep(**good),
+            tuple((step, reward, mean) for step, reward, mean in kept.get("recent", ())),
+        )
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
