@@ -16,7 +16,11 @@ from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
 
 pytestmark = pytest.mark.slow
-WORST_CELL, STALLED = (217, 115, 31), (213, 94, 0)  # --above-4 and --s2 of the light theme
+OVER_PAUSE, MOST, STALLED = (
+    (217, 115, 31),
+    (74, 147, 207),
+    (213, 94, 0),
+)  # --above-4, --below-4 and --s2 of the light theme
 SHIFTS = """() => new Promise((done) => {
     const all = [];
     new PerformanceObserver((list) => all.push(...list.getEntries())).observe({ type: "layout-shift", buffered: true });
@@ -89,13 +93,13 @@ def test_the_token_that_is_furthest_off_is_told_first(served: str, opened: Open)
 @pytest.mark.parametrize(
     ("view", "button", "colour"),
     [
-        ("where", "Kind by position as PNG", WORST_CELL),
-        ("where", "Router flips as PNG", WORST_CELL),
+        ("where", "Kind by position as PNG", OVER_PAUSE),
+        ("where", "Router flips as PNG", MOST),
         ("where", "Modules as PNG", (23, 32, 43)),
         ("syncs", "Phases as PNG", STALLED),
         ("why", "Legs as PNG", STALLED),
-        ("why", "Legs by token as PNG", WORST_CELL),
-        ("jobs", "reward, mean as PNG", (0, 114, 178)),
+        ("why", "Legs by token as PNG", MOST),
+        ("timeline", "reward, mean as PNG", (0, 114, 178)),
         ("compare", "logprob_abs_diff_mean, nats as PNG", (0, 114, 178)),
     ],
 )
@@ -112,14 +116,17 @@ def test_every_chart_is_saved_as_it_looks(
 
 
 def test_what_trainers_post_is_drawn_with_its_units_and_zoomed(served: str, opened: Open) -> None:
-    page = opened(served, run="recorded", view="jobs")
+    page = opened(served, run="recorded")
+    figures = page.get_by_role("region", name="Reward and training")
     titles = ["reward, mean", "kl, nats", "clipped, share of tokens", "effective sample size, share of tokens"]
-    expect(page.locator(".two h2")).to_have_text(titles)
-    page.goto(f"{served}/#run=recorded&view=jobs&x=2-4")
-    page.locator("summary", has_text="Table").first.click()
-    steps = page.locator("details[open] tbody td:first-child")
+    expect(figures.locator(".two h2")).to_have_text(titles)
+    page.goto(f"{served}/#run=recorded&x=2-4")
+    expect(page.locator("#in-view")).to_have_text("steps 2 to 4")
+    figures.locator("summary", has_text="Table").first.click()
+    steps = figures.locator("details[open] tbody td:first-child")
     expect(steps.first).to_have_text("2")
-    over = page.locator(".u-over").first
+    over = figures.locator(".u-over").first
+    over.scroll_into_view_if_needed()
     box = over.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 20)

@@ -144,10 +144,10 @@ def test_a_token_becomes_a_cookie_that_scripts_cannot_read(tmp_path: Path, opene
 def test_no_spike_of_a_hundred_thousand_steps_is_lost(tmp_path: Path, opened: Open) -> None:
     write_long_run(f"sqlite:///{tmp_path / 'ledger.db'}", "long", 100_000)
     with live(tmp_path) as url:
-        page = opened(url, run="long")
+        page = opened(url, run="long", kind="overall")
         expect(page.locator("#in-view")).to_contain_text("steps 0 to 99,999")
         assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE
-        page.goto(f"{url}/#run=long&x=49990-50010")
+        page.goto(f"{url}/#run=long&kind=overall&x=49990-50010")
         expect(page.locator("#in-view")).to_have_text("steps 49,990 to 50,010")
         assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE
 

@@ -8,11 +8,11 @@ import { h, panel } from "./dom.js";
 import { pngButton } from "./save.js";
 
 /**
- * `lines`: [{ metric, name, colour, dash? }]; `file`: the name of what is saved; `columns`: of its table, over rows
+ * `what`: the figure explained, for whoever points at the title; `lines`: [{ metric, name, colour, dash? }]; `file`: the name of what is saved; `columns`: of its table, over rows
  * { first, last, low, high }; `pick(first, last)`: a click on a bucket of steps.
  */
 export class ChartPanel {
-  constructor({ title, file, lines, columns, shift, pick, tall = false }) {
+  constructor({ title, what = null, file, lines, columns, shift, pick, tall = false }) {
     const zoom = (first, last) => go({ x: `${first}-${last}` });
     this.chart = new Chart({ title, lines, shift, zoom, pick, tall });
     const value = h("span", { className: "num hovered" });
@@ -20,7 +20,14 @@ export class ChartPanel {
     const rows = () => rowsOf(this.data);
     this.table = behind(columns, rows, title);
     const names = lines.length > 1 ? lines.map((line) => h("span", {}, h("i", { className: `swatch${line.dash ? " dash" : ""}`, style: { borderColor: `var(--${line.colour})` } }), line.name)) : [];
-    this.box = panel(title, [csvButton(file, columns, rows), pngButton(file, title, () => this.chart.plot.ctx.canvas)], this.chart.box, h("div", { className: "keyline" }, ...names, value), this.table);
+    this.told = h("span", { className: "sign" });
+    this.box = panel(h("span", { className: what ? "explained" : "", title: what }, title), [this.told, csvButton(file, columns, rows), pngButton(file, title, () => this.chart.plot.ctx.canvas)], this.chart.box, h("div", { className: "keyline" }, ...names, value), this.table);
+  }
+
+  /** What is wrong with it, beside the title. */
+  tell(text, severity) {
+    this.told.textContent = text;
+    this.told.className = `sign ${severity ?? ""}`;
   }
 
   /** `options`: of `Chart.show`. */

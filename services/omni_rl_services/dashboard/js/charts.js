@@ -2,7 +2,8 @@
 
 /* global uPlot */
 import { h } from "./dom.js";
-import { LIMITS, annotate, colour } from "./marks.js";
+import { annotate, colour } from "./marks.js";
+import { SEVERITIES } from "./limits.js";
 import { round } from "./format.js";
 
 const [HEIGHT, TALL] = [210, 270]; // as the style sheet has them
@@ -99,7 +100,7 @@ export class Chart {
   /** The data, and the first limit above it, so that one sees how far there is to go. */
   up(low, high) {
     if (low === null || high === null) return this.log ? [1e-9, 1] : [0, 1];
-    const above = LIMITS.map((name) => this.limits[name] - this.shift).find((limit) => limit > high);
+    const above = SEVERITIES.map((name) => this.limits[name] - this.shift).find((limit) => limit > high);
     const near = above !== undefined && (this.log ? above < high * 300 : above < high * 4);
     const top = near ? above : high;
     if (this.log) return [low / 1.6, top * 3];

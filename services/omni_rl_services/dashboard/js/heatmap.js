@@ -7,16 +7,22 @@ import { pngButton } from "./save.js";
 
 const CLASSES = 4;
 
-/** 0 to 4 for a value between the least and the greatest positive one, on a log scale. */
+/** 0 to -4 for a value between the least and the greatest positive one, on a log scale: blue, which says more or less and not that something is wrong. */
 export function heat(value, low, high) {
   if (!(value > 0)) return 0;
-  if (!(high > low)) return 2;
-  return 1 + Math.min(CLASSES - 1, Math.floor((CLASSES * Math.log(value / low)) / Math.log(high / low)));
+  if (!(high > low)) return -2;
+  return -1 - Math.min(CLASSES - 1, Math.floor((CLASSES * Math.log(value / low)) / Math.log(high / low)));
 }
+
+/** What the shades of a map mean: `entries` of `[level, name]`, `marked(level)` as in the map. */
+export const keyOf = (entries, more, marked = () => false) => h("div", { className: "keyline" }, ...entries.map(([level, name]) => h("span", {}, h("span", { className: `cell-key${marked(level) ? " marked" : ""}`, data: { heat: level } }), ` ${name}`)), h("span", {}, more));
+
+/** Of a map without limits. */
+export const sizeKey = () => keyOf([[0, "none"], [-1, "the least here"], [-4, "the most here"]], "no limit is set of this: a shade says more or less, not good or bad");
 
 /**
  * `of(row, column)`: a number, null for one that is not a number, or undefined where there is none. `label` tells what it is. A column's `href` is where its heading, and a click on
- * its cells, lead to. `shade(value)`: its level, if not by its place between the least and the greatest. `tip(row,
+ * its cells, lead to. `shade(value, row)`: its level, if not by its place between the least and the greatest. `tip(row,
  * column)`: what is told of a cell beside its number. `mark(value)`: whether it is outlined.
  */
 export function heatmap({ rows, columns, of, label, show = figure, shade, tip, mark }) {
@@ -41,7 +47,7 @@ export function heatmap({ rows, columns, of, label, show = figure, shade, tip, m
       const text = missing ? "" : broken ? "nan" : show(value);
       const title = `${row.name}, ${column.title ?? column.name}: ${broken ? NOT_A_NUMBER : text || "nothing"}${tip && !missing ? `, ${tip(row, column)}` : ""}`;
       const leads = column.href && (() => { location.hash = column.href; });
-      return h("span", { className: `cell${leads ? " leads" : ""}${broken || (!missing && mark?.(value)) ? " marked" : ""}`, role: "cell", title, data: { heat: missing ? 0 : broken ? CLASSES : level(value) }, onclick: leads }, text);
+      return h("span", { className: `cell${leads ? " leads" : ""}${broken || (!missing && mark?.(value)) ? " marked" : ""}`, role: "cell", title, data: { heat: missing ? 0 : broken ? CLASSES : level(value, row) }, onclick: leads }, text);
     });
     grid.append(across([h("span", { className: "name", role: "rowheader" }, String(row.name)), ...cells]));
   }

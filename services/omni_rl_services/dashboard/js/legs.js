@@ -3,7 +3,7 @@
 import { behind, csvButton } from "./table.js";
 import { figure, words } from "./format.js";
 import { h } from "./dom.js";
-import { heatPng, heatmap } from "./heatmap.js";
+import { heatPng, heatmap, sizeKey } from "./heatmap.js";
 import { pictureOf } from "./picture.js";
 import { pngButton } from "./save.js";
 
@@ -62,7 +62,7 @@ export function legTokens(answers, kind, name) {
   const shown = [{ name: "token", of: (row) => row.at, right: true }, ...rows.map((leg) => ({ name: leg.name, of: (row) => row[leg.name], show: figure, right: true }))];
   const map = heatmap({ rows, columns, of, label: "Legs by token", show: brief, tip: (row, column) => `d ${figure(row.d[column.at])}` });
   return h("div", {}, h("div", { className: "bar" }, h("h3", {}, `The probe's ${answer.kind} answer, token by token: abs d of each leg, nats`), h("span", { className: "tools" }, csvButton(name, shown, () => flat), heatPng(name, "Legs by token", map))),
-    map, behind(shown, () => flat, "Legs by token"));
+    sizeKey(), map, behind(shown, () => flat, "Legs by token"));
 }
 
 /** One digit and a power: a column a token leaves room for no more. */

@@ -1,8 +1,8 @@
 // What a chart has besides its lines: limits, changes of severity, and where the weights changed.
 
+import { SEVERITIES } from "./limits.js";
 import { SIGNS, round } from "./format.js";
 
-export const LIMITS = ["warn", "mask", "pause"];
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const APART = 13; // pixels between two names of limits
 
@@ -10,7 +10,7 @@ const APART = 13; // pixels between two names of limits
 export function annotate(plot, { limits, marks, shift }) {
   const pen = plot.ctx;
   const { left, top, width, height } = plot.bbox;
-  const shown = LIMITS.map((name) => ({ name, value: limits[name] - shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min).map((limit) => ({ ...limit, y: plot.valToPos(limit.value, "y", true) }));
+  const shown = SEVERITIES.map((name) => ({ name, value: limits[name] - shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min).map((limit) => ({ ...limit, y: plot.valToPos(limit.value, "y", true) }));
   pen.save();
   Object.assign(pen, { lineWidth: devicePixelRatio, font: `${11 * devicePixelRatio}px system-ui, sans-serif`, textBaseline: "middle", textAlign: "left" });
   nameLimits(pen, shown, shift, left + width + 7 * devicePixelRatio);
@@ -20,13 +20,14 @@ export function annotate(plot, { limits, marks, shift }) {
   pen.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
   for (const { name, y } of shown) {
     pen.strokeStyle = colour(name);
-    line(pen, left, y, left + width, y);
+    const at = crisp(pen, y);
+    line(pen, left, at, left + width, at);
   }
   pen.setLineDash([]);
   pen.textAlign = "center";
   const rank = ({ severity }) => Object.keys(SIGNS).indexOf(severity);
   for (const { step, severity } of [...marks.changes].sort((a, b) => rank(a) - rank(b))) { // the worse on top
-    const x = plot.valToPos(step, "x", true);
+    const x = crisp(pen, plot.valToPos(step, "x", true));
     pen.strokeStyle = pen.fillStyle = colour(severity);
     pen.globalAlpha = 0.5; // a spike shows through
     line(pen, x, top, x, top + height);
@@ -56,6 +57,9 @@ function triangle(pen, x, bottom) {
   pen.lineTo(x + 4 * devicePixelRatio, bottom);
   pen.fill();
 }
+
+/** On whole pixels: between two of them a line is pale in both. */
+const crisp = (pen, at) => Math.round(at) + (pen.lineWidth % 2) / 2;
 
 function line(pen, x0, y0, x1, y1) {
   pen.beginPath();

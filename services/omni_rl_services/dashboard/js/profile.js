@@ -3,7 +3,7 @@
 import { behind, csvButton } from "./table.js";
 import { NOT_A_NUMBER, clock, figure, version } from "./format.js";
 import { h } from "./dom.js";
-import { heatmap } from "./heatmap.js";
+import { heatmap, keyOf } from "./heatmap.js";
 import { link } from "./place.js";
 
 /** Of one check by module: { relative, band, times }, of the sample furthest apart; null relative: not a number. */
@@ -35,7 +35,7 @@ export function profileMap(checks) {
   const rows = [...new Set([...columns].sort((a, b) => b.found.size - a.found.size).flatMap((column) => [...column.found.keys()]))].map((name) => ({ name }));
   const of = (row, column) => { const found = column.found.get(row.name); return found?.relative === null ? null : found?.times; };
   const tip = (row, column) => { const { relative, band } = column.found.get(row.name); return `relative difference ${figure(relative)}, band ${figure(band)}`; };
-  const key = h("div", { className: "keyline" }, ...[[0, "below a tenth of its band"], [-1, "up to its band"], [2, "over its band"], [3, "over 10 times"], [4, "over 100 times"]].map(([level, name]) => h("span", {}, h("span", { className: `cell-key${level > 0 ? " marked" : ""}`, data: { heat: level } }), ` ${name}`)), h("span", {}, "a check of policies that agree sets the bands, at four times what it found"));
+  const key = keyOf([[0, "below a tenth of its band"], [-1, "up to its band"], [2, "over its band"], [3, "over 10 times"], [4, "over 100 times"]], "a check of policies that agree sets the bands, at four times what it found", (level) => level > 0);
   return h("div", { className: "many" }, key, heatmap({ rows, columns, of, label: "Difference over its band by module and check", show, shade, tip, mark: outside }));
 }
 

@@ -6,6 +6,9 @@ import { count, figure, shorten } from "./format.js";
 const AT_ONCE = 2000; // tokens; more come on request
 const TEXT = 200; // characters of one token
 
+const LINE = 26; // pixels
+const WORST = 5; // tokens that are a button away
+
 /** -4 to 4: blue where the trainer finds the token less likely than the rollout did, orange where more. */
 export function shade(d, scale) {
   if (d === null) return 4;
@@ -13,22 +16,22 @@ export function shade(d, scale) {
   return d < 0 ? -level : level;
 }
 
-export function strip(rows) {
-  const sizes = rows.map((row) => Math.abs(row.d ?? 0)).sort((a, b) => a - b);
-  const scale = sizes[Math.floor(0.99 * (sizes.length - 1))] || 1e-9;
+/** `limit`: the pause limit of a mean of abs d, at which a token's colour is full: an answer that is well is pale. */
+export function strip(rows, limit) {
   const detail = h("p", { className: "detail mono", role: "status" });
   const box = h("div", { className: "strip", tabindex: "0", role: "application", "aria-label": "Answer tokens; arrow keys walk" });
   let shown = 0;
   let at = -1;
   const choose = (index) => {
     box.children[at]?.classList.remove("chosen");
-    at = Math.max(0, Math.min(shown - 1, index));
+    at = Math.max(0, Math.min(rows.length - 1, index));
+    while (shown <= at) show();
     box.children[at]?.classList.add("chosen");
     detail.textContent = told(rows[at]);
   };
   const more = h("button", { type: "button", className: "small" });
   const show = () => {
-    const next = rows.slice(shown, shown + AT_ONCE).map((row, offset) => token(row, scale, shown + offset));
+    const next = rows.slice(shown, shown + AT_ONCE).map((row, offset) => token(row, limit, shown + offset));
     box.append(...next);
     shown += next.length;
     more.hidden = shown >= rows.length;
@@ -36,7 +39,12 @@ export function strip(rows) {
   };
   more.addEventListener("click", show);
   show();
-  if (rows.length) choose(worst(rows));
+  const worst = worstOf(rows);
+  if (rows.length) choose(worst[0]);
+  const reveal = () => { const [top, height] = [box.children[at].offsetTop - box.offsetTop, box.clientHeight]; if (top < box.scrollTop || top > box.scrollTop + height - LINE) box.scrollTop = top - height / 2; };
+  const jump = (index) => { choose(index); reveal(); box.focus({ preventScroll: true }); };
+  if (rows.length) requestAnimationFrame(reveal); // once it is on the page
+  const jumps = h("div", { className: "worst" }, h("span", { className: "quiet" }, "furthest off"), ...worst.map((index) => h("button", { type: "button", className: "small num", onclick: () => jump(index) }, `#${rows[index].position}: ${figure(rows[index].d)}`)));
   box.addEventListener("pointerover", (event) => { if (event.target.dataset.at) choose(Number(event.target.dataset.at)); });
   box.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
@@ -44,15 +52,17 @@ export function strip(rows) {
     event.preventDefault();
     event.stopPropagation();
     choose(at + by);
+    reveal();
   });
-  const key = h("div", { className: "keyline" }, h("span", {}, `colour is full at ${figure(scale)} nats (p99)`), ...[["-4", "trainer less likely"], ["0", "equal"], ["4", "trainer more likely"]].map(([level, name]) => h("span", {}, h("span", { className: "mono", data: { heat: level } }, " a "), ` ${name}`)), h("span", {}, "underlined: router flip"), h("span", {}, "point at a token, or walk with the arrow keys"));
-  return h("div", {}, key, box, more, detail);
+  const key = h("div", { className: "keyline" }, h("span", {}, `colour is full at ${figure(limit)} nats, the pause limit of the mean`), ...[["-4", "trainer less likely"], ["0", "equal"], ["4", "trainer more likely"]].map(([level, name]) => h("span", {}, h("span", { className: "mono", data: { heat: level } }, " a "), ` ${name}`)), h("span", {}, "underlined: router flip"), h("span", {}, "point at a token, or walk with the arrow keys"));
+  return h("div", {}, key, jumps, detail, box, more);
 }
 
-/** The token that is furthest off; one without a number before all others. */
-function worst(rows) {
-  const off = (row) => (row.d === null ? Infinity : Math.abs(row.d));
-  return rows.reduce((found, row, at) => (off(row) > off(rows[found]) ? at : found), 0);
+/** The tokens that are furthest off, the worst first; those without a number before all others. */
+function worstOf(rows) {
+  const off = ({ d }) => (d === null ? Infinity : Math.abs(d));
+  const order = rows.map((row, index) => [off(row), index]).filter(([size]) => size > 0).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
+  return rows.length && !order.length ? [0] : order.slice(0, WORST).map(([, index]) => index);
 }
 
 function token(row, scale, at) {

@@ -3,6 +3,7 @@
 import { ChartPanel } from "../chartpanel.js";
 import { empty, h } from "../dom.js";
 import { figure } from "../format.js";
+import { SHIFT, titleOf, what } from "../metrics.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
 import { OVERALL, buckets, kindPicker, picker } from "./pickers.js";
@@ -10,7 +11,6 @@ import { changed, renew } from "../renew.js";
 
 const METRICS = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "ess"];
 const POINTS = 800;
-const SHIFT = { token_mult_prob_error: 1 }; // as on the timeline, so that its logarithm shows something
 const LOGARITHMIC = (metric) => metric !== "ess"; // a share of 1
 
 export class CompareView {
@@ -48,8 +48,7 @@ function panelOf(metric, names) {
   const lines = [{ metric: "a", name: names[0], colour: "s1" }, { metric: "b", name: names[1], colour: "s2", dash: [7, 4] }];
   const columns = [{ name: "step", of: (row) => row.first, right: true }, ...lines.map((line) => ({ name: line.name, of: (row) => row.high[line.metric], show: figure, right: true }))];
   const shift = SHIFT[metric] ?? 0;
-  const unit = /abs_diff|kl_error/.test(metric) ? ", nats" : "";
-  return new ChartPanel({ title: shift ? `${metric} − ${shift}` : `${metric}${unit}`, file: "compare", lines, columns, shift, tall: true, pick: () => {} });
+  return new ChartPanel({ title: shift ? `${metric} − ${shift}` : titleOf(metric), what: what(metric), file: "compare", lines, columns, shift, tall: true, pick: () => {} });
 }
 
 /** Both timelines on the steps that either has; where one has none there is a gap. */

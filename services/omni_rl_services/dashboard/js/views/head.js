@@ -4,6 +4,7 @@ import { confirmed, h } from "../dom.js";
 import { get, may, post, segment } from "../api.js";
 import { count, shorten, version, words } from "../format.js";
 import { changed, renew } from "../renew.js";
+import { memberFacts } from "./engines.js";
 import { since } from "../since.js";
 
 const SYNCS = 20; // looked through for the last one that brought weights
@@ -31,11 +32,9 @@ export function stamp(stands) {
 
 function facts(state, run, latest, syncs) {
   const fact = (name, value, { title, note, className } = {}) => h("div", { title, className }, h("dt", {}, name), h("dd", { className: "num", id: `fact-${name.replaceAll(" ", "-")}` }, value), note ? h("dd", { className: "note" }, note) : null);
-  const { members } = state.cluster;
   // Weights that were published, or came from a directory, are none of the trainer's: that it has others is no fault.
   const elsewhere = ["published", "directory"].includes(syncs.find((sync) => sync.outcome === "committed" && sync.source !== "served")?.source);
-  const unlike = new Set(members.filter((member) => !elsewhere || member.role !== "trainer").map((member) => member.version)).size > 1;
-  const weights = members.map((member) => fact(member.name, version(member.version), { title: [member.version, member.detail].filter(Boolean).join(": "), note: unlike ? `▲ ${member.state}, versions differ` : member.state }));
+  const weights = memberFacts(state.cluster.members, elsewhere).map(({ name, value, title, note, bad }) => fact(name, value, { title, note, className: bad ? "bad" : "" }));
   return [
     fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: stepNote(run) }),
     ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })]),

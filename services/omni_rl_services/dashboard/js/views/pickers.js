@@ -15,7 +15,8 @@ export function picker(name, label, options, chosen) {
   return h("label", {}, h("span", { className: "quiet" }, `${label} `), select);
 }
 
-export const kindPicker = (offered, chosen) => picker("kind", "prompts", offered.map((kind) => ({ value: kind, name: kind === OVERALL ? "all kinds" : kind })), chosen);
+/** `apart`: offer each kind by itself, side by side. */
+export const kindPicker = (offered, chosen, apart = false) => picker("kind", "prompts", [...(apart ? [{ value: "", name: "each kind" }] : []), ...offered.map((kind) => ({ value: kind, name: kind === OVERALL ? "all kinds" : kind }))], chosen);
 
 /** Which step is looked at: the one in the address, or else the latest. */
 export function stepPicker(step, latest) {

@@ -1,82 +1,125 @@
-// Drift over steps: three charts, one brush.
+// Drift over steps, a chart a kind of prompt, the one that breaches first; below it what the trainer posted; one brush.
 
+import { DRIFT, SHIFT, titleOf, what } from "../metrics.js";
 import { ChartPanel } from "../chartpanel.js";
+import { byBreach, breachText, worst } from "../breach.js";
 import { empty, h } from "../dom.js";
 import { NOT_A_NUMBER, count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
-import { OVERALL, buckets, kindPicker } from "./pickers.js";
+import { limitsOf, ofBucket } from "../limits.js";
+import { OVERALL, buckets, kindPicker, picker } from "./pickers.js";
+import { TrainingFigures } from "./training.js";
 
-const METRICS = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error"];
-const CHARTS = [
-  { title: "abs d, nats", limit: "logprob_abs_diff_mean", tall: true, lines: [
-    { metric: "logprob_abs_diff_max", name: "max", colour: "s3" }, { metric: "logprob_abs_diff_p99", name: "p99", colour: "s2" }, { metric: "logprob_abs_diff_mean", name: "mean (limits are of the mean)", short: "mean", colour: "s1" }] },
-  { title: "gen_kl_error, nats", limit: "gen_kl_error", lines: [{ metric: "gen_kl_error", name: "gen_kl_error", colour: "s1" }] },
-  { title: "token_mult_prob_error − 1", limit: "token_mult_prob_error", shift: 1, lines: [{ metric: "token_mult_prob_error", name: "token_mult_prob_error", colour: "s1" }] },
-];
 const MARKED_STEPS = 1500; // with more in view each step's weights would be a mark of their own
+const LINES = 2000; // steps whose training figures are drawn
 
 export class TimelineView {
   constructor(box) {
-    const pick = (first, last) => (first === last ? go({ view: "what", step: first, sample: null }) : go({ x: `${first}-${last}` }));
-    this.charts = CHARTS.map((spec) => ({ limit: spec.limit, panel: new ChartPanel({ ...spec, file: spec.limit, columns: columnsOf(spec.lines), pick }) }));
+    this.charts = new Map();
     this.log = h("button", { type: "button", onclick: () => go({ log: place().log === "0" ? null : "0" }) }, "log");
     this.reset = h("button", { type: "button", onclick: () => go({ x: null }) }, "All steps");
-    this.kinds = h("span");
+    this.choice = h("span", { className: "bar" });
     this.note = h("span", { className: "quiet num", id: "in-view" });
-    this.panels = this.charts.map(({ panel }) => panel.box);
-    this.panels[0].classList.add("wide");
-    this.body = h("div", { className: "two" }, ...this.panels);
-    box.replaceChildren(h("div", { className: "bar" }, this.kinds, this.log, this.reset, this.note, h("span", { className: "grow" }), legend()), this.body);
+    this.body = h("div", { className: "two" });
+    this.training = new TrainingFigures();
+    box.replaceChildren(h("div", { className: "bar" }, this.log, this.reset, this.choice, this.note, h("span", { className: "grow" }), legend()), this.body, this.training.box);
   }
 
   async load(run, signal) {
     if (!run || run.step === null) {
+      this.destroy();
       this.body.replaceChildren(h("section", { className: "panel wide" }, empty("No step yet", "This page fills as soon as a step is sealed.", "omni-rl demo --serve")));
       return;
     }
-    if (!this.body.contains(this.panels[0])) this.body.replaceChildren(...this.panels);
     const [first, last] = range();
-    const { kind = OVERALL, log, attempt } = place();
+    const { kind, log, attempt } = place();
     const path = `/v1/runs/${segment(run.run)}`;
     const points = Math.min(1600, Math.max(200, Math.round(this.body.clientWidth)));
-    const [data, limits] = await Promise.all([get(`${path}/timeline`, { kind, first, last, points, metric: METRICS, attempt }, signal), this.limits?.run === run.run ? this.limits.found : get(`${path}/limits`, {}, signal)]);
-    this.limits = { run: run.run, found: limits };
+    const shown = kind ? [kind] : buckets(run);
+    const timeline = (bucket) => get(`${path}/timeline`, { kind: bucket, first, last, points, metric: DRIFT, attempt }, signal);
+    const [limits, ...found] = await Promise.all([limitsOf(run.run, signal), ...shown.map(timeline)]);
+    const charts = chartsOf(shown, found, limits);
+    this.controls(run, charts, log, first);
+    this.tell(found[0]);
+    this.draw(charts, { log: log !== "0", range: [first, last] }, []);
+    performance.mark("timeline");
+    if (!found[0].first.length) return this.training.show([], [first, last]);
+    const lines = await this.lines(path, found[0], attempt, signal);
+    const marked = found[0].last.at(-1) - found[0].first[0] < MARKED_STEPS;
+    if (marked) this.draw(charts, { log: log !== "0", range: [first, last] }, newWeights(lines));
+    this.training.show(lines, [first, last]);
+  }
+
+  /** The steps in view, or the latest of them where they are too many. */
+  lines(path, data, attempt, signal) {
+    const after = Math.max(data.first[0], data.last.at(-1) - LINES + 1) - 1;
+    return get(`${path}/steps`, { after, limit: LINES, attempt }, signal);
+  }
+
+  controls(run, charts, log, first) {
+    const { kind, metric } = place();
     const offered = buckets(run);
-    const picked = [kind, ...offered].join();
-    if (this.picked !== picked) this.kinds.replaceChildren(kindPicker(offered, kind));
-    this.picked = picked;
+    const now = [kind, metric, charts[0]?.metric, ...offered].join();
+    if (this.offered !== now) this.choice.replaceChildren(kindPicker(offered, kind ?? "", true), ...(kind ? [] : [picker("metric", "figure", DRIFT, charts[0]?.metric ?? DRIFT[0])]));
+    this.offered = now;
     this.log.setAttribute("aria-pressed", String(log !== "0"));
     this.reset.disabled = first === null;
-    const span = data.last.length ? data.last.at(-1) - data.first[0] + 1 : 0;
+  }
+
+  tell(data) {
     const broken = data.broken.reduce((sum, steps) => sum + steps, 0);
     this.note.textContent = data.first.length ? `steps ${count(data.first[0])} to ${count(data.last.at(-1))}${data.width > 1 ? `, ${count(data.width)} to a point, extremes kept` : ""}${broken ? `, in ${count(broken)} of them figures are ${NOT_A_NUMBER}` : ""}` : "no step of this kind here";
-    const marks = { changes: changes(data), syncs: [] };
-    const draw = () => {
-      const own = limits[kind] ?? limits[OVERALL];
-      for (const { limit, panel } of this.charts) panel.show(data, { limits: own?.[limit] ?? {}, marks, log: log !== "0", range: [first, last] });
-    };
-    draw();
-    if (span > 0 && span <= MARKED_STEPS) {
-      marks.syncs = await this.syncs(path, data, attempt, signal);
-      draw();
-    }
-    performance.mark("timeline");
   }
 
-  /** Steps that were sampled by other weights than the one before. */
-  async syncs(path, data, attempt, signal) {
-    const lines = await get(`${path}/steps`, { after: data.first[0] - 1, limit: MARKED_STEPS, attempt }, signal);
-    return lines.filter((line, index) => index > 0 && line.weight_version !== lines[index - 1].weight_version).map((line) => line.step);
+  draw(charts, options, syncs) {
+    const keys = charts.map(({ bucket, metric }) => `${bucket} ${metric}`);
+    for (const [key, panel] of this.charts) if (!keys.includes(key)) { panel.destroy(); this.charts.delete(key); }
+    const panels = charts.map(({ bucket, metric }, index) => {
+      if (!this.charts.has(keys[index])) this.charts.set(keys[index], panelOf(bucket, metric));
+      return this.charts.get(keys[index]);
+    });
+    const boxes = panels.map(({ box }) => box);
+    if (boxes.some((box, index) => this.body.children[index] !== box) || this.body.children.length !== boxes.length) this.body.replaceChildren(...boxes);
+    charts.forEach(({ data, limits, breach }, index) => {
+      boxes[index].classList.toggle("wide", index === 0);
+      panels[index].tell(breachText(breach), breach?.severity);
+      panels[index].show(data, { ...options, limits, marks: { changes: changes(data), syncs } });
+    });
   }
 
-  redraw() { for (const { panel } of this.charts) panel.redraw(); }
-  destroy() { for (const { panel } of this.charts) panel.destroy(); }
+  redraw() { for (const panel of this.charts.values()) panel.redraw(); this.training.redraw(); }
+
+  destroy() {
+    for (const panel of this.charts.values()) panel.destroy();
+    this.charts.clear();
+    this.training.destroy();
+  }
 }
 
-const columnsOf = (lines) => [{ name: "first step", of: (row) => row.first, right: true }, { name: "last step", of: (row) => row.last, right: true },
-  ...lines.flatMap(({ metric }) => [{ name: `${metric} least`, of: (row) => row.low[metric], show: figure, right: true }, { name: `${metric} greatest`, of: (row) => row.high[metric], show: figure, right: true }])];
+/** Of each kind the figure that went furthest over a limit, or the one that was asked for; of one kind alone, every figure. */
+function chartsOf(shown, found, limits) {
+  const all = shown.flatMap((bucket, index) => DRIFT.map((metric) => {
+    const limit = ofBucket(limits, bucket)[metric];
+    return { bucket, metric, data: found[index], limits: limit ?? {}, breach: worst(found[index], metric, limit) };
+  })).filter(({ data }) => data.first.length);
+  if (shown.length === 1) return all;
+  const metric = place().metric ?? [...all].sort((a, b) => byBreach(a.breach, b.breach))[0]?.metric;
+  const order = (chart) => (chart.bucket === OVERALL && chart.breach?.severity !== "ok" ? shown.length : shown.indexOf(chart.bucket)); // a kind says more than all of them
+  return all.filter((chart) => chart.metric === metric).sort((a, b) => byBreach(a.breach, b.breach) || order(a) - order(b));
+}
 
+function panelOf(bucket, metric) {
+  const shift = SHIFT[metric] ?? 0;
+  const pick = (first, last) => (first === last ? go({ view: "what", step: first, sample: null }) : go({ x: `${first}-${last}` }));
+  const columns = [{ name: "first step", of: (row) => row.first, right: true }, { name: "last step", of: (row) => row.last, right: true },
+    ...["low", "high"].map((end) => ({ name: `${metric} ${end === "low" ? "least" : "greatest"}`, of: (row) => row[end][metric], show: figure, right: true }))];
+  const title = `${bucket}: ${shift ? `${metric} − ${shift}` : titleOf(metric)}`;
+  return new ChartPanel({ title, what: what(metric), file: `${bucket}-${metric}`, lines: [{ metric, name: metric, colour: "s1" }], columns, shift, pick });
+}
+
+/** Steps that were sampled by other weights than the one before. */
+const newWeights = (lines) => lines.filter((line, index) => index > 0 && line.weight_version !== lines[index - 1].weight_version).map((line) => line.step);
 const changes = (data) => data.severity.map((severity, index) => ({ severity, step: data.first[index] })).filter((change, index) => index > 0 && change.severity !== data.severity[index - 1]);
 
 function legend() {

@@ -8,6 +8,7 @@ import { changed, renew } from "../renew.js";
 import { get, segment, told } from "../api.js";
 import { go, link, place } from "../place.js";
 import { legBars, legRows, legTokens } from "../legs.js";
+import { limitsOf, ofBucket } from "../limits.js";
 import { mediaRow } from "../media.js";
 import { stepPicker } from "./pickers.js";
 import { strip } from "../strip.js";
@@ -27,7 +28,7 @@ export class WhatView {
     const attempt = Number(place().attempt ?? run.attempt);
     const step = Number(place().step ?? run.step);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
-    const [found, [check]] = await Promise.all([get(at, {}, signal).catch(told), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal)]);
+    const [found, [check], limits] = await Promise.all([get(at, {}, signal).catch(told), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal), limitsOf(run.run, signal)]);
     if (found instanceof Error) {
       renew(this.bar, stepPicker(step, run.step));
       if (changed(this, found.message)) renew(this.found, failure(found));
@@ -40,7 +41,7 @@ export class WhatView {
     renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
     if (!changed(this, found, sample, sample?.message, legs)) return; // a new step must not stop a player
     const about = { run: run.run, attempt, step };
-    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample), this.told, legsCard(legs, sample.kind, about, this.told)];
+    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample, ofBucket(limits, sample.kind).logprob_abs_diff_mean.pause), this.told, legsCard(legs, sample.kind, about, this.told)];
     const isChosen = (row) => row.sample === chosen && (rank === undefined || row.rank === Number(rank));
     renew(this.found, worstList(found.verdict.worst, step, isChosen), ...cards);
   }
@@ -60,7 +61,7 @@ function worstList(worst, step, isChosen) {
   return panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list));
 }
 
-function sampleCard(sample) {
+function sampleCard(sample, limit) {
   const { record } = sample;
   const rows = tokens(record);
   const columns = [
@@ -75,7 +76,7 @@ function sampleCard(sample) {
     h("p", { className: "quiet num" }, facts.join(" · ")),
     record.media?.length ? mediaRow(record.media) : null,
     record.prompt_text ? h("div", {}, h("h3", {}, "Prompt"), h("p", { className: "prompt mono", tabindex: "0", role: "region", "aria-label": "Prompt" }, shorten(record.prompt_text, PROMPT))) : null,
-    h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), strip(rows), all);
+    h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), strip(rows, limit), all);
 }
 
 /** Legs of this step's own answers are had as long as the trainer still has these; later they are of the probe. */

@@ -3,9 +3,11 @@
 import { behind, csvButton } from "../table.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
+import { titleOf, what } from "../metrics.js";
 import { get, segment, told } from "../api.js";
 import { checkButton } from "./checks.js";
-import { heatPng, heatmap } from "../heatmap.js";
+import { heatPng, heatmap, keyOf, sizeKey } from "../heatmap.js";
+import { limitsOf, ofBucket, shadeBy } from "../limits.js";
 import { buckets, picker, stepPicker } from "./pickers.js";
 import { link, place } from "../place.js";
 import { changed, renew } from "../renew.js";
@@ -21,8 +23,8 @@ export class WhereView {
 
   async load(run, signal) {
     const checked = get("/v1/checks", { limit: CHECKS }, signal);
-    const [steps, checks] = await Promise.all([this.steps(run, signal), checked]);
-    if (changed(this, run?.step, run?.kinds, steps, steps?.found.message, checks)) renew(this.box, ...this.ofSteps(run, steps), this.told, byModule(checks, this.told));
+    const [steps, checks, limits] = await Promise.all([this.steps(run, signal), checked, run && limitsOf(run.run, signal)]);
+    if (changed(this, run?.step, run?.kinds, steps, steps?.found.message, checks)) renew(this.box, ...this.ofSteps(run, steps, limits), this.told, byModule(checks, this.told));
   }
 
   /** The step that is looked at, and those before it; null before the first. */
@@ -38,16 +40,16 @@ export class WhereView {
     return { step, found, steps };
   }
 
-  ofSteps(run, looked) {
+  ofSteps(run, looked, limits) {
     if (looked === null) return [h("section", { className: "panel" }, empty("No step yet", "Heat maps come with the first sealed step.", "omni-rl demo --serve"))];
     const { metric = FIGURES[0] } = place();
     const { step, found, steps } = looked;
     if (found instanceof Error) return [h("div", { className: "bar" }, stepPicker(step, run.step)), failure(found)];
-    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric, buckets(run)), byLayer(steps)];
+    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric, buckets(run), limits), byLayer(steps)];
   }
 }
 
-function byPosition(step, metric, offered) {
+function byPosition(step, metric, offered, limits) {
   const kinds = offered.filter((kind) => kind in step.positions);
   const bins = new Map();
   for (const list of Object.values(step.positions)) for (const bin of list) bins.set(bin.first, { first: bin.first, name: `${bin.first}–${bin.last - 1}`, title: `answer positions ${bin.first} to ${bin.last - 1}` });
@@ -59,11 +61,15 @@ function byPosition(step, metric, offered) {
   const rows = kinds.map((name) => ({ name }));
   const flat = rows.flatMap((row) => columns.map((column) => ({ kind: row.name, bin: column.name, value: of(row, column) })));
   const shown = [{ name: "kind", of: (row) => row.kind }, { name: "positions", of: (row) => row.bin }, { name: metric, of: (row) => row.value, show: figure, right: true }];
-  const map = heatmap({ rows, columns, of, label: `${metric} by kind and position` });
-  const unit = /abs_diff|kl_error/.test(metric) ? ", nats" : "";
-  return panel(`Kind × position in the answer, step ${count(step.verdict.step)}: ${metric}${unit}`, [csvButton("positions", shown, () => flat), heatPng("positions", "Kind by position", map)],
-    map, behind(shown, () => flat, "Kind by position"));
+  const limited = kinds.some((kind) => metric in ofBucket(limits, kind));
+  const shade = limited ? (value, row) => shadeBy(ofBucket(limits, row.name)[metric])(value) : undefined;
+  const map = heatmap({ rows, columns, of, label: `${metric} by kind and position`, shade });
+  const title = `Kind × position in the answer, step ${count(step.verdict.step)}: ${titleOf(metric)}`;
+  return panel(h("span", { className: "explained", title: what(metric) }, title), [csvButton("positions", shown, () => flat), heatPng("positions", "Kind by position", map)],
+    limited ? limitKey() : sizeKey(), map, behind(shown, () => flat, "Kind by position"));
 }
+
+const limitKey = () => keyOf([[0, "below a tenth of the first limit"], [-1, "up to it"], [2, "over warn"], [3, "over mask"], [4, "over pause"]], "limits are of each kind's own; a few tokens lie further apart than the whole kind");
 
 function byLayer(steps) {
   const title = "Router flips, tokens: MoE layer × step";
@@ -76,7 +82,7 @@ function byLayer(steps) {
   const flat = rows.flatMap((row) => columns.map((column) => ({ layer: row.layer, step: column.name, flips: of(row, column) })));
   const shown = [{ name: "MoE layer", of: (row) => row.layer }, { name: "step", of: (row) => row.step }, { name: "flips", of: (row) => row.flips, right: true }];
   const map = heatmap({ rows, columns, of, label: "Router flips by layer and step", show: count });
-  return panel(title, [csvButton("flips", shown, () => flat), heatPng("flips", "Router flips", map)], map, behind(shown, () => flat, "Router flips"));
+  return panel(title, [csvButton("flips", shown, () => flat), heatPng("flips", "Router flips", map)], sizeKey(), map, behind(shown, () => flat, "Router flips"));
 }
 
 function byModule(checks, told) {

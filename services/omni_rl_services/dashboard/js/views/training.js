@@ -1,0 +1,60 @@
+// What trainers post with a step (reward, kl, clipped …), and the effective sample size, which is ours.
+
+import { ChartPanel } from "../chartpanel.js";
+import { figure } from "../format.js";
+import { go, place } from "../place.js";
+import { h } from "../dom.js";
+import { picker } from "./pickers.js";
+import { titleOf, what } from "../metrics.js";
+
+const FIRST = ["reward", "held_out_reward", "kl", "clipped", "clip_fraction", "ess"]; // what a reader looks for; the others follow
+const SMOOTH = [{ value: "", name: "as posted" }, { value: "0.9", name: "smoothed over 10 steps" }, { value: "0.99", name: "smoothed over 100 steps" }];
+
+export class TrainingFigures {
+  constructor() {
+    this.charts = new Map();
+    this.bar = h("div", { className: "bar" });
+    this.panels = h("div", { className: "two" });
+    this.box = h("section", { "aria-label": "Reward and training", className: "stacked", hidden: true }, this.bar, this.panels);
+  }
+
+  /** `lines`: steps in order. */
+  show(lines, range) {
+    const of = (name) => (line) => (name === "ess" ? line.figures.ess : line.training[name]);
+    const names = lines.length ? [...new Set(["ess", ...lines.flatMap((line) => Object.keys(line.training))])].sort((a, b) => order(a) - order(b) || a.localeCompare(b)) : [];
+    this.box.hidden = !names.length;
+    const smooth = place().smooth ?? "";
+    if (names.join() !== [...this.charts.keys()].join()) {
+      this.destroy();
+      this.charts = new Map(names.map((name) => [name, chartOf(name)]));
+      this.bar.replaceChildren(...(names.length ? [h("h2", {}, "Reward and training"), picker("smooth", "drawn", SMOOTH, smooth)] : []));
+      this.panels.replaceChildren(...[...this.charts.values()].map((chart) => chart.box));
+    }
+    const steps = lines.map((line) => line.step);
+    for (const [name, chart] of this.charts) {
+      const values = smoothed(lines.map(of(name)), Number(smooth));
+      chart.show({ first: steps, last: steps, low: { [name]: values }, high: { [name]: values } }, { log: false, range });
+    }
+  }
+
+  redraw() { for (const chart of this.charts.values()) chart.redraw(); }
+  destroy() { for (const chart of this.charts.values()) chart.destroy(); this.charts = new Map(); this.panels.replaceChildren(); this.bar.replaceChildren(); }
+}
+
+const order = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
+
+/** An exponential moving average, without the pull to 0 of its beginning; where there is no number there is a gap. */
+function smoothed(values, decay) {
+  if (!decay) return values;
+  let [sum, weight] = [0, 0];
+  return values.map((value) => {
+    if (value === null || value === undefined) return value;
+    [sum, weight] = [decay * sum + value, decay * weight + 1];
+    return sum / weight;
+  });
+}
+
+function chartOf(name) {
+  const columns = [{ name: "step", of: (row) => row.first, right: true }, { name, of: (row) => row.high[name], show: figure, right: true }];
+  return new ChartPanel({ title: titleOf(name), what: what(name), file: name, lines: [{ metric: name, name, colour: "s1" }], columns, pick: (step) => go({ view: "what", step, sample: null }) });
+}
