@@ -115,7 +115,7 @@ def _supports(w: World) -> Iterator[Other]:
         z = np.where(np.isfinite(w.cut(**cut)), engine, -np.inf)
         ids = w.sample(z)
         yield str(cut), records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), CUT
-    for share, allowed in ((0.3, 0.5), (0.05, 0.1)):
+    for share, allowed in ((0.5, 0.02), (0.3, 0.5), (0.05, 0.1), (0.02, 0.1)):
         guided = w.rng.random(w.shape[:2]) < share
         allow = w.rng.random(w.shape) < allowed
         allow[..., 0] = True
@@ -123,6 +123,9 @@ def _supports(w: World) -> Iterator[Other]:
         z = np.where(allow, engine, -np.inf)
         ids = w.sample(z)
         yield f"guided at {share:.0%}", records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), CUT
+    banned = np.where(w.rng.random(w.shape[-1]) < 0.1, -np.inf, engine)
+    ids = w.sample(banned)
+    yield "banned ids", records(w.logprobs(banned, ids), w.logprobs(w.logits, ids), ids), CUT
 
 
 def _policies(w: World) -> Iterator[Other]:
@@ -136,11 +139,12 @@ def _policies(w: World) -> Iterator[Other]:
         raw = records(w.logprobs(engine, ids), cold, ids, temperature=at)
         yield f"temperature {at}, the engine's raw", raw, POSTPROCESSED
         yield f"temperature {at} on both", records(w.logprobs(z, ids), cold, ids, temperature=at), CLEAN
-    for penalty in (1.05, 1.1):
+    for penalty in (1.02, 1.05, 1.1):
         z, ids = w.penalised(penalty)
         yield f"repetition {penalty}", records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), POSTPROCESSED
-    z, ids = w.penalised(0.5, presence=True)
-    yield "presence 0.5", records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), POSTPROCESSED
+    for penalty in (0.1, 0.5):
+        z, ids = w.penalised(penalty, presence=True)
+        yield f"presence {penalty}", records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), POSTPROCESSED
     for far in (0.1, 0.25, 0.5, 1.0):
         z = w.elsewhere(far)
         ids = w.sample(z)
@@ -149,6 +153,9 @@ def _policies(w: World) -> Iterator[Other]:
     ids = w.sample(z)
     yield "other weights, and sharper", records(w.logprobs(z, ids), w.logprobs(w.logits, ids), ids), OPEN
     _, ids, r, t = _clean(w)
+    for share in (0.2, 1.0):
+        lost = 4 * w.rng.standard_normal(w.shape, dtype=np.float32) * (w.rng.random((*w.shape[:2], 1)) < share)
+        yield f"the trainer is lost at {share:.0%}", records(r, w.logprobs(w.logits + lost, ids), ids), OPEN
     y = t.copy()
     y[:3] += w.rng.normal(0, 1.5, (3, w.shape[1]))
     yield "three answers at random", records(r, np.minimum(y, 0), ids), OPEN

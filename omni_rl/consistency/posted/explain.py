@@ -16,6 +16,7 @@ from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
 from omni_rl.consistency.posted import alignment, copies, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import NOISE, Look, Terms
+from omni_rl.consistency.posted.outliers import is_biased
 from omni_rl.consistency.posted.places import LAST
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.support import support
@@ -29,6 +30,8 @@ AT_THE_END = 0.7
 """Share of a bias that the answers' last tokens carry where it is theirs."""
 SURE = 0.2
 """Standard error of the unit mean, as a share of the mean abs d, above which it does not speak for proper policies."""
+FALLS = 0.01
+"""The probability that chance makes a unit mean of 1 fall as far as a step's that is off in size already."""
 CONSTANT = 3
 """Earlier steps of the same size that show that a difference stays."""
 
@@ -80,17 +83,17 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
     yield alignment.sample_pairing(step, noise)
     yield copies.scaled(step)
     yield copies.clipped(step)
-    yield transforms.most_likely(step)
+    yield transforms.most_likely(step, terms.noise)
     yield transforms.penalty(step)
-    yield _support(step, seen)
+    yield _support(step, terms, seen)
     yield transforms.temperature(step)
     yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))
     yield _stale(step, seen)
 
 
-def _support(step: PostedStep, seen: Look) -> Finding:
+def _support(step: PostedStep, terms: Terms, seen: Look) -> Finding:
     """Whether support was lost, in the bucket whose unit mean is off. No sampler cuts the last tokens alone."""
-    if seen.has_unit_mean or not seen.means:
+    if not seen.means or (seen.has_unit_mean and not is_biased(step, terms.bias, FALLS)):
         return Finding(Check.SUPPORT, "clear", "the mean of exp(d) is 1: no support was lost")
     bucket = seen.biased[0] if seen.biased else OVERALL
     inside = seen.places.inside(bucket)
@@ -104,7 +107,7 @@ def _support(step: PostedStep, seen: Look) -> Finding:
             "appended, cut off or replaced)",
             numbers={"carried": abs(carried)},
         )
-    return support(step if bucket == OVERALL else step.without(~inside), seen.means[bucket])
+    return support(step if bucket == OVERALL else step.without(~inside), seen.means[bucket], terms.noise)
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:

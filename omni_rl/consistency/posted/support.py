@@ -8,16 +8,26 @@ More: rows or positions do not belong together. 1: two proper policies, however 
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
-from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.consistency.posted.step import Array, PostedStep
 
 LARGEST = math.log(20)
 """d above which a token counts as this much: a few tokens must not carry the mean."""
 ONE_SIDED = 0.3
 """How much more of the difference lies below zero than above, as a share, where support was lost."""
+BEYOND = 2.0
+"""How many times the noise's mean abs d a token is off at least, where few tokens lost support: the noise of all others
+hides them in a sum."""
+BEYOND_SIDED = 0.6
+"""`ONE_SIDED` of these tokens alone."""
+FAR = 20.0
+"""How many times the noise's mean abs d no rounding makes of a token."""
+ABOVE, ABOVE_OF_FAR, ABOVE_OF_ALL = 2, 0.005, 0.002
+"""So many tokens that far above zero, that share of all far ones and of the difference below zero, speak against it: no
+support makes a token likelier than it is. Of a trainer that has lost its way there, a few are."""
+FEW = 0.4
+"""Share of the tokens that carry the loss, at most, where it is said to be that of a few positions."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +50,43 @@ class UnitMean:
         return self.excess > tolerance or self.excess + self.capped < -tolerance
 
 
-def support(step: PostedStep, found: UnitMean) -> Finding:
+def support(step: PostedStep, found: UnitMean, noise: float) -> Finding:
     """Whether the engine sampled from part of the vocabulary: then d is the log of the mass that its support holds,
-    token by token, and above zero by noise alone."""
-    above = float(np.maximum(step.d, 0.0).sum())
-    below = float(np.maximum(-step.d, 0.0).sum())
-    lopsided = (below - above) / (below + above) if below + above > 0 else 0.0
-    numbers = {"unit_mean": 1 + found.excess, "t": found.t, "one_sided": lopsided, "abs_diff_mean": step.size}
-    if lopsided < ONE_SIDED or found.excess >= 0:
+    token by token, and above zero by noise alone. `noise`: the mean abs d of two correct computations."""
+    above, below = _sides(step.d, 0.0)
+    lopsided = _lopsided(above, below)
+    beyond = _lopsided(*_sides(step.d, BEYOND * noise))
+    over, under = step.d[step.d > FAR * noise], int((step.d < -FAR * noise).sum())
+    contradicted = len(over) >= ABOVE and len(over) > ABOVE_OF_FAR * under and float(over.sum()) > ABOVE_OF_ALL * below
+    numbers = {
+        "unit_mean": 1 + found.excess,
+        "t": found.t,
+        "one_sided": lopsided,
+        "far_above": float(len(over)),
+        "far_below": float(under),
+        "abs_diff_mean": step.size,
+    }
+    if found.excess >= 0 or contradicted or (lopsided < ONE_SIDED and beyond < BEYOND_SIDED):
         return Finding(Check.SUPPORT, "clear", "d has both signs: no support was lost", numbers=numbers)
+    share = float((step.d < -BEYOND * noise).sum()) / step.tokens
+    what = "top-p, top-k, min-p, banned tokens, guided decoding"
+    if share <= FEW and under:
+        what = f"guided decoding or banned tokens, at {share:.1%} of the tokens; or top-p, top-k, min-p"
     return Finding(
         Check.SUPPORT,
         "explains",
         f"the trainer gives the sampled tokens {-found.excess:.1%} less probability than a policy's own samples have, "
-        f"and {(1 + lopsided) / 2:.0%} of the difference lies on one side: the engine sampled from part of the "
-        "vocabulary (top-p, top-k, min-p, guided decoding) and normalised over it; switch that off, or give the "
-        "trainer the same cut",
+        f"and {(1 + max(lopsided, beyond)) / 2:.0%} of the difference lies on one side: the engine sampled from part "
+        f"of the vocabulary ({what}) and normalised over it; switch that off, or give the trainer the same cut",
         Cause.SAMPLING_SUPPORT,
         numbers,
     )
+
+
+def _sides(d: Array, least: float) -> tuple[float, float]:
+    """The sums of d above zero and below, of tokens that are off by more than `least`."""
+    return float(d[d > least].sum()), float(-d[d < -least].sum())
+
+
+def _lopsided(above: float, below: float) -> float:
+    return (below - above) / (below + above) if below + above > 0 else 0.0

@@ -31,25 +31,34 @@ LEAST = 0.02
 LIKELY = math.log(0.5)
 SURE = -1e-4
 """A token of this logprob or more has odds that rounding decides."""
-TILTED, ERRORS = 0.2, 8.0
+TILTED, ERRORS = 0.2, 5.0
 """How much more often d is above zero for tokens that were there before, at least: a share, and in standard errors."""
+KNOWN, ALONE = 16.0, 8.0
+"""Pairs of one id, there before and new, below which these do not speak; then the errors that it takes without them."""
 SEEN = 0.05
-"""Share of the variance of d that goes with whether a token was there before, beside how likely it is, at least."""
+"""Share of the variance of d that goes with whether a token was there before, beside how likely it is, at least, or
+else"""
+ONE_SIDED = 0.3
+"""how much more of the new tokens' difference lies on their side of zero than on the other."""
 
 
-def most_likely(step: PostedStep) -> Finding:
-    """Whether one side reports the most likely token's logprob in place of the sampled one's."""
+def most_likely(step: PostedStep, noise: float) -> Finding:
+    """Whether one side reports the most likely token's logprob in place of the sampled one's. `noise`: the mean abs d
+    of two correct computations."""
     lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
+    if len(d) < FEWEST:
+        return Finding(Check.TRANSFORM, "clear", "too few tokens to tell the most likely ones")
+    near = _near(d, noise)
     for side, top, sampled in (("engine", lr, lt), ("trainer", lt, lr)):
-        if len(d) >= FEWEST and _is_most_likely(top, sampled, _near(d)):
+        if _is_most_likely(top, sampled, near):
             return Finding(
                 Check.TRANSFORM,
                 "explains",
                 f"the {side}'s logprobs are those of the most likely token, not of the sampled one: "
-                f"{_near(d).mean():.0%} of tokens agree, as often as the {side} calls its own token likely; take the "
+                f"{near.mean():.0%} of tokens agree, as often as the {side} calls its own token likely; take the "
                 "sampled id's entry",
                 Cause.LOGPROB_POSTPROCESSING,
-                {"agree": float(_near(d).mean()), "abs_diff_mean": step.size},
+                {"agree": float(near.mean()), "abs_diff_mean": step.size},
             )
     return Finding(Check.TRANSFORM, "clear", "neither side's logprobs are the most likely tokens'")
 
@@ -78,9 +87,9 @@ def _is_most_likely(top: Array, sampled: Array, near: Mask) -> bool:
     return bool(parted.mean() >= 0.01 and (sampled[parted] <= room + 0.2).mean() >= 0.95)
 
 
-def _near(d: Array) -> Mask:
-    """Tokens on which both sides agree, by the noise that the closest quarter of them shows."""
-    found: Mask = np.abs(d) <= max(0.1, 8 * float(np.quantile(np.abs(d), 0.25)))
+def _near(d: Array, noise: float) -> Mask:
+    """Tokens on which both sides agree, by the noise that the closest quarter of them shows, if that is noise."""
+    found: Mask = np.abs(d) <= max(0.1, 8 * min(noise, float(np.quantile(np.abs(d), 0.25))))
     return found
 
 
@@ -124,23 +133,32 @@ def temperature(step: PostedStep) -> Finding:
 
 def penalty(step: PostedStep) -> Finding:
     """Whether tokens that the answer or its prompt held before are the ones that are off: a repetition, frequency or
-    presence penalty that one side applies alone."""
+    presence penalty that one side applies alone.
+
+    They are compared with new tokens that are as likely, and with the same ids where these are new: common words come
+    again more often, and a policy that learns may move them too.
+    """
     clear = Finding(Check.PENALTY, "clear", "tokens that were there before are no further off than new ones")
     if step.ids is None:
         return Finding(Check.PENALTY, "not_done", "no ids were posted")
-    seen, d = _seen(step)[step.judged], step.d[step.judged]
-    if len(d) < FEWEST or min(int(seen.sum()), int((~seen).sum())) < FEWEST // 16:
+    judged = step.judged
+    seen, d = _seen(step)[judged], step.d[judged]
+    if len(d) < FEWEST or min(int(seen.sum()), int((~seen).sum())) < FEWEST // 32:
         return clear
-    up, errors = _tilt(d, seen)
+    level = quantile_bins(step.rollout[judged] + step.train[judged])
+    up, errors, _ = _tilt(d, seen, level)
+    again, its_errors, pairs = _tilt(d, seen, np.unique(step.ids[judged], return_inverse=True)[1])
     before, new = float(d[seen].mean()), float(d[~seen].mean())
-    numbers = {"tilt": up, "errors": errors, "d_mean_seen": before, "d_mean_new": new}
-    if abs(up) < TILTED or abs(errors) < ERRORS or before * new > 0:
+    numbers = {"tilt": up, "errors": errors, "tilt_of_ids": again, "d_mean_seen": before, "d_mean_new": new}
+    known = pairs >= KNOWN
+    same = not known or (up * again > 0 and abs(again) >= TILTED and abs(its_errors) >= ERRORS / 2)
+    if abs(up) < TILTED or abs(errors) < (ERRORS if known else ALONE) or not same:
         return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
-    level = quantile_bins(step.train[step.judged])
     numbers["gain"] = explained(d, level + BINS * seen) - explained(d, level)
-    if numbers["gain"] < SEEN:
+    one_sided = -math.copysign(1.0, up) * float(d[~seen].sum()) / max(float(np.abs(d[~seen]).sum()), 1e-12)
+    if numbers["gain"] < SEEN and one_sided < ONE_SIDED:
         return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
-    side, other = ("engine", "trainer") if before > 0 else ("trainer", "engine")
+    side, other = ("engine", "trainer") if up > 0 else ("trainer", "engine")
     return Finding(
         Check.PENALTY,
         "explains",
@@ -152,16 +170,20 @@ def penalty(step: PostedStep) -> Finding:
     )
 
 
-def _tilt(d: Array, seen: Mask) -> tuple[float, float]:
-    """How much more often d is above zero for tokens that were there before than for new ones, and that in standard
-    errors. Signs: one token that is far off must not decide it."""
-    shares, variances = [], []
-    for of in (d[seen], d[~seen]):
-        moved = of[of != 0]
-        share = float((moved > 0).mean()) if len(moved) else 0.5
-        shares.append(share)
-        variances.append(0.25 / max(len(moved), 1))
-    return shares[0] - shares[1], (shares[0] - shares[1]) / math.sqrt(sum(variances))
+def _tilt(d: Array, seen: Mask, stratum: Index) -> tuple[float, float, float]:
+    """How much more often d is above zero for tokens that were there before than for new ones of the same stratum, that
+    in standard errors, and how many pairs of the two tell it: the test of Mantel and Haenszel (1959). Signs: one token
+    that is far off must not decide it."""
+    moved = d != 0
+    seen, stratum, above = seen[moved], stratum[moved], d[moved] > 0
+    count, both = np.bincount(stratum).astype(np.float64), np.bincount(stratum, seen & above)
+    before, up = np.bincount(stratum, seen), np.bincount(stratum, above)
+    several = count > 1
+    count, both, before, up = count[several], both[several], before[several], up[several]
+    pairs = float((before * (count - before) / count).sum())
+    beyond = float((both - before * up / count).sum())
+    variance = float((before * (count - before) * up * (count - up) / (count**2 * (count - 1))).sum())
+    return (beyond / pairs, beyond / math.sqrt(variance), pairs) if variance > 0 else (0.0, 0.0, 0.0)
 
 
 def _seen(step: PostedStep) -> Mask:

@@ -43,6 +43,42 @@ def test_other_members_of_each_kind_come_out_right(seed: int) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize(("answers", "tokens"), [(16, 48), (32, 32)])
+@pytest.mark.parametrize(("penalty", "presence"), [(1.02, False), (1.05, False), (0.1, True), (0.3, True)])
+def test_a_light_penalty_shows_in_few_words_that_come_again(
+    answers: int, tokens: int, penalty: float, presence: bool
+) -> None:
+    """Short answers over many ids: one token in twenty came before."""
+    world = World(23, answers, tokens, 400)
+    world.logits = world.logits - np.log(1 + np.arange(400, dtype=np.float32))
+    logits, ids = world.penalised(penalty, presence=presence)
+    found = Judge().rows(records(world.logprobs(logits, ids), world.logprobs(world.logits, ids), ids))
+    assert (found.severity > Severity.OK, found.cause) == (True, "logprob_postprocessing"), found
+    assert "tokens that were there before are less likely at the engine" in found.sentence
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_guided_decoding_at_few_places_of_a_small_step_is_lost_support(seed: int) -> None:
+    world = World(seed, 16, 96, 400)
+    free = world.rng.random((16, 96, 1)) >= 0.05
+    allowed = np.where(free | (world.rng.random(world.shape) < 0.1), world.engine(world.logits), -np.inf)
+    ids = world.sample(allowed)
+    found = Judge().rows(records(world.logprobs(allowed, ids), world.logprobs(world.logits, ids), ids))
+    assert (found.severity > Severity.OK, found.cause) == (True, "sampling_support"), found
+    assert "guided decoding or banned tokens, at " in found.sentence
+
+
+def test_common_words_that_training_makes_rarer_are_no_penalty() -> None:
+    """They come again more often than rare ones do, whichever side counts them."""
+    world = World(24, 64, 64, 400)
+    common = np.log(1 + np.arange(400, dtype=np.float32))
+    world.logits = world.logits - common
+    engine = world.engine(world.logits) + 0.15 * common
+    ids = world.sample(engine)
+    found = Judge().rows(records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids))
+    assert found.cause != "logprob_postprocessing", found
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_clean_steps_of_any_shape_raise_nothing(dtype: str) -> None:
     rng = np.random.default_rng(5)
