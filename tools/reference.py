@@ -35,6 +35,7 @@ from omni_rl.policies.settings import NodesSettings
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.runtime import ENVIRONMENT
 from omni_rl.service.settings import ServeSettings, UpSettings
+from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from omni_rl.train.settings import TrainSettings
 from omni_rl.vllm_plugin import SUPPORTED
 
@@ -90,7 +91,17 @@ SECTIONS: dict[str, tuple[str, tuple[type[BaseModel], ...]]] = {
     ),
     "The coordinator": (
         "One JSON object: `python -m omni_rl_services.coordinator SETTINGS.json`. `omni-rl up` writes one itself.",
-        (CoordinatorSettings, TokenEntry, TlsSettings, MediaSettings, Bounds, WandbSettings, ClusterSettings),
+        (
+            CoordinatorSettings,
+            TokenEntry,
+            TlsSettings,
+            MediaSettings,
+            Bounds,
+            PagerSettings,
+            WebhookSettings,
+            WandbSettings,
+            ClusterSettings,
+        ),
     ),
     "Engines and trainers": (
         "What the bridge, the demo and the benchmarks start actors with, in Python.",

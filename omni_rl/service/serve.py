@@ -81,6 +81,7 @@ def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorS
             tokens=given,
             tokens_file=known,
             tls=tls,
+            pager=settings.pager,
         ),
         token,
     )

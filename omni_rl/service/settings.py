@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from omni_rl.bridge.settings import BatchSettings, Hosts
+from omni_rl.service.webhooks import PagerSettings
 from omni_rl.settings import NumericsSettings
 
 ADDRESS = "address"
@@ -55,6 +56,7 @@ class ServeSettings(BaseModel):
     tls_certificate: Path | None = None
     """A PEM file; with `tls_key`, the address is an https one."""
     tls_key: Path | None = None
+    pager: PagerSettings = PagerSettings()
 
 
 OF_A_CALL = ("directory", "ready_seconds")

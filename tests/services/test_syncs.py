@@ -345,8 +345,6 @@ async def test_without_ray_the_api_answers_and_says_what_is_missing(serve: Serve
         for method, path, body in (
             ("POST", "/v1/syncs", {}),
             ("POST", "/v1/checks", {}),
-            ("POST", "/v1/resume", None),
-            ("POST", "/v1/pause", {"reason": "x"}),
             ("GET", "/v1/jobs", None),
             ("GET", "/v1/jobs/grpo-1/logs", None),
             ("DELETE", "/v1/jobs/grpo-1", None),

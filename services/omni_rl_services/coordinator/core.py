@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from omni_rl import __version__
+from omni_rl.api.events import EventAnswer
+from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.api.runs import RunBody, RunLine
 from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody
 from omni_rl.consistency.limits import limits_for
 from omni_rl.consistency.policy import Outcome
-from omni_rl.errors import ConflictError, NotFoundError, OmniRLError
+from omni_rl.errors import ConflictError, NotFoundError, OmniRLError, RayUnavailableError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.run_list import Wanted
@@ -25,6 +27,8 @@ from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.gate import PERSON, Gate
 from omni_rl_services.coordinator.incidents import pursued
 from omni_rl_services.coordinator.jobs import Jobs
+from omni_rl_services.coordinator.members import Members
+from omni_rl_services.coordinator.pager import Pager
 from omni_rl_services.coordinator.responder import Evidence, Responder
 from omni_rl_services.coordinator.roster import Roster
 from omni_rl_services.coordinator.runs import Run, transition_events
@@ -80,6 +84,9 @@ class Coordinator:
         )
         self._runs = Roster(self.store, settings.settle, settings.silent_after)
         self.silence = Silence(self._runs, self.store, self.gate, clock)
+        self.pager = Pager(settings.pager, self.store, self.telemetry)
+        self.events.hear(self._heard)
+        self._members = Members(self.store)
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,10 +106,12 @@ class Coordinator:
                 self._responder.pursue(run)
         beside = (self.events.pump(), self._watch(), self._tidy())
         self._tasks = [asyncio.create_task(work) for work in beside]
+        self.pager.open()
 
     async def close(self) -> None:
         """End what runs beside; nothing that was acknowledged is lost by it."""
         self.events.close()
+        await self.pager.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,11 +163,17 @@ class Coordinator:
         return (cluster.run,) if not (self._alone or cluster.connected or cluster.run is None) else ()
 
     async def pause(self, reason: str) -> GateAnswer:
-        """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back."""
+        """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back, and
+        not confirmed until then.
+
+        Raises:
+            RayUnavailableError: this coordinator has no cluster to hold; nothing has changed.
+        """
+        if self._alone:
+            raise RayUnavailableError(f"nothing can be paused: {self._cluster.reason}")
         self.gate.hold(PERSON, reason)
         await self.events.publish("hold", what="held", reason=reason)
-        await self.gate.settle()
-        return self.gate.answer()
+        return await self._settled()
 
     async def resume(self, reason: str, name: str | None = None) -> GateAnswer:
         """A person vouches for a run, which ends its incident; or for what a person stopped, and the one run whose
@@ -184,8 +199,19 @@ class Coordinator:
         if name is None:
             self.gate.release(PERSON)
         await self.events.publish("hold", what="released", reason=reason)
-        await self.gate.settle()
+        return await self._settled()
+
+    async def _settled(self) -> GateAnswer:
+        """The gate as everyone wants it; where the cluster does not answer it is not confirmed, and moves later."""
+        try:
+            await self.gate.settle()
+        except RayUnavailableError as error:
+            logger.warning("the gate moves when the cluster is back: %s", error)
         return self.gate.answer()
+
+    def incident_answer(self, incident: Incident) -> IncidentAnswer:
+        """With links to the guide as the operator's settings have it."""
+        return incident_answer(incident, self.settings.pager.guide)
 
     async def end_incident(self, number: int, by: str) -> Incident:
         """A person says that an incident is over. Of a run that drifts, whoever says so vouches for the next step.
@@ -259,7 +285,7 @@ class Coordinator:
             sync=self.syncs.running,
             runs=[run.answer() for run in self._runs.newest()],
             needs={need.label: count for need, count in (await self.store.needs(self._unseen)).items()},
-            incidents=[incident_answer(one) for one in found],
+            incidents=[self.incident_answer(one) for one in found],
             alarms=[alarm_answer(one) for one in found if one.kind in ALARMS],
         )
 
@@ -299,9 +325,15 @@ class Coordinator:
                 False, seen.reason, self._cluster.address, self._cluster.run, "unknown", self._cluster.members
             )
         self._cluster = seen
+        if not self._alone and await self._members.look(seen):
+            self.events.poke()
         self.telemetry.ray_up.set(seen.connected)
         self.telemetry.members(seen.members if seen.connected else ())
         self.telemetry.gate_closed.set(self.gate.closed)
+
+    def _heard(self, event: EventAnswer) -> None:
+        if event.kind == "incident":
+            self.pager.poke()
 
     def _asides(self, sinks: Sequence[Sink]) -> list[Aside]:
         named = [(f"extra{number}", sink) for number, sink in enumerate(sinks)]

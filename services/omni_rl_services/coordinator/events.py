@@ -2,7 +2,7 @@
 
 import asyncio
 import bisect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from omni_rl.api.events import EventAnswer
@@ -33,6 +33,7 @@ class Events:
         self._poke = asyncio.Event()
         self._news = asyncio.Event()
         self._closed = False
+        self._listeners: list[Callable[[EventAnswer], None]] = []
 
     @property
     def kept(self) -> range:
@@ -47,6 +48,10 @@ class Events:
     def poke(self) -> None:
         """There is something new in the ledger."""
         self._poke.set()
+
+    def hear(self, listener: Callable[[EventAnswer], None]) -> None:
+        """Call `listener` with every event from now on, in order; it must not take long."""
+        self._listeners.append(listener)
 
     def close(self) -> None:
         """End every stream."""
@@ -112,6 +117,8 @@ class Events:
         del self._recent[:-KEPT]
         for event in page:
             self._telemetry.events.labels(event.kind).inc()
+            for listener in self._listeners:
+                listener(event)
         self._wake()
 
     def _wake(self) -> None:

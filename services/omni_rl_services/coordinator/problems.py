@@ -112,7 +112,11 @@ def status_of(error: OmniRLError) -> int:
 def respond(
     kind: type[OmniRLError], status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    title = (inspect.getdoc(kind) or kind.__name__).split("\n\n")[0].replace("\n", " ")
+    title = (
+        "The coordinator failed."
+        if status == 500
+        else (inspect.getdoc(kind) or kind.__name__).split("\n\n")[0].replace("\n", " ")
+    )
     problem = Problem(
         type=f"urn:omni-rl:{kind.code}", title=title, status=status, detail=detail, code=kind.code, **more
     )

@@ -12,6 +12,7 @@ from omni_rl.api.state import Scope
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import ConfigError
 from omni_rl.ledger.media_store import MediaRules
+from omni_rl.service.webhooks import PagerSettings
 from omni_rl.settings import StrictSettings
 
 MIB = 1 << 20
@@ -109,6 +110,7 @@ class CoordinatorSettings(StrictSettings):
     settle: int = Field(default=3, ge=1)
     """Calm steps before a severity falls."""
     wandb: WandbSettings | None = None
+    pager: PagerSettings = PagerSettings()
     cluster: ClusterSettings | None = None
     """The Ray cluster that it keeps; none: it judges what other frameworks post."""
 

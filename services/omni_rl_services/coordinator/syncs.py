@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_rl.api.syncs import SyncAnswer, SyncBody, SyncPhase
+from omni_rl.consistency.limits import Severity
 from omni_rl.errors import IdempotencyError, InvalidRequestError, NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.ledger.types import IncidentEnd, NewIncident
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl_services.coordinator.bridge import Bridge, SyncRequest
@@ -26,12 +28,14 @@ REMEMBERED = 64
 
 @dataclass
 class _Begun:
-    """A sync of this process. `phases` as they came; `result` or `error` when it is over; `task` ends after that."""
+    """A sync of this process. `run`: whom the cluster samples for. `phases` as they came; `result` or `error` when it
+    is over; `task` ends after that."""
 
     sync: str
     body: SyncBody
     key: str | None
     started: float
+    run: str | None
     phases: list[SyncPhase] = field(default_factory=list)
     finished: float | None = None
     result: SyncResult | None = None
@@ -83,7 +87,7 @@ class Syncs:
             cluster = await self._bridge.state()
             if not cluster.connected:
                 raise RayUnavailableError(cluster.reason)
-            begun = _Begun(uuid.uuid4().hex[:12], body, key, time.time())
+            begun = _Begun(uuid.uuid4().hex[:12], body, key, time.time(), run=cluster.run)
             self._begun[begun.sync] = begun
             for old in list(self._begun)[:-REMEMBERED]:
                 del self._begun[old]
@@ -175,6 +179,7 @@ class Syncs:
             await self._look()
             begun.error, begun.finished = error, time.time()
             self._telemetry.syncs.labels("failed").inc()
+            await self._store.see_incident(begun.run, _failed(str(error)))
             await self._events.publish(
                 "sync_ended", sync=begun.sync, outcome="failed", code=error.code, reason=str(error)
             )
@@ -182,6 +187,10 @@ class Syncs:
         await self._look()
         begun.result, begun.finished = result, time.time()
         self._telemetry.synced(result, begun.finished, weights=body.source != "served")
+        if (incident := _wrong(result)) is not None:
+            await self._store.see_incident(begun.run, incident)
+        else:
+            await self._store.end_incidents(begun.run, IncidentEnd("sync", f"sync {begun.sync} was committed"))
         await self._events.publish(
             "sync_ended",
             sync=begun.sync,
@@ -222,6 +231,22 @@ def _answer(begun: _Begun) -> SyncAnswer:
     if begun.result is not None:
         return told(answer, begun.result)
     return answer
+
+
+def _wrong(result: SyncResult) -> NewIncident | None:
+    """What a person has to look at of a sync that is over."""
+    if result.outcome != "committed":
+        return _failed(result.reason)
+    if result.elements_proven < result.elements:
+        lost = result.elements - result.elements_proven
+        headline = f"A sync was committed with {lost} of {result.elements} storage elements not proven."
+        return NewIncident(int(Severity.PAUSE), headline, kind="sync")
+    return None
+
+
+def _failed(reason: str) -> NewIncident:
+    headline = f"A sync of weights failed: {reason.rstrip('.')}."
+    return NewIncident(int(Severity.MASK), headline, action="the engines serve the weights from before", kind="sync")
 
 
 def _seen(task: "asyncio.Task[SyncResult]") -> None:

@@ -60,6 +60,8 @@ class Telemetry:
         self._members = self._gauge("cluster_members", "Rollout engines and trainers, by state.", "role", "state")
         self.events = self._counter("events", "Events, by kind.", "kind")
         self.subscribers = self._gauge("event_subscribers", "Open event streams.")
+        self.webhook_told = self._counter("webhook_deliveries", "Incidents' states that a webhook received.", "webhook")
+        self.webhook_failures = self._counter("webhook_failures", "Tries to tell a webhook that failed.", "webhook")
         # A series that begins with its first failure has no increase for an alert to see.
         for outcome in (*get_args(Outcome), "failed"):
             self.syncs.labels(outcome)

@@ -71,14 +71,15 @@ def sample_answer(sample: Sample) -> SampleAnswer:
     )
 
 
-def incident_answer(incident: Incident) -> IncidentAnswer:
+def incident_answer(incident: Incident, guide: str = GUIDE) -> IncidentAnswer:
+    """`guide`: where the operating guide is read."""
     acknowledged = incident.acknowledged
     return IncidentAnswer(
         incident=incident.id,
         **{name: getattr(incident, name) for name in ("run", "kind", "what", "cause", "attempt", "step")},
         **{name: getattr(incident, name) for name in ("opened", "changed", "ended")},
         remedy=remedy(incident.kind, incident.cause),
-        guide=f"{GUIDE}#{section(incident.kind, incident.cause)}",
+        guide=f"{guide}#{section(incident.kind, incident.cause)}",
         severity=Severity(incident.severity).label,
         figure=_figure(incident.figure),
         good=None if incident.good is None else GoodStepAnswer(**vars(incident.good)),

@@ -10,7 +10,6 @@ from omni_rl.consistency.incidents import IncidentKind
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.params import MAX_ID, IncidentPath, LimitQuery
 from omni_rl_services.coordinator.problems import documented
-from omni_rl_services.coordinator.views import incident_answer
 
 router = APIRouter(prefix="/v1/incidents", tags=["incidents"])
 Open = Annotated[bool | None, Query(description="true: those that are not over; false: those that are; else both.")]
@@ -31,13 +30,13 @@ async def newest(
 ) -> list[IncidentAnswer]:
     """Incidents, the newest first, those that are over among them."""
     found = await coordinator.store.incidents(still_open=open, run=run, kind=kind, before=before, limit=limit)
-    return [incident_answer(one) for one in found]
+    return [coordinator.incident_answer(one) for one in found]
 
 
 @router.get("/{incident}", responses=documented(401, 403, 404, 422))
 async def one(incident: IncidentPath, coordinator: CoordinatorDep, caller: Reader) -> IncidentAnswer:
     """One incident."""
-    return incident_answer(await coordinator.store.incident(incident))
+    return coordinator.incident_answer(await coordinator.store.incident(incident))
 
 
 @router.post("/{incident}/acknowledge", responses=documented(401, 403, 404, 409, 422))
@@ -45,7 +44,7 @@ async def acknowledge(incident: IncidentPath, coordinator: CoordinatorDep, calle
     """Say that one has it in hand. Again is fine; one that somebody else has is a conflict."""
     found = await coordinator.store.acknowledge(incident, caller.name)
     coordinator.events.poke()
-    return incident_answer(found)
+    return coordinator.incident_answer(found)
 
 
 @router.post("/{incident}/notes", responses=documented(401, 403, 404, 409, 413, 422))
@@ -55,11 +54,11 @@ async def add_note(
     """Write to it, whether it is over or not."""
     found = await coordinator.store.add_note(incident, caller.name, body.text)
     coordinator.events.poke()
-    return incident_answer(found)
+    return coordinator.incident_answer(found)
 
 
 @router.post("/{incident}/end", responses=documented(401, 403, 404, 409, 422))
 async def end(incident: IncidentPath, coordinator: CoordinatorDep, caller: Syncer) -> IncidentAnswer:
     """Say that it is over: its run is judged afresh, and what is still wrong opens another. One whose run's gate is
     shut ends as the run is resumed (`POST /v1/resume`)."""
-    return incident_answer(await coordinator.end_incident(incident, caller.name))
+    return coordinator.incident_answer(await coordinator.end_incident(incident, caller.name))

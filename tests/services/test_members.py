@@ -1,0 +1,102 @@
+"""Syncs that fail and engines that die are incidents, until a later sync or the engine itself says otherwise."""
+
+from dataclasses import replace
+
+import pytest
+from omni_rl_services.coordinator.bridge import ClusterState, ReplicaState, SyncRequest
+from omni_rl_services.coordinator.members import AWAY_SECONDS, DEAD_SECONDS, Members
+
+from omni_rl.errors import ReplicaDeadError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer
+from tests.services.conftest import Serve, Served
+from tests.services.fake_bridge import FakeBridge
+from tests.services.test_incidents import incidents
+from tests.services.test_steps import RUN
+
+pytestmark = pytest.mark.anyio
+WELL = ClusterState(
+    True, "", "127.0.0.1:6379", "digits", "open", (ReplicaState("rollout-0", "rollout", "v1", "serving"),)
+)
+DEAD = replace(WELL, members=(ReplicaState("rollout-0", "rollout", "", "dead", "it was killed"),))
+AWAY = replace(WELL, connected=False, reason="the head is gone", members=())
+
+
+class Unproven(FakeBridge):
+    """Its syncs are committed without all of their proof."""
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        return replace(await super().sync(request, observe), elements_proven=1_480_700)
+
+
+async def test_a_failed_sync_is_one_until_another_is_committed(served: Served) -> None:
+    served.bridge.sync_error = ReplicaDeadError("rollout-0 is gone")
+    for _ in range(2):
+        await served.http.post("/v1/syncs?wait=true", json={})
+    (found,) = await incidents(served)
+    assert (found["kind"], found["run"], found["severity"]) == ("sync", "digits", "mask")
+    assert found["what"] == "A sync of weights failed: rollout-0 is gone."
+    assert found["actions"][0]["what"] == "the engines serve the weights from before"
+    assert "omni-rl sync" in found["remedy"]
+    served.bridge.sync_error = None
+    await served.http.post("/v1/syncs?wait=true", json={})
+    assert (await incidents(served))[0]["ended"] is not None
+
+
+async def test_a_sync_without_all_of_its_proof_is_one(serve: Serve) -> None:
+    async with serve(Unproven()) as served:
+        await served.http.post("/v1/runs", json={**RUN, "run": "digits"})
+        await served.http.post("/v1/syncs?wait=true", json={})
+        (found,) = await incidents(served)
+        assert found["severity"] == "pause"
+        assert found["what"] == "A sync was committed with 4 of 1480704 storage elements not proven."
+        assert (await served.http.get("/v1/runs/digits")).json()["need"] == "pause"
+
+
+async def test_an_engine_that_stays_dead_is_one_until_it_answers(served: Served) -> None:
+    now = [0.0]
+    members = Members(served.coordinator.store, lambda: now[0])
+    assert not await members.look(DEAD)
+    now[0] += DEAD_SECONDS - 1
+    assert not await members.look(WELL), "it was replaced"
+    assert not await members.look(DEAD)
+    now[0] += DEAD_SECONDS
+    assert await members.look(DEAD)
+    assert not await members.look(DEAD), "told once"
+    (found,) = await incidents(served)
+    assert (found["kind"], found["what"]) == ("engine", "rollout-0 is dead: it was killed.")
+    members = Members(served.coordinator.store, lambda: now[0])
+    assert not await members.look(AWAY), "what cannot be seen is not known to be well"
+    assert await members.look(WELL), "told by a coordinator before"
+    assert (await incidents(served))[0]["ended"] is not None
+
+
+async def test_a_cluster_that_stays_away_is_one(served: Served) -> None:
+    now = [0.0]
+    members = Members(served.coordinator.store, lambda: now[0])
+    await members.look(AWAY)
+    now[0] += AWAY_SECONDS
+    assert await members.look(AWAY)
+    (found,) = await incidents(served)
+    assert found["what"] == "The Ray cluster does not answer: the head is gone."
+    await members.look(WELL)
+    assert await incidents(served, open=True) == []
+
+
+async def test_a_coordinator_without_a_cluster_refuses_to_pause_and_changes_nothing(serve: Serve) -> None:
+    async with serve() as served:
+        served.coordinator._alone = True
+        answer = await served.http.post("/v1/pause", json={"reason": "maintenance"})
+        assert answer.status_code == 503
+        assert answer.json()["detail"].startswith("nothing can be paused: ")
+        assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "open"
+        events = (await served.http.get("/v1/events/page")).json()
+        assert "hold" not in {event["kind"] for event in events}
+
+
+async def test_a_pause_while_the_cluster_is_away_holds_and_is_not_confirmed(served: Served) -> None:
+    served.bridge.down = "the head is gone"
+    answer = await served.http.post("/v1/pause", json={"reason": "maintenance"})
+    assert (answer.status_code, answer.json()["gate"], answer.json()["confirmed"]) == (200, "closed", False)
+    answer = await served.http.post("/v1/resume")
+    assert (answer.status_code, answer.json()["gate"], answer.json()["confirmed"]) == (200, "open", False)
