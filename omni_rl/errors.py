@@ -242,6 +242,18 @@ class CoordinatorUnreachableError(OmniRLError, ConnectionError):
     code = "coordinator_unreachable"
 
 
+class AddressError(CoordinatorUnreachableError):
+    """What answers at that address is no coordinator, nobody vouches for its certificate, or its host is unknown."""
+
+    code = "wrong_address"
+
+
+class SchemeError(AddressError):
+    """The address says https where a server speaks plain HTTP, or http where it speaks https."""
+
+    code = "wrong_scheme"
+
+
 class ApiError(OmniRLError, RuntimeError):
     """The coordinator answered with an error that this client does not know."""
 

@@ -3,6 +3,7 @@
 They are taken by wrapping classes, from a plug-in: there is one `worker_extension_cls`, and it may be another's.
 """
 
+import atexit
 import functools
 import logging
 import warnings
@@ -13,9 +14,13 @@ from omni_rl.agent.settings import AgentSettings
 from omni_rl.client import Client
 
 if TYPE_CHECKING:
-    from omni_rl.agent.poster import ReceiptPoster
+    from omni_rl.client.posting import Poster
 
 log = logging.getLogger("omni_rl.agent")
+RECEIPTS = 32
+"""Updates that wait for the coordinator."""
+AT_EXIT = 3.0
+"""Seconds that a process gives its last receipts."""
 RESETS = {"reset_prefix_cache": "prefix", "reset_encoder_cache": "encoder", "reset_mm_cache": "multimodal"}
 
 
@@ -68,11 +73,15 @@ def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
 
 
 @cache
-def poster(url: str | None) -> "ReceiptPoster":
+def poster(url: str | None) -> "Poster":
     """The one thread that posts for all engines and trainers of this process."""
-    from omni_rl.agent.poster import ReceiptPoster
+    from omni_rl.client.posting import Poster
+    from omni_rl.client.retries import ONCE
 
-    return ReceiptPoster(lambda: Client(url))
+    # Of more receipts the oldest goes: what the engine holds now is what matters.
+    found = Poster(lambda: Client(url, retries=ONCE), log, items=RECEIPTS)
+    atexit.register(found.flush, AT_EXIT)
+    return found
 
 
 def flush(seconds: float) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import httpx
 
 from omni_rl.client.calls import Call
-from omni_rl.errors import CoordinatorUnreachableError
+from omni_rl.client.mistakes import mistake
+from omni_rl.errors import CoordinatorUnreachableError, SchemeError
 
 AGAIN = frozenset({429, 502, 504})
 """Too much at once, and a proxy whose coordinator is just restarting. 503 is an answer: Ray is away, and says so."""
@@ -27,20 +28,23 @@ class Retries:
         return max(wait, min(float(asked), self.longest)) if asked is not None and asked.isdecimal() else wait
 
 
+ONCE = Retries(attempts=1)
+"""For callers that have a pace of their own."""
+
+
 def after_failure(call: Call[object], error: httpx.TransportError, attempt: int, retries: Retries) -> float:
     """Seconds to wait before the next attempt.
 
     Raises:
-        CoordinatorUnreachableError: there is none: the last failed, or the request may have been carried out and must
-            not be sent twice.
+        CoordinatorUnreachableError: there is none: the last failed, the request may have been carried out and must not
+            be sent twice, or the address is wrong.
     """
     unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    if attempt >= retries.attempts or not (unsent or call.repeatable):
-        what = str(error) or type(error).__name__
-        raise CoordinatorUnreachableError(
-            f"{call.method} {call.path}: no answer ({what}{_hint(error, what)})"
-        ) from error
-    return retries.wait(attempt)
+    kind, hint = mistake(error) or (CoordinatorUnreachableError, "")
+    # Each request in the wrong scheme is a line in that server's log, and none can ever be answered.
+    if kind is not SchemeError and attempt < retries.attempts and (unsent or call.repeatable):
+        return retries.wait(attempt)
+    raise kind(f"{call.method} {call.path}: no answer ({str(error) or type(error).__name__}{hint})") from error
 
 
 def after_answer(response: httpx.Response, attempt: int, retries: Retries) -> float | None:
@@ -48,12 +52,3 @@ def after_answer(response: httpx.Response, attempt: int, retries: Retries) -> fl
     if response.status_code not in AGAIN or attempt >= retries.attempts:
         return None
     return retries.wait(attempt, response.headers.get("retry-after"))
-
-
-def _hint(error: httpx.TransportError, what: str) -> str:
-    """What to try, for the two failures whose own words do not say it."""
-    if "CERTIFICATE_VERIFY_FAILED" in what:
-        return "; OMNI_RL_CA_FILE names the certificates that vouch for it"
-    if isinstance(error, httpx.RemoteProtocolError):
-        return "; does it speak https?"
-    return ""

@@ -12,20 +12,19 @@ from typing import Unpack
 from omni_rl.api.runs import CorrectionBody, RunBody
 from omni_rl.api.steps import Verdict
 from omni_rl.client import Client
-from omni_rl.client.retries import Retries
+from omni_rl.client.posting import Pace
+from omni_rl.client.retries import ONCE
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.errors import RecordError, RunPausedError
 from omni_rl.watch.figures import for_coordinator, for_trainer
 from omni_rl.watch.place import Attempt, Place, run_name
-from omni_rl.watch.poster import Counts, Pace, Part, Poster
+from omni_rl.watch.poster import OTHERS, Counts, Part, StepPoster
 from omni_rl.watch.table import StepValues, step_rows
 from omni_rl.watch.values import Numbers, size_of, snapshot
 from omni_rl.watch.weights import Weights, token_weights
 
 log = logging.getLogger("omni_rl.watch")
-ONCE = Retries(attempts=1)
-"""The poster has a pace of its own, and ends when it is told to."""
 OnVerdict = Callable[[Verdict], None]
 
 
@@ -58,6 +57,7 @@ class Watcher:
         connect: Callable[[], Client] | None = None,
         queue: int = 64,
         pace: Pace | None = None,
+        others: float = OTHERS,
     ) -> None:
         """
         Args:
@@ -67,10 +67,13 @@ class Watcher:
             attempt, place: by themselves, if None.
             strict: wait for each step's verdict, at most `patience` seconds, and raise if it is `pause`;
                 OMNI_RL_STRICT=1 asks for it too.
-            patience: seconds that the end of the process waits for steps still to be posted.
+            patience: seconds that the end of the process waits for steps still to be posted; it does not wait where the
+                address, the token or a setting is wrong.
             on_verdict: called with every verdict, on the first rank, in the background thread.
             connect: makes a client; `url` and `token` are then not used.
             queue: steps that may wait; more are dropped, whole, the oldest first.
+            pace: of attempts to reach the coordinator.
+            others: seconds that the first rank waits for the other ranks' parts of a step.
 
         Raises:
             ConfigError: the environment contradicts itself.
@@ -98,7 +101,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._next = 0
         self._pid = os.getpid()
-        self._poster = Poster(
+        self._poster = StepPoster(
             connect or (lambda: Client(url, token, retries=ONCE)),
             body,
             self.place,
@@ -106,6 +109,7 @@ class Watcher:
             self._take,
             steps=queue,
             pace=pace,
+            others=others,
         )
         atexit.register(self._at_exit)
 

@@ -180,7 +180,7 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with served.client() as client, pytest.raises(CoordinatorUnreachableError, match="OMNI_RL_CA_FILE"):
             client.ready()
         plain = served.url.replace("https", "http")
-        with Client(plain, retries=ONCE) as client, pytest.raises(CoordinatorUnreachableError, match="speak https"):
+        with Client(plain, retries=ONCE) as client, pytest.raises(CoordinatorUnreachableError, match="speaks https"):
             client.ready()
         monkeypatch.setenv("OMNI_RL_CA_FILE", str(tmp_path / "certificate"))
         with served.client() as client:

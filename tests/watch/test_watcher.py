@@ -15,17 +15,17 @@ import torch
 
 from omni_rl.api.steps import Verdict
 from omni_rl.client import Client
+from omni_rl.client.posting import Pace
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.errors import ConfigError, RunPausedError
 from omni_rl.watch.figures import for_coordinator
 from omni_rl.watch.place import Place, run_name
-from omni_rl.watch.poster import Pace
 from omni_rl.watch.watcher import Watcher
 from tests.services.live import live
 from tests.watch.conftest import CoordinatorProcess
 from tests.watch.steps import sealed_steps, step_of
 
-QUICK = Pace(first=0.01, longest=0.05, others=1.0)
+QUICK = Pace(first=0.01, longest=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def watcher(url: str, run: str, **settings: Any) -> Watcher:
-    return Watcher(url=url, run=run, **{"dtype": "float32", "pace": QUICK, **settings})
+    return Watcher(url=url, run=run, **{"dtype": "float32", "pace": QUICK, "others": 1.0, **settings})
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -153,7 +153,7 @@ def test_every_rank_posts_its_part_and_the_first_one_seals(url: str) -> None:
 
 
 def test_a_step_is_sealed_without_a_rank_that_never_posts(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    run = watcher(url, "alone", place=Place(0, 2), attempt=1, pace=Pace(first=0.01, longest=0.05, others=0.2))
+    run = watcher(url, "alone", place=Place(0, 2), attempt=1, others=0.2)
     with caplog.at_level(logging.WARNING, "omni_rl.watch"):
         run.step(**step_of(0))
         run.step(**step_of(1))
@@ -301,5 +301,5 @@ def test_names_that_the_coordinator_takes(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_thread_does_not_keep_a_process(url: str) -> None:
     run = watcher(url, "daemon")
-    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "omni-rl-watch")
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "omni_rl.watch")
     run.close()
