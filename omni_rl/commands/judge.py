@@ -19,7 +19,7 @@ def judge(
         list[Path],
         typer.Argument(
             help="Dumps of steps, or directories of them: NeMo RL's train_data_step*.jsonl; records of the published "
-            "schema as Parquet, Arrow, JSON or JSON lines."
+            "schema as Parquet, Arrow, JSON or JSON lines. -: one dump on standard input."
         ),
     ],
     dtype: Annotated[Dtype, typer.Option(help="In which the engine computes.")] = "bfloat16",

@@ -107,6 +107,40 @@ def test_bad_input_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     assert "train_data_step1.jsonl, line 17: not JSON" in refused(path.name)
 
 
+def test_a_dump_comes_through_a_pipe_as_from_a_file(tmp_path: Path) -> None:
+    answers = [shifted(answer) for answer in clean_answers(2)]
+    path = dump(tmp_path, 2, answers)
+    command = [sys.executable, "-m", "omni_rl", "judge", *FLOAT32]
+    of_file = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    piped = subprocess.run([*command, "-"], input=path.read_text(), capture_output=True, text=True)
+    assert of_file.returncode == piped.returncode == 1, piped.stderr
+    assert "token_shift" in piped.stdout
+    # The file's name had the step's number.
+    assert piped.stdout.replace("step 0", "step 2") == of_file.stdout
+    fifo = subprocess.run(
+        ["bash", "-c", f"{' '.join(command)} <(cat {path})"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (fifo.returncode, "token_shift" in fifo.stdout) == (1, True), fifo.stderr
+
+
+def test_nothing_and_places_without_dumps_are_told_in_a_line(tmp_path: Path) -> None:
+    def refused(argument: str, given: str = "") -> str:
+        command = [sys.executable, "-m", "omni_rl", "judge", argument]
+        done = subprocess.run(command, cwd=tmp_path, input=given, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    assert "standard input is empty" in refused("-")
+    assert "standard input, line 1: not JSON" in refused("-", "no dump\n")
+    (tmp_path / "empty.jsonl").touch()
+    assert "empty.jsonl is empty" in refused("empty.jsonl")
+    (tmp_path / "logs" / "exp_001").mkdir(parents=True)
+    assert "logs has no train_data_step*.jsonl, nor any file of" in refused("logs")
+    dump(tmp_path / "logs" / "exp_001", 1, clean_answers(1))
+    assert refused("logs").endswith("logs/exp_001 has")
+
+
 def test_false_zeros_raise_no_alarm(tmp_path: Path) -> None:
     dump(tmp_path, 1, [replace(answer, train=[0.0] * len(answer.train), prompt=1) for answer in clean_answers(1)])
     with pytest.raises(RecordError, match="force_on_policy_ratio"):

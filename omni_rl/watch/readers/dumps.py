@@ -10,7 +10,7 @@ from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.watch.readers import nemo_rl, tables
-from omni_rl.watch.readers.lines import objects, read_bytes
+from omni_rl.watch.readers.lines import STANDARD_INPUT, objects, read_bytes
 
 SUFFIXES = (".arrow", ".json", ".jsonl", ".parquet")
 """Of files that are looked at in a directory."""
@@ -41,7 +41,7 @@ class _Part:
 def read_steps(
     paths: Sequence[Path], *, kind: str = "text", logprobs_of: LogprobsOf | None = None
 ) -> Iterator[DumpedStep]:
-    """Yields the steps of files, and of the files in directories, in the order of their numbers.
+    """Yields the steps of files, of the files in directories and of standard input (`-`), in order of their numbers.
 
     A step's number is what its records say, or else its file's name (`train_data_step12.jsonl`, `rank0-step12.parquet`,
     `12.jsonl`), or else the place in the order given. `kind` and `logprobs_of` are for NeMo RL's files, which do not
@@ -76,11 +76,15 @@ def read_steps(
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.is_dir():
-            yield path
+            yield STANDARD_INPUT if path == Path("-") else path
             continue
         found = sorted(path.glob(OF_NEMO_RL)) or sorted(one for one in path.iterdir() if one.suffix in SUFFIXES)
         if not found:
-            raise RecordError(f"{path} has no {OF_NEMO_RL}, nor any file of {', '.join(SUFFIXES)}")
+            below = next((one.parent for one in sorted(path.rglob(OF_NEMO_RL))), None)
+            raise RecordError(
+                f"{path} has no {OF_NEMO_RL}, nor any file of {', '.join(SUFFIXES)}"
+                + (f"; {below} has" if below else "")
+            )
         yield from found
 
 
@@ -98,7 +102,7 @@ def _parts(path: Path, number: int, kind: str, logprobs_of: LogprobsOf | None) -
     else:
         located = list(objects(path, content))
         if _is_nemo_rl(path, located[0][1]):
-            rows = nemo_rl.read_rows(path)
+            rows = nemo_rl.rows_of(located)
             records = nemo_rl.records(path, rows, kind=kind, logprobs_of=logprobs_of)
             note = "" if nemo_rl.is_masked(rows) else nemo_rl.UNMASKED
             yield _Part(*otherwise, records, path, note)

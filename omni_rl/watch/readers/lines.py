@@ -1,6 +1,7 @@
 """JSON objects, a line each, with the place of each: what is wrong with a dump is told by file and line."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from omni_rl.ledger.schema import RecordLimits
 Located = tuple[str, Mapping[str, Any]]
 """A file and line, as an error names it, and the object that stands there."""
 
+STANDARD_INPUT = Path("standard input")
+"""Stands for the process's own, as an error names it."""
 SHOWN = 60
 """Characters of a value in an error."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns a file's content. Raises `RecordError` if it cannot be read, or is empty."""
+    """Returns a file's content, or what standard input has. Raises `RecordError` if it cannot be read, or is empty."""
     try:
-        content = path.read_bytes()
+        content = sys.stdin.buffer.read() if path is STANDARD_INPUT else path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from None
     if not content.strip():

@@ -9,7 +9,7 @@ dynamic sampling) with 0.4. The engine's logprobs are processed ones since 0.5. 
 leaves zeros for `prev_logprobs`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
-from omni_rl.watch.readers.lines import checked, objects, read_bytes, shortened
+from omni_rl.watch.readers.lines import Located, checked, objects, read_bytes, shortened
 from omni_rl.watch.table import StepValues, step_rows
 from omni_rl.watch.values import as_array
 
@@ -71,7 +71,12 @@ def read_rows(path: Path) -> Rows:
     Raises:
         RecordError: the file cannot be read, or is not as NeMo RL writes it, by file and line.
     """
-    return [(where, _alone(where, row)) for where, row in objects(path, read_bytes(path))]
+    return rows_of(objects(path, read_bytes(path)))
+
+
+def rows_of(located: Iterable[Located]) -> Rows:
+    """Returns the sequences of such a file's lines. Raises `RecordError` for what NeMo RL does not write, by line."""
+    return [(where, _alone(where, row)) for where, row in located]
 
 
 def records(path: Path, rows: Rows, *, kind: str = "text", logprobs_of: LogprobsOf | None = None) -> StepRecords:
