@@ -11,7 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from omni_rl.agent.settings import AgentSettings
-from omni_rl.client import Client
 
 if TYPE_CHECKING:
     from omni_rl.client.posting import Poster
@@ -76,10 +75,9 @@ def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
 def poster(url: str | None) -> "Poster":
     """The one thread that posts for all engines and trainers of this process."""
     from omni_rl.client.posting import Poster
-    from omni_rl.client.retries import ONCE
 
     # Of more receipts the oldest goes: what the engine holds now is what matters.
-    found = Poster(lambda: Client(url, retries=ONCE), log, items=RECEIPTS)
+    found = Poster(url, None, log, items=RECEIPTS)
     atexit.register(found.flush, AT_EXIT)
     return found
 

@@ -1,7 +1,7 @@
 """The coordinator's API for programs that wait."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,9 +21,11 @@ from omni_rl.client.failures import raise_for_problem
 from omni_rl.client.retries import Retries, after_answer, after_failure
 from omni_rl.client.settings import ClientSettings
 from omni_rl.client.streams import EventReader
+from omni_rl.errors import InvalidRequestError, RecordError
 from omni_rl.kinds import OVERALL
 
 if TYPE_CHECKING:
+    from omni_rl.client.older import Known
     from omni_rl.client.sealed import Sealed
     from omni_rl.ledger.records import StepRecords
 
@@ -36,7 +38,8 @@ class Client:
     `CoordinatorUnreachableError`. A request whose answer was lost is sent again where that changes nothing.
 
     Without `url` and `token`, OMNI_RL_URL and OMNI_RL_TOKEN say where and as whom. Use it as a context manager, or
-    `close` it.
+    `close` it. With `leave_out`, what a coordinator of an older version does not know is left out of what is sent, and
+    `leave_out` is called with a sentence that says so, each time; without, the coordinator's refusal is raised.
     """
 
     def __init__(
@@ -47,9 +50,12 @@ class Client:
         timeout: float = 30.0,
         retries: Retries = DEFAULT,
         transport: httpx.BaseTransport | None = None,
+        leave_out: Callable[[str], None] | None = None,
     ) -> None:
         settings = ClientSettings.of(url, token)
         self._retries = retries
+        self._leave_out = leave_out
+        self._known: Known | None = None
         self._http = httpx.Client(
             base_url=settings.url,
             headers=settings.headers,
@@ -242,6 +248,28 @@ class Client:
                 attempt += 1
 
     def _send(self, call: Call[T]) -> T:
+        if self._leave_out is None:
+            return self._sent(call)
+        if self._known is not None:
+            return self._sent(self._without_unknown(call, self._known))
+        try:
+            return self._sent(call)
+        except (InvalidRequestError, RecordError):
+            self._known = self._sent(calls.known())
+            known = self._without_unknown(call, self._known)
+            if known is call:
+                raise
+            return self._sent(known)
+
+    def _without_unknown(self, call: Call[T], known: "Known") -> Call[T]:
+        """The call as the coordinator knows it; itself if nothing had to be left out."""
+        assert self._leave_out is not None
+        fewer, unknown = known.without_unknown(call)
+        if unknown:
+            self._leave_out(known.sentence(unknown))
+        return fewer
+
+    def _sent(self, call: Call[T]) -> T:
         for attempt in count(1):
             try:
                 response = self._http.request(**call.request(self._http.timeout))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 from blake3 import blake3
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from omni_rl.api.events import EventAnswer
 from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
@@ -18,9 +18,10 @@ from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, ResumeBody, Se
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
-from omni_rl.client.failures import raise_for_problem
+from omni_rl.client.failures import raise_for_problem, unreadable
 
 if TYPE_CHECKING:
+    from omni_rl.client.older import Known
     from omni_rl.client.sealed import Sealed
     from omni_rl.ledger.records import StepRecords
 
@@ -63,19 +64,26 @@ class Call(Generic[T_co]):
         }
 
     def answer(self, response: httpx.Response) -> T_co:
-        """What the coordinator said. Raises what it raised."""
+        """What the coordinator said.
+
+        Raises what it raised, or `ApiError` for an answer that this version does not know.
+        """
         if response.status_code not in self.answers:
             raise_for_problem(response)
-        return self.read(response)
+        try:
+            return self.read(response)
+        except ValidationError as error:
+            raise unreadable(response, error) from None
 
 
+# A newer coordinator's answers have fields that this version does not know, also in bodies that it gives back.
 def _as(model: type[M]) -> Callable[[httpx.Response], M]:
-    return lambda response: model.model_validate_json(response.content)
+    return lambda response: model.model_validate_json(response.content, extra="ignore")
 
 
 def _as_list(model: type[M]) -> Callable[[httpx.Response], list[M]]:
     adapter = TypeAdapter(list[model])  # type: ignore[valid-type]
-    return lambda response: adapter.validate_json(response.content)
+    return lambda response: adapter.validate_json(response.content, extra="ignore")
 
 
 def _sealed(response: httpx.Response) -> "Sealed":
@@ -95,6 +103,12 @@ def _body(body: BaseModel) -> dict[str, Any]:
 
 def _step(run: str, attempt: int, step: int) -> str:
     return f"/v1/runs/{run}/attempts/{attempt}/steps/{step}"
+
+
+def known() -> "Call[Known]":
+    from omni_rl.client.older import read_known
+
+    return Call("GET", "/openapi.json", read_known)
 
 
 def whoami() -> Call[SessionAnswer]:

@@ -3,9 +3,31 @@
 import json
 
 import httpx
+from pydantic import ValidationError
 
-from omni_rl.errors import AddressError, ApiError, OmniRLError, error_class
+from omni_rl import __version__
+from omni_rl.errors import (
+    AddressError,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    OmniRLError,
+    TooLargeError,
+    UnauthenticatedError,
+    error_class,
+)
 
+OF_STATUS: dict[int, type[OmniRLError]] = {
+    401: UnauthenticatedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: TooLargeError,
+    422: InvalidRequestError,
+}
+"""What an error of a newer version is to this one, where its status says as much."""
 BETWEEN = frozenset({408, 429, 500, 502, 503, 504})
 """What a proxy says of a coordinator that is away, slow or broken. With any other status and no problem document, what
 answers is another server."""
@@ -14,8 +36,8 @@ answers is another server."""
 def raise_for_problem(response: httpx.Response) -> None:
     """Raise what the coordinator raised: the class whose `code` the problem carries, with its message.
 
-    The body must have been read. Raises `ApiError` for a code of a newer version and for what a proxy says of a
-    coordinator, and `AddressError` for the answer of another server.
+    The body must have been read. A code of a newer version is the class of its status, or `ApiError`, which is also
+    what a proxy says of a coordinator; the answer of another server is `AddressError`.
     """
     if response.is_success:
         return
@@ -27,15 +49,29 @@ def raise_for_problem(response: httpx.Response) -> None:
         said = f"{where}: status {response.status_code} without a problem document"
         if response.status_code in BETWEEN:
             raise ApiError(said) from None
-        raise AddressError(f"{said}: {another(response)}") from None
+        raise another(response, said) from None
     known = error_class(code)
     if known is not OmniRLError:
         raise known(detail)
-    raise ApiError(f"{where}: status {response.status_code}, {code}: {detail}")
+    said = f"{where}: status {response.status_code}, {code}: {detail}"
+    raise OF_STATUS.get(response.status_code, ApiError)(said)
 
 
-def another(response: httpx.Response) -> str:
-    """What is to be seen to where another server answers."""
+def unreadable(response: httpx.Response, error: ValidationError) -> ApiError | AddressError:
+    """An answer that is not what the coordinator of this version says."""
+    where = f"{response.request.method} {response.request.url.path}"
+    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if found["type"] == "json_invalid":
+        return another(response, f"{where}: the answer is not JSON")
+    place = ".".join(map(str, found["loc"]))
+    return ApiError(
+        f"{where}: omni-rl {__version__} cannot read the answer, at {place}: {found['msg']}; install the coordinator's "
+        "version"
+    )
+
+
+def another(response: httpx.Response, said: str) -> AddressError:
+    """What answers at the address is another server."""
     elsewhere = response.headers.get("location")
     sent = f", which sends to {elsewhere}" if elsewhere else ""
-    return f"another server answers at {response.request.url.host}{sent}; is OMNI_RL_URL right?"
+    return AddressError(f"{said}: another server answers at {response.request.url.host}{sent}; is OMNI_RL_URL right?")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from omni_rl.client.blocking import Client
+from omni_rl.client.retries import ONCE
 from omni_rl.errors import (
     AddressError,
     ConfigError,
@@ -57,12 +58,14 @@ class Poster:
 
     A coordinator that is down, slow or restarted is asked again for ever, and each kind of trouble is logged once.
     Where more waits than there is room for, the oldest items are dropped whole, and counted. Nobody waits for what
-    cannot arrive because an address, a token or a setting is wrong.
+    cannot arrive because an address, a token or a setting is wrong. What an older coordinator does not know is left
+    out.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Client],
+        url: str | None,
+        token: str | None,
         log: logging.Logger,
         *,
         items: int,
@@ -74,6 +77,7 @@ class Poster:
     ) -> None:
         """
         Args:
+            url, token: the coordinator's, as `Client` takes them.
             items, size: how many items may wait, and bytes that they may hold.
             greet: is called with each new client before it posts anything.
             later: returns what is to be posted once no item waits, and stays due until it no longer returns it; called
@@ -83,7 +87,7 @@ class Poster:
         self.changed = threading.Condition()
         """Notified of everything that may let `flush` return; whoever changes what `later` returns holds it."""
         self.dropped = 0
-        self._connect = connect
+        self._url, self._token = url, token
         self._log = log
         self._most, self._most_bytes = items, size
         self._pace = pace or Pace()
@@ -194,7 +198,7 @@ class Poster:
 
     def _open(self) -> Client:
         if self._client is None:
-            client = self._connect()
+            client = Client(self._url, self._token, retries=ONCE, leave_out=lambda what: self.say(what, what))
             try:
                 self._greet(client)
             except BaseException:

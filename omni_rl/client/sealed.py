@@ -23,7 +23,7 @@ class Sealed:
 def read_sealed(response: httpx.Response) -> Sealed:
     """From the Arrow answer to a seal."""
     table = pa.ipc.open_stream(response.content).read_all()
-    verdict = Verdict.model_validate_json(table.schema.metadata[VERDICT_KEY])
+    verdict = Verdict.model_validate_json(table.schema.metadata[VERDICT_KEY], extra="ignore")
     column = table.column("weights").combine_chunks()
     if column.null_count == len(column):
         return Sealed(verdict, None)

@@ -52,7 +52,8 @@ class StepPoster:
 
     def __init__(
         self,
-        connect: Callable[[], Client],
+        url: str | None,
+        token: str | None,
         run: RunBody,
         place: Place,
         attempt: Attempt,
@@ -68,12 +69,14 @@ class StepPoster:
         self._attempt = attempt
         self._on_verdict = on_verdict
         self._others = others
+        self._connected = 0.0
         self._seals: deque[tuple[float, Part]] = deque()
         self._figures: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=steps)
         self._counts = Counts()
         self._over = False
         self._poster = Poster(
-            connect,
+            url,
+            token,
             log,
             items=steps,
             pace=pace,
@@ -123,14 +126,15 @@ class StepPoster:
 
     def _later(self) -> Post | None:
         if self._seals:
-            deadline, part = self._seals[0]
-            return lambda client: self._seal(client, deadline, part)
+            posted, part = self._seals[0]
+            return lambda client: self._seal(client, posted, part)
         if self._figures:
             step, figures = self._figures[0]
             return lambda client: self._train(client, step, figures)
         return self._end if self._over else None
 
     def _greet(self, client: Client) -> None:
+        self._connected = time.monotonic()
         # The first rank says what the run is: behind a server, it alone knows the engine's dtype. A run that is not
         # there was lost with its ledger: it is made again.
         try:
@@ -138,8 +142,10 @@ class StepPoster:
                 client.create_run(self._run)
             else:
                 client.whoami()
-        except REFUSED as error:
+        except ConflictError as error:
             raise ConfigError(f"{error}; OMNI_RL_RUN names the run") from None
+        except REFUSED as error:
+            raise ConfigError(str(error)) from None
 
     def _post(self, client: Client, part: Part) -> bool:
         attempt = self._attempt.number(client)
@@ -168,7 +174,7 @@ class StepPoster:
             if part.rows is not None:
                 self._count("posted")
             if self._place.rank == 0:
-                self._seals.append((time.monotonic() + self._others, part))
+                self._seals.append((time.monotonic(), part))
         return True
 
     def _read(self, part: Part) -> list[dict[str, Any]] | None:
@@ -189,10 +195,12 @@ class StepPoster:
         part.rows = None
         return not again
 
-    def _seal(self, client: Client, deadline: float, part: Part) -> bool:
+    def _seal(self, client: Client, posted: float, part: Part) -> bool:
         attempt = self._attempt.number(client)
         assert attempt is not None, "a part was posted under it"
-        late = time.monotonic() > deadline
+        # While the coordinator was away the other ranks could not post either.
+        waited = time.monotonic() - max(posted, self._connected)
+        late = self._place.world > 1 and waited > self._others
         parts = None if late else self._place.world
         try:
             sealed = client.seal(self._run.run, attempt, part.step, parts=parts, training=part.training)

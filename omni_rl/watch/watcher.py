@@ -11,9 +11,7 @@ from typing import Unpack
 
 from omni_rl.api.runs import CorrectionBody, RunBody
 from omni_rl.api.steps import Verdict
-from omni_rl.client import Client
 from omni_rl.client.posting import Pace
-from omni_rl.client.retries import ONCE
 from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.errors import RecordError, RunPausedError
@@ -54,7 +52,6 @@ class Watcher:
         strict: bool = False,
         patience: float = 10.0,
         on_verdict: OnVerdict | None = None,
-        connect: Callable[[], Client] | None = None,
         queue: int = 64,
         pace: Pace | None = None,
         others: float = OTHERS,
@@ -70,7 +67,6 @@ class Watcher:
             patience: seconds that the end of the process waits for steps still to be posted; it does not wait where the
                 address, the token or a setting is wrong.
             on_verdict: called with every verdict, on the first rank, in the background thread.
-            connect: makes a client; `url` and `token` are then not used.
             queue: steps that may wait; more are dropped, whole, the oldest first.
             pace: of attempts to reach the coordinator.
             others: seconds that the first rank waits for the other ranks' parts of a step.
@@ -102,7 +98,8 @@ class Watcher:
         self._next = 0
         self._pid = os.getpid()
         self._poster = StepPoster(
-            connect or (lambda: Client(url, token, retries=ONCE)),
+            url,
+            token,
             body,
             self.place,
             Attempt(body.run, self.place, attempt),

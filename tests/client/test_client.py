@@ -222,6 +222,32 @@ def test_an_answer_that_is_no_problem_document() -> None:
         client.state()
 
 
+def test_answers_of_a_newer_coordinator_are_read_for_what_this_version_knows() -> None:
+    run = {"run": "digits", "created": 1.0, "attempt": 3, "step": None, "mood": "fair"}
+    run |= {"config": {**RUN.model_dump(mode="json"), "mood": "fair"}, "drift": {"severity": "ok", "mood": "fair"}}
+    client, _ = served_by([status(200, run), status(200, [run])])
+    assert client.run("digits").config == RUN
+    assert [found.attempt for found in client.runs()] == [3]
+    # What it must know to go on, and cannot read, is told with what to do.
+    client, _ = served_by([status(200, {**run, "activity": "dreaming"})])
+    with pytest.raises(errors.ApiError, match=r"omni-rl 0\.1\.0 cannot read the answer, at activity: .*install"):
+        client.run("digits")
+
+
+def test_an_error_of_a_newer_version_is_the_class_of_its_status() -> None:
+    client, _ = served_by([status(409, {"code": "of_a_newer_version", "detail": "taken"})])
+    with pytest.raises(ConflictError, match="of_a_newer_version: taken"):
+        client.create_run(RUN)
+
+
+def test_another_server_is_no_coordinator() -> None:
+    moved = httpx.Response(301, headers={"location": "https://omni.example/v1/state"})
+    client, _ = served_by([status(404), lambda request: moved, lambda request: httpx.Response(200, text="<html>")])
+    for told in ("status 404", "status 301 .* sends to https://omni.example/v1/state", "not JSON"):
+        with pytest.raises(errors.AddressError, match=f"{told}.*is OMNI_RL_URL right"):
+            client.state()
+
+
 def test_where_and_as_whom_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[httpx.Request] = []
 

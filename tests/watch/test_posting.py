@@ -13,7 +13,6 @@ import pytest
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from omni_rl.client.posting import Pace, Poster
-from omni_rl.client.retries import ONCE
 from tests.service.test_serve import serving
 from tests.watch.conftest import CoordinatorProcess
 from tests.watch.test_watcher import until
@@ -25,7 +24,7 @@ FOR_EVER = 600.0
 
 
 def poster(url: str, token: str | None = None, items: int = 8) -> Poster:
-    return Poster(lambda: Client(url, token, retries=ONCE), log, items=items, pace=QUICK)
+    return Poster(url, token, log, items=items, pace=QUICK)
 
 
 def run(name: str) -> Callable[[Client], object]:

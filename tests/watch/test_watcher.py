@@ -164,6 +164,23 @@ def test_a_step_is_sealed_without_a_rank_that_never_posts(url: str, caplog: pyte
     ]
 
 
+def test_ranks_that_could_not_post_while_the_coordinator_was_away_are_waited_for(
+    coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator.start()
+    first, second = (watcher(coordinator.url, "away", place=Place(rank, 2), attempt=1, others=3.0) for rank in (0, 1))
+    first.step(**step_of(0))
+    until(lambda: first.counts.posted == 1)
+    coordinator.kill()
+    time.sleep(3.5)  # longer than the first rank waits for a rank that could post
+    coordinator.start()
+    until(lambda: "answers again" in caplog.text)
+    second.step(**step_of(1))
+    assert first.flush(60)
+    with Client(coordinator.url) as client:
+        assert client.step("away", 1, 0).verdict.samples == 32
+
+
 def test_a_rank_that_cannot_learn_its_attempt_says_so(url: str, caplog: pytest.LogCaptureFixture) -> None:
     run = watcher(url, "lost", place=Place(1, 2))
     with caplog.at_level(logging.WARNING, "omni_rl.watch"):

@@ -1,0 +1,91 @@
+"""What a coordinator of an older version does not know, by the document in which it publishes what it takes."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+
+from omni_rl import __version__
+from omni_rl.client.calls import ARROW, JSON, Call
+
+T = TypeVar("T")
+
+
+class Known:
+    """What a coordinator takes, by its OpenAPI document."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+
+    def without_unknown(self, call: Call[T]) -> tuple[Call[T], list[str]]:
+        """Returns the call without fields and columns that the coordinator does not know, and their names."""
+        schema = self._schema(call)
+        if schema is None or call.content is None:
+            return call, []
+        if call.headers.get("Content-Type") == ARROW:
+            columns = schema["properties"]["records"]["items"]["properties"]
+            content, unknown = _without_columns(call.content, columns)
+        else:
+            value = json.loads(call.content)
+            unknown = list(self._remove(value, schema))
+            content = json.dumps(value).encode()
+        return replace(call, content=content) if unknown else call, unknown
+
+    def sentence(self, unknown: list[str]) -> str:
+        """What is told of what was left out."""
+        return (
+            f"the coordinator (omni-rl {self._document['info']['version']}) does not know {', '.join(unknown)}, which "
+            f"this omni-rl ({__version__}) leaves out: install one version on both sides to have it judged"
+        )
+
+    def _schema(self, call: Call[Any]) -> Mapping[str, Any] | None:
+        """Of the body that the call's route takes as JSON."""
+        for path, methods in self._document["paths"].items():
+            if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)), call.path) is None:
+                continue
+            content = methods.get(call.method.lower(), {}).get("requestBody", {}).get("content", {})
+            return self._resolved(content[JSON]["schema"]) if JSON in content else None
+        return None
+
+    def _resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        while "$ref" in schema:
+            schema = self._document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        return schema
+
+    def _remove(self, value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+        """Takes unknown fields out of a JSON value, in place, and yields their names."""
+        for either in schema.get("anyOf", ()):
+            yield from self._remove(value, self._resolved(either))
+        if isinstance(value, list) and "items" in schema:
+            for item in value:
+                yield from self._remove(item, self._resolved(schema["items"]))
+        if not isinstance(value, dict) or "properties" not in schema:
+            return
+        known = schema["properties"]
+        if schema.get("additionalProperties") is False:
+            for name in sorted(value.keys() - known.keys()):
+                del value[name]
+                yield name
+        for name in value.keys() & known.keys():
+            yield from self._remove(value[name], self._resolved(known[name]))
+
+
+def read_known(response: httpx.Response) -> Known:
+    """Reads a coordinator's OpenAPI document."""
+    return Known(response.json())
+
+
+def _without_columns(stream: bytes, known: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    # Arrow is loaded by those who post records.
+    import pyarrow as pa
+
+    table = pa.ipc.open_stream(stream).read_all()
+    unknown = [name for name in table.column_names if name not in known]
+    sink = pa.BufferOutputStream()
+    fewer = table.drop_columns(unknown)
+    with pa.ipc.new_stream(sink, fewer.schema) as writer:
+        writer.write_table(fewer)
+    return sink.getvalue().to_pybytes(), unknown
