@@ -4,8 +4,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from omni_rl.agent import summed
 from omni_rl.agent.fingerprint import Fingerprint
-from omni_rl.api.updates import MAX_NAMED, Adapter, AnnouncementBody, Sum
+from omni_rl.agent.workers import WorkerParts
+from omni_rl.api.updates import MAX_NAMED, MAX_PARTS, Adapter, AnnouncementBody, HeldPart, Sum
 
 Sums = dict[str, tuple[Fingerprint, ...]]
 """Parts by name, each in one or several dtypes."""
@@ -33,6 +35,14 @@ def adapter_body(one: AdapterSums) -> Adapter:
     return Adapter(name=one.name, rank=one.rank, targets=one.targets[:MAX_NAMED], norm=one.norm, parts=parts)
 
 
+def held_parts(worker: WorkerParts) -> dict[str, HeldPart]:
+    """A worker's parts; of more than a body takes, those of experts are added up."""
+    if len(worker.parts) > MAX_PARTS:
+        worker = summed.of_worker(worker)
+    changed = worker.parts.keys() if worker.changed is None else worker.changed
+    return {name: HeldPart(sum_body(one.sum), one.shard, name in changed) for name, one in worker.parts.items()}
+
+
 def announcement(
     sums: Mapping[str, tuple[Fingerprint, ...]],
     adapters: Iterable[AdapterSums] = (),
@@ -42,7 +52,10 @@ def announcement(
     session: str = "",
 ) -> AnnouncementBody:
     """What a trainer says of its weights before it sends them. `at`: Unix seconds, else now. `session`: a name of this
-    start of the trainer, where another may number its updates from the first again."""
+    start of the trainer, where another may number its updates from the first again. Of more parts than a body takes,
+    those of experts are added up."""
+    if len(sums) > MAX_PARTS:
+        sums = summed.announced(sums)
     return AnnouncementBody(
         session=session,
         at=time.time() if at is None else at,

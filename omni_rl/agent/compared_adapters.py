@@ -64,7 +64,7 @@ def _wrong(theirs: Loaded, ours: Loaded, earlier: Mapping[int, Loaded | None]) -
     off = [part for part in mine if not mine[part] & held[part]]
     second = [part for part in mine if part.endswith("lora_B")]
     if off and set(off) <= set(second):
-        zero = all(one.zero for part, sums in theirs.parts.items() if part.endswith("lora_B") for one in sums)
+        zero = all(one.vanishes for part, sums in theirs.parts.items() if part.endswith("lora_B") for one in sums)
         if zero:
             return Cause.CORRUPT_WEIGHTS, "has a scale of 0: its B matrices are zeros, and the trainer's are not"
         return Cause.CORRUPT_WEIGHTS, (

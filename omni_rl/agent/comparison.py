@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from omni_rl.agent import summed
 from omni_rl.agent.fingerprint import Fingerprint, total
 from omni_rl.agent.names import Renames, members
 from omni_rl.agent.workers import Disagreement, EngineParts, WorkerParts
@@ -47,7 +48,14 @@ def compare(
 ) -> Comparison:
     """Compare every part of the trainer's. `earlier`: its announcements before this one, by number, which tell a stale
     part from a wrong one. Parts that only the engine has are left out: they are nobody's weights, or frozen ones."""
-    return _Comparer(announced, EngineParts(workers), renames, earlier or {}).result()
+    earlier = earlier or {}
+    told = (announced, *earlier.values(), *(worker.parts for worker in workers))
+    if any(summed.is_summed(parts) for parts in told):
+        # A side that has more parts than a body takes told of its experts layer by layer: so does the other now.
+        announced = summed.announced(announced)
+        earlier = {number: summed.announced(parts) for number, parts in earlier.items()}
+        workers = [summed.of_worker(worker) for worker in workers]
+    return _Comparer(announced, EngineParts(workers), renames, earlier).result()
 
 
 class _Comparer:
@@ -106,9 +114,9 @@ class _Comparer:
         newest_first = sorted(self.earlier, reverse=True)
         was = (number for number in newest_first if _any_same(_expected(self.earlier[number], names), held))
         is_of = next(was, None)
-        is_part = None if held.zero or is_of is not None else self._part_that_is([held], key)
+        is_part = None if held.vanishes or is_of is not None else self._part_that_is([held], key)
         rounded = next(filter(None, passed), "")
-        return Different(key, held.zero, held.nonfinite, rounded, is_of, is_part, self.engine.unchanged_in(key))
+        return Different(key, held.vanishes, held.nonfinite, rounded, is_of, is_part, self.engine.unchanged_in(key))
 
     def _part_that_is(self, sums: Sequence[Fingerprint], but: str) -> str | None:
         """Another part of the trainer's that has the same elements."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omni_rl.agent.comparison import Comparison, Different
-from omni_rl.agent.names import expert_of, layer_of, tower_of
+from omni_rl.agent.names import ALL_EXPERTS, expert_of, layer_of, tower_of
 from omni_rl.consistency.actions import Cause
 
 NAMED = 3
@@ -162,10 +162,11 @@ def described(names: Sequence[str]) -> str:
         return names[0]
     places = {(tower_of(name), layer_of(name)) for name in names}
     experts = {expert_of(name) for name in names}
+    every_expert = all(ALL_EXPERTS in name for name in names)
     if len(places) == 1 and (place := next(iter(places)))[1] is not None:
         here = _layer(*place)
-        if None not in experts:
-            return f"{here}'s expert {experts.pop()}" if len(experts) == 1 else f"{here}'s experts"
+        if every_expert or None not in experts:
+            return f"{here}'s experts" if every_expert or len(experts) > 1 else f"{here}'s expert {experts.pop()}"
         leaves = [name.split(f".{place[1]}.", 1)[1] for name in names]
         if len(leaves) <= NAMED:
             return f"{here}'s {' and '.join(leaves)}"
@@ -175,7 +176,7 @@ def described(names: Sequence[str]) -> str:
         numbers = sorted(layer for _, layer in places if layer is not None)
         tower = towers.pop()
         where = f"{tower} layers" if tower else "layers"
-        what = "experts" if None not in experts else f"{len(names)} parts"
+        what = "experts" if every_expert or None not in experts else f"{len(names)} parts"
         listed = ", ".join(map(str, numbers[:NAMED])) + (
             f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         )

@@ -6,7 +6,7 @@ is elements that changed places within one part.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ WIDE_SALT = 0xC2B2AE3D27D4EB4F
 WIDE_SHIFT = 32
 """The same for elements of 64 bits."""
 MODULUS = 1 << 64
+SQUARED = frozenset({"bfloat16", "float16", "float32", "float64"})
+"""Dtypes whose elements are squared."""
 _PIECE = 1 << 20
 
 
@@ -48,9 +50,20 @@ class Fingerprint:
         """Whether every element is +0.0 (or the integer 0)."""
         return self.hashes == 0 and self.squares == 0.0 and self.nonfinite == 0
 
+    @property
+    def vanishes(self) -> bool:
+        """Whether nothing is left of the part: zeros of either sign, as a scale of 0 makes them, or values so small
+        that their squares are 0."""
+        return self.zero or (self.dtype in SQUARED and self.squares == 0.0 and self.nonfinite == 0)
+
     def same(self, other: "Fingerprint") -> bool:
         """Returns whether both are of the same elements, to the bit, in the same dtype."""
         return (self.dtype, self.elements, self.hashes) == (other.dtype, other.elements, other.hashes)
+
+    def at(self, number: int) -> "Fingerprint":
+        """The part's share in a sum over numbered parts, in which two that are swapped are to show: its hashes times
+        an odd number. Shares of shards still add up."""
+        return replace(self, hashes=self.hashes * (2 * number + 1) % MODULUS)
 
     def __add__(self, other: "Fingerprint") -> "Fingerprint":
         """The fingerprint of both parts together. Raises `ValueError` if their dtypes differ."""

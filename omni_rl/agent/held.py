@@ -25,6 +25,7 @@ try:
 except ImportError:  # 0.12, whose experts are told as parts that no trainer has
     UnquantizedMoeBackend = RoutedExperts = UnquantizedFusedMoEMethod = None
 
+from omni_rl.agent.loaders import BY_CLASS
 from omni_rl.agent.names import SUBPART, Renames, canonical
 
 WHOLE = "1/1"
@@ -60,15 +61,13 @@ def parts(model: nn.Module) -> Iterator[ModelPart]:
 
 
 def _parts(model: nn.Module) -> Iterator[ModelPart]:
-    packed = getattr(model, "packed_modules_mapping", None) or {}
+    packed = _packed(model)
     seen: set[int] = set()
     for path, module in model.named_modules():
-        own = [
-            (name, value)
-            for name, value in module.named_parameters(recurse=False)
-            if id(value) not in seen and not seen.add(id(value))  # type: ignore[func-returns-value]
-        ]
-        for name, value in own:
+        for name, value in _own(module):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
             tensor = f"{path}.{name}" if path else name
             if RoutedExperts is not None and isinstance(module, RoutedExperts):
                 yield from _experts(module, path, name, value, tensor)
@@ -78,13 +77,46 @@ def _parts(model: nn.Module) -> Iterator[ModelPart]:
                 yield from _of_module(module, tensor, value, packed)
 
 
+def _packed(model: nn.Module) -> dict[str, Sequence[str]]:
+    """What the model's fused modules were, by their last names: as it says itself, or one of the models inside it."""
+    found: dict[str, Sequence[str]] = {}
+    for module in model.modules():
+        found = {**(getattr(module, "packed_modules_mapping", None) or {}), **found}
+    return found
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """A module's parameters, and the buffers that a checkpoint holds, as running means; vLLM's own begin with _."""
+    yield from module.named_parameters(recurse=False)
+    for name, value in module.named_buffers(recurse=False):
+        if name not in module._non_persistent_buffers_set and not name.startswith("_"):
+            yield name, value
+
+
 def renames(model: nn.Module) -> Renames:
-    """How this model's loader renames what a checkpoint holds. Patterns are left out: others than this process are to
-    apply these rules, and a pattern can take a program any time."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    if mapper is None:
-        return Renames()
-    return Renames(dict(mapper.orig_to_new_substr), dict(mapper.orig_to_new_prefix), dict(mapper.orig_to_new_suffix))
+    """How this model's loader renames what a checkpoint holds: its own table, those of the models inside it, and what
+    is known of its class. Patterns are left out: others than this process are to apply these rules, and a pattern can
+    take a program any time."""
+    substrings: dict[str, str | None] = {}
+    prefixes: dict[str, str | None] = {}
+    suffixes: dict[str, str | None] = {}
+    for kind in type(model).__mro__:
+        known = BY_CLASS.get(kind.__name__, Renames())
+        substrings |= known.substrings
+        prefixes |= known.prefixes
+    for path, module in model.named_modules():
+        mapper = getattr(module, "hf_to_vllm_mapper", None)
+        if mapper is None:
+            continue
+        at = f"{path}." if path else ""
+        substrings |= {old: new for old, new in mapper.orig_to_new_substr.items() if old not in substrings}
+        suffixes |= {old: new for old, new in mapper.orig_to_new_suffix.items() if old not in suffixes}
+        prefixes |= {
+            at + old: None if new is None else at + new
+            for old, new in mapper.orig_to_new_prefix.items()
+            if at + old not in prefixes
+        }
+    return Renames(substrings, prefixes, suffixes)
 
 
 def _why_not(module: nn.Module, value: torch.Tensor) -> str:

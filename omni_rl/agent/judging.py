@@ -53,6 +53,8 @@ class EngineUpdates:
     changed: int = 0
     encoders: int = 0
     heard: int = -1
+    before: dict[int, ReceiptBody] = field(default_factory=dict)
+    """What each worker told of last, before the newest update."""
 
     def take(self, number: int, body: ReceiptBody) -> bool:
         """Take a worker's receipt; returns whether it is of the newest update, or of a new start of the engine."""
@@ -60,7 +62,9 @@ class EngineUpdates:
             return False
         if body.session != self.session:
             self.of, self.confirmed, self.changed, self.encoders = {}, None, 0, 0
+            self.before, self.receipts = {}, {}
         if (body.session, number) != (self.session, self.number):
+            self.before |= self.receipts
             self.session, self.number, self.receipts = body.session, number, {}
         self.receipts[body.worker] = body
         if number and body.changed:
@@ -68,6 +72,17 @@ class EngineUpdates:
             if any(part.changed and name.split(".")[0] not in _TRUNK for name, part in body.parts.items()):
                 self.encoders = number
         return True
+
+    def fill(self) -> bool:
+        """Take workers that have not told of the newest update for holding what they told of last; returns whether
+        all are known now, and were not before."""
+        if not self.receipts or self.complete:
+            return False
+        for worker, body in self.before.items():
+            if worker not in self.receipts:
+                parts = {name: part._replace(changed=False) for name, part in body.parts.items()}
+                self.receipts[worker] = body.model_copy(update={"changed": 0, "parts": parts})
+        return self.complete
 
     @property
     def complete(self) -> bool:

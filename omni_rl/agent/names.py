@@ -18,6 +18,8 @@ _EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 """Mixtral's names, which others took over."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
+ALL_EXPERTS = ".experts.*."
+"""In the name of a sum over all experts of a layer."""
 FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -44,6 +46,12 @@ def expert_of(name: str) -> int | None:
     """The number of the expert that a part belongs to; None outside of experts."""
     found = _EXPERT.search(name)
     return None if found is None else int(found[1])
+
+
+def of_all_experts(name: str) -> str | None:
+    """The name of the sum over all experts that a part of an expert goes into; None for other parts."""
+    found = _EXPERT.search(name)
+    return None if found is None else f"{name[: found.start()]}{ALL_EXPERTS}{name[found.end() :]}"
 
 
 def tower_of(name: str) -> str:

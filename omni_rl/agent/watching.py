@@ -4,19 +4,21 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from omni_rl.agent import announced, held, held_adapters
-from omni_rl.agent.bodies import AdapterSums, adapter_body, sum_body
+from omni_rl.agent.bodies import AdapterSums, adapter_body, held_parts
 from omni_rl.agent.fingerprint import Fingerprint
 from omni_rl.agent.held import ModelPart
 from omni_rl.agent.names import Renames
 from omni_rl.agent.settings import AgentSettings
 from omni_rl.agent.tensors import fingerprint
-from omni_rl.api.updates import MAX_NAMED, Cache, EngineRenames, HeldPart, ReceiptBody
+from omni_rl.agent.workers import Held, WorkerParts
+from omni_rl.api.updates import MAX_NAMED, Cache, EngineRenames, ReceiptBody
 from omni_rl.client import Client
 
 log = logging.getLogger("omni_rl.agent")
@@ -56,8 +58,9 @@ class Agent:
         self._adapter_names: dict[int, str] = {}
         self._how: list[str] = ["load_model"]
         self._began = time.time()
-        self._number = -1
+        # Workers of an engine execute its model together: the count of that numbers what they tell of alike.
         self._executions = 0
+        self._looked = 0
         self._writes = -1
         self._version: str | None = None
         self._of: int | None = None
@@ -95,8 +98,8 @@ class Agent:
             self._version = value
             return
         if what in self._caches:
-            # Nothing was computed since the last receipt: the cache has nothing that is older than the next one.
-            self._caches[what] = self._number + 1
+            # It has nothing that is older than the next execution, whose receipt has this number.
+            self._caches[what] = self._executions
         self._touched(f"reset_{what}_cache")
 
     def _loaded(self) -> None:
@@ -142,12 +145,12 @@ class Agent:
         elif not self._how and (self._due() or _writes(self._parts or ()) != self._writes):
             self._touched("in_place")
         if self._how:
-            self._executions = 0
+            self._looked = self._executions
             self._receipt()
 
     def _due(self) -> bool:
         """Whether the weights were last looked at long ago: a copy through `.data` shows in no count of torch's."""
-        return bool(self._settings.every) and self._executions >= self._settings.every
+        return bool(self._settings.every) and self._executions - self._looked >= self._settings.every
 
     def _receipt(self) -> None:
         model = self._model()
@@ -160,7 +163,6 @@ class Agent:
         how, self._how = self._how, []
         if how == ["in_place"] and not changed:
             return
-        self._number += 1
         first = not before
         adapters = self._adapters()
         receipt = functools.partial(
@@ -179,19 +181,22 @@ class Agent:
             caches=dict(self._caches),
             renames=_renames(held.renames(model)),
         )
-        sums, number = self._sums, self._number
+        sums, number = self._sums, self._executions - 1
 
         def post(client: Client) -> object:
             # The body is put together in the poster's thread.
+            told = WorkerParts(
+                self._worker.rank,
+                {part.name: Held(sums[part.name], part.shard) for part in seen},
+                {part.name: part.why for part in parts if part.values is None},
+                frozenset(part.name for part in seen if sums[part.name] != before.get(part.name)),
+            )
             zero = () if first else (part for part in seen if sums[part.name].zero and part.tensor in changed)
             body = receipt(
                 zero=_named(zero),
                 nonfinite=_named(part for part in seen if sums[part.name].nonfinite),
-                parts={
-                    part.name: HeldPart(sum_body(sums[part.name]), part.shard, sums[part.name] != before.get(part.name))
-                    for part in seen
-                },
-                opaque={part.name: part.why for part in parts if part.values is None},
+                parts=held_parts(told),
+                opaque=dict(told.opaque),
                 adapters=None if adapters is None else tuple(map(adapter_body, adapters)),
             )
             return client.put_update(self._settings.run, self._engine, number, body)
@@ -200,7 +205,7 @@ class Agent:
 
     def _current_parts(self, model: nn.Module) -> list[ModelPart]:
         """The model's parts; derived anew only where a parameter is another, or lies elsewhere."""
-        places = [(id(value), value.data_ptr()) for value in model.parameters()]
+        places = [(id(value), value.data_ptr()) for value in (*model.parameters(), *model.buffers())]
         if self._parts is None or places != self._places:
             self._parts, self._places = list(held.parts(model)), places
         return self._parts
@@ -255,6 +260,6 @@ def _named(parts: Iterable[ModelPart]) -> tuple[str, ...]:
 
 
 def _renames(found: Renames) -> EngineRenames:
-    return EngineRenames(
-        substrings=dict(found.substrings), prefixes=dict(found.prefixes), suffixes=dict(found.suffixes)
-    )
+    tables = (found.substrings, found.prefixes, found.suffixes)
+    substrings, prefixes, suffixes = (dict(islice(table.items(), MAX_NAMED)) for table in tables)
+    return EngineRenames(substrings=substrings, prefixes=prefixes, suffixes=suffixes)

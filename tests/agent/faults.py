@@ -5,34 +5,35 @@ from typing import NamedTuple
 
 import torch
 
-from tests.agent.stand import Send, Stand, Weights
+from tests.agent.stand import Send, Stand
+from tests.agent.tiny import Tensors
 
 
 class Fault(NamedTuple):
-    """`said`: in a sentence of the update. `resets`: whether the prefix cache is reset afterwards."""
+    """`said`: in a sentence of the update. `keeps`: a cache that is not reset afterwards."""
 
     send: Send
     said: str
     cause: str
-    resets: bool = True
+    keeps: str = ""
 
 
 STALE, CORRUPT = "stale_weights", "corrupt_weights"
 
 
-def whole(stand: Stand, before: Weights, after: Weights) -> None:
+def whole(stand: Stand, before: Tensors, after: Tensors) -> None:
     """A clean update."""
     stand.load(after)
 
 
-def nothing(stand: Stand, before: Weights, after: Weights) -> None:
+def nothing(stand: Stand, before: Tensors, after: Tensors) -> None:
     """The update never reaches the engine."""
 
 
 def all_but(*patterns: str) -> Send:
     """An update without the tensors whose names have one of these in them."""
 
-    def send(stand: Stand, before: Weights, after: Weights) -> None:
+    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
         stand.load({name: value for name, value in after.items() if not any(one in name for one in patterns)})
 
     return send
@@ -41,35 +42,38 @@ def all_but(*patterns: str) -> Send:
 def changed(pattern: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Send:
     """An update with the tensors whose names have `pattern` in them changed on their way."""
 
-    def send(stand: Stand, before: Weights, after: Weights) -> None:
+    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
         stand.load({name: how(value) if pattern in name else value for name, value in after.items()})
 
     return send
 
 
 def exchanged(one: str, other: str) -> Send:
-    """An update in which two tensors are sent under each other's name."""
+    """An update in which the tensors whose names end so are sent under each other's name."""
 
-    def send(stand: Stand, before: Weights, after: Weights) -> None:
-        stand.load({**after, one: after[other], other: after[one]})
+    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
+        pairs = [(name, name.removesuffix(one) + other) for name in after if name.endswith(one)]
+        there = dict([*pairs, *((second, first) for first, second in pairs)])
+        stand.load({name: after[there.get(name, name)] for name in after})
 
     return send
 
 
-def half(stand: Stand, before: Weights, after: Weights) -> None:
+def half(stand: Stand, before: Tensors, after: Tensors) -> None:
     """The first half of the tensors alone, by their names."""
     names = sorted(after)
     stand.load({name: after[name] for name in names[: len(names) // 2]})
 
 
-def copied(stand: Stand, before: Weights, after: Weights) -> None:
+def copied(stand: Stand, before: Tensors, after: Tensors) -> None:
     """A right update, and then a copy in place into one of the engine's parameters."""
     stand.load(after)
     with torch.no_grad():
-        dict(stand.model.named_parameters())["model.norm.weight"].mul_(1.5)
+        (norm,) = (value for name, value in stand.model.named_parameters() if name.endswith("model.norm.weight"))
+        norm.mul_(1.5)
 
 
-def after_wake(stand: Stand, before: Weights, after: Weights) -> None:
+def after_wake(stand: Stand, before: Tensors, after: Tensors) -> None:
     """The engine wakes with the weights that it fell asleep with."""
     stand.load(after)
     stand.worker.sleep(1)
@@ -94,7 +98,7 @@ def rounded(value: torch.Tensor) -> torch.Tensor:
     return value.bfloat16().to(value.dtype)
 
 
-Q, K = (f"model.layers.1.self_attn.{one}_proj.weight" for one in "qk")
+Q, K = (f"layers.1.self_attn.{one}_proj.weight" for one in "qk")
 ANY: Mapping[str, Fault] = {
     "no_update": Fault(nothing, "changed 0 of ", STALE),
     "one_layer": Fault(all_but("layers.1."), "parts of layer 1 are those of update ", STALE),
@@ -117,7 +121,7 @@ ANY: Mapping[str, Fault] = {
     ),
     "copied_in_place": Fault(copied, "norm.weight is neither the trainer's nor those of an update before", CORRUPT),
     "old_after_wake": Fault(after_wake, "the engine holds ", STALE),
-    "prefix_cache": Fault(whole, "prefix cache not reset since update ", "stale_cache", resets=False),
+    "prefix_cache": Fault(whole, "prefix cache not reset since update ", "stale_cache", keeps="prefix"),
 }
 """For any decoder of attention and layer norms."""
 EXPERTS: Mapping[str, Fault] = {
@@ -133,6 +137,53 @@ EXPERTS: Mapping[str, Fault] = {
 }
 
 
-def of_kind(kind: str) -> Mapping[str, Fault]:
-    """The faults that a kind of model is tried with."""
-    return {"qwen2": ANY, "qwen3_moe": {**ANY, **EXPERTS}}[kind]
+ENCODER = Fault(whole, "encoder cache not reset since update ", "stale_cache", keeps="encoder")
+TOWER: Mapping[str, Fault] = {
+    "one_block": Fault(all_but("visual.blocks.0."), "parts of visual layer 0 are those of update ", STALE),
+    "merger": Fault(
+        changed("visual.merger.mlp.2.weight", torch.zeros_like), "visual.merger.mlp.2.weight is zero", CORRUPT
+    ),
+    "encoder_cache": ENCODER,
+}
+HYBRID: Mapping[str, Fault] = {
+    "no_update": ANY["no_update"],
+    "one_layer": Fault(all_but("backbone.layers.3."), "parts of layer 3 are those of update ", STALE),
+    "decay": Fault(all_but("layers.3.mixer.A_log"), "layers.3.mixer.A is that of update ", STALE),
+    "skip": Fault(all_but("layers.0.mixer.D"), "layers.0.mixer.D is that of update ", STALE),
+    "decay_rounded": Fault(
+        changed("layers.5.mixer.A_log", rounded), "layers.5.mixer.A is the trainer's rounded to bfloat16", CORRUPT
+    ),
+    "convolution": Fault(
+        changed("layers.0.mixer.conv1d.weight", torch.zeros_like), "layers.0.mixer.conv1d.weight is zero", CORRUPT
+    ),
+    "skip_and_step_swapped": Fault(
+        exchanged("layers.5.mixer.D", "layers.5.mixer.dt_bias"),
+        "layers.5.mixer.D and layers.5.mixer.dt_bias are swapped",
+        CORRUPT,
+    ),
+    "two_experts_swapped": Fault(
+        exchanged("layers.2.mixer.experts.0.up_proj.weight", "layers.2.mixer.experts.5.up_proj.weight"),
+        "layer 2's experts 0 and 5 are swapped",
+        CORRUPT,
+    ),
+    "router_bias_rounded": Fault(
+        changed("layers.6.mixer.gate.e_score_correction_bias", rounded),
+        "layers.6.mixer.gate.e_score_correction_bias is the trainer's rounded to bfloat16",
+        CORRUPT,
+    ),
+    "projector": Fault(all_but("mlp1.1.", "mlp1.3."), "mlp1.1.weight, mlp1.3.weight are those of update ", STALE),
+    "vision_block": Fault(all_but("model.blocks.1."), "parts of vision_model.encoder layer 1 are those of ", STALE),
+    "sound_projection": Fault(
+        changed("sound_projection.linear1.weight", nan),
+        "sound_encoder.projection.linear1.weight is not finite in 1 elements",
+        CORRUPT,
+    ),
+    "encoder_cache": ENCODER,
+}
+"""For Nemotron Omni, whose layers are Mamba's, attention's or experts'."""
+OF_KIND: Mapping[str, Mapping[str, Fault]] = {
+    "qwen2": ANY,
+    "qwen3_moe": {**ANY, **EXPERTS},
+    "qwen2_vl": {**ANY, **TOWER},
+    "omni": HYBRID,
+}

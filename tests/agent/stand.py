@@ -2,26 +2,28 @@
 
 `python -m tests.agent.stand DIRECTORY KIND DTYPE CLEAN`, with OMNI_RL_AGENT and OMNI_RL_RUN set, makes clean updates
 and then the faults of a kind of model, one update each with a clean one after it, and prints what the coordinator said
-of each as a line of JSON. `DTYPE` is the engine's; with PLAIN=0 its weights are packed, as vLLM's are on a CPU.
+of each as a line of JSON. `DTYPE` is the engine's, the trainer has float32; with FAULTS=0 all updates are clean;
+with PLAIN=0 the engine's weights are packed, as vLLM's are on a CPU.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from omni_rl import runtime, torchvision_schemas
+from omni_rl.agent.bodies import AdapterSums
+from omni_rl.client import Client
 from tests.agent.plain import plain_weights
-from tests.agent.tiny import KINDS
+from tests.agent.tiny import KINDS, Tensors
 
-Weights = dict[str, torch.Tensor]
-Send = Callable[["Stand", Weights, Weights], None]
+Send = Callable[["Stand", Tensors, Tensors], None]
 """What becomes of an update on its way: called with the weights before it and after it."""
-PROMPT = {"prompt_token_ids": list(range(1, 40))}
+PROMPT = {"prompt_token_ids": list(range(80, 119))}
 
 
 class Stand:
@@ -31,20 +33,17 @@ class Stand:
         from vllm import LLM
 
         torch.manual_seed(0)
-        self.trainer = KINDS[kind]().to(dtype)
+        self.tiny = KINDS[kind](directory, dtype)
         self.dtype = dtype
-        save: Any = self.trainer.save_pretrained
-        save(directory)
-        self.llm = LLM(
-            str(directory),
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            dtype=str(dtype).removeprefix("torch."),
-            max_model_len=64,
-            enable_prefix_caching=True,
-            kv_cache_memory_bytes=1 << 24,
+        options: dict[str, Any] = {
+            "enforce_eager": True,
+            "dtype": str(dtype).removeprefix("torch."),
+            "max_model_len": 64,
+            "kv_cache_memory_bytes": 1 << 24,
+            **self.tiny.options,
             **engine,
-        )
+        }
+        self.llm = LLM(str(self.tiny.served), **options)
         self.generate()
         self.number = 0
 
@@ -64,58 +63,73 @@ class Stand:
 
         self.llm.generate([PROMPT], SamplingParams(max_tokens=2, detokenize=False), use_tqdm=False, **request)
 
-    def weights(self) -> Weights:
-        """What the trainer would send, as it stands."""
-        return {name: value.detach().clone() for name, value in self.trainer.named_parameters()}
-
     def learn(self) -> None:
         """Change every weight a little."""
         generator = torch.Generator().manual_seed(self.number)
         with torch.no_grad():
-            for parameter in self.trainer.parameters():
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+            for parameter in self.tiny.trainer.parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
 
-    def load(self, weights: Weights) -> None:
+    def load(self, weights: Tensors) -> None:
         """As TRL does: one call a tensor."""
         for name, value in weights.items():
             self.model.load_weights([(name, value)])
 
-    def step(self, send: Send | None = None, reset: bool = True) -> dict[str, Any]:
-        """One update, sent whole or by `send`; returns what was told of it."""
+    def reset(self, keeps: str = "") -> None:
+        """Empty the engine's caches, but one."""
+        if keeps != "prefix":
+            self.llm.reset_prefix_cache()
+        if keeps != "encoder":
+            self.llm.llm_engine.reset_encoder_cache()
+
+    def announce(self, adapters: Sequence[AdapterSums] = ()) -> None:
+        """Say what the trainer is about to send, to the coordinator and to the agent in this process."""
         from omni_rl.agent import announced
         from omni_rl.agent.bodies import announcement
-        from omni_rl.agent.install import flush
-        from omni_rl.agent.trainer import fingerprints
-        from omni_rl.client import Client
+        from omni_rl.agent.trainer import of_tensors
 
-        before = self.weights()
-        self.learn()
         self.number += 1
+        body = announcement(of_tensors(self.tiny.tensors().items(), dtype=self.dtype), adapters)
         with Client(os.environ["OMNI_RL_AGENT"]) as client:
-            body = announcement(fingerprints(self.trainer, dtype=self.dtype))
             client.announce_update(os.environ["OMNI_RL_RUN"], self.number, body)
-            announced.announce(self.number)
-            if send is None:
-                self.load(self.weights())
-            else:
-                send(self, before, self.weights())
-            if reset:
-                self.llm.reset_prefix_cache()
-            self.generate()
-            assert flush(30)
-            told = client.updates(os.environ["OMNI_RL_RUN"], 1)[0]
-            found: dict[str, Any] = told.model_dump()
-            return found
+        announced.announce(self.number)
+
+    def told(self) -> dict[str, Any]:
+        """What the coordinator says of the engine's newest update, once the agent has told of it."""
+        from omni_rl.agent.install import flush
+
+        assert flush(30)
+        with Client(os.environ["OMNI_RL_AGENT"]) as client:
+            newest = client.updates(os.environ["OMNI_RL_RUN"], 8)
+        told = next(one for one in newest if one.engine is not None)
+        assert told.of == self.number, f"the agent tells of update {told.of}, and not of {self.number}"
+        found: dict[str, Any] = told.model_dump()
+        return found
+
+    def step(self, send: Send | None = None, keeps: str = "") -> dict[str, Any]:
+        """One update, sent whole or by `send`; returns what was told of it. `keeps`: a cache that is not reset."""
+        before = self.tiny.tensors()
+        self.learn()
+        self.announce()
+        if send is None:
+            self.load(self.tiny.tensors())
+        else:
+            send(self, before, self.tiny.tensors())
+        self.reset(keeps)
+        self.generate()
+        return self.told()
 
 
 def runs(stand: Stand, kind: str, clean: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Clean updates, and each fault with a clean one after it."""
-    from tests.agent.faults import of_kind
+    from tests.agent.faults import OF_KIND
 
     for number in range(clean):
         yield f"clean {number}", stand.step()
-    for name, fault in of_kind(kind).items():
-        yield name, stand.step(fault.send, fault.resets)
+    if os.environ.get("FAULTS") == "0":
+        return
+    for name, fault in OF_KIND[kind].items():
+        yield name, stand.step(fault.send, fault.keeps)
         yield f"after {name}", stand.step()
 
 

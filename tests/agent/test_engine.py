@@ -1,53 +1,22 @@
 """The agent in a real vLLM on the CPU: clean updates ring nothing, and each fault is told of at its update."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from omni_rl.api.runs import RunBody
-from omni_rl.client import Client
-from tests.agent.faults import of_kind
-from tests.services.live import live
+from tests.agent.faults import OF_KIND
+from tests.agent.process import told
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 CLEAN = "3"
+MODELS = [("qwen2", "float32"), ("qwen3_moe", "float32"), ("qwen2_vl", "float32")]
+"""Kinds, and the dtype of the engine; the trainer's is float32."""
 
 
-def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
-    """By name of each update that a stand makes: what the coordinator said of it."""
-    # vLLM inspects models, and runs workers, in processes of its own, which import torchvision first of all.
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text("from omni_rl import torchvision_schemas\ntorchvision_schemas.install()\n")
-    with live(tmp_path) as url:
-        with Client(url) as client:
-            client.create_run(RunBody(run="agent", model="tiny", dtype="float32", framework="test"))
-        variables = {
-            **os.environ,
-            "OMNI_RL_AGENT": url,
-            "OMNI_RL_RUN": "agent",
-            "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "HF_HUB_OFFLINE": "1",
-            **environment,
-        }
-        command = [sys.executable, "-m", stand, str(tmp_path), *arguments]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
-
-
-@pytest.mark.parametrize(("kind", "dtype"), [("qwen2", "float32"), ("qwen3_moe", "float32")])
+@pytest.mark.parametrize(("kind", "dtype"), MODELS)
 def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
     found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
-    faults = of_kind(kind)
+    faults = OF_KIND[kind]
     assert faults.keys() == {name for name in found if not name.startswith(("clean", "after"))}
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
@@ -66,3 +35,40 @@ def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:
     assert (packed["findings"], packed["different"]) == ([], 0)
     assert packed["not_comparable"] > packed["equal"]
     assert "packed for the CPU's kernels" in next(iter(packed["reasons"]))
+
+
+def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: Path) -> None:
+    found = told(tmp_path, "tests.agent.adapters_stand")
+    sentences = {
+        name: [one["sentence"].split(": ", 1)[1] for one in answer["findings"]] for name, answer in found.items()
+    }
+    for name in ("clean", "another", "added", "again"):
+        assert (name, sentences[name]) == (name, [])
+        assert found[name]["adapters"] == ["policy"]
+    assert sentences["older"] == ["adapter `policy` is that of update 2"]
+    assert sentences["not_loaded"] == ["adapter `policy` is not loaded"]
+    assert sentences["other_name"] == ["adapter `policy` is loaded under the name `reference`"]
+    assert sentences["scale_0"][0].startswith("adapter `policy` has a scale of 0")
+    assert sentences["other_scale"][0].startswith("adapter `policy` has another scale")
+
+
+def test_updates_are_seen_by_whatever_way_they_come(tmp_path: Path) -> None:
+    found = told(tmp_path, "tests.agent.entrances_stand", OMNI_RL_AGENT_EVERY="4")
+    ways = {
+        "extension": "take_weights",
+        "transfer": "finish_weight_update",
+        "in_place": "announced",
+        "behind": "announced",
+        "woken": "wake_up",
+        "reload": "reload_weights",
+    }
+    for way, seen_by in ways.items():
+        for name in (f"clean {way}", f"after {way}"):
+            assert (name, found[name]["findings"], found[name]["different"]) == (name, [], 0)
+            assert seen_by in found[name]["how"]
+        (finding,) = found[f"stale {way}"]["findings"]
+        assert "the engine holds " in finding["sentence"]
+    assert found["unseen"]["number"] > found["unannounced"]["number"]
+    for name in ("unannounced", "unseen"):
+        assert found[name]["how"] == ["in_place"]
+        assert "norm.weight is neither" in found[name]["findings"][0]["sentence"]

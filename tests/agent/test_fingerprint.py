@@ -115,7 +115,10 @@ def test_pieces_and_casts_are_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_zeros_and_numbers_that_are_none_are_counted(dtype: torch.dtype) -> None:
     assert fingerprint(torch.zeros(5, dtype=dtype)).zero
-    assert not fingerprint(torch.tensor([0.0, -0.0], dtype=dtype)).zero
+    signed = fingerprint(torch.tensor([0.0, -0.0], dtype=dtype))
+    assert (signed.zero, signed.vanishes) == (False, True)
+    assert not fingerprint(torch.tensor([0.0, 1.0], dtype=dtype)).vanishes
+    assert not fingerprint(torch.tensor([0.0, torch.nan], dtype=dtype)).vanishes
     tiny = torch.full((3,), torch.finfo(dtype).tiny, dtype=dtype)
     assert not fingerprint(tiny).zero
     broken = torch.tensor([1.0, float("nan"), float("inf"), 2.0], dtype=dtype)

@@ -102,18 +102,52 @@ async def test_several_engines_with_the_same_fault_are_counted_in_one_alarm(serv
     assert await alarms(served) == ["update 1: adapter `policy` is not loaded, in 2 of 4 engines"]
 
 
+def share(weights: Weights, number: int, **said: Any) -> dict[str, Any]:
+    """What one of two workers tells of its half."""
+    body = receipt({name: value.chunk(2)[number] for name, value in weights.items()}, worker=number, workers=2, **said)
+    for part in body["parts"].values():
+        part[1] = f"{number + 1}/2"
+    return body
+
+
+async def seal(served: Served) -> dict[str, Any]:
+    """The verdict of a step whose sides differ."""
+    step = "/v1/runs/trl/attempts/1/steps/1"
+    record = {"sample": "a", "rollout_logprobs": [-0.5] * 32, "train_logprobs": [-1.5] * 32}
+    await served.http.put(f"{step}/parts/0", json={"schema": "omni_rl.step/1", "records": [record]})
+    verdict: dict[str, Any] = (await served.http.post(f"{step}/seal", json={})).json()
+    return verdict
+
+
 async def test_workers_are_compared_once_all_have_told(served: Served) -> None:
     await make_run(served)
     await announce(served, 1, trained(1))
-    shares = [receipt({name: value.chunk(2)[number] for name, value in trained(1).items()}) for number in (0, 1)]
-    for number, share in enumerate(shares):
-        share |= {"worker": number, "workers": 2, "of": 1}
-        for part in share["parts"].values():
-            part[1] = f"{number + 1}/2"
-    first = await tell(served, 1, shares[0])
+    first = await tell(served, 1, share(trained(1), 0, of=1))
     assert (first["reported"], first["equal"]) == (1, 0)
-    last = await tell(served, 1, shares[1])
+    last = await tell(served, 1, share(trained(1), 1, of=1))
     assert (last["reported"], last["equal"], last["findings"]) == (2, 3, [])
+
+
+async def test_a_worker_that_an_update_passes_by_is_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing touched it, so it tells of nothing: it holds what it told of last."""
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    for number in (0, 1):
+        await tell(served, 1, share(trained(1), number, of=1))
+    await announce(served, 2, trained(2))
+    await tell(served, 4, share(trained(2), 0, of=2))
+    verdict = await seal(served)
+    sentence = verdict["evidence"][0]["sentence"]
+    assert sentence.startswith("update 2: worker 1 of 2 has not taken ")
+    assert all(name in sentence for name in (Q, K, NORM))
+    assert verdict["cause"] == "stale_weights"
+    assert sentence in await alarms(served)
+    await announce(served, 3, trained(3))
+    for number in (0, 1):
+        found = await tell(served, 7, share(trained(3), number, of=3))
+    assert (found["equal"], found["findings"]) == (3, [])
+    assert sentence not in await alarms(served)
 
 
 async def test_the_trainers_word_may_come_after_the_engines(served: Served) -> None:
@@ -158,10 +192,7 @@ async def test_silence_is_told_before_the_next_step_is_judged(served: Served, mo
     await announce(served, 1, trained(1))
     await tell(served, 1, receipt(trained(1), of=1))
     await announce(served, 2, trained(2))
-    step = "/v1/runs/trl/attempts/1/steps/1"
-    record = {"sample": "a", "rollout_logprobs": [-0.5] * 32, "train_logprobs": [-1.5] * 32}
-    await served.http.put(f"{step}/parts/0", json={"schema": "omni_rl.step/1", "records": [record]})
-    verdict = (await served.http.post(f"{step}/seal", json={})).json()
+    verdict = await seal(served)
     sentence = "engine e0 has confirmed update 1, and the trainer is at update 2: the run declares no lag"
     assert sentence in await alarms(served)
     assert verdict["cause"] == "stale_weights"

@@ -140,6 +140,8 @@ class Updates:
             now = asyncio.get_running_loop().time()
             if newest is not None and now - live.arrived.get(newest, now) > QUIET_SECONDS:
                 for name, state in live.of.engines.items():
+                    if state.fill():
+                        await self._judge_again(live, state, last=True)
                     if (fault := live.of.silent(name)) is not None and name in live.keys:
                         await self._tell_faults(live, state, (fault,), live.keys[name])
             if not live.open:
