@@ -1,5 +1,6 @@
 """How good the detector is: faults put into live services, and clean steps; `bench/detector.json` and its picture."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from omni_rl.sabotage.clean import clean
 from omni_rl.sabotage.faults import FAULTS, UNPROVEN
 from omni_rl.sabotage.figures import Line, confusion, figures
 from omni_rl.sabotage.picture import confusion_svg
-from omni_rl.sabotage.rig import PAIRS, Say
+from omni_rl.sabotage.rig import PAIRS, Pair, Say
 from omni_rl.sabotage.suite import Record, sweep
 
 FIRST_SEED = 401
 """Limits, checks and faults were made with seeds below 400, which are not reported."""
+TUNED = {"bfloat16": {401}}
+"""Later ones of a pair, on which a fault of the checks was found, and mended: they are not reported either."""
 FIRST_CLEAN_SEED = 40_000
 CLEAN = ("float32", "bfloat16")
 PICTURE = Path("docs/pictures/detector.svg")
@@ -22,12 +25,17 @@ PICTURE = Path("docs/pictures/detector.svg")
 def bench_detector(out: Path, seeds: int, steps: int, path: Path, say: Say) -> Path:
     """Try what `path` does not have yet, then write `detector.json` to `out` and the confusion matrix beside it."""
     record = Record(path)
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for pair in PAIRS.values():
-            sweep(pair, FAULTS, [seed], record, say)
+    for pair in PAIRS.values():
+        sweep(pair, FAULTS, seeds_of(pair, seeds), record, say)
     for name in CLEAN:
         clean(PAIRS[name], steps, FIRST_CLEAN_SEED, record, say)
     return publish(out, record)
+
+
+def seeds_of(pair: Pair, count: int) -> list[int]:
+    """The first `count` seeds from `FIRST_SEED` on that nothing was tuned on for this pair."""
+    unseen = (seed for seed in itertools.count(FIRST_SEED) if seed not in TUNED.get(str(pair), ()))
+    return list(itertools.islice(unseen, count))
 
 
 def publish(out: Path, record: Record) -> Path:

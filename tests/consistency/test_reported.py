@@ -1,6 +1,7 @@
 """What a side posted against what its own logits give, made on softmax policies: each fault is told from the others."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,16 @@ def test_the_first_tokens_alone_may_be_known() -> None:
     first = {name: values[:12] for name, values in own(given, "float32").items()}
     found = reported(records, first, "engine", 1.0, rescoring(given), NOISE["float32"])
     assert "those at temperature 0.7" in found.sentence
+
+
+def test_weights_that_are_far_off_are_not_taken_for_another_answer() -> None:
+    """Their logprobs correlate with nothing any more, and are lower: the answers were not sampled from them."""
+    for seed in SEEDS:
+        given = answers(seed, tokens=64, sharpness=3.0)
+        rng = np.random.default_rng(seed)
+        lost = [replace(answer, logits=3.0 * rng.standard_normal(answer.logits.shape)) for answer in given]
+        found = asked_of(given, [answer.logprobs() for answer in lost], "bfloat16", "trainer")
+        assert found.cause is Cause.STALE_WEIGHTS, found
 
 
 @pytest.mark.parametrize("side", ["engine", "trainer"])
