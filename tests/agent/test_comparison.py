@@ -7,6 +7,7 @@ from omni_rl.agent.bodies import Sums
 from omni_rl.agent.comparison import Comparison, compare
 from omni_rl.agent.faults import Told
 from omni_rl.agent.fingerprint import Fingerprint
+from omni_rl.agent.loaders import BY_CLASS
 from omni_rl.agent.names import Renames, canonical, expert_of, layer_of
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
@@ -152,6 +153,21 @@ def test_an_engines_own_renames_are_followed() -> None:
     found = compare(announced({**ours, "mtp.norm.weight": torch.rand(4)}), [WorkerParts(0, held, {}, None)], renames)
     assert found.equal == set(held)
     assert found.opaque == {"mtp.norm.weight": "the engine has no part of that name"}
+
+
+def test_what_a_loader_renames_in_code_is_followed() -> None:
+    """Names of Nemotron Omni's checkpoint, and where vLLM has them."""
+    known = BY_CLASS["NemotronH_Nano_VL_V2"]
+    renames = Renames({**known.substrings, "embeddings": "embed_tokens"}, known.prefixes)
+    for released, engine in {
+        "vision_model.radio_model.model.blocks.1.attn.qkv.bias": "vision_model.model.encoder.layers.1.attn.qkv.bias",
+        "vision_model.radio_model.model.patch_generator.pos_embed": "vision_model.model.patch_generator.pos_embed",
+        "sound_projection.linear1.weight": "sound_encoder.projection.linear1.weight",
+        "sound_encoder.encoder.layers.0.norm_out.bias": "sound_encoder.encoder.layers.0.norm_out.bias",
+        "language_model.backbone.embeddings.weight": "language_model.model.embed_tokens.weight",
+        "language_model.lm_head.weight": "language_model.lm_head.weight",
+    }.items():
+        assert canonical(engine) in renames.candidates(released)
 
 
 def test_tied_heads_are_said_to_be_tied() -> None:

@@ -54,6 +54,8 @@ class LiveUpdates:
     keys: dict[str, UpdateKey] = field(default_factory=dict)
     """Where the ledger has each engine's newest answer."""
     arrived: dict[int, float] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
+    """When each engine's newest receipt came."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -94,6 +96,7 @@ class Updates:
             answer = judging.answer(state, judged)
             if newest:
                 live.keys[engine] = key
+                live.heard[engine] = asyncio.get_running_loop().time()
             if judged.pending:
                 self._settle(run, live, state)
                 await self._store.put_update(NewUpdate(key, body, answer.model_dump(mode="json"), {}))
@@ -140,7 +143,7 @@ class Updates:
             now = asyncio.get_running_loop().time()
             if newest is not None and now - live.arrived.get(newest, now) > QUIET_SECONDS:
                 for name, state in live.of.engines.items():
-                    if state.fill():
+                    if now - live.heard.get(name, now) > QUIET_SECONDS and state.fill():
                         await self._judge_again(live, state, last=True)
                     if (fault := live.of.silent(name)) is not None and name in live.keys:
                         await self._tell_faults(live, state, (fault,), live.keys[name])
