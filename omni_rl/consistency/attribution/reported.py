@@ -25,9 +25,11 @@ Side = Literal["engine", "trainer"]
 
 LEFT = 0.4
 """What is left of the difference, at most, once a hypothesis about it is applied."""
+TAIL = 0.05
+"""Share of the tokens, those on which the own logits are furthest from the other side, that rounding may have far off:
+router flips make a mean abs d of 0.09 in bfloat16 of what is 0.005 in the median."""
 BESIDE = 0.15
-"""What is left of the difference, at most, once a side's own logits stand in for what it posted: noise of a kind of
-prompt with few answers is 0.06 in bfloat16, where a temperature that one side ignores makes 0.6."""
+"""What is left of the difference of the other tokens, at most, once a side's own logits stand in for what it posted."""
 TEMPERATURES = (0.1, 10.0)
 TRIES = 14
 """Steps of a golden section over the logarithm of TEMPERATURES: to 1 %."""
@@ -75,7 +77,8 @@ def reported(
         apart(pairs(known, own, other), bands),
     )
     numbers = _finite({"abs_diff_mean": step, "reported_mean": wrong, "left": left, "asked": asked})
-    if not _is_all(step, wrong, left, bands):
+    is_much = step > bands.mean and bands.mean < wrong < np.inf and wrong >= SHARE * step
+    if not is_much or not (left <= enough(step, bands) or _is_all_but_noise(known, own, said, other)):
         return Finding(check, "clear", f"the {side} posted what its logits give, up to {wrong:.2g}", numbers=numbers)
     cause, what, found = _reading(known, own, said, side, rescore, bands)
     return Finding(
@@ -91,11 +94,14 @@ def reported(
     )
 
 
-def _is_all(step: float, wrong: float, left: float, bands: Bands) -> bool:
-    """Whether what was posted wrong is the step's difference: as large, and nothing is left without it."""
-    if not np.isfinite(wrong) or step <= bands.mean or wrong <= bands.mean or wrong < SHARE * step:
-        return False
-    return left <= max(enough(step, bands), BESIDE * step)
+def _is_all_but_noise(samples: Sequence[SampleRecord], own: Values, said: Values, other: Values) -> bool:
+    """Whether little is left of the difference, but for the few tokens that rounding has far off."""
+    mine, posted, against = (
+        np.concatenate([values[sample.sample] for sample in samples]) for values in (own, said, other)
+    )
+    left, before = np.abs(mine - against), np.abs(posted - against)
+    most = np.argsort(left, kind="stable")[: int((1 - TAIL) * len(left))]
+    return mean_abs(left[most]) <= BESIDE * mean_abs(before[most])
 
 
 def enough(before: float, bands: Bands) -> float:
