@@ -226,7 +226,8 @@ class Poster:
     def _failed(self, error: Exception) -> None:
         hopeless = isinstance(error, (ConfigError, SchemeError)) or (not self._met and isinstance(error, MISCONFIGURED))
         if hopeless:
-            self.say("config", f"nothing can be posted: {error}")
+            named = "; OMNI_RL_TOKEN_FILE names the file with it" if isinstance(error, UnauthenticatedError) else ""
+            self.say("config", f"nothing can be posted: {error}{named}")
         else:
             self.say(AWAY, f"nothing can be posted for now, and is tried again: {error}")
         # A token may have been renewed, and what `greet` made may be lost with its ledger.

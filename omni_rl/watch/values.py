@@ -1,8 +1,8 @@
 """Numbers as trainers hold them, as plain numpy: torch tensors of any dtype, on any device, with gradients, jagged."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ else:
     Numbers = Any
 """A number for each token of B answers: an array or tensor [B, T], or B rows of their own lengths (a list, or a jagged
 tensor)."""
+V = TypeVar("V", bound=Mapping[str, Any])
 
 
 def is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
@@ -38,6 +39,31 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [snapshot(item) for item in value] if value and not isinstance(value[0], int | float | str) else value
     return value
+
+
+def unwritten(values: V) -> Callable[[], V]:
+    """Returns a function that gives the values back: what `snapshot` does, for values whose owner does not write to
+    them any more, without the copying. Tensors on a device are copied all the same.
+
+    The function raises `RecordError` where a tensor was written to in place meanwhile, as far as torch counts that.
+    """
+    found = {
+        name: value.detach() if is_tensor(value) and value.device.type == "cpu" else snapshot(value)
+        for name, value in values.items()
+    }
+    counts = {name: _writes(value) for name, value in found.items()}
+
+    def given() -> V:
+        if changed := next((name for name, value in found.items() if _writes(value) != counts[name]), None):
+            raise RecordError(f"the trainer wrote to {changed} before it was read")
+        return cast(V, found)
+
+    return given
+
+
+def _writes(value: Any) -> int:
+    """How often a tensor was written to in place; a tensor of inference mode has no such count."""
+    return value._version if is_tensor(value) and not value.is_inference() else 0
 
 
 def _copied(tensor: "torch.Tensor") -> Any:

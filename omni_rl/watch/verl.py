@@ -15,6 +15,7 @@ from typing import Any
 from omni_rl.watch import verl_correct
 from omni_rl.watch.guard import guarded
 from omni_rl.watch.place import Place
+from omni_rl.watch.values import size_of, unwritten
 from omni_rl.watch.verl_batch import Rows, step_values
 from omni_rl.watch.verl_config import VerlRun
 from omni_rl.watch.watcher import Watcher
@@ -58,9 +59,11 @@ class VerlWatch:
         self._step, self._rows = step, rows
 
     def scored(self, data: Any) -> None:
-        """Post a batch that has both logprobs."""
+        """Post a batch that has both logprobs. Neither trainer writes to its tensors any more: V1's has them for this
+        alone, and the older one puts new ones in their place."""
         step, rows = self._step, self._rows
-        self._posted = self._watching().step(step=step, **step_values(data, self._run, step, rows))
+        values = step_values(data, self._run, step, rows)
+        self._posted = self._watching().step_later(unwritten(values), size=size_of(values), step=step)
 
     def logged(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return verl's metrics of a step with the verdict beside them, and post them to it. A verdict that has not

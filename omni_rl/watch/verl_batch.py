@@ -6,6 +6,7 @@ from typing import Any
 
 from omni_rl.kinds import Kind, Modality
 from omni_rl.watch.table import StepValues
+from omni_rl.watch.values import as_array
 from omni_rl.watch.verl_config import VerlRun
 
 MEDIA: Mapping[str, Modality] = {
@@ -27,7 +28,7 @@ class Rows:
 
 def step_values(data: Any, run: VerlRun | None, step: int | None, rows: Rows | None) -> StepValues:
     """Returns what a `DataProto` that holds both logprobs tells. The older trainer's has prompts, groups and rewards
-    too; of the V1 trainer's, `rows` knows the groups and the weights that sampled."""
+    too; of the V1 trainer's, `rows` knows the groups and the weights that sampled. Tensors are the batch's own."""
     batch = data.batch
     answers = batch["responses"]
     width = answers.shape[1]
@@ -44,7 +45,8 @@ def step_values(data: Any, run: VerlRun | None, step: int | None, rows: Rows | N
     if attention is not None and (prompts := batch.get("prompts", None)) is not None:
         values["prompt_ids"], values["prompt_mask"] = prompts, attention[:, :-width]
     if (scores := batch.get("rm_scores", None)) is not None:
-        values["rewards"] = scores.sum(-1)
+        # By numpy: torch's own sum wakes its threads, which then spin at the expense of what comes next.
+        values["rewards"] = as_array(scores).sum(-1)
     if run is not None:
         values["temperature"] = run.temperature
         values["logprobs_of"] = run.logprobs_of

@@ -107,6 +107,7 @@ def test_a_wrong_token_is_told_and_the_right_one_is_met(tmp_path: Path, caplog: 
         wrong.put(run("mine"))
         assert not wrong.close(FOR_EVER)
         assert caplog.text.count("nothing can be posted: ") == 1
+        assert "OMNI_RL_TOKEN_FILE names the file with it" in caplog.text
         right = poster(served.url, served.token_file.read_text())
         right.put(run("mine"))
         assert right.close(FOR_EVER)

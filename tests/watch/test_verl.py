@@ -19,6 +19,7 @@ from omni_rl.watch.verl_batch import Rows, step_values
 from omni_rl.watch.verl_config import VerlRun
 from omni_rl.watch.weights import token_weights
 from tests.services.live import live
+from tests.watch.conftest import CoordinatorProcess
 from tests.watch.steps import step_of
 
 
@@ -185,3 +186,20 @@ def test_a_method_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch, cap
     with caplog.at_level(logging.WARNING):
         assert verl_correct.asked() is None
     assert "OMNI_RL_CORRECT=sit is none of none, tis" in caplog.text
+
+
+def test_a_batch_that_is_written_to_before_it_was_read_is_refused_and_not_judged(
+    coordinator: CoordinatorProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", coordinator.url)
+    eyes = VerlWatch()
+    eyes.begin(config())
+    batches = [batch(1), batch(2)]
+    for one in batches:
+        eyes.scored(one)
+    batches[0].batch["old_log_probs"].mul_(0.5)
+    coordinator.start()
+    assert eyes.watcher is not None
+    assert eyes.watcher.flush(60)
+    assert (eyes.watcher.counts.refused, eyes.watcher.counts.sealed) == (1, 1)
+    assert "step 0 was refused: the trainer wrote to train_logprobs before it was read" in caplog.text
