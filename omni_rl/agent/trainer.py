@@ -61,7 +61,7 @@ def _rows(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None
         box, counted = _local(value, group)
         small = math.prod(shapes[name]) <= SMALL and ".experts." not in name
         for part, piece in _parts(name, box, shapes):
-            for one in _in_dtypes(piece, dtype, small):
+            for one in _in_dtypes(piece, dtype, small, _decay if name.endswith("A_log") else _as_it_is):
                 # A rank that holds a copy of what another counts still lists the part: all ranks add the same rows.
                 own = one if counted else Fingerprint(one.dtype, 0, 0)
                 key = (part, one.dtype)
@@ -130,8 +130,7 @@ def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterat
     base, _, leaf = name.rpartition(".")
     shape = shapes[name]
     if leaf == "A_log":
-        # Mamba's decay: engines keep A = -exp(A_log), in float32.
-        yield f"{base}.A", -torch.exp(box.values.float())
+        yield f"{base}.A", box.values
         return
     if not base.endswith("experts") or len(shape) != 3 or leaf not in ("gate_up_proj", "up_proj", "down_proj"):
         yield name, box.values
@@ -158,17 +157,28 @@ def _gate_axis(shape: Sequence[int], down: Sequence[int] | None) -> int:
     return 1 if down is not None and down[2] == shape[1] and down[2] != down[1] else 0
 
 
-def _in_dtypes(values: torch.Tensor, dtype: torch.dtype | None, small: bool) -> Iterator[Fingerprint]:
+def _as_it_is(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def _decay(values: torch.Tensor) -> torch.Tensor:
+    """Mamba's: engines keep A = -exp(A_log), in float32."""
+    return -torch.exp(values.float())
+
+
+def _in_dtypes(
+    values: torch.Tensor, dtype: torch.dtype | None, small: bool, kept: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[Fingerprint]:
     """The same dtypes on every rank, whatever it holds of the part. `small`: whether the part is also told as rounded
-    through a coarser dtype, the engine's or else bfloat16."""
-    yield fingerprint(values)
+    through a coarser dtype, the engine's or else bfloat16. `kept`: what an engine makes of what it is sent."""
+    yield fingerprint(kept(values))
     if not values.is_floating_point():
         return
     if dtype is not None and dtype != values.dtype:
-        yield fingerprint(values, dtype)
+        yield fingerprint(kept(values), dtype)
     coarse = dtype if dtype is not None and dtype.itemsize < values.dtype.itemsize else torch.bfloat16
     if small and coarse.itemsize < values.dtype.itemsize:
-        through = fingerprint(values.to(coarse).to(values.dtype))
+        through = fingerprint(kept(values.to(coarse).to(values.dtype)))
         yield Fingerprint(f"{through.dtype}{ROUNDED}{name_of(coarse)}", through.elements, through.hashes)
 
 

@@ -57,38 +57,6 @@ def qwen2_vl(directory: Path, engine: torch.dtype) -> Tiny:
     return Tiny(model, directory, lambda: _parameters(model), {"enable_prefix_caching": True, **MEDIA})
 
 
-def omni(directory: Path, engine: torch.dtype) -> Tiny:
-    """Mamba, attention, experts that are not gated, a vision and a sound tower: vLLM's own class, which serves it on
-    the CPU once it has experts and small towers for it."""
-    from vllm import ModelRegistry
-    from vllm.model_executor.models.nano_nemotron_vl import NemotronH_Nano_VL_V2
-    from vllm.transformers_utils.configs.radio import VIT_TIMM_DIM_BY_NAME
-
-    from omni_rl import numba_beside_vllm
-    from omni_rl.config import SMALL_CHECKPOINT
-    from omni_rl.models.nemotron_omni import radio_sizes
-    from omni_rl.models.nemotron_omni.checkpoint import released_state
-    from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-    from omni_rl.rollout import experts
-    from omni_rl.rollout.startup import ServeIn
-
-    numba_beside_vllm.hide()
-    VIT_TIMM_DIM_BY_NAME.update(radio_sizes.RADIO_SIZES)
-    experts.register()
-    # Not by its name: vLLM would look at it in a process that has none of the above.
-    ModelRegistry.register_model(NemotronOmniConfig.model_type, NemotronH_Nano_VL_V2)
-    model = NemotronOmniForConditionalGeneration.from_pretrained(SMALL_CHECKPOINT, dtype=torch.float32)
-    options = {
-        "hf_overrides": ServeIn(engine),
-        # It crashes with Mamba on a CPU.
-        "enable_prefix_caching": False,
-        "limit_mm_per_prompt": {"image": 1, "audio": 1, "video": 1},
-        **MEDIA,
-    }
-    return Tiny(model, SMALL_CHECKPOINT, lambda: _detached(released_state(model, torch.float32)), options)
-
-
 def _text(model: nn.Module, directory: Path) -> Tiny:
     save: Any = model.save_pretrained
     save(directory)
@@ -107,5 +75,4 @@ KINDS: Mapping[str, Callable[[Path, torch.dtype], Tiny]] = {
     "qwen2": qwen2,
     "qwen3_moe": qwen3_moe,
     "qwen2_vl": qwen2_vl,
-    "omni": omni,
 }
