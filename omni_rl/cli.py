@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import jobs, judge, plan, replay, sabotage, serve, service, soak, watch
+from omni_rl.commands import incidents, jobs, judge, plan, replay, sabotage, serve, service, soak, watch
 from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
 
@@ -132,6 +132,7 @@ serve.register(app)
 judge.register(app)
 watch.register(app)
 service.register(app)
+incidents.register(app)
 jobs.register(app)
 plan.register(app)
 

@@ -197,9 +197,11 @@ class Recent(Answer):
 class RunLine(RunAnswer):
     """A run in one line of the first screen."""
 
-    need: NeedName = Field(
+    need: NeedName | None = Field(
+        default=None,
         description="How much it needs a person, the worst of its state and its open incidents. unknown: the "
-        "coordinator cannot see the cluster that samples for it. unjudged: nothing in its latest step was judged."
+        "coordinator cannot see the cluster that samples for it. unjudged: nothing in its latest step was judged. Null "
+        "of a coordinator of version 0.1, which does not say.",
     )
     figure: FigureAnswer | None = Field(default=None, description="The worst figure of what it drifts by.")
     good: GoodStepAnswer | None = Field(default=None, description="Its last step that was ok.")

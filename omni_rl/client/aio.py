@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import httpx
 
 from omni_rl.api.events import EventAnswer
+from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
 from omni_rl.api.media import MediaAnswer
-from omni_rl.api.runs import RunAnswer, RunBody
+from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody, RunLine
 from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
@@ -21,6 +22,8 @@ from omni_rl.client.failures import raise_for_problem
 from omni_rl.client.retries import Retries, after_answer, after_failure
 from omni_rl.client.settings import ClientSettings
 from omni_rl.client.streams import EventReader
+from omni_rl.consistency.incidents import IncidentKind
+from omni_rl.consistency.need import NeedName
 from omni_rl.kinds import OVERALL
 
 if TYPE_CHECKING:
@@ -81,14 +84,48 @@ class AsyncClient:
     async def create_run(self, body: RunBody) -> RunAnswer:
         return await self._send(calls.create_run(body))
 
-    async def runs(self, limit: int = 100) -> list[RunAnswer]:
-        return await self._send(calls.runs(limit))
+    async def runs(
+        self,
+        limit: int = 100,
+        *,
+        search: str = "",
+        needs: Sequence[NeedName] = (),
+        sort: Literal["newest", "need"] = "newest",
+        offset: int = 0,
+    ) -> list[RunLine]:
+        return await self._send(calls.runs(limit, search=search, needs=needs, sort=sort, offset=offset))
+
+    async def attempts(self, run: str) -> list[AttemptAnswer]:
+        return await self._send(calls.attempts(run))
+
+    async def incidents(
+        self,
+        limit: int = 100,
+        *,
+        is_open: bool | None = None,
+        run: str | None = None,
+        kind: IncidentKind | None = None,
+        before: int | None = None,
+    ) -> list[IncidentAnswer]:
+        return await self._send(calls.incidents(limit, is_open=is_open, run=run, kind=kind, before=before))
+
+    async def incident(self, number: int) -> IncidentAnswer:
+        return await self._send(calls.incident(number))
+
+    async def acknowledge(self, incident: int) -> IncidentAnswer:
+        return await self._send(calls.acknowledge(incident))
+
+    async def note(self, incident: int, text: str) -> IncidentAnswer:
+        return await self._send(calls.note(incident, text))
+
+    async def end_incident(self, incident: int) -> IncidentAnswer:
+        return await self._send(calls.end_incident(incident))
 
     async def end_run(self, name: str) -> RunAnswer:
         """Say that a run is over, so that no step is no silence."""
         return await self._send(calls.end_run(name))
 
-    async def run(self, name: str) -> RunAnswer:
+    async def run(self, name: str) -> RunLine:
         return await self._send(calls.run(name))
 
     async def put_part(

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import httpx
 
 from omni_rl.api.events import EventAnswer
+from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.api.jobs import GrpoParameters, JobAnswer, PpoParameters
 from omni_rl.api.media import MediaAnswer
-from omni_rl.api.runs import RunAnswer, RunBody
+from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody, RunLine
 from omni_rl.api.state import GateAnswer, ReadyAnswer, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
@@ -21,6 +22,8 @@ from omni_rl.client.failures import raise_for_problem
 from omni_rl.client.retries import Retries, after_answer, after_failure
 from omni_rl.client.settings import ClientSettings
 from omni_rl.client.streams import EventReader
+from omni_rl.consistency.incidents import IncidentKind
+from omni_rl.consistency.need import NeedName
 from omni_rl.errors import InvalidRequestError, RecordError
 from omni_rl.kinds import OVERALL
 
@@ -98,15 +101,55 @@ class Client:
         """Make a run; the same again is fine."""
         return self._send(calls.create_run(body))
 
-    def runs(self, limit: int = 100) -> list[RunAnswer]:
-        """The newest first."""
-        return self._send(calls.runs(limit))
+    def runs(
+        self,
+        limit: int = 100,
+        *,
+        search: str = "",
+        needs: Sequence[NeedName] = (),
+        sort: Literal["newest", "need"] = "newest",
+        offset: int = 0,
+    ) -> list[RunLine]:
+        """Those whose names have `search` in them, of these needs alone if any are given, without the first
+        `offset`."""
+        return self._send(calls.runs(limit, search=search, needs=needs, sort=sort, offset=offset))
+
+    def attempts(self, run: str) -> list[AttemptAnswer]:
+        """Each start of a run, oldest first."""
+        return self._send(calls.attempts(run))
+
+    def incidents(
+        self,
+        limit: int = 100,
+        *,
+        is_open: bool | None = None,
+        run: str | None = None,
+        kind: IncidentKind | None = None,
+        before: int | None = None,
+    ) -> list[IncidentAnswer]:
+        """The newest first: all, or those that are open (or not), of a run, of a kind, with numbers below `before`."""
+        return self._send(calls.incidents(limit, is_open=is_open, run=run, kind=kind, before=before))
+
+    def incident(self, number: int) -> IncidentAnswer:
+        return self._send(calls.incident(number))
+
+    def acknowledge(self, incident: int) -> IncidentAnswer:
+        """Say that one has it in hand."""
+        return self._send(calls.acknowledge(incident))
+
+    def note(self, incident: int, text: str) -> IncidentAnswer:
+        """Write to an incident."""
+        return self._send(calls.note(incident, text))
+
+    def end_incident(self, incident: int) -> IncidentAnswer:
+        """Say that an incident is over; its run is judged afresh."""
+        return self._send(calls.end_incident(incident))
 
     def end_run(self, name: str) -> RunAnswer:
         """Say that a run is over, so that no step is no silence."""
         return self._send(calls.end_run(name))
 
-    def run(self, name: str) -> RunAnswer:
+    def run(self, name: str) -> RunLine:
         return self._send(calls.run(name))
 
     def put_part(

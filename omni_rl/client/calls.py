@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -11,14 +11,17 @@ from blake3 import blake3
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from omni_rl.api.events import EventAnswer
+from omni_rl.api.incidents import IncidentAnswer, NoteBody
 from omni_rl.api.jobs import GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
 from omni_rl.api.media import MediaAnswer
-from omni_rl.api.runs import RunAnswer, RunBody
+from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody, RunLine
 from omni_rl.api.state import GateAnswer, PauseBody, ReadyAnswer, ResumeBody, SessionAnswer, StateAnswer
 from omni_rl.api.steps import PartAnswer, SampleAnswer, SealBody, StepAnswer, StepLine, TimelineAnswer, TrainingBody
 from omni_rl.api.syncs import CheckAnswer, CheckBody, SyncAnswer, SyncBody
 from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
 from omni_rl.client.failures import raise_for_problem, unreadable
+from omni_rl.consistency.incidents import IncidentKind
+from omni_rl.consistency.need import NeedName
 
 if TYPE_CHECKING:
     from omni_rl.client.older import Known
@@ -135,12 +138,43 @@ def create_run(body: RunBody) -> Call[RunAnswer]:
     return Call("POST", "/v1/runs", _as(RunAnswer), **_body(body))
 
 
-def runs(limit: int) -> Call[list[RunAnswer]]:
-    return Call("GET", "/v1/runs", _as_list(RunAnswer), {"limit": limit})
+def runs(
+    limit: int, *, search: str, needs: Sequence[NeedName], sort: Literal["newest", "need"], offset: int
+) -> Call[list[RunLine]]:
+    params = _given(limit=limit, search=search or None, need=list(needs) or None, sort=sort, offset=offset)
+    return Call("GET", "/v1/runs", _as_list(RunLine), params)
 
 
-def run(name: str) -> Call[RunAnswer]:
-    return Call("GET", f"/v1/runs/{name}", _as(RunAnswer))
+def run(name: str) -> Call[RunLine]:
+    return Call("GET", f"/v1/runs/{name}", _as(RunLine))
+
+
+def attempts(run: str) -> Call[list[AttemptAnswer]]:
+    return Call("GET", f"/v1/runs/{run}/attempts", _as_list(AttemptAnswer))
+
+
+def incidents(
+    limit: int, *, is_open: bool | None, run: str | None, kind: IncidentKind | None, before: int | None
+) -> Call[list[IncidentAnswer]]:
+    params = _given(limit=limit, open=is_open, run=run, kind=kind, before=before)
+    return Call("GET", "/v1/incidents", _as_list(IncidentAnswer), params)
+
+
+def incident(number: int) -> Call[IncidentAnswer]:
+    return Call("GET", f"/v1/incidents/{number}", _as(IncidentAnswer))
+
+
+def acknowledge(incident: int) -> Call[IncidentAnswer]:
+    return Call("POST", f"/v1/incidents/{incident}/acknowledge", _as(IncidentAnswer))
+
+
+def note(incident: int, text: str) -> Call[IncidentAnswer]:
+    path = f"/v1/incidents/{incident}/notes"
+    return Call("POST", path, _as(IncidentAnswer), **_body(NoteBody(text=text)), repeatable=False)
+
+
+def end_incident(incident: int) -> Call[IncidentAnswer]:
+    return Call("POST", f"/v1/incidents/{incident}/end", _as(IncidentAnswer))
 
 
 def end_run(name: str) -> Call[RunAnswer]:

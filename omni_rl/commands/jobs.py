@@ -1,4 +1,4 @@
-"""omni-rl submit, run and plot: training jobs."""
+"""omni-rl submit, jobs, stop, run and plot: training jobs."""
 
 import json
 import tomllib
@@ -17,7 +17,7 @@ Kind = Annotated[str, typer.Argument(help="grpo or ppo.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, run, plot):
+    for command in (submit, jobs, stop, run, plot):
         app.command()(command)
 
 
@@ -42,6 +42,34 @@ def submit(
     if ended.status != "succeeded":
         typer.echo(f"{ended.job} {ended.status}: {ended.message}", err=True)
         raise typer.Exit(1)
+
+
+def jobs(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
+    directory: Directory = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs of the service, the newest first."""
+    with connect(directory) as client:
+        found = client.jobs(limit)
+    if as_json:
+        typer.echo(json.dumps([job.model_dump(mode="json") for job in found]))
+        return
+    for job in found:
+        typer.echo(f"{job.job}  {job.kind}  {job.status}  {job.message}".rstrip())
+    if not found:
+        typer.echo("no job")
+
+
+def stop(
+    job: Annotated[str, typer.Argument(help="The job's name, as omni-rl jobs lists it.")],
+    directory: Directory = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a job of the service; what it has saved stays."""
+    with connect(directory) as client:
+        ended = client.stop_job(job)
+    typer.echo(ended.model_dump_json() if as_json else f"{ended.job} {ended.status}")
 
 
 def run(

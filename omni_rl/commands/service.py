@@ -72,7 +72,7 @@ def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
 
 
 def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
-    """How everything is. Exit code 1 if not all of it answers."""
+    """How everything is. Exit code 1 if not all of it answers, or while an incident is open."""
     with connect(directory) as client:
         state = client.state()
     if as_json:
@@ -88,9 +88,14 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
         )
         for member in cluster.members:
             typer.echo(f"{member.name:<11}{member.state:<12}{member.version}  {member.detail}".rstrip())
+        for one in state.incidents:
+            has = f" ({one.acknowledged.by} has it)" if one.acknowledged is not None else ""
+            typer.echo(f"incident   {one.incident}  {one.severity}  {one.run or '-'}: {one.what}{has}")
+            typer.echo(f"           {one.remedy}")
         for run in state.runs:
             typer.echo(f"run        {run.run}  {run.drift.severity}, {_doing(run)}")
-    raise typer.Exit(0 if state.cluster.connected or not state.cluster.expected else 1)
+    answers = state.cluster.connected or not state.cluster.expected
+    raise typer.Exit(0 if answers and not state.incidents else 1)
 
 
 def _doing(run: "RunAnswer") -> str:
@@ -100,7 +105,7 @@ def _doing(run: "RunAnswer") -> str:
             last = (
                 "no step"
                 if run.sealed is None
-                else f"step {run.step} was at {datetime.fromtimestamp(run.sealed).astimezone():%Y-%m-%d %H:%M:%S}"
+                else f"step {run.step} was at {datetime.fromtimestamp(run.sealed).astimezone():%Y-%m-%d %H:%M:%S%z}"
             )
             return f"{run.activity} ({last})"
         case "waiting":

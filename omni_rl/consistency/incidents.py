@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement
@@ -12,6 +12,7 @@ IncidentKind = Literal["drift", "update", "sync", "engine", "silence"]
 """drift: the two policies part. update: an engine did not take an update of weights, or keeps what older ones computed.
 sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the cluster does not answer.
 silence: a run's steps stopped coming."""
+KINDS: tuple[IncidentKind, ...] = get_args(IncidentKind)
 GUIDE = "docs/operating.md"
 """Where every cause, and every kind of incident without one, has a section of its own."""
 

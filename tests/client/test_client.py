@@ -86,6 +86,14 @@ def test_a_trainers_day(client: Client) -> None:
     assert "step 1 of 50" in client.logs(job.job)
     assert client.stop_job(job.job).status == "stopped"
     assert {found.kind for found in client.jobs()} == {"grpo", "ppo"}
+    (incident,) = client.incidents(is_open=True, run="digits", kind="drift")
+    assert client.incident(incident.incident) == incident
+    assert client.acknowledge(incident.incident).acknowledged is not None
+    assert [note.text for note in client.note(incident.incident, "mine").notes] == ["mine"]
+    assert client.end_incident(incident.incident).ended is not None
+    assert client.incidents(is_open=True) == []
+    assert [run.run for run in client.runs(search="dig", needs=["ok"], sort="need")] == ["digits"]
+    assert [(one.first, one.last) for one in client.attempts("digits")] == [(12, 12)]
     assert client.pause("maintenance").gate == "closed"
     assert client.resume().gate == "open"
     assert client.state().cluster.connected

@@ -61,13 +61,7 @@ class Roster:
 
     def read(self, row: Row) -> Run:
         """A run as the ledger has it, for reading alone: it does not come into memory."""
-        run = Run.of(RunBody.model_validate(row.config), row.created, self._settle, self._silent_after)
-        if row.latest is not None:  # what older ledgers do not say
-            run.latest, run.activity = (row.latest.attempt, row.latest.step), "live"
-            run.line = Line(row.latest.attempt, row.latest.step, row.sealed)
-        if row.state is not None:
-            run.take_up(row.state)
-        return run
+        return read_run(row, self._settle, self._silent_after)
 
     def _trim(self, used: Run) -> None:
         """Let go of those that were used longest ago; not of the one that is about to be."""
@@ -79,6 +73,17 @@ class Roster:
                 return
             if run.at_rest and run.name not in stay:
                 del self._runs[run.name]
+
+
+def read_run(row: Row, settle: int, silent_after: float) -> Run:
+    """A run as the ledger has it."""
+    run = Run.of(RunBody.model_validate(row.config), row.created, settle, silent_after)
+    if row.latest is not None:  # what older ledgers do not say
+        run.latest, run.activity = (row.latest.attempt, row.latest.step), "live"
+        run.line = Line(row.latest.attempt, row.latest.step, row.sealed)
+    if row.state is not None:
+        run.take_up(row.state)
+    return run
 
 
 def _created(run: Run) -> float:

@@ -13,7 +13,7 @@ export function login(main, enter) {
     event.preventDefault();
     await enter(input.value).catch((error) => { told.textContent = error.message; input.select(); });
   } }, h("header", {}, h("h2", {}, "Log in")), h("p", {}, "This coordinator asks for a token. It becomes a cookie that no script can read, for a working day."), h("div", { className: "bar" }, input, h("button", { className: "main" }, "Log in")), told,
-  h("p", { className: "quiet" }, "No token yet? Whoever runs the coordinator makes one: ", h("code", {}, "omni-rl token --name NAME --scope read --file FILE")));
+  h("p", { className: "quiet" }, "No token yet? Whoever runs the coordinator makes one: ", h("code", {}, "omni-rl token --name NAME --scope read")));
   document.getElementById("live").textContent = "not logged in";
   main.replaceChildren(form);
   input.focus();

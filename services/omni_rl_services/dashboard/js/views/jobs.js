@@ -27,7 +27,7 @@ export class JobsView {
   list(jobs, chosen, log) {
     const stop = (row) => h("button", { type: "button", className: "small", disabled: !may("admin") || !["pending", "running"].includes(row.status), onclick: (event) => { event.stopPropagation(); this.stop(row.job); } }, "Stop");
     const columns = [{ name: "job", tight: true, of: (row) => row.job }, { name: "kind", of: (row) => row.kind }, { name: "status", tight: true, of: (row) => row.status }, { name: "run", tight: true, of: (row) => row.parameters.run }, { name: "submitted", of: (row) => row.submitted, show: since, right: true }, { name: "message", of: (row) => row.message }];
-    const list = jobs.length ? table([...columns, { name: "", of: () => "", show: (_, row) => stop(row), right: true }], jobs, { pick: (row) => go({ job: row.job }), chosen: (row) => row.job === chosen, caption: "Jobs" }) : empty("No job yet", "Submit one here, or from a terminal.", "omni-rl submit grpo --run NAME");
+    const list = jobs.length ? table([...columns, { name: "", of: () => "", show: (_, row) => stop(row), right: true }], jobs, { pick: (row) => go({ job: row.job }), chosen: (row) => row.job === chosen, caption: "Jobs" }) : empty("No job yet", "Submit one here, or from a terminal.", "omni-rl submit grpo --set run=NAME");
     const start = h("button", { type: "button", className: "small", disabled: !may("admin"), title: may("admin") ? "" : "needs a token of scope admin", onclick: () => startDialog((act) => this.act(act)) }, "Start a job");
     return panel("Jobs", [start, csvButton("jobs", columns, () => jobs)], list, log === null ? null : h("h3", {}, `Log of ${chosen}`), log === null ? null : h("pre", { className: "logs", tabindex: "0", role: "region", "aria-label": "Log" }, log.slice(-LAST)));
   }
