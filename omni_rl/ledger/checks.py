@@ -14,8 +14,13 @@ from omni_rl.ledger.lists import Lists, lists, numbers, present, single
 from omni_rl.ledger.schema import COLUMNS, RecordLimits
 
 CHOICES = ("moe_layers", "experts_per_token", "rollout_experts", "train_experts", "margins")
+ENTROPIES = ("rollout_entropy", "train_entropy")
+TOP = ("rollout_top_ids", "rollout_top_logprobs")
 LOGPROBS_OF = ("processed", "raw", "unknown")
 DIGEST = "^[0-9a-f]{64}$"
+
+BELOW_ZERO = 1e-3
+"""By how much a float32 entropy may round below zero, and a logprob above."""
 
 _MODALITIES = pa.array(MODALITIES)
 
@@ -42,6 +47,8 @@ class _Check:
         answer = self._answers()
         prompt = self._prompts(answer)
         self._numbers()
+        self._entropies()
+        self._top(answer)
         self._words()
         self._spans(answer)
         self._media(prompt)
@@ -110,6 +117,34 @@ class _Check:
             "temperature",
             ~np.isfinite(values) | (values < 0),
             lambda row: f"is {values[row]}; it must be finite and not negative",
+        )
+
+    def _entropies(self) -> None:
+        for name in ENTROPIES:
+            values = self._list(name)
+            flat = values.numbers()
+            wrong = ~np.isfinite(flat) | (flat < -BELOW_ZERO)
+            self._refuse_value(name, values, wrong, "is no entropy: it must be finite and not negative")
+
+    def _top(self, answer: NDArray[np.int64]) -> None:
+        given = np.stack([present(self._columns[name]) for name in TOP])
+        some = given.any(axis=0)
+        self._refuse(TOP[0], some & ~given.all(axis=0), lambda row: f"{' and '.join(TOP)} go together or not at all")
+        rows = np.flatnonzero(some & (answer > 0))
+        if len(rows):
+            lengths = self._list(TOP[0]).lengths
+            k = int(lengths[rows[0]] // answer[rows[0]])
+            if not 1 <= k <= self._limits.top:
+                raise self._error(
+                    TOP[0], int(rows[0]), f"has {k} ids a token; from 1 to {self._limits.top} of them are kept"
+                )
+            for name in TOP:
+                self._length(name, answer * k, f"its tokens times {k}, as many as the first answer has, are")
+        ids, logprobs = (self._list(name) for name in TOP)
+        self._refuse_value(TOP[0], ids, ids.numbers() < 0, "is negative")
+        flat = logprobs.numbers()
+        self._refuse_value(
+            TOP[1], logprobs, np.isnan(flat) | (flat > BELOW_ZERO), "is no logprob: it must be at most 0"
         )
 
     def _words(self) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.evidence import TensorSeen
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.posted.step import LogprobsOf, PostedStep, Proofs, Spans
+from omni_rl.consistency.posted.step import LogprobsOf, PostedStep, Proofs, Spans, Top
 from omni_rl.ledger.lists import Lists, lists, numbers, single
 from omni_rl.ledger.records import StepRecords
 
@@ -34,7 +34,31 @@ def posted_step(parts: Mapping[int, StepRecords], columns: StepColumns) -> Poste
         proofs=_proofs(table),
         logprobs_of=_logprobs_of(table),
         filtered=not _is_empty(table, "filtered"),
+        entropies=_entropies(table),
+        top=_top(table, columns.tokens),
     )
+
+
+def _entropies(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Of the step: of no use where an answer has none of a side."""
+    names = ("rollout_entropy", "train_entropy")
+    if any(single(table, name).null_count for name in names):
+        return None
+    engine, trainer = (lists(single(table, name)).numbers().astype(np.float64) for name in names)
+    return engine, trainer
+
+
+def _top(table: pa.Table, tokens: int) -> Top | None:
+    """Of the step: of no use where an answer has none, or ranks posted other numbers of ids."""
+    ids, logprobs = (single(table, name) for name in ("rollout_top_ids", "rollout_top_logprobs"))
+    if ids.null_count or logprobs.null_count or not tokens:
+        return None
+    flat = lists(ids).numbers()
+    k, left = divmod(len(flat), tokens)
+    each = np.diff(lists(ids).offsets) == k * lists(single(table, "rollout_logprobs")).lengths
+    if left or not each.all():
+        return None
+    return Top(flat.reshape(tokens, k), lists(logprobs).numbers().reshape(tokens, k))
 
 
 def _logprobs_of(table: pa.Table) -> LogprobsOf:

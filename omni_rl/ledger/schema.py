@@ -73,6 +73,26 @@ COLUMNS = (
         required=True,
     ),
     Column("loss_mask", pa.list_(pa.bool_()), "Which sampled tokens count; the others are in no figure.", "T"),
+    Column(
+        "rollout_entropy",
+        pa.list_(pa.float32()),
+        "Entropy, in nats, of the distribution that each id was sampled from. Never needed: it sharpens causes.",
+        "T",
+    ),
+    Column("train_entropy", pa.list_(pa.float32()), "The same of the trainer's distribution.", "T"),
+    Column(
+        "rollout_top_ids",
+        pa.list_(pa.int32()),
+        "The k ids that the engine found likeliest for each token, token by token; k is one for all records, 1 to 32. "
+        "Never needed: it sharpens causes.",
+        "T * k",
+    ),
+    Column(
+        "rollout_top_logprobs",
+        pa.list_(pa.float32()),
+        "Their logprobs in the distribution that sampled; -inf (null in JSON) for an id that could not be sampled.",
+        "T * k",
+    ),
     Column("temperature", pa.float64(), "Of both logprobs. Absent: 1."),
     Column("reward", pa.float64(), "What the answer earned."),
     Column("version_spans", pa.list_(VERSION_SPAN), "Weights that sampled [start, end) of the answer, in order."),
@@ -147,5 +167,7 @@ class RecordLimits:
     """Bytes of one string; names are held to `name`."""
     name: int = 512
     media_per_record: int = 256
+    top: int = 32
+    """The likeliest ids of one token."""
     kinds: tuple[str, ...] = KINDS
     """What records may name as their kind."""

@@ -16,7 +16,8 @@ from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, VERSION_KEY, RecordL
 NAMES = tuple(column.name for column in COLUMNS)
 _ZSTD = b"\x28\xb5\x2f\xfd"
 """How a zstd frame begins (RFC 8878, section 3.1.1); an Arrow stream begins otherwise."""
-LOGPROBS = ("rollout_logprobs", "train_logprobs")
+NULLS = {"rollout_logprobs": math.nan, "train_logprobs": math.nan, "rollout_top_logprobs": -math.inf}
+"""What null stands for in columns whose numbers need not be finite, as JSON has none that are not."""
 
 
 def read_arrow(body: bytes | memoryview, limits: RecordLimits) -> pa.Table:
@@ -83,7 +84,8 @@ def read_trusted(payload: bytes) -> pa.Table:
 
 
 def read_json(body: bytes | str, limits: RecordLimits) -> pa.Table:
-    """The same from `{"schema": "omni_rl.step/1", "records": [{column: value}]}`; null in logprobs is NaN.
+    """The same from `{"schema": "omni_rl.step/1", "records": [{column: value}]}`; null in logprobs is NaN, and among
+    those of an engine's likeliest ids -inf.
 
     Raises:
         RecordError: not such a document.
@@ -215,8 +217,9 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
                 raise RecordError(f"row {row}, column {name}: {_first_line(error)}") from None
         # Each row alone can be read as what the first of all is not: an empty text as a list of no pairs, say.
         raise RecordError(f"column {name}: {_first_line(whole)}") from None
-    if name in LOGPROBS and array.flatten().null_count:
-        array = _in_rows(pc.fill_null(array.flatten(), math.nan), values)
+    if name in NULLS and array.flatten().null_count:
+        flat = array.flatten()
+        array = _in_rows(pc.fill_null(flat, pa.scalar(NULLS[name], flat.type)), values)
     return array
 
 

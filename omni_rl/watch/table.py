@@ -12,8 +12,20 @@ from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.errors import RecordError
 from omni_rl.watch.values import Numbers, as_array, floats_of, rows_of
 
-EACH_TOKEN = ("rollout_logprobs", "train_logprobs", "ids", "tool_mask", "token_texts")
+EACH_TOKEN = (
+    "rollout_logprobs",
+    "train_logprobs",
+    "ids",
+    "tool_mask",
+    "token_texts",
+    "rollout_entropy",
+    "train_entropy",
+    "rollout_top_ids",
+    "rollout_top_logprobs",
+)
 """Values that have one entry for each token of an answer."""
+TOP = ("rollout_top_ids", "rollout_top_logprobs")
+"""Those whose entry is k numbers."""
 
 
 class StepValues(TypedDict, total=False):
@@ -26,8 +38,10 @@ class StepValues(TypedDict, total=False):
     `rollout_prompt_ids`: as the engine ran them, where that is known by itself. `groups`: which prompt an answer is of;
     `samples`: the answers' own names, which else are prompt/generation, or the row numbers. `kinds`, `temperature`,
     `logprobs_of`, `filtered`, `train_version`: one for all, or one an answer; `rollout_version`: the weights that
-    sampled, likewise. `rollout_dtype`, `train_dtype`: in which each side computed, as it says itself. `rewards` [B].
-    `prompt_text` [B], `token_texts`. `media`: a list of items an answer, as `omni_rl.ledger.schema` has them.
+    sampled, likewise. `rollout_entropy`, `train_entropy`: of each side's distribution at each token, in nats.
+    `rollout_top_ids`, `rollout_top_logprobs` [B, T, k]: the engine's k likeliest ids for each token.
+    `rollout_dtype`, `train_dtype`: in which each side computed, as it says itself. `rewards` [B]. `prompt_text`
+    [B], `token_texts`. `media`: a list of items an answer, as `omni_rl.ledger.schema` has them.
     """
 
     rollout_logprobs: Required[Numbers]
@@ -38,6 +52,10 @@ class StepValues(TypedDict, total=False):
     prompt_ids: Numbers | None
     prompt_mask: Numbers | None
     rollout_prompt_ids: Numbers | None
+    rollout_entropy: Numbers | None
+    train_entropy: Numbers | None
+    rollout_top_ids: Numbers | None
+    rollout_top_logprobs: Numbers | None
     groups: Sequence[Any] | Numbers | None
     samples: Sequence[str] | None
     kinds: str | Sequence[str]
@@ -78,7 +96,9 @@ def step_rows(values: StepValues) -> list[dict[str, Any]]:
         mask = [np.ones(len(row), np.bool_) for row in rollout]
     for n, record in enumerate(records):
         span = _span(mask[n])
-        record |= {name: rows[n][span] for name, rows in tokens.items() if name != "tool_mask"}
+        for name, rows in tokens.items():
+            if name != "tool_mask":
+                record[name] = rows[n][span].ravel() if name in TOP else rows[n][span]
         counts = mask[n][span]
         if "tool_mask" in tokens:
             counts = counts & tokens["tool_mask"][n][span].astype(np.bool_)
@@ -103,7 +123,9 @@ def prompt_digest(ids: NDArray[Any]) -> str:
 
 
 def _token_rows(name: str, values: Any) -> list[Any]:
-    return [list(row) for row in values] if name == "token_texts" else rows_of(name, values)
+    if name == "token_texts":
+        return [list(row) for row in values]
+    return rows_of(name, values, dimensions=2 if name in TOP else 1)
 
 
 def _fits(name: str, rows: Sequence[Any], rollout: Sequence[Any]) -> None:

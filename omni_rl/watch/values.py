@@ -20,6 +20,10 @@ tensor)."""
 V = TypeVar("V", bound=Mapping[str, Any])
 
 
+ROWS = {1: "row of numbers", 2: "row of numbers a token"}
+"""What an answer has, by its dimensions."""
+
+
 def is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
     """Returns whether a value is a torch tensor, without importing torch: who has a tensor has imported it."""
     torch = sys.modules.get("torch")
@@ -106,8 +110,8 @@ def as_array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def rows_of(name: str, values: Any) -> list[NDArray[Any]]:
-    """Returns one array an answer.
+def rows_of(name: str, values: Any, dimensions: int = 1) -> list[NDArray[Any]]:
+    """Returns one array an answer, of that many `dimensions`.
 
     Raises:
         RecordError: the values are not one row of numbers an answer; `name` says which values.
@@ -116,13 +120,13 @@ def rows_of(name: str, values: Any) -> list[NDArray[Any]]:
         return [as_array(row) for row in values.unbind()]
     if not isinstance(values, list | tuple):
         values = as_array(values)
-        if values.ndim != 2 and values.dtype != object:
-            raise RecordError(f"{name} has shape {values.shape}; expected one row of numbers an answer")
+        if values.ndim != 1 + dimensions and values.dtype != object:
+            raise RecordError(f"{name} has shape {values.shape}; expected one {ROWS[dimensions]} an answer")
     rows = [as_array(row) for row in values]
     # A number that is not there is None in some frameworks' lists.
     rows = [row.astype(np.float64) if row.dtype == object else row for row in rows]
-    if any(row.ndim != 1 for row in rows):
-        raise RecordError(f"{name} is not one row of numbers an answer")
+    if any(row.ndim != dimensions for row in rows):
+        raise RecordError(f"{name} is not one {ROWS[dimensions]} an answer")
     return rows
 
 

@@ -28,6 +28,10 @@ WHOLE: dict[str, Any] = {
     "rollout_logprobs": [-1.0, -2.5],
     "train_logprobs": [-1.25, -2.5],
     "loss_mask": [True, False],
+    "rollout_entropy": [0.5, 0.25],
+    "train_entropy": [0.5, 0.0],
+    "rollout_top_ids": [7, 9, 8, 7],
+    "rollout_top_logprobs": [-1.0, -1.5, -2.5, -3.0],
     "temperature": 0.5,
     "reward": 1.0,
     "version_spans": [
@@ -163,6 +167,22 @@ def test_a_logprob_that_is_no_number_is_a_finding_not_an_error(text: str) -> Non
     assert records.to_json()["records"][0]["train_logprobs"] == [None, -2.0]
 
 
+@pytest.mark.parametrize("text", ["-Infinity", "null"])
+def test_an_id_that_could_not_be_sampled_has_no_logprob(text: str) -> None:
+    top = {"rollout_top_ids": [7, 9, 8, 7], "rollout_top_logprobs": [-1.0, -42.0, -2.5, -3.0]}
+    records = StepRecords.from_json(document(MINIMAL | top).replace("-42.0", text))
+    assert records.table["rollout_top_logprobs"].to_pylist() == [[-1.0, -math.inf, -2.5, -3.0]]
+    assert records.to_json()["records"][0]["rollout_top_logprobs"] == [-1.0, None, -2.5, -3.0]
+    assert StepRecords.from_json(json.dumps(records.to_json())).digest == records.digest
+
+
+def test_all_answers_of_a_part_have_as_many_likeliest_ids() -> None:
+    two = MINIMAL | {"rollout_top_ids": [1, 2, 3, 4], "rollout_top_logprobs": [-1.0] * 4}
+    one = MINIMAL | {"sample": "b", "rollout_top_ids": [1, 2], "rollout_top_logprobs": [-1.0] * 2}
+    with pytest.raises(RecordError, match=r"row 1.*rollout_top_ids: has 2 values, .* are 4"):
+        StepRecords.of([two, one])
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sample": None}, r"row 1, column sample: is required"),
     ({"sample": ""}, r"row 1.*column sample: is empty"),
@@ -181,6 +201,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt_tokens": 2, "prompt_ids": [1]}, r"row 1.*column prompt_ids: has 1 values, prompt_tokens says 2"),
     ({"prompt_tokens": 2**30}, r"row 1.*column prompt_tokens: and the answer are 1073741826 tokens"),
     ({"loss_mask": [True]}, r"row 1.*column loss_mask: has 1 values"),
+    ({"rollout_entropy": [0.5]}, r"row 1.*column rollout_entropy: has 1 values, rollout_logprobs has 2"),
+    ({"train_entropy": [0.5, -1.0]}, r"row 1.*column train_entropy: value 1 is no entropy"),
+    ({"train_entropy": [math.nan, 0.5]}, r"row 1.*column train_entropy: value 0 is no entropy"),
+    ({"train_entropy": [0.5, math.inf]}, r"row 1.*column train_entropy: value 1 is no entropy"),
+    ({"rollout_top_ids": [1, 2]}, r"rollout_top_ids and rollout_top_logprobs go together"),
+    ({"rollout_top_ids": [1, 2, 3], "rollout_top_logprobs": [-1.0] * 3}, r"column rollout_top_ids: has 3 values, .* 2"),
+    ({"rollout_top_ids": [1, 2], "rollout_top_logprobs": [-1.0] * 4}, r"rollout_top_logprobs: has 4 values, .* 2"),
+    ({"rollout_top_ids": [], "rollout_top_logprobs": []}, r"column rollout_top_ids: has 0 ids a token"),
+    ({"rollout_top_ids": [1] * 66, "rollout_top_logprobs": [-1.0] * 66}, r"has 33 ids a token; from 1 to 32"),
+    ({"rollout_top_ids": [1, -2], "rollout_top_logprobs": [-1.0] * 2}, r"column rollout_top_ids: value 1 is negative"),
+    (
+        {"rollout_top_ids": [1, 2], "rollout_top_logprobs": [math.nan, -1.0]},
+        r"column rollout_top_logprobs: value 0 is no logprob",
+    ),
+    ({"rollout_top_ids": [1, 2], "rollout_top_logprobs": [-1.0, 0.5]}, r"rollout_top_logprobs: value 1 is no logprob"),
     ({"temperature": -1.0}, r"row 1.*column temperature: is -1.0"),
     ({"temperature": math.nan}, r"row 1.*column temperature: is nan"),
     ({"version_spans": [{"version": "v", "start": 0, "end": 3}]}, r"row 1.*version_spans: value 0 .*ends after"),

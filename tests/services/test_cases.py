@@ -7,10 +7,12 @@ import json
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
+from omni_rl.ledger.records import StepRecords
 from tests.cases.cases import cases
-from tests.cases.world import Case
+from tests.cases.world import Case, World, records
 from tests.services.conftest import Serve, Served
 
 JSON = {"Content-Type": "application/json"}
@@ -39,6 +41,49 @@ async def last_verdict(served: Served, run: str, case: Case) -> tuple[str, dict[
         assert answer.status_code == 200, answer.text
         found = answer.json()
     return found["severity"], found
+
+
+@pytest.mark.anyio
+async def test_likeliest_ids_and_entropies_come_in_either_form_and_name_the_cause(
+    serve: Serve, ledger_url: str
+) -> None:
+    """Guided at twelve of 512 tokens: the ids that could not be sampled tell it, and nothing else does."""
+    world = World(8, 8, 64, 200)
+    free = world.rng.random((8, 64, 1)) >= 0.02
+    allowed = world.rng.random(world.shape) < 0.02
+    allowed[..., :2] = True
+    engine = np.where(free | allowed, world.engine(world.logits), -np.inf)
+    ids = world.sample(engine)
+    first = np.argsort(-engine, -1, kind="stable")[..., :8]
+    flat = np.take_along_axis(engine - np.logaddexp.reduce(engine, -1)[..., None], first, -1)
+    more: dict[str, Any] = {
+        "rollout_top_ids": list(first.reshape(8, -1)),
+        "rollout_top_logprobs": list(flat.reshape(8, -1)),
+        "rollout_entropy": list(np.full((8, 64), 1.5)),
+        "train_entropy": list(np.full((8, 64), 2.5)),
+    }
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    plain, rows = records(rollout, train, ids), records(rollout, train, ids, **more)
+    document = {"schema": "omni_rl.step/1", "records": rows}
+    bodies = [
+        (json.dumps({**document, "records": plain}).encode(), JSON),
+        (json.dumps(document).replace("-Infinity", "null").encode(), JSON),
+        (StepRecords.of(rows).to_arrow(), {"Content-Type": "application/vnd.apache.arrow.stream"}),
+    ]
+    async with serve(ledger=ledger_url) as served:
+        await served.http.post("/v1/runs", json={"run": "top", "model": "synthetic", "dtype": "bfloat16"})
+        causes = []
+        for step, (body, headers) in enumerate(bodies):
+            at = f"/v1/runs/top/attempts/1/steps/{step}"
+            assert (await served.http.put(f"{at}/parts/0", content=body, headers=headers)).status_code == 200
+            causes.append((await served.http.post(f"{at}/seal", json={})).json()["cause"])
+        assert causes == ["unknown", "sampling_support", "sampling_support"]
+        rows[0]["train_entropy"] = rows[0]["train_entropy"][:-1]
+        answer = await served.http.put(
+            "/v1/runs/top/attempts/1/steps/9/parts/0", content=json.dumps(document), headers=JSON
+        )
+        assert answer.status_code == 422
+        assert "column train_entropy: has 63 values, rollout_logprobs has 64" in answer.text
 
 
 @pytest.mark.anyio

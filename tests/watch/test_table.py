@@ -46,6 +46,22 @@ def _rows(values: list[list[float]]) -> list[torch.Tensor]:
     return [torch.tensor(row) for row in values]
 
 
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_entropies_and_likeliest_ids_go_along_without_padding(as_tensors: bool) -> None:
+    entropy, ids = np.arange(8, dtype=np.float32).reshape(2, 4), np.arange(16).reshape(2, 4, 2)
+    logprobs = -ids.astype(np.float32)
+    given = [torch.tensor(value) if as_tensors else value for value in (entropy, entropy + 1, ids, logprobs)]
+    names = ("rollout_entropy", "train_entropy", "rollout_top_ids", "rollout_top_logprobs")
+    values = dict(zip(names, given, strict=True))
+    rows = records(rollout_logprobs=PADDED, train_logprobs=PADDED_TRAIN, mask=MASK, **values)
+    assert [row["rollout_entropy"].tolist() for row in rows] == [[0, 1, 2], [4, 5]]
+    assert [row["train_entropy"].tolist() for row in rows] == [[1, 2, 3], [5, 6]]
+    assert [row["rollout_top_ids"].tolist() for row in rows] == [[0, 1, 2, 3, 4, 5], [8, 9, 10, 11]]
+    assert [row["rollout_top_logprobs"].tolist() for row in rows] == [[0, -1, -2, -3, -4, -5], [-8, -9, -10, -11]]
+    with pytest.raises(RecordError, match="rollout_top_ids has shape"):
+        records(rollout_top_ids=np.zeros((2, 3)), rollout_top_logprobs=np.zeros((2, 3)))
+
+
 @pytest.mark.parametrize("form", forms().keys())
 def test_every_form_gives_the_same_answers(form: str) -> None:
     rollout, train, mask = forms()[form]

@@ -13,7 +13,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.dtypes import DTYPES
 from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
-from omni_rl.consistency.posted import alignment, copies, proofs, transforms, values
+from omni_rl.consistency.posted import alignment, copies, distributions, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import NOISE, Look, Terms
 from omni_rl.consistency.posted.outliers import is_biased
@@ -83,8 +83,11 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
     yield alignment.sample_pairing(step, noise)
     yield copies.scaled(step)
     yield copies.clipped(step)
+    yield distributions.wrong_entry(step, terms.noise)
+    yield distributions.other_ids(step, terms.noise)
     yield transforms.most_likely(step, terms.noise)
     yield transforms.penalty(step)
+    yield distributions.cut_off(step, terms.noise)
     yield _support(step, terms, seen)
     yield transforms.temperature(step)
     yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))

@@ -56,13 +56,23 @@ class Proofs:
 
 
 @dataclass(frozen=True)
+class Top:
+    """The k ids that the engine found likeliest for each token: `ids` int32 [T, k] and `logprobs` float32 [T, k], -inf
+    for an id that could not be sampled. They are many: as they were posted, without a copy."""
+
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class PostedStep:
     """`rollout`, `train` float64 [T]: logprobs of the sampled tokens by the engine and by the trainer. `counted` bool
     [T]: the loss mask. `ids`, `prompts`: token ids of the answers [T], and of each prompt; None where they were not
     posted. `temperatures` float64 [N]: what the engine is said to have sampled at. `proofs` are of all answers.
     `logprobs_of`: of which distribution the engine's logprobs are: the one that sampled (processed), the raw one, or
     nobody knows. `filtered`: whether answers were dropped by their reward, length or logprobs, so that those which are
-    left are no sample of the policy."""
+    left are no sample of the policy. `entropies` float64 [T] of the engine's and of the trainer's distribution, in
+    nats, and `top`, the engine's likeliest ids, are None where they were not posted for all answers."""
 
     samples: Sequence[str]
     kinds: Sequence[str]
@@ -76,6 +86,8 @@ class PostedStep:
     proofs: Proofs = Proofs()
     logprobs_of: LogprobsOf = "processed"
     filtered: bool = False
+    entropies: tuple[Array, Array] | None = None
+    top: Top | None = None
 
     @classmethod
     def of(cls, columns: StepColumns) -> "PostedStep":
@@ -193,6 +205,8 @@ class PostedStep:
             ids=None if self.ids is None else self.ids[at],
             prompts=None if self.prompts is None else [self.prompts[n] for n in chosen],
             proofs=Proofs(),
+            entropies=None if self.entropies is None else (self.entropies[0][at], self.entropies[1][at]),
+            top=None if self.top is None else Top(self.top.ids[at], self.top.logprobs[at]),
         )
 
     def place(self, token: int) -> str:

@@ -11,10 +11,15 @@ import numpy as np
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.posted.distributions import one_way
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 
 FEWEST = 512
 """Judged tokens without which no pattern is told from chance."""
+ONE_WAY, NEARLY_ALL = 0.8, 0.95
+"""Share of the open tokens at which a temperature moves the entropy one way, at least; and so many that it takes fewer
+tokens:"""
+FEWEST_WITH_ENTROPIES = 64
 BINS = 32
 LEVEL = 0.25
 """Share of the variance of d that goes with how likely the token is, at least, where the temperatures differ: 0.4 to
@@ -98,10 +103,14 @@ def temperature(step: PostedStep) -> Finding:
     the other side's over the temperature, so that likely tokens move one way and unlikely ones the other."""
     lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
     clear = Finding(Check.TEMPERATURE, "clear", "the difference does not follow how likely a token is")
-    if len(d) < FEWEST:
+    entropies = one_way(step)
+    if entropies is not None and entropies < ONE_WAY:
+        return Finding(clear.check, clear.result, "the two sides' entropies do not differ one way", numbers={})
+    fewest = FEWEST if entropies is None or entropies < NEARLY_ALL else FEWEST_WITH_ENTROPIES
+    if len(d) < fewest:
         return clear
     likely = (np.minimum(lr, lt) > LIKELY) & (np.maximum(lr, lt) < SURE)
-    if int(likely.sum()) < FEWEST // 4:
+    if int(likely.sum()) < fewest // 4:
         return clear
     engine, trainer = _log_odds(lr[likely]), _log_odds(lt[likely])
     at = float(trainer @ engine / (engine @ engine))
