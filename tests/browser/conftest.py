@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.recorded import post_recorded
 from tests.services.live import live
@@ -14,6 +14,9 @@ from tests.services.live import live
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
 """No sandbox: root has none, and these pages are ours."""
 Open = Callable[..., Page]
+PATIENCE_MS = 10_000
+"""A machine that does other things as well takes its time."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 # By module: playwright has an event loop in this thread while it is open, and then nobody else can start one.
@@ -39,7 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     yield context
     context.unroute_all(behavior="ignoreErrors")  # the page still asks, and an answer that is too late is no failure
     context.close()

@@ -65,7 +65,7 @@ def test_a_step_that_comes_in_leaves_the_reader_where_he_is(tmp_path: Path, open
         reading = opened(url, view="what", step=5, sample="mixed-5-1")
         reading.locator("summary", has_text="Both logprobs").click()
         reading.evaluate("document.querySelector('audio').mine = true")
-        charts = opened(url)
+        charts = opened(url, run="recorded")
         charts.locator("summary", has_text="Table").first.click()
         rows = charts.locator("details[open] tbody tr")
         expect(rows).to_have_count(STEPS)

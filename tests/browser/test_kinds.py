@@ -81,7 +81,7 @@ def test_training_figures_are_smoothed_if_asked(audio: str, opened: Open) -> Non
     expect(last).not_to_have_text("0.500")
 
 
-def _colours(page: Page, button: str) -> set[tuple[int, ...]]:
+def _colours(page: Page, button: str) -> set[object]:
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     picture = Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).convert("RGB")

@@ -23,7 +23,7 @@ HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked =
 def test_a_step_is_on_screen_as_it_is_sealed(tmp_path: Path, opened: Open) -> None:
     with live(tmp_path) as url, httpx.Client(base_url=url) as http:
         post_recorded(url)
-        page = opened(url)
+        page = opened(url, run="recorded")
         expect(page.locator("#live")).to_have_text("live")
         expect(page.locator("#badge")).to_contain_text("OK")
         post_step(http, "recorded", STEPS, drifted(records_of(0), 0.9))
@@ -36,7 +36,7 @@ def test_what_happened_while_the_coordinator_was_away_is_caught_up_with(tmp_path
     with live(tmp_path) as url:
         post_recorded(url)
         port = int(url.rsplit(":", 1)[1])
-        page = opened(url)
+        page = opened(url, run="recorded")
         expect(page.locator("#live")).to_have_text("live")
         expect(page.locator("#badge")).to_contain_text("OK")
     expect(page.locator("#live")).to_contain_text("connection lost")

@@ -78,12 +78,12 @@ def test_a_run_whose_steps_stopped_is_silent_whatever_its_last_step_was(tmp_path
 def test_a_gated_run_whose_cluster_is_not_seen_is_unknown(tmp_path: Path, opened: Open) -> None:
     bridge = FakeBridge()
     with live(tmp_path, bridge) as url:
-        post_recorded(url, steps=1, gated=True)
-        page = opened(url, run="recorded")
+        post_recorded(url, "digits", steps=1, gated=True)
+        page = opened(url, run="digits")
         expect(page.locator("#badge strong")).to_have_text("● OK")
         bridge.down = "the head of Ray is gone"
         expect(page.locator("#badge strong")).to_have_text("? UNKNOWN")
-        expect(page).to_have_title("UNKNOWN · recorded · omni-rl drift")
+        expect(page).to_have_title("UNKNOWN · digits · omni-rl drift")
         _is_not_green(page)
 
 

@@ -9,7 +9,7 @@ export class Problem extends Error {
   }
 }
 
-export async function call(method, path, { query = {}, body, signal, headers = {} } = {}) {
+export async function call(method, path, { query = {}, body, signal, headers = {}, counted = false } = {}) {
   const url = new URL(path, location.origin);
   for (const [name, value] of Object.entries(query)) {
     for (const one of Array.isArray(value) ? value : [value]) if (one !== null && one !== undefined) url.searchParams.append(name, one);
@@ -28,10 +28,13 @@ export async function call(method, path, { query = {}, body, signal, headers = {
     throw new Problem(response.status, problem);
   }
   if (response.status === 204) return null;
-  return response.headers.get("Content-Type")?.includes("json") ? response.json() : response.text();
+  const content = await (response.headers.get("Content-Type")?.includes("json") ? response.json() : response.text());
+  return counted ? { rows: content, total: Number(response.headers.get("Total-Count")) } : content;
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
+/** `{ rows, total }`: one page, and how many there are on all pages. */
+export const getPage = (path, query, signal) => call("GET", path, { query, signal, counted: true });
 /** A refusal as a value, for what is shown in its place; one who left is none. */
 export const told = (error) => { if (error.name === "AbortError" || error.status === 0) throw error; return error; };
 export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });

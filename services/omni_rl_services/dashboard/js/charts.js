@@ -31,7 +31,7 @@ export class Chart {
     Object.assign(this, { title, lines, shift, zoom, pick, height: tall ? TALL : HEIGHT });
     this.box = h("div", { className: `chart${tall ? " tall" : ""}`, role: "img", "aria-label": `${title} over steps; the table below has the numbers` });
     this.limits = {};
-    this.marks = { syncs: [], changes: [] };
+    this.marks = { weights: [], changes: [], moments: [] };
     this.observer = new ResizeObserver(() => this.plot?.setSize({ width: this.box.clientWidth || 300, height: this.height }));
     this.observer.observe(this.box);
   }

@@ -17,6 +17,9 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+/** For whoever listens; nobody sees it, and no picture has it. */
+export const said = (text) => h("span", { className: "said" }, text);
+
 /** Nothing to show, and what to do about it. */
 export function empty(title, hint, command) {
   return h("div", { className: "empty" }, h("strong", {}, title), h("span", {}, hint ?? ""), command ? h("div", {}, h("code", {}, command)) : null);

@@ -1,7 +1,7 @@
 // The event stream. A browser comes back by itself with the last number it saw, and misses nothing; a stream that was
 // refused outright is opened again here, after the same number.
 
-const KINDS = ["step", "training", "activity", "severity", "gate", "pursuit", "run", "hold", "cluster", "sync", "sync_started", "sync_ended", "job", "check"];
+const KINDS = ["step", "training", "activity", "severity", "gate", "pursuit", "run", "hold", "cluster", "sync", "sync_started", "sync_ended", "job", "check", "incident"];
 const AGAIN_MS = 1500;
 
 /** `heard(event)` for each event; `status("live" | "lost")`. */

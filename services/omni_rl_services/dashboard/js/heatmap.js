@@ -1,6 +1,6 @@
 // A heat map of cells that carry their number: colour helps, and is not needed.
 
-import { h } from "./dom.js";
+import { h, said } from "./dom.js";
 import { NOT_A_NUMBER, figure } from "./format.js";
 import { pictureOf } from "./picture.js";
 import { pngButton } from "./save.js";
@@ -38,7 +38,7 @@ export function heatmap({ rows, columns, of, label, show = figure, shade, tip, m
   const grid = h("div", { className: "heat", role: "table", "aria-label": label, style: { gridTemplateColumns: `max-content repeat(${columns.length}, minmax(40px, 150px))` } });
   const across = (children) => h("div", { role: "row", style: { display: "contents" } }, ...children);
   const heading = (column) => h("span", { className: "top-name", role: "columnheader", title: column.title }, column.href ? h("a", { href: column.href }, String(column.name)) : String(column.name));
-  grid.append(across([h("span", { className: "name", role: "columnheader" }, ""), ...columns.map(heading)]));
+  grid.append(across([h("span", { className: "name", role: "columnheader" }, said("row")), ...columns.map(heading)]));
   for (const row of rows) {
     const cells = columns.map((column) => {
       const value = of(row, column);

@@ -2,7 +2,7 @@
 
 import { behind, csvButton } from "./table.js";
 import { figure, words } from "./format.js";
-import { h } from "./dom.js";
+import { h, said } from "./dom.js";
 import { heatPng, heatmap, sizeKey } from "./heatmap.js";
 import { pictureOf } from "./picture.js";
 import { pngButton } from "./save.js";
@@ -34,11 +34,11 @@ export function legBars(rows, name) {
   const place = (value) => `${value > 0 ? (100 * Math.log(value / low)) / Math.log(high / low) : 0}%`;
   const across = (children) => h("div", { role: "row", style: { display: "contents" } }, ...children);
   const grid = h("div", { className: "legs", role: "table", "aria-label": "Legs by kind of prompt", style: { gridTemplateColumns: `max-content repeat(${legs.length}, minmax(112px, 1fr))` } });
-  grid.append(across([h("span", { role: "columnheader" }, ""), ...legs.map((leg) => h("span", { className: "quiet", role: "columnheader" }, leg))]));
+  grid.append(across([h("span", { role: "columnheader" }, said("kind")), ...legs.map((leg) => h("span", { className: "quiet", role: "columnheader" }, leg))]));
   for (const kind of kinds) grid.append(across([h("span", { className: "quiet", role: "rowheader" }, kind), ...legs.map((leg) => cell(rows.find((row) => row.kind === kind && row.leg === leg), place))]));
   const columns = [{ name: "kind", of: (row) => row.kind }, { name: "leg", of: (row) => row.leg }, { name: "mean abs d", of: (row) => row.mean, show: figure, right: true }, { name: "max abs d", of: (row) => row.max, show: figure, right: true }];
   return h("div", {}, h("div", { className: "bar" }, h("h3", {}, "Legs: mean abs d, nats"), h("span", { className: "keyline" }, h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s1)" } }), "mean"), h("span", {}, h("i", { className: "swatch", style: { borderColor: "var(--s2)" } }), "greatest token"), h("span", {}, "logarithmic")), h("span", { className: "tools" }, csvButton(name, columns, () => rows), pngButton(name, "Legs", () => pictureOf(grid)))),
-    h("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": "Legs by kind of prompt, scrolls" }, grid), behind(columns, () => rows, "Legs"));
+    h("div", { className: "scroll", tabindex: "0", role: "region", "aria-label": `Legs by kind of prompt, ${name}, scrolls` }, grid), behind(columns, () => rows, "Legs"));
 }
 
 function cell(row, place) {

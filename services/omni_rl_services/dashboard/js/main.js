@@ -1,14 +1,16 @@
 // The page: who is asking, which run, which view; loads what is in view, and loads it again when something happened.
 
 import { CompareView } from "./views/compare.js";
+import { ALL_RUNS, VIEWS, go, link, place } from "./place.js";
 import { JobsView } from "./views/jobs.js";
+import { RunPicker } from "./views/runpicker.js";
+import { RunsView } from "./views/runs.js";
 import { SyncsView } from "./views/syncs.js";
 import { TimelineView } from "./views/timeline.js";
 import { WhatView } from "./views/what.js";
 import { WhereView } from "./views/where.js";
 import { WhyView } from "./views/why.js";
-import { VIEWS, go, link, place } from "./place.js";
-import { NOT_THERE, NO_RUN, disconnected, inTitle, standing } from "./standing.js";
+import { NOT_THERE, NO_RUN, disconnected, inTitle, standing, standingOfAll } from "./standing.js";
 import { empty, failure, h } from "./dom.js";
 import { follow } from "./events.js";
 import { get, post, segment, session } from "./api.js";
@@ -17,14 +19,16 @@ import { keyboard, login, logoutButton } from "./shell.js";
 import { shorten } from "./format.js";
 import { renew } from "./renew.js";
 
-const KINDS = { timeline: TimelineView, where: WhereView, what: WhatView, why: WhyView, syncs: SyncsView, jobs: JobsView, compare: CompareView };
+const KINDS = { [ALL_RUNS]: RunsView, timeline: TimelineView, where: WhereView, what: WhatView, why: WhyView, syncs: SyncsView, jobs: JobsView, compare: CompareView };
 const REST_MS = 250; // between two loads that events ask for: a burst of steps is one load, and the first is at once
 const AGAIN_MS = 15_000; // an actor's state changes without an event
 
+const WIDE = ["run", "incident"]; // kinds of events that are told of on every view
 const PATIENCE_MS = 20_000; // a coordinator that hangs answers nothing, and its stream says nothing either
 
 const main = document.getElementById("main");
 const live = document.getElementById("live");
+const picker = new RunPicker();
 let state = null;
 let run = null;
 let stands = NO_RUN;
@@ -41,15 +45,18 @@ async function load() {
   const { run: name } = place();
   hung ??= setTimeout(() => connection("lost"), PATIENCE_MS);
   try {
-    const [known, found] = await Promise.all([get("/v1/state", {}, signal), name ? named(name, signal) : null]);
+    const everything = place().view === ALL_RUNS;
+    const one = name && !everything ? named(name, signal) : null;
+    const [known, found, newest] = await Promise.all([get("/v1/state", {}, signal), one, name || everything ? null : get("/v1/runs", { limit: 1 }, signal)]);
     answered();
-    [state, run] = [known, name ? found : (known.runs[0] ?? null)];
-    stands = run ? standing(run, state) : name ? NOT_THERE : NO_RUN;
-    runPicker(name);
+    [state, run] = [known, everything ? null : name ? found : (newest[0] ?? null)];
+    stands = everything ? standingOfAll(state.needs) : run ? standing(run, state.gate) : name ? NOT_THERE : NO_RUN;
+    picker.show(run?.run);
+    document.title = inTitle(stands, everything ? null : (run?.run ?? name));
     const box = document.getElementById("head");
     main.classList.toggle("early", !box.children.length);
     const top = lookAtHead(run).then(({ latest, syncs }) => { if (!signal.aborted) head(box, state, run, stands, latest, syncs); }).finally(() => main.classList.remove("early"));
-    await Promise.all([top, name && !run ? missing(name) : view(signal)]);
+    await Promise.all([top, name && !run && !everything ? missing(name) : view(signal)]);
     performance.mark("loaded");
   } catch (error) {
     if (error.name === "AbortError" || error.status === 401) return;
@@ -68,7 +75,7 @@ function answered() {
 function missing(name) {
   destroy();
   tabs(null);
-  main.replaceChildren(h("section", { className: "panel", role: "alert" }, empty(`There is no run ${shorten(name, 80)}`, "A link may misspell it, or be of another coordinator. The runs that are here stand in the list above.")));
+  main.replaceChildren(h("section", { className: "panel", role: "alert" }, empty(`There is no run ${shorten(name, 80)}`, "A link may misspell it, or be of another coordinator."), h("p", { className: "empty" }, h("a", { href: "#" }, "All runs of this coordinator"))));
 }
 
 async function view(signal) {
@@ -80,7 +87,7 @@ async function view(signal) {
     shown = { name, view: new KINDS[name](box) };
   }
   tabs(name);
-  await shown.view.load(run, signal, state.runs);
+  await shown.view.load(run, signal, state);
 }
 
 function destroy() {
@@ -89,15 +96,8 @@ function destroy() {
 }
 
 function tabs(name) {
-  renew(document.getElementById("tabs"), ...VIEWS.map((one, index) => h("a", { href: link({ view: one }), "aria-current": one === name ? "page" : null, title: `key ${index + 1}` }, one[0].toUpperCase() + one.slice(1))));
-}
-
-function runPicker(name) {
-  const select = document.getElementById("run");
-  const names = [...new Set([...state.runs.map((one) => one.run), run?.run])].filter(Boolean);
-  if (names.join() !== [...select.options].map((option) => option.value).join()) select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-  select.value = run?.run ?? "";
-  document.title = inTitle(stands, run?.run ?? name);
+  const tab = (href, one, text, key) => h("a", { href, "aria-current": one === name ? "page" : null, title: `key ${key}` }, text);
+  renew(document.getElementById("tabs"), tab("#", ALL_RUNS, "All runs", "h"), ...VIEWS.map((one, index) => tab(link({ view: one }), one, one[0].toUpperCase() + one.slice(1), index + 1)));
 }
 
 const soon = throttled(load);
@@ -110,7 +110,7 @@ function connection(status) {
   if (status === "live") return soon();
   const gone = disconnected(stands);
   stamp(gone);
-  document.title = inTitle(gone, run?.run);
+  document.title = inTitle(gone, run?.run ?? null);
 }
 
 /** At once the first time, then at most every REST_MS. */
@@ -133,9 +133,8 @@ async function start() {
   addEventListener("hashchange", load);
   addEventListener("stale", load);
   addEventListener("logged-out", () => location.reload(), { once: true });
-  document.getElementById("run").addEventListener("change", (event) => go({ run: event.target.value, x: null, step: null, sample: null, attempt: null }));
   keyboard({ redraw: () => shown.view?.redraw?.(), run: () => run, load });
-  follow((event) => { if (event.run === null || event.run === run?.run || event.kind === "run") soon(); }, connection);
+  follow((event) => { if (event.run === null || event.run === run?.run || place().view === ALL_RUNS || WIDE.includes(event.kind)) soon(); }, connection);
   setInterval(soon, AGAIN_MS);
   await load();
 }

@@ -6,7 +6,7 @@ import { SIGNS, round } from "./format.js";
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const APART = 13; // pixels between two names of limits
 
-/** Drawn over `plot` when its lines are. `limits`: by name; `marks`: { changes: [{ step, severity }], syncs: [step] }. */
+/** Drawn over `plot` when its lines are. `limits`: by name; `marks`: { changes: [{ step, severity }], weights: [step], moments: [{ step, sign, colour }] }. */
 export function annotate(plot, { limits, marks, shift }) {
   const pen = plot.ctx;
   const { left, top, width, height } = plot.bbox;
@@ -35,7 +35,11 @@ export function annotate(plot, { limits, marks, shift }) {
     pen.fillText(SIGNS[severity][0], x, top - 7 * devicePixelRatio);
   }
   pen.fillStyle = colour("quiet");
-  for (const step of marks.syncs) triangle(pen, plot.valToPos(step, "x", true), top + height);
+  for (const step of marks.weights) triangle(pen, plot.valToPos(step, "x", true), top + height);
+  for (const { step, sign, colour: name, above } of stacked(marks.moments)) {
+    pen.fillStyle = colour(name);
+    pen.fillText(sign, plot.valToPos(step, "x", true), top + height - (15 + 12 * above) * devicePixelRatio);
+  }
   pen.restore();
 }
 
@@ -48,6 +52,16 @@ function nameLimits(pen, limits, shift, x) {
     pen.fillStyle = colour(name);
     pen.fillText(`${name} ${round(value + shift)}`, x, at);
   }
+}
+
+/** Signs at one step stand above each other. */
+function stacked(moments) {
+  const at = new Map();
+  return moments.map((moment) => {
+    const above = at.get(moment.step) ?? 0;
+    at.set(moment.step, above + 1);
+    return { ...moment, above };
+  });
 }
 
 function triangle(pen, x, bottom) {

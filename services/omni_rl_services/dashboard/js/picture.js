@@ -16,6 +16,7 @@ export function pictureOf(element) {
 }
 
 function draw(pen, element) {
+  if (element.className === "said") return;
   const style = getComputedStyle(element);
   const box = element.getBoundingClientRect();
   pen.fillStyle = style.backgroundColor; // of most it is clear, and nothing comes of it

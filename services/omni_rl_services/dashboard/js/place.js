@@ -1,10 +1,11 @@
 // Where the reader is: all of it in the address, so that a link shows somebody else the same.
 
-export const VIEWS = ["timeline", "where", "what", "why", "syncs", "jobs", "compare"];
+export const VIEWS = ["timeline", "where", "what", "why", "syncs", "jobs", "compare"]; // of a run, or of the cluster
+export const ALL_RUNS = "runs"; // the first screen
 
 export function place() {
   const found = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  return { ...found, view: VIEWS.includes(found.view) ? found.view : "timeline" };
+  return { ...found, view: [ALL_RUNS, ...VIEWS].includes(found.view) ? found.view : found.run ? "timeline" : ALL_RUNS };
 }
 
 /** The address of this place with changes; null takes a part out. */

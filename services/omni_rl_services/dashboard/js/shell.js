@@ -4,7 +4,7 @@ import { VIEWS, go, place } from "./place.js";
 import { call } from "./api.js";
 import { h } from "./dom.js";
 
-const SHORTCUTS = [["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["Tab, Enter", "walk through buttons, rows and headings; open"], ["← → ↑ ↓", "in an answer: from token to token"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
+const SHORTCUTS = [["h", "all runs"], ["1 – 7", "views"], ["← →", "earlier, later step"], ["l", "logarithmic or linear"], ["0", "all steps"], ["Tab, Enter", "walk through buttons, rows and headings; open"], ["← → ↑ ↓", "in an answer: from token to token"], ["t", "light or dark"], ["r", "load again"], ["?", "this list"]];
 
 export function login(main, enter) {
   const told = h("p", { className: "pause", role: "alert" });
@@ -39,7 +39,7 @@ export function keyboard({ redraw, run, load }) {
     if (latest === null || latest === undefined) return;
     go({ step: Math.max(0, Math.min(latest, Number(place().step ?? latest) + by)), sample: null });
   };
-  const keys = { t: turn, r: load, "?": help, 0: () => go({ x: null }), l: () => go({ log: place().log === "0" ? null : "0" }), ArrowLeft: () => step(-1), ArrowRight: () => step(1) };
+  const keys = { h: () => { location.hash = ""; }, t: turn, r: load, "?": help, 0: () => go({ x: null }), l: () => go({ log: place().log === "0" ? null : "0" }), ArrowLeft: () => step(-1), ArrowRight: () => step(1) };
   VIEWS.forEach((view, index) => { keys[index + 1] = () => go({ view }); });
   document.getElementById("theme").addEventListener("click", turn);
   document.getElementById("keys").addEventListener("click", help);

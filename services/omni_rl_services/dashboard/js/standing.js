@@ -1,30 +1,42 @@
 // How a run stands, in one word: never "ok" without steps that say so, and that came lately.
 
-import { SIGNS } from "./format.js";
-
-const MEANINGS = { ok: "both policies agree", unjudged: "its last step could not be judged", warn: "a figure is over its first limit", mask: "drifting tokens are masked or weighed", pause: "the policies have parted" };
+/** From the one that needs a person most, as the coordinator sorts them, with a sign and what is said of it. */
+const STANDINGS = {
+  halted: ["■ HALTED", "stopped until a person resumes it"],
+  pause: ["■ PAUSE", "the policies have parted"],
+  silent: ["◌ SILENT", "no step comes any more"],
+  unknown: ["? UNKNOWN", "the coordinator does not see its cluster"],
+  mask: ["◆ MASK", "drifting tokens are masked or weighed"],
+  warn: ["▲ WARN", "a figure is over its first limit"],
+  unjudged: ["○ UNJUDGED", "its last step could not be judged"],
+  waiting: ["○ NO STEPS", "nothing was judged yet"],
+  ok: ["● OK", "both policies agree"],
+  ended: ["□ ENDED", "it said that it is over"],
+};
 const DOING = { attributing: "looking for the cause", resyncing: "bringing the weights again", rechecking: "checking once more" };
-const BAD = ["mask", "pause"]; // an alarm stays one, also where no step comes any more
+const OF_LONG_AGO = ["silent", "unknown", "ended"];
+const SEVERE = ["warn", "mask", "pause"];
 
-/**
- * `{ level, sign, meaning }`. `state`: the coordinator's, which says whether it sees the cluster that samples for the run.
- * The level is a severity, or one of halted, silent, unknown, held, waiting and ended.
- */
-export function standing(run, state) {
-  const { drift, activity } = run;
-  const last = `its last step was ${drift.severity}`;
-  if (drift.gate === "halted") return { level: "halted", sign: "■ HALTED", meaning: "stopped until a person resumes it" };
-  if (BAD.includes(drift.severity)) return judged(drift);
-  if (activity === "silent") return { level: "silent", sign: "◌ SILENT", meaning: `no step comes any more; ${last}` };
-  if (activity === "ended") return { level: "ended", sign: "□ ENDED", meaning: last };
-  const { cluster, gate } = state;
-  if (run.config.gated && cluster.expected && !cluster.connected) return { level: "unknown", sign: "? UNKNOWN", meaning: "the coordinator does not see its cluster" };
-  if (activity === "waiting") return { level: "waiting", sign: "○ NO STEPS", meaning: "nothing was judged yet" };
-  if (run.config.gated && gate.gate === "closed") return { level: "held", sign: "▯ HELD", meaning: `generation is stopped; ${last}` };
-  return judged(drift);
+export const NEEDS = Object.keys(STANDINGS);
+export const SIGN_OF = Object.fromEntries(Object.entries(STANDINGS).map(([need, [sign]]) => [need, sign]));
+
+/** `{ level, sign, meaning }` of a run. `gate`: the coordinator's, which a person may hold. */
+export function standing({ need, drift, config }, gate) {
+  const [sign, meaning] = STANDINGS[need];
+  if (need === "ok" && config.gated && gate.gate === "closed") return { level: "held", sign: "▯ HELD", meaning: "generation is stopped; its last step was ok" };
+  if (OF_LONG_AGO.includes(need)) return { level: need, sign, meaning: `${meaning}; its last step was ${drift.severity}` };
+  if (SEVERE.includes(need) && drift.severity !== need) return { level: need, sign, meaning: "an incident of it is open" };
+  return { level: need, sign, meaning: DOING[drift.pursuit] ?? meaning };
 }
 
-const judged = (drift) => ({ level: drift.severity, sign: SIGNS[drift.severity], meaning: DOING[drift.pursuit] ?? MEANINGS[drift.severity] });
+/** Of all runs together, by how many there are of each need: as the one that needs a person most. */
+export function standingOfAll(needs) {
+  const total = Object.values(needs).reduce((sum, runs) => sum + runs, 0);
+  const worst = NEEDS.find((need) => needs[need]);
+  if (worst === undefined) return NO_RUN;
+  const [mark, ...name] = SIGN_OF[worst].split(" ");
+  return { level: worst, sign: `${mark} ${needs[worst]} ${name.join(" ")}`, meaning: `of ${total} run${total === 1 ? "" : "s"}` };
+}
 
 export const NO_RUN = { level: "none", sign: "○ NO RUN", meaning: "nothing was posted yet" };
 export const NOT_THERE = { level: "none", sign: "○ NOT FOUND", meaning: "no run has this name" };

@@ -45,7 +45,7 @@ export function checkCard(found) {
   const kinds = found.answers.map((one) => one.kind);
   return panel(`Check ${found.check} of ${about(found)}: ${found.severity.toUpperCase()}`, [h("span", { className: "quiet num" }, `${clock(found.at)} · ${seconds(found.seconds)} · weights ${version(found.version)}`), csvButton(`check-${found.check}`, columns, () => rows)],
     h("p", {}, found.cause ? h("strong", {}, `${words(found.cause)}: `) : null, found.sentence || found.reason),
-    found.evidence.length ? evidence(found.evidence) : null,
+    found.evidence.length ? evidence(found.evidence, `Evidence of check ${found.check}`) : null,
     rows.length ? table(columns, rows, { caption: "Train against rollout" }) : null,
     legBars(legRows(found.legs, found.evidence), `legs-${found.check}`),
     kinds.length > 1 ? h("div", { className: "bar" }, picker("answer", "answer", kinds, answer ?? kinds[0])) : null,
@@ -56,9 +56,9 @@ export function checkCard(found) {
 const RESULTS = { clear: "✓ clear", suspicious: "▲ suspicious", explains: "■ explains", not_done: "– not done" };
 
 /** One row a check; whatever it holds beside its sentence is told as names and values, modules by their number. */
-export function evidence(list) {
+export function evidence(list, caption = "Evidence") {
   const columns = [{ name: "check", tight: true, of: (row) => words(String(row.check ?? row.name ?? "")) }, { name: "result", tight: true, of: (row) => row.result, show: (value) => RESULTS[value] ?? "–" }, { name: "found", of: (row) => row.sentence }, { name: "more", of: more }];
-  return h("div", { className: "whole" }, table(columns, list, { caption: "Evidence" })); // what explains it comes last
+  return h("div", { className: "whole" }, table(columns, list, { caption })); // what explains it comes last
 }
 
 function more({ check, name, result, sentence, modules, ...others }) {

@@ -2,9 +2,11 @@
 
 import { confirmed, h } from "../dom.js";
 import { get, may, post, segment } from "../api.js";
-import { count, shorten, version, words } from "../format.js";
+import { count, shorten, version } from "../format.js";
 import { changed, renew } from "../renew.js";
+import { incidentCard } from "./incident.js";
 import { memberFacts } from "./engines.js";
+import { place } from "../place.js";
 import { since } from "../since.js";
 
 const SYNCS = 20; // looked through for the last one that brought weights
@@ -15,10 +17,10 @@ const drawn = {}; // an alert that comes anew is read out anew
 /** `stands`: what `standing` says of the run; null for `run` where there is none. `syncs`: the newest first. */
 export function head(box, state, run, stands, latest, syncs) {
   if (!changed(drawn, state, run, stands, latest, syncs)) return;
-  const alarms = state.alarms.filter((alarm) => alarm.run === run?.run);
+  const incidents = run && place().view !== "why" ? state.incidents.filter((incident) => incident.run === run.run) : [];
   renew(box,
     h("div", { className: "state" }, badge(stands), h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
-    ...alarms.slice(0, 1).map((alarm) => alarmCard(alarm, true)),
+    ...incidents.slice(0, 1).map((incident) => incidentCard(incident, { loud: true, halted: incident.kind === "drift" && run.drift.gate !== "open" })),
   );
 }
 
@@ -36,8 +38,8 @@ function facts(state, run, latest, syncs) {
   const elsewhere = ["published", "directory"].includes(syncs.find((sync) => sync.outcome === "committed" && sync.source !== "served")?.source);
   const weights = memberFacts(state.cluster.members, elsewhere).map(({ name, value, title, note, bad }) => fact(name, value, { title, note, className: bad ? "bad" : "" }));
   return [
-    fact("step", run && run.step !== null ? count(run.step) : "none yet", { note: stepNote(run) }),
-    ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })]),
+    ...(run ? [fact("step", run.step !== null ? count(run.step) : "none yet", { note: stepNote(run) })] : []),
+    ...(weights.length ? weights : [fact("sampled by", version(latest?.weight_version), { title: latest?.weight_version, note: "weights" })].filter(() => run)),
     lastSync(syncs, fact),
     generation(state, run, fact),
     fact("cluster", clusterWord(state.cluster), { title: state.cluster.reason, note: run?.config.dtype }),
@@ -82,17 +84,6 @@ function gateButton(state) {
     dispatchEvent(new Event("stale"));
   };
   return h("button", { type: "button", className: "small", onclick: act }, closed ? "Resume" : "Pause");
-}
-
-/** `loud`: for whoever listens too. */
-export function alarmCard(alarm, loud = false) {
-  const cause = alarm.cause ? words(alarm.cause) : "cause not known yet";
-  const said = `${alarm.cause}: `; // as a sentence begins; the heading has it
-  return h("div", { className: `alarm${alarm.closed ? " past" : ""}`, role: loud ? "alert" : null },
-    h("h3", {}, `${alarm.severity.toUpperCase()} at step ${count(alarm.step)}: ${cause}`),
-    h("p", {}, alarm.sentence.startsWith(said) ? alarm.sentence.slice(said.length) : alarm.sentence),
-    alarm.action ? h("p", {}, h("strong", {}, alarm.closed ? "Ended: " : "Done: "), alarm.action) : null,
-    h("p", { className: "quiet" }, "opened ", since(alarm.opened), ...(alarm.closed ? [", over ", since(alarm.closed)] : []), " · ", h("a", { href: `#run=${encodeURIComponent(alarm.run)}&view=what&step=${alarm.step}` }, "worst samples"), " · ", h("a", { href: `#run=${encodeURIComponent(alarm.run)}&view=why` }, "evidence")));
 }
 
 /** Everything that the head shows of a run. */

@@ -18,6 +18,8 @@ export function picker(name, label, options, chosen) {
 /** `apart`: offer each kind by itself, side by side. */
 export const kindPicker = (offered, chosen, apart = false) => picker("kind", "prompts", [...(apart ? [{ value: "", name: "each kind" }] : []), ...offered.map((kind) => ({ value: kind, name: kind === OVERALL ? "all kinds" : kind }))], chosen);
 
+export const attemptPicker = (attempts, chosen) => picker("attempt", "attempt", [{ value: "", name: "whole run" }, ...attempts.map(({ attempt, first, last }) => ({ value: attempt, name: `${attempt}: steps ${count(first)} to ${count(last)}` }))], chosen);
+
 /** Which step is looked at: the one in the address, or else the latest. */
 export function stepPicker(step, latest) {
   const input = h("input", { type: "number", min: 0, max: latest, value: step, "aria-label": "Step", style: { width: "8em" }, onchange: (event) => go({ step: event.target.value, sample: null }) });

@@ -1,6 +1,7 @@
 // Drift over steps, a chart a kind of prompt, the one that breaches first; below it what the trainer posted; one brush.
 
 import { DRIFT, SHIFT, titleOf, what } from "../metrics.js";
+import { attemptsOf, joined } from "../attempts.js";
 import { ChartPanel } from "../chartpanel.js";
 import { byBreach, breachText, worst } from "../breach.js";
 import { empty, h } from "../dom.js";
@@ -8,10 +9,12 @@ import { NOT_A_NUMBER, count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
 import { limitsOf, ofBucket } from "../limits.js";
-import { OVERALL, buckets, kindPicker, picker } from "./pickers.js";
+import { momentsOf } from "./moments.js";
+import { OVERALL, attemptPicker, buckets, kindPicker, picker } from "./pickers.js";
 import { TrainingFigures } from "./training.js";
 
 const MARKED_STEPS = 1500; // with more in view each step's weights would be a mark of their own
+const NO_MARKS = { weights: [], moments: [] };
 const LINES = 2000; // steps whose training figures are drawn
 
 export class TimelineView {
@@ -37,31 +40,38 @@ export class TimelineView {
     const path = `/v1/runs/${segment(run.run)}`;
     const points = Math.min(1600, Math.max(200, Math.round(this.body.clientWidth)));
     const shown = kind ? [kind] : buckets(run);
-    const timeline = (bucket) => get(`${path}/timeline`, { kind: bucket, first, last, points, metric: DRIFT, attempt }, signal);
+    const attempts = await attemptsOf(run, signal);
+    const parts = attempt === undefined ? attempts : [{ attempt, until: null }];
+    const part = (bucket, one) => get(`${path}/timeline`, { kind: bucket, first, last: one.until === null ? last : Math.min(last ?? one.until, one.until), points, metric: DRIFT, attempt: one.attempt }, signal);
+    const timeline = async (bucket) => joined(await Promise.all(parts.map((one) => part(bucket, one))));
     const [limits, ...found] = await Promise.all([limitsOf(run.run, signal), ...shown.map(timeline)]);
     const charts = chartsOf(shown, found, limits);
-    this.controls(run, charts, log, first);
+    this.controls(run, charts, attempts, log, first);
     this.tell(found[0]);
-    this.draw(charts, { log: log !== "0", range: [first, last] }, []);
+    const options = { log: log !== "0", range: [first, last] };
+    this.draw(charts, options, this.marks ?? NO_MARKS);
     performance.mark("timeline");
     if (!found[0].first.length) return this.training.show([], [first, last]);
-    const lines = await this.lines(path, found[0], attempt, signal);
-    const marked = found[0].last.at(-1) - found[0].first[0] < MARKED_STEPS;
-    if (marked) this.draw(charts, { log: log !== "0", range: [first, last] }, newWeights(lines));
+    const lines = await this.lines(path, found[0], parts, signal);
+    const few = found[0].last.at(-1) - found[0].first[0] < MARKED_STEPS;
+    this.marks = { weights: few ? newWeights(lines) : [], moments: await momentsOf(run, lines, signal) };
+    this.draw(charts, options, this.marks);
     this.training.show(lines, [first, last]);
   }
 
   /** The steps in view, or the latest of them where they are too many. */
-  lines(path, data, attempt, signal) {
-    const after = Math.max(data.first[0], data.last.at(-1) - LINES + 1) - 1;
-    return get(`${path}/steps`, { after, limit: LINES, attempt }, signal);
+  async lines(path, data, parts, signal) {
+    const last = data.last.at(-1);
+    const after = Math.max(data.first[0], last - LINES + 1) - 1;
+    const found = await Promise.all(parts.map((one) => get(`${path}/steps`, { after, limit: LINES, attempt: one.attempt }, signal).then((lines) => lines.filter((line) => line.step <= (one.until ?? last)))));
+    return found.flat();
   }
 
-  controls(run, charts, log, first) {
-    const { kind, metric } = place();
+  controls(run, charts, attempts, log, first) {
+    const { kind, metric, attempt = "" } = place();
     const offered = buckets(run);
-    const now = [kind, metric, charts[0]?.metric, ...offered].join();
-    if (this.offered !== now) this.choice.replaceChildren(kindPicker(offered, kind ?? "", true), ...(kind ? [] : [picker("metric", "figure", DRIFT, charts[0]?.metric ?? DRIFT[0])]));
+    const now = JSON.stringify([kind, metric, charts[0]?.metric, offered, attempts, attempt]);
+    if (this.offered !== now) this.choice.replaceChildren(kindPicker(offered, kind ?? "", true), ...(kind ? [] : [picker("metric", "figure", DRIFT, charts[0]?.metric ?? DRIFT[0])]), ...(attempts.length > 1 ? [attemptPicker(attempts, attempt)] : []));
     this.offered = now;
     this.log.setAttribute("aria-pressed", String(log !== "0"));
     this.reset.disabled = first === null;
@@ -72,7 +82,7 @@ export class TimelineView {
     this.note.textContent = data.first.length ? `steps ${count(data.first[0])} to ${count(data.last.at(-1))}${data.width > 1 ? `, ${count(data.width)} to a point, extremes kept` : ""}${broken ? `, in ${count(broken)} of them figures are ${NOT_A_NUMBER}` : ""}` : "no step of this kind here";
   }
 
-  draw(charts, options, syncs) {
+  draw(charts, options, marks) {
     const keys = charts.map(({ bucket, metric }) => `${bucket} ${metric}`);
     for (const [key, panel] of this.charts) if (!keys.includes(key)) { panel.destroy(); this.charts.delete(key); }
     const panels = charts.map(({ bucket, metric }, index) => {
@@ -84,7 +94,7 @@ export class TimelineView {
     charts.forEach(({ data, limits, breach }, index) => {
       boxes[index].classList.toggle("wide", index === 0);
       panels[index].tell(breachText(breach), breach?.severity);
-      panels[index].show(data, { ...options, limits, marks: { changes: changes(data), syncs } });
+      panels[index].show(data, { ...options, limits, marks: { changes: changes(data), ...marks } });
     });
   }
 
@@ -123,5 +133,5 @@ const newWeights = (lines) => lines.filter((line, index) => index > 0 && line.we
 const changes = (data) => data.severity.map((severity, index) => ({ severity, step: data.first[index] })).filter((change, index) => index > 0 && change.severity !== data.severity[index - 1]);
 
 function legend() {
-  return h("span", { className: "keyline" }, h("span", {}, "┄ limit"), h("span", {}, "● ▲ ◆ ■ severity changed"), h("span", {}, "▴ new weights"), h("span", {}, "drag to zoom, click for the step"));
+  return h("span", { className: "keyline" }, h("span", {}, "┄ limit"), h("span", {}, "● ▲ ◆ ■ severity changed"), h("span", {}, "▴ new weights"), h("span", {}, "✓ ✗ sync"), h("span", {}, "↻ engine's update"), h("span", {}, "⚑ incident"), h("span", {}, "drag to zoom, click for the step"));
 }
