@@ -55,7 +55,7 @@ async function load() {
     document.title = inTitle(stands, everything ? null : (run?.run ?? name));
     const box = document.getElementById("head");
     main.classList.toggle("early", !box.children.length);
-    const top = lookAtHead(run).then(({ latest, syncs }) => { if (!signal.aborted) head(box, state, run, stands, latest, syncs); }).finally(() => main.classList.remove("early"));
+    const top = lookAtHead(run).then((more) => { if (!signal.aborted) head(box, state, run, stands, more); }).finally(() => main.classList.remove("early"));
     await Promise.all([top, name && !run && !everything ? missing(name) : view(signal)]);
     performance.mark("loaded");
   } catch (error) {

@@ -11,13 +11,15 @@ export function changed(view, ...data) {
   return true;
 }
 
-/** New content in place of the old: what was open stays open, what was scrolled stays there, and so does the focus. */
+/** New content in place of the old: what was open, scrolled or typed stays as it is, and so does the focus. */
 export function renew(box, ...children) {
   const opened = [...box.querySelectorAll("details")].map((details) => details.open);
   const scrolled = [...box.querySelectorAll(KEPT)].map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
+  const typed = new Map([...box.querySelectorAll("input[name]")].map(({ name, value }) => [name, value]));
   const focused = [...box.querySelectorAll(FOCUSED)].indexOf(document.activeElement);
   box.replaceChildren(...children);
   box.querySelectorAll("details").forEach((details, index) => { if (opened[index]) details.open = true; });
   box.querySelectorAll(KEPT).forEach((one, index) => { if (scrolled[index]) one.scrollTo(...scrolled[index]); });
+  for (const input of box.querySelectorAll("input[name]")) input.value = typed.get(input.name) ?? input.value;
   if (focused >= 0) box.querySelectorAll(FOCUSED)[focused]?.focus({ preventScroll: true });
 }

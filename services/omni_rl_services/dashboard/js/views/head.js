@@ -15,12 +15,12 @@ const REASON = 90; // characters
 const drawn = {}; // an alert that comes anew is read out anew
 
 /** `stands`: what `standing` says of the run; null for `run` where there is none. `syncs`: the newest first. */
-export function head(box, state, run, stands, latest, syncs) {
-  if (!changed(drawn, state, run, stands, latest, syncs)) return;
-  const incidents = run && place().view !== "why" ? state.incidents.filter((incident) => incident.run === run.run) : [];
+export function head(box, state, run, stands, { latest, syncs, incident }) {
+  if (!changed(drawn, state, run, stands, latest, syncs, incident)) return;
+  const loud = incident !== null && place().view !== "why"; // where it stands with its evidence
   renew(box,
     h("div", { className: "state" }, badge(stands), h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
-    ...incidents.slice(0, 1).map((incident) => incidentCard(incident, { loud: true, halted: incident.kind === "drift" && run.drift.gate !== "open" })),
+    ...(loud ? [incidentCard(incident, { loud, halted: incident.kind === "drift" && run.drift.gate !== "open" })] : []),
   );
 }
 
@@ -88,9 +88,10 @@ function gateButton(state) {
 
 /** Everything that the head shows of a run. */
 export async function lookAtHead(run) {
-  const [syncs, lines] = await Promise.all([
+  const [syncs, lines, incident] = await Promise.all([
     get("/v1/syncs", { limit: SYNCS }),
     run && run.step !== null ? get(`/v1/runs/${segment(run.run)}/steps`, { after: run.step - 1, limit: 1 }) : [],
+    run && run.incident !== null ? get(`/v1/incidents/${run.incident}`) : null,
   ]);
-  return { syncs, latest: lines[0] ?? null };
+  return { syncs, latest: lines[0] ?? null, incident };
 }

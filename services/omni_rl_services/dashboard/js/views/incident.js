@@ -46,13 +46,13 @@ function buttons(incident, halted, told) {
   const ask = async (title, text, verb, action) => { if (await confirmed(title, text, verb)) await action(); };
   return h("div", { className: "bar tight" },
     incident.acknowledged ? null : button("Acknowledge", () => post(`${path}/acknowledge`), { main: true }),
-    noteForm(path, act),
+    noteForm(incident.incident, path, act),
     halted ? button("Resume this run", () => ask(`Resume ${incident.run}?`, "Whoever resumes vouches for it: generation goes on, and its next step is judged afresh. This ends the incident.", "Resume", () => post("/v1/resume", { run: incident.run })), { scope: "admin" })
       : button("End", () => ask(`End incident ${incident.incident}?`, "What is still wrong at the next step opens another one.", "End", () => post(`${path}/end`))));
 }
 
-function noteForm(path, act) {
-  const input = h("input", { required: true, maxlength: "4096", "aria-label": "Note", placeholder: "a note for the others", disabled: !may("sync"), title: may("sync") ? "" : NEEDS_SYNC });
+function noteForm(incident, path, act) {
+  const input = h("input", { name: `note-${incident}`, required: true, maxlength: "4096", "aria-label": "Note", placeholder: "a note for the others", disabled: !may("sync"), title: may("sync") ? "" : NEEDS_SYNC });
   return h("form", { className: "bar tight", onsubmit: (event) => { event.preventDefault(); act(async () => { await post(`${path}/notes`, { text: input.value }); input.value = ""; }); } },
     input, h("button", { className: "small", disabled: !may("sync"), title: may("sync") ? "" : NEEDS_SYNC }, "Add note"));
 }
