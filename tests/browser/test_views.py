@@ -314,7 +314,7 @@ def _show(page: Page, view: str) -> None:
 
 
 def test_updates_that_an_agent_told_of_are_listed_with_what_is_wrong(drifting: str, opened: Open) -> None:
-    sums = {"norm.weight": [["float32", 4, "00000000000000ff"]]}
+    sums = {"norm.weight": [["float32", 4, "00000000000000ff", 2.0]]}
     receipt = {
         "session": "s",
         "at": 2.0,
@@ -323,7 +323,7 @@ def test_updates_that_an_agent_told_of_are_listed_with_what_is_wrong(drifting: s
         "of": 1,
         "tensors": 1,
         "changed": 1,
-        "parts": {"norm.weight": [["float32", 4, "00000000000000fe"], "1/1", True]},
+        "parts": {"norm.weight": [["float32", 4, "00000000000000fe", 2.0], "1/1", True]},
     }
     with httpx.Client(base_url=drifting) as http:
         http.post("/v1/runs", json={"run": "theirs", "model": "any", "dtype": "float32"}).raise_for_status()
