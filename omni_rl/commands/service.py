@@ -118,18 +118,23 @@ def token(
     directory: Directory = RUNS,
     name: Annotated[str | None, typer.Option(help="Make one for somebody of this name.")] = None,
     scope: Annotated[str, typer.Option(help="read, sync or admin; each includes the ones before it.")] = "read",
+    remove: Annotated[str | None, typer.Option(help="Take out the one of this name.")] = None,
 ) -> None:
     """Print the file in which a token lies, the owner's or a new one; never the token.
 
-    A coordinator that runs knows a new one once it is started again.
+    A coordinator that runs knows a new token, and refuses one that was taken out, at once.
     """
     from omni_rl.api.state import Scope
-    from omni_rl.service.tokens import add_token, owner_token
+    from omni_rl.service.directory import prepared
+    from omni_rl.service.tokens import add_token, owner_token, remove_token
 
     if scope not in list(Scope):
         raise ConfigError(f"scope {scope!r}: read, sync or admin")
-    directory = directory.resolve()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = prepared(directory, "--directory")
+    if remove is not None:
+        remove_token(directory, remove)
+        typer.echo(f"removed {remove}")
+        return
     typer.echo(owner_token(directory) if name is None else add_token(directory, name, Scope(scope)))
 
 

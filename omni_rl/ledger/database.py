@@ -1,5 +1,7 @@
 """One connection pool for reading and one for writing, on SQLite or PostgreSQL, set up so that a commit is durable."""
 
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -106,6 +108,10 @@ def _sqlite(url: sa.URL, *, writing: bool) -> sa.Engine:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LedgerError(f"the ledger's directory {file.parent} cannot be made: {error.strerror}") from error
+    # Records hold prompts and answers. SQLite gives its journals the file's own mode; what else may be wrong with the
+    # file, connecting tells.
+    with contextlib.suppress(OSError):
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     engine = sa.create_engine(
         url, connect_args={"timeout": LOCK_SECONDS}, pool_size=1 if writing else READERS, max_overflow=0
     )

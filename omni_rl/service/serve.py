@@ -16,6 +16,7 @@ from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSett
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError, CoordinatorRunningError
 from omni_rl.locks import FileLock, LockHeldError
+from omni_rl.service.directory import prepared
 from omni_rl.service.settings import ADDRESS, ServeSettings
 from omni_rl.service.tokens import HASHES, OWNER, owner_token
 
@@ -32,13 +33,8 @@ def serve(settings: ServeSettings, say: Say) -> None:
         LedgerError: the ledger cannot be opened.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    directory = settings.directory.resolve()
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"serve.directory {directory} cannot be made: {error.strerror}") from None
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise ConfigError(f"serve.directory {directory} cannot be written to")
+    os.umask(0o077)  # what is kept here may hold prompts and answers
+    directory = prepared(settings.directory, "serve.directory")
     with _held(directory):
         coordinator, token = _coordinator(settings, directory)
         serve_coordinator(coordinator, on_start=lambda address: _tell(say, address, token, settings))

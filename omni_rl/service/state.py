@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import ServiceError
 from omni_rl.processes import life
+from omni_rl.service.directory import write_private
 from omni_rl.service.settings import UpSettings
 
 MARK = "OMNI_RL_SERVICE"
@@ -58,9 +59,7 @@ class ServiceState(BaseModel):
             raise ServiceError(f"{directory / 'state.json'} cannot be used: {error}") from None
 
     def write(self, directory: Path) -> None:
-        partial = directory / f"state.json.{os.getpid()}"
-        partial.write_text(self.model_dump_json(indent=1))
-        partial.replace(directory / "state.json")
+        write_private(directory / "state.json", self.model_dump_json(indent=1))
 
 
 def marked(name: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from omni_rl_services.coordinator.auth import new_token
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
+from omni_rl.service.directory import write_private
 
 HASHES = "tokens.json"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+"""A token's name is also its file's."""
 OWNER = "owner"
 """Whose token `up` makes, with the scope admin; the commands on this machine use it."""
 
@@ -26,21 +30,54 @@ def owner_token(directory: Path) -> Path:
 
 
 def add_token(directory: Path, name: str, scope: Scope) -> Path:
-    """Make a token; the coordinator knows its hash from its next start on. Raises `ConfigError` if there is one."""
-    path = token_path(directory, name)
+    """Make a token; a coordinator that runs knows it at once.
+
+    Raises `ConfigError` if there is one of that name, or if the name is none.
+    """
+    path = token_path(directory, _checked(name))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     token, digest = new_token()
     try:
         write_secret(path, token)
     except FileExistsError:
-        raise ConfigError(f"{path} is there already; take another name, or remove it to make a new one") from None
-    hashes = directory / HASHES
-    known = json.loads(hashes.read_text()) if hashes.exists() else []
-    others = [entry for entry in known if entry["name"] != name]
-    partial = directory / f"{HASHES}.{os.getpid()}"
-    write_secret(partial, json.dumps([*others, {"name": name, "scope": str(scope), "sha256": digest}]))
-    partial.replace(hashes)
+        raise ConfigError(
+            f"{path} is there already; take another name, or remove the token with omni-rl token --remove {name} "
+            f"--directory {directory}"
+        ) from None
+    others = [entry for entry in _known(directory) if entry["name"] != name]
+    _keep(directory, [*others, {"name": name, "scope": str(scope), "sha256": digest}])
     return path
+
+
+def remove_token(directory: Path, name: str) -> None:
+    """Take a token out; a coordinator that runs refuses it at once.
+
+    Raises `ConfigError` if there is none of that name, or if it is the last one: nobody could use the coordinator.
+    """
+    known = _known(directory)
+    others = [entry for entry in known if entry["name"] != _checked(name)]
+    if others == known:
+        raise ConfigError(f"no token in {directory} is called {name!r}: {', '.join(e['name'] for e in known) or 'none'}")
+    if not others:
+        raise ConfigError(f"{name!r} is the last token of {directory}, and nobody could use the coordinator without it")
+    _keep(directory, others)
+    token_path(directory, name).unlink(missing_ok=True)
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"token name {name!r}: 1 to 64 letters, digits, dots, dashes or underscores, no dot first")
+    return name
+
+
+def _known(directory: Path) -> list[dict[str, str]]:
+    hashes = directory / HASHES
+    found: list[dict[str, str]] = json.loads(hashes.read_text()) if hashes.exists() else []
+    return found
+
+
+def _keep(directory: Path, entries: list[dict[str, str]]) -> None:
+    write_private(directory / HASHES, json.dumps(entries))
 
 
 def ray_token(directory: Path) -> Path:

@@ -2,15 +2,19 @@
 
 import hashlib
 import hmac
+import logging
+import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from omni_rl.api.state import Scope
+from omni_rl.errors import ConfigError
+from omni_rl_services.coordinator.settings import CoordinatorSettings
 
+logger = logging.getLogger("omni_rl.coordinator")
 SESSION_COOKIE = "omni_rl_session"
 SESSION_SECONDS = 8 * 3600
 """A working day."""
@@ -30,17 +34,6 @@ LOCAL = Caller("local", Scope.ADMIN)
 """Everyone, where there are no tokens: the coordinator then listens on this machine alone."""
 
 
-class Known(Protocol):
-    """A token as it is kept."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def scope(self) -> Scope: ...
-    @property
-    def sha256(self) -> str: ...
-
-
 def new_token() -> tuple[str, str]:
     """A token of 256 random bits, and the hash of it that is kept. No salt: what is random cannot be guessed."""
     token = f"orl_{secrets.token_urlsafe(32)}"
@@ -52,21 +45,56 @@ def hash_token(token: str) -> str:
 
 
 class Tokens:
-    """Tokens by their hashes."""
+    """The tokens of a coordinator by their hashes. A tokens file that changes is read again at the next request, so
+    that a new token counts, and one that was taken out does not, without a restart.
 
-    def __init__(self, entries: Iterable[Known]) -> None:
-        self._entries = [(entry.sha256.encode(), Caller(entry.name, entry.scope)) for entry in entries]
+    Raises `ConfigError` if the file cannot be used at the start. Later, tokens stay as they were until it can.
+    """
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._seen = self._stamp()
+        self._entries = self._read()
 
     def __bool__(self) -> bool:
         return bool(self._entries)
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is. Looks at every entry, so that time tells nothing about any."""
+        self._refresh()
         given, found = hash_token(token).encode(), None
         for known, caller in self._entries:
             if hmac.compare_digest(known, given):
                 found = caller
         return found
+
+    def includes(self, caller: Caller) -> bool:
+        """Whether one of the tokens is this caller's, with the same scope."""
+        self._refresh()
+        return any(caller == known for _, known in self._entries)
+
+    def _refresh(self) -> None:
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._entries = self._read()
+        except ConfigError as error:
+            logger.warning("the tokens stay as they were: %s", error)
+
+    def _read(self) -> list[tuple[bytes, Caller]]:
+        return [(entry.sha256.encode(), Caller(entry.name, entry.scope)) for entry in self._settings.all_tokens()]
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Differs after every change of the file: its writers replace it, so that its inode changes too."""
+        if self._settings.tokens_file is None:
+            return None
+        try:
+            found = os.stat(self._settings.tokens_file)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Sessions:

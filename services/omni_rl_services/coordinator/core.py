@@ -63,7 +63,7 @@ class Coordinator:
         clock: Clock = CLOCK,
     ):
         self.settings = settings
-        self.tokens = Tokens(settings.all_tokens())
+        self.tokens = Tokens(settings)
         self.sessions = Sessions()
         self.telemetry = Telemetry(settings.metrics_runs)
         self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))

@@ -37,8 +37,11 @@ async def caller(
         if found is None:
             raise UnauthenticatedError("this coordinator does not know that token")
         return found
-    if session is not None and (found := coordinator.sessions.caller(session)) is not None:
-        return found
+    if session is not None:
+        found = coordinator.sessions.caller(session)
+        # A session is worth no more than the token that began it.
+        if found is not None and coordinator.tokens.includes(found):
+            return found
     raise UnauthenticatedError("send a token: Authorization: Bearer TOKEN")
 
 

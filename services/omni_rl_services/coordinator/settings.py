@@ -90,7 +90,7 @@ class CoordinatorSettings(StrictSettings):
     media: MediaSettings = MediaSettings()
     tokens: tuple[TokenEntry, ...] = ()
     tokens_file: Path | None = None
-    """JSON: a list of token entries; only its owner may read it."""
+    """JSON: a list of token entries; only its owner may read it. It is read again when it changes."""
     allowed_hosts: tuple[str, ...] = ()
     """Names besides its own addresses under which browsers may reach a coordinator without tokens."""
     tls: TlsSettings | None = None

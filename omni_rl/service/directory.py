@@ -1,0 +1,30 @@
+"""The directory in which a service keeps everything that outlives its processes, and private files in it."""
+
+import os
+from pathlib import Path
+
+from omni_rl.errors import ConfigError
+
+
+def prepared(directory: Path, setting: str) -> Path:
+    """The directory's absolute path. A new one is its owner's alone: it gets tokens, logs and what runs post.
+
+    Raises `ConfigError`, which names `setting`, if the directory cannot be made or written to.
+    """
+    directory = directory.resolve()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{setting} {directory} cannot be made: {error.strerror}") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"{setting} {directory} cannot be written to")
+    return directory
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that only its owner may read; a reader sees the old text or the new one."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    partial.replace(path)
