@@ -31,8 +31,8 @@ from omni_rl.rollout.types import SamplingSettings
 from omni_rl.sync.digest import shapes
 from omni_rl.sync.layout.cache import VARIABLE
 from omni_rl.sync.manifest import Manifest, arrange
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import SHARED_MEMORY
 
 DTYPE = torch.bfloat16
 RIVAL_TRIES = 5

@@ -13,10 +13,11 @@ from omni_rl.errors import ConfigError, SlabError
 from omni_rl.sync.fill import fill
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import arrange
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.parts import Released
 from omni_rl.sync.released import is_sent
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import INBOX, RECORD, SHARED_MEMORY, RunRecord, runs_at, slab_directory
+from omni_rl.sync.slabs import INBOX, RECORD, RunRecord, runs_at, slab_directory
 
 RUN = "OMNI_RL_RUN"
 """The environment variable that names the run where the caller does not."""

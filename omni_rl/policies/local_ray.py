@@ -10,8 +10,8 @@ import ray
 from ray.cluster_utils import Cluster as RayCluster
 
 from omni_rl.policies.settings import NodesSettings
-from omni_rl.sync.ownership import abandoned
-from omni_rl.sync.slabs import SHARED_MEMORY, slab_directory
+from omni_rl.sync.ownership import SHARED_MEMORY, abandoned
+from omni_rl.sync.slabs import slab_directory
 
 FIRST_HOST = 2
 """Of the loopback network: Ray takes 127.0.0.1 for the name of whatever address the machine has."""

@@ -19,7 +19,8 @@ from omni_rl.sync.journal import Journal
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.keepers import KeeperHandle, node_at
 from omni_rl.sync.object_store import ObjectStoreTransport
-from omni_rl.sync.slabs import SHARED_MEMORY, SlabPair
+from omni_rl.sync.ownership import SHARED_MEMORY
+from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import DirectorySource
 from omni_rl.sync.states import Observer
 from omni_rl.sync.weight_sync import WeightSync

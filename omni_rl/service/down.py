@@ -9,8 +9,7 @@ from pathlib import Path
 from omni_rl.errors import ServiceError
 from omni_rl.processes import wait_until_gone
 from omni_rl.service.state import ServiceState, marked
-from omni_rl.service.up import SHARED_MEMORY
-from omni_rl.sync.ownership import PREFIX
+from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 
 
 def down(directory: Path) -> int:
@@ -39,6 +38,8 @@ def down(directory: Path) -> int:
     shutil.rmtree(SHARED_MEMORY / f"{PREFIX}{state.name}", ignore_errors=True)
     for beside in SHARED_MEMORY.glob(f"{PREFIX}{state.name}-on-*"):  # of Ray nodes of this machine, each a host
         shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(state.ray_directory, ignore_errors=True)
+    # Its parent is ours too, and was made by mkdtemp; a service of an older version has none around it.
+    around = state.ray_directory.parent
+    shutil.rmtree(around if around.name.startswith(PREFIX) else state.ray_directory, ignore_errors=True)
     (directory / "state.json").unlink()
     return count

@@ -57,7 +57,8 @@ def remove_token(directory: Path, name: str) -> None:
     known = _known(directory)
     others = [entry for entry in known if entry["name"] != _checked(name)]
     if others == known:
-        raise ConfigError(f"no token in {directory} is called {name!r}: {', '.join(e['name'] for e in known) or 'none'}")
+        names = ", ".join(entry["name"] for entry in known)
+        raise ConfigError(f"no token in {directory} is called {name!r}; there are {names or 'none'}")
     if not others:
         raise ConfigError(f"{name!r} is the last token of {directory}, and nobody could use the coordinator without it")
     _keep(directory, others)

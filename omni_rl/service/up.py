@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from omni_rl_services.coordinator.server import bind
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.api.state import ReadyAnswer
 from omni_rl.bridge.devices import require_devices
 from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
-from omni_rl.errors import CheckpointError, CoordinatorUnreachableError, ServiceError
-from omni_rl.service.settings import UpSettings
+from omni_rl.errors import ConfigError, CoordinatorUnreachableError, ServiceError, UnauthenticatedError
+from omni_rl.service.directory import prepared, write_private
+from omni_rl.service.down import down
+from omni_rl.service.servable import require_servable
+from omni_rl.service.settings import OF_A_CALL, UpSettings
 from omni_rl.service.state import MARK, Process, ServiceState
 from omni_rl.service.tokens import HASHES, owner_token, ray_token
-from omni_rl.sync.ownership import PREFIX
+from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 
 LOOK_SECONDS = 0.5
 LOG_LINES = 5
@@ -30,31 +34,49 @@ HEADS = 3
 """How often Ray's head is started. On a machine that is busy it ends by itself: Ray gives a node 30 s, whatever one
 sets."""
 LOOPBACK = "127.0.0.1"
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, the slabs' own directories are their owner's alone
-
+LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""By default Ray takes 127.0.0.1 for a name of the machine's own address, and listens at every one that it has. This,
+which is its default on other systems than Linux, makes 127.0.0.1 mean itself."""
+RAY = "r"
+"""Ray's directory in one of the service's own: Ray lets everybody into the directory that it is given."""
 Say = Callable[[str], None]
 
 
 def up(settings: UpSettings, say: Say) -> ServiceState:
     """The state of a service whose policies answer. What runs already stays as it is; what is missing is started with
-    the settings that the service had, where `settings` has no others set.
+    the settings that the service had.
+
+    Whoever interrupts the start of a new service gets it ended; what ran before is left alone.
 
     Raises:
-        CheckpointError: `model` is no checkpoint.
-        ConfigError: the transport needs devices that this machine does not have; nothing was started.
-        ServiceError: a process ended, or not everything answered within `ready_seconds`.
+        CheckpointError: `model` is no checkpoint that an engine could serve; nothing was started.
+        ConfigError: the transport needs devices that this machine does not have, the directory cannot be written to, or
+            the service runs with other settings; nothing was started.
+        ServiceError: the port is taken, a process ended, or not everything answered within `ready_seconds`.
     """
-    directory = settings.directory.resolve()
+    directory = prepared(settings.directory, "up.directory")
     before = _same_run(ServiceState.read(directory))
     if before is not None and before.settings is not None:
+        _require_same(settings, before)
         settings = settings.over(before.settings)
-    if not (settings.model / "config.json").is_file():
-        raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
-    require_devices(settings, settings.replicas)
     settings = settings.model_copy(update={"model": settings.model.resolve()})
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if before is None:
+        require_servable(settings.model)
+        require_devices(settings, settings.replicas)
+        if settings.port:
+            bind(settings.host, settings.port).close()
     state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
+    try:
+        return _started(settings, directory, state, say)
+    except KeyboardInterrupt:
+        if before is None:
+            say("interrupted: what was started is ended")
+            down(directory)
+        raise
+
+
+def _started(settings: UpSettings, directory: Path, state: ServiceState, say: Say) -> ServiceState:
     if state.head is None or not state.head.lives:
         say(f"starting Ray's head at {state.ray_address}")
         state = _with_head(settings, directory, state)
@@ -64,6 +86,18 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
         state = state.model_copy(update={"coordinator": coordinator})
         state.write(directory)
     return _ready(settings, directory, state, say)
+
+
+def _require_same(settings: UpSettings, before: ServiceState) -> None:
+    """Raise `ConfigError` where a service that runs was started with other settings than are set now."""
+    assert before.settings is not None
+    given = {name: getattr(settings, name) for name in settings.model_fields_set - set(OF_A_CALL)}
+    if "model" in given:
+        given["model"] = settings.model.resolve()
+    other = {name: value for name, value in given.items() if value != getattr(before.settings, name)}
+    if other:
+        has = ", ".join(f"{name} {getattr(before.settings, name)}, not {value}" for name, value in other.items())
+        raise ConfigError(f"the service in {settings.directory} was started with {has}: run omni-rl down first")
 
 
 def _same_run(state: ServiceState | None) -> ServiceState | None:
@@ -78,10 +112,10 @@ def _new(settings: UpSettings) -> ServiceState:
     ray_port, dashboard_port = _free_port(), _free_port()
     return ServiceState(
         name=f"up-{secrets.token_hex(4)}",
-        ray_address=f"{LOOPBACK}:{ray_port}",
+        ray_address=f"{settings.ray_host}:{ray_port}",
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
         # A Unix socket's path has 107 bytes at most, and Ray adds some 70 to this.
-        ray_directory=Path(tempfile.mkdtemp(prefix="omni-rl-")),
+        ray_directory=Path(tempfile.mkdtemp(prefix="omni-rl-")) / RAY,
         url=f"http://{settings.host}:{settings.port or _free_port()}",
     )
 
@@ -96,6 +130,7 @@ def environment(directory: Path, state: ServiceState) -> dict[str, str]:
     """Of every process that is to reach the service's Ray."""
     return {
         **os.environ,
+        **(LOOPBACK_ALONE if state.ray_address.startswith(f"{LOOPBACK}:") else {}),
         MARK: state.name,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ray_token(directory)),
@@ -116,7 +151,7 @@ def _with_head(settings: UpSettings, directory: Path, state: ServiceState) -> Se
 def _start_head(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
     # What a killed head left would be taken for the new one's.
     shutil.rmtree(state.ray_directory, ignore_errors=True)
-    state.ray_directory.mkdir(mode=0o700)
+    state.ray_directory.mkdir(mode=0o700, parents=True)
     host, port = state.ray_address.split(":")
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--head", "--block", "--disable-usage-stats"]
@@ -162,14 +197,14 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
         cluster=cluster,
     )
     path = directory / "coordinator.json"
-    path.write_text(coordinator.model_dump_json(indent=1))
+    write_private(path, coordinator.model_dump_json(indent=1))
     command = [sys.executable, "-m", "omni_rl_services.coordinator", str(path)]
     return _spawn(command, directory / "coordinator.log", environment(directory, state))
 
 
 def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
     """A process that outlives this one, in a group of its own."""
-    with log.open("ab") as out:
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
         child = subprocess.Popen(  # noqa: S603, the command is made here
             command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
@@ -194,6 +229,7 @@ def _ready(settings: UpSettings, directory: Path, state: ServiceState, say: Say)
             except CoordinatorUnreachableError as error:
                 answer = ReadyAnswer(ready=False, reason=str(error))
             if answer.ready:
+                _require_ours(client, state)
                 return state
             if answer.reason != said:
                 said = answer.reason
@@ -204,6 +240,16 @@ def _ready(settings: UpSettings, directory: Path, state: ServiceState, say: Say)
                     f"{directory}, and omni-rl down ends what runs"
                 )
             time.sleep(LOOK_SECONDS)
+
+
+def _require_ours(client: Client, state: ServiceState) -> None:
+    """Raise `ServiceError` if what answers at the service's address is another service."""
+    try:
+        run = client.state().cluster.run
+    except UnauthenticatedError:
+        run = None  # it does not know our token
+    if run != state.name:
+        raise ServiceError(f"another service answers at {state.url}: end it, or choose another up.port")
 
 
 def _tail(log: Path) -> str:

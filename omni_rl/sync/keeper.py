@@ -8,9 +8,9 @@ from types import TracebackType
 from omni_rl.errors import SlabError, SlabFullError
 from omni_rl.locks import FileLock
 from omni_rl.sync.manifest import Entry
-from omni_rl.sync.ownership import LOCK, take
+from omni_rl.sync.ownership import LOCK, SHARED_MEMORY, take
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import FILES, RECORD, SHARED_MEMORY, RunRecord, slab_directory
+from omni_rl.sync.slabs import FILES, RECORD, RunRecord, slab_directory
 
 
 class Keeper:

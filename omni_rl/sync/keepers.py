@@ -17,9 +17,10 @@ from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.sync.checksum import Checksum
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Entry, Manifest
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import SHARED_MEMORY, SlabPair
+from omni_rl.sync.slabs import SlabPair
 
 CPUS = 0.01
 """Ray's share for a keeper, which only works while weights arrive from another host."""

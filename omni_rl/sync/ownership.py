@@ -6,6 +6,8 @@ from pathlib import Path
 from omni_rl.errors import SlabBusyError, SlabError, SlabFullError
 from omni_rl.locks import FileLock, LockHeldError, is_free
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
+"""Where slabs lie unless told otherwise: memory, not a disk."""
 PREFIX = "omni-rl-"
 LOCK = "keeper.lock"
 

@@ -12,15 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from omni_rl.errors import ConfigError, NonFiniteWeightsError, SlabError, SourceError
 from omni_rl.sync.manifest import Entry, Manifest, end
 from omni_rl.sync.nonfinite import NonFinite, told
-from omni_rl.sync.ownership import PREFIX, abandoned
+from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY, abandoned
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import OpenSlabs, Slab
 from omni_rl.sync.sources import Source
 from omni_rl.sync.transaction import Filled
 from omni_rl.sync.transport import Rollback, SlabTransport, WeightTransport
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
-"""Where slabs lie unless told otherwise: memory, not a disk."""
 RECORD = "run.json"
 FILES = ("slab-0.weights", "slab-1.weights")
 INBOX = "inbox.weights"

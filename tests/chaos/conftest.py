@@ -14,8 +14,8 @@ import pytest
 
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.processes import life
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.replica import Deadline, ReplicaStatus
-from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.sync.version import WeightVersion
 from tests.chaos import nursery, parties
 from tests.chaos.fake_engine import Faults, Token

@@ -14,7 +14,8 @@ from omni_rl.errors import ConfigError, SlabError
 from omni_rl.sync.digest import shapes
 from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import arrange
-from omni_rl.sync.slabs import SHARED_MEMORY, SlabPair
+from omni_rl.sync.ownership import SHARED_MEMORY
+from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import PublishedSource
 
 README = Path(__file__).parents[2] / "README.md"

@@ -22,8 +22,7 @@ from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.policies.local import LocalPair
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.processes import wait_until_gone
-from omni_rl.sync.ownership import PREFIX
-from omni_rl.sync.slabs import SHARED_MEMORY
+from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 from omni_rl.sync.states import Decision
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -13,8 +13,7 @@ import pytest
 from omni_rl.client import Client
 from omni_rl.service.state import ServiceState, marked
 from omni_rl.service.up import environment
-from omni_rl.sync.ownership import PREFIX
-from omni_rl.sync.slabs import SHARED_MEMORY
+from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +25,7 @@ replicas = 2
 world_size = 1
 transport = "object_store"
 strategy = "STRICT_SPREAD"
+ray_host = "127.0.0.2"
 """
 PATIENCE = 120.0
 

@@ -1,5 +1,6 @@
 """What is put into a ledger is in it, once, and comes out as it was; on SQLite and on PostgreSQL."""
 
+import contextlib
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -289,3 +290,11 @@ def test_checks_are_numbered_and_found_by_their_step(ledger: Ledger) -> None:
     assert ledger.checks(run="run") == [later, step]
     with pytest.raises(NotFoundError, match="there is no check 77"):
         ledger.check(77)
+
+
+def test_a_new_ledgers_files_are_their_owners_alone(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    with contextlib.closing(Ledger.open(f"sqlite:///{file}")):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["ledger.db"] == modes["ledger.db-wal"] == 0o600
+    assert set(modes.values()) == {0o600}

@@ -1,14 +1,19 @@
 """A service that is started again, in whole or in part, is the one that it was."""
 
+import json
+import shutil
+import socket
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from omni_rl.config import load
-from omni_rl.errors import ServiceError
+from omni_rl.errors import CheckpointError, ConfigError, ServiceError
 from omni_rl.processes import life
 from omni_rl.service import up
-from omni_rl.service.settings import UpSettings
+from omni_rl.service.settings import SMALL_CHECKPOINT, UpSettings
 from omni_rl.service.state import Process, ServiceState
 
 
@@ -56,3 +61,69 @@ def test_a_service_of_an_older_version_has_no_settings(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(ServiceError):
         ServiceState.read(tmp_path)
+
+
+def test_a_service_that_runs_is_not_asked_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "_start_head", lambda *_: Process.of(1))
+    monkeypatch.setattr(up, "_start_coordinator", lambda *_: Process.of(1))
+    monkeypatch.setattr(up, "_ready", lambda settings, directory, state, say: state)
+    state = up.up(given(directory=str(tmp_path), replicas=2, port=0), print)
+    with pytest.raises(ConfigError, match=r"replicas 2, not 3: run omni-rl down first"):
+        up.up(given(directory=str(tmp_path), replicas=3), print)
+    same = given(directory=str(tmp_path), replicas=2, model=SMALL_CHECKPOINT, ready_seconds=9.0)
+    assert up.up(same, print).url == state.url
+
+
+def test_whoever_interrupts_the_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def head(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
+        started.append(subprocess.Popen(["sleep", "600"], env=up.environment(directory, state)))
+        return Process.of(started[0].pid)
+
+    def interrupted(*_: object) -> Process:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(up, "_start_head", head)
+    monkeypatch.setattr(up, "_start_coordinator", interrupted)
+    heard: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        up.up(given(directory=str(tmp_path), port=0), heard.append)
+    assert started[0].wait() < 0
+    assert heard[-1] == "interrupted: what was started is ended"
+    assert ServiceState.read(tmp_path) is None
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"port {port} of 127.0.0.1 is taken"):
+            up.up(given(directory=str(tmp_path), port=port), print)
+    assert ServiceState.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "qwen2"}, "the checkpoint is a 'qwen2' model"),
+        ({"llm_config": {"hidden_size": 32}}, "misshapen|size|shape"),
+    ],
+)
+def test_a_checkpoint_that_can_never_be_served_is_said_before_anything_starts(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(SMALL_CHECKPOINT, model)
+    config = json.loads((model / "config.json").read_text())
+    for name, value in change.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises((CheckpointError, ConfigError), match=says):
+        up.up(given(directory=str(tmp_path / "up"), model=model, port=0), print)
+    assert ServiceState.read(tmp_path / "up") is None
+
+
+def test_a_directory_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"up\.directory .*file/up cannot be made"):
+        up.up(given(directory=str(tmp_path / "file" / "up")), print)

@@ -15,8 +15,8 @@ from omni_rl.bench.gpu.agreement import Dtype, figures
 from omni_rl.bench.gpu.answers import answers
 from omni_rl.rollout.types import Rollout
 from omni_rl.settings import DeviceKind
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.train.checkpoint import read_record
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings

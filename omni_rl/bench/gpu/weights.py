@@ -14,8 +14,8 @@ from omni_rl.bench.gpu.wide import FEW_LAYERS, released
 from omni_rl.models.nemotron_omni.shards import released_tensors
 from omni_rl.sync import fill
 from omni_rl.sync.manifest import end
+from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.slabs import SHARED_MEMORY
 from omni_rl.train.device import own_device
 
 COPIED_BYTES = 2**31

@@ -22,7 +22,7 @@ from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.models.storage import Stored
-from omni_rl.models.tensor_file import read_places
+from omni_rl.models.tensor_file import Place, read_places
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.parts import Released
 from omni_rl.sync.released import LAYER_SCALES
@@ -72,15 +72,24 @@ def outline(
     return model
 
 
+def require_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> dict[str, Place]:
+    """Where each of a directory's tensors is stored, by its released name; no tensor is read.
+
+    Raises `CheckpointError` that lists every tensor that is missing, unexpected or misshapen for `model`.
+    """
+    stored = {name: place for path in weight_files(directory) for name, place in read_places(path).items()}
+    model.state_dict_adapter.require(model.state_dict(), {name: place.shape for name, place in stored.items()})
+    return stored
+
+
 def read_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> None:
     """Fill a whole or sharded `model` with a directory's weights, each process its own slices, in the model's dtypes.
 
-    Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor, before anything is read, and for
-    a vision tower with layer scales.
+    Raises `CheckpointError` as `require_weights` does, before anything is read, and for a vision tower with layer
+    scales.
     """
     paths = weight_files(directory)
-    stored = {name: place for path in paths for name, place in read_places(path).items()}
-    model.state_dict_adapter.require(model.state_dict(), {name: place.shape for name, place in stored.items()})
+    stored = require_weights(model, directory)
     scales = {
         n: torch.empty(place.shape, dtype=place.dtype) for n, place in stored.items() if LAYER_SCALES.fullmatch(n)
     }

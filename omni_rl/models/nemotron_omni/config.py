@@ -87,9 +87,15 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "NemotronOmniConfig":
         """The configuration that a config.json describes: a released one, or one of transformers' native class.
 
-        Raises `ConfigError` for a native one that no released configuration describes.
+        Raises `ConfigError` for another family's, and for a native one that no released configuration describes.
         """
-        native = config_dict.get("model_type") == MODEL_TYPE
+        kind = config_dict.get("model_type", cls.model_type)
+        native = kind == MODEL_TYPE
+        if not native and kind != cls.model_type:
+            raise ConfigError(
+                f"the checkpoint is a {kind!r} model; engines and trainers here serve Nemotron Omni alone, which is "
+                f"{cls.model_type!r}"
+            )
         loaded: NemotronOmniConfig = super().from_dict(from_native(config_dict) if native else config_dict, **kwargs)
         return loaded
 

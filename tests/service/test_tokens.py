@@ -1,0 +1,58 @@
+"""Tokens of a service as its operator makes them: files of its own directory alone, which count at once."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from omni_rl.api.state import Scope
+from omni_rl.client import Client
+from omni_rl.client.retries import Retries
+from omni_rl.errors import ConfigError, UnauthenticatedError
+from omni_rl.service.tokens import HASHES, add_token, owner_token, remove_token
+from tests.services.live import live
+
+
+@pytest.mark.parametrize("name", ["../../x y", "..", ".hidden", "a/b", "", "a" * 65, "two words", "a\n"])
+def test_a_name_that_would_leave_the_directory_makes_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="token name"):
+        add_token(tmp_path / "service", name, Scope.READ)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_token_counts_while_the_coordinator_runs_and_no_longer_once_it_is_removed(tmp_path: Path) -> None:
+    directory = tmp_path / "service"
+    owner = owner_token(directory).read_text()
+    with live(tmp_path, tokens_file=directory / HASHES) as url:
+        ann = add_token(directory, "ann", Scope.READ)
+        secret = ann.read_text()
+        assert ann.stat().st_mode & 0o777 == 0o600
+        with Client(url, secret, retries=Retries(attempts=1)) as client, httpx.Client(base_url=url) as browser:
+            assert client.whoami().name == "ann"
+            assert browser.post("/v1/session", json={"token": secret}).status_code == 200
+            assert browser.get("/v1/session").json()["name"] == "ann"
+            remove_token(directory, "ann")
+            with pytest.raises(UnauthenticatedError):
+                client.whoami()
+            assert browser.get("/v1/session").status_code == 401
+        with Client(url, owner) as client:
+            assert client.whoami().scope is Scope.ADMIN
+    assert not ann.exists()
+
+
+def test_a_tokens_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "service"
+    owner = owner_token(directory).read_text()
+    with live(tmp_path, tokens_file=directory / HASHES) as url, Client(url, owner) as client:
+        (directory / HASHES).write_text("{")
+        assert client.whoami().name == "owner"
+
+
+def test_the_last_token_stays(tmp_path: Path) -> None:
+    owner_token(tmp_path)
+    with pytest.raises(ConfigError, match="last token"):
+        remove_token(tmp_path, "owner")
+    with pytest.raises(ConfigError, match="there are owner"):
+        remove_token(tmp_path, "ann")
+    assert [entry["name"] for entry in json.loads((tmp_path / HASHES).read_text())] == ["owner"]
