@@ -51,7 +51,8 @@ def python(framework: str) -> Path:
 def _make(directory: Path, lock: Path, project: str) -> None:
     venv.create(directory, with_pip=False, symlinks=True)
     packages = _packages(directory)
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    command += ["--no-deps", "--require-hashes"]
     # Into a directory of its own: pip would take what the project's environment has for installed.
     done = subprocess.run([*command, "--target", str(packages), "-r", str(lock)], capture_output=True, text=True)
     if done.returncode:

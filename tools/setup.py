@@ -76,8 +76,9 @@ def step(name: str, action: Callable[[], None]) -> None:
 
 
 def locked() -> tuple[str, list[str]]:
-    lines = [line.strip() for line in LOCK.read_text().splitlines()]
-    pins = [line for line in lines if line and not line.startswith("#")]
+    """torch's pin, and the others with their hashes, which are lines of their own behind a backslash."""
+    text = "\n".join(line for line in LOCK.read_text().splitlines() if line and not line.startswith("#"))
+    pins = text.replace("\\\n", "").splitlines()
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     return torch, [pin for pin in pins if pin != torch]
 
@@ -114,7 +115,7 @@ def install_torch(pin: str) -> None:
 def install_rest(pins: list[str]) -> None:
     wanted = VENV / "cpu-without-torch.txt"
     wanted.write_text("\n".join(pins) + "\n")
-    if not pip("install", "--no-deps", "-r", str(wanted)):
+    if not pip("install", "--no-deps", "--require-hashes", "-r", str(wanted)):
         raise SetupError(f"installing the locked packages failed (log: {LOG}). Network or disk? Then run it again.")
 
 

@@ -38,7 +38,11 @@ def submit(
             return
         from omni_rl.jobs.following import follow as watch
 
-        ended = watch(client, job.job, typer.echo if as_json else None)
+        try:
+            ended = watch(client, job.job, typer.echo if as_json else None)
+        except KeyboardInterrupt:
+            typer.echo(f"{job.job} goes on; omni-rl stop {job.job} ends it", err=True)
+            raise
     if ended.status != "succeeded":
         typer.echo(f"{ended.job} {ended.status}: {ended.message}", err=True)
         raise typer.Exit(1)

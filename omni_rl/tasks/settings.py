@@ -62,18 +62,21 @@ class Task:
         return found
 
 
+def require_task(name: str) -> None:
+    """Raise `ConfigError` where this host has the operator's tasks, and none of that name."""
+    if _directory().is_dir():
+        _file(name)
+
+
 def load_task(name: str) -> Task:
     """The task of `NAME.toml`.
 
     Raises:
         ConfigError: there is no such file, it is not right, or what it names cannot be imported or has no prompts.
     """
-    path = _directory() / f"{name}.toml"
+    path = _file(name)
     try:
         values = tomllib.loads(path.read_text())
-    except OSError:
-        known = ", ".join(sorted(file.stem for file in _directory().glob("*.toml"))) or "none"
-        raise ConfigError(f"no task {name!r} in {_directory()}; there are: {known}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     settings = TaskSettings(**values)
@@ -90,6 +93,14 @@ def load_task(name: str) -> Task:
         raise ConfigError(f"task {name}: {settings.prompts} has no prompts to learn from")
     task.prompts("train", [0])
     return task
+
+
+def _file(name: str) -> Path:
+    path = _directory() / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _directory().glob("*.toml"))) or "none"
+        raise ConfigError(f"no task {name!r} in {_directory()}; there are: {known}")
+    return path
 
 
 def _directory() -> Path:

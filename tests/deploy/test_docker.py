@@ -26,7 +26,7 @@ def stages() -> dict[str, list[str]]:
 
 
 def pins(path: Path) -> dict[str, str]:
-    lines = [line.partition(" ;")[0] for line in path.read_text().splitlines()]
+    lines = [line.removesuffix(" \\").partition(" ;")[0] for line in path.read_text().splitlines()]
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 

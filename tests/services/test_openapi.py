@@ -57,7 +57,7 @@ def fill(http: httpx.Client) -> dict[str, Any]:
     http.post(f"{steps}/12/seal", json={"training": {"reward": 0.5}}).raise_for_status()
     http.put(f"{steps}/13/parts/0", json={**records, "records": CALM}).raise_for_status()
     sync = http.post("/v1/syncs?wait=true", json={}).raise_for_status().json()["sync"]
-    body = {"kind": "grpo", "parameters": {"run": "digits"}}
+    body = {"kind": "grpo", "parameters": {"run": "digits", "resume": True}}
     job = http.post("/v1/jobs", json=body).raise_for_status().json()["job"]
     return {"run": "digits", "attempt": 1, "step": 12, "rank": 0, "sample": "a", "sync": sync, "job": job}
 

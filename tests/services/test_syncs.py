@@ -285,6 +285,26 @@ async def test_jobs(served: Served) -> None:
     assert (await served.http.delete("/v1/jobs/nothing")).status_code == 404
 
 
+async def test_a_job_that_could_not_begin_is_refused_at_once(served: Served) -> None:
+    async def submitted(**parameters: object) -> tuple[int, str]:
+        body = {"kind": "grpo", "parameters": {"run": "digits", **parameters}}
+        answer = await served.http.post("/v1/jobs", json=body)
+        return answer.status_code, answer.json().get("detail", "")
+
+    code, says = await submitted(task="chess")
+    assert (code, "no task 'chess'" in says, "digits" in says) == (422, True, True)
+    assert (await submitted(resume=True))[0] == 404
+    assert (await submitted())[0] == 201
+    code, says = await submitted()
+    assert (code, "trains run digits now" in says) == (409, True)
+    for job in (await served.http.get("/v1/jobs")).json():
+        await served.http.delete(f"/v1/jobs/{job['job']}")
+    (await served.http.post("/v1/runs", json=RUN)).raise_for_status()
+    code, says = await submitted()
+    assert (code, "choose another name, or resume it" in says) == (409, True)
+    assert (await submitted(resume=True))[0] == 201
+
+
 async def test_a_job_that_ended_is_answered_for_without_ray(served: Served) -> None:
     names = []
     for number in range(3):

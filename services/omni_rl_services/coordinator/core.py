@@ -69,7 +69,7 @@ class Coordinator:
         self.store = Store(ledger, MediaStore(settings.media.directory, settings.media.rules))
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
-        self.jobs = Jobs(bridge, self.events)
+        self.jobs = Jobs(bridge, self.store, self.events)
         self.syncs = Syncs(
             bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
         )

@@ -6,10 +6,12 @@ import hashlib
 import uuid
 from dataclasses import asdict
 
-from omni_rl.api.jobs import ENDED, GrpoBody, JobAnswer, PpoBody
-from omni_rl.errors import IdempotencyError, NotFoundError
+from omni_rl.api.jobs import ENDED, GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
+from omni_rl.errors import ConflictError, IdempotencyError, NotFoundError
+from omni_rl.tasks.settings import require_task
 from omni_rl_services.coordinator.bridge import Bridge, Job, JobRequest
 from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.store import Store
 
 KEPT = 256
 """Jobs in memory, the newest, each with the end of its output if it failed. Ray is asked about one before them."""
@@ -18,21 +20,46 @@ KEPT = 256
 class Jobs:
     """Submission with names of our own: a key gives the same name, and so the same job."""
 
-    def __init__(self, bridge: Bridge, events: Events) -> None:
+    def __init__(self, bridge: Bridge, store: Store, events: Events) -> None:
         self._bridge = bridge
+        self._store = store
         self._events = events
         self._known: dict[str, Job] = {}
         self._listed = False
 
     async def submit(self, body: GrpoBody | PpoBody, key: str | None) -> JobAnswer:
+        """Submit a job, once for each key.
+
+        Raises:
+            ConfigError: this host has tasks, and not the one that is asked for.
+            ConflictError: the run is there already and is not to be resumed, or a job trains it now.
+            NotFoundError: the run is to be resumed, and there is none.
+        """
         unique = uuid.uuid4().hex if key is None else hashlib.sha256(key.encode()).hexdigest()
         request = JobRequest(f"{body.kind}-{unique[:12]}", body.kind, body.parameters.model_dump(mode="json"))
         if key is not None:
             with contextlib.suppress(NotFoundError):
                 return _again(await self._one(request.job), request)
+        await self._require_possible(body.parameters)
         job = self._keep(await self._bridge.submit(request))
         await self._events.publish("job", body.parameters.run, job=job.job, status=job.status, what="submitted")
         return _answer(job)
+
+    async def _require_possible(self, parameters: GrpoParameters | PpoParameters) -> None:
+        """What the job would find out minutes later, in a log."""
+        require_task(parameters.task)
+        run = parameters.run
+        trains = [job.job for job in self._newest() if job.status not in ENDED and job.parameters.get("run") == run]
+        if trains:
+            raise ConflictError(f"job {trains[0]} trains run {run} now: stop it first, or choose another name")
+        try:
+            await self._store.run(run)
+        except NotFoundError:
+            if parameters.resume:
+                raise NotFoundError(f"there is no run {run} to resume; submit it without resume") from None
+        else:
+            if not parameters.resume:
+                raise ConflictError(f"run {run} was there before: choose another name, or resume it (resume=true)")
 
     async def newest(self, limit: int) -> list[JobAnswer]:
         if self._listed:

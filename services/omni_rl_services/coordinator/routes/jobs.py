@@ -22,11 +22,11 @@ Key = Annotated[
 ]
 
 
-@router.post("", status_code=201, responses=documented(401, 403, 409, 413, 422, 503))
+@router.post("", status_code=201, responses=documented(401, 403, 404, 409, 413, 422, 503))
 async def submit(
     body: JobBody, coordinator: CoordinatorDep, caller: Admin, response: Response, key: Key = None
 ) -> JobAnswer:
-    """Submit a GRPO or PPO job."""
+    """Submit a GRPO or PPO job. A run that is there is trained again only to be resumed, and by one job at a time."""
     job = await coordinator.jobs.submit(body, key)
     response.headers["Location"] = f"/v1/jobs/{job.job}"
     return job
