@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         pip = [sys.executable, "-m", "pip", "install", "-q"]
-        subprocess.run([*pip, "--target", place, UV], check=True)
+        subprocess.run([*pip, "--target", folder, UV], check=True)
         if "--hashes" not in arguments:
             _resolve(pip, place)
         for lock in (LOCK, *FRAMEWORKS):
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
 
 def _resolve(pip: list[str], place: Path) -> None:
     report = place / "report.json"
-    command = [*pip, "--dry-run", "--ignore-installed", "--report", report]
+    command = [*pip, "--dry-run", "--ignore-installed", "--report", str(report)]
     subprocess.run([*command, f"{ROOT}[cpu,demo,dev]", *BUILD], check=True)
     resolved = json.loads(report.read_text())["install"]
     pins = {}
@@ -58,8 +58,8 @@ def _write_hashes(lock: Path, place: Path) -> None:
     pins = [line.removesuffix(" \\") for line in lines if line and not line.startswith("#")]
     hashed = [pin for pin in pins if not pin.startswith("torch==")]
     (place / "pins.txt").write_text("\n".join(hashed) + "\n")
-    command = [place / "bin" / "uv", "pip", "compile", "-q", "--universal", "--no-deps", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", "--no-cache", place / "pins.txt", "-o", place / "hashed.txt"]
+    command = [str(place / "bin" / "uv"), "pip", "compile", "-q", "--universal", "--no-deps", "--generate-hashes"]
+    command += ["--no-header", "--no-annotate", "--no-cache", str(place / "pins.txt"), "-o", str(place / "hashed.txt")]
     subprocess.run(command, check=True)
     first = [line for line in lines if line.startswith("#")] + [pin for pin in pins if pin not in hashed]
     lock.write_text("\n".join(first) + "\n" + (place / "hashed.txt").read_text())
