@@ -16,8 +16,7 @@ SMALL_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "small"
 class UpSettings(NumericsSettings, BatchSettings, Hosts):
     """`directory` has everything that outlives a process: state, tokens, ledger, logs. Port 0: any that is free.
 
-    `object_store` is Ray's, in bytes: a step's media tensors, with room. Other hosts join its Ray with `ray start`, at
-    `ray_host`.
+    `object_store` is Ray's, in bytes: a step's media tensors, with room. Other hosts join its Ray with `ray start`.
     """
 
     directory: Path = Path("runs/up")
@@ -27,9 +26,6 @@ class UpSettings(NumericsSettings, BatchSettings, Hosts):
     learning_rate: float = Field(default=1e-3, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
-    ray_host: str = "127.0.0.1"
-    """The address of this machine at which other hosts join its Ray. The default: none can, and Ray listens on the
-    loopback network alone."""
     ledger: str | None = None
     """A URL; the default is a file in `directory`."""
     weight_roots: tuple[Path, ...] = ()

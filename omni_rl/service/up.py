@@ -34,9 +34,6 @@ HEADS = 3
 """How often Ray's head is started. On a machine that is busy it ends by itself: Ray gives a node 30 s, whatever one
 sets."""
 LOOPBACK = "127.0.0.1"
-LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""By default Ray takes 127.0.0.1 for a name of the machine's own address, and listens at every one that it has. This,
-which is its default on other systems than Linux, makes 127.0.0.1 mean itself."""
 RAY = "r"
 """Ray's directory in one of the service's own: Ray lets everybody into the directory that it is given."""
 Say = Callable[[str], None]
@@ -112,7 +109,7 @@ def _new(settings: UpSettings) -> ServiceState:
     ray_port, dashboard_port = _free_port(), _free_port()
     return ServiceState(
         name=f"up-{secrets.token_hex(4)}",
-        ray_address=f"{settings.ray_host}:{ray_port}",
+        ray_address=f"{LOOPBACK}:{ray_port}",
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
         # A Unix socket's path has 107 bytes at most, and Ray adds some 70 to this.
         ray_directory=Path(tempfile.mkdtemp(prefix="omni-rl-")) / RAY,
@@ -130,7 +127,6 @@ def environment(directory: Path, state: ServiceState) -> dict[str, str]:
     """Of every process that is to reach the service's Ray."""
     return {
         **os.environ,
-        **(LOOPBACK_ALONE if state.ray_address.startswith(f"{LOOPBACK}:") else {}),
         MARK: state.name,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ray_token(directory)),

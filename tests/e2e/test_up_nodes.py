@@ -25,7 +25,6 @@ replicas = 2
 world_size = 1
 transport = "object_store"
 strategy = "STRICT_SPREAD"
-ray_host = "127.0.0.2"
 """
 PATIENCE = 120.0
 
