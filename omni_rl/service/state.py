@@ -53,7 +53,7 @@ class ServiceState(BaseModel):
         """None if nothing was started there, or it was ended. Raises `ServiceError` for a file that is not ours."""
         try:
             return cls.model_validate_json((directory / "state.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
             raise ServiceError(f"{directory / 'state.json'} cannot be used: {error}") from None

@@ -51,7 +51,7 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
             the service runs with other settings; nothing was started.
         ServiceError: the port is taken, a process ended, or not everything answered within `ready_seconds`.
     """
-    directory = prepared(settings.directory, "up.directory")
+    directory = settings.directory.resolve()
     before = _same_run(ServiceState.read(directory))
     if before is not None and before.settings is not None:
         _require_same(settings, before)
@@ -62,6 +62,7 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
         require_devices(settings, settings.replicas)
         if settings.port:
             bind(settings.host, settings.port).close()
+    prepared(directory, "up.directory")
     state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
     try:

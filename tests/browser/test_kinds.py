@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from omni_rl.kinds import OVERALL
+from omni_rl.kinds import KINDS, OVERALL
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.live import live
@@ -38,7 +38,7 @@ def test_the_kind_that_breaches_stands_first_and_says_so(audio: str, opened: Ope
     expect(first.locator(".sign")).to_contain_text(f"■ PAUSE at step {STEPS}: 0.5")
     expect(first.locator(".sign")).to_contain_text("limit 0.4")
     headings = [text.split(":")[0] for text in page.locator(".two:not(.stacked .two) h2").all_inner_texts()]
-    assert sorted(headings) == sorted([OVERALL, "text", "image", "audio", "video", "mixed"])
+    assert sorted(headings) == sorted([OVERALL, *KINDS])
     expect(panels.filter(has_text="text: ").locator(".sign")).to_have_text("")
 
 

@@ -79,9 +79,9 @@ def test_a_trainers_day(client: Client) -> None:
     assert (client.checks(1)[0].check, client.checks(run="digits", step=13)) == (step.check, [])
     with pytest.raises(NotFoundError, match="no check 99"):
         client.check_numbered(99)
-    job = client.submit(GrpoParameters(run="digits", group=4), key="once")
-    assert client.submit(GrpoParameters(run="digits", group=4), key="once").job == job.job
-    assert client.submit(PpoParameters(run="digits")).kind == "ppo"
+    job = client.submit(GrpoParameters(run="digits", group=4, resume=True), key="once")
+    assert client.submit(GrpoParameters(run="digits", group=4, resume=True), key="once").job == job.job
+    assert client.submit(PpoParameters(run="digits-ppo")).kind == "ppo"
     assert client.job(job.job).parameters["group"] == 4
     assert "step 1 of 50" in client.logs(job.job)
     assert client.stop_job(job.job).status == "stopped"
