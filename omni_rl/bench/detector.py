@@ -1,6 +1,7 @@
 """How good the detector is: faults put into live services, and clean steps; `bench/detector.json` and its picture."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def publish(out: Path, record: Record) -> Path:
     found: dict[str, Any] = {
         "faults": len({fault.name for fault in FAULTS}),
         "kinds_of_trial": len(FAULTS),
-        "seeds": sorted({trial["seed"] for trial in trials}),
         "unproven": UNPROVEN,
     }
     for pair in PAIRS:
         mine = [trial for trial in trials if trial["pair"] == pair]
         blocks = [block for block in record.lines("clean") if block["pair"] == pair]
-        found[pair] = figures(mine, blocks) | {"each": [_short(trial) for trial in mine]}
+        tried = Counter(str(trial["seed"]) for trial in mine)
+        found[pair] = {"trials_by_seed": dict(tried), **figures(mine, blocks), "each": [_short(one) for one in mine]}
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.write_text(
         confusion_svg(confusion(trials), f"{len(trials)} faults put into live services: what each was called")

@@ -142,8 +142,8 @@ def test_sound_and_video_are_learned_from_in_agreement(service: Service, task: s
 
 def test_a_job_that_cannot_run_says_why_in_its_log(service: Service) -> None:
     with service.client() as client:
-        job = service.submit("grpo", "lost", "task=no-such-task", follow=False)
+        job = service.submit("grpo", "lost", "dtype=bfloat16", follow=False)
         while client.job(job).status in ("pending", "running"):
             time.sleep(0.2)
         assert client.job(job).status == "failed"
-        assert "no task 'no-such-task'" in client.logs(job)
+        assert "dtype bfloat16: the service has float32" in client.logs(job)
