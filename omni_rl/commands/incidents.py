@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omni_rl.commands.service import RUNS, AsJson, Directory, connect
+from omni_rl.commands.service import RUNS, AsJson, Directory, connect, print_json, when
 from omni_rl.consistency.shown import shown
 from omni_rl.errors import ConfigError
 
@@ -50,7 +49,7 @@ def incidents(
     else:
         found = _read(ledger, lambda read: read.incidents(limit, is_open=is_open, run=run, kind=kind))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for one in found:
             typer.echo(_incident_line(one))
@@ -107,7 +106,7 @@ def runs(
     else:
         found = _read(ledger, lambda read: read.runs(limit, search=search, needs=need or (), sort="need"))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     width = max((len(run.run) for run in found), default=0)
     for run in found:
@@ -134,11 +133,6 @@ def export(
         typer.echo("\n".join(f"wrote {path}" for path in paths))
 
 
-def when(at: float) -> str:
-    """A time of this machine's zone, with the zone."""
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z}"
-
-
 def _read(url: str, query: Callable[[Any], Sequence[Any]]) -> Sequence[Any]:
     from omni_rl_services.coordinator.reading import Reading
 
@@ -154,10 +148,6 @@ def _opened(url: str) -> "Ledger":
     if url.startswith("sqlite:///") and not file.exists():
         raise ConfigError(f"ledger {file} is not there; name it with --ledger sqlite:///FILE")
     return Ledger.open(url)
-
-
-def _print_json(found: Sequence[Any]) -> None:
-    typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
 
 
 def _incident_line(one: "IncidentAnswer") -> str:

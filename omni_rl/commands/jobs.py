@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rl.commands.service import RUNS, AsJson, Directory, connect
+from omni_rl.commands.service import RUNS, AsJson, Directory, connect, print_json
 from omni_rl.errors import ConfigError
 from omni_rl.runtime import prepare
 
@@ -57,7 +57,7 @@ def jobs(
     with connect(directory) as client:
         found = client.jobs(limit)
     if as_json:
-        typer.echo(json.dumps([job.model_dump(mode="json") for job in found]))
+        print_json(found)
         return
     for job in found:
         typer.echo(f"{job.job}  {job.kind}  {job.status}  {job.message}".rstrip())

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,11 +103,7 @@ def _doing(run: "RunAnswer") -> str:
     """What a run does, and since when it does not."""
     match run.activity:
         case "silent" | "ended":
-            last = (
-                "no step"
-                if run.sealed is None
-                else f"step {run.step} was at {datetime.fromtimestamp(run.sealed).astimezone():%Y-%m-%d %H:%M:%S%z}"
-            )
+            last = "no step" if run.sealed is None else f"step {run.step} was at {when(run.sealed)}"
             return f"{run.activity} ({last})"
         case "waiting":
             return "no step yet"
@@ -240,6 +237,16 @@ def connect(directory: Path) -> Any:
             f"no service was started in {directory}; run omni-rl up or omni-rl serve, or set OMNI_RL_URL"
         ) from None
     return Client(url, owner_token(directory).read_text())
+
+
+def when(at: float) -> str:
+    """A time of this machine's zone, with the zone."""
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z}"
+
+
+def print_json(found: Sequence[Any]) -> None:
+    """Print answers as one JSON list."""
+    typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
 
 
 def _body(kind: str, **values: Any) -> Any:

@@ -21,10 +21,15 @@ def prepared(directory: Path, setting: str) -> Path:
     return directory
 
 
+def write_new_private(path: Path, text: str) -> None:
+    """Make a file that only its owner may read. Raises `FileExistsError`."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace a file by one that only its owner may read; a reader sees the old text or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    write_new_private(partial, text)
     partial.replace(path)

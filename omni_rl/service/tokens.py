@@ -1,7 +1,6 @@
 """Secrets of a service, each in a file that only its owner may read; none is ever printed or logged."""
 
 import json
-import os
 import re
 import secrets
 from pathlib import Path
@@ -10,7 +9,7 @@ from omni_rl_services.coordinator.auth import new_token
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
-from omni_rl.service.directory import write_private
+from omni_rl.service.directory import write_new_private, write_private
 
 HASHES = "tokens.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -38,7 +37,7 @@ def add_token(directory: Path, name: str, scope: Scope) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     token, digest = new_token()
     try:
-        write_secret(path, token)
+        write_new_private(path, token)
     except FileExistsError:
         raise ConfigError(
             f"{path} is there already; take another name, or remove the token with omni-rl token --remove {name} "
@@ -85,11 +84,5 @@ def ray_token(directory: Path) -> Path:
     """Where the token of the Ray cluster lies; it is made if there is none."""
     path = directory / "ray_token"
     if not path.exists():
-        write_secret(path, secrets.token_hex(32))
+        write_new_private(path, secrets.token_hex(32))
     return path
-
-
-def write_secret(path: Path, text: str) -> None:
-    """A new file for its owner alone. Raises `FileExistsError`."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
