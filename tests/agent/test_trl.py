@@ -46,7 +46,7 @@ def updates_of(tmp_path: Path, *, lora: bool) -> list[UpdateAnswer]:
 def test_each_fault_of_an_update_is_told_of_at_that_update(tmp_path: Path, lora: bool) -> None:
     told = updates_of(tmp_path, lora=lora)
     assert [one.of for one in told] == list(range(1, STEPS + 1))
-    for step, one in enumerate(told, 1):
+    for step, one in enumerate(told):  # the trainer counts its steps from 0, and its updates from 1
         sentences = [fault.sentence for fault in one.findings]
         if step in SAID:
             assert any(SAID[step] in sentence for sentence in sentences), (step, sentences)
