@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HOME = "127.0.0.2"
 """The driver's node, and the first rank's."""
 SMALL = DemoSettings(prompts_per_kind=1, max_tokens=8, replicas=2, nodes=NodesSettings(count=3))
-LONG, SOON = 1000, 3.0
+LONG, SOON = 1000, 1.0
 """Tokens of an answer that takes long enough for a node to be lost meanwhile, after so many seconds."""
 
 
