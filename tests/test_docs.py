@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from omni_rl import errors
 from omni_rl.cli import app
+from omni_rl.consistency import guidance
 from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.incidents import KINDS, IncidentKind
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import OmniRLError
 from tests.services.live import live
@@ -49,14 +51,19 @@ def test_every_variable_of_ours_is_listed() -> None:
 
 def test_every_alert_has_its_section_with_its_severity() -> None:
     groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
-    wanted = [f"{rule['alert']} ({rule['labels']['severity']})" for group in groups for rule in group["rules"]]
-    assert re.findall(r"^### (.*)$", section("Alerts"), re.MULTILINE) == wanted
+    wanted = [(rule["alert"], rule["labels"]["severity"]) for group in groups for rule in group["rules"]]
+    found = re.findall(r"^### (.*)\n\*(\w+)\.\* ", section("Alerts"), re.MULTILINE)
+    assert [(alert, severity.lower()) for alert, severity in found] == wanted
+    assert section("Alerts").count("\n### ") == len(wanted)
 
 
-def test_every_cause_is_explained_and_has_a_remedy() -> None:
-    rows = table("Causes")
-    assert rows.keys() == set(Cause)
-    assert all(len(cells) == 2 and all(cells) for cells in rows.values())
+def test_every_incidents_link_leads_to_a_section_with_its_remedy() -> None:
+    every: list[tuple[IncidentKind, str | None]] = [(kind, None) for kind in KINDS]
+    every += [("drift", str(cause)) for cause in Cause]
+    for kind, cause in every:
+        title = guidance.section(kind, cause)
+        (text,) = re.findall(rf"^### {title}\n(.*?)^(?:#|<!--)", GUIDE, re.MULTILINE | re.DOTALL)
+        assert guidance.remedy(kind, cause) in " ".join(text.split()), title
 
 
 def test_the_table_of_actions_is_the_codes() -> None:

@@ -1,5 +1,6 @@
 """Writes docs/rest.md from the OpenAPI document, docs/configuration.md from the settings' classes, the tables of
-docs/scale.md from the cost model and those of docs/numerics.md from the benchmark."""
+docs/scale.md from the cost model and those of docs/numerics.md from the benchmark, and the sections of causes in
+docs/operating.md from the table that incidents take their remedies from."""
 
 import ast
 import inspect
@@ -27,6 +28,7 @@ from pydantic.fields import FieldInfo
 
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.config import DemoSettings
+from omni_rl.consistency.guidance import OF_CAUSE, OF_KIND, Guidance
 from omni_rl.plan.cases import cases
 from omni_rl.plan.links import H100
 from omni_rl.plan.measured import Measured
@@ -117,7 +119,29 @@ def main() -> None:
 
 def documents() -> dict[str, str]:
     """What `docs` is to have, by the file's name."""
-    return {"rest.md": rest(), "configuration.md": configuration(), "scale.md": scale(), "numerics.md": numerics()}
+    return {
+        "rest.md": rest(),
+        "configuration.md": configuration(),
+        "scale.md": scale(),
+        "numerics.md": numerics(),
+        "operating.md": operating(),
+    }
+
+
+def operating() -> str:
+    """The guide with a section for every cause, and for every kind of incident that has none."""
+    before, rest_of_page = (DOCS / "operating.md").read_text().split(START)
+    lines = [""]
+    for cause, guidance in OF_CAUSE.items():
+        lines += _guidance(str(cause), guidance)
+    lines += ["## Incidents without a cause", ""]
+    for kind, guidance in OF_KIND.items():
+        lines += _guidance(kind, guidance)
+    return f"{before}{START}" + "\n".join(lines) + f"{END}{rest_of_page.split(END)[1]}"
+
+
+def _guidance(name: str, guidance: Guidance) -> list[str]:
+    return [f"### {name}", "", *_wrapped(f"{guidance.meaning}\n\n**What to do:** {guidance.remedy}")]
 
 
 def scale() -> str:

@@ -17,7 +17,8 @@ from omni_rl.api.runs import Recent, RunLine
 from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
-from omni_rl.consistency.incidents import GUIDE, Figure, remedy, section
+from omni_rl.consistency.guidance import GUIDE, remedy, section
+from omni_rl.consistency.incidents import Figure
 from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.run_list import Listed

@@ -17,12 +17,15 @@ export function incidentCard(incident, { loud = false, halted = false } = {}) {
   return h(loud ? "div" : "article", { className: `alarm ${incident.severity}${over ? " past" : ""}`, role: loud ? "alert" : null, data: { incident: incident.incident } },
     h(loud ? "h2" : "h3", {}, `${SIGNS[incident.severity]}${incident.step === null ? "" : ` at step ${count(incident.step)}`}: ${incident.cause ? words(incident.cause) : KINDS[incident.kind]}`),
     h("p", { className: "story" }, incident.what),
-    over ? null : h("p", {}, h("strong", {}, "What to do: "), incident.remedy, " ", h("span", { className: "quiet" }, `More: ${incident.guide}`)),
+    over ? null : h("p", {}, h("strong", {}, "What to do: "), incident.remedy, " ", h("span", { className: "quiet" }, "More: ", guide(incident))),
     ...incident.actions.slice(-3).map((action) => h("p", {}, h("strong", {}, "Done: "), action.what, " ", h("span", { className: "quiet" }, since(action.at)))),
     ...incident.notes.map((note) => h("p", { className: "note" }, h("strong", {}, `${note.by}: `), note.text, " ", h("span", { className: "quiet" }, since(note.at)))),
     h("p", { className: "quiet" }, `#${incident.incident} · opened `, since(incident.opened), over ? ", over " : "", over ? since(incident.ended) : "", ` · ${hand(incident)}`, ...links(incident).flatMap((one) => [" · ", one])),
     over ? null : buttons(incident, halted, told), told);
 }
+
+/** A link where the operator said where the guide is read, else its path in the project. */
+const guide = ({ guide: at }) => (/^https?:\/\//.test(at) ? h("a", { href: at, rel: "noreferrer" }, at) : at);
 
 const hand = ({ acknowledged }) => (acknowledged ? `${acknowledged.by} has it in hand since ${clock(acknowledged.at)}` : "nobody has it in hand");
 
