@@ -16,9 +16,10 @@ from omni_rl.sabotage.suite import Record, sweep
 
 FIRST_SEED = 401
 """Limits, checks and faults were made with seeds below 400, which are not reported."""
-TUNED = {"bfloat16": {401, 402}}
+TUNED = {"bfloat16": {401, 402, 403}}
 """Later ones of a pair, on which a fault of the checks was found, and mended: they are not reported either."""
-FIRST_CLEAN_SEED = 40_000
+FIRST_CLEAN_SEED = 60_000
+"""Runs of the earlier ones showed how far one accident of the router's goes."""
 CLEAN = ("float32", "bfloat16")
 PICTURE = Path("docs/pictures/detector.svg")
 

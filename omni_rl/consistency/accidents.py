@@ -1,8 +1,9 @@
 """What one accident does to a figure of few tokens.
 
 The field's limits are for means over whole batches. A kind of prompt may have 32 tokens in a step, and in bfloat16 a
-router's tie that falls the other way moves a token by about 1: alone it lifts such a mean over a limit. In float32 it
-leaves out what is left of its answer, which is a large share of few answers.
+router's tie that falls the other way moves a token by about 1, and through the sequence's state now and then another
+one: alone they lift such a mean over a limit. In float32 it leaves out what is left of its answer, which is a large
+share of few answers.
 """
 
 import math
@@ -20,11 +21,16 @@ _OF_TOKEN: Mapping[str, Callable[[float], float]] = {
 """What a token adds to a metric above its value of agreement, at most: a KL is less where d is negative."""
 
 
+SECOND = 8
+"""Tokens of which one accident may move two."""
+
+
 def one_accident(metric: str, figures: Mapping[str, float]) -> float:
     """What one accident adds to a metric, at most, by the figures of its bucket.
 
-    To a mean over tokens: the token that is furthest off; 0 where `figures` lack the largest abs d. To the share that
-    is left out: one sequence's flip, or a `FEW` tokens of several. To other metrics: 0.
+    To a mean over tokens: the two that are furthest off, of fewer than `SECOND` tokens the one; 0 where `figures` lack
+    the largest abs d. To the share that is left out: one sequence's flip, or a `FEW` tokens of several. To other
+    metrics: 0.
     """
     if metric == EXCLUDED:
         accidents = 1.0 if figures["excluded_tokens"] < FEW else max(1.0, figures["router_flips"])
@@ -32,4 +38,17 @@ def one_accident(metric: str, figures: Mapping[str, float]) -> float:
     largest = figures.get("logprob_abs_diff_max", math.nan)
     if metric not in _OF_TOKEN or math.isnan(largest):
         return 0.0
-    return _OF_TOKEN[metric](min(largest, MOST)) / figures["tokens"]
+    return sum(_OF_TOKEN[metric](min(d, MOST)) for d in (largest, _second(largest, figures))) / figures["tokens"]
+
+
+def _second(largest: float, figures: Mapping[str, float]) -> float:
+    """The second largest abs d; 0.0 where it is not known, or of too few tokens.
+
+    The 99th percentile of up to 101 tokens lies between the two largest, `share` of the way, as it is linear between
+    neighbours. Of more, a second token is too small a part of a mean to be spared.
+    """
+    tokens, p99 = figures["tokens"], figures.get("logprob_abs_diff_p99", math.nan)
+    share = 1 - (tokens - 1) / 100
+    if not SECOND <= tokens <= 101 or math.isnan(p99):
+        return 0.0
+    return max(0.0, (p99 - share * largest) / (1 - share))

@@ -41,8 +41,9 @@ FEW = 4
 SHARE = 0.25
 """Of an answer's or a kind's tokens: what rounding does not flip. Clean answers of 32 tokens in bfloat16 had 4 at most,
 clean kinds 3 %."""
-MOST = 2.0
-"""The abs d that a token may have for no reason but a tie; what goes beyond it is never put down to one."""
+MOST = 3.0
+"""The abs d that a token may have for no reason but a tie; what goes beyond it is never put down to one. Of 150,000
+tokens of clean bfloat16 steps the furthest was 2.3 off."""
 
 
 def kept_tokens(columns: StepColumns, flipped: Mapping[int, SampleRecord], ties: Ties) -> Mask | None:

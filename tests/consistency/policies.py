@@ -42,13 +42,13 @@ class Answer:
 
 
 def answers(
-    seed: int, count: int = 4, tokens: int = 32, temperature: float = 1.0, sharpness: float = 2.0
+    seed: int, count: int = 4, tokens: int = TOKENS, temperature: float = 1.0, sharpness: float = 2.0
 ) -> list[Answer]:
     """Sampled from their own distribution, so that d has the signs that it has in a run."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
-        logits = sharpness * rng.standard_normal((TOKENS, VOCABULARY))
+        logits = sharpness * rng.standard_normal((tokens, VOCABULARY))
         table = np.exp(log_softmax(logits / temperature))
         ids = np.array([rng.choice(VOCABULARY, p=row / row.sum()) for row in table])
         kind = "image" if number % 2 else "text"

@@ -12,7 +12,7 @@ from omni_rl.consistency.attribution.parting import SHARE, apart, held, kinds_ou
 from omni_rl.consistency.attribution.reported import LEFT, Values
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.comparison import compare
-from omni_rl.consistency.left_out import TIES
+from omni_rl.consistency.left_out import NOTHING, TIES
 from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
@@ -162,19 +162,27 @@ def reference(found: Reference, step: float, bands: Bands) -> Finding:
 
 
 def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
-    """Whether router flips at ties explain it: without the tokens that they touch, nothing may be left."""
+    """Whether router flips at ties explain it: with the tokens that they touch it is more than noise, and without them
+    nothing is left, of the mean or of a single token."""
     flips = [flip for record in records if (flip := first_flip(record)) is not None]
     by_layer = flips_by_layer(list(records))
     layers = tuple(f"moe.{layer}" for layer in by_layer)
     ties = TIES[bands.dtype]
-    left = mean_of(compare(records, ties).metrics)
-    numbers = {"sequences_with_a_flip": len(flips), "mean_without": left}
+    whole, rest = mean_of(compare(records, NOTHING).metrics), compare(records, ties).metrics
+    left, furthest = mean_of(rest), rest.logprob_abs_diff_max if rest.tokens else 0.0
+    numbers = {"sequences_with_a_flip": len(flips), "mean_with": whole, "mean_without": left}
     numbers |= {f"flips_moe_{layer}": float(count) for layer, count in by_layer.items()}
     if not flips:
         return Finding(Check.ROUTER, "clear", "both sides chose the same experts everywhere")
     widest = max(flip.margin for flip in flips)
     numbers["widest_margin"] = widest
-    if widest < ties.margin and left <= bands.mean:
+    if widest >= ties.margin:
+        why = "no ties"
+    elif not left <= bands.mean or not furthest <= bands.token:
+        why = f"more than noise, a token of it by {furthest:.2g}"
+    elif whole <= bands.mean:
+        why = f"with it {whole:.2g}, which is noise"
+    else:
         return Finding(
             Check.ROUTER,
             "explains",
@@ -189,7 +197,7 @@ def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
         Check.ROUTER,
         "suspicious",
         f"{len(flips)} sequences chose other experts, by margins up to {widest:.2g}; without what follows them "
-        f"{left:.2g} is left: " + ("more than noise" if widest < ties.margin else "no ties"),
+        f"{left:.2g} is left: {why}",
         numbers=numbers,
         layers=layers,
     )

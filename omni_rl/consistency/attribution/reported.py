@@ -14,6 +14,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.attribution.parting import SHARE, apart, pairs
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.left_out import TIES, kept
 from omni_rl.consistency.records import SampleRecord
 
 Array = NDArray[np.float64]
@@ -30,6 +31,10 @@ TAIL = 0.05
 router flips make a mean abs d of 0.09 in bfloat16 of what is 0.005 in the median."""
 BESIDE = 0.15
 """What is left of the difference of the other tokens, at most, once a side's own logits stand in for what it posted."""
+SEVERAL = 3
+"""Tokens that are far off, below which they may be accidents of the router's."""
+MOST = 0.7
+"""Share of what far tokens are off by that has to lie where a side posted something else."""
 TEMPERATURES = (0.1, 10.0)
 TRIES = 14
 """Steps of a golden section over the logarithm of TEMPERATURES: to 1 %."""
@@ -78,7 +83,8 @@ def reported(
     )
     numbers = _finite({"abs_diff_mean": step, "reported_mean": wrong, "left": left, "asked": asked})
     is_much = step > bands.mean and bands.mean < wrong < np.inf and wrong >= SHARE * step
-    if not is_much or not (left <= enough(step, bands) or _is_all_but_noise(known, own, said, other)):
+    is_all = is_much and (left <= enough(step, bands) or _is_all_but_noise(known, own, said, other))
+    if not is_all and not _is_what_is_far(known, own, said, other, bands):
         return Finding(check, "clear", f"the {side} posted what its logits give, up to {wrong:.2g}", numbers=numbers)
     cause, what, found = _reading(known, own, said, side, rescore, bands)
     return Finding(
@@ -96,12 +102,23 @@ def reported(
 
 def _is_all_but_noise(samples: Sequence[SampleRecord], own: Values, said: Values, other: Values) -> bool:
     """Whether little is left of the difference, but for the few tokens that rounding has far off."""
-    mine, posted, against = (
-        np.concatenate([values[sample.sample] for sample in samples]) for values in (own, said, other)
-    )
+    mine, posted, against = _joined(samples, own, said, other)
     left, before = np.abs(mine - against), np.abs(posted - against)
     most = np.argsort(left, kind="stable")[: int((1 - TAIL) * len(left))]
     return mean_abs(left[most]) <= BESIDE * mean_abs(before[most])
+
+
+def _is_what_is_far(samples: Sequence[SampleRecord], own: Values, said: Values, other: Values, bands: Bands) -> bool:
+    """Whether the tokens that are further off than noise has one are those that a side posted otherwise than its own
+    logits give, which agree with the other side there: a few tokens of many need not move a mean."""
+    if not samples:
+        return False
+    counted = np.concatenate([kept(one, TIES[bands.dtype])[: len(own[one.sample])] for one in samples])
+    mine, posted, against = _joined(samples, own, said, other)
+    off = np.abs(posted - against)
+    far = counted & (off > bands.token)
+    posted_so = far & (np.abs(posted - mine) > bands.token) & (np.abs(mine - against) <= bands.token)
+    return int(posted_so.sum()) >= SEVERAL and float(off[posted_so].sum()) >= MOST * float(off[far].sum())
 
 
 def enough(before: float, bands: Bands) -> float:
@@ -118,7 +135,7 @@ def _reading(
     bands: Bands,
 ) -> tuple[Cause, str, dict[str, float]]:
     """What the posted values are, in words, and the numbers behind it."""
-    mine, theirs = (np.concatenate([values[sample.sample] for sample in samples]) for values in (own, said))
+    mine, theirs = _joined(samples, own, said)
     by = theirs - mine
     if rescore is not None and (fit := _temperature(samples, said, rescore, mean_abs(by), bands)) is not None:
         raw = ", the raw ones" if fit == 1.0 else ""
@@ -227,6 +244,11 @@ def _minimum(cost: Callable[[float], float]) -> tuple[float, float]:
             costs[1] = cost(float(np.exp(inner[1])))
     best = int(costs[1] < costs[0])
     return float(np.exp(inner[best])), costs[best]
+
+
+def _joined(samples: Sequence[SampleRecord], *of: Values) -> list[Array]:
+    """The values of all samples, one after the other."""
+    return [np.concatenate([values[sample.sample] for sample in samples]) for values in of]
 
 
 def _posted(sample: SampleRecord, side: Side) -> Array:

@@ -89,7 +89,7 @@ class _Search:
                 continue
             if finding.check not in UNREAD:
                 return finding
-            known = finding
+            known = known or finding
         for finding in self.of_weights() if known is not None and known.check not in PATTERNS else self.run():
             self.findings.append(finding)
             if finding.result == "explains":

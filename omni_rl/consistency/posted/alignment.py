@@ -11,6 +11,8 @@ FEWEST = 8
 """Tokens that an answer needs after a shift, or a pair of answers in common, to be told from chance."""
 EXPLAINED = 0.4
 """What is left of the difference, at most, once a hypothesis that explains it is applied."""
+ALONE = 0.6
+"""Share of what a shift explains that one token has at most: a token out of its place is missing from another one."""
 STANDS_OUT = 0.15
 """How far the answer that another's logprobs belong to is from these at most, as a share of the other answers' median:
 0.02 to 0.1 where rows were swapped, from 0.2 on where the nearest of 20 answers is so by chance."""
@@ -86,7 +88,8 @@ def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
             a, b = int(first[number]), int(last[number])
             begin = int(np.argmax(total[b] - total[a:b]))
             spent = cost[a + begin : b].sum()
-            if b - a - begin >= FEWEST and spent <= EXPLAINED * base[a + begin : b].sum():
+            together = gain[a + begin : b].max() <= ALONE * top[number]
+            if together and b - a - begin >= FEWEST and spent <= EXPLAINED * base[a + begin : b].sum():
                 best[filled[number]], shift[filled[number]], start[filled[number]] = top[number], by, begin
     return best, shift, start
 

@@ -89,15 +89,21 @@ def is_floor(values: Array, other: Array) -> bool:
 
 def kept_in_fewer_bits(step: PostedStep, noise: float) -> Finding:
     """Whether a side's logprobs were rounded to bfloat16 or float16 after they were computed: all of them lie on its
-    grid, and the difference is within half of a step of it. `noise`: the mean abs d of two correct computations."""
+    grid, and the difference is within half of a step of it, but for little.
+
+    `noise`: the mean abs d of two correct computations.
+    """
     judged = step.judged
     for dtype, bits in BITS.items():
         kept = [(side, values) for side, values, _ in step.sides if _is_on_grid(values[judged], bits)]
         if not kept:
             continue
         half = sum(_step(values[judged], bits) / 2 for _, values in kept)
-        within = np.abs(step.d[judged]) <= half * (1 + 1e-6) + TOKEN * noise
+        off = np.abs(step.d[judged])
+        within = off <= half * (1 + 1e-6) + TOKEN * noise
         if float(np.mean(half)) <= noise or float(within.mean()) < ON_GRID:
+            continue
+        if float(off[~within].sum()) > LEFT * float(off.sum()):
             continue
         sides = " and ".join(f"the {side}'s" for side, _ in kept)
         return Finding(

@@ -53,6 +53,16 @@ def test_one_answer_shifted_by_one_is_named() -> None:
     assert "p12/3" in found.sentence
 
 
+def test_one_token_of_a_long_answer_that_is_off_is_no_shift() -> None:
+    """Where most tokens are certain, their neighbours' logprobs are theirs: the one token would be explained."""
+    rng = np.random.default_rng(7)
+    train = rng.uniform(-1.2e-3, -1e-3, (1, 16_000))
+    rollout = train + 1e-6 * rng.standard_normal(train.shape)
+    train[0, 3500] = -9.0
+    found = Judge().rows(records(np.minimum(rollout, 0.0), train, rng.integers(0, 512, train.shape)))
+    assert (found.severity > Severity.OK, found.cause) == (True, "unknown")
+
+
 def test_an_answer_whose_own_mean_is_biased_is_told_though_no_limit_is_near() -> None:
     world = World(43, 200, 1024, 32)
     engine = world.engine(world.logits)
