@@ -75,9 +75,9 @@ def test_a_pattern_of_the_records_is_the_cause_where_no_experiment_knows_better(
     assert [finding.result for finding in asked.findings] == ["suspicious", "explains"]
 
 
-@pytest.mark.parametrize("check", [Check.VALUES, Check.TOKEN_SHIFT, Check.SAMPLE_PAIRING])
-def test_values_of_another_place_end_the_search_once_the_bytes_are_read(check: Check) -> None:
-    case = Case(parted(), [said(check, Cause.SAMPLE_PAIRING), said(Check.GROWTH, Cause.STALE_WEIGHTS)])
+def test_values_that_are_no_numbers_end_the_search_once_the_bytes_are_read() -> None:
+    first, second = said(Check.VALUES, Cause.NONFINITE_LOGPROBS), said(Check.GROWTH, Cause.STALE_WEIGHTS)
+    case = Case(parted(), [first, second])
     equal, wrong = (
         [Audit("rollout-0", "run/1/3/abc", 8, tensors)]
         for tensors in ((), (WrongTensor("lm_head.weight", 8, stale=False),))
@@ -87,7 +87,7 @@ def test_values_of_another_place_end_the_search_once_the_bytes_are_read(check: C
         raise AssertionError("the records prove it")
 
     proven = attribute(case, Experiments(audit=lambda: equal, packing=never), FLOAT32, seconds=60)
-    assert proven.cause is Cause.SAMPLE_PAIRING
+    assert proven.cause is Cause.NONFINITE_LOGPROBS
     other = attribute(case, Experiments(audit=lambda: wrong, packing=never), FLOAT32, seconds=60)
     assert other.cause is Cause.CORRUPT_WEIGHTS
 

@@ -52,9 +52,9 @@ class Check(StrEnum):
 PATTERNS = frozenset({Check.PENALTY, Check.TEMPERATURE, Check.SUPPORT, Check.GROWTH, Check.ROUNDING})
 """Checks of a posted step that know a cause by a pattern of its logprobs: other faults can show it too, so that what
 our own pair can be asked goes before them."""
-UNREAD = PATTERNS | {Check.VALUES, Check.TOKEN_SHIFT, Check.SAMPLE_PAIRING}
+UNREAD = PATTERNS | {Check.VALUES}
 """Checks of a posted step that leave open what our own pair can say for sure: values that are no numbers may come of
-weights that are none, and values that look like those of another place of weights that are others."""
+weights that are none."""
 Result = Literal["clear", "suspicious", "explains", "not_done"]
 """suspicious: something is wrong there, and a later check says what it is."""
 
