@@ -189,11 +189,6 @@ class Ledger:
         with self.database.read() as connection:
             return run_list.overdue(connection, now, limit)
 
-    def silent_runs(self, limit: int) -> list[str]:
-        """Runs whose steps stopped coming, the one that did so last first."""
-        with self.database.read() as connection:
-            return run_list.silent(connection, limit)
-
     def to_remember(self, limit: int) -> list[Run]:
         """The newest runs, and those where something is under way; oldest first."""
         with self.database.read() as connection:

@@ -79,12 +79,6 @@ def overdue(connection: sa.Connection, now: float, limit: int) -> list[str]:
     return list(connection.execute(found).scalars())
 
 
-def silent(connection: sa.Connection, limit: int) -> list[str]:
-    """Runs whose steps stopped coming, the one that did so last first."""
-    found = sa.select(incidents.c.run).where(incidents.c.ended.is_(None), incidents.c.kind == "silence")
-    return list(connection.execute(found.order_by(incidents.c.id.desc()).limit(limit)).scalars())
-
-
 def under_way(connection: sa.Connection) -> list[str]:
     """Runs whose gate is shut, whose cause is pursued, or that a person has to look at: by their policy's state."""
     found = sa.select(runs.c.run, runs.c.state).where(runs.c.need >= int(Need.WARN), runs.c.state.is_not(None))

@@ -65,6 +65,7 @@ def test_only_the_coordinator_and_grafana_are_published_on_loopback(compose: dic
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     assert compose["networks"]["inside"] == {"internal": True}
     assert {name for name, service in compose["services"].items() if "edge" in service.get("networks", [])} == {
+        "alertmanager",
         "coordinator",
         "grafana",
     }
@@ -131,6 +132,10 @@ def test_the_secrets_script_makes_what_the_file_names(tmp_path: Path) -> None:
     directory = tmp_path / "secrets"
     environment = {**os.environ, "OMNI_RL": str(Path(sys.executable).with_name("omni-rl"))}
     command = ["bash", "deploy/docker/secrets.sh", str(directory)]
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "OMNI_RL_ALERT_URL: where alerts go" in refused.stderr
+    environment["OMNI_RL_ALERT_URL"] = "https://pager.example/hook"
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     compose = load({**REQUIRED, "OMNI_RL_SECRETS": str(directory)})
     files = [Path(secret["file"]) for secret in compose["secrets"].values()]

@@ -24,6 +24,7 @@ from omni_rl_services.coordinator.auth import Sessions, Tokens
 from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState, NoBridge
 from omni_rl_services.coordinator.checks import Checks
 from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.followers import Followers, show_again
 from omni_rl_services.coordinator.gate import PERSON, Gate
 from omni_rl_services.coordinator.incidents import pursued
 from omni_rl_services.coordinator.jobs import Jobs
@@ -34,7 +35,7 @@ from omni_rl_services.coordinator.roster import Roster
 from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.silence import CLOCK, Clock, Silence
-from omni_rl_services.coordinator.sinks import Aside, Sink, WandbSink
+from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.steps import Steps
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.syncs import Syncs
@@ -77,12 +78,12 @@ class Coordinator:
         self._alone = isinstance(bridge, NoBridge)
         self.checks = Checks(bridge, self.store, self.events)
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
-        self._sinks = self._asides(sinks)
+        self._runs = Roster(self.store, settings.settle, settings.silent_after)
+        self._followers = Followers(settings, sinks, self.store, self._runs, self.telemetry)
         self.updates = Updates(self.store, self.events)
         self.steps = Steps(
-            settings, self.store, self.events, self.telemetry, self._sinks, self._responder, self.updates, clock
+            settings, self.store, self.events, self.telemetry, self._followers, self._responder, self.updates, clock
         )
-        self._runs = Roster(self.store, settings.settle, settings.silent_after)
         self.silence = Silence(self._runs, self.store, self.gate, clock)
         self.pager = Pager(settings.pager, self.store, self.telemetry)
         self.events.hear(self._heard)
@@ -101,6 +102,7 @@ class Coordinator:
             self.gate.hold(PERSON, reason)
         await self._bridge.open(self.gate.reason)
         await self._look_at_cluster()
+        await show_again(self._runs, self.settings.metrics_runs, self.store, self.telemetry)
         for run in self._runs:
             if run.drift.pursuit != "nothing":
                 self._responder.pursue(run)
@@ -120,8 +122,7 @@ class Coordinator:
         await self.updates.close()
         await self._bridge.close()
         self.steps.close()
-        for sink in self._sinks:
-            await asyncio.to_thread(sink.close)
+        await self._followers.close()
         await self.store.close()
 
     async def create_run(self, body: RunBody) -> tuple[Run, bool]:
@@ -142,6 +143,7 @@ class Coordinator:
         async with run.turn:
             if run.activity != "ended":
                 await self.silence.enter(run, "ended")
+                self.telemetry.runs.forget(name)
         self.events.poke()
         return run
 
@@ -264,7 +266,6 @@ class Coordinator:
     async def metrics(self) -> bytes:
         """The text that Prometheus scrapes: what is open is read from the ledger, so that a restart ends no alert."""
         self.telemetry.open_incidents(await self.store.incidents(still_open=True, limit=OPEN))
-        self.telemetry.silent(await self.store.silent_runs(OPEN))
         return self.telemetry.expose()
 
     async def state(self) -> StateAnswer:
@@ -298,6 +299,7 @@ class Coordinator:
             run.name, run.after(drift=outcome.drift, events=events, seen=seen, over=over, key=key)
         )
         run.drift = outcome.drift
+        self.telemetry.runs.severity(run.name, run.drift.severity)
         self.events.poke()
 
     async def _watch(self) -> None:
@@ -330,16 +332,9 @@ class Coordinator:
         self.telemetry.ray_up.set(seen.connected)
         self.telemetry.members(seen.members if seen.connected else ())
         self.telemetry.gate_closed.set(self.gate.closed)
+        self.telemetry.cluster_of(seen.run)
 
     def _heard(self, event: EventAnswer) -> None:
         if event.kind == "incident":
             self.pager.poke()
-
-    def _asides(self, sinks: Sequence[Sink]) -> list[Aside]:
-        named = [(f"extra{number}", sink) for number, sink in enumerate(sinks)]
-        if self.settings.wandb is not None:
-            named.append(("wandb", WandbSink(self.settings.wandb)))
-        asides = [Aside(sink, name) for name, sink in named]
-        for aside in asides:
-            self.telemetry.watch_dropped(aside.name, aside.count)
-        return asides
+            self._followers.heard(event)

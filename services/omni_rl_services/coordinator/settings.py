@@ -72,10 +72,17 @@ class TlsSettings(StrictSettings):
 
 
 class WandbSettings(StrictSettings):
-    """Send every step's figures to Weights & Biases; needs the `wandb` package."""
+    """Send every step's figures and alerts of incidents to Weights & Biases; needs the `wandb` package."""
 
     project: str
     entity: str | None = None
+
+
+class TensorboardSettings(StrictSettings):
+    """Write every step's figures as TensorBoard's event files; needs `pip install omni-rl[tensorboard]`."""
+
+    directory: Path
+    """Where they go, into a directory for each run and attempt."""
 
 
 class CoordinatorSettings(StrictSettings):
@@ -110,6 +117,7 @@ class CoordinatorSettings(StrictSettings):
     settle: int = Field(default=3, ge=1)
     """Calm steps before a severity falls."""
     wandb: WandbSettings | None = None
+    tensorboard: TensorboardSettings | None = None
     pager: PagerSettings = PagerSettings()
     cluster: ClusterSettings | None = None
     """The Ray cluster that it keeps; none: it judges what other frameworks post."""

@@ -1,75 +1,106 @@
 """The seam to metric systems. A sink only listens: whatever it does, no step waits for it and no run stops."""
 
-import importlib
 import logging
-import math
 import queue
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from omni_rl.consistency.limits import Figures, Severity
-from omni_rl_services.coordinator.settings import WandbSettings
+from omni_rl.api.incidents import IncidentAnswer
+from omni_rl.consistency.limits import Figures, Limits, Severity
 
 logger = logging.getLogger("omni_rl.coordinator")
 BACKLOG = 1024
-"""Steps that a slow sink may be behind; then they are dropped for it."""
+"""Calls that a slow sink may be behind; then they are dropped for it."""
 CLOSE_SECONDS = 5.0
 """How long a sink may take to finish at the end."""
+Training = Mapping[str, float | None]
+"""The trainer's own figures by name; None where one is not a number."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run. `created`: when the ledger first heard of the run, in Unix seconds; a run of that name in
+    another ledger is another run."""
+
+    run: str
+    attempt: int
+    created: float
 
 
 @dataclass(frozen=True)
 class JudgedStep:
-    """What sinks are told of a sealed step."""
+    """What is told of a sealed step: where the run stands after it, its figures, the limits that they were held
+    against, and when it was `sealed`, in Unix seconds."""
 
-    run: str
-    attempt: int
+    of: Start
     step: int
     severity: Severity
     figures: Figures
-    training: dict[str, float | None]
+    training: Training
+    sealed: float
+    limits: Limits
 
 
 class Sink(Protocol):
-    """Takes steps, in order, in a thread of its own."""
+    """Takes what happens, in order, in a thread of its own."""
 
-    def step(self, step: JudgedStep) -> None: ...
-    def close(self) -> None: ...
+    def step(self, step: JudgedStep) -> None:
+        """A step was judged."""
+
+    def learnt(self, of: Start, step: int, training: Training) -> None:
+        """The trainer learnt from a step that was judged before."""
+
+    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+        """An incident of a run was opened, or is over."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
 
 
 class Aside:
-    """Runs a sink beside the coordinator: bounded, and deaf to its failures. `dropped` counts the steps it missed."""
+    """Runs a sink beside the coordinator: bounded, and deaf to its failures. `dropped` counts the calls it missed."""
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
         self.name = name
-        self._steps: queue.Queue[JudgedStep | None] = queue.Queue(BACKLOG)
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(BACKLOG)
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
     def step(self, step: JudgedStep) -> None:
-        try:
-            self._steps.put_nowait(step)
-        except queue.Full:
-            self._drop("it is too slow")
+        self._put(lambda: self._sink.step(step))
+
+    def learnt(self, of: Start, step: int, training: Training) -> None:
+        self._put(lambda: self._sink.learnt(of, step, training))
+
+    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+        self._put(lambda: self._sink.incident(of, incident))
 
     def count(self) -> int:
-        """Steps it missed so far."""
+        """Calls it missed so far."""
         return self.dropped
 
     def close(self) -> None:
         """Let it finish what it has; one that hangs is left behind."""
         try:
-            self._steps.put(None, timeout=CLOSE_SECONDS)
+            self._calls.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
             return
         self._thread.join(CLOSE_SECONDS)
 
+    def _put(self, call: Callable[[], None]) -> None:
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._drop("it is too slow")
+
     def _run(self) -> None:
-        while (step := self._steps.get()) is not None:
+        while (call := self._calls.get()) is not None:
             try:
-                self._sink.step(step)
+                call()
             except Exception as error:  # a sink is somebody else's code, and must not stop a run
                 self._drop(f"{type(error).__name__}: {error}")
         try:
@@ -80,33 +111,4 @@ class Aside:
     def _drop(self, why: str) -> None:
         self.dropped += 1
         if self.dropped & (self.dropped - 1) == 0:  # 1, 2, 4, 8: a sink that stays down does not fill the log
-            logger.warning("sink %s missed %d steps so far: %s", self.name, self.dropped, why)
-
-
-class WandbSink:
-    """One Weights & Biases run for each attempt. The package is imported when the first step comes."""
-
-    def __init__(self, settings: WandbSettings) -> None:
-        self._settings = settings
-        self._runs: dict[tuple[str, int], Any] = {}
-
-    def step(self, step: JudgedStep) -> None:
-        wandb: Any = importlib.import_module("wandb")
-        key = step.run, step.attempt
-        if key not in self._runs:
-            self._runs[key] = wandb.init(
-                project=self._settings.project,
-                entity=self._settings.entity,
-                name=f"{step.run}-{step.attempt}",
-                group=step.run,
-                reinit="create_new",
-            )
-        values = {
-            f"{bucket}/{name}": value for bucket, metrics in step.figures.items() for name, value in metrics.items()
-        }
-        values |= {f"train/{name}": math.nan if value is None else value for name, value in step.training.items()}
-        self._runs[key].log({**values, "severity": int(step.severity)}, step=step.step)
-
-    def close(self) -> None:
-        for run in self._runs.values():
-            run.finish()
+            logger.warning("sink %s missed %d calls so far: %s", self.name, self.dropped, why)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +19,14 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.types import NewEvent, NewState, NewStep, StepKey
 from omni_rl_services.coordinator.events import Events
+from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
 from omni_rl_services.coordinator.recent import RecentParts, Room
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
-from omni_rl_services.coordinator.sinks import Aside, JudgedStep
+from omni_rl_services.coordinator.sinks import JudgedStep, Start
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.updates import Updates
@@ -56,7 +57,7 @@ class Steps:
         store: Store,
         events: Events,
         telemetry: Telemetry,
-        sinks: Sequence[Aside],
+        followers: Followers,
         responder: Responder,
         updates: Updates,
         clock: Callable[[], float] = time.time,
@@ -67,7 +68,7 @@ class Steps:
         self._store = store
         self._events = events
         self._telemetry = telemetry
-        self._sinks = sinks
+        self._followers = followers
         self._responder = responder
         self._updates = updates
         self._workers = ThreadPoolExecutor(settings.metrics_threads, "metrics")
@@ -150,10 +151,16 @@ class Steps:
                 run.activity = "live"
         self._events.poke()
         self._recent.forget(key)
-        self._tell(run, key, body, judged)
+        self._tell(run, key, body, judged, live=live)
         await self._responder.respond(run, outcome)
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
         return Sealed(verdict, judged.columns, judged.ranks, weights)
+
+    async def learnt(self, run: Run, key: StepKey, training: Mapping[str, float | None]) -> None:
+        """Keep what the trainer knows of a sealed step, and tell whoever follows. Raises `NotFoundError`."""
+        await self._store.add_training(key, training)
+        self._telemetry.runs.learnt(run.name, key.attempt, training)
+        self._followers.learnt(Start(run.name, key.attempt, run.created), key.step, training)
 
     async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
         """Run what reads `size` bytes of records, in a worker thread unless they are few."""
@@ -189,13 +196,20 @@ class Steps:
             weights = await self.work(columns.nbytes, weigh, columns, run.correction)
         return Sealed(verdict, columns, judged.ranks, weights)
 
-    def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged) -> None:
+    def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged, *, live: bool) -> None:
         step = JudgedStep(
-            key.run, key.attempt, key.step, run.drift.severity, judged.comparison.figures, dict(body.training)
+            Start(key.run, key.attempt, run.created),
+            key.step,
+            run.drift.severity,
+            judged.comparison.figures,
+            dict(body.training),
+            self._clock(),
+            run.yardstick.limits,
         )
-        self._telemetry.step(step)
-        for sink in self._sinks:
-            sink.step(step)
+        self._telemetry.seals.labels(step.severity.label).inc()
+        if live:
+            self._telemetry.runs.step(step)
+        self._followers.step(step)
 
 
 def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:

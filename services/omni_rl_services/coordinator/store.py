@@ -95,9 +95,6 @@ class Store:
     async def overdue(self, now: float, limit: int) -> list[str]:
         return await self._read(self._ledger.overdue, now, limit)
 
-    async def silent_runs(self, limit: int) -> list[str]:
-        return await self._read(self._ledger.silent_runs, limit)
-
     async def attempts(self, run: str) -> list[Attempt]:
         return await self._read(self._ledger.attempts, run)
 

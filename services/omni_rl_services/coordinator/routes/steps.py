@@ -141,9 +141,8 @@ async def add_training(
     caller: Syncer,
 ) -> StepLine:
     """What the trainer knows once it has learnt from a sealed step, beside the figures it was sealed with."""
-    await coordinator.run(run)
     key = StepKey(run, attempt, step)
-    await coordinator.store.add_training(key, body.training)
+    await coordinator.steps.learnt(await coordinator.run(run), key, body.training)
     await coordinator.events.publish("training", run, attempt=attempt, step=step)
     return step_line((await coordinator.store.step(key)).row)
 

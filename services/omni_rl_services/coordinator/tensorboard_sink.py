@@ -1,0 +1,51 @@
+"""TensorBoard: event files, a directory for each start of a run; what a restarted coordinator adds lies beside them."""
+
+import importlib
+import math
+import uuid
+from typing import Any
+
+from omni_rl.api.incidents import IncidentAnswer
+from omni_rl_services.coordinator.settings import TensorboardSettings
+from omni_rl_services.coordinator.sinks import JudgedStep, Start, Training
+
+
+class TensorboardSink:
+    """Writes with tensorboardX, which needs neither TensorFlow nor torch; it is imported when the first step comes."""
+
+    def __init__(self, settings: TensorboardSettings) -> None:
+        self._settings = settings
+        self._writers: dict[Start, Any] = {}
+
+    def step(self, step: JudgedStep) -> None:
+        writer = self._writer(step.of)
+        for kind, figures in step.figures.items():
+            for name, value in figures.items():
+                writer.add_scalar(f"{kind}/{name}", value, step.step, step.sealed)
+        writer.add_scalar("severity", int(step.severity), step.step, step.sealed)
+        self.learnt(step.of, step.step, step.training)
+
+    def learnt(self, of: Start, step: int, training: Training) -> None:
+        writer = self._writer(of)
+        for name, value in training.items():
+            writer.add_scalar(f"train/{name}", math.nan if value is None else value, step)
+        writer.flush()
+
+    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+        told = f"{incident.what}\n\n**What to do:** {incident.remedy}" if incident.ended is None else "It is over."
+        writer = self._writer(of)
+        writer.add_text(f"incident {incident.incident}", told, incident.step or 0)
+        writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, of: Start) -> Any:
+        if of not in self._writers:
+            package: Any = importlib.import_module("tensorboardX")
+            directory = self._settings.directory / of.run / f"attempt-{of.attempt}"
+            # The package names a file by the second, and would write over one of a coordinator that just ended.
+            suffix = f".{uuid.uuid4().hex[:8]}"
+            self._writers[of] = package.SummaryWriter(str(directory), filename_suffix=suffix)
+        return self._writers[of]
