@@ -117,7 +117,7 @@ class FencedError(OmniRLError, RuntimeError):
 
 
 class CoordinatorRunningError(OmniRLError, RuntimeError):
-    """Another live process coordinates the syncs of this journal."""
+    """Another live process coordinates the syncs of this journal, or keeps this ledger."""
 
     code = "coordinator_running"
 
@@ -264,6 +264,12 @@ class LedgerError(OmniRLError, RuntimeError):
     """The ledger cannot be opened, read or written; what was not acknowledged may or may not be in it."""
 
     code = "ledger_failed"
+
+
+class TakenOverError(LedgerError):
+    """Another coordinator keeps this ledger by now; nothing was written."""
+
+    code = "taken_over"
 
 
 class LedgerVersionError(LedgerError):

@@ -23,6 +23,10 @@ def serve(
     ledger: Annotated[
         str | None, typer.Option(help="postgresql://USER@HOST/DATABASE.  [default: a file in the directory]")
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option("--standby", help="While another coordinator keeps the ledger: wait, then go on in its place."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="The owner's token.  [default: one that is made in the directory]")
     ] = None,
@@ -38,6 +42,7 @@ def serve(
         "host": host,
         "port": port,
         "ledger": ledger,
+        "standby": standby,
         "token_file": token_file,
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,

@@ -16,6 +16,7 @@ from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.run_list import Listed, Wanted
 from omni_rl.ledger.syncs import one_sync, syncs_before
+from omni_rl.ledger.term import Term
 from omni_rl.ledger.types import (
     Attempt,
     Event,
@@ -52,6 +53,7 @@ class Ledger:
         self.database = database
         self.writer = Writer(database)
         self._retention = retention
+        self._term: Term | None = None
 
     @classmethod
     def open(cls, url: str, *, retention: Retention | None = None) -> Self:
@@ -69,9 +71,28 @@ class Ledger:
             raise
         return cls(database, retention or Retention())
 
+    def take(self) -> None:
+        """Be the one coordinator of this ledger: from here on nobody else's writes count, and if ever another takes it
+        over, none of this one's. Idempotent.
+
+        Raises:
+            CoordinatorRunningError: another process keeps it.
+        """
+        if self._term is None:
+            self._term = Term(self.database)
+            self.writer.check = self._term.check
+
+    def ready(self) -> None:
+        """Raises `LedgerError` where nothing can be read, `TakenOverError` where another coordinator keeps it now."""
+        with self.database.read() as connection:
+            if self._term is not None:
+                self._term.check(connection)
+
     def close(self) -> None:
         """Write what waits, and let go of the database. Idempotent."""
         self.writer.close()
+        if self._term is not None:
+            self._term.close()
         self.database.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""One live coordinator a run: a lock that ends with the process that holds it."""
+"""One live coordinator of something: a lock that ends with the process that holds it."""
 
 import os
 import socket
@@ -23,16 +23,22 @@ WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
 class CoordinatorLock:
     """A file's lock beside SQLite, a session's advisory lock in PostgreSQL. Fencing makes it safe if it is lost."""
 
-    def __init__(self, database: Database, run: str, *, force: bool) -> None:
-        """Raises `CoordinatorRunningError` if another holds it, unless `force`. One that was just killed is waited
-        for."""
+    def __init__(self, database: Database, name: str, does: str, *, force: bool | None = None) -> None:
+        """Take the lock of this name. `does`: what its holder does, for whoever is refused.
+
+        `force`: whether to go on although another holds it; None: nobody may. One that was just killed is waited for.
+
+        Raises:
+            CoordinatorRunningError: another holds it.
+        """
+        self._database, self._does, self._force = database, does, force
         self._file: FileLock | None = None
         self._session: sa.Connection | None = None
         try:
             if database.is_sqlite:
-                self._take_file(database, run, force)
+                self._take_file(name)
             else:
-                self._take_session(database, run, force)
+                self._take_session(name)
         except BaseException:
             self.release()
             raise
@@ -47,23 +53,24 @@ class CoordinatorLock:
             self._session.close()
             self._session = None
 
-    def _take_file(self, database: Database, run: str, force: bool) -> None:
-        file = database.file
+    def _take_file(self, name: str) -> None:
+        file = self._database.file
         assert file is not None
-        path = file.with_name(f"{file.name}.{blake3(run.encode()).hexdigest()[:16]}.lock")
+        path = file.with_name(f"{file.name}.{blake3(name.encode()).hexdigest()[:16]}.lock")
         try:
             self._file = FileLock(path)
             try:
                 self._file.take(str(os.getpid()))
             except LockHeldError as error:
-                if not force:
-                    raise _running(run, database, error.holder) from None
+                if not self._force:
+                    raise self._running(error.holder) from None
                 self._file.write(str(os.getpid()))
         except OSError as error:
             raise LedgerError(f"the lock {path} cannot be used: {error.strerror}") from error
 
-    def _take_session(self, database: Database, run: str, force: bool) -> None:
-        key = {"key": int.from_bytes(blake3(run.encode()).digest()[:8], "big", signed=True)}
+    def _take_session(self, name: str) -> None:
+        database = self._database
+        key = {"key": int.from_bytes(blake3(name.encode()).digest()[:8], "big", signed=True)}
         with database.reported("locked"):
             self._session = session = database.session(f"{APPLICATION}{os.getpid()} on {socket.gethostname()}")
 
@@ -73,18 +80,17 @@ class CoordinatorLock:
             def holder() -> str:
                 return (session.execute(sa.text(_HOLDER), key).scalar() or "").removeprefix(APPLICATION)
 
-            if not wait_for_the_dead(attempt, lambda: _pid_here(holder())) and not force:
-                raise _running(run, database, holder())
+            if not wait_for_the_dead(attempt, lambda: _pid_here(holder())) and not self._force:
+                raise self._running(holder())
+
+    def _running(self, holder: str) -> CoordinatorRunningError:
+        advice = "" if self._force is None else ", or take over with force=True if it is stopped"
+        return CoordinatorRunningError(
+            f"process {holder or 'unknown'} {self._does} in {self._database.name} and still runs; end it first{advice}"
+        )
 
 
 def _pid_here(holder: str) -> int | None:
     """The holder's process, if it is one of this machine."""
     host = holder.partition(" on ")[2]  # PostgreSQL cuts long names of applications off
     return pid_of(holder) if host and socket.gethostname().startswith(host) else None
-
-
-def _running(run: str, database: Database, holder: str) -> CoordinatorRunningError:
-    return CoordinatorRunningError(
-        f"process {holder or 'unknown'} coordinates the syncs of {run} in {database.name} and still runs; end it "
-        "first, or take over with force=True if it is stopped"
-    )

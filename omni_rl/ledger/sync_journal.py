@@ -48,7 +48,7 @@ class LedgerJournal:
         self._ledger = ledger
         self._run = run
         with _reported():
-            self._lock = CoordinatorLock(ledger.database, run, force=force)
+            self._lock = CoordinatorLock(ledger.database, run, f"coordinates the syncs of {run}", force=force)
 
     def next_epoch(self, held: int | None) -> int:
         def operation(connection: sa.Connection) -> int:

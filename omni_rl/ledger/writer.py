@@ -36,6 +36,8 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.check: Callable[[sa.Connection], None] = lambda connection: None
+        """Called in every transaction before anything is written; a `LedgerError` of it ends the transaction."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
@@ -90,6 +92,7 @@ class Writer:
         ran = False
         try:
             with self._database.write() as connection:
+                self.check(connection)
                 for job in group:
                     self._run(job, connection)
                 ran = True
@@ -105,6 +108,9 @@ class Writer:
                 return
             for job in group:
                 job.error = self._database.failure("written", error)
+        except LedgerError as error:
+            for job in group:
+                job.error = error
         for job in group:
             job.settle()
 

@@ -28,7 +28,7 @@ def serve(settings: ServeSettings, say: Say) -> None:
 
     Raises:
         ConfigError: the directory, the token's file or the TLS files cannot be used.
-        CoordinatorRunningError: another process serves the same directory.
+        CoordinatorRunningError: another process serves the same directory, or keeps the same ledger.
         ServiceError: the port is taken.
         LedgerError: the ledger cannot be opened.
     """
@@ -37,7 +37,7 @@ def serve(settings: ServeSettings, say: Say) -> None:
     directory = prepared(settings.directory, "serve.directory")
     with _held(directory):
         coordinator, token = _coordinator(settings, directory)
-        serve_coordinator(coordinator, on_start=lambda address: _tell(say, address, token, settings))
+        serve_coordinator(coordinator, on_wait=say, on_start=lambda address: _tell(say, address, token, settings))
         say("stopped; everything that was acknowledged is kept")
 
 
@@ -72,6 +72,7 @@ def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorS
             host=settings.host,
             port=settings.port,
             address_file=directory / ADDRESS,
+            standby=settings.standby,
             ledger=settings.ledger or f"sqlite:///{directory / 'ledger.db'}",
             media=MediaSettings(directory=directory / "media"),
             tokens=given,

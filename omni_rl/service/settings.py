@@ -51,6 +51,8 @@ class ServeSettings(BaseModel):
     port: int = Field(default=8400, ge=0, le=65535)
     ledger: str | None = None
     """sqlite:///FILE or postgresql://USER@HOST/DATABASE; the default is a file in `directory`."""
+    standby: bool = False
+    """Where another coordinator keeps the ledger: wait until it has ended, and then go on in its place."""
     token_file: Path | None = None
     """A file with the owner's token; the default is one that is made in `directory`."""
     tls_certificate: Path | None = None

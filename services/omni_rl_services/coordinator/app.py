@@ -55,8 +55,16 @@ def create_app(
 
     Without a `ledger` it opens the one that the settings name; without a `bridge` there is no Ray cluster. It closes
     both at its end. `clock` tells Unix seconds: by it a run is silent.
+
+    Raises:
+        CoordinatorRunningError: another process keeps the ledger.
     """
     opened = ledger or Ledger.open(settings.ledger)
+    try:
+        opened.take()
+    except BaseException:
+        opened.close()
+        raise
     coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks, clock)
 
     @asynccontextmanager

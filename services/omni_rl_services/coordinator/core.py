@@ -256,7 +256,7 @@ class Coordinator:
     async def ready(self) -> ReadyAnswer:
         """Whether the ledger answers, and every actor of the cluster, if there is to be one."""
         try:
-            await self.store.last_event()
+            await self.store.ready()
         except OmniRLError as error:
             return ReadyAnswer(ready=False, reason=str(error))
         if self._alone:

@@ -6,12 +6,14 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
 
-from omni_rl.errors import ConfigError, ServiceError
+from omni_rl.errors import ConfigError, CoordinatorRunningError, ServiceError
+from omni_rl.ledger.ledger import Ledger
 from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.bridge import Bridge
 from omni_rl_services.coordinator.core import Coordinator
@@ -21,6 +23,8 @@ logger = logging.getLogger("omni_rl.coordinator")
 GRACE_SECONDS = 10
 """How long requests under way may take to end when the process is asked to."""
 BACKLOG = 2048
+STANDBY_SECONDS = 0.5
+"""Between two looks at whether the ledger is free."""
 
 
 class Server(uvicorn.Server):
@@ -79,20 +83,26 @@ def make_server(app: FastAPI) -> Server:
 
 
 def serve(
-    settings: CoordinatorSettings, bridge: Bridge | None = None, on_start: Callable[[str], None] | None = None
+    settings: CoordinatorSettings,
+    bridge: Bridge | None = None,
+    on_start: Callable[[str], None] | None = None,
+    on_wait: Callable[[str], None] = logger.info,
 ) -> None:
     """Run a coordinator until SIGINT, after which this returns, or SIGTERM, which ends the process.
 
-    `on_start` hears the address once the coordinator answers there; by default it is logged.
+    `on_start` hears the address once the coordinator answers there; by default it is logged. `on_wait` hears whom a
+    coordinator in standby waits for, once. It listens only when the ledger is its own.
 
     Raises:
         ServiceError: the address is taken, or is none of this machine's; nothing was opened.
+        CoordinatorRunningError: another process keeps the ledger, and this one is not in standby.
         ConfigError, LedgerError: the TLS files, the tokens or the ledger cannot be used.
     """
     if settings.tls is not None:
         _check(settings.tls)
+    ledger = _taken(settings.ledger, on_wait) if settings.standby else None
     with contextlib.closing(bind(settings.host, settings.port)) as listening:
-        app = create_app(settings, bridge=bridge)
+        app = create_app(settings, ledger=ledger, bridge=bridge)
         server = make_server(app)
         server.on_start = on_start or (lambda address: logger.info("coordinator at %s, %s", address, access(app)))
         # Uvicorn ends what is under way first, and then raises the signal again.
@@ -100,6 +110,24 @@ def serve(
             server.run(sockets=[listening])
         if not server.started:
             raise ServiceError("the coordinator did not start; the lines above say why")
+
+
+def _taken(url: str, on_wait: Callable[[str], None]) -> Ledger:
+    """The ledger, once no other coordinator keeps it."""
+    ledger, waits = Ledger.open(url), False
+    try:
+        while True:
+            try:
+                ledger.take()
+                return ledger
+            except CoordinatorRunningError as error:
+                if not waits:
+                    on_wait(f"standby: {error}")
+                waits = True
+            time.sleep(STANDBY_SECONDS)
+    except BaseException:
+        ledger.close()
+        raise
 
 
 def bind(host: str, port: int) -> socket.socket:

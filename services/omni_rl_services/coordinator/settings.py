@@ -94,6 +94,8 @@ class CoordinatorSettings(StrictSettings):
     """Where the coordinator writes its address once it answers; with port 0 nobody else knows it."""
     ledger: str = "sqlite:///runs/ledger.db"
     """sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
+    standby: bool = False
+    """Where another coordinator keeps the ledger: wait until it has ended, and then go on in its place."""
     media: MediaSettings = MediaSettings()
     tokens: tuple[TokenEntry, ...] = ()
     tokens_file: Path | None = None

@@ -56,6 +56,10 @@ class Store:
         await asyncio.to_thread(self._ledger.close)
         self._readers.shutdown()
 
+    async def ready(self) -> None:
+        """Raises `LedgerError` where nothing can be kept."""
+        await self._read(self._ledger.ready)
+
     async def add_check(self, found: Mapping[str, Any], key: StepKey | None) -> KeptCheck:
         return await asyncio.wrap_future(self._ledger.add_check(found, key))
 
