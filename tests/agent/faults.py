@@ -129,12 +129,15 @@ EXPERTS: Mapping[str, Fault] = {
     "two_experts_swapped": Fault(
         changed("layers.1.mlp.experts", first_two_swapped), "layer 1's experts 0 and 1 are swapped", CORRUPT
     ),
+}
+ROUTER: Mapping[str, Fault] = {
     "router_rounded": Fault(
         changed("layers.0.mlp.gate.weight", rounded),
         "layers.0.mlp.gate.weight is the trainer's rounded to bfloat16",
         CORRUPT,
     ),
 }
+"""For an engine that holds its router in float32."""
 
 
 ENCODER = Fault(whole, "encoder cache not reset since update ", "stale_cache", keeps="encoder")
@@ -145,8 +148,45 @@ TOWER: Mapping[str, Fault] = {
     ),
     "encoder_cache": ENCODER,
 }
-OF_KIND: Mapping[str, Mapping[str, Fault]] = {
-    "qwen2": ANY,
-    "qwen3_moe": {**ANY, **EXPERTS},
-    "qwen2_vl": {**ANY, **TOWER},
+HYBRID: Mapping[str, Fault] = {
+    "no_update": ANY["no_update"],
+    "one_layer": Fault(all_but("backbone.layers.3."), "parts of layer 3 are those of update ", STALE),
+    "decay": Fault(all_but("layers.3.mixer.A_log"), "layers.3.mixer.A is that of update ", STALE),
+    "skip": Fault(all_but("layers.0.mixer.D"), "layers.0.mixer.D is that of update ", STALE),
+    "decay_rounded": Fault(
+        changed("layers.5.mixer.A_log", rounded), "layers.5.mixer.A is the trainer's rounded to bfloat16", CORRUPT
+    ),
+    "convolution": Fault(
+        changed("layers.0.mixer.conv1d.weight", torch.zeros_like), "layers.0.mixer.conv1d.weight is zero", CORRUPT
+    ),
+    "skip_and_step_swapped": Fault(
+        exchanged("layers.5.mixer.D", "layers.5.mixer.dt_bias"),
+        "layers.5.mixer.dt_bias and layers.5.mixer.D are swapped",
+        CORRUPT,
+    ),
+    "two_experts_swapped": Fault(
+        exchanged("layers.2.mixer.experts.0.up_proj.weight", "layers.2.mixer.experts.5.up_proj.weight"),
+        "layer 2's experts 0 and 5 are swapped",
+        CORRUPT,
+    ),
+    "router_bias_rounded": Fault(
+        changed("layers.6.mixer.gate.e_score_correction_bias", rounded),
+        "layers.6.mixer.gate.e_score_correction_bias is the trainer's rounded to bfloat16",
+        CORRUPT,
+    ),
+    "projector": Fault(all_but("mlp1.1.", "mlp1.3."), "mlp1.1.weight, mlp1.3.weight are those of update ", STALE),
+    "vision_block": Fault(all_but("model.blocks.1."), "parts of vision_model.encoder layer 1 are those of ", STALE),
+    "sound_projection": Fault(
+        changed("sound_projection.linear1.weight", nan),
+        "sound_encoder.projection.linear1.weight is not finite in 1 elements",
+        CORRUPT,
+    ),
+    "encoder_cache": ENCODER,
 }
+"""For Nemotron Omni, whose layers are Mamba's, attention's or experts'."""
+
+
+def of(kind: str, dtype: str) -> Mapping[str, Fault]:
+    """The faults that a kind of model is tried with, in an engine of a dtype."""
+    experts = {**ANY, **EXPERTS, **(ROUTER if dtype == "float32" else {})}
+    return {"qwen2": ANY, "qwen3_moe": experts, "qwen2_vl": {**ANY, **TOWER}, "omni": HYBRID}[kind]

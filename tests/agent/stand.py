@@ -61,7 +61,7 @@ class Stand:
         """Have the engine execute its model."""
         from vllm import SamplingParams
 
-        self.llm.generate([PROMPT], SamplingParams(max_tokens=2, detokenize=False), use_tqdm=False, **request)
+        self.llm.generate([PROMPT], SamplingParams(max_tokens=1, detokenize=False), use_tqdm=False, **request)
 
     def learn(self) -> None:
         """Change every weight a little."""
@@ -71,9 +71,8 @@ class Stand:
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
 
     def load(self, weights: Tensors) -> None:
-        """As TRL does: one call a tensor."""
-        for name, value in weights.items():
-            self.model.load_weights([(name, value)])
+        """As trainers in the engine's own process do, past vLLM's worker."""
+        self.model.load_weights(iter(weights.items()))
 
     def reset(self, keeps: str = "") -> None:
         """Empty the engine's caches, but one."""
@@ -120,15 +119,15 @@ class Stand:
         return self.told()
 
 
-def runs(stand: Stand, kind: str, clean: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def runs(stand: Stand, kind: str, dtype: str, clean: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Clean updates, and each fault with a clean one after it."""
-    from tests.agent.faults import OF_KIND
+    from tests.agent.faults import of
 
     for number in range(clean):
         yield f"clean {number}", stand.step()
     if os.environ.get("FAULTS") == "0":
         return
-    for name, fault in OF_KIND[kind].items():
+    for name, fault in of(kind, dtype).items():
         yield name, stand.step(fault.send, fault.keeps)
         yield f"after {name}", stand.step()
 
@@ -144,7 +143,7 @@ def main() -> None:
         stand.learn = lambda: None  # type: ignore[method-assign]
         sys.stdout.write(json.dumps(["packed", stand.step(lambda *_: None)]) + "\n")
         return
-    for name, told in runs(stand, kind, int(clean)):
+    for name, told in runs(stand, kind, dtype, int(clean)):
         sys.stdout.write(json.dumps([name, told]) + "\n")
 
 

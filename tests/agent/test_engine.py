@@ -4,19 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.faults import OF_KIND
+from tests.agent.faults import of
 from tests.agent.process import told
 
 pytestmark = pytest.mark.slow
 CLEAN = "3"
-MODELS = [("qwen2", "float32"), ("qwen3_moe", "float32"), ("qwen2_vl", "float32")]
+MODELS = [
+    ("qwen2", "float32"),
+    ("qwen2", "bfloat16"),
+    ("qwen3_moe", "float32"),
+    ("qwen3_moe", "bfloat16"),
+    ("qwen2_vl", "float32"),
+    ("omni", "bfloat16"),
+]
 """Kinds, and the dtype of the engine; the trainer's is float32."""
 
 
 @pytest.mark.parametrize(("kind", "dtype"), MODELS)
 def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
     found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
-    faults = OF_KIND[kind]
+    faults = of(kind, dtype)
     assert faults.keys() == {name for name in found if not name.startswith(("clean", "after"))}
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
@@ -50,6 +57,15 @@ def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: 
     assert sentences["other_name"] == ["adapter `policy` is loaded under the name `reference`"]
     assert sentences["scale_0"][0].startswith("adapter `policy` has a scale of 0")
     assert sentences["other_scale"][0].startswith("adapter `policy` has another scale")
+
+
+def test_one_of_two_workers_that_keeps_its_weights_is_named(tmp_path: Path) -> None:
+    variables = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_NUM_THREADS": "1"}
+    found = told(tmp_path, "tests.agent.workers_stand", **variables)
+    for name in ("clean", "again"):
+        assert (name, found[name]["findings"], found[name]["different"]) == (name, [], 0)
+        assert (found[name]["equal"] > 20, found[name]["not_comparable"]) == (True, 0)
+    assert found["stale"]["findings"][0]["sentence"].startswith("update 2: worker 1 of 2 has not taken ")
 
 
 def test_updates_are_seen_by_whatever_way_they_come(tmp_path: Path) -> None:
