@@ -32,14 +32,15 @@ def install() -> None:
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-    needed = ((WorkerWrapperBase, "init_worker"), (EngineCore, "reset_prefix_cache"), (EngineCore, "collective_rpc"))
+    needed = ((WorkerWrapperBase, "init_device"), (EngineCore, "reset_prefix_cache"), (EngineCore, "collective_rpc"))
     missing = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
     if missing:
         warnings.warn(
             f"this vLLM has no {', '.join(missing)}: omni-rl's agent is not there", RuntimeWarning, stacklevel=2
         )
         return
-    _wrap(WorkerWrapperBase, "init_worker", functools.partial(_attach, settings))
+    # A worker in a process of its own loads this plug-in within `init_worker`: to wrap that would be too late.
+    _wrap(WorkerWrapperBase, "init_device", functools.partial(_attach, settings))
     # 0.12 resets no encoder cache, and only versions after 0.25 name their weights.
     for name, what in RESETS.items():
         if hasattr(EngineCore, name):
@@ -101,6 +102,14 @@ def _versioned(core: Any, _: Any, version: str) -> None:
 
 
 def _tell(core: Any, *what: str) -> None:
+    # A function, and no method's name: a worker that has no agent must not fail, since an executor of several workers
+    # would hand the failures of all but the first to whoever calls it next.
+    core.model_executor.collective_rpc(_note, args=what)
+
+
+def _note(worker: Any, *what: str) -> None:
     from omni_rl.agent.watching import NOTED
 
-    core.model_executor.collective_rpc(NOTED, args=what)
+    noted = getattr(worker, NOTED, None)
+    if noted is not None:
+        noted(*what)
