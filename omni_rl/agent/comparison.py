@@ -20,7 +20,7 @@ NO_PART = "the engine has no part of that name"
 class Different:
     """A part that the engine holds otherwise than the trainer. `is_of`: the trainer's earlier update whose part it is;
     `is_part`: another part of the trainer's that it is; `rounded`: the dtype that its values went through; `workers`:
-    those that alone are off, if only some are."""
+    those that alone are off, if only some are; `kept`: they have what they had before the update."""
 
     name: str
     zero: bool = False
@@ -29,6 +29,7 @@ class Different:
     is_of: int | None = None
     is_part: str | None = None
     workers: tuple[int, ...] = ()
+    kept: bool = True
 
 
 @dataclass
@@ -93,10 +94,10 @@ class _Comparer:
         elif not wanted:
             opaque[key] = "the trainer told of what is fused in it in several dtypes"
         else:
-            held = self.engine.sum_of(key, wanted[0].elements)
+            held = self.engine.sum_of(key, wanted)
             mine = next((one for one in wanted if isinstance(held, Fingerprint) and one.dtype == held.dtype), None)
             if isinstance(held, Disagreement):
-                self.found.different.append(Different(key, workers=held.workers))
+                self.found.different.append(Different(key, workers=held.workers, kept=held.kept))
             elif isinstance(held, str):
                 opaque[key] = held
             elif mine is None:

@@ -51,8 +51,11 @@ def weights(told: Told, found: Comparison) -> list[UpdateFault]:
             rest.append(one)
     findings = [_stale(told, number, some, found) for number, some in stale.items()]
     findings += _swapped(told, swapped)
-    if kept := [one for one in rest if one.workers]:
+    if kept := [one for one in rest if one.workers and one.kept]:
         findings.append(_some_workers(told, kept))
+    if torn := [one for one in rest if one.workers and not one.kept]:
+        who = _workers(told, torn)
+        findings.append(_wrong(told, _names(torn), f"not the same in {who} as in the others"))
     others = [one for one in rest if not one.workers]
     if zero := _names(one for one in others if one.zero):
         findings.append(_wrong(told, zero, "zero in the engine and not in the trainer"))
@@ -130,14 +133,23 @@ def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
 
 
 def _some_workers(told: Told, kept: Sequence[Different]) -> UpdateFault:
-    numbers = sorted({number for one in kept for number in one.workers})
-    who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
+    numbers = _numbers(kept)
     names = _names(kept)
     verb = "has" if len(numbers) == 1 else "have"
     sentence = (
-        f"update {told.update}: {who} of {told.workers} {verb} not taken {described(names)}, which the others have"
+        f"update {told.update}: {_workers(told, kept)} {verb} not taken {described(names)}, which the others have"
     )
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
+
+
+def _workers(told: Told, some: Sequence[Different]) -> str:
+    numbers = _numbers(some)
+    who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
+    return f"{who} of {told.workers}"
+
+
+def _numbers(some: Sequence[Different]) -> list[int]:
+    return sorted({number for one in some for number in one.workers})
 
 
 def _wrong(told: Told, names: tuple[str, ...], how: str) -> UpdateFault:

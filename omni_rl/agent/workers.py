@@ -24,16 +24,19 @@ class WorkerParts(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """Workers whose copy of a part is not that of the others, though all are to hold the same."""
+    """Workers whose copy of a part is not that of the others, though all are to hold the same. `kept`: none of them
+    changed it at its last update."""
 
     workers: tuple[int, ...]
+    kept: bool
 
 
 class EngineParts:
     """All workers' parts by the engine's names for them."""
 
     def __init__(self, workers: Sequence[WorkerParts]) -> None:
-        self.workers = workers
+        # Their receipts came in any order, by which nothing is to be told.
+        self.workers = sorted(workers, key=lambda worker: worker.number)
         self._pieces = whole(dict.fromkeys(name for worker in workers for name in worker.parts))
         self._opaque = {name: why for worker in workers for name, why in worker.opaque.items()}
         for name in list(self._opaque):
@@ -66,10 +69,11 @@ class EngineParts:
         head, experts, _ = name.partition(".experts.")
         return self._packed_experts.get(head) if experts else None
 
-    def sum_of(self, name: str, elements: int) -> Fingerprint | Disagreement | str:
-        """The part's fingerprint over all workers, where the trainer's has so many elements; or who disagrees; or why
-        there is no such sum."""
+    def sum_of(self, name: str, wanted: Sequence[Fingerprint]) -> Fingerprint | Disagreement | str:
+        """The part's fingerprint over all workers, where the trainer's is one of `wanted`, by dtype; or who disagrees;
+        or why there is no such sum."""
         shares: list[Fingerprint] = []
+        elements, right = wanted[0].elements, {one.hashes for one in wanted}
         for piece in self._pieces[name]:
             holders = [(worker.number, worker.parts[piece]) for worker in self.workers if piece in worker.parts]
             # A module that does not say how it is shared out: every worker holds all of it if the size says so.
@@ -79,13 +83,28 @@ class EngineParts:
                 share = "1/1" if alike else held.shard or f"worker {number}"
                 groups.setdefault(share, []).append((number, held.sum))
             for group in groups.values():
-                if odd := _odd_ones(group):
-                    return Disagreement(odd)
+                if odd := self._odd_ones(piece, group, right):
+                    return Disagreement(odd, set(odd) <= self._kept(piece))
                 shares.append(group[0][1])
         try:
             return total(shares)
         except ValueError as error:
             return str(error)
+
+    def _kept(self, piece: str) -> set[int]:
+        """Workers that hold a piece and did not change it at their last update."""
+        told = (worker for worker in self.workers if worker.changed is not None and piece in worker.parts)
+        return {worker.number for worker in told if piece not in (worker.changed or ())}
+
+    def _odd_ones(self, piece: str, group: Sequence[tuple[int, Fingerprint]], right: set[int]) -> tuple[int, ...]:
+        """Workers whose copy is not the right one: the trainer's, or else the most frequent, and of as frequent ones
+        that of those who took the update."""
+        copies: dict[int, list[int]] = {}
+        for number, one in group:
+            copies.setdefault(one.hashes, []).append(number)
+        kept = self._kept(piece)
+        usual = max(copies, key=lambda one: (one in right, len(copies[one]), not kept.issuperset(copies[one])))
+        return tuple(number for one, numbers in copies.items() if one != usual for number in numbers)
 
     def unchanged_in(self, name: str) -> tuple[int, ...]:
         """Workers that kept their share of a part at an update that changed others'; empty if none or all did."""
@@ -93,12 +112,3 @@ class EngineParts:
         holders = [worker for worker in self.workers if pieces & worker.parts.keys()]
         kept = [worker for worker in holders if worker.changed is not None and not worker.changed & pieces]
         return tuple(worker.number for worker in kept) if len(kept) < len(holders) else ()
-
-
-def _odd_ones(group: Sequence[tuple[int, Fingerprint]]) -> tuple[int, ...]:
-    """Workers whose copy is not the most frequent one; of two that differ, the second."""
-    counts: dict[int, list[int]] = {}
-    for number, one in group:
-        counts.setdefault(one.hashes, []).append(number)
-    usual = max(counts.values(), key=len)
-    return tuple(number for numbers in counts.values() if numbers is not usual for number in numbers)

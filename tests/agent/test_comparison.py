@@ -1,5 +1,6 @@
 """What a trainer holds against what an engine's workers hold, with the names and layouts that both really have."""
 
+import pytest
 import torch
 
 from omni_rl.agent import faults
@@ -12,6 +13,7 @@ from omni_rl.agent.names import Renames, canonical, expert_of, layer_of
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
 from omni_rl.agent.workers import Held, WorkerParts
+from omni_rl.consistency.actions import Cause
 
 H, WIDTH, E = 16, 12, 4
 Weights = dict[str, torch.Tensor]
@@ -234,13 +236,30 @@ def test_swaps_zeros_nan_and_rounding_are_told_apart() -> None:
     assert [one.cause for one in faults.weights(Told(12, 9, 9, 1), found)] == ["corrupt_weights"]
 
 
-def test_one_of_two_workers_that_kept_its_weights_is_named() -> None:
+@pytest.mark.parametrize("stale", [0, 1])
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_of_two_workers_that_kept_its_weights_is_named(stale: int, first: int) -> None:
     old, new = trained(0), trained(1)
-    workers = [worker(new, 0, 2), worker(old, 1, 2, changed=False)]
-    found = compare(announced(new), workers, Renames(), {11: announced(old)})
-    sentence = told(found, workers=2)[0]
-    assert sentence.startswith("update 12: worker 1 of 2 has not taken ")
-    assert len(found.different) == 7 + 3 * E
+    workers = [worker(new, 1 - stale, 2), worker(old, stale, 2, changed=False)]
+    told_of = sorted(workers, key=lambda one: one.number != first)
+    # Without the trainer's update among those that are known, the one that took it is still the one to believe.
+    for ours in (new, trained(2)):
+        found = compare(announced(ours), told_of, Renames(), {11: announced(old)})
+        (sentence,) = told(found, workers=2)
+        assert sentence.startswith(f"update 12: worker {stale} of 2 has not taken ")
+        assert len(found.different) == 7 + 3 * E
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_one_of_two_workers_that_took_something_else_is_named(broken: int) -> None:
+    new = trained(1)
+    norm = "model.layers.0.input_layernorm.weight"
+    workers = [worker(new, 1 - broken, 2), worker({**new, norm: new[norm] * 2}, broken, 2)]
+    found = compare(announced(new), workers, Renames(), {11: announced(trained(0))})
+    (finding,) = faults.weights(Told(12, 9, 9, 2), found)
+    name = "layers.0.input_layernorm.weight"
+    assert finding.sentence == f"update 12: {name} is not the same in worker {broken} of 2 as in the others"
+    assert finding.cause == Cause.CORRUPT_WEIGHTS
 
 
 def test_elements_that_change_places_within_one_part_are_not_seen() -> None:
