@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from omni_rl.api.events import EventAnswer
-from omni_rl.api.steps import Verdict
 from omni_rl.errors import OmniRLError
 from omni_rl.ledger.types import StepKey
 from omni_rl.sync.result import SyncResult
@@ -91,10 +90,10 @@ async def show_again(runs: Iterable[Run], count: int, store: Store, telemetry: T
         attempt, number = run.latest
         found = await store.step(StepKey(run.name, attempt, number))
         rows = await store.steps(run.name, attempt, number - RECENT - 1, RECENT + 1)
-        figures = {
-            kind: {name: value for name, value in of.items() if value is not None}
-            for kind, of in Verdict.model_validate(found.verdict).figures.items()
-        }
+        figures = {kind: {**vars(metrics)} for kind, metrics in found.by_kind.items()}
+        # A step that was judged elsewhere has no verdict of ours; ours have what is derived from the metrics too.
+        for kind, told in found.verdict.get("figures", {}).items():
+            figures[kind] |= {name: value for name, value in told.items() if value is not None}
         of = Start(run.name, attempt, run.created)
         severity, limits = run.drift.severity, run.yardstick.limits
         step = JudgedStep(of, number, severity, figures, found.row.training, found.row.sealed, limits)
