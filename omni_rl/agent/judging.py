@@ -42,7 +42,8 @@ class Announcement:
 class EngineUpdates:
     """What an engine's workers reported of its newest update. `of`: the trainer's update by the engine's own number;
     `confirmed`: the trainer's newest that it was found to hold; `changed`: the engine's last update that changed its
-    weights, `encoders` of them those of its encoders."""
+    weights, `encoders` of them those of its encoders; `past`: it has told of nothing since the trainer was started
+    again, and took updates of it before."""
 
     name: str
     session: str = ""
@@ -53,6 +54,7 @@ class EngineUpdates:
     changed: int = 0
     encoders: int = 0
     heard: int = -1
+    past: bool = False
     before: dict[int, ReceiptBody] = field(default_factory=dict)
     """What each worker told of last, before the newest update."""
 
@@ -66,6 +68,7 @@ class EngineUpdates:
         if (body.session, number) != (self.session, self.number):
             self.before |= self.receipts
             self.session, self.number, self.receipts = body.session, number, {}
+        self.past = False
         self.receipts[body.worker] = body
         if number and body.changed:
             self.changed = number
@@ -113,15 +116,28 @@ class RunUpdates:
     announced: dict[int, Announcement] = field(default_factory=dict)
     engines: dict[str, EngineUpdates] = field(default_factory=dict)
 
-    def announce(self, announcement: Announcement) -> None:
-        """Take the trainer's word; only the newest few are kept, and none of an earlier start of the trainer."""
-        if any(one.session != announcement.session for one in self.announced.values()):
+    def announce(self, announcement: Announcement) -> bool:
+        """Take the trainer's word; only the newest few are kept, and none of an earlier start of the trainer. Returns
+        whether this is the first word of a new start."""
+        again = any(one.session != announcement.session for one in self.announced.values())
+        if again:
             self.announced.clear()
             for engine in self.engines.values():
+                engine.past = engine.past or bool(engine.of)
                 engine.of, engine.confirmed, engine.heard = {}, None, -1
         self.announced[announcement.number] = announcement
         for number in sorted(self.announced)[: -(KEPT + self.lag)]:
             del self.announced[number]
+        return again
+
+    @property
+    def present(self) -> frozenset[str]:
+        """Names of the engines that are not taken for gone: for many updates without a word, or since the trainer was
+        started again with others."""
+        newest = -1 if self.newest is None else self.newest
+        heard = [one for one in self.engines.values() if newest - one.heard <= GONE]
+        current = [one for one in heard if not one.past]
+        return frozenset(one.name for one in current or heard)
 
     @property
     def newest(self) -> int | None:
@@ -156,14 +172,14 @@ class RunUpdates:
 
     def concerns(self, engine: EngineUpdates, number: int) -> bool:
         """Whether an announcement that has just come is what an engine told of before it came."""
-        if not engine.receipts or not engine.complete:
+        if engine.past or not engine.receipts or not engine.complete:
             return False
         return self._wanted(engine) == number and engine.of.get(engine.number) != number
 
     def silent(self, name: str) -> UpdateFault | None:
         """Whether an engine has not confirmed the trainer's newest update within the lag."""
         newest, engine = self.newest, self.engines[name]
-        if newest is None or newest - engine.heard > GONE:
+        if newest is None or name not in self.present:
             return None
         asked = self.announced[newest].engines
         if asked and name not in asked:

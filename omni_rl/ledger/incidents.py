@@ -66,7 +66,7 @@ def _grown(connection: sa.Connection, known: Incident, new: NewIncident) -> int:
         changes |= {"severity": max(known.severity, new.severity), "excess": max(known.excess, new.excess)}
         changes |= {} if new.attributed else {"headline": new.headline, "figure": _document(new.figure)}
     if known.kind != "drift":  # a drift's headline is of its worst step; the others say how it is now
-        changes["headline"] = new.headline
+        changes |= {"headline": new.headline, "evidence": new.evidence or known.evidence}
     better = known.cause in UNKNOWN and new.cause not in UNKNOWN
     if new.cause is not None and new.why and (new.attributed or worse or better):
         changes |= {"cause": new.cause, "why": new.why, "evidence": new.evidence or known.evidence}

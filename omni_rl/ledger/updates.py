@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -32,14 +32,14 @@ class UpdateKey(NamedTuple):
 
 @dataclass(frozen=True)
 class NewUpdate:
-    """`told`: the JSON that came. `also`: answers to other rows that changed with it. `over`: incidents that end with
+    """`told`: the JSON that came. `also`: answers to other rows that changed with it. `over`: why incidents end with
     it, by their numbers; `seen`: those that it opens, or lets grow."""
 
     key: UpdateKey
     told: bytes
     answer: Mapping[str, Any]
     also: Mapping[UpdateKey, Mapping[str, Any]]
-    over: Sequence[int] = ()
+    over: Mapping[int, str] = field(default_factory=dict)
     seen: Sequence[NewIncident] = ()
     events: Sequence[NewEvent] = ()
 
@@ -80,8 +80,8 @@ def change(connection: sa.Connection, new: NewUpdate) -> list[int]:
     """The answers, incidents and events of `new` alone."""
     for key, answer in {**new.also, new.key: new.answer}.items():
         connection.execute(sa.update(updates).where(_is(key)).values(answer=answer))
-    for number in new.over:
-        incidents.end_one(connection, number, "a later update was right")
+    for number, why in new.over.items():
+        incidents.end_one(connection, number, why)
     add_events(connection, new.events)
     return [incidents.see(connection, new.key.run, seen) for seen in new.seen]
 

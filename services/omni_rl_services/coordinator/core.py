@@ -106,6 +106,9 @@ class Coordinator:
         for run in self._runs:
             if run.drift.pursuit != "nothing":
                 self._responder.pursue(run)
+        wrong = await self.store.incidents(still_open=True, kind="update", limit=OPEN)
+        for name in {one.run for one in wrong if one.run is not None}:
+            await self.updates.take_up(await self.run(name))
         beside = (self.events.pump(), self._watch(), self._tidy())
         self._tasks = [asyncio.create_task(work) for work in beside]
         self.pager.open()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +34,10 @@ SETTLE_SECONDS = 1.0
 may be on its way."""
 QUIET_SECONDS = 2.0
 """How old an update is before an engine's silence about it is told: its receipt may be on its way."""
+RIGHT = "a later update was right"
+GONE = "the engine that had it is taken for gone"
+AGAIN = "the trainer was started again, and its engines are judged anew"
+"""Why an incident ends."""
 
 
 @dataclass
@@ -68,6 +72,10 @@ class Updates:
         self._runs: OrderedDict[str, LiveUpdates] = OrderedDict()
         self._workers = ThreadPoolExecutor(1, "updates")
         self._later: set[asyncio.Task[None]] = set()
+
+    async def take_up(self, run: Run) -> None:
+        """Know of a run whose faults an earlier coordinator told of, before any of its engines says more."""
+        await self._live(run)
 
     async def close(self) -> None:
         """Let go of what waits."""
@@ -118,12 +126,13 @@ class Updates:
             if (known := await self._known(key, body)) is not None:
                 return known
             announcement = await self._work(Announcement.of, number, announced)
-            live.of.announce(announcement)
+            again = live.of.announce(announcement)
             live.arrived[number] = asyncio.get_running_loop().time()
             for old in live.arrived.keys() - live.of.announced.keys():
                 del live.arrived[old]
             answer = judging.announced_answer(announcement)
-            await self._store.put_update(NewUpdate(key, body, answer.model_dump(mode="json"), {}))
+            over = {one.incident: AGAIN if again else GONE for one in _left(live, set() if again else live.of.present)}
+            await self._store.put_update(NewUpdate(key, body, answer.model_dump(mode="json"), {}, over))
             for state in live.of.engines.values():
                 if live.of.concerns(state, number):
                     await self._judge_again(live, state)
@@ -150,7 +159,7 @@ class Updates:
             if not live.open:
                 return None
             worst = max(live.open.values(), key=lambda one: one.fault.cause is not Cause.STALE_CACHE)
-            sentence = _sentence(worst, len(live.of.engines))
+            sentence = _sentence(worst, len(live.of.present))
             return Finding(Check.WEIGHTS, "explains", sentence, worst.fault.cause, tensors=worst.fault.parts[:8])
 
     async def newest(self, run: str, limit: int) -> list[UpdateAnswer]:
@@ -200,10 +209,10 @@ class Updates:
             state.confirmed = max(state.confirmed or 0, judged.confirmed)
         over, faults = self._changed(live, state, judged)
         opened = [_with_engine(live, fault, state.name) for fault in faults]
-        count = len(live.of.engines)
+        count = len(live.of.present)
         change = replace(
             new,
-            over=[one.incident for one in over],
+            over={one.incident: RIGHT for one in over},
             seen=[_incident(one, count, judged.of) for one in opened],
             events=[NewEvent("update", {"engine": state.name, "number": state.number, "of": judged.of}, new.key.run)],
         )
@@ -241,7 +250,7 @@ class Updates:
             b"",
             {} if kept is None else kept.answer,
             {},
-            seen=[_incident(one, len(live.of.engines), live.of.newest) for one in opened],
+            seen=[_incident(one, len(live.of.present), live.of.newest) for one in opened],
         )
         for one, number in zip(opened, await self._store.change_update(change), strict=True):
             one.incident = number
@@ -276,6 +285,12 @@ class Updates:
                     state.of[row.key.number] = answer.of
                     state.heard = max(state.heard, answer.of)
                     state.confirmed = answer.of if not answer.different else state.confirmed
+        for incident in await self._store.incidents(still_open=True, run=run.name, kind="update"):
+            found = incident.evidence[Check.WEIGHTS]
+            fault = UpdateFault(
+                Cause(incident.cause or Cause.UNKNOWN), found["sentence"], tuple(found["tensors"]), incident.subject
+            )
+            live.open[incident.subject] = OpenFault(fault, incident.id, set(found["engines"]))
         return live
 
     async def _work(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
@@ -290,6 +305,13 @@ def _read(model: type[M], body: bytes) -> M:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise InvalidRequestError(f"{where[:200]}: {first['msg'][:200]}") from None
+
+
+def _left(live: LiveUpdates, present: Collection[str]) -> list[OpenFault]:
+    """Faults that end because no engine that has them is there any more."""
+    for one in live.open.values():
+        one.engines.intersection_update(present)
+    return [live.open.pop(key) for key, one in list(live.open.items()) if not one.engines]
 
 
 def _with_engine(live: LiveUpdates, fault: UpdateFault, engine: str) -> OpenFault:
