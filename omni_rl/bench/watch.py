@@ -1,20 +1,37 @@
 """What a run that is watched pays: processor time of its own thread for each step that it hands over."""
 
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from omni_rl.bench.coordinator import coordinator
-from omni_rl.bench.result import Goal, write_result
+from omni_rl.bench.result import BenchmarkError, Goal, write_result
 from omni_rl.watch.table import StepValues
+from omni_rl.watch.verl import VerlWatch
 from omni_rl.watch.watcher import Watcher
 
-SHAPES = ((16, 48), (64, 1024), (512, 2048))
+CHECKOUT = Path(__file__).parents[2]
+Hook = Literal["step", "verl"]
+HOOKS: tuple[Hook, ...] = ("step", "verl")
+"""What hands a step over: `Watcher.step`, which copies its tensors, or verl's hook, which does not."""
+FIGURES = 150
+"""Figures that verl logs of a step."""
+WARM = 2
+"""Steps of TRL's run that are not counted, while everything is used for the first time."""
+SHAPES = ((16, 48), (64, 1024), (256, 1024), (512, 2048))
 """Answers of a step, and tokens of each: a test's, a small run's and a large one's."""
+PROMPT = 256
+"""Tokens of a prompt."""
 STEPS = 20
 MILLISECONDS = 2.0
 SHARE = 0.02
@@ -27,34 +44,68 @@ are published for, a process has a GPU, and does a tenth of that."""
 def bench_watch(out: Path, *, steps: int = STEPS) -> Path:
     """Post `steps` steps of each shape to a coordinator of its own, and write `watch.json`.
 
-    Each step has what a TRL run hands over: both logprobs, ids, masks and prompts as tensors, names, texts and rewards.
+    The steps are handed over by `Watcher.step`, as a hook that copies does it, and then by verl's hook: both logprobs,
+    ids, masks, prompts and rewards. The last figure is of a real run of TRL, in everything that `watch` has wrapped.
     `milliseconds` are of the calling thread alone; the thread that posts has its own figure.
+
+    Raises:
+        BenchmarkError: the coordinator did not keep up, or the run of TRL failed: it needs a checkout.
     """
     with tempfile.TemporaryDirectory() as folder, coordinator(Path(folder)) as running:
-        shapes = [_measure(running.url, steps, answers, tokens) for answers, tokens in SHAPES]
+        shapes = [_measure(running.url, steps, *shape, hook) for hook in HOOKS for shape in SHAPES]
+        real = _in_a_run(running.url)
     goals = [
-        Goal(f"{s['answers']} x {s['tokens']}: the run's thread, of what it may pay", s["of_the_bar"], 1.0, "lower")
+        Goal(
+            f"{s['hook']}, {s['answers']} x {s['tokens']}: main thread, share of what it may take",
+            s["of_the_bar"],
+            1.0,
+            "lower",
+        )
         for s in shapes
     ]
-    return write_result(out / "watch.json", "omni-rl bench watch", goals, {"steps": steps, "shapes": shapes})
+    goals.append(Goal("in a TRL run: main thread, share of what it may take", real["of_the_bar"], 1.0, "lower"))
+    results = {"steps": steps, "shapes": shapes, "trl": real}
+    return write_result(out / "watch.json", "omni-rl bench watch", goals, results)
 
 
-def _measure(url: str, steps: int, answers: int, tokens: int) -> dict[str, Any]:
-    values = _step(answers, tokens)
-    watcher = Watcher(url=url, run=f"bench-{answers}-{tokens}", dtype="bfloat16")
+def _in_a_run(url: str) -> dict[str, Any]:
+    """A run of released TRL with a random model on this machine, which a checkout's tests know how to start."""
+    command = [sys.executable, "-m", "tests.watch.trl_costs", url]
+    done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+    if done.returncode:
+        raise BenchmarkError("the run of TRL failed; what it said is above")
+    each = json.loads(done.stdout)[WARM:]
+    median = statistics.median(step["milliseconds"] for step in each)
+    step = statistics.median(step["seconds"] for step in each)
+    return {
+        "steps": len(each),
+        "milliseconds": round(median, 3),
+        "milliseconds_worst": round(max(step["milliseconds"] for step in each), 3),
+        "seconds_of_a_step": round(step, 3),
+        "of_the_step": round(median / 1e3 / step, 4),
+        "of_the_bar": round(median / max(MILLISECONDS, 1e3 * SHARE * step), 4),
+    }
+
+
+def _measure(url: str, steps: int, answers: int, tokens: int, hook: Hook) -> dict[str, Any]:
+    watcher = Watcher(url=url, run=f"bench-{hook}-{answers}-{tokens}", dtype="bfloat16")
+    hand_over = _step(watcher, answers, tokens) if hook == "step" else _verl(watcher, answers, tokens)
     own, clock, whole = [], [], time.process_time()
     for _ in range(steps):
         spent, began = time.thread_time(), time.perf_counter()
-        watcher.step(training={"loss": 0.5}, **values)
+        hand_over()
         own.append(1e3 * (time.thread_time() - spent))
         clock.append(1e3 * (time.perf_counter() - began))
         if not watcher.flush(120):
-            raise TimeoutError("the coordinator of the benchmark does not take steps")
+            raise BenchmarkError("the coordinator of the benchmark does not take steps")
     behind = 1e3 * (time.process_time() - whole) - sum(own)
     watcher.close()
+    if watcher.counts.sealed != steps:
+        raise BenchmarkError(f"of {steps} steps {watcher.counts.sealed} were judged")
     step = 1e3 * answers * tokens / TOKENS_PER_SECOND
     median = statistics.median(own)
     return {
+        "hook": hook,
         "answers": answers,
         "tokens": tokens,
         "milliseconds": round(median, 3),
@@ -65,24 +116,57 @@ def _measure(url: str, steps: int, answers: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def _step(answers: int, tokens: int) -> StepValues:
-    drawn = torch.Generator().manual_seed(0)
-    rollout = -0.1 - torch.rand((answers, tokens), generator=drawn)
-    ids = torch.randint(0, 32_000, (answers, tokens), generator=drawn)
-    prompts = torch.randint(0, 32_000, (answers, 256), generator=drawn)
-    return {
+def _step(watcher: Watcher, answers: int, tokens: int) -> Callable[[], object]:
+    """Everything that TRL's hook knows of a step."""
+    rollout, train, ids, prompts = _tensors(answers, tokens)
+    values: StepValues = {
         "rollout_logprobs": rollout,
-        "train_logprobs": rollout + 1e-3 * torch.randn(rollout.shape, generator=drawn),
+        "train_logprobs": train,
         "mask": torch.ones_like(ids),
         "ids": ids,
         "prompt_ids": prompts,
         "prompt_mask": torch.ones_like(prompts),
         "rollout_prompt_ids": prompts.tolist(),
         "samples": [f"{n // 8}/{n % 8}" for n in range(answers)],
-        "rewards": torch.rand(answers, generator=drawn),
+        "rewards": torch.rand(answers),
         "temperature": 1.0,
         "logprobs_of": "processed",
         "rollout_version": "step-0",
         "train_version": "step-0",
         "prompt_text": ["a prompt of some words"] * answers,
     }
+    return lambda: watcher.step(training={"loss": 0.5}, **values)
+
+
+def _verl(watcher: Watcher, answers: int, tokens: int) -> Callable[[], object]:
+    """What verl's driver hands over of a batch of the older trainer, which holds more than the V1 trainer's."""
+    rollout, train, ids, prompts = _tensors(answers, tokens)
+    batch = {
+        "rollout_log_probs": rollout,
+        "old_log_probs": train,
+        "responses": ids,
+        "response_mask": torch.ones_like(ids),
+        "prompts": prompts,
+        "attention_mask": torch.ones((answers, PROMPT + tokens), dtype=torch.int64),
+        "rm_scores": torch.nn.functional.one_hot(torch.full((answers,), tokens - 1), tokens).float(),
+    }
+    data = SimpleNamespace(batch=batch, non_tensor_batch={"uid": np.array([f"{n // 8}" for n in range(answers)])})
+    eyes = VerlWatch()
+    eyes.watcher = watcher
+    learnt = {f"actor/figure_{n}": 0.5 for n in range(FIGURES)}
+
+    def hand_over() -> None:
+        eyes.scores(0, None)
+        eyes.scored(data)
+        eyes.logged(learnt)
+
+    return hand_over
+
+
+def _tensors(answers: int, tokens: int) -> tuple[torch.Tensor, ...]:
+    """Both sides' logprobs, ids and prompts, as padded tensors."""
+    drawn = torch.Generator().manual_seed(0)
+    rollout = -0.1 - torch.rand((answers, tokens), generator=drawn)
+    train = rollout + 1e-3 * torch.randn(rollout.shape, generator=drawn)
+    ids, prompts = (torch.randint(0, 32_000, (answers, width), generator=drawn) for width in (tokens, PROMPT))
+    return rollout, train, ids, prompts

@@ -24,8 +24,11 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.generation.vllm_client import VLLMClient
 
 from omni_rl.watch.trl import watch
+from tests.watch.trl_costs import Costs
+from tests.watch.trl_server import send_weights_by_files
 
 TURN = 16
 """Tokens of an answer's turn before a tool is called."""
@@ -38,13 +41,22 @@ def main() -> None:
     colocated.LLM = lambda **settings: vllm.LLM(
         enforce_eager=True, dtype=options["dtype"], skip_mm_profiling=True, **settings
     )
+    if server := options.get("server"):
+        send_weights_by_files(VLLMClient, Path(server["directory"]))
+        remote = {"vllm_mode": "server", "vllm_server_base_url": server["url"]}
+        options["settings"] = {**options.get("settings", {}), **remote}
     trainer = make_trainer(options)
+    costs = Costs()
+    if options.get("costs"):
+        costs.install()
     watch(trainer, **options.get("watch", {}))
     if (fault := options["fault"]) is not None:
         FAULTS[fault](trainer, options.get("at", 0))
     trainer.train()
     if trainer.accelerator.is_main_process:
         (Path(options["output"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
+    if options.get("costs"):
+        costs.write(Path(options["output"]) / "costs.json")
 
 
 def plain_linears() -> None:
