@@ -44,10 +44,10 @@ LIGHT = (
     "python -m venv /opt/alone && /opt/alone/bin/pip install --quiet /opt/light/*.whl",
     "mkdir -p /tmp/light && cd /tmp/light && PYTHONPATH=/opt/light /opt/alone/bin/python -c 'from pathlib import Path; "
     'from dumps import clean_answers, dump; [dump(Path("."), step, clean_answers(step)) for step in (1, 2)]\'',
-    "cd /tmp && /opt/alone/bin/python /opt/light/light_session.py /opt/light/post_numpy.py /tmp/light",
+    "cd /tmp && /opt/alone/bin/python /opt/light/light_session.py /opt/light/examples /tmp/light",
     "du -sm /opt/alone",
 )
-"""What is run after the wheel, the example and the session of the tests are in /opt/light."""
+"""What is run after the wheel, the examples and the session of the tests are in /opt/light."""
 HOST = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -122,8 +122,9 @@ def light(root: Path, folders: Sequence[Path]) -> None:
         into = root / "opt/light"
         into.mkdir(parents=True)
         tests = ROOT / "tests"
-        for source in (wheel, ROOT / "examples/post_numpy.py", tests / "packaging/light_session.py"):
+        for source in (wheel, tests / "packaging/light_session.py"):
             shutil.copy(source, into)
+        shutil.copytree(ROOT / "examples", into / "examples")
         shutil.copy(tests / "watch/nemo_rl.py", into / "dumps.py")
         for command in LIGHT:
             say(command)

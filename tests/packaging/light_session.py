@@ -1,10 +1,9 @@
 """What somebody does who has just installed the wheel: serve, post, watch and judge; run by that installation's Python.
 
-    python light_session.py EXAMPLE DUMPS
+    python light_session.py EXAMPLES DUMPS
 
-`EXAMPLE` is examples/post_numpy.py, `DUMPS` a directory of NeMo RL's files. Prints a word for
-each thing that went well.
-The standard library alone, and what the wheel installs.
+`EXAMPLES` is a checkout's examples/, `DUMPS` a directory of NeMo RL's files. Prints a word for each thing that went
+well. It needs the standard library alone, and what the wheel installs.
 """
 
 import os
@@ -14,10 +13,19 @@ import urllib.request
 from pathlib import Path
 
 OMNI_RL = [sys.executable, "-m", "omni_rl"]
+STEP = """
+from omni_rl import watch
+
+row = [-1.0] * 32
+watch.step(rollout_logprobs=[row] * 8, train_logprobs=[row] * 8)
+"""
+"""A trainer of one step, by the one line that the documentation promises."""
 
 
-def main(example: str, dumps: str) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+def main(examples: str, dumps: str) -> None:
+    installed = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    example = f"{examples}/post_numpy.py"
+    environment = {**os.environ, "PATH": installed, "PYTHONUNBUFFERED": "1"}
     serve = [*OMNI_RL, "serve", "--port", "0"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
@@ -27,14 +35,16 @@ def main(example: str, dumps: str) -> None:
             with urllib.request.urlopen(f"{environment['OMNI_RL_URL']}/readyz") as answer:
                 assert answer.status == 200
             say("ready")
-            for name, command in {
-                "posted": [sys.executable, example, "--steps", "2", "--drift", "0"],
-                "watched": [*OMNI_RL, "watch", "nemo-rl", dumps, "--dtype", "float32", "--once"],
-                "judged": [*OMNI_RL, "judge", dumps, "--dtype", "float32"],
-            }.items():
+            for name, command, expected in (
+                ("posted", [sys.executable, example, "--steps", "2", "--drift", "0"], "step 1: ok "),
+                ("stepped", [sys.executable, "-c", STEP], ""),
+                ("told", [*OMNI_RL, "status"], "run        run  ok"),
+                ("watched", ["bash", f"{examples}/nemo-rl.sh", dumps, "--dtype", "float32", "--once"], " ok "),
+                ("judged", [*OMNI_RL, "judge", dumps, "--dtype", "float32"], " ok "),
+            ):
                 done = subprocess.run(command, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr
-                assert " ok " in done.stdout, done.stdout
+                assert expected in done.stdout, done.stdout + done.stderr
                 say(name)
         finally:
             server.terminate()

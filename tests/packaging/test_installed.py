@@ -50,9 +50,9 @@ def test_it_works_alone(wheel: Path, tmp_path: Path, version: str, extra: str) -
     for step in (1, 2):
         dump(dumps, step, clean_answers(step))
     bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    session = [str(path) for path in (alone, SESSION, ROOT / "examples/post_numpy.py", dumps)]
+    session = [str(path) for path in (alone, SESSION, ROOT / "examples", dumps)]
     done = subprocess.run(session, cwd=tmp_path, env=bare, capture_output=True, text=True)
-    assert done.stdout.split() == ["ready", "posted", "watched", "judged"], done.stdout + done.stderr
+    assert done.stdout.split() == ["ready", "posted", "stepped", "told", "watched", "judged"], done.stdout + done.stderr
     packages = subprocess.run([alone, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True).stdout
     assert not {"torch", "vllm", "ray"} & {line.split("==")[0] for line in packages.splitlines()}
     assert ("numpy==1." in packages) == bool(extra)
