@@ -8,6 +8,9 @@ import typer
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.kinds import KINDS
 
+PATIENCE = 60.0
+"""Seconds that the command waits at its end for a busy coordinator to take what was read: no run waits for it."""
+
 following = typer.Typer(help="Follow the files of a run, and post its steps to a coordinator.", no_args_is_help=True)
 """A command a framework."""
 
@@ -75,6 +78,7 @@ def nemo_rl(
             lag=lag,
             attempt=attempt,
             place=Place(0, 1),
+            patience=PATIENCE,
             on_verdict=tell,
         )
 
