@@ -160,7 +160,7 @@ class TrlWatch:
         return result
 
     def _take(self, now: Generation, inputs: Any, output: dict[str, Any]) -> None:
-        mask = output["completion_mask"]
+        mask, tools = output["completion_mask"], output.get("tool_mask")
         rollout = output.get("sampling_per_token_logps")
         if rollout is None and now.logprobs is not None:
             rollout = padded(now.logprobs, mask)
@@ -173,7 +173,7 @@ class TrlWatch:
             "rollout_logprobs": rollout,
             "train_logprobs": train,
             "mask": mask,
-            "tool_mask": output.get("tool_mask"),
+            "tool_mask": tools,
             "ids": output["completion_ids"],
             "prompt_ids": output["prompt_ids"],
             "prompt_mask": output["prompt_mask"],
@@ -192,7 +192,9 @@ class TrlWatch:
         }
         now.figures = {"global_step": trainer.state.global_step, **self._engine.cuts}
         if self._correct:
-            output["importance_sampling_ratio"] = self.watcher.weights(rollout, train, mask)
+            # A tool's tokens have no logprob of the engine's, which would enter the ratio of their sequence.
+            learnt = mask if tools is None else mask * tools
+            output["importance_sampling_ratio"] = self.watcher.weights(rollout, train, learnt)
         if train is None:
             output[ROWS] = mask.new_tensor(range(len(mask)))
             now.missing = len(mask)

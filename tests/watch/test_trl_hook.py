@@ -1,0 +1,92 @@
+"""What the hook does to a TRL trainer's batches, against a hand-written trainer: weights, and when a run is stopped."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from omni_rl.errors import ConfigError, RunPausedError
+from omni_rl.watch.trl import watch
+from tests.services.live import live
+from tests.watch.fake_trl import FakeTrainer
+
+ANSWERS, TOKENS = 4, 64
+TOOL = slice(20, 30)
+"""Columns that a tool wrote."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with live(tmp_path_factory.mktemp("trl-hook")) as address:
+        yield address
+
+
+def output(off: float = 0.0, *, tools: bool = False) -> dict[str, Any]:
+    """A batch whose trainer is `off` from its engine, at every token that the policy sampled."""
+    torch.manual_seed(0)
+    rollout = -torch.rand(ANSWERS, TOKENS) - 0.1
+    train = rollout + off
+    found = {
+        "prompt_ids": torch.ones(ANSWERS, 3, dtype=torch.int64),
+        "prompt_mask": torch.ones(ANSWERS, 3, dtype=torch.int64),
+        "completion_ids": torch.randint(0, 100, (ANSWERS, TOKENS)),
+        "completion_mask": torch.ones(ANSWERS, TOKENS, dtype=torch.int64),
+        "sampling_per_token_logps": rollout,
+        "old_per_token_logps": train,
+        "importance_sampling_ratio": torch.full((ANSWERS, TOKENS), 7.0),
+    }
+    if tools:
+        # As TRL: the engine gave no logprob of these, and the trainer scored them like any other.
+        rollout[:, TOOL], train[:, TOOL] = 0.0, -5.0
+        found["tool_mask"] = torch.ones(ANSWERS, TOKENS, dtype=torch.int64)
+        found["tool_mask"][:, TOOL] = 0
+    return found
+
+
+def test_without_a_rule_trls_own_ratio_stays(url: str) -> None:
+    trainer = FakeTrainer(output(0.1))
+    watcher = watch(trainer, url=url, run="own")
+    assert trainer.step()["importance_sampling_ratio"].eq(7.0).all()
+    watcher.close(30)
+    assert watcher.counts.sealed == 1
+
+
+def test_weights_take_the_place_of_trls_ratio(url: str) -> None:
+    trainer = FakeTrainer(output(0.1))
+    watcher = watch(trainer, url=url, run="weighed", correct="tis")
+    assert torch.allclose(trainer.step()["importance_sampling_ratio"], torch.tensor(0.1).exp())
+    watcher.close(30)
+
+
+@pytest.mark.parametrize("rule", ["tis", "geometric", "sequence_tis", "sequence_mis"])
+def test_a_tools_tokens_enter_no_weight(url: str, rule: Any) -> None:
+    trainer = FakeTrainer(output(tools=True))
+    watcher = watch(trainer, url=url, run=f"tools-{rule}", correct=rule)
+    batch = trainer.step()
+    assert batch["importance_sampling_ratio"].equal(batch["tool_mask"].float())
+    watcher.close(30)
+
+
+def test_weights_are_refused_where_trl_has_no_place_for_them(url: str) -> None:
+    trainer = FakeTrainer(output())
+    trainer.vllm_importance_sampling_correction = False
+    with pytest.raises(ConfigError, match="vllm_importance_sampling_correction=True"):
+        watch(trainer, url=url, correct="tis")
+
+
+def test_a_strict_run_is_stopped_before_the_loss_has_the_batch(url: str) -> None:
+    trainer = FakeTrainer(output(1.0))
+    watcher = watch(trainer, url=url, run="strict", strict=True, patience=60)
+    with pytest.raises(RunPausedError, match="step 0 of strict"):
+        trainer.step()
+    watcher.close(30)
+
+
+def test_evaluation_is_not_watched(url: str) -> None:
+    trainer = FakeTrainer(output(1.0))
+    watcher = watch(trainer, url=url, run="evaluation", strict=True, patience=60)
+    trainer.model.eval()
+    trainer.step()
+    watcher.close(30)
+    assert watcher.counts.given == 0
