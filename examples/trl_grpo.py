@@ -3,7 +3,7 @@
     omni-rl serve                                                     # prints what to export
     python examples/trl_grpo.py Qwen/Qwen2.5-0.5B-Instruct
 
-TRL, vLLM and datasets are not ours to install: `pip install trl[vllm]`.
+It needs a GPU, and TRL, vLLM and datasets, which are not ours to install: `pip install trl[vllm]`.
 """
 
 import argparse

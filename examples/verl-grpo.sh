@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A verl run that is watched: nothing of it is ours but the variable. Start a coordinator first (omni-rl serve), and set
-# what it prints: OMNI_RL_URL and OMNI_RL_TOKEN_FILE. Further arguments are verl's.
+# what it prints: OMNI_RL_URL and OMNI_RL_TOKEN_FILE. Further arguments are verl's. The data are those that verl's
+# examples/data_preprocess/gsm8k.py writes. calculate_log_probs is verl's default since 0.9, and was not before.
 set -euo pipefail
 : "${OMNI_RL_URL:?the address that omni-rl serve printed}"
 
