@@ -28,6 +28,8 @@ from omni_rl.watch.watcher import Watcher
 ROWS = "omni_rl_rows"
 """A key in the trainer's batch: the answers' numbers, which are shuffled and split with everything else."""
 
+UNSCORED = "the policy's logprobs are not taken as it scores"
+
 
 @dataclass
 class Generation:
@@ -42,6 +44,16 @@ class Generation:
     scored: Any = None
     missing: int = 0
     figures: dict[str, object] = field(default_factory=dict)
+
+    def answered(self, answers: Any) -> None:
+        """Take what vLLM gave: the prompts as it ran them, and its logprobs, the sampled token's first."""
+        self.prompts, _, logprobs, _ = answers
+        if logprobs is not None:
+            self.logprobs = [[token[0] for token in answer] for answer in logprobs]
+
+    def scored_by(self, scored: Any) -> None:
+        """Take what the policy scored: its logprobs first."""
+        self.train = scored[0]
 
 
 def watch(
@@ -120,18 +132,18 @@ class TrlWatch:
     def _generate(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         answers = inner(*args, **kwargs)
         # A tool's result begins another turn, whose prompt is the whole conversation; the first turn's is the prompt.
-        if self._now is not None and self._now.prompts is None:
-            self._now.prompts, _, logprobs, _ = answers
-            if logprobs is not None:
-                self._now.logprobs = [[token[0] for token in answer] for answer in logprobs]
+        now = self._now
+        if now is not None and now.prompts is None:
+            guarded(lambda: now.answered(answers), "the engine's prompts are not compared")
         return answers
 
     def _score(self, inner: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
         scored = inner(model, *args, **kwargs)
-        if self._now is not None and self._now.train is None and model is self._trainer.model:
-            self._now.train = scored[0]
-        elif self._waiting is not None and self._now is None:
-            self._waiting.train = scored[0]
+        now, waiting = self._now, self._waiting
+        if now is not None and now.train is None and model is self._trainer.model:
+            guarded(lambda: now.scored_by(scored), UNSCORED)
+        elif waiting is not None and now is None:
+            guarded(lambda: waiting.scored_by(scored), UNSCORED)
         return scored
 
     def _reward(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

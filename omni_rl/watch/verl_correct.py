@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, get_args
 
 from omni_rl.consistency.corrections import Correction, Method
+from omni_rl.watch.guard import guarded
 from omni_rl.watch.weights import token_weights
 
 log = logging.getLogger("omni_rl.watch")
@@ -47,7 +48,8 @@ def wrap(module: Any, method: Method) -> None:
     @wraps(compute)
     def corrected(batch: Any, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         batch, metrics = compute(batch, config)
-        return batch, {**metrics, **add_weights(batch, method)}
+        figures = guarded(lambda: add_weights(batch, method), "a batch is not corrected")
+        return batch, {**metrics, **(figures or {})}
 
     corrected.omni_rl = True  # type: ignore[attr-defined]
     setattr(module, FUNCTION, corrected)

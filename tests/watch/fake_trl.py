@@ -22,7 +22,8 @@ class FakeTrainer:
         self.state = SimpleNamespace(global_step=0)
         self.accelerator = SimpleNamespace(mixed_precision="no", process_index=0, is_main_process=True)
         self.reward_weights = torch.ones(1)
-        self.vllm_generation = FakeGeneration()
+        self.scored: Any = (self._output["old_per_token_logps"], None, None)
+        self.vllm_generation = FakeGeneration(self._output)
 
     def step(self) -> dict[str, Any]:
         """What a generation hands to the loss."""
@@ -31,10 +32,18 @@ class FakeTrainer:
         self.state.global_step += 1
         return found
 
+    def drop(self, *names: str) -> None:
+        """Leave these out of the batches, as RLOO does."""
+        for name in names:
+            del self._output[name]
+
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self.vllm_generation.generate()
+        self._get_per_token_logps_and_entropies(self.model)
         return dict(self._output)
 
-    def _get_per_token_logps_and_entropies(self, model: Any) -> Any: ...
+    def _get_per_token_logps_and_entropies(self, model: Any) -> Any:
+        return self.scored
 
     def _calculate_rewards(self) -> Any: ...
 
@@ -56,7 +65,9 @@ class FakeGeneration:
     logprobs = 0
     temperature, top_p, top_k, min_p, repetition_penalty = 1.0, 1.0, 0, 0.0, 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, output: Mapping[str, Any]) -> None:
+        logprobs = [[[value] for value in row] for row in output["sampling_per_token_logps"].tolist()]
+        self.answers: Any = (output["prompt_ids"].tolist(), output["completion_ids"].tolist(), logprobs, None)
         self.generation_kwargs: dict[str, Any] = {}
         runner = SimpleNamespace(model=SimpleNamespace(load_weights=lambda weights: None))
         self.llm = SimpleNamespace(
@@ -66,6 +77,7 @@ class FakeGeneration:
             )
         )
 
-    def generate(self) -> Any: ...
+    def generate(self) -> Any:
+        return self.answers
 
     def sync_weights(self) -> None: ...

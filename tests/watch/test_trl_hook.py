@@ -83,6 +83,35 @@ def test_a_strict_run_is_stopped_before_the_loss_has_the_batch(url: str) -> None
     watcher.close(30)
 
 
+def test_an_engines_logprobs_are_posted_where_the_batch_has_none(url: str) -> None:
+    given = output()
+    del given["importance_sampling_ratio"]
+    trainer = FakeTrainer(given)
+    trainer.drop("sampling_per_token_logps", "old_per_token_logps")
+    watcher = watch(trainer, url=url, run="rloo")
+    trainer.step()
+    verdict = watcher.wait(0, 30)
+    assert verdict is not None
+    assert (verdict.severity, verdict.tokens) == ("ok", ANSWERS * TOKENS)
+    watcher.close(30)
+
+
+def test_a_trl_that_answers_otherwise_is_told_of_and_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = FakeTrainer(output())
+    trainer.vllm_generation.answers = (*trainer.vllm_generation.answers, "something new")
+    trainer.scored = {"logps": trainer.scored[0]}
+    watcher = watch(trainer, url=url, run="another")
+    trainer.step()
+    trainer.step()
+    watcher.close(30)
+    assert watcher.counts.sealed == 2  # by what the batch says
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert [line.partition(":")[0] for line in said] == [
+        "the engine's prompts are not compared",
+        "the policy's logprobs are not taken as it scores",
+    ]
+
+
 def test_evaluation_is_not_watched(url: str) -> None:
     trainer = FakeTrainer(output(1.0))
     watcher = watch(trainer, url=url, run="evaluation", strict=True, patience=60)

@@ -179,6 +179,10 @@ def test_weights_go_where_verl_puts_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     own = found.batch["rollout_is_weights"] = torch.ones_like(expected)
     module.compute_rollout_correction_and_add_to_batch(found, {})
     assert found.batch["rollout_is_weights"] is own
+    # What cannot be weighed costs the run nothing but the weights.
+    del found.batch["rollout_is_weights"], found.batch["rollout_log_probs"]
+    _, metrics = module.compute_rollout_correction_and_add_to_batch(found, {})
+    assert metrics == {"rollout_corr/kl": 0.1}
 
 
 def test_a_method_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
