@@ -203,6 +203,7 @@ class RunLine(RunAnswer):
         "coordinator cannot see the cluster that samples for it. unjudged: nothing in its latest step was judged. Null "
         "of a coordinator of version 0.1, which does not say.",
     )
+    cause: str | None = Field(default=None, description="Of the worst of its open incidents, or of its drift.")
     figure: FigureAnswer | None = Field(default=None, description="The worst figure of what it drifts by.")
     good: GoodStepAnswer | None = Field(default=None, description="Its last step that was ok.")
     recent: Recent = Recent()

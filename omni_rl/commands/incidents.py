@@ -159,7 +159,7 @@ def _incident_line(one: "IncidentAnswer") -> str:
 def _about(run: "RunLine") -> str:
     parts = ["no step yet" if run.sealed is None else f"step {run.step} at {when(run.sealed)}"]
     parts += [] if run.figure is None else [_figure(run.figure)]
-    parts += [] if run.drift.cause is None else [run.drift.cause]
+    parts += [] if run.cause is None else [run.cause]
     parts += [] if run.good is None or run.need in ("ok", "ended") else [f"clean to step {run.good.step}"]
     parts += [] if run.acknowledged is None else [f"{run.acknowledged.by} has it"]
     return ", ".join(parts)

@@ -50,8 +50,8 @@ def test_the_timeline_counts_them_and_its_table_names_them(lost: str, opened: Op
     download.value.save_as(tmp_path / "timeline.csv")
     with (tmp_path / "timeline.csv").open() as file:
         saved = list(csv.reader(file))
-    assert saved[2][2] == "nan"
-    assert float(saved[1][2]) == 0
+    assert saved[2][3] == "nan"
+    assert float(saved[1][3]) == 0
 
 
 def test_a_step_its_samples_and_their_tokens(lost: str, opened: Open) -> None:

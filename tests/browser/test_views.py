@@ -67,6 +67,8 @@ def test_a_chart_has_its_numbers_behind_it(drifting: str, opened: Open, tmp_path
         saved = list(csv.DictReader(file))
     expected = [line["figures"]["logprob_abs_diff_mean"] for line in lines]
     assert [float(row["logprob_abs_diff_mean greatest"]) for row in saved] == expected
+    assert {row["run"] for row in saved} == {"recorded"}
+    assert download.value.suggested_filename.startswith("recorded-")
     with page.expect_download() as picture:
         page.get_by_role("button", name="overall: logprob_abs_diff_mean, nats as PNG").click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")

@@ -121,6 +121,7 @@ def run_line(run: Run, listed: Listed) -> RunLine:
     return RunLine(
         **dict(run.answer()),
         need=listed.need.label,
+        cause=run.drift.cause if incident is None else incident.cause,
         figure=_figure(run.line.figure),
         good=None if run.line.good is None else GoodStepAnswer(**vars(run.line.good)),
         recent=Recent(

@@ -16,7 +16,7 @@ export function shade(d, scale) {
   return d < 0 ? -level : level;
 }
 
-/** `limit`: the pause limit of a mean of abs d, at which a token's colour is full: an answer that is well is pale. */
+/** `limit`: the pause limit of a mean of abs d, at which a token's colour is full: an answer that is well is pale. Its element, and `jump(index)`. */
 export function strip(rows, limit) {
   const detail = h("p", { className: "detail mono", role: "status" });
   const box = h("div", { className: "strip", tabindex: "0", role: "application", "aria-label": "Answer tokens; arrow keys walk" });
@@ -55,7 +55,7 @@ export function strip(rows, limit) {
     reveal();
   });
   const key = h("div", { className: "keyline" }, h("span", {}, `colour is full at ${figure(limit)} nats, the pause limit of the mean`), ...[["-4", "trainer less likely"], ["0", "equal"], ["4", "trainer more likely"]].map(([level, name]) => h("span", {}, h("span", { className: "mono", data: { heat: level } }, " a "), ` ${name}`)), h("span", {}, "underlined: router flip"), h("span", {}, "point at a token, or walk with the arrow keys"));
-  return h("div", {}, key, jumps, detail, box, more);
+  return { whole: h("div", {}, key, jumps, detail, box, more), jump };
 }
 
 /** The tokens that are furthest off, the worst first; those without a number before all others. */

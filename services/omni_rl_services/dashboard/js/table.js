@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 import { saveCsv } from "./save.js";
 import { count, figure } from "./format.js";
+import { place } from "./place.js";
 
 const MOST = 500;
 
@@ -25,9 +26,19 @@ export function table(columns, rows, { pick, chosen, caption } = {}) {
     rows.length > MOST ? h("p", { className: "quiet" }, `The first ${MOST} of ${count(rows.length)} rows; the CSV has all.`) : null);
 }
 
+/** A file lies among others' files: each of its rows says of which run it is. Null where the columns say so, or there are several. */
+function ofRun(columns) {
+  const { run, view } = place();
+  return run && view !== "compare" && !columns.some((column) => column.name === "run") ? run : null;
+}
+
 export function csvButton(name, columns, rows) {
   const cell = (column, value) => (column.show === figure && value === null ? "nan" : value); // as spreadsheets' and statistics' readers know it
-  const act = () => saveCsv(name, columns.map((column) => column.name), rows().map((row) => columns.map((column) => cell(column, column.of(row)))));
+  const act = () => {
+    const run = ofRun(columns);
+    const [headings, before] = run ? [["run"], [run]] : [[], []];
+    saveCsv(run ? `${run}-${name}` : name, [...headings, ...columns.map((column) => column.name)], rows().map((row) => [...before, ...columns.map((column) => cell(column, column.of(row)))]));
+  };
   return h("button", { type: "button", className: "small", onclick: act, "aria-label": `${name} as CSV` }, "CSV");
 }
 

@@ -74,7 +74,7 @@ const COLUMNS = [
   { name: "run", of: (row) => row.run, show: (name, row) => h("a", { href: link(here(row)) }, name) },
   { name: "kind", of: (row) => row.figure?.kind },
   { name: "over its limit", tight: true, of: (row) => row.figure && `${row.figure.metric} ${figure(row.figure.value)} over ${round(row.figure.limit)}`, show: (_, row) => (row.figure ? h("span", { title: row.figure.metric }, h("strong", {}, figure(row.figure.value)), ` over ${round(row.figure.limit)}`) : "–") },
-  { name: "cause", of: (row) => row.drift.cause, show: (cause) => (cause ? words(cause) : "–") },
+  { name: "cause", of: (row) => row.cause, show: (cause) => (cause ? words(cause) : "–") },
   { name: "last good step", tight: true, of: (row) => row.good?.step, show: (step, row) => (row.good ? h("span", {}, count(step), h("span", { className: "quiet" }, row.good.weights ? ` on ${version(row.good.weights)}` : "")) : "none") },
   { name: "last step", tight: true, of: (row) => row.step, show: (step, row) => (step === null ? "none" : h("span", {}, `${count(step)}, `, since(row.sealed))) },
   { name: "in hand of", of: (row) => row.acknowledged?.by, show: (by, row) => by ?? (row.incident === null ? "" : h("span", { className: "sign pause" }, "nobody")) },

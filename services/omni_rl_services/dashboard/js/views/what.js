@@ -12,7 +12,9 @@ import { legBars, legRows, legTokens } from "../legs.js";
 import { limitsOf, ofBucket } from "../limits.js";
 import { mediaRow } from "../media.js";
 import { stepPicker } from "./pickers.js";
+import { siblingsOf, siblingsPanel } from "../siblings.js";
 import { strip } from "../strip.js";
+import { turnsTable } from "../turns.js";
 
 const PROMPT = 4000; // characters shown of a prompt
 
@@ -39,10 +41,11 @@ export class WhatView {
     const chosen = place().sample ?? worst?.sample, rank = place().sample === undefined ? worst?.rank : place().rank;
     const sample = chosen === undefined ? null : await get(`${at}/samples/${chosen.split("/").map(segment).join("/")}`, rank === undefined ? {} : { rank }, signal).catch(told);
     const legs = check ? await get(`/v1/checks/${check.check}`, {}, signal) : null;
+    const siblings = sample === null || sample instanceof Error ? [] : await siblingsOf(sample, found.verdict.worst, at, signal);
     renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
-    if (!changed(this, found, sample, sample?.message, legs)) return; // a new step must not stop a player
+    if (!changed(this, found, sample, sample?.message, legs, siblings)) return; // a new step must not stop a player
     const about = { run: run.run, attempt, step };
-    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample, ofBucket(limits, sample.kind).logprob_abs_diff_mean.pause), this.told, legsCard(legs, sample.kind, about, this.told)];
+    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample, ofBucket(limits, sample.kind).logprob_abs_diff_mean.pause), ...siblingsPanel(siblings, sample, step), this.told, legsCard(legs, sample.kind, about, this.told)];
     const isChosen = (row) => row.sample === chosen && (rank === undefined || row.rank === Number(rank));
     renew(this.found, worstList(found.verdict.worst, step, isChosen), ...cards);
   }
@@ -71,13 +74,15 @@ function sampleCard(sample, limit) {
     { name: "d", of: (row) => row.d, show: figure, right: true }, { name: "flips", of: (row) => row.flips, right: true }, { name: "weights", of: (row) => row.version },
   ];
   const facts = [`${sample.kind} prompt, ${count(record.prompt_tokens ?? record.prompt_ids?.length ?? 0)} tokens`, `answer ${count(rows.length)} tokens`, `temperature ${record.temperature ?? 1}`, record.reward === undefined ? null : `reward ${figure(record.reward)}`, `scored with ${version(record.train_version)}`].filter(Boolean);
+  const tape = strip(rows, limit);
   const all = h("details", {}, h("summary", {}, "Both logprobs side by side"));
   all.addEventListener("toggle", () => { if (all.open && all.children.length === 1) all.append(table(columns, rows, { caption: "Tokens with both logprobs" })); });
   return panel(`Sample ${shorten(sample.sample, 60)}`, csvButton(`tokens-${sample.step}`, columns, () => rows),
     h("p", { className: "quiet num" }, facts.join(" · ")),
     record.media?.length ? mediaRow(record.media) : null,
     record.prompt_text ? h("div", {}, h("h3", {}, "Prompt"), h("p", { className: "prompt mono", tabindex: "0", role: "region", "aria-label": "Prompt" }, shorten(record.prompt_text, PROMPT))) : null,
-    h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), strip(rows, limit), all);
+    turnsTable(rows, tape.jump),
+    h("h3", {}, "Answer, coloured by d = train − rollout logprob, nats"), tape.whole, all);
 }
 
 /** Legs of this step's own answers are had as long as the trainer still has these; later they are of the probe. */
