@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl import torchvision_schemas
-from omni_rl.vllm_plugin import ENGINE
+from omni_rl.vllm_plugin import AGENT, ENGINE
 from tests.packaging.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -33,6 +33,24 @@ load_general_plugins()
 print("vllm", vllm.__version__, vllm.__file__)
 print("same environment", before == dict(os.environ))
 print("ours", sorted(name for name in sys.modules if name.startswith("omni_rl.")))
+"""
+SEATS = """
+import sys
+from unittest.mock import MagicMock
+
+# 0.12 imports these, which this environment has no use for.
+sys.modules |= {name: MagicMock() for name in ("gguf", "gguf.constants", "diskcache")}
+import vllm
+from vllm.plugins import load_general_plugins
+
+load_general_plugins()
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+print("vllm", vllm.__version__, vllm.__file__)
+for owner in (EngineCore, WorkerWrapperBase):
+    code = {name: getattr(one, "__code__", None) for name, one in vars(owner).items()}
+    print("seats", sorted(name for name in code if code[name] and code[name].co_filename.endswith("agent/install.py")))
 """
 OURS = "ours ['omni_rl.vllm_plugin']"
 
@@ -112,3 +130,23 @@ def test_other_versions_load_their_plug_ins(run: Run, other_vllm: Path, asked: b
     assert OURS in done.stdout
     assert done.stderr.count("omni-rl's engine was proven with") == asked
     assert "Failed to load plugin" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("other_vllm", "of_core"),
+    [
+        ("0.12.0", ["reset_mm_cache", "reset_prefix_cache"]),
+        ("0.25.1", ["reset_encoder_cache", "reset_mm_cache", "reset_prefix_cache"]),
+    ],
+    indirect=["other_vllm"],
+)
+def test_the_agent_takes_its_seats_in_other_versions(
+    run: Run, other_vllm: Path, of_core: list[str], torchvision_that_imports: Path
+) -> None:
+    asked = {AGENT: "http://127.0.0.1:8400", "OMNI_RL_RUN": "mine"}
+    done = run(SEATS, before=(other_vllm, torchvision_that_imports), **asked)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert str(other_vllm) in done.stdout
+    assert f"seats {of_core}" in done.stdout
+    assert "seats ['init_device']" in done.stdout
+    assert "omni-rl" not in done.stderr
