@@ -22,11 +22,13 @@ class Running:
 
 
 @contextmanager
-def coordinator(folder: Path, *, core: int | None = None) -> Iterator[Running]:
-    """One that answers, with ledger and media in `folder`; on one `core` alone, if given."""
+def coordinator(folder: Path, *, core: int | None = None, webhook: str | None = None) -> Iterator[Running]:
+    """One that answers, with ledger and media in `folder`; on one `core` alone, if given, and telling `webhook`, an
+    address, of incidents."""
     address, settings = folder / "address", folder / "settings.json"
     chosen = {"ledger": f"sqlite:///{folder / 'ledger.db'}", "media": {"directory": str(folder / "media")}, "port": 0}
-    settings.write_text(json.dumps({**chosen, "address_file": str(address)}))
+    pager = {} if webhook is None else {"pager": {"webhooks": [{"name": "bench", "url": webhook}]}}
+    settings.write_text(json.dumps({**chosen, **pager, "address_file": str(address)}))
     command = [sys.executable, "-m", "omni_rl_services.coordinator", str(settings)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command line
     try:
