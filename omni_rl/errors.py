@@ -206,6 +206,12 @@ class InvalidRequestError(OmniRLError, ValueError):
     code = "invalid_request"
 
 
+class TooSlowError(OmniRLError, TimeoutError):
+    """A request's body comes more slowly than the coordinator waits for it."""
+
+    code = "too_slow"
+
+
 class TooLargeError(OmniRLError, ValueError):
     """A request has more bytes, pixels, frames or samples than the coordinator takes."""
 

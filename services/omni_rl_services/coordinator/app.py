@@ -3,16 +3,21 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl import __version__
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
+from omni_rl_services.coordinator.auth import SESSION_COOKIE, caller_of
+from omni_rl_services.coordinator.bodies import Bodies
 from omni_rl_services.coordinator.bridge import Bridge, NoBridge
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.guard import BodyLimit, NoNul, SameOrigin, SecurityHeaders, Unexpected
+from omni_rl_services.coordinator.guard import NoNul, SameOrigin, SecurityHeaders, Unexpected
 from omni_rl_services.coordinator.openapi import complete
 from omni_rl_services.coordinator.problems import add_handlers
 from omni_rl_services.coordinator.routes import (
@@ -90,13 +95,21 @@ def create_app(
     add_handlers(app)
     complete(app, RECORDS_VERSION)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, bounds=settings.bounds)
+    app.add_middleware(Bodies, bounds=settings.bounds, knows=partial(_knows, coordinator))
     app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
     app.add_middleware(NoNul)
     app.add_middleware(Measured, telemetry=coordinator.telemetry)
     app.add_middleware(Unexpected)
     app.add_middleware(SecurityHeaders)
     return app
+
+
+def _knows(coordinator: Coordinator, request: HTTPConnection) -> bool:
+    """Whether a request's head says who sent it; its route asks again, with the scope that it takes."""
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    bearer = token if scheme.lower() == "bearer" else None
+    session = request.cookies.get(SESSION_COOKIE)
+    return caller_of(coordinator.tokens, coordinator.sessions, bearer, session) is not None
 
 
 class Measured:

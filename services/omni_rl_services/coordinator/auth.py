@@ -18,6 +18,7 @@ logger = logging.getLogger("omni_rl.coordinator")
 SESSION_COOKIE = "omni_rl_session"
 SESSION_SECONDS = 8 * 3600
 """A working day."""
+ASK_FOR_ONE = "send a token: Authorization: Bearer TOKEN"
 MAX_SESSIONS = 1024
 """The oldest goes when one more is opened."""
 
@@ -95,6 +96,17 @@ class Tokens:
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def caller_of(tokens: Tokens, sessions: "Sessions", bearer: str | None, session: str | None) -> Caller | None:
+    """Whoever has this token or this session's cookie. A token counts before a cookie."""
+    if not tokens:
+        return LOCAL
+    if bearer is not None:
+        return tokens.caller(bearer)
+    found = None if session is None else sessions.caller(session)
+    # A session is worth no more than the token that began it.
+    return found if found is not None and tokens.includes(found) else None
 
 
 class Sessions:

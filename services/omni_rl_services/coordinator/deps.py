@@ -7,7 +7,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ForbiddenError, UnauthenticatedError
-from omni_rl_services.coordinator.auth import LOCAL, SESSION_COOKIE, Caller
+from omni_rl_services.coordinator.auth import ASK_FOR_ONE, SESSION_COOKIE, Caller, caller_of
 from omni_rl_services.coordinator.core import Coordinator
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="token", description="`Authorization: Bearer TOKEN`")
@@ -29,20 +29,12 @@ async def caller(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     session: Annotated[str | None, Security(_cookie)],
 ) -> Caller:
-    """Whoever sent the request. A bearer token counts before a cookie."""
-    if not coordinator.tokens:
-        return LOCAL
-    if bearer is not None:
-        found = coordinator.tokens.caller(bearer.credentials)
-        if found is None:
-            raise UnauthenticatedError("this coordinator does not know that token")
-        return found
-    if session is not None:
-        found = coordinator.sessions.caller(session)
-        # A session is worth no more than the token that began it.
-        if found is not None and coordinator.tokens.includes(found):
-            return found
-    raise UnauthenticatedError("send a token: Authorization: Bearer TOKEN")
+    """Whoever sent the request."""
+    token = None if bearer is None else bearer.credentials
+    found = caller_of(coordinator.tokens, coordinator.sessions, token, session)
+    if found is None:
+        raise UnauthenticatedError(ASK_FOR_ONE if token is None else "this coordinator does not know that token")
+    return found
 
 
 CallerDep = Annotated[Caller, Depends(caller)]

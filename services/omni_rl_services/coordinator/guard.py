@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: whose page sent it, how long it is, and what goes back with it."""
+"""What every request passes before a route sees it: whose page sent it, and what goes back with it."""
 
 import logging
 import re
@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError, TooLargeError
+from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError
 from omni_rl_services.coordinator.problems import respond
-from omni_rl_services.coordinator.settings import Bounds
 
 logger = logging.getLogger("omni_rl.coordinator")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -27,10 +25,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-_PART = re.compile(r"^/v1/runs/[^/]+/attempts/[^/]+/steps/[^/]+/parts/[^/]+$")
 _NUL = re.compile(rb"\x00|%00")
-_MEDIA = re.compile(r"^/v1/media/[^/]+$")
-_UPDATE = re.compile(r"^/v1/runs/[^/]+/(engines/[^/]+/)?updates/[^/]+$")
 
 
 class SecurityHeaders:
@@ -121,49 +116,6 @@ class NoNul:
             await respond(InvalidRequestError, 422, "a NUL in the path or the query")(scope, receive, send)
             return
         await self._app(scope, receive, send)
-
-
-class BodyLimit:
-    """Stops reading a body that is longer than its route takes, whether it says its length or not."""
-
-    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
-        self._app = app
-        self._bounds = bounds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        limit = self._limit(scope["path"], headers.get("content-type", ""))
-        announced = headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > limit:
-            await respond(TooLargeError, 413, _too_large(limit))(scope, receive, send)
-            return
-        seen = 0
-
-        async def receiving() -> Message:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > limit:
-                    # FastAPI turns any other exception inside the reading of a body into a 400.
-                    raise HTTPException(413, _too_large(limit))
-            return message
-
-        await self._app(scope, receiving, send)
-
-    def _limit(self, path: str, content_type: str) -> int:
-        if _PART.match(path):
-            return self._bounds.json_part if content_type.startswith("application/json") else self._bounds.part
-        if _UPDATE.match(path):
-            return self._bounds.update
-        return self._bounds.media if _MEDIA.match(path) else self._bounds.body
-
-
-def _too_large(limit: int) -> str:
-    return f"the body is longer than {limit:,} bytes; records may be sent as an Arrow stream, or in more parts"
 
 
 def _parsed(url: str) -> SplitResult:

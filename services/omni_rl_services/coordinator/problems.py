@@ -34,6 +34,7 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.WeightsMovedError: 409,
     errors.SyncRolledBackError: 409,
     errors.FencedError: 409,
+    errors.TooSlowError: 408,
     errors.TooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.TooManyError: 429,
@@ -58,6 +59,7 @@ OF_STATUS: Mapping[int, type[OmniRLError]] = {
     403: errors.ForbiddenError,
     404: errors.NotFoundError,
     405: errors.InvalidRequestError,
+    408: errors.TooSlowError,
     413: errors.TooLargeError,
     415: errors.UnsupportedMediaTypeError,
 }
@@ -154,7 +156,9 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: which problems it may answer with."""
+    """The `responses` of a route: which problems it may answer with. A body may be too slow, or find no room."""
+    if 413 in statuses:
+        statuses = tuple(sorted({*statuses, 408, 429}))
     return {status: {"model": Problem, "description": _DESCRIBED[status]} for status in statuses}
 
 
@@ -163,6 +167,7 @@ _DESCRIBED = {
     403: "The token's scope does not reach that far, or another site's page sent it (`forbidden`).",
     404: "No such thing (`not_found`).",
     405: "Not with this method.",
+    408: "The body comes too slowly (`too_slow`).",
     409: "It contradicts what is there (`conflict`, `idempotency_mismatch`, `sync_running`), or a sync changed nothing "
     "(`sync_rolled_back`, `non_finite_weights`).",
     413: "Too many bytes, pixels, frames or samples (`too_large`).",

@@ -1,16 +1,9 @@
-"""Parts in memory between their arrival and their step's seal, and room for those that are arriving."""
+"""Parts in memory between their arrival and their step's seal."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from omni_rl.errors import TooManyError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import StepKey
-
-WAIT_SECONDS = 20.0
-"""How long a part waits for room; below what clients wait for an answer."""
 
 
 class RecentParts:
@@ -41,29 +34,3 @@ class RecentParts:
     def _drop(self, key: StepKey, rank: int) -> None:
         if (gone := self._parts.pop((key, rank), None)) is not None:
             self._bytes -= gone.table.nbytes
-
-
-class Room:
-    """Bytes of bodies that may be in memory at once; who finds none waits, and is then told to come back."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._free = limit
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes (at most all there are). Raises `TooManyError`."""
-        size = min(size, self._limit)
-        try:
-            async with asyncio.timeout(WAIT_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: self._free >= size)
-                self._free -= size
-        except TimeoutError:
-            raise TooManyError("more records are arriving than there is room for; send this part again") from None
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._free += size
-                self._changed.notify_all()

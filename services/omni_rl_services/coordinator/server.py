@@ -16,6 +16,7 @@ from omni_rl.errors import ConfigError, CoordinatorRunningError, ServiceError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.bridge import Bridge
+from omni_rl_services.coordinator.connections import connection_class
 from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.settings import CoordinatorSettings, TlsSettings
 
@@ -65,6 +66,7 @@ def make_server(app: FastAPI) -> Server:
     tls = settings.tls
     config = uvicorn.Config(
         app,
+        http=connection_class(),
         host=settings.host,
         port=settings.port,
         workers=1,

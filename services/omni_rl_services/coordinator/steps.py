@@ -22,7 +22,7 @@ from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
-from omni_rl_services.coordinator.recent import RecentParts, Room
+from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
@@ -63,7 +63,6 @@ class Steps:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        self.room = Room(settings.bounds.in_flight)
         self._settings = settings
         self._store = store
         self._events = events

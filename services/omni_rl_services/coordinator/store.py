@@ -53,8 +53,9 @@ class Store:
 
     async def close(self) -> None:
         """Lets go of the ledger, after everything that was submitted."""
+        # A reader that is still at work when the pool goes leaves its connection open.
+        await asyncio.to_thread(self._readers.shutdown)
         await asyncio.to_thread(self._ledger.close)
-        self._readers.shutdown()
 
     async def ready(self) -> None:
         """Raises `LedgerError` where nothing can be kept."""

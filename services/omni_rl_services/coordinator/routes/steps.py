@@ -59,7 +59,7 @@ RECORDS = {
 
 @router.put(
     STEP + "/parts/{rank}",
-    responses=documented(401, 403, 404, 409, 413, 415, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 413, 415, 422, 503),
     openapi_extra={"requestBody": {"required": True, "content": RECORDS}},
 )
 async def put_part(
@@ -71,7 +71,6 @@ async def put_part(
     coordinator: CoordinatorDep,
     caller: Syncer,
     content_type: Annotated[str, Header(include_in_schema=False)] = "",
-    content_length: Annotated[int | None, Header(include_in_schema=False, ge=0)] = None,
 ) -> PartAnswer:
     """One rank's records of a step, as an Arrow stream of the published schema or as JSON. Durable when this answers.
 
@@ -81,10 +80,8 @@ async def put_part(
     if kind not in (ARROW, JSON):
         raise UnsupportedMediaTypeError(f"records come as {ARROW} or {JSON}, not as {content_type or 'nothing'}")
     of = await coordinator.run(run)
-    bounds = coordinator.settings.bounds
-    async with coordinator.steps.room.taken(bounds.part if content_length is None else content_length):
-        body = await request.body()
-        return await coordinator.steps.put(of, StepKey(run, attempt, step), rank, body, arrow=kind == ARROW)
+    body = await request.body()
+    return await coordinator.steps.put(of, StepKey(run, attempt, step), rank, body, arrow=kind == ARROW)
 
 
 @router.post(

@@ -1,19 +1,16 @@
 """Updates of weights in engines that are not ours: told by agents and trainers, compared at once."""
 
-from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 
 from omni_rl.api.updates import AnnouncementBody, ReceiptBody, UpdateAnswer
-from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.openapi import REF
 from omni_rl_services.coordinator.params import EnginePath, LimitQuery, RunPath, UpdatePath
 from omni_rl_services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1/runs/{run}", tags=["updates"])
-Length = Annotated[int | None, Header(include_in_schema=False, ge=0)]
 
 
 def _body(model: type[ReceiptBody] | type[AnnouncementBody]) -> dict[str, Any]:
@@ -22,14 +19,9 @@ def _body(model: type[ReceiptBody] | type[AnnouncementBody]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _room(coordinator: Coordinator, announced: int | None) -> AbstractAsyncContextManager[None]:
-    """Room for a body of the announced length, or of the longest that is taken, until it is worked off."""
-    return coordinator.steps.room.taken(coordinator.settings.bounds.update if announced is None else announced)
-
-
 @router.put(
     "/engines/{engine}/updates/{update}",
-    responses=documented(401, 403, 404, 409, 413, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=_body(ReceiptBody),
 )
 async def put_receipt(
@@ -39,20 +31,18 @@ async def put_receipt(
     request: Request,
     coordinator: CoordinatorDep,
     caller: Syncer,
-    content_length: Length = None,
 ) -> UpdateAnswer:
     """What one worker of an engine holds after an update. Compared with the trainer's weights once all have told.
 
     The same content again is fine; other content is a conflict.
     """
     of = await coordinator.run(run)
-    async with _room(coordinator, content_length):
-        return await coordinator.updates.receive(of, engine, update, await request.body())
+    return await coordinator.updates.receive(of, engine, update, await request.body())
 
 
 @router.put(
     "/updates/{update}",
-    responses=documented(401, 403, 404, 409, 413, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 413, 422, 503),
     openapi_extra=_body(AnnouncementBody),
 )
 async def put_announcement(
@@ -61,15 +51,13 @@ async def put_announcement(
     request: Request,
     coordinator: CoordinatorDep,
     caller: Syncer,
-    content_length: Length = None,
 ) -> UpdateAnswer:
     """What the trainer's weights are, told before they are sent to any engine.
 
     The same content again is fine; other content is a conflict.
     """
     of = await coordinator.run(run)
-    async with _room(coordinator, content_length):
-        return await coordinator.updates.announce(of, update, await request.body())
+    return await coordinator.updates.announce(of, update, await request.body())
 
 
 @router.get("/updates", responses=documented(401, 403, 404, 422))
