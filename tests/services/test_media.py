@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from omni_rl_services.coordinator.media import MP4, Extent, extent_of
+from omni_rl_services.coordinator.media import MP4, PIECES, Extent, extent_of
 from omni_rl_services.coordinator.settings import Bounds, MediaSettings
 from PIL import Image
 
@@ -106,6 +106,26 @@ async def test_what_would_be_too_large_unpacked(
 )
 async def test_what_is_no_media(served: Served, content: bytes, content_type: str, status: int) -> None:
     assert (await put(served, content, content_type)).status_code == status
+
+
+TINY = 1 << 20
+"""Pieces of a header that only hold up whoever reads it."""
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"\xff\xd8" + b"\xff" * TINY, "image/jpeg"),
+        (b"\xff\xd8" + b"\xff\xe0\x00\x02" * TINY, "image/jpeg"),
+        (sound()[:12] + b"JUNK\0\0\0\0" * TINY, "audio/wav"),
+        (b"\0\0\0\x08ftyp" + b"\0\0\0\x08free" * TINY, "video/mp4"),
+        (b"\0\0\0\x08ftyp" + struct.pack(">I4s", 8 + 8 * TINY, b"moov") + b"\0\0\0\x08free" * TINY, "video/mp4"),
+    ],
+)
+async def test_a_header_of_tiny_pieces_is_not_read_whole(served: Served, content: bytes, content_type: str) -> None:
+    answer = await put(served, content, content_type)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_media")
+    assert f"{PIECES:,}" in answer.json()["detail"]
 
 
 async def test_under_another_name(served: Served) -> None:

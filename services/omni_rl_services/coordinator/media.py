@@ -16,6 +16,10 @@ TYPES = (PNG, JPEG, WAV, MP4)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
+PIECES = 4096
+"""Segments, chunks or boxes of a header: real ones have some hundred. A file of nothing else would take seconds."""
+
+
 class Extent(NamedTuple):
     """Pixels of a picture or frame, frames of a video, samples (of each channel) of a sound."""
 
@@ -78,7 +82,7 @@ def extent_of(content: bytes, kind: str) -> Extent:
 
 def _jpeg(content: bytes) -> Extent:
     at = 2
-    while True:
+    for _ in range(PIECES):
         mark, code, length = struct.unpack_from(">BBH", content, at)
         if mark != 0xFF:
             raise MediaError(f"image/jpeg has no marker at byte {at}")
@@ -89,11 +93,12 @@ def _jpeg(content: bytes) -> Extent:
             at += 1
         else:
             at += 2 + length
+    raise MediaError(f"image/jpeg has no frame within {PIECES:,} segments")
 
 
 def _wav(content: bytes) -> Extent:
     at, block = 12, 0
-    while True:
+    for _ in range(PIECES):
         name, length = struct.unpack_from("<4sI", content, at)
         if name == b"fmt ":
             (block,) = struct.unpack_from("<H", content, at + 8 + 12)
@@ -102,22 +107,23 @@ def _wav(content: bytes) -> Extent:
                 raise MediaError("audio/wav has samples of no size")
             return Extent(samples=min(length, len(content) - at - 8) // block)
         at += 8 + length + (length & 1)
+    raise MediaError(f"audio/wav has no samples within {PIECES:,} chunks")
 
 
 def _mp4(content: bytes) -> Extent:
     """The largest picture track (ISO/IEC 14496-12: moov, trak, mdia, minf, stbl, stsz and tkhd)."""
-    view = memoryview(content)
-    moov = _box(view, b"moov")
+    boxes = _Boxes()
+    moov = boxes.one(memoryview(content), b"moov")
     if moov is None:
         raise MediaError("video/mp4 has no moov box")
     pixels = frames = 0
-    for name, track in _boxes(moov):
-        header, media = (_box(track, b"tkhd"), _box(track, b"mdia")) if name == b"trak" else (None, None)
-        handler = None if media is None else _box(media, b"hdlr")
+    for name, track in boxes.of(moov):
+        header, media = (boxes.one(track, b"tkhd"), boxes.one(track, b"mdia")) if name == b"trak" else (None, None)
+        handler = None if media is None else boxes.one(media, b"hdlr")
         if header is None or media is None or handler is None or bytes(handler[8:12]) != b"vide":
             continue
         width, height = struct.unpack_from(">II", header, len(header) - 8)
-        sizes = _inside(media, b"minf", b"stbl", b"stsz")
+        sizes = boxes.inside(media, b"minf", b"stbl", b"stsz")
         if sizes is None:
             raise MediaError("video/mp4 does not say how many frames it has")
         pixels = max(pixels, (width >> 16) * (height >> 16))
@@ -125,27 +131,37 @@ def _mp4(content: bytes) -> Extent:
     return Extent(pixels=pixels, frames=frames)
 
 
-def _inside(box: memoryview | None, *path: bytes) -> memoryview | None:
-    for name in path:
-        box = None if box is None else _box(box, name)
-    return box
+class _Boxes:
+    """The boxes of one file, `PIECES` at most."""
 
+    def __init__(self) -> None:
+        self._left = PIECES
 
-def _box(view: memoryview, wanted: bytes) -> memoryview | None:
-    return next((body for name, body in _boxes(view) if name == wanted), None)
+    def of(self, view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+        """Name and body of each box in a box's body."""
+        at = 0
+        while at + 8 <= len(view):
+            self._left -= 1
+            if self._left < 0:
+                raise MediaError(f"video/mp4 has more than {PIECES:,} boxes")
+            length, name = struct.unpack_from(">I4s", view, at)
+            start = 8
+            if length == 1:
+                (length,) = struct.unpack_from(">Q", view, at + 8)
+                start = 16
+            elif length == 0:
+                length = len(view) - at
+            if length < start:
+                raise MediaError(f"video/mp4 has a box of {length} bytes")
+            yield name, view[at + start : at + length]
+            at += length
 
+    def one(self, view: memoryview, wanted: bytes) -> memoryview | None:
+        """The body of the first box of a name."""
+        return next((body for name, body in self.of(view) if name == wanted), None)
 
-def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    at = 0
-    while at + 8 <= len(view):
-        length, name = struct.unpack_from(">I4s", view, at)
-        start = 8
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", view, at + 8)
-            start = 16
-        elif length == 0:
-            length = len(view) - at
-        if length < start:
-            raise MediaError(f"video/mp4 has a box of {length} bytes")
-        yield name, view[at + start : at + length]
-        at += length
+    def inside(self, box: memoryview | None, *path: bytes) -> memoryview | None:
+        """The body of a box in a box, and so on."""
+        for name in path:
+            box = None if box is None else self.one(box, name)
+        return box

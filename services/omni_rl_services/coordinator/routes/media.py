@@ -1,5 +1,6 @@
 """The media of kept samples, by the digest of their bytes. They come as bytes; no address is ever fetched."""
 
+import asyncio
 from typing import Annotated
 
 from blake3 import blake3
@@ -10,6 +11,7 @@ from omni_rl.errors import MediaError
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.media import TYPES, check, kind_of
 from omni_rl_services.coordinator.problems import documented
+from omni_rl_services.coordinator.settings import Bounds
 
 router = APIRouter(prefix="/v1/media", tags=["media"])
 DigestPath = Annotated[
@@ -32,10 +34,14 @@ async def keep(
 ) -> MediaAnswer:
     """Keep a picture (PNG, JPEG), sound (WAV) or video (MP4) that records name."""
     content = await request.body()
-    check(content, content_type, coordinator.settings.bounds)
+    await asyncio.to_thread(_check, content, content_type, digest, coordinator.settings.bounds)
+    return MediaAnswer(digest=digest, bytes=len(content), stored=(await coordinator.store.put_media(content)).stored)
+
+
+def _check(content: bytes, content_type: str, digest: str, bounds: Bounds) -> None:
+    check(content, content_type, bounds)
     if blake3(content).hexdigest() != digest:
         raise MediaError("the digest in the path is not the blake3 of the bytes")
-    return MediaAnswer(digest=digest, bytes=len(content), stored=(await coordinator.store.put_media(content)).stored)
 
 
 @router.get("/{digest}", response_class=Response, responses={200: {"content": BYTES}, **documented(401, 403, 404, 422)})
