@@ -46,7 +46,7 @@ class Bounds(StrictSettings):
     samples: int = Field(default=57_600_000, gt=0)
     """Of one sound: an hour at 16 kHz."""
     in_flight: int = Field(default=1024 * MIB, gt=0)
-    """Of all parts that are being taken in at once; more have to wait."""
+    """Of all bodies above 64 KiB that are being taken in at once; more have to wait."""
     subscribers: int = Field(default=512, gt=0)
     """Open event streams."""
 
