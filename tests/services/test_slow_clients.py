@@ -66,7 +66,7 @@ def posts_at_once(url: str, step: int) -> None:
 
 def test_stalled_uploads_do_not_stop_others(tmp_path: Path) -> None:
     """Each announces as much as there is room for, and sends nothing more."""
-    bounds = Bounds(part=64 * MIB, in_flight=128 * MIB)
+    bounds = Bounds(part=64 * MIB, memory=1024 * MIB)
     with live(tmp_path, bounds=bounds) as url, Client(url) as client:
         client.create_run(RunBody(run="math", model="m", dtype="float32", framework="mine"))
         with contextlib.ExitStack() as stack:
@@ -89,7 +89,7 @@ def test_a_body_that_trickles_is_ended(tmp_path: Path) -> None:
 
 def test_one_that_is_slow_keeps_its_room_unless_others_wait(tmp_path: Path) -> None:
     """200 KiB a second, in a room for one."""
-    bounds = Bounds(part=2 * MIB, in_flight=2 * MIB)
+    bounds = Bounds(part=16 * MIB, memory=64 * MIB)  # an eighth is for bodies
     with live(tmp_path, bounds=bounds) as url, Client(url) as client:
         client.create_run(RunBody(run="math", model="m", dtype="float32", framework="mine"))
 
@@ -101,7 +101,7 @@ def test_one_that_is_slow_keeps_its_room_unless_others_wait(tmp_path: Path) -> N
         with opened(url, send=head(0, 40 * 20_480)) as alone:
             sends(alone, 40)
             assert answer_of_whole(alone) == (422, "invalid_records")
-        with opened(url, send=head(0, 2 * MIB)) as slow, opened(url) as other:
+        with opened(url, send=head(0, 8 * MIB)) as slow, opened(url) as other:
             sends(slow, 8)
             other.sendall(head(1, 2 * MIB) + bytes(2 * MIB))
             with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl.errors import TooLargeError, TooManyError, UnauthenticatedError
 from omni_rl_services.coordinator.auth import ASK_FOR_ONE
+from omni_rl_services.coordinator.memory import budget
 from omni_rl_services.coordinator.problems import respond
 from omni_rl_services.coordinator.settings import Bounds
 
@@ -80,7 +81,7 @@ class Bodies:
         self._app = app
         self._bounds = bounds
         self._knows = knows
-        self._room = Room(bounds.in_flight)
+        self._room = Room(budget(bounds.memory).bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError
@@ -66,6 +67,8 @@ class Unexpected:
 
         try:
             await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            logger.info("%s %s: its sender left before its end", scope["method"], scope["path"])
         except Exception:
             if scope["type"] != "http" or started:
                 raise

@@ -45,8 +45,9 @@ class Bounds(StrictSettings):
     """Of one video."""
     samples: int = Field(default=57_600_000, gt=0)
     """Of one sound: an hour at 16 kHz."""
-    in_flight: int = Field(default=1024 * MIB, gt=0)
-    """Of all bodies above 64 KiB that are being taken in at once; more have to wait."""
+    memory: int | None = Field(default=None, ge=64 * MIB)
+    """That all of this may take together: an eighth for bodies that arrive at once (more have to wait), half for a step
+    that is judged (128 a token). None: three quarters of what the process may have, 16 GiB at most."""
     subscribers: int = Field(default=512, gt=0)
     """Open event streams."""
 

@@ -14,18 +14,20 @@ from omni_rl.api.steps import PartAnswer, SealBody, Verdict
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Outcome
-from omni_rl.errors import ConflictError, NotFoundError
+from omni_rl.errors import ConflictError, NotFoundError, TooLargeError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.types import NewEvent, NewState, NewStep, StepKey
+from omni_rl_services.coordinator.bodies import Room
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
+from omni_rl_services.coordinator.memory import PER_TOKEN, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
-from omni_rl_services.coordinator.settings import CoordinatorSettings
+from omni_rl_services.coordinator.settings import MIB, CoordinatorSettings
 from omni_rl_services.coordinator.sinks import JudgedStep, Start
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
@@ -71,14 +73,18 @@ class Steps:
         self._responder = responder
         self._updates = updates
         self._workers = ThreadPoolExecutor(settings.metrics_threads, "metrics")
-        self._recent = RecentParts(settings.bounds.in_flight // 2)
+        self._memory = budget(settings.bounds.memory)
+        self._recent = RecentParts(self._memory.recent)
+        self._judging = Room(self._memory.judging)
 
     def close(self) -> None:
         self._workers.shutdown(cancel_futures=True)
 
     async def put(self, run: Run, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
-        """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`."""
+        """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`; `TooLargeError` where the
+        step would have more tokens than there is memory to judge."""
         records = await self.work(len(body), _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
+        self._fits(key, records.tokens + await self._tokens(key, beside=rank))
         stored = await self._store.put_part(key, rank, records)
         self._telemetry.parts.labels(stored).inc()
         if stored == "new":
@@ -99,13 +105,16 @@ class Steps:
         Raises:
             NotFoundError: no rank has posted.
             ConflictError: not as many ranks have posted as `body.parts` says, or one posted while this judged.
+            TooLargeError: the step has more tokens than there is memory to judge.
+            TooManyError: others are judged, and it did not come to its turn.
         """
         began = time.perf_counter()
-        async with run.turn:
+        async with run.turn, self._judging.taken(PER_TOKEN * await self._tokens(key)):
             try:
                 parts = await self._parts(key)
             except NotFoundError as gone:
                 return await self._long_ago(key, gone)
+            self._fits(key, sum(part.tokens for part in parts.values()))
             if body.parts is not None and len(parts) != body.parts:
                 raise ConflictError(
                     f"{len(parts)} of {body.parts} ranks have posted for {key}: {', '.join(map(str, parts))}; seal it "
@@ -166,6 +175,21 @@ class Steps:
         if size <= SMALL:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
+
+    def _fits(self, key: StepKey, tokens: int) -> None:
+        if tokens > self._memory.step_tokens:
+            needed = -(-2 * PER_TOKEN * tokens // MIB)
+            raise TooLargeError(
+                f"{key} has {tokens:,} tokens, and there is memory to judge {self._memory.step_tokens:,}: give the "
+                f"coordinator more (bounds.memory = {needed} MiB), or post its answers as several steps"
+            )
+
+    async def _tokens(self, key: StepKey, *, beside: int | None = None) -> int:
+        """Of the parts of a step, but for that of the rank `beside`."""
+        try:
+            return sum(part.tokens for part in await self._store.parts(key) if part.rank != beside)
+        except NotFoundError:
+            return 0
 
     async def _parts(self, key: StepKey) -> dict[int, StepRecords]:
         """By rank: those of the ledger, from memory where they are still there."""

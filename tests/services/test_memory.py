@@ -1,0 +1,99 @@
+"""How much memory clients can make the coordinator take: as much as it was given, and a clear word beyond."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omni_rl_services.coordinator.memory import available, budget
+from omni_rl_services.coordinator.settings import Bounds
+
+from omni_rl.api.runs import RunBody
+from omni_rl.client import AsyncClient, Client
+from omni_rl.errors import TooLargeError
+from omni_rl.ledger.records import StepRecords
+from omni_rl.watch.table import step_rows
+from tests.services.live import live
+
+MIB = 1 << 20
+LEAST = 64 * MIB
+
+
+def described(run: str) -> RunBody:
+    return RunBody(run=run, model="m", dtype="bfloat16", framework="mine")
+
+
+def part(tokens: int, *, answers: int = 16, off: float = 0.0, seed: int = 0) -> StepRecords:
+    rng = np.random.default_rng(seed)
+    train = -rng.exponential(1, (answers, tokens // answers))
+    return StepRecords.of(
+        step_rows({"rollout_logprobs": train - off * rng.random(train.shape), "train_logprobs": train})
+    )
+
+
+def test_a_step_with_more_tokens_than_can_be_judged_is_refused_when_it_is_posted(tmp_path: Path) -> None:
+    fits = budget(LEAST).step_tokens // 2
+    with live(tmp_path, bounds=Bounds(memory=LEAST)) as url, Client(url) as client:
+        client.create_run(described("math"))
+        first = part(fits)
+        client.put_part("math", 1, 0, 0, first)
+        with pytest.raises(TooLargeError, match=r"bounds\.memory = \d+ MiB"):
+            client.put_part("math", 1, 0, 1, part(2 * fits, seed=1))
+        client.put_part("math", 1, 0, 0, first)
+        client.put_part("math", 1, 0, 1, part(fits - 16, seed=1))
+        assert client.seal("math", 1, 0, parts=2).verdict.severity == "ok"
+
+
+def test_the_budget_is_that_of_the_control_group(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    machine = available([limit])
+    limit.write_text("max\n")
+    assert available([limit]) == machine
+    limit.write_text(f"{512 * MIB}\n")
+    assert available([tmp_path / "none", limit]) == 512 * MIB
+
+
+@pytest.mark.slow
+def test_the_largest_steps_of_many_clients_stay_within_the_budget(tmp_path: Path) -> None:
+    """Of the process, too: the program alone, and what it was given."""
+    memory = 768 * MIB
+    address, settings = tmp_path / "address", tmp_path / "settings.json"
+    settings.write_text(
+        f'{{"ledger": "sqlite:///{tmp_path}/ledger.db", "media": {{"directory": "{tmp_path}/media"}}, "port": 0, '
+        f'"address_file": "{address}", "bounds": {{"memory": {memory}}}}}'
+    )
+    command = [sys.executable, "-m", "omni_rl_services.coordinator", str(settings)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        try:
+            while not address.exists():
+                assert server.poll() is None
+                time.sleep(0.05)
+            alone = peak(server.pid)
+            parts = [part(budget(memory).step_tokens // 4, answers=256, off=1.0, seed=n) for n in range(4)]
+            asyncio.run(crowd(address.read_text(), parts))
+            assert server.poll() is None
+            assert peak(server.pid) <= alone + memory
+        finally:
+            server.kill()
+
+
+def peak(pid: int) -> int:
+    """Bytes that a process had in memory at most."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+async def crowd(url: str, parts: list[StepRecords]) -> None:
+    """Runs that post and seal at once."""
+
+    async def one(run: str) -> None:
+        async with AsyncClient(url, timeout=300) as client:
+            await client.create_run(described(run))
+            for step in range(2):
+                await asyncio.gather(*(client.put_part(run, 1, step, rank, one) for rank, one in enumerate(parts)))
+                assert (await client.seal(run, 1, step, parts=len(parts))).verdict.severity == "pause"
+
+    await asyncio.gather(*(one(f"run-{n}") for n in range(4)))
