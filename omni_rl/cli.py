@@ -183,6 +183,14 @@ def bench_ingest(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("stalls")
+def bench_stalls(out: BenchOut = Path("bench")) -> None:
+    """What 200 clients that stall cost 50 that post (writes stalls.json)."""
+    from omni_rl.bench.stalls import bench_stalls as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("watch")
 def bench_watch(out: BenchOut = Path("bench")) -> None:
     """What a watched run's own thread pays for a step (writes watch.json)."""
@@ -290,6 +298,7 @@ def bench_all(out: BenchOut = Path("bench")) -> None:
     bench_sync(out)
     bench_scoring(out)
     bench_ingest(out)
+    bench_stalls(out)
     bench_watch(out)
     bench_judging(out)
     bench_fingerprints(out)
