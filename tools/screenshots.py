@@ -43,6 +43,7 @@ class Shot(NamedTuple):
 
 
 OF_DEMO = [
+    Shot("runs-light", "runs", "light", WIDE),
     Shot("timeline-light", "timeline", "light", WIDE),
     Shot("timeline-dark", "timeline", "dark", WIDE),
     Shot("where-light", "where", "light", WIDE),
