@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,20 +13,20 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from omni_rl.consistency.attribution.evidence import Audit
-from omni_rl.errors import EngineDeadError, LayoutError, OmniRLError, PromptError, SamplingError
+from omni_rl.errors import EngineDeadError, LayoutError, OmniRLError, PromptError, SamplingError, SlabError
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout import recorder, scheduling, seeds, startup
 from omni_rl.rollout.inflight import Request
-from omni_rl.rollout.invariant import make_invariant
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.rollout.weights import ServedWeights
+from omni_rl.rollout.worker import WeightsExtension
 from omni_rl.sync.replica import InFlight, Proof, SlabRef
 from omni_rl.sync.version import WeightVersion
 
+T = TypeVar("T")
 # A request without its name, the ids to run, vLLM's parameters, and how many tokens may follow.
 _Arguments = tuple[Request, NDArray[np.int64], SamplingParams, int]
 
@@ -41,20 +41,20 @@ class RolloutEngine:
         """Start vLLM; raises `CheckpointError` if the checkpoint cannot be served."""
         self.settings = settings
         self.llm_engine = startup.start(settings)
+        self._digest, self.parameters, self._elements = self._ask_worker(
+            WeightsExtension.serve_weights, settings.model, settings.dtype, settings.batch_invariant
+        )
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
-        if settings.batch_invariant:
-            make_invariant(self.model)
         seeds.spare_unfinished_prompts(runner)
         config = self.llm_engine.model_config.hf_config
         dtype = getattr(torch, settings.dtype)
         self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate, pixels=dtype)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
-        self._weights = ServedWeights(self.model, settings.model, dtype)
         self._numbers = count()
         self._running: dict[str, Request] = {}
         self._dead: str | None = None
-        self.serve_as(str(WeightVersion(settings.run, 1, 0, self._weights.digest)))
+        self.serve_as(str(WeightVersion(settings.run, 1, 0, self._digest)))
 
     @property
     def weight_version(self) -> str:
@@ -63,14 +63,9 @@ class RolloutEngine:
         return str(self.llm_engine.get_weight_version())
 
     @property
-    def parameters(self) -> int:
-        """How many parameters the checkpoint has."""
-        return self._weights.parameters
-
-    @property
     def checkpoint(self) -> str:
         """Digest of the weights that the engine was loaded with."""
-        return self._weights.digest
+        return self._digest
 
     @property
     def sampler(self) -> torch.nn.Module:
@@ -203,7 +198,8 @@ class RolloutEngine:
 
     def audit(self, replica: str, slab: SlabRef, before: SlabRef | None) -> Audit:
         """Read back every byte against the slab, changing nothing; see `ServedWeights.wrong`."""
-        return Audit(replica, self.weight_version, self._weights.elements, self._weights.wrong(slab, before))
+        wrong = self._ask_worker(WeightsExtension.wrong_tensors, slab, before)
+        return Audit(replica, self.weight_version, self._elements, wrong)
 
     def forget_media(self) -> None:
         """Drop the features that the encoders computed."""
@@ -224,10 +220,8 @@ class RolloutEngine:
             SlabError, LayoutError: it is not a sealed set of this engine's weights in that version; nothing is written.
         """
         self._refuse_if_dead()
-        sealed = self._weights.read(slab)
-        if not pushed:
-            with self._fatal(f"writing {slab.version}", LayoutError):
-                self._weights.write(sealed)
+        with self._fatal(f"writing {slab.version}", LayoutError, SlabError):
+            self._ask_worker(WeightsExtension.write_slab, slab, pushed)
         with self._fatal(f"the caches' reset after writing {slab.version}"):
             keep = mode == "keep"
             if keep:
@@ -249,7 +243,7 @@ class RolloutEngine:
     def verify(self, slab: SlabRef) -> Proof:
         """Compare every byte that the engine holds with a slab; see `ServedWeights.prove`."""
         self._refuse_if_dead()
-        return self._weights.prove(self._weights.read(slab))
+        return self._ask_worker(WeightsExtension.prove_slab, slab)
 
     def serve_as(self, version: str) -> None:
         """Name the weights: tokens sampled from now on are of `version`."""
@@ -270,6 +264,12 @@ class RolloutEngine:
         digests = (self._recorder.digests(item.content_hash) for item in request.prompt.items)
         kept = (self._recorder.kept(item.content_hash) for item in request.prompt.items)
         return request.rollout(output.outputs[0], digests, experts, kept)
+
+    def _ask_worker(self, method: Callable[..., T], *arguments: Any) -> T:
+        """What a method of the worker's extension gives, in the process that holds the model."""
+        (answer,) = self.llm_engine.collective_rpc(method.__name__, args=arguments)
+        found: T = answer
+        return found
 
     def _computed(self, name: str) -> int:
         return scheduling.computed_tokens(self.llm_engine, self._running[name].internal_id)
@@ -322,7 +322,7 @@ class RolloutEngine:
             return list(self.llm_engine.step())
 
     @contextmanager
-    def _fatal(self, what: str, harmless: type[Exception] = EngineDeadError) -> Iterator[None]:
+    def _fatal(self, what: str, *harmless: type[Exception]) -> Iterator[None]:
         """Whatever else than `harmless` leaves this block, the engine's state is unknown: vLLM can spin for ever on
         its next call."""
         try:

@@ -11,6 +11,7 @@ from omni_rl import numba_beside_vllm, runtime, vllm_plugin
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.rollout.served import check_checkpoint
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
+from omni_rl.rollout.worker import EXTENSION
 
 
 class ServeIn:
@@ -72,6 +73,7 @@ def _engine_args(settings: EngineSettings) -> EngineArgs:
         # A step is finished before the next is planned: an update between two steps has a clear before and after.
         async_scheduling=False,
         disable_log_stats=True,
+        worker_extension_cls=EXTENSION,
         weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
     )
 

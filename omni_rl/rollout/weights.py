@@ -14,15 +14,17 @@ from omni_rl.errors import LayoutError, SlabError
 from omni_rl.sync import layout
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.digest import weights_digest
+from omni_rl.sync.manifest import Origin
 from omni_rl.sync.replica import Proof, SlabRef
 from omni_rl.sync.slab import OpenSlabs
 
 
 @dataclass(frozen=True)
 class SealedWeights:
-    """A slab's weights: views of the file, valid until it is filled anew."""
+    """A slab's weights: views of the file, valid until it is filled anew. `origin`: whose they are, if known."""
 
     version: str
+    origin: Origin | None
     checksums: Mapping[str, str]
     tensors: Mapping[str, torch.Tensor]
 
@@ -53,7 +55,7 @@ class ServedWeights:
         if str(manifest.version) != slab.version:
             raise SlabError(f"{slab.path} holds {manifest.version}, not {slab.version}; its source has filled it anew")
         checksums = {entry.name: entry.checksum for entry in manifest.entries}
-        return SealedWeights(slab.version, checksums, opened.tensors())
+        return SealedWeights(slab.version, manifest.origin, checksums, opened.tensors())
 
     def write(self, sealed: SealedWeights) -> None:
         """Copy them into the engine. Raises `LayoutError`, nothing written, if they are not this engine's set, or the

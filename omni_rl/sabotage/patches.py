@@ -4,9 +4,12 @@ Everything here runs in the process of an engine or of a trainer's rank, on its 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+
+from omni_rl.sabotage.fault import Put
 
 _TAKE_OUT: list[Callable[[], object]] = []
 """Of this process, the newest last."""
@@ -50,7 +53,16 @@ def take_out(owner: Any) -> None:
         _TAKE_OUT.pop()()
 
 
-def parameter(engine: Any, name: str) -> torch.Tensor:
-    """An engine's parameter by its own name."""
-    found: torch.Tensor = engine.model.get_parameter(name).data
+def in_worker(put: Put) -> Put:
+    """A fault of the worker that holds a model, as one of its engine."""
+    return partial(_in_worker, put)
+
+
+def _in_worker(put: Put, engine: Any, seed: int) -> None:
+    engine.llm_engine.collective_rpc(put, args=(seed,))
+
+
+def parameter(worker: Any, name: str) -> torch.Tensor:
+    """A worker's parameter by its engine's own name."""
+    found: torch.Tensor = worker.get_model().get_parameter(name).data
     return found

@@ -1,4 +1,5 @@
-"""Faults of a sync: what it leaves out, with its proof asked and past it. A fault takes the engine and a seed."""
+"""Faults of a sync: what it leaves out, with its proof asked and past it. A fault takes the worker that the
+sync writes to, and a seed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,71 +13,71 @@ from omni_rl.sabotage.fault import Fault, Put
 from omni_rl.sync.replica import Proof
 
 
-def before_verify(damage: Put, engine: Any, seed: int) -> None:
+def before_verify(damage: Put, worker: Any, seed: int) -> None:
     """Damage what the next sync writes, as soon as it is written."""
 
     def write(original: Any, sealed: Any) -> None:
         original(sealed)
-        damage(engine, seed)
+        damage(worker, seed)
 
-    patches.once(engine._weights, "write", write)
+    patches.once(worker.weights, "write", write)
 
 
-def vouch(engine: Any) -> None:
+def vouch(worker: Any) -> None:
     """Let the next proof find nothing, as a check of names and success alone does."""
 
     def prove(original: Any, sealed: Any) -> Proof:
-        return Proof(sealed.version, len(sealed.tensors), 0, engine._weights.elements, engine._weights.elements)
+        return Proof(sealed.version, len(sealed.tensors), 0, worker.weights.elements, worker.weights.elements)
 
-    patches.once(engine._weights, "prove", prove)
+    patches.once(worker.weights, "prove", prove)
 
 
-def skip(engine: Any, seed: int) -> None:
+def skip(worker: Any, seed: int) -> None:
     """The next sync writes nothing."""
-    patches.once(engine._weights, "write", lambda original, sealed: None)
+    patches.once(worker.weights, "write", lambda original, sealed: None)
 
 
-def half(engine: Any, seed: int) -> None:
+def half(worker: Any, seed: int) -> None:
     """The next sync ends half way."""
-    leave_out(engine, lambda names: names[len(names) // 2 :])
+    leave_out(worker, lambda names: names[len(names) // 2 :])
 
 
-def leave_out(engine: Any, chosen: Callable[[list[str]], list[str]]) -> None:
+def leave_out(worker: Any, chosen: Callable[[list[str]], list[str]]) -> None:
     """The next sync leaves the chosen of its tensors as they were."""
 
     def write(original: Any, sealed: Any) -> None:
-        kept = [tensor.clone() for tensor in _flats(engine)]
+        kept = [tensor.clone() for tensor in _flats(worker)]
         original(sealed)
         stale = set(chosen(list(sealed.tensors)))
-        names = list(engine._weights._layout.specs)
-        for block in engine._weights._layout.blocks:
+        names = list(worker.weights._layout.specs)
+        for block in worker.weights._layout.blocks:
             if names[block.tensor] in stale:
-                block.of_storage(_flats(engine)[block.storage]).copy_(block.of_storage(kept[block.storage]))
+                block.of_storage(_flats(worker)[block.storage]).copy_(block.of_storage(kept[block.storage]))
 
-    patches.once(engine._weights, "write", write)
+    patches.once(worker.weights, "write", write)
 
 
-def _flats(engine: Any) -> list[torch.Tensor]:
-    flats: list[torch.Tensor] = engine._weights._layout._flats(engine.model)
+def _flats(worker: Any) -> list[torch.Tensor]:
+    flats: list[torch.Tensor] = worker.weights._layout._flats(worker.get_model())
     return flats
 
 
-def never_written(name: str, engine: Any, seed: int) -> None:
+def never_written(name: str, worker: Any, seed: int) -> None:
     """The next sync never writes tensors whose released name has `name` in it."""
-    leave_out(engine, lambda names: [found for found in names if name in found])
+    leave_out(worker, lambda names: [found for found in names if name in found])
 
 
 def _goes_wrong(name: str, put: Put, replicas: Literal["all", "last"] = "all") -> tuple[Fault, Fault]:
     """A sync that leaves something out: once with its proof, once past it."""
 
-    def vouched(engine: Any, seed: int) -> None:
-        put(engine, seed)
-        vouch(engine)
+    def vouched(worker: Any, seed: int) -> None:
+        put(worker, seed)
+        vouch(worker)
 
     causes = (Cause.STALE_WEIGHTS,)
     return (
-        Fault(name, causes, put, "before VERIFY", replicas=replicas, proven=True),
-        Fault(name, causes, vouched, "vouched for", replicas=replicas, proven=True),
+        Fault(name, causes, patches.in_worker(put), "before VERIFY", replicas=replicas, proven=True),
+        Fault(name, causes, patches.in_worker(vouched), "vouched for", replicas=replicas, proven=True),
     )
 
 

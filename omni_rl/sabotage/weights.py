@@ -1,4 +1,4 @@
-"""Faults of an engine's weights: what damages them. A fault takes the engine and a seed."""
+"""Faults of an engine's weights: what damages them. A fault takes the worker that holds them, and a seed."""
 
 from functools import partial
 from typing import Any
@@ -18,20 +18,20 @@ MOE = (2, 6)
 BYTES = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
 
-def zero(engine: Any, seed: int) -> None:
-    patches.parameter(engine, f"{LAYER}.4.mixer.up_proj.weight").zero_()
+def zero(worker: Any, seed: int) -> None:
+    patches.parameter(worker, f"{LAYER}.4.mixer.up_proj.weight").zero_()
 
 
-def overwrite_conv(engine: Any, seed: int) -> None:
+def overwrite_conv(worker: Any, seed: int) -> None:
     """By other weights of the same size, as an alias that is written twice is."""
-    weight = patches.parameter(engine, f"{LAYER}.{(0, 3, 5)[seed % 3]}.mixer.conv1d.weight")
+    weight = patches.parameter(worker, f"{LAYER}.{(0, 3, 5)[seed % 3]}.mixer.conv1d.weight")
     weight.copy_(weight.flip(0).clone())
 
 
-def swap_query_and_key(engine: Any, seed: int) -> None:
+def swap_query_and_key(worker: Any, seed: int) -> None:
     """The first head of the one for that of the other."""
-    qkv = patches.parameter(engine, f"{LAYER}.1.mixer.qkv_proj.weight")
-    text = engine.llm_engine.model_config.hf_config.llm_config
+    qkv = patches.parameter(worker, f"{LAYER}.1.mixer.qkv_proj.weight")
+    text = worker.vllm_config.model_config.hf_config.llm_config
     query = slice(0, text.head_dim)
     key = slice(text.num_attention_heads * text.head_dim, (text.num_attention_heads + 1) * text.head_dim)
     first = qkv[query].clone()
@@ -39,23 +39,23 @@ def swap_query_and_key(engine: Any, seed: int) -> None:
     qkv[key] = first
 
 
-def permute_experts(engine: Any, seed: int) -> None:
+def permute_experts(worker: Any, seed: int) -> None:
     """Without their router."""
     for name in ("w13_weight", "w2_weight"):
-        weight = patches.parameter(engine, f"{LAYER}.{(2, 6)[seed % 2]}.mixer.experts.routed_experts.{name}")
+        weight = patches.parameter(worker, f"{LAYER}.{(2, 6)[seed % 2]}.mixer.experts.routed_experts.{name}")
         weight.copy_(weight.roll(1, 0).clone())
 
 
-def round_router_bias(engine: Any, seed: int) -> None:
+def round_router_bias(worker: Any, seed: int) -> None:
     for layer in (2, 6):
-        bias = patches.parameter(engine, f"{LAYER}.{layer}.mixer.gate.e_score_correction_bias")
+        bias = patches.parameter(worker, f"{LAYER}.{layer}.mixer.gate.e_score_correction_bias")
         bias.copy_(bias.bfloat16().float())
 
 
-def flip_bit(engine: Any, seed: int) -> None:
+def flip_bit(worker: Any, seed: int) -> None:
     """Any bit of any element of any parameter."""
     rng = np.random.default_rng(seed)
-    tensors = [p.data for p in engine.model.language_model.parameters() if p.dtype in BYTES]
+    tensors = [p.data for p in worker.get_model().language_model.parameters() if p.dtype in BYTES]
     tensor = tensors[rng.integers(len(tensors))].reshape(-1)
     bits = tensor.view(BYTES[tensor.dtype])
     at = int(rng.integers(len(bits)))
@@ -63,24 +63,24 @@ def flip_bit(engine: Any, seed: int) -> None:
     bits[at] ^= 1 << bit
 
 
-def not_a_number(engine: Any, seed: int) -> None:
+def not_a_number(worker: Any, seed: int) -> None:
     """In one expert, so that only some tokens meet it."""
-    patches.parameter(engine, f"{LAYER}.2.mixer.experts.routed_experts.w2_weight")[seed % 8, 0, 0] = torch.nan
+    patches.parameter(worker, f"{LAYER}.2.mixer.experts.routed_experts.w2_weight")[seed % 8, 0, 0] = torch.nan
 
 
-def swap_experts_between_layers(engine: Any, seed: int) -> None:
+def swap_experts_between_layers(worker: Any, seed: int) -> None:
     """One expert of the first layer of experts for that of the second."""
     expert = seed % 8
     for name in ("w13_weight", "w2_weight"):
-        first, second = (patches.parameter(engine, f"{LAYER}.{layer}.{EXPERTS}.{name}")[expert] for layer in MOE)
+        first, second = (patches.parameter(worker, f"{LAYER}.{layer}.{EXPERTS}.{name}")[expert] for layer in MOE)
         kept = first.clone()
         first.copy_(second)
         second.copy_(kept)
 
 
-def rescale_tower_buffers(engine: Any, seed: int) -> None:
+def rescale_tower_buffers(worker: Any, seed: int) -> None:
     """The running statistics of the sound tower's norms, which are no parameters."""
-    for module in engine.model.modules():
+    for module in worker.get_model().modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             assert module.running_var is not None
             module.running_var.mul_(1.5)
@@ -90,8 +90,8 @@ def _damage(name: str, damage: Put) -> tuple[Fault, Fault]:
     """Weights that are damaged while a sync writes them, and while they are served."""
     causes = (Cause.CORRUPT_WEIGHTS,)
     return (
-        Fault(name, causes, partial(before_verify, damage), "before VERIFY", proven=True),
-        Fault(name, causes, damage, "after VERIFY", proven=True),
+        Fault(name, causes, patches.in_worker(partial(before_verify, damage)), "before VERIFY", proven=True),
+        Fault(name, causes, patches.in_worker(damage), "after VERIFY", proven=True),
     )
 
 

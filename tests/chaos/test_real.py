@@ -176,7 +176,8 @@ def test_damaged_weights_are_named_and_undone(real: Real, damage: Callable[[Real
 def turn_entry(actor: Any) -> None:
     """In the engine's process: rows of one tensor's entry in the layout map change places. Both writing and reading
     back follow it."""
-    weights = actor._service.loop.command(lambda engine: engine._weights).result()
+    ask = actor._service.loop.command(lambda engine: engine.llm_engine.collective_rpc(lambda worker: worker.weights))
+    (weights,) = ask.result()
     name = "language_model.lm_head.weight"
     number = list(weights._layout.specs).index(name)
     width = weights._layout.specs[name].shape[1]
