@@ -45,12 +45,15 @@ def place(actor: Any, *arguments: Any) -> Any:
             time.sleep(NAME_PAUSE)
 
 
-def share(cpus: float, resources: Mapping[str, float], spot: Spot | None = None) -> dict[str, Any]:
+def share(
+    cpus: float, resources: Mapping[str, float], spot: Spot | None = None, agent: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The options of an engine's or a trainer's actor. `resources`, by Ray's names, are set aside for it (GPU is the
-    one with devices behind it). Its process has the environment that both sides compute in before it imports torch."""
+    one with devices behind it). Its process has the environment that both sides compute in before it imports torch, and
+    the variables of its `agent`."""
     others = {name: amount for name, amount in resources.items() if name != "GPU"}
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
-    options["runtime_env"] = {"env_vars": runtime.variables()}
+    options["runtime_env"] = {"env_vars": {**runtime.variables(), **(agent or {})}}
     if spot is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(spot.group, spot.bundle)
     return options

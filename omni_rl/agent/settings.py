@@ -9,11 +9,14 @@ from omni_rl.errors import ConfigError
 
 AGENT = "OMNI_RL_AGENT"
 """The coordinator's address, or 1 for the one that OMNI_RL_URL names; unset or 0: no agent."""
+_NONE = ("", "0")
 RUN = "OMNI_RL_RUN"
 ENGINE_NAME = "OMNI_RL_AGENT_ENGINE"
 EVERY = "OMNI_RL_AGENT_EVERY"
-CARRIED = (AGENT, RUN, ENGINE_NAME, EVERY, "OMNI_RL_URL", "OMNI_RL_TOKEN", "OMNI_RL_TOKEN_FILE", "OMNI_RL_CA_FILE")
-"""What workers on other hosts need as well."""
+SHOWN = (AGENT, RUN, ENGINE_NAME, EVERY, "OMNI_RL_URL", "OMNI_RL_TOKEN_FILE", "OMNI_RL_CA_FILE")
+CARRIED = (*SHOWN, "OMNI_RL_TOKEN")
+"""What workers on other hosts need as well. Ray shows everybody the variables that an actor is started with: `SHOWN`
+are those that are no secret."""
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -31,7 +34,7 @@ class AgentSettings:
     def from_environment(cls) -> "AgentSettings | None":
         """None where no agent is asked for. Raises `ConfigError` for values that are none."""
         asked = os.environ.get(AGENT, "")
-        if asked in ("", "0"):
+        if asked in _NONE:
             return None
         if asked != "1" and not asked.startswith(("http://", "https://")):
             raise ConfigError(f"{AGENT}={asked} is neither 1 nor the address of a coordinator")
@@ -48,3 +51,12 @@ class AgentSettings:
         replica, if that is not the first."""
         name = self.engine or f"{socket.gethostname()}-{start}"
         return _UNUSABLE.sub("-", f"{name}-{replica}" if replica else name)[-64:].lstrip("._-")
+
+
+def for_actor(run: str, engine: str = "") -> dict[str, str]:
+    """The variables with which an actor of Ray's has an agent of `run`, as an engine of that name; none where this
+    process is asked for no agent."""
+    if os.environ.get(AGENT, "") in _NONE:
+        return {}
+    carried = {name: os.environ[name] for name in SHOWN if name in os.environ}
+    return {**carried, RUN: run, **({ENGINE_NAME: engine} if engine else {})}

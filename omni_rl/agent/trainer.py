@@ -28,10 +28,13 @@ biases, norms and decays are damaged so."""
 
 
 class Box(NamedTuple):
-    """A piece of a tensor: `values`, whose first element stands at `start` in the whole one."""
+    """What this rank holds of a tensor of `shape`: `values`, whose first element stands at `start` in the whole one.
+    `counted`: no other rank counts these elements."""
 
     values: torch.Tensor
     start: tuple[int, ...]
+    shape: tuple[int, ...]
+    counted: bool = True
 
 
 def fingerprints(
@@ -50,20 +53,38 @@ def of_tensors(
     tensors: Iterable[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None = None, group: Any = None
 ) -> Sums:
     """The same of named tensors; each may be a DTensor. Fused experts are told expert by expert."""
-    return _by_part(_over_ranks(lambda: _rows(tensors, dtype, group), group))
+    return _by_part(_over_ranks(lambda: _rows(_boxes(tensors, group), dtype), group))
 
 
-def _rows(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None, group: Any) -> Rows:
-    found: Rows = {}
-    tensors = list(tensors)
-    shapes = {name: tuple(value.shape) for name, value in tensors}
+def of_shares(
+    shares: Iterable[tuple[str, torch.Tensor, Sequence[int]]], *, dtype: torch.dtype | None = None, group: Any = None
+) -> Sums:
+    """The same of what each rank contributes to tensors that it does not hold as such: name, the rank's own elements,
+    which no other rank has, and the whole tensor's shape. Every rank lists every tensor."""
+    boxes = ((name, Box(values, (0,) * len(shape), tuple(shape))) for name, values, shape in shares)
+    return _by_part(_over_ranks(lambda: _rows(boxes, dtype), group))
+
+
+def of_whole(name: str, value: torch.Tensor, *, dtype: torch.dtype | None = None) -> Sums:
+    """The same of one tensor that this process has whole; it is no collective."""
+    return _by_part(_rows([(name, Box(value.detach(), (0,) * value.ndim, tuple(value.shape)))], dtype))
+
+
+def _boxes(tensors: Iterable[tuple[str, torch.Tensor]], group: Any) -> Iterator[tuple[str, Box]]:
     for name, value in tensors:
-        box, counted = _local(value, group)
-        small = math.prod(shapes[name]) <= SMALL and ".experts." not in name
+        yield name, _local(value, group)
+
+
+def _rows(boxes: Iterable[tuple[str, Box]], dtype: torch.dtype | None) -> Rows:
+    found: Rows = {}
+    boxes = list(boxes)
+    shapes = {name: box.shape for name, box in boxes}
+    for name, box in boxes:
+        small = math.prod(box.shape) <= SMALL and ".experts." not in name
         for part, piece in _parts(name, box, shapes):
             for one in _in_dtypes(piece, dtype, small, _decay if name.endswith("A_log") else _as_it_is):
                 # A rank that holds a copy of what another counts still lists the part: all ranks add the same rows.
-                own = one if counted else Fingerprint(one.dtype, 0, 0)
+                own = one if box.counted else Fingerprint(one.dtype, 0, 0)
                 key = (part, one.dtype)
                 found[key] = found[key] + own if key in found else own
     return found
@@ -106,12 +127,12 @@ def _merged(adapted: Any, weight: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _local(value: torch.Tensor, group: Any) -> tuple[Box, bool]:
-    """What this rank holds of a tensor, and whether it is the rank that counts it."""
+def _local(value: torch.Tensor, group: Any) -> Box:
     value = value.detach()
+    shape = tuple(value.shape)
     if not hasattr(value, "device_mesh"):
         alone = not (distributed.is_available() and distributed.is_initialized())
-        return Box(value, (0,) * value.ndim), alone or distributed.get_rank(group) == 0
+        return Box(value, (0,) * value.ndim, shape, alone or distributed.get_rank(group) == 0)
     from torch.distributed.tensor import DTensor, Replicate
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -119,7 +140,7 @@ def _local(value: torch.Tensor, group: Any) -> tuple[Box, bool]:
     _, start = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
     place: list[int] = list(value.device_mesh.get_coordinate() or ())
     copies = [at for at, placement in zip(place, value.placements, strict=True) if isinstance(placement, Replicate)]
-    return Box(value.to_local(), tuple(start)), not any(copies)
+    return Box(value.to_local(), tuple(start), shape, not any(copies))
 
 
 def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -242,12 +263,12 @@ def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any =
         (canonical(path), module) for path, module in model.named_modules() if hasattr(module, "lora_A")
     ]
     ranks = {name: int(layer.r[name]) for _, layer in modules for name in layer.lora_A}
-    rows = _over_ranks(lambda: _rows(_adapter_tensors(modules, dtype), None, group), group)
+    rows = _over_ranks(lambda: _rows(_boxes(_adapter_tensors(modules, dtype), group), None), group)
     found: dict[str, Sums] = {name: {} for name in ranks}
     for part, sums in _by_part(rows).items():
         adapter, _, inside = part.partition(_OF)
         found[adapter][inside] = sums
-    return [_adapter(name, ranks[name], sums) for name, sums in found.items()]
+    return [adapter_of(name, ranks[name], sums) for name, sums in found.items()]
 
 
 def _adapter_tensors(
@@ -261,7 +282,8 @@ def _adapter_tensors(
             yield f"{name}{_OF}{base}.lora_B", scaled
 
 
-def _adapter(name: str, rank: int, sums: Sums) -> AdapterSums:
+def adapter_of(name: str, rank: int, sums: Sums) -> AdapterSums:
+    """An adapter by the fingerprints of its matrices, `...lora_A` and `...lora_B`."""
     targets = tuple(sorted({part.split(".")[-2] for part in sums}))
     norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
     return AdapterSums(name, rank, targets, norm, sums)

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from omni_rl.actors import Spot, kill, place, share
+from omni_rl.agent.settings import for_actor
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -301,7 +302,8 @@ class RolloutHandle:
 
     def _place(self) -> None:
         """Have Ray start a process. Raises `RayActorError` if it ended at once, or never was."""
-        options = {**self._options, **share(CPUS, self.settings.resources, self._spot), "max_restarts": 0}
+        agent = for_actor(self.settings.run, self.name)
+        options = {**self._options, **share(CPUS, self.settings.resources, self._spot, agent), "max_restarts": 0}
         try:
             actor = place(ray.remote(RolloutActor).options(**options))
         except ValueError as error:

@@ -196,7 +196,9 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
     path = directory / "coordinator.json"
     write_private(path, coordinator.model_dump_json(indent=1))
     command = [sys.executable, "-m", "omni_rl_services.coordinator", str(path)]
-    return _spawn(command, directory / "coordinator.log", environment(directory, state))
+    # Where OMNI_RL_AGENT=1 asks for agents in the service's engines, they find it by these.
+    variables = {**environment(directory, state), "OMNI_RL_URL": state.url, "OMNI_RL_TOKEN_FILE": str(token)}
+    return _spawn(command, directory / "coordinator.log", variables)
 
 
 def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from omni_rl.actors import Spot, kill, place, share
+from omni_rl.agent.settings import for_actor
 from omni_rl.errors import ReplicaDeadError, TrainerDeadError
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
@@ -162,7 +163,7 @@ class TrainerHandle:
         beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
         options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
         try:
-            actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside)))
+            actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside, agent=for_actor(run))))
         except ValueError as error:
             raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
         handle = cls(actor, name, None)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import ray
 
 from omni_rl.actors import Spot, share
+from omni_rl.agent.settings import for_actor
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
@@ -54,7 +55,7 @@ class TrainerGroup:
         """
         _require_devices(settings)
         rooms: Sequence[Spot | None] = spots or [None] * settings.world_size
-        shares = [share(settings.cpus_per_rank, settings.set_aside, room) for room in rooms]
+        shares = [share(settings.cpus_per_rank, settings.set_aside, room, for_actor(run)) for room in rooms]
         actors = [ray.remote(TrainWorker).options(max_restarts=0, **its) for its in shares]
         ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)])
         try:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import ray
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
+from omni_rl.agent.trainer import of_shares
 from omni_rl.errors import GradientError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.backend import BackendConfig
@@ -21,6 +23,7 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.sync import fill
 from omni_rl.sync.group import Group
 from omni_rl.sync.manifest import Entry, Manifest
+from omni_rl.sync.parts import Shares
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
@@ -32,6 +35,8 @@ from omni_rl.train.step import build_optimizer, train_step
 from omni_rl.train.targets import Targets
 from omni_rl.train.types import Score, StepStats
 from omni_rl.train.value import ValueHead
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.updates import Weights, announcer
 
 T = TypeVar("T")
 
@@ -51,6 +56,7 @@ class TrainWorker:
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
         self._snapshots = Snapshots()
+        self._announcer = guarded(partial(announcer, posts=rank == 0), "updates are not announced")
 
     @property
     def rank(self) -> int:
@@ -142,7 +148,14 @@ class TrainWorker:
             group=self._group,
         )
         self._digest = manifest.version.digest
+        if self._announcer is not None and self._number:
+            self._announcer.announce(self._number, self._fingerprints)
         return manifest
+
+    def _fingerprints(self) -> Weights:
+        shares = Shares(first=self._group.first)
+        tensors = ((each.name, shares.of(each)[1], each.shape) for each in released_tensors(self._model))
+        return Weights(of_shares(tensors, dtype=self._dtype), ())
 
     def take_snapshot(self, name: str) -> None:
         """Hold on to the current weights, to score with them later."""

@@ -3,21 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from omni_rl.agent.settings import AgentSettings
 from omni_rl.watch.guard import guarded
 from omni_rl.watch.trl_engine import wrap
-from omni_rl.watch.updates import Announcer, weights_of
+from omni_rl.watch.updates import Announcer, announcer, weights_of
 
 
 class TrlUpdates:
     """Says of every optimizer step's weights what they are: before TRL syncs them, or where it never does, before it
     generates. A PEFT model's layers count as base + delta, which is what TRL sends."""
 
-    def __init__(self, trainer: Any, dtype: str | None, settings: AgentSettings) -> None:
+    def __init__(self, trainer: Any, dtype: str | None, announcer: Announcer) -> None:
         """`dtype`: the engine's, by name; None where that is not known."""
         self._trainer = trainer
         self._dtype = dtype
-        self._announcer = Announcer(settings, posts=trainer.accelerator.is_main_process)
+        self._announcer = announcer
         self._number = 0
         self._of: int | None = None
         for name in ("sync_weights", "generate"):
@@ -40,6 +39,7 @@ class TrlUpdates:
 
 def announce_updates(trainer: Any, dtype: str | None) -> None:
     """Announce every update of a TRL trainer, if this process is asked for an agent."""
-    settings = guarded(AgentSettings.from_environment, "updates are not announced")
-    if settings is not None:
-        TrlUpdates(trainer, dtype, settings)
+    posts = trainer.accelerator.is_main_process
+    ours = guarded(lambda: announcer(posts=posts), "updates are not announced")
+    if ours is not None:
+        TrlUpdates(trainer, dtype, ours)

@@ -33,8 +33,9 @@ class Announcer:
         self._session = uuid.uuid4().hex[:12]
         self._last = -1
 
-    def announce(self, number: int, weights: Callable[[], Weights]) -> None:
-        """Say what the weights of update `number` are, as `weights` gives them, before they are sent to an engine.
+    def announce(self, number: int, weights: Callable[[], Weights], at: float | None = None) -> None:
+        """Say what the weights of update `number` are, as `weights` gives them, before they are sent to an engine, or
+        that they were sent from `at` on, in Unix seconds.
 
         Where `weights` fails, one warning says so, and the update is announced without fingerprints: an engine that
         holds it is not to be compared with the update before.
@@ -47,11 +48,11 @@ class Announcer:
         announced.announce(number)
         found = guarded(weights, "an update's fingerprints are missing") or Weights({}, ())
         if self._posts:
-            run, session, at = self._settings.run, self._session, time.time()
+            run, session, began = self._settings.run, self._session, time.time() if at is None else at
 
             def post(client: Client) -> object:
                 # The body is put together in the poster's thread.
-                body = announcement(found.sums, found.adapters, at=at, session=session)
+                body = announcement(found.sums, found.adapters, at=began, session=session)
                 return client.announce_update(run, number, body)
 
             poster(self._settings.url).put(post)
@@ -89,10 +90,11 @@ def update(model: Any, number: int, *, dtype: str | None = "bfloat16", merged: b
 
 @cache
 def _announcer() -> Announcer | None:
-    return guarded(announcer, "updates are not announced")
+    return guarded(lambda: announcer(posts=Place.found().rank == 0), "updates are not announced")
 
 
-def announcer() -> Announcer | None:
-    """Returns one for this process's trainer; None where OMNI_RL_AGENT asks for none. Raises `ConfigError`."""
+def announcer(*, posts: bool) -> Announcer | None:
+    """Returns one for this process's trainer; None where OMNI_RL_AGENT asks for none. `posts`: as for `Announcer`.
+    Raises `ConfigError`."""
     settings = AgentSettings.from_environment()
-    return None if settings is None else Announcer(settings, posts=Place.found().rank == 0)
+    return None if settings is None else Announcer(settings, posts=posts)
