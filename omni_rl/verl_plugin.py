@@ -2,24 +2,29 @@
 package is installed beside.
 
 Nearly all of those have nothing to do with us. So it imports the standard library alone, and does nothing unless
-`OMNI_RL_URL` names the coordinator that the run's steps are to be posted to.
+`OMNI_RL_URL` names the coordinator that the run's steps are to be posted to, or `OMNI_RL_AGENT` asks for the agent, to
+which the run's updates are announced.
 """
 
 import logging
 import os
 
 URL = "OMNI_RL_URL"
+AGENT = "OMNI_RL_AGENT"
 
 
 def install() -> None:
-    """Watch the run where `OMNI_RL_URL` asks for it. A verl without the places to look at is left as it is, with a
-    warning."""
-    if not os.environ.get(URL):
-        return
-    from omni_rl.watch.verl import watch
-
+    """Watch the run where `OMNI_RL_URL` asks for it, and announce its updates where `OMNI_RL_AGENT` does. A verl
+    without the places to look at is left as it is, with a warning."""
     try:
-        watch()
+        if os.environ.get(URL):
+            from omni_rl.watch.verl import watch
+
+            watch()
+        if os.environ.get(AGENT, "0") not in ("", "0"):
+            from omni_rl.watch.verl_updates import announce_updates
+
+            announce_updates()
     except (ImportError, AttributeError) as error:
         # verl itself tells of a plug-in that fails in its debug log alone.
         logging.getLogger("omni_rl.watch").warning("omni-rl: this verl cannot be watched: %s", error)

@@ -1,12 +1,15 @@
 """Updates that a trainer of one's own announces: what the coordinator lists, and that nothing of it can end the run."""
 
+import asyncio
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from omni_rl import watch
 from omni_rl.agent import announced, install, trainer
@@ -15,7 +18,7 @@ from omni_rl.agent.tensors import fingerprint
 from omni_rl.api.runs import RunBody
 from omni_rl.api.updates import HeldPart, ReceiptBody
 from omni_rl.client import Client
-from omni_rl.watch import updates
+from omni_rl.watch import updates, verl_updates
 from tests.services.live import live
 
 
@@ -93,3 +96,70 @@ def test_without_the_variable_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -
     before = announced.newest()
     watch.update(nn.Linear(4, 3), 99)
     assert announced.newest() == before
+
+
+class Exporting:
+    """verl's engine of a trainer, as far as a sync asks it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def get_per_tensor_param(self, **_: object) -> tuple[Iterator[tuple[str, torch.Tensor]], None]:
+        return ((name, value.detach()) for name, value in self.model.named_parameters()), None
+
+
+class Worker:
+    """verl's worker, whose sync takes what its engine yields."""
+
+    def __init__(self, engine: object) -> None:
+        self.actor = SimpleNamespace(engine=engine)
+        self.config = SimpleNamespace(rollout=SimpleNamespace(dtype="bfloat16"))
+        self.sent: dict[str, torch.Tensor] = {}
+
+    async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> str:
+        tensors, _ = self.actor.engine.get_per_tensor_param(base_sync_done=True)
+        self.sent = dict(tensors)
+        return mode
+
+
+@pytest.fixture
+def verl(tmp_path: Path) -> Iterator[type[Worker]]:
+    """The worker as verl's module has it, once that is loaded; this process is all ranks."""
+    module = ModuleType(verl_updates.MODULE)
+    vars(module)["ActorRolloutRefWorker"] = type("ActorRolloutRefWorker", (Worker,), {})
+    sys.modules[verl_updates.MODULE] = module
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    verl_updates.announce_updates()
+    yield module.ActorRolloutRefWorker
+    distributed.destroy_process_group()
+    del sys.modules[verl_updates.MODULE]
+
+
+def test_what_verl_sends_is_announced_under_its_step(client: Client, verl: type[Worker]) -> None:
+    model = nn.Linear(4, 3)
+    worker = verl(Exporting(model))
+    assert asyncio.run(worker.update_weights(5, "naive")) == "naive"
+    assert torch.equal(worker.sent["weight"], model.weight)
+    asyncio.run(worker.update_weights())  # a validation's: the same weights again
+    assert install.flush(30)
+    (told,) = client.updates("mine")
+    assert (told.engine, told.number, told.tensors) == (None, 5, 2)
+    answer = client.put_update("mine", "e0", 0, held(model, told.at + 1))
+    assert (answer.of, answer.equal, answer.different) == (5, 2, 0)
+
+
+def test_verls_update_goes_through_whatever_fails_in_its_announcement(
+    client: Client, verl: type[Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for a piece of what verl sends")
+
+    monkeypatch.setattr(trainer, "fingerprint", fail)
+    model = nn.Linear(4, 3)
+    worker = verl(Exporting(model))
+    with caplog.at_level(logging.WARNING):
+        for number in (1, 2):
+            asyncio.run(worker.update_weights(number))
+            assert torch.equal(worker.sent["weight"], model.weight)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("omni_rl")]
+    assert "an update's fingerprints are missing" in warning

@@ -1,0 +1,170 @@
+"""verl's updates: what its trainer's workers send to the engines, announced to the coordinator.
+
+Source: verl 0.9.1. `ActorRolloutRefWorker.update_weights(global_steps, mode)` runs on every rank of the trainer, and
+sends what its engine's `get_per_tensor_param` yields, name by name: whole tensors, gathered on every rank. The first
+rank's are hashed on their way.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from omni_rl.agent.bodies import AdapterSums, Sums
+from omni_rl.agent.names import canonical
+from omni_rl.watch.guard import guarded
+from omni_rl.watch.updates import Announcer, Weights, announcer
+
+MODULE = "verl.workers.engine_workers"
+OFF = "updates are not announced"
+
+
+def announce_updates() -> None:
+    """Have the updates of verl's workers announced, once their module is imported: that is after verl loads plug-ins,
+    and few of its processes do so."""
+    if MODULE in sys.modules:
+        _wrap(sys.modules[MODULE])
+    else:
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds verl's workers as anybody does, and wraps them once they are loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                guarded(lambda: _wrap(module), OFF)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _wrap(module: ModuleType) -> None:
+    worker, ours = module.ActorRolloutRefWorker, VerlUpdates()
+    send = worker.update_weights
+
+    @wraps(send)  # verl reads from its methods how they are dispatched
+    async def update_weights(self: Any, global_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        sent = guarded(lambda: ours.begin(self, global_steps), OFF)
+        if sent is None:
+            return await send(self, global_steps, *args, **kwargs)
+        with sent:
+            result = await send(self, global_steps, *args, **kwargs)
+        guarded(lambda: ours.announce(sent), OFF)
+        return result
+
+    worker.update_weights = update_weights
+
+
+class VerlUpdates:
+    """The updates of this process's trainer. What was sent as weights is kept: a LoRA run sends its base once."""
+
+    def __init__(self) -> None:
+        self._announcer: Announcer | None = None
+        self._base: Sums = {}
+
+    def begin(self, worker: Any, number: int | None) -> "Sent | None":
+        """None where the weights are those of before (a validation's), or this rank announces nothing."""
+        from torch import distributed
+
+        if number is None or distributed.get_rank() != 0:
+            return None
+        self._announcer = self._announcer or announcer(posts=True)
+        return None if self._announcer is None else Sent(worker, number)
+
+    def announce(self, sent: "Sent") -> None:
+        """Say what was sent."""
+        assert self._announcer is not None, "begin() gave it"
+        self._announcer.announce(sent.number, lambda: self._weights(sent), at=sent.began)
+
+    def _weights(self, sent: "Sent") -> Weights:
+        if sent.failed is not None:
+            raise sent.failed
+        self._base |= sent.weights
+        return Weights(dict(self._base), sent.adapters())
+
+
+class Sent:
+    """One update on its way. Inside the block it hashes what verl's engine yields."""
+
+    def __init__(self, worker: Any, number: int) -> None:
+        import torch
+
+        self.number = number
+        self.began = time.time()
+        self.failed: Exception | None = None
+        self.weights: Sums = {}
+        self._engine = worker.actor.engine
+        self._give: Callable[..., Any] = self._engine.get_per_tensor_param
+        self._dtype: torch.dtype = getattr(torch, worker.config.rollout.dtype)
+        self._lora: Any = None
+        self._factors: Sums = {}
+
+    def __enter__(self) -> None:
+        give = self._give
+
+        def get_per_tensor_param(*args: Any, **kwargs: Any) -> Any:
+            given = give(*args, **kwargs)
+            return guarded(lambda: self._tapped(given, bool(kwargs.get("base_sync_done"))), OFF) or given
+
+        self._engine.get_per_tensor_param = get_per_tensor_param
+
+    def __exit__(self, *_: object) -> None:
+        del self._engine.get_per_tensor_param
+
+    def _tapped(self, given: tuple[Iterable[tuple[str, Any]], Any], base_sent: bool) -> tuple[Any, Any]:
+        tensors, lora = given
+        # A LoRA run's base is sent by a call of its own, which says that it is not there yet.
+        if lora is None or not base_sent:
+            return self._seen(tensors, self._weight), lora
+        self._lora = lora
+        return self._seen(tensors, self._factor), lora
+
+    def _seen(self, tensors: Iterable[tuple[str, Any]], see: Callable[[str, Any], None]) -> Iterator[tuple[str, Any]]:
+        for name, value in tensors:
+            try:
+                see(name, value)
+            except Exception as error:  # the update goes on; it is told with the announcement
+                self.failed = error
+            yield name, value
+
+    def adapters(self) -> tuple[AdapterSums, ...]:
+        """The adapter that was sent, if one was."""
+        if not self._factors:
+            return ()
+        from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_NAME
+
+        from omni_rl.agent.trainer import adapter_of
+
+        return (adapter_of(VLLM_LORA_NAME, self._lora.r, self._factors),)
+
+    def _weight(self, name: str, value: Any) -> None:
+        from omni_rl.agent.trainer import of_whole
+
+        self.weights |= of_whole(name, value, dtype=self._dtype)
+
+    def _factor(self, name: str, value: Any) -> None:
+        """A or B of a LoRA layer; engines keep the scale in B."""
+        from omni_rl.agent.trainer import of_whole
+
+        part = canonical(name.removesuffix(".weight"))
+        held = value.to(self._dtype)
+        if part.endswith("lora_B"):
+            rank: float = self._lora.r
+            held = held * (self._lora.lora_alpha / (rank**0.5 if self._lora.use_rslora else rank))
+        self._factors |= of_whole(part, held)
