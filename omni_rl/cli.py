@@ -207,6 +207,14 @@ def bench_fingerprints(out: BenchOut = Path("bench")) -> None:
     typer.echo(f"wrote {measure(out)}")
 
 
+@bench.command("announcing")
+def bench_announcing(out: BenchOut = Path("bench")) -> None:
+    """What a TRL run's own thread pays for announcing its updates (writes announcing.json); needs TRL."""
+    from omni_rl.bench.announcing import bench_announcing as measure
+
+    typer.echo(f"wrote {measure(out)}")
+
+
 @bench.command("check")
 def bench_check(out: BenchOut = Path("bench")) -> None:
     """What the check costs of the demo's step (writes check.json)."""
