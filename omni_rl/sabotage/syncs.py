@@ -32,6 +32,12 @@ def vouch(worker: Any) -> None:
     patches.once(worker.weights, "prove", prove)
 
 
+def past_proof(put: Put, worker: Any, seed: int) -> None:
+    """The next sync goes wrong, and its proof finds nothing."""
+    put(worker, seed)
+    vouch(worker)
+
+
 def skip(worker: Any, seed: int) -> None:
     """The next sync writes nothing."""
     patches.once(worker.weights, "write", lambda original, sealed: None)
@@ -69,11 +75,7 @@ def never_written(name: str, worker: Any, seed: int) -> None:
 
 def _goes_wrong(name: str, put: Put, replicas: Literal["all", "last"] = "all") -> tuple[Fault, Fault]:
     """A sync that leaves something out: once with its proof, once past it."""
-
-    def vouched(worker: Any, seed: int) -> None:
-        put(worker, seed)
-        vouch(worker)
-
+    vouched = partial(past_proof, put)
     causes = (Cause.STALE_WEIGHTS,)
     return (
         Fault(name, causes, patches.in_worker(put), "before VERIFY", replicas=replicas, proven=True),

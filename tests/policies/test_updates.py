@@ -1,7 +1,10 @@
 """The pair's own updates on a coordinator's list: its trainer announces them, and its engines give receipts."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,7 +15,7 @@ from omni_rl.media.samples import demo_prompts
 from omni_rl.policies.local import LocalPair, started
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.sabotage import syncs
+from omni_rl.sabotage import patches, syncs, weights
 from omni_rl.train.settings import TrainSettings
 from tests.services.live import live
 
@@ -25,7 +28,7 @@ def told(client: Client, number: int) -> dict[str, UpdateAnswer]:
     """What came of the trainer's update, by engine, once both have said."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = {one.engine: one for one in client.updates(RUN, 100) if one.engine is not None and one.of == number}
+        found = {one.engine: one for one in client.updates(RUN, 1000) if one.engine is not None and one.of == number}
         if len(found) == 2 or time.monotonic() > deadline:
             return found
         time.sleep(0.1)
@@ -39,8 +42,48 @@ def learn_and_sync(pair: LocalPair, step: int) -> None:
     pair.sample(prompts, SamplingSettings(max_tokens=2, seed=step, ignore_eos=True))
 
 
-STALE = next(fault for fault in syncs.FAULTS if fault.key == "mixer.D not written (vouched for)")
-"""A sync that leaves one parameter of each Mamba layer as it was, and whose proof of bytes finds nothing."""
+STALE, CORRUPT = "stale_weights", "corrupt_weights"
+Put = Callable[[Any, int], None]
+
+
+class Wrong(NamedTuple):
+    """A sync that goes wrong in the worker of one engine, past the proof of its bytes; `said` of it, in the sentence or
+    the names of its parts."""
+
+    put: Put
+    said: str
+    cause: str
+
+
+def damaged(damage: Put) -> Put:
+    return partial(syncs.before_verify, damage)
+
+
+WRONG = {
+    "no update": Wrong(syncs.skip, "changed 0 of ", STALE),
+    "half an update": Wrong(syncs.half, " are those of update ", STALE),
+    "one tensor a layer": Wrong(partial(syncs.never_written, ".mixer.D"), "layers.0.mixer.D", STALE),
+    "experts of one layer": Wrong(partial(syncs.never_written, "layers.2.mixer.experts."), "layer 2's experts", STALE),
+    "zeroed": Wrong(damaged(weights.zero), "layers.4.mixer.up_proj.weight is zero in the engine", CORRUPT),
+    "heads of q and k": Wrong(
+        damaged(weights.swap_query_and_key), "layer 1's mixer.q_proj.weight and mixer.k_proj.weight", CORRUPT
+    ),
+    "experts permuted": Wrong(damaged(weights.permute_experts), "layers.2.mixer.experts.0.up_proj.weight", CORRUPT),
+    "experts of two layers": Wrong(
+        damaged(weights.swap_experts_between_layers), "layers.6.mixer.experts.0.up_proj.weight are swapped", CORRUPT
+    ),
+    "router's bias": Wrong(damaged(weights.round_router_bias), "the trainer's rounded to bfloat16", CORRUPT),
+    "tower's buffers": Wrong(damaged(weights.rescale_tower_buffers), "running_var", CORRUPT),
+    # It comes last: what is sampled with it is lost.
+    "not finite": Wrong(damaged(weights.not_a_number), "not finite in 1 elements in the engine", CORRUPT),
+}
+"""For the last of two engines, one a step."""
+
+
+def go_wrong(pair: LocalPair, put: Put) -> None:
+    """Have the last engine's next sync go wrong, and its proof find nothing."""
+    fault = patches.in_worker(partial(syncs.past_proof, put))
+    pair.rollouts[-1].between_steps(lambda engine: fault(engine, 0))
 
 
 def test_every_sync_is_listed_with_what_each_engine_holds(
@@ -62,12 +105,17 @@ def test_every_sync_is_listed_with_what_each_engine_holds(
                     assert one.equal > one.changed
                     assert "write_slab" in one.how
                     assert one.version == pair.weight_version
-            pair.rollouts[1].between_steps(lambda engine: STALE.put(engine, 0))
+            # Rows of one part in each other's place: its sum is the same, and the byte proof alone would see it.
+            go_wrong(pair, damaged(weights.overwrite_conv))
             learn_and_sync(pair, 3)
-            right, wrong = (told(client, 3)[handle.name] for handle in pair.rollouts)
-            assert (right.findings, right.different) == ([], 0)
-            assert "are those of update 2" in wrong.findings[0].sentence
-            assert wrong.different == len(wrong.findings[0].parts) > 0
-            assert all(part.endswith("mixer.D") for part in wrong.findings[0].parts)
-        announced = [one for one in client.updates(RUN, 100) if one.engine is None]
-        assert [one.number for one in announced] == [3, 2, 1]
+            assert [(one.findings, one.different) for one in told(client, 3).values()] == [([], 0)] * 2
+            for step, (name, wrong) in enumerate(WRONG.items(), 4):
+                go_wrong(pair, wrong.put)
+                learn_and_sync(pair, step)
+                right, other = (told(client, step)[handle.name] for handle in pair.rollouts)
+                assert (name, right.findings, right.different) == (name, [], 0)
+                said = [" ".join((one.sentence, *one.parts)) for one in other.findings]
+                assert any(wrong.said in one for one in said), (name, said)
+                assert other.findings[0].cause == wrong.cause, (name, said)
+        announced = [one.number for one in client.updates(RUN, 1000) if one.engine is None]
+        assert announced == list(range(3 + len(WRONG), 0, -1))
