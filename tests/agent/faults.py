@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from tests.agent.stand import Send, Stand
+from tests.agent.stand import Send, Served
 from tests.agent.tiny import Tensors
 
 
@@ -21,20 +21,20 @@ class Fault(NamedTuple):
 STALE, CORRUPT = "stale_weights", "corrupt_weights"
 
 
-def whole(stand: Stand, before: Tensors, after: Tensors) -> None:
+def whole(engine: Served, before: Tensors, after: Tensors) -> None:
     """A clean update."""
-    stand.load(after)
+    engine.load(after)
 
 
-def nothing(stand: Stand, before: Tensors, after: Tensors) -> None:
+def nothing(engine: Served, before: Tensors, after: Tensors) -> None:
     """The update never reaches the engine."""
 
 
 def all_but(*patterns: str) -> Send:
     """An update without the tensors whose names have one of these in them."""
 
-    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
-        stand.load({name: value for name, value in after.items() if not any(one in name for one in patterns)})
+    def send(engine: Served, before: Tensors, after: Tensors) -> None:
+        engine.load({name: value for name, value in after.items() if not any(one in name for one in patterns)})
 
     return send
 
@@ -42,8 +42,8 @@ def all_but(*patterns: str) -> Send:
 def changed(pattern: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Send:
     """An update with the tensors whose names have `pattern` in them changed on their way."""
 
-    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
-        stand.load({name: how(value) if pattern in name else value for name, value in after.items()})
+    def send(engine: Served, before: Tensors, after: Tensors) -> None:
+        engine.load({name: how(value) if pattern in name else value for name, value in after.items()})
 
     return send
 
@@ -51,34 +51,34 @@ def changed(pattern: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Send:
 def exchanged(one: str, other: str) -> Send:
     """An update in which the tensors whose names end so are sent under each other's name."""
 
-    def send(stand: Stand, before: Tensors, after: Tensors) -> None:
+    def send(engine: Served, before: Tensors, after: Tensors) -> None:
         pairs = [(name, name.removesuffix(one) + other) for name in after if name.endswith(one)]
         there = dict([*pairs, *((second, first) for first, second in pairs)])
-        stand.load({name: after[there.get(name, name)] for name in after})
+        engine.load({name: after[there.get(name, name)] for name in after})
 
     return send
 
 
-def half(stand: Stand, before: Tensors, after: Tensors) -> None:
+def half(engine: Served, before: Tensors, after: Tensors) -> None:
     """The first half of the tensors alone, by their names."""
     names = sorted(after)
-    stand.load({name: after[name] for name in names[: len(names) // 2]})
+    engine.load({name: after[name] for name in names[: len(names) // 2]})
 
 
-def copied(stand: Stand, before: Tensors, after: Tensors) -> None:
+def copied(engine: Served, before: Tensors, after: Tensors) -> None:
     """A right update, and then a copy in place into one of the engine's parameters."""
-    stand.load(after)
+    engine.load(after)
     with torch.no_grad():
-        (norm,) = (value for name, value in stand.model.named_parameters() if name.endswith("model.norm.weight"))
+        (norm,) = (value for name, value in engine.model.named_parameters() if name.endswith("model.norm.weight"))
         norm.mul_(1.5)
 
 
-def after_wake(stand: Stand, before: Tensors, after: Tensors) -> None:
+def after_wake(engine: Served, before: Tensors, after: Tensors) -> None:
     """The engine wakes with the weights that it fell asleep with."""
-    stand.load(after)
-    stand.worker.sleep(1)
-    stand.worker.wake_up()
-    stand.load(before)
+    engine.load(after)
+    engine.worker.sleep(1)
+    engine.worker.wake_up()
+    engine.load(before)
 
 
 def nan(value: torch.Tensor) -> torch.Tensor:
@@ -184,6 +184,29 @@ HYBRID: Mapping[str, Fault] = {
     "encoder_cache": ENCODER,
 }
 """For Nemotron Omni, whose layers are Mamba's, attention's or experts'."""
+
+
+UNSEEN: Mapping[str, Send] = {
+    "rows_reordered": changed("o_proj.weight", lambda value: value.flip(0)),
+}
+"""What no sum of hashes can see, in any model: elements that change places within one part. It counts as equal."""
+MERGED: Mapping[str, Fault] = {
+    "one_layer": Fault(all_but("layers.1."), "layer 1's ", STALE),
+    # Adapters begin as zeros: the base alone is what the first update was.
+    "adapter_left_out": Fault(
+        lambda engine, before, after: engine.load(engine.first), "6 parts of layers 0, 1 are those of update 1", STALE
+    ),
+    "one_tensor": ANY["one_tensor"],
+    "no_update": ANY["no_update"],
+}
+"""For a dense model whose adapters are merged into q, o and down on their way."""
+IN_TRL: Mapping[str, Mapping[str, Fault]] = {
+    # What is not finite comes last: the trainer learns from such answers, and is lost.
+    "full": {**{name: fault for name, fault in ANY.items() if name != "nan"}, "nan": ANY["nan"]},
+    "experts": {**EXPERTS, **ROUTER},
+    "lora": MERGED,
+}
+"""By kind of a TRL run."""
 
 
 def of(kind: str, dtype: str) -> Mapping[str, Fault]:

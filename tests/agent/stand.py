@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,8 +21,26 @@ from omni_rl.client import Client
 from tests.agent.plain import plain_weights
 from tests.agent.tiny import KINDS, Tensors
 
-Send = Callable[["Stand", Tensors, Tensors], None]
-"""What becomes of an update on its way: called with the weights before it and after it."""
+
+class Served(Protocol):
+    """An engine as those see it who bring it weights. `first`: the weights that it was brought first."""
+
+    first: Tensors
+
+    @property
+    def worker(self) -> Any:
+        """vLLM's worker in this process."""
+
+    @property
+    def model(self) -> Any:
+        """The engine's model."""
+
+    def load(self, weights: Tensors) -> None:
+        """Bring weights by vLLM's own names for them."""
+
+
+Send = Callable[[Served, Tensors, Tensors], None]
+"""What becomes of an update on its way: called with the engine, and the weights before it and after it."""
 PROMPT = {"prompt_token_ids": list(range(80, 119))}
 
 
@@ -35,6 +53,7 @@ class Stand:
         torch.manual_seed(0)
         self.tiny = KINDS[kind](directory, dtype)
         self.dtype = dtype
+        self.first = self.tiny.tensors()
         options: dict[str, Any] = {
             "enforce_eager": True,
             "dtype": str(dtype).removeprefix("torch."),
@@ -121,7 +140,7 @@ class Stand:
 
 def runs(stand: Stand, kind: str, dtype: str, clean: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Clean updates, and each fault with a clean one after it."""
-    from tests.agent.faults import of
+    from tests.agent.faults import UNSEEN, of
 
     for number in range(clean):
         yield f"clean {number}", stand.step()
@@ -130,6 +149,8 @@ def runs(stand: Stand, kind: str, dtype: str, clean: int) -> Iterator[tuple[str,
     for name, fault in of(kind, dtype).items():
         yield name, stand.step(fault.send, fault.keeps)
         yield f"after {name}", stand.step()
+    for name, send in UNSEEN.items():
+        yield name, stand.step(send)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.faults import of
+from tests.agent.faults import UNSEEN, of
 from tests.agent.process import told
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ MODELS = [
 def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
     found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
     faults = of(kind, dtype)
-    assert faults.keys() == {name for name in found if not name.startswith(("clean", "after"))}
+    assert faults.keys() | UNSEEN.keys() == {name for name in found if not name.startswith(("clean", "after"))}
     for name, answer in found.items():
         sentences = [one["sentence"] for one in answer["findings"]]
         if name not in faults:
@@ -34,6 +34,7 @@ def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: 
             continue
         assert any(faults[name].said in sentence for sentence in sentences), (name, sentences)
         assert answer["findings"][0]["cause"] == faults[name].cause, (name, sentences)
+    assert all(found[name]["equal"] == found["clean 0"]["equal"] for name in UNSEEN)
 
 
 def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""TRL's updates in a real run, of full weights and with LoRA: each fault is told of at its update, and no other is."""
+"""TRL's updates in real runs, of full weights, with experts and with LoRA: each fault is told of at its update, before
+the next step is judged, and no other is."""
 
 import json
 import os
@@ -9,47 +10,38 @@ import pytest
 
 from omni_rl import torchvision_schemas
 from omni_rl.api.runs import RunBody
-from omni_rl.api.updates import UpdateAnswer
 from omni_rl.client import Client
+from tests.agent.faults import IN_TRL
+from tests.agent.trl_steps import fault_at, steps
 from tests.services.live import live
 from tests.watch.trl_process import ENVIRONMENT, ROOT
 from tools import frameworks
 
 pytestmark = pytest.mark.slow
-STEPS = 9
-SAID = {
-    2: "layer 1",
-    4: "layers.0.self_attn.o_proj.weight is that of update ",
-    6: "norm.weight is zero in the engine",
-    8: "changed 0 of ",
-}
 
 
-def updates_of(tmp_path: Path, *, lora: bool) -> list[UpdateAnswer]:
-    """The engine's updates, oldest first."""
+@pytest.mark.parametrize("kind", IN_TRL)
+def test_each_fault_of_an_update_is_told_of_at_that_update(tmp_path: Path, kind: str) -> None:
     torchvision_schemas.install()
-    from tests.watch.trl_models import write_qwen
+    from tests.watch.trl_models import write_qwen, write_qwen_moe
 
-    model = write_qwen(tmp_path / "model")
-    settings = {"max_steps": STEPS, "learning_rate": 1e-2, "max_completion_length": 16}
-    options = {"model": str(model), "output": str(tmp_path), "lora": lora, "settings": settings}
+    faults = IN_TRL[kind]
+    model = (write_qwen_moe if kind == "experts" else write_qwen)(tmp_path / "model")
+    options = {"kind": kind, "model": str(model), "output": str(tmp_path)}
     with live(tmp_path) as url, Client(url) as client:
-        client.create_run(RunBody(run="trl", model="qwen2", dtype="float32", framework="trl"))
+        client.create_run(RunBody(run="trl", model="tiny", dtype="float32", framework="trl"))
         environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url, "OMNI_RL_AGENT": url, "OMNI_RL_RUN": "trl"}
         command = [str(frameworks.python("trl")), "-m", "tests.agent.trl_faults", json.dumps(options)]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
-        return [one for one in client.updates("trl") if one.engine is not None][::-1]
-
-
-@pytest.mark.parametrize("lora", [False, True])
-def test_each_fault_of_an_update_is_told_of_at_that_update(tmp_path: Path, lora: bool) -> None:
-    told = updates_of(tmp_path, lora=lora)
-    assert [one.of for one in told] == list(range(1, STEPS + 1))
-    for step, one in enumerate(told):  # the trainer counts its steps from 0, and its updates from 1
-        sentences = [fault.sentence for fault in one.findings]
-        if step in SAID:
-            assert any(SAID[step] in sentence for sentence in sentences), (step, sentences)
-        else:
+        told = [one for one in client.updates("trl", 1000) if one.engine is not None][::-1]
+    assert [one.of for one in told] == list(range(1, steps(faults) + 1))  # the trainer counts its updates from 1
+    for step, one in enumerate(told):
+        sentences = [found.sentence for found in one.findings]
+        fault = fault_at(step, list(faults.values()))
+        if fault is None:
             assert (step, sentences, one.different) == (step, [], 0)
             assert one.equal > 20
+        else:
+            assert any(fault.said in sentence for sentence in sentences), (step, fault.said, sentences)
+            assert one.findings[0].cause == fault.cause, (step, sentences)

@@ -1,17 +1,15 @@
 """A real TRL run on the CPU whose weight updates go wrong one after another, as the agent and the trainer see them.
 
-    python tests/agent/trl_faults.py '{"model": DIRECTORY, "output": DIRECTORY, "lora": true}'
-in TRL's own environment, with OMNI_RL_AGENT and OMNI_RL_RUN set.
+    python -m tests.agent.trl_faults '{"kind": "lora", "model": DIRECTORY, "output": DIRECTORY}'
+in TRL's own environment, with OMNI_RL_AGENT and OMNI_RL_RUN set. Of the trainer's steps the odd ones go wrong, each in
+the way of a fault of its kind.
 """
 
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import torch
 import trl.generation.vllm_generation as colocated
 import vllm
 from peft import LoraConfig
@@ -20,45 +18,64 @@ from trl import GRPOTrainer
 import tests.watch.trl_run as run
 from omni_rl.agent.install import flush
 from omni_rl.watch.trl import watch
+from tests.agent.faults import IN_TRL, Fault, whole
+from tests.agent.plain import plain_weights
+from tests.agent.tiny import Tensors
+from tests.agent.trl_steps import fault_at, steps
 
-Weights = Iterable[tuple[str, torch.Tensor]]
-FAULTS: dict[int, tuple[str, Callable[[str, torch.Tensor], torch.Tensor | None]]] = {
-    2: ("one_layer", lambda name, value: None if "layers.1." in name else value),
-    4: ("one_tensor", lambda name, value: None if "layers.0.self_attn.o_proj" in name else value),
-    6: ("zeroed", lambda name, value: torch.zeros_like(value) if name.endswith("model.norm.weight") else value),
-}
-"""By the trainer's step: what becomes of each tensor on its way to the engine; None: it does not arrive."""
-NEVER = 8
-"""The step at which weights are not sent at all."""
+
+class Engine:
+    """The trainer's engine. Weights are brought to it as TRL does: one call a tensor."""
+
+    def __init__(self, llm: Any) -> None:
+        driver = llm.llm_engine.model_executor.driver_worker
+        self.worker = driver.worker
+        self.model = driver.model_runner.model
+        self.first: Tensors = {}
+        self._load = self.model.load_weights
+
+    def load(self, weights: Tensors) -> None:
+        for name, value in weights.items():
+            self._load([(name, value)])
 
 
 def main() -> None:
     options: dict[str, Any] = json.loads(sys.argv[1])
+    faults = IN_TRL[options["kind"]]
     run.plain_linears()
+    plain_weights()
     colocated.LLM = lambda **settings: vllm.LLM(enforce_eager=True, dtype="float32", **settings)
-    if options["lora"]:
+    if options["kind"] == "lora":
         lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"], task_type="CAUSAL_LM")
         vars(run)["GRPOTrainer"] = functools.partial(GRPOTrainer, peft_config=lora)
-    trainer = run.make_trainer({"trainer": "grpo", **options})
+    settings = {"max_steps": steps(faults), "learning_rate": 1e-2, "max_completion_length": 16}
+    trainer = run.make_trainer({"trainer": "grpo", "settings": settings, **options})
     watch(trainer)
-    spoil(trainer)
+    spoil(trainer, list(faults.values()))
     trainer.train()
     assert flush(30)
-    (Path(options["output"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
-def spoil(trainer: Any) -> None:
+def spoil(trainer: Any, faults: list[Fault]) -> None:
     """Put the faults between the trainer and its engine."""
-    model = trainer.vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.model
-    load = model.load_weights
+    generation = trainer.vllm_generation
+    engine, sync, reset = Engine(generation.llm), generation.sync_weights, generation.llm.reset_prefix_cache
+    before: Tensors = {}
+    sent: Tensors = {}
+    # Tensors that are merged for the way, as PEFT's are, are gone once they are sent.
+    engine.model.load_weights = lambda weights: sent.update((name, value.detach().clone()) for name, value in weights)
 
-    def loads(weights: Weights) -> Any:
-        _, fault = FAULTS.get(trainer.state.global_step, ("", lambda name, value: value))
-        kept = [(name, fault(name, value)) for name, value in weights]
-        return load([(name, value) for name, value in kept if value is not None])
+    def sync_weights() -> None:
+        nonlocal before
+        fault = fault_at(trainer.state.global_step, faults)
+        generation.llm.reset_prefix_cache = (lambda: None) if fault is not None and fault.keeps == "prefix" else reset
+        sent.clear()
+        sync()
+        engine.first = engine.first or dict(sent)
+        (whole if fault is None else fault.send)(engine, before, dict(sent))
+        before = dict(sent)
 
-    model.load_weights = loads
-    run.from_step(trainer, NEVER, trainer.vllm_generation, "sync_weights", lambda inner: None)
+    generation.sync_weights = sync_weights
 
 
 if __name__ == "__main__":

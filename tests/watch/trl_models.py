@@ -13,6 +13,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from omni_rl.config import SMALL_CHECKPOINT
@@ -35,6 +37,15 @@ def write_qwen(directory: Path) -> Path:
     tokenizer = _tokenizer()
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**_language(tokenizer), **_ends(tokenizer)))
+    return _write(directory, model, tokenizer)
+
+
+def write_qwen_moe(directory: Path) -> Path:
+    """A random Qwen3 with four experts a layer, two of them a token, in float32."""
+    tokenizer = _tokenizer()
+    experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**_language(tokenizer), **_ends(tokenizer), **experts))
     return _write(directory, model, tokenizer)
 
 
