@@ -157,7 +157,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             patch.setenv(name, value)
         updates._announcer.cache_clear()
         # What Ray starts has the environment of who started it, and nothing else is told to the actor.
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
             host = ray.remote(Host).options(num_cpus=1).remote(str(tiny.served))
             ray.get(host.flush.remote())

@@ -61,7 +61,7 @@ def damaged(damage: Put) -> Put:
 
 WRONG = {
     "no update": Wrong(syncs.skip, "changed 0 of ", STALE),
-    "half an update": Wrong(syncs.half, " are those of update ", STALE),
+    "half an update": Wrong(partial(syncs.never_written, "backbone.layers."), " are those of update ", STALE),
     "one tensor a layer": Wrong(partial(syncs.never_written, ".mixer.D"), "layers.0.mixer.D", STALE),
     "experts of one layer": Wrong(partial(syncs.never_written, "layers.2.mixer.experts."), "layer 2's experts", STALE),
     "zeroed": Wrong(damaged(weights.zero), "layers.4.mixer.up_proj.weight is zero in the engine", CORRUPT),
