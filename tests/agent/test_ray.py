@@ -55,6 +55,7 @@ class Host:
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         model = self.llm.llm_engine.model_executor.driver_worker.worker.get_model()
         model.load_weights(iter(weights.items()))
+        self.llm.reset_prefix_cache()
 
     def generate(self) -> int:
         from vllm import SamplingParams
@@ -170,7 +171,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 def test_the_agent_is_in_an_engine_that_an_actor_hosts(rig: Rig) -> None:
     (loaded,) = rig.receipts()
-    assert (loaded.of, loaded.how) == (None, ["load_model"])
+    assert (loaded.of, loaded.how[0]) == (None, "load_model")
     for _ in range(2):
         rig.learn()
         told = rig.told()
@@ -219,8 +220,11 @@ def test_updates_go_through_while_the_coordinator_is_killed_or_talks_nonsense(ri
     rig.learn()
     newest = rig.told()
     assert (newest.of, newest.different, newest.findings) == (before + 7, 0, [])
-    (warning,) = rig.warnings()
-    assert "nothing can be posted for now" in warning
+    # Each state is said once, however many updates there were.
+    said = rig.warnings()
+    assert len(said) == len(set(said)) <= 3
+    assert "nothing can be posted for now" in said[0]
+    assert "the coordinator answers again" in said[-1]
 
 
 def test_updates_go_through_when_the_agent_fails(rig: Rig) -> None:
