@@ -20,7 +20,8 @@ NO_PART = "the engine has no part of that name"
 class Different:
     """A part that the engine holds otherwise than the trainer. `is_of`: the trainer's earlier update whose part it is;
     `is_part`: another part of the trainer's that it is; `rounded`: the dtype that its values went through; `workers`:
-    those that alone are off, if only some are; `kept`: they have what they had before the update."""
+    those that alone are off, if only some are; `kept`: they have what they had before the update; `touched`: something
+    of it was changed by the update."""
 
     name: str
     zero: bool = False
@@ -30,6 +31,7 @@ class Different:
     is_part: str | None = None
     workers: tuple[int, ...] = ()
     kept: bool = True
+    touched: bool = True
 
 
 @dataclass
@@ -117,7 +119,8 @@ class _Comparer:
         is_of = next(was, None)
         is_part = None if held.vanishes or is_of is not None else self._part_that_is([held], key)
         rounded = next(filter(None, passed), "")
-        return Different(key, held.vanishes, held.nonfinite, rounded, is_of, is_part, self.engine.unchanged_in(key))
+        workers, touched = self.engine.unchanged_in(key), self.engine.was_touched(key)
+        return Different(key, held.vanishes, held.nonfinite, rounded, is_of, is_part, workers, touched=touched)
 
     def _part_that_is(self, sums: Sequence[Fingerprint], but: str) -> str | None:
         """Another part of the trainer's that has the same elements."""

@@ -43,7 +43,8 @@ def weights(told: Told, found: Comparison) -> list[UpdateFault]:
     swapped: dict[str, Different] = {}
     rest: list[Different] = []
     for one in found.different:
-        if one.is_of is not None and not one.zero:
+        # Zeros that nobody wrote now are what they were, as a bias that was not trained yet.
+        if one.is_of is not None and not (one.zero and one.touched):
             stale.setdefault(one.is_of, []).append(one)
         elif one.is_part is not None:
             swapped[one.name] = one

@@ -106,6 +106,11 @@ class EngineParts:
         usual = max(copies, key=lambda one: (one in right, len(copies[one]), not kept.issuperset(copies[one])))
         return tuple(number for one, numbers in copies.items() if one != usual for number in numbers)
 
+    def was_touched(self, name: str) -> bool:
+        """Whether a worker's share of a part was changed by the update, as far as is known."""
+        pieces = set(self._pieces[name])
+        return any(worker.changed is None or worker.changed & pieces for worker in self.workers)
+
     def unchanged_in(self, name: str) -> tuple[int, ...]:
         """Workers that kept their share of a part at an update that changed others'; empty if none or all did."""
         pieces = set(self._pieces[name])

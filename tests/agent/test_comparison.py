@@ -198,6 +198,18 @@ def test_an_update_that_never_arrives_changes_nothing() -> None:
     assert told(found, changed=0) == ["update 12 changed 0 of 9 tensors: the engine holds update 11"]
 
 
+def test_what_was_zero_and_was_not_written_is_stale_and_not_zeroed() -> None:
+    """A bias begins as zeros; an update that does not arrive leaves it so."""
+    before, now = trained(0), trained(1)
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    before[bias] = torch.zeros(E)
+    earlier = {11: of_tensors(before.items())}
+    kept = compare(of_tensors(now.items()), [worker(before, changed=False)], Renames(), earlier)
+    assert told(kept, changed=0) == ["update 12 changed 0 of 9 tensors: the engine holds update 11"]
+    zeroed = compare(of_tensors(now.items()), [worker({**now, bias: torch.zeros(E)})], Renames(), earlier)
+    assert ["zero in the engine" in sentence for sentence in told(zeroed)] == [True]
+
+
 def test_stale_layers_and_experts_are_named_with_the_update_that_they_are_of() -> None:
     old, new = trained(0), trained(1)
     earlier = {10: announced(trained(5)), 11: announced(old)}
