@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from omni_rl_services.coordinator import bodies, connections
+from omni_rl_services.coordinator import bodies, connections, memory
 from omni_rl_services.coordinator.auth import new_token
 from omni_rl_services.coordinator.settings import Bounds, TokenEntry
 
@@ -28,7 +28,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules in a tenth of the time."""
     monkeypatch.setattr(bodies, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(bodies, "GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(bodies, "WAIT_SECONDS", 5.0)
+    monkeypatch.setattr(memory, "WAIT_SECONDS", 5.0)
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
 
 
@@ -61,7 +61,7 @@ def posts_at_once(url: str, step: int) -> None:
         began = time.monotonic()
         client.put_part("math", 1, step, 0, CALM)
         client.seal("math", 1, step, parts=1)
-        assert time.monotonic() - began < bodies.WAIT_SECONDS - 1
+        assert time.monotonic() - began < memory.WAIT_SECONDS - 1
 
 
 def test_stalled_uploads_do_not_stop_others(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -12,12 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl.errors import TooLargeError, TooManyError, UnauthenticatedError
 from omni_rl_services.coordinator.auth import ASK_FOR_ONE
-from omni_rl_services.coordinator.memory import budget
+from omni_rl_services.coordinator.memory import Room, budget
 from omni_rl_services.coordinator.problems import respond
 from omni_rl_services.coordinator.settings import Bounds
 
-WAIT_SECONDS = 20.0
-"""How long a body waits for room; below what clients wait for an answer."""
 SILENT_SECONDS = 10.0
 """How long the next bytes of a body may take."""
 GRACE_SECONDS = 5.0
@@ -33,41 +30,6 @@ CLOSE = {"Connection": "close"}
 _PART = re.compile(r"^/v1/runs/[^/]+/attempts/[^/]+/steps/[^/]+/parts/[^/]+$")
 _MEDIA = re.compile(r"^/v1/media/[^/]+$")
 _UPDATE = re.compile(r"^/v1/runs/[^/]+/(engines/[^/]+/)?updates/[^/]+$")
-
-
-class Room:
-    """Bytes of bodies that may be in memory at once; who finds none waits, and is then told to come back."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._free = limit
-        self._changed = asyncio.Condition()
-        self._waiting = 0
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether somebody waits."""
-        return self._waiting > 0
-
-    @asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes (at most all there are). Raises `TooManyError`."""
-        size = min(size, self._limit)
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(WAIT_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: self._free >= size)
-                self._free -= size
-        except TimeoutError:
-            raise TooManyError("more is arriving than there is room for; send this again") from None
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._free += size
-                self._changed.notify_all()
 
 
 class Bodies:

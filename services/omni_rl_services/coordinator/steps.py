@@ -18,12 +18,11 @@ from omni_rl.errors import ConflictError, NotFoundError, TooLargeError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.types import NewEvent, NewState, NewStep, StepKey
-from omni_rl_services.coordinator.bodies import Room
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
-from omni_rl_services.coordinator.memory import PER_TOKEN, budget
+from omni_rl_services.coordinator.memory import PER_TOKEN, Room, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
