@@ -5,15 +5,16 @@ BIN := $(VENV)/bin
 # Two processes at a time, a file's tests in one of them: what a file starts is started once.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow check format sabotage bench screenshots lock wheel clean
+.PHONY: help setup demo test test-slow check format sabotage mutants bench screenshots lock wheel clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
 	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
 	@echo "make test       the quick tests (2 minutes)"
 	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (half an hour)"
-	@echo "make check      ruff and mypy"
+	@echo "make check      ruff, mypy, and which room imports which"
 	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
+	@echo "make mutants    change the code at random and see what its room's tests do not notice (an hour)"
 	@echo "make bench      the benchmarks (writes bench/)"
 	@echo "make wheel      the package, for pip install in an environment of yours (writes dist/)"
 	@echo "make screenshots  the dashboard's pictures, from the demo and a service (writes docs/pictures/)"
@@ -34,6 +35,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 format: setup
 	@$(BIN)/ruff check --fix .
@@ -41,6 +43,9 @@ format: setup
 
 sabotage: setup
 	@$(BIN)/omni-rl sabotage $(ARGS)
+
+mutants: setup
+	@python=$$($(BIN)/python tools/frameworks.py mutants) && $$python -m tools.mutants $(ARGS)
 
 bench: setup
 	@$(BIN)/omni-rl bench all
@@ -58,4 +63,4 @@ wheel:
 	@ls dist/omni_rl-*.whl
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

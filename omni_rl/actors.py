@@ -1,4 +1,4 @@
-"""What all drivers of Ray actors do alike."""
+"""How every driver of Ray actors places, names and ends them."""
 
 import contextlib
 import time
@@ -19,21 +19,24 @@ from omni_rl.settings import Strategy
 NAME_PAUSE = 0.1
 """Seconds between two tries to take the name of an actor that ended."""
 PIN = 0.001
-"""Of the resource that each node has one of, named by its address: enough to be put there."""
+"""The share that an actor takes of its node's `node:ADDRESS` resource, of which Ray gives each node 1.0: any share
+keeps the actor on that node."""
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A bundle of a placement group: room for one actor, which Ray moves to another node when its node is gone."""
+class ReservedBundle:
+    """A bundle of a placement group, which holds one actor. Ray moves the bundle to another node when its node is
+    gone."""
 
     group: PlacementGroup
-    bundle: int
+    number: int
 
 
 def place(actor: Any, *arguments: Any) -> Any:
-    """Start an actor with `arguments`. Ray lets go of a dead one's name a moment after its process is gone.
+    """Start an actor with `arguments` and return its handle, waiting until Ray has freed the name of a dead one: Ray
+    does so a moment after the process is gone.
 
-    Raises `ValueError` if a living one has the name.
+    Raises `ValueError` if a living actor has the name.
     """
     deadline = time.monotonic() + EXIT_TIMEOUT
     while True:
@@ -46,26 +49,34 @@ def place(actor: Any, *arguments: Any) -> Any:
 
 
 def share(
-    cpus: float, resources: Mapping[str, float], spot: Spot | None = None, agent: Mapping[str, str] | None = None
+    cpus: float,
+    resources: Mapping[str, float],
+    bundle: ReservedBundle | None = None,
+    agent: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The options of an engine's or a trainer's actor. `resources`, by Ray's names, are set aside for it (GPU is the
-    one with devices behind it). Its process has the environment that both sides compute in before it imports torch, and
-    the variables of its `agent`."""
+    """Return the Ray options of an engine's or a trainer's actor.
+
+    `resources`, by Ray's names, are set aside for the actor (GPU is the one with devices behind it). The actor's
+    process has, before it imports torch, the environment that both sides compute in, and the variables of its `agent`.
+    """
     others = {name: amount for name, amount in resources.items() if name != "GPU"}
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": resources.get("GPU", 0), "resources": others}
     options["runtime_env"] = {"env_vars": {**runtime.variables(), **(agent or {})}}
-    if spot is not None:
-        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(spot.group, spot.bundle)
+    if bundle is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(bundle.group, bundle.number)
     return options
 
 
 def reserve(
     needs: Sequence[Mapping[str, float]], strategy: Strategy, *, first_here: bool, detached: str | None = None
-) -> list[Spot]:
-    """Room for as many actors as there are `needs`, by Ray's names, CPU among them; the first on this process's node if
-    `first_here`. It goes with this process, unless it is `detached`: then it has a name, by which a successor finds it.
+) -> list[ReservedBundle]:
+    """Reserve a placement group with one bundle for each of `needs` (amounts by Ray's names, CPU among them), and
+    return the bundles in that order. The first is on this process's node if `first_here`.
 
-    Raises `ConfigError` if the cluster has no such room.
+    The group ends with this process unless it is `detached`: then that is the group's name, by which a successor finds
+    it.
+
+    Raises `ConfigError` if the cluster has no room for the bundles.
     """
     bundles = [dict(need) for need in needs]
     if first_here:
@@ -81,7 +92,7 @@ def reserve(
             )
     elif group.bundle_count != len(bundles):
         raise ConfigError(f"the run has room for {group.bundle_count} actors, not {len(bundles)}; give it another name")
-    return [Spot(group, number) for number in range(len(bundles))]
+    return [ReservedBundle(group, number) for number in range(len(bundles))]
 
 
 def _found(name: str) -> PlacementGroup | None:
@@ -92,13 +103,14 @@ def _found(name: str) -> PlacementGroup | None:
 
 
 def clear(name: str, namespace: str) -> None:
-    """End the actor of that name, if there is one: one that cannot be used keeps it from a successor."""
+    """End the actor of that name, if there is one: an actor that cannot be used keeps the name from its successor."""
     with contextlib.suppress(ValueError):
         kill(ray.get_actor(name, namespace))
 
 
 def kill(actor: Any) -> None:
-    """End an actor's process. One of an earlier connection to Ray ended with that connection."""
+    """End an actor's process. An actor of an earlier connection to Ray ended with that connection, and is left
+    alone."""
     if ray.is_initialized():
         with contextlib.suppress(ActorHandleNotFoundError):
             ray.kill(actor)

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from omni_rl import __version__
-from omni_rl.commands import incidents, jobs, judge, plan, replay, sabotage, serve, service, soak, watch
+from omni_rl.commands import bundle, checkout, incidents, jobs, judge, plan, replay, serve, service, watch
 from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
 
 PAIR = {"av", "numba", "PIL", "ray", "safetensors", "sklearn", "skimage", "skvideo", "tokenizers", "torch", "vllm"}
-"""Imported by what hosts engines, trainers and jobs; the package is installed without them."""
+"""The packages that engines, trainers and jobs import; a light installation of this package does not have them."""
 
 app = typer.Typer(
     help="Keeps an RL run honest: vLLM rollouts against an FSDP copy of the same Nemotron Omni.",
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: errors we raise on purpose end as one line, Ctrl-C as exit code 130."""
+    """Run the command. An error that we raise on purpose ends it with one line, Ctrl-C with exit code 130."""
     try:
         try:
             app()
@@ -40,7 +40,8 @@ def main() -> None:
 
 
 def _not_installed(error: ModuleNotFoundError) -> Exception:
-    """What a light installation lacks, by name; the error itself where it is of something else."""
+    """Return an error that names the package which a light installation lacks, or `error` itself if another module is
+    missing."""
     name = (error.name or "").partition(".")[0]
     if name not in PAIR:
         return error
@@ -60,11 +61,11 @@ def _print_version(value: bool) -> None:
 def options(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
-    """Shared options."""
+    """Take the options that come before every command."""
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
     """Print versions, CPU flags, what is missing and the fix. Exit code 1 if something needed is missing."""
     from omni_rl.doctor import examine
 
@@ -100,7 +101,7 @@ def demo(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
     numerics: Annotated[
         str | None,
-        typer.Option(help="The trainer's: reference, matched or batch_invariant.  [default: reference]"),
+        typer.Option(help="What the trainer computes with: reference, matched, batch_invariant.  [default: reference]"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
@@ -109,9 +110,9 @@ def demo(
     nodes: Annotated[int | None, typer.Option(help="Ray nodes, all on this machine.  [default: 1]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section demo is read.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report on standard output, the rest aside.")
+        bool, typer.Option("--json", help="Print the report on standard output, all else on standard error.")
     ] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Show it in the dashboard, which stays until Ctrl-C.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in the dashboard, which runs until Ctrl-C.")] = False,
 ) -> None:
     """Run the main job: sample with vLLM, rescore with an FSDP2 copy, learn, update, and agree again.
 
@@ -135,184 +136,6 @@ service.register(app)
 incidents.register(app)
 jobs.register(app)
 plan.register(app)
-
-bench = typer.Typer(help="Measure; each benchmark writes one file.", no_args_is_help=True)
-bench.callback()(prepare)
-app.add_typer(bench, name="bench")
-sabotage.register(app, bench)
-soak.register(app)
+bundle.register(app)
+checkout.register(app)
 replay.register(app)
-BenchOut = Annotated[Path, typer.Option(help="Directory of the result files.")]
-
-
-@bench.command("demo")
-def bench_demo(out: BenchOut = Path("bench")) -> None:
-    """The demo in float32, bfloat16, and bfloat16 with batch-invariant numerics (writes demo.json)."""
-    from omni_rl.bench.demo import bench_demo as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("sync")
-def bench_sync(
-    out: BenchOut = Path("bench"),
-    megabytes: Annotated[
-        list[int] | None, typer.Option(help="Size of the weights, 50 or 1000.  [default: both]")
-    ] = None,
-    syncs: Annotated[int, typer.Option(min=2, help="Syncs at each size.")] = 30,
-) -> None:
-    """Weight syncs against a plain copy, saving and reloading, and Ray's object store (writes sync.json)."""
-    from omni_rl.bench.sync import bench_sync as measure
-
-    typer.echo(f"wrote {measure(out, megabytes or [50, 1000], syncs, lambda line: typer.echo(line, err=True))}")
-
-
-@bench.command("scoring")
-def bench_scoring(out: BenchOut = Path("bench")) -> None:
-    """Scoring speed and memory against transformers on the same weights (writes scoring.json)."""
-    from omni_rl.bench.scoring.command import bench_scoring as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("ingest")
-def bench_ingest(out: BenchOut = Path("bench")) -> None:
-    """A step's logprobs through HTTP to a verdict, on one core (writes ingest.json)."""
-    from omni_rl.bench.ingest import bench_ingest as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("stalls")
-def bench_stalls(out: BenchOut = Path("bench")) -> None:
-    """What 200 clients that stall cost 50 that post (writes stalls.json)."""
-    from omni_rl.bench.stalls import bench_stalls as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("watch")
-def bench_watch(out: BenchOut = Path("bench")) -> None:
-    """What a watched run's own thread pays for a step (writes watch.json)."""
-    from omni_rl.bench.watch import bench_watch as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("fingerprints")
-def bench_fingerprints(out: BenchOut = Path("bench")) -> None:
-    """A fingerprint of weights beside a plain sum of the same bytes (writes fingerprints.json)."""
-    from omni_rl.bench.fingerprints import bench_fingerprints as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("announcing")
-def bench_announcing(out: BenchOut = Path("bench")) -> None:
-    """What a TRL run's own thread pays for announcing its updates (writes announcing.json); needs TRL."""
-    from omni_rl.bench.announcing import bench_announcing as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("check")
-def bench_check(out: BenchOut = Path("bench")) -> None:
-    """What the check costs of the demo's step (writes check.json)."""
-    from omni_rl.bench.check import bench_check as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("replicas")
-def bench_replicas(
-    out: BenchOut = Path("bench"),
-    rounds: Annotated[int, typer.Option(min=1, help="Of both sides, in turns.")] = 9,
-) -> None:
-    """The same steps sampled by one replica and by two (writes replicas.json)."""
-    from omni_rl.bench.replicas import bench_replicas as measure
-
-    typer.echo(f"wrote {measure(out, rounds, lambda line: typer.echo(line, err=True))}")
-
-
-@bench.command("dashboard")
-def bench_dashboard(out: BenchOut = Path("bench")) -> None:
-    """The dashboard on a million steps, in Chromium (writes dashboard.json)."""
-    from omni_rl.bench.dashboard import bench_dashboard as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("agreement")
-def bench_agreement(out: BenchOut = Path("bench")) -> None:
-    """The trainer's numerics and transformers against vLLM's prefill and decode (writes agreement.json)."""
-    from omni_rl.bench.agreement.command import bench_agreement as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("operators")
-def bench_operators(out: BenchOut = Path("bench")) -> None:
-    """vLLM's CPU operators for decoding against its own for prefill (writes operators.json)."""
-    from omni_rl.bench.agreement.operators import bench_operators as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("judging")
-def bench_judging(out: BenchOut = Path("bench")) -> None:
-    """What the judge says of 4,000 posted steps where nothing is wrong, four minutes (writes judging.json)."""
-    from omni_rl.bench.judging.command import bench_judging as measure
-
-    typer.echo(f"wrote {measure(out)}")
-
-
-@bench.command("learning")
-def bench_learning(
-    out: BenchOut = Path("bench"),
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1 and 2]")] = None,
-    case: Annotated[list[str] | None, typer.Option(help="As grpo, ppo, grpo-rate-0.  [default: all]")] = None,
-    parts: Annotated[Path, typer.Option(help="Finished runs, which are not run again.")] = Path("runs/learning"),
-) -> None:
-    """Whether GRPO and PPO learn digits, and controls do not: 90 minutes, no part of `all` (writes learning.json)."""
-    from omni_rl.bench.learning.command import bench_learning as measure
-
-    path = measure(out, seed or [0, 1, 2], case or [], parts, lambda line: typer.echo(line, err=True))
-    typer.echo(f"wrote {path}")
-
-
-@bench.command("gpu")
-def bench_gpu(
-    out: BenchOut = Path("bench"),
-    part: Annotated[list[str] | None, typer.Option(help="As agreement, trainer, scoring.  [default: all]")] = None,
-) -> None:
-    """Training copy and trainer on a CUDA device against the CPU, no part of `all` (writes gpu.json)."""
-    from omni_rl.bench.gpu.command import bench_gpu as measure
-
-    typer.echo(f"wrote {measure(out, part or [], lambda line: typer.echo(line, err=True))}")
-
-
-@bench.command("goals")
-def bench_goals(out: BenchOut = Path("bench")) -> None:
-    """The goals of every result file, and whether they are met."""
-    from omni_rl.bench.result import goal_lines
-
-    typer.echo("\n".join(goal_lines(out)))
-
-
-@bench.command("all")
-def bench_all(out: BenchOut = Path("bench")) -> None:
-    """Every benchmark, one after the other, and a table of their goals."""
-    bench_demo(out)
-    bench_sync(out)
-    bench_scoring(out)
-    bench_ingest(out)
-    bench_stalls(out)
-    bench_watch(out)
-    bench_judging(out)
-    bench_fingerprints(out)
-    bench_check(out)
-    bench_replicas(out)
-    bench_dashboard(out)
-    bench_agreement(out)
-    bench_operators(out)
-    bench_goals(out)

@@ -1,4 +1,5 @@
-"""Every setting in one frozen tree: from a TOML file, then the environment, then flags. Imports no torch."""
+"""Every setting in one frozen tree, read from a TOML file, then the environment, then flags. This module imports no
+torch."""
 
 import os
 import tomllib
@@ -18,7 +19,7 @@ PREFIX = "OMNI_RL_"
 
 
 class DemoSettings(NumericsSettings):
-    """The main job. `prompts_per_kind` prompts of each of the five kinds a step, `max_tokens` sampled tokens each.
+    """The demo: each step samples `prompts_per_kind` prompts of each of the five kinds, with `max_tokens` tokens each.
 
     `replicas` engines share the prompts of a step, `world_size` ranks train.
     """
@@ -36,11 +37,11 @@ class DemoSettings(NumericsSettings):
     nodes: NodesSettings = NodesSettings()
     learning_rate: float = Field(default=1e-3, gt=0)
     port: int = Field(default=8400, ge=0, le=65535)
-    """Of the dashboard, with `--serve`; 0: any that is free."""
+    """The dashboard's port with `--serve`; 0 takes any that is free."""
 
 
 class Settings(BaseModel):
-    """The whole tree, one section a command."""
+    """The whole tree of settings, with one section for each command that has settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,9 +51,10 @@ class Settings(BaseModel):
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
-    """Read `file` (TOML), then `OMNI_RL_SECTION__NAME` variables, then `flags` ({"section.name": value}, None: unset).
+    """Return the settings of `file` (TOML), overridden by `OMNI_RL_SECTION__NAME` variables, and those by `flags`
+    ({"section.name": value}; None leaves a setting as it is).
 
-    Raises ConfigError that lists every unknown or invalid setting by name.
+    Raises `ConfigError`, which lists every unknown or invalid setting by name.
     """
     tree: dict[str, Any] = {}
     if file is not None:

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 
 class OmniRLError(Exception):
-    """Root of everything this package raises on purpose. The message names the item and the fix."""
+    """The root of every error that this package raises on purpose. The message names what is wrong and the fix."""
 
     code: ClassVar[str] = "omni_rl_error"
 
@@ -40,7 +40,7 @@ class CheckpointError(OmniRLError, ValueError):
 
 
 class SamplingError(OmniRLError, ValueError):
-    """Sampling parameters that would make behaviour logprobs incomparable."""
+    """The sampling parameters would make the behaviour logprobs incomparable."""
 
     code = "invalid_sampling"
 
@@ -52,7 +52,7 @@ class WeightUpdateError(OmniRLError, RuntimeError):
 
 
 class LayoutError(OmniRLError, RuntimeError):
-    """Where an engine keeps its weights cannot be stated, or is not as it was stated."""
+    """It cannot be stated where an engine keeps its weights, or the engine does not keep them where it was stated."""
 
     code = "layout_refused"
 
@@ -67,6 +67,12 @@ class TrainerDeadError(OmniRLError, RuntimeError):
     """A trainer rank died or failed inside a collective; the group must be started anew."""
 
     code = "trainer_dead"
+
+
+class TrainerStoppedError(OmniRLError, RuntimeError):
+    """A process of the trainer exists but is stopped or frozen: it is not dead, and goes on once it is woken up."""
+
+    code = "trainer_stopped"
 
 
 class GradientError(OmniRLError, ArithmeticError):
@@ -99,7 +105,7 @@ class NonFiniteWeightsError(SyncRolledBackError):
     code = "non_finite_weights"
 
     def __init__(self, message: str, tensors: tuple[str, ...] = ()) -> None:
-        """`tensors`: what was found, a sentence a tensor."""
+        """`tensors` has one sentence for each tensor that holds NaN or infinity."""
         super().__init__(message)
         self.tensors = tensors
 
@@ -147,7 +153,7 @@ class ReplicaSilentError(OmniRLError, TimeoutError):
 
 
 class QuarantinedError(OmniRLError, RuntimeError):
-    """A replica whose weights could not be proven; it samples nothing until it is replaced."""
+    """A replica's weights could not be proven; the replica samples nothing until it is replaced."""
 
     code = "replica_quarantined"
 
@@ -170,10 +176,10 @@ class SlabBusyError(SlabError):
     code = "slab_busy"
 
 
-class KeeperDeadError(OmniRLError, RuntimeError):
+class SlabOwnerDeadError(OmniRLError, RuntimeError):
     """The process that owns a run's slabs on a host is gone; the slabs are not, and another one adopts them."""
 
-    code = "keeper_dead"
+    code = "slab_owner_dead"
 
 
 class SourceError(OmniRLError, RuntimeError):
@@ -303,7 +309,7 @@ class RecordError(OmniRLError, ValueError):
 
 
 class RunPausedError(OmniRLError, RuntimeError):
-    """A watched run was to stop where the coordinator's verdict is `pause`, and it is."""
+    """A watched run was asked to stop where the coordinator's verdict is `pause`, and this step's verdict is."""
 
     code = "run_paused"
 
@@ -321,7 +327,7 @@ class ServiceError(OmniRLError, RuntimeError):
 
 
 def error_class(code: str) -> type[OmniRLError]:
-    """The class of a code; the root for a code of a newer version."""
+    """Return the class of a code, or the root class for a code that only a newer version knows."""
     waiting = [OmniRLError]
     while waiting:
         known = waiting.pop()

@@ -10,7 +10,7 @@ from llvmlite.binding import ffi
 def hide() -> None:
     """Make llvmlite's library handle (numba's) answer no special names.
 
-    At its start vLLM reads `__dict__` of every object in every module, and this one takes any name for a C function.
+    At its start vLLM reads `__dict__` of every object in every module, and this handle takes any name for a C function.
     """
     take_any = ffi._lib_wrapper.__getattr__
 

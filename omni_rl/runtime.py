@@ -1,8 +1,8 @@
-"""What a process of this project has in its environment before torch, transformers or vLLM is imported there.
+"""The environment variables that a process of this project has before torch, transformers or vLLM is imported there.
 
-No import sets it: whoever imports this package into a trainer or an engine of their own keeps their own environment.
-It is set where a process of ours begins: by the commands of `omni-rl` (`prepare`), and by Ray for an actor
-(`variables`, in `omni_rl.actors.share`). What cannot do without it asks (`require`).
+No import sets them: whoever imports this package into a trainer or an engine of their own keeps their own environment.
+They are set where a process of ours begins: by the commands of `omni-rl` (`prepare`), and by Ray for an actor
+(`variables`, in `omni_rl.actors.share`). Code that cannot do without them asks for them (`require`).
 """
 
 import os
@@ -13,7 +13,7 @@ from omni_rl.errors import ConfigError
 
 
 class Variable(NamedTuple):
-    """A variable's value, and why it has that one."""
+    """The value of an environment variable, and the reason why it has that one."""
 
     value: str
     reason: str
@@ -39,14 +39,15 @@ ENVIRONMENT = {
 
 
 def variables() -> dict[str, str]:
-    """The environment of an engine or a rank that this process starts; what is set in this process wins."""
+    """Return the environment of an engine or a rank that this process starts; a variable that is set in this process
+    wins."""
     return {name: os.environ.get(name, variable.value) for name, variable in ENVIRONMENT.items()}
 
 
 def prepare() -> None:
-    """Set what is missing in this process's own environment. Idempotent.
+    """Set the missing variables in this process's own environment. May be called again.
 
-    Raises `ConfigError` where something is missing and torch was imported before: it has read its settings by then.
+    Raises `ConfigError` where a variable is missing and torch was imported before: torch has read its settings by then.
     """
     missing = _missing()
     if missing and "torch" in sys.modules:
@@ -58,7 +59,7 @@ def prepare() -> None:
 
 
 def require(what: str) -> None:
-    """Raise `ConfigError` unless this process has the environment that `what` needs; another value than ours will do,
+    """Raise `ConfigError` unless this process has every variable that `what` needs. A value other than ours will do,
     since somebody chose it."""
     missing = _missing()
     if missing:

@@ -1,4 +1,4 @@
-"""The base of what actors are started with; importable without torch."""
+"""The base of the settings that actors are started with. It can be imported without torch."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -8,32 +8,36 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from omni_rl.errors import ConfigError
 
 DeviceKind = Literal["cpu", "cuda"]
-"""What the trainer computes on. cuda: a device for each rank."""
+"""The kind of device that the trainer computes on; with cuda, each rank has a device."""
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
-"""How a placement group deals actors to nodes, by Ray's names; the strict ones would rather not place them."""
+"""How a placement group deals actors to nodes, by Ray's names; the strict strategies place none if they cannot keep to
+it."""
 Transport = Literal["slab", "object_store", "vllm_nccl", "vllm_ipc"]
-"""How weights get to engines. slab: all of them map the one that the trainer fills, in the memory of one host.
-object_store: those on other hosts map slabs of their own, which get the weights through Ray's object store. vllm_nccl
-and vllm_ipc: vLLM's own weight transfer sends what the slab has from a CUDA device of its host to the engines'."""
+"""How weights get to the engines. slab: all engines map the slab that the trainer fills, in the memory of one host.
+object_store: engines on other hosts map slabs of their own, which get the weights through Ray's object store. vllm_nccl
+and vllm_ipc: vLLM's own weight transfer sends the slab's content from a CUDA device of its host to the devices of the
+engines."""
 TransferBackend = Literal["nccl", "ipc"]
 TRANSFERS: Mapping[Transport, TransferBackend] = {"vllm_nccl": "nccl", "vllm_ipc": "ipc"}
 """vLLM's name for the backend of each transport that is vLLM's own weight transfer."""
 WITHOUT_DEVICES = 'take the transport "slab" for one host, or "object_store" for several: neither needs a device'
-"""What to do where a transport of `TRANSFERS` cannot be used."""
+"""The advice of an error where a transport of `TRANSFERS` cannot be used."""
 
 Numerics = Literal["reference", "matched", "batch_invariant"]
 """What a trainer's forward computes with. reference: plain torch and compiled loops, on any machine. matched: vLLM's
-own CPU operators, one sequence after the other: bit for bit the logprobs of an engine's prefill. batch_invariant: the
-operators of a `batch_invariant` engine, bit for bit the logprobs that it samples with (docs/numerics.md)."""
+own CPU operators, one sequence after the other, whose logprobs equal those of an engine's prefill bit for bit.
+batch_invariant: the operators of a `batch_invariant` engine, whose logprobs equal those that it samples with bit for
+bit (docs/numerics.md)."""
 
 
 class NumericsSettings(BaseModel):
-    """What the policies compute in: `dtype` is that of the forward, `numerics` says by what the trainer computes it."""
+    """What the policies compute in: `dtype` is that of the forward, `numerics` says what the trainer computes it
+    with."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     numerics: Numerics = "reference"
-    """Of the trainer; matched: bit for bit an engine's prefill, with vLLM's own CPU operators. batch_invariant: bit for
-    bit what is sampled, in bfloat16; engines that are started beside it are batch-invariant too."""
+    """The trainer's numerics. matched: bit for bit an engine's prefill, with vLLM's own CPU operators. batch_invariant:
+    bit for bit what is sampled, in bfloat16; engines that are started beside it are batch-invariant too."""
 
     @model_validator(mode="after")
     def _invariant_in_bfloat16(self) -> Self:
@@ -48,13 +52,13 @@ class NumericsSettings(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """Every invalid setting by name, with what was given."""
+    """Return one text that lists every invalid setting by name, with what is wrong and what was given."""
     lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
     return "; ".join(lines)
 
 
 class StrictSettings(BaseModel):
-    """Frozen, without unknown names; what does not validate raises `ConfigError`."""
+    """Settings that are frozen and accept no unknown names. Values that do not validate raise `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,8 +1,8 @@
 """Lets PyPI's torchvision import beside a CPU build of torch.
 
-Its compiled operators were built for CUDA and do not load, but its fake kernels need the schemas of two of them to
-exist. transformers and vLLM import it, so that the rooms which import those install this first. A torchvision from
-PyTorch's CPU index loads its operators itself; then nothing is defined here.
+Torchvision's compiled operators were built for CUDA and do not load, but its fake kernels need the schemas of two of
+them to exist. transformers and vLLM import torchvision, so the rooms which import those call `install` first. A
+torchvision from PyTorch's CPU index loads its operators itself; then nothing is defined here.
 """
 
 import importlib.abc
@@ -14,13 +14,13 @@ from types import ModuleType
 
 
 def install() -> None:
-    """See to it that the schemas exist once somebody imports torchvision; imports nothing itself. Idempotent."""
+    """Have the schemas defined once somebody imports torchvision. Imports nothing itself, and may be called again."""
     if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing: it is asked before torchvision is imported, and goes."""
+    """A finder that finds nothing: Python asks it before torchvision is imported, and it removes itself then."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,9 +1,9 @@
-"""What verl loads through the entry point `verl.plugins` when it is imported, in every process of every run that this
-package is installed beside.
+"""verl loads this module through the entry point `verl.plugins` when it is imported, in every process of every run that
+this package is installed beside.
 
-Nearly all of those have nothing to do with us. So it imports the standard library alone, and does nothing unless
-`OMNI_RL_URL` names the coordinator that the run's steps are to be posted to, or `OMNI_RL_AGENT` asks for the agent, to
-which the run's updates are announced.
+Nearly all of those runs have nothing to do with us. So the module imports the standard library alone, and does nothing
+unless `OMNI_RL_URL` names the coordinator that the run's steps are to be posted to, or `OMNI_RL_AGENT` asks for the
+agent, to which the run's updates are announced.
 """
 
 import logging
@@ -14,8 +14,10 @@ AGENT = "OMNI_RL_AGENT"
 
 
 def install() -> None:
-    """Watch the run where `OMNI_RL_URL` asks for it, and announce its updates where `OMNI_RL_AGENT` does. A verl
-    without the places to look at is left as it is, with a warning."""
+    """Watch the run where `OMNI_RL_URL` asks for it, and announce its updates where `OMNI_RL_AGENT` does.
+
+    A version of verl without the functions that are watched is left as it is, with a warning.
+    """
     try:
         if os.environ.get(URL):
             from omni_rl.watch.verl import watch

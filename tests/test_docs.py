@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omni_rl import errors
 from omni_rl.cli import app
 from omni_rl.consistency import guidance
-from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.actions import CAUSES, Action, Cause
 from omni_rl.consistency.incidents import KINDS, IncidentKind
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import OmniRLError
@@ -69,7 +69,7 @@ def test_every_incidents_link_leads_to_a_section_with_its_remedy() -> None:
 
 def test_the_table_of_actions_is_the_codes() -> None:
     severities = (Severity.WARN, Severity.MASK, Severity.PAUSE)
-    wanted = {str(cause): [str(ACTIONS[cause, severity]) for severity in severities] for cause in Cause}
+    wanted = {str(cause): [str(CAUSES[cause].actions[severity]) for severity in severities] for cause in Cause}
     assert table("Actions") == wanted
     assert all(f"`{action}`:" in section("Actions") for action in Action)
 
@@ -80,7 +80,7 @@ def test_every_problem_code_says_what_to_do() -> None:
 
 
 def links() -> Iterator[tuple[Path, str, str]]:
-    for path in [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]:
+    for path in [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]:
         for match in LINK.finditer(path.read_text()):
             yield path, match[1], match[2] or ""
 

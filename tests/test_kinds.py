@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from omni_rl.bench.gpu.answers import OF_KIND
 from omni_rl.consistency.limits import LIMITS
 from omni_rl.kinds import KINDS, MIXED_STATE, MODALITIES, OVERALL, WITH_FLIPS, Kind
-from omni_rl.ledger.queries import BUCKETS
-from omni_rl.media.prompts import PLACEHOLDERS
-from omni_rl.media.samples import demo_prompts
+from omni_rl.ledger.queries import EVERY_KIND
+from omni_rl.media.formats import FORMATS
 from omni_rl.media.slots import _NEEDED
 from omni_rl.media.types import Prompt
 from omni_rl.replay.comparing import IF_OTHER
+from omni_rl.tasks.samples import demo_prompts
+from omni_rl_bench.gpu.answers import OF_KIND
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "omni_rl" / "kinds.py"
-SOURCES = ("omni_rl", "services", "tools", "deploy", "examples", "tests")
+SOURCES = ("omni_rl", "services", "bench", "tools", "deploy", "examples", "tests")
 A_LIST = set(MODALITIES)
 """A literal with all of these is the list anew; one with some of them is a choice."""
 BRACKETED = re.compile(r"[\[{(][^\[\]{}()]*[\]})]")
@@ -30,7 +30,7 @@ QUOTED = re.compile(r"""["'`](\w+)["'`]""")
 def test_the_list() -> None:
     assert KINDS == ("text", "image", "audio", "video", "mixed")
     assert MODALITIES == ("image", "audio", "video")
-    assert ("overall", *KINDS, "mixed_state", "with_flips") == BUCKETS
+    assert ("overall", *KINDS, "mixed_state", "with_flips") == EVERY_KIND
 
 
 def test_it_is_spelled_in_one_place() -> None:
@@ -49,7 +49,7 @@ def test_it_is_spelled_in_one_place() -> None:
     [
         'KINDS = ["text", "image", "audio", "video"]',
         'for kind in ("image", "audio", "video"): pass',
-        'Bucket = Literal["overall", "text", "image", "audio", "video"]',
+        'Shown = Literal["overall", "text", "image", "audio", "video"]',
         'def f(modality: Literal["image", "audio", "video"]): pass',
         'assert kinds == {"text", "image", "audio", "video", "mixed"}',
         '"text image audio video mixed".split()',
@@ -67,9 +67,11 @@ def test_a_second_list_in_a_script_would_be_seen(script: str) -> None:
 
 
 def test_what_differs_by_kind_knows_each() -> None:
-    by_modality: list[Mapping[Any, Any]] = [PLACEHOLDERS, _NEEDED, IF_OTHER, Prompt("p", "").media]
+    by_modality: list[Mapping[Any, Any]] = [_NEEDED, IF_OTHER]
     assert [tuple(sorted(known)) for known in by_modality] == [tuple(sorted(MODALITIES))] * len(by_modality)
-    assert tuple(OF_KIND) == KINDS
+    assert tuple(OF_KIND) == ("text", *MODALITIES, "mixed")
+    assert tuple(FORMATS) == tuple(Prompt("p", "").media) == KINDS[1:-1]
+    assert all(vars(Prompt("p", ""))[known.field] == () for known in FORMATS.values())
     assert {bucket for limits in LIMITS.values() for bucket in limits} <= {OVERALL, MIXED_STATE, WITH_FLIPS, *KINDS}
 
 
@@ -77,7 +79,8 @@ def test_what_differs_by_kind_knows_each() -> None:
 def test_a_prompt_is_of_the_kind_of_its_media(kind: Kind) -> None:
     (prompt,) = demo_prompts(kind, 1, 0)
     assert prompt.kind == kind
-    assert tuple(modality for modality, items in prompt.media.items() if items) == OF_KIND[kind]
+    held = tuple(kind for kind, items in prompt.media.items() if items)
+    assert held == {"text": (), "mixed": MODALITIES}.get(kind, (kind,))
 
 
 def spelled(source: str) -> Iterator[int]:

@@ -2,11 +2,11 @@
 
 `sudo python tools/clean_root.py DIRECTORY` makes a root with debootstrap and a copy of it for each stage that the CPU
 image is made of, carries out their instructions in chroot, and runs checks in the result as the image's user. Needs
-root, debootstrap, 9 GB of disk, and some ten minutes. What pip is to be told on this machine (a mirror) goes in as
-pip's own environment variables, and a folder of wheels with `--mount`. The base image is Debian's Python of the same
-minor version: a container engine would take the official image's.
+root, debootstrap, 9 GB of disk, and some ten minutes. Settings of pip for this machine (a mirror) go in as pip's own
+environment variables, and a folder of wheels with `--mount`. The base image is Debian's Python of the same minor
+version: a container engine would take the official image's.
 
-With `--light` it carries out no stage: it installs the wheel of `make wheel` with pip, as somebody would who has Python
+With `--light` it carries out no stage: it installs the wheel of `make wheel` with pip, as a user would who has Python
 alone, and serves, posts, watches and judges there (a minute, 1 GB).
 """
 
@@ -28,7 +28,7 @@ DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 TARGET = "cpu"
 SUITE, BASE = "bookworm", "base"
 PYTHON = "python3,python3-venv,python-is-python3,ca-certificates"
-"""What the base image has, of Debian's packages."""
+"""The Debian packages that the base image has."""
 SERVE = """
 echo '{"port": 8491, "ledger": "sqlite:////tmp/ledger.db", "media": {"directory": "/tmp/media"}}' > /tmp/settings.json
 python -m omni_rl_services.coordinator /tmp/settings.json & server=$!
@@ -38,7 +38,7 @@ for _ in $(seq 60); do
 done
 exit 1
 """
-"""The coordinator answers, alone."""
+"""A script that starts the coordinator alone and asks it for an answer."""
 CHECKS = ("omni-rl --version", "omni-rl doctor", "python -c 'import torch, vllm, ray'", SERVE)
 LIGHT = (
     "python -m venv /opt/alone && /opt/alone/bin/pip install --quiet /opt/light/*.whl",
@@ -47,13 +47,13 @@ LIGHT = (
     "cd /tmp && /opt/alone/bin/python /opt/light/light_session.py /opt/light/examples /tmp/light",
     "du -sm /opt/alone",
 )
-"""What is run after the wheel, the examples and the session of the tests are in /opt/light."""
+"""The commands that run after the wheel, the examples and the session of the tests are in /opt/light."""
 HOST = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass
 class Stage:
-    """A root, and what its instructions have set so far."""
+    """A stage of the image: its root, and what its instructions have set so far."""
 
     root: Path
     environment: dict[str, str] = field(
@@ -132,13 +132,13 @@ def light(root: Path, folders: Sequence[Path]) -> None:
 
 
 def instructions(text: str) -> list[str]:
-    """Without comments, each on one line."""
+    """Return the instructions without comments, each on one line."""
     kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     return [line for line in re.sub(r"\\\n\s*", " ", kept).splitlines() if line]
 
 
 def needed(lines: Sequence[str], target: str) -> dict[str, list[str]]:
-    """The instructions of the stages that `target` copies from, and its own, by name."""
+    """Return the instructions of the stages that `target` copies from, and its own, by name."""
     stages: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith("FROM "):
@@ -174,7 +174,7 @@ def perform(stage: Stage, line: str, stages: Mapping[str, Stage]) -> None:
 
 
 def copy(source: Path, target: Path, *, into: bool) -> None:
-    """As COPY does: a folder's content into a folder, a file to a name or into a folder."""
+    """Copy as COPY does: a folder's content into a folder, a file to a name or into a folder."""
     if source.is_dir():
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, ignore=ignored)

@@ -2,9 +2,10 @@
 
     python tools/frameworks.py trl verl
 
-prints the Python of each. An environment holds what the framework's lock names, without what those packages ask for:
-torch, vLLM, transformers and this package come from the project's environment, which is the one that runs this. It is
-made once, in `.frameworks/` or where OMNI_RL_FRAMEWORKS says, and again when its lock or the project's changes.
+prints the Python of each; `mutants` is Cosmic Ray's, for tools/mutants.py. An environment holds what the framework's
+lock names, without what those packages ask for: torch, vLLM, transformers and this package come from the project's
+environment, which is the one that runs this. It is made once, in `.frameworks/` or where OMNI_RL_FRAMEWORKS says, and
+again when its lock or the project's changes.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements"
-KNOWN = ("trl", "verl")
+KNOWN = ("trl", "verl", "nemo_automodel", "mutants")
 HOME = Path(os.environ.get("OMNI_RL_FRAMEWORKS", ROOT / ".frameworks"))
 
 
@@ -29,7 +30,7 @@ class FrameworkError(Exception):
 
 
 def python(framework: str) -> Path:
-    """Returns the Python of a framework's environment, which is made first where it is not there.
+    """Return the Python of a framework's environment, which is made first where it is not there.
 
     Raises:
         FrameworkError: the packages could not be had.
@@ -39,7 +40,7 @@ def python(framework: str) -> Path:
     digest = hashlib.sha256(f"{sys.version}\n{project}\n{lock.read_text()}".encode())
     directory = HOME / f"{framework}-{digest.hexdigest()[:12]}"
     HOME.mkdir(parents=True, exist_ok=True)
-    # Tests in several processes want it at once; the first makes it.
+    # Tests in several processes want the environment at once; the first makes it.
     with (HOME / f"{framework}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not (directory / "ready").exists():
@@ -53,13 +54,13 @@ def _make(directory: Path, lock: Path, project: str) -> None:
     packages = _packages(directory)
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     command += ["--no-deps", "--require-hashes"]
-    # Into a directory of its own: pip would take what the project's environment has for installed.
+    # Installed into a directory of its own: pip would take what the project's environment has for installed.
     done = subprocess.run([*command, "--target", str(packages), "-r", str(lock)], capture_output=True, text=True)
     if done.returncode:
         raise FrameworkError(f"the packages of {lock} could not be installed:\n{done.stderr[-2000:]}")
     # Some wheels hold a package `tests` of their own, which would hide the checkout's.
     shutil.rmtree(packages / "tests", ignore_errors=True)
-    # Behind the framework's own packages; a plain path would leave out the `.pth` files that lie there.
+    # The project's packages come behind the framework's own; a plain path would leave out their `.pth` files.
     (packages / "project.pth").write_text(f"import site; site.addsitedir({project!r})\n")
     # Every process that a vLLM starts imports torchvision, whose PyPI build needs its schemas before.
     schemas = (ROOT / "omni_rl" / "torchvision_schemas.py").read_text()

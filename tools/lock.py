@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "cpu.lock"
-FRAMEWORKS = [ROOT / "requirements" / f"{name}.lock" for name in ("trl", "verl")]
+FRAMEWORKS = sorted(set(LOCK.parent.glob("*.lock")) - {LOCK})
 UV = "uv==0.13.9"
 BUILD = ["hatchling==1.28.0", "editables"]
 LEFT_OUT = {

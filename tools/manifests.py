@@ -1,8 +1,8 @@
-"""Hold deploy/kuberay against the schemas of what it describes: `python tools/manifests.py --crd FILE... [--core DIR]`.
+"""Checks deploy/kuberay against published schemas: `python tools/manifests.py --crd FILE... [--core DIR]`.
 
 FILE: resource definitions, as KubeRay (`ray-operator/config/crd/bases`) and the Prometheus operator
 (`example/prometheus-operator-crd`) publish them. DIR: Kubernetes' own schemas, one file a kind, as the package
-`kubernetes-validate` has them (`kubernetes-json-schema/v1.34.0-local-strict`). They are not ours to keep a copy of.
+`kubernetes-validate` has them (`kubernetes-json-schema/v1.34.0-local-strict`). The schemas are not in this repository.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from referencing.jsonschema import DRAFT4
 
 MANIFESTS = Path(__file__).parents[1] / "deploy" / "kuberay"
 Schemas = dict[tuple[str, str], dict[str, Any]]
-"""By `apiVersion` and `kind`."""
+"""Schemas by `apiVersion` and `kind`."""
 
 
 def main() -> int:
-    """0: all are valid; 1: something is not, or no schema says."""
+    """Return 0 if all manifests are valid; 1 if one is not, or has no schema."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crd", type=Path, nargs="+", required=True)
     parser.add_argument("--core", type=Path)
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def manifests(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every document but kustomize's own, which no cluster sees."""
+    """Yield every document but kustomize's own, which no cluster sees."""
     for path in sorted(directory.glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             if document and document["kind"] != "Kustomization":
@@ -51,7 +51,7 @@ def manifests(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def resource_definitions(path: Path) -> Schemas:
-    """Of every version that a file's definitions serve."""
+    """Return the schemas of every version that a file's definitions serve."""
     return {
         (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): closed(
             version["schema"]["openAPIV3Schema"], top=True
@@ -64,7 +64,7 @@ def resource_definitions(path: Path) -> Schemas:
 
 
 def closed(schema: Any, *, top: bool = False) -> Any:
-    """A definition's schema as JSON Schema, with fields refused that it does not name: a cluster drops them in silence.
+    """Return a definition's schema as JSON Schema, with unnamed fields refused: a cluster drops them in silence.
 
     `metadata` is Kubernetes' own and left open, as definitions leave it.
     """
@@ -83,7 +83,7 @@ def closed(schema: Any, *, top: bool = False) -> Any:
 
 
 def core_schema(directory: Path | None, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """Kubernetes' own of a kind: deployment-apps-v1.json, service-v1.json."""
+    """Return Kubernetes' own schema of a kind, which is in deployment-apps-v1.json, service-v1.json and so on."""
     if directory is None:
         return None
     *group, version = manifest["apiVersion"].split("/")

@@ -1,6 +1,6 @@
 """Writes docs/rest.md from the OpenAPI document, docs/configuration.md from the settings' classes, the tables of
-docs/scale.md from the cost model and those of docs/numerics.md from the benchmark, and the sections of causes in
-docs/operating.md from the table that incidents take their remedies from."""
+docs/scale.md from the cost model and those of docs/numerics.md from the benchmark, the sections of causes and their
+actions in docs/operating.md from the table of causes, and the metrics of docs/concepts.md from what is kept of them."""
 
 import ast
 import inspect
@@ -24,23 +24,26 @@ from omni_rl_services.coordinator.settings import (
     TokenEntry,
     WandbSettings,
 )
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.config import DemoSettings
-from omni_rl.consistency.guidance import OF_CAUSE, OF_KIND, Guidance
+from omni_rl.consistency.actions import CAUSES
+from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.guidance import OF_KIND
+from omni_rl.consistency.limits import Severity
 from omni_rl.plan.cases import cases
 from omni_rl.plan.links import H100
-from omni_rl.plan.measured import Measured
+from omni_rl.plan.measured import Measured, published
 from omni_rl.plan.model import PlanSettings, plan
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.runtime import ENVIRONMENT
 from omni_rl.service.settings import ServeSettings, UpSettings
-from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from omni_rl.train.settings import TrainSettings
-from omni_rl.vllm_plugin import SUPPORTED
+from omni_rl.vllm_engine import SUPPORTED
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = {
@@ -51,6 +54,7 @@ VARIABLES = {
     "OMNI_RL_CA_FILE": "Certificates (PEM) that vouch for an https address that no public authority vouches for",
     "OMNI_RL_RUN": "The run whose policies a job attaches to; the name under which a watched run posts",
     "OMNI_RL_ATTEMPT": "The attempt's number of a watched run of several processes without a process group",
+    "OMNI_RL_PICTURES": "0: the pictures of prompts are not uploaded",
     "OMNI_RL_STRICT": "1: a watched run waits for each step's verdict, and stops where it is `pause`",
     "OMNI_RL_CORRECT": "The method by which a watched verl run weighs its tokens, such as tis; none without it",
     "OMNI_RL_TIS_FUNCTION": "The custom TIS function that a watched Miles or slime run would name itself",
@@ -60,10 +64,10 @@ VARIABLES = {
     "OMNI_RL_AGENT": "A coordinator's address, or 1 for `OMNI_RL_URL`'s: any vLLM tells it what weight updates do",
     "OMNI_RL_AGENT_ENGINE": "The engine's name to the agent; the default is made of its host and start",
     "OMNI_RL_AGENT_EVERY": "Model executions after which the agent looks at the weights unasked: 1000; 0: never",
-    "OMNI_RL_ENGINE": "1: vLLM is taught Nemotron Omni; our engine sets it for the processes that vLLM starts",
+    "OMNI_RL_ENGINE": "1: vLLM is taught the model families; our engine sets it for the processes that vLLM starts",
     "OMNI_RL_SERVICE": "Set by `omni-rl up`, which knows its processes by it",
 }
-"""What the package reads or sets; tests/test_docs.py holds it against the code."""
+"""The environment variables that the package reads or sets; tests/test_docs.py compares them with the code."""
 PLUGIN = """
 vLLM finds our plug-in through the entry point `vllm.general_plugins`, in every process of every vLLM that this package
 is installed beside. It imports the standard library alone, sets nothing, and returns at once unless `OMNI_RL_ENGINE=1`
@@ -120,37 +124,46 @@ def main() -> None:
 
 
 def documents() -> dict[str, str]:
-    """What `docs` is to have, by the file's name."""
+    """Return what `docs` must contain, by the file's name."""
     return {
         "rest.md": rest(),
         "configuration.md": configuration(),
         "scale.md": scale(),
         "numerics.md": numerics(),
         "operating.md": operating(),
+        "concepts.md": concepts(),
     }
 
 
 def operating() -> str:
-    """The guide with a section for every cause, and for every kind of incident that has none."""
-    before, rest_of_page = (DOCS / "operating.md").read_text().split(START)
-    lines = [""]
-    for cause, guidance in OF_CAUSE.items():
-        lines += _guidance(str(cause), guidance)
-    lines += ["## Incidents without a cause", ""]
+    """Return the guide with a section for every cause, and for every kind of incident that has none."""
+    sections = []
+    for cause, guide in CAUSES.items():
+        sections += _guidance(str(cause), guide.meaning, guide.remedy)
+    sections += ["## Incidents without a cause", ""]
     for kind, guidance in OF_KIND.items():
-        lines += _guidance(kind, guidance)
-    return f"{before}{START}" + "\n".join(lines) + f"{END}{rest_of_page.split(END)[1]}"
+        sections += _guidance(kind, guidance.meaning, guidance.remedy)
+    severities = (Severity.WARN, Severity.MASK, Severity.PAUSE)
+    actions = [_row("cause", *(severity.label for severity in severities)), "|---" * (1 + len(severities)) + "|"]
+    actions += [_row(f"`{cause}`", *(guide.actions[one] for one in severities)) for cause, guide in CAUSES.items()]
+    return _filled("operating.md", sections, actions)
 
 
-def _guidance(name: str, guidance: Guidance) -> list[str]:
-    return [f"### {name}", "", *_wrapped(f"{guidance.meaning}\n\n**What to do:** {guidance.remedy}")]
+def _guidance(name: str, meaning: str, remedy: str) -> list[str]:
+    return [f"### {name}", "", *_wrapped(f"{meaning}\n\n**What to do:** {remedy}")]
+
+
+def concepts() -> str:
+    """Return the page with what each metric is."""
+    meanings = _attribute_docstrings(Metrics).items()
+    rows = [_row(f"`{name}`", meaning.removesuffix(".")) for name, meaning in meanings]
+    return _filled("concepts.md", ["| name | what |", "|---|---|", *rows])
 
 
 def scale() -> str:
-    """The page with its tables as the committed results have them."""
-    before, rest_of_page = (DOCS / "scale.md").read_text().split(START)
-    measured = Measured.read(ROOT / "bench")
-    lines = ["", "## Measured here, and what the model says", "", "| | measured | model | |", "|---|---|---|---|"]
+    """Return the page with its tables as the committed results have them."""
+    measured = Measured.read(published())
+    lines = ["## Measured here, and what the model says", "", "| | measured | model | |", "|---|---|---|---|"]
     for case in cases(measured):
         lines.append(_row(case.name, f"{case.measured:.3f} s", f"{case.predicted:.3f} s", f"{case.error:+.0%}"))
     lines += ["", "## Estimates, at best / as built, in seconds", ""]
@@ -161,14 +174,13 @@ def scale() -> str:
     lines.append(_row("generation stands still", *("{:.1f} / {:.1f}".format(*found.stall) for found in plans)))
     for rooms in zip(*(found.rooms for found in plans), strict=True):
         lines.append(_row(f"{rooms[0].what}, GB", *(f"{room.needed / 1e9:.0f}" for room in rooms)))
-    return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
+    return _filled("scale.md", lines)
 
 
 def numerics() -> str:
-    """The page with its tables as `omni-rl bench agreement` measured them."""
-    before, rest_of_page = (DOCS / "numerics.md").read_text().split(START)
+    """Return the page with its tables as `omni-rl bench agreement` measured them."""
     results = json.loads((ROOT / "bench/agreement.json").read_text())["results"]
-    lines = ["", "Mean abs d in nats, over all kinds of prompt that a side can score; the probe's is the largest.", ""]
+    lines = ["Mean abs d in nats, over all kinds of prompt that a side can score; the probe's is the largest.", ""]
     lines += [
         _row("", "canonical probe, prefill", "sampled, prefill", "sampled, decode", "tokens/s, scoring / learning")
     ]
@@ -203,11 +215,19 @@ def numerics() -> str:
         apart = [f"{engine[f'prefill_against_decode_{figure}']:.2g}" for figure in ("mean", "max")]
         speeds = [f"{engine[f'{work}_tokens_per_second']:,.0f}" for work in ("sampled", "scored")]
         lines.append(_row(f"`{name}`", *apart, *speeds))
-    return f"{before}{START}" + "\n".join(lines) + f"\n\n{END}{rest_of_page.split(END)[1]}"
+    return _filled("numerics.md", lines)
+
+
+def _filled(name: str, *blocks: list[str]) -> str:
+    """Return a page with new lines in each of its marked places, in order."""
+    page, *places = (DOCS / name).read_text().split(START)
+    for lines, place in zip(blocks, places, strict=True):
+        page += f"{START}\n" + "\n".join(lines).rstrip() + f"\n\n{END}{place.split(END)[1]}"
+    return page
 
 
 def _mean(kinds: dict[str, dict[str, float]]) -> float:
-    """Over all tokens of all kinds."""
+    """Return the mean over all tokens of all kinds."""
     tokens = sum(figures["tokens"] for figures in kinds.values())
     return sum(figures["tokens"] * figures["logprob_abs_diff_mean"] for figures in kinds.values()) / tokens
 
@@ -267,13 +287,13 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "its own"
     if isinstance(value, Path):
-        # The package's own files lie elsewhere on every machine.
+        # The package's own files are in another place on every machine.
         return f"`{value.relative_to(ROOT) if value.is_relative_to(ROOT) else value}`"
     return f"`{value!r}`"
 
 
-def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The strings that follow fields in a class, its own or inherited, by the field."""
+def _attribute_docstrings(model: type) -> dict[str, str]:
+    """Return the strings that follow fields in a class, its own or inherited, by the field."""
     bases = [base for base in model.__bases__ if issubclass(base, BaseModel) and base is not BaseModel]
     found = {name: note for base in bases for name, note in _attribute_docstrings(base).items()}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
@@ -308,7 +328,7 @@ def rest() -> str:
         for method, operation in methods.items()
     ]
     for path, method, operation in operations:
-        first = operation["description"].split("\n")[0]
+        first = " ".join(operation["description"].split()).split(". ")[0].removesuffix(".") + "."
         lines.append(_row(f"`{method.upper()} {path}`", first, scopes.get((path, method), "no token")))
     lines.append("")
     for path, method, operation in operations:
@@ -367,7 +387,7 @@ def _schema(name: str, schema: dict[str, Any]) -> list[str]:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A schema in a few words, with links to those that have a name."""
+    """Describe a schema in a few words, with links to those that have a name."""
     if "$ref" in schema:
         return _link(schema["$ref"].rpartition("/")[2])
     for choice in ("anyOf", "oneOf"):
@@ -398,7 +418,7 @@ def _row(*cells: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Paragraphs of lines that fit the repository's width, each followed by an empty line."""
+    """Return paragraphs of lines that fit the repository's width, each followed by an empty line."""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
     return [line for part in paragraphs for line in (*textwrap.wrap(part, 120, break_on_hyphens=False), "")]
 

@@ -33,7 +33,8 @@ JOB = (f"run={RUN}", f"steps={STEPS}", "dtype=bfloat16", "prompts=8", "group=4",
 
 
 class Shot(NamedTuple):
-    """`panel`: of the one with this in its heading alone; without it what is on screen first."""
+    """A picture to take. `panel` is the panel with this text in its heading; without it, the picture is what is on
+    screen first."""
 
     name: str
     view: str
@@ -75,8 +76,8 @@ def main() -> int:
 
 @contextmanager
 def demo(folder: Path) -> Iterator[tuple[str, str]]:
-    """The address of a demo that is over and stays up, and its run."""
-    # A shell's background job ignores it, and so would the demo, which is to end by it.
+    """Yield the address of a demo that is over and stays up, and its run."""
+    # A shell's background job ignores this signal, and so would the demo, which must end by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [OMNI_RL, "demo", "--serve", "--dtype", "bfloat16", "--out", str(folder)]
     any_port = {**os.environ, "OMNI_RL_DEMO__PORT": "0"}
@@ -96,7 +97,7 @@ def demo(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def service(folder: Path) -> Iterator[tuple[str, str]]:
-    """The address of a service with a short job's run and three checks in it, and its owner's token."""
+    """Yield the address of a service with a short job's run and three checks in it, and its owner's token."""
 
     def ask(*arguments: str) -> None:
         subprocess.run([OMNI_RL, *arguments, "--directory", str(folder)], check=True)

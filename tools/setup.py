@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def fingerprint() -> str:
-    """What the environment was made from. A moved checkout counts: the package is installed in place."""
+    """Return what the environment was made from. A moved checkout counts: the package is installed in place."""
     digest = hashlib.sha256(f"{sys.version}\n{ROOT}\n".encode())
     for path in (LOCK, ROOT / "pyproject.toml", Path(__file__)):
         digest.update(path.read_bytes())
@@ -76,7 +76,7 @@ def step(name: str, action: Callable[[], None]) -> None:
 
 
 def locked() -> tuple[str, list[str]]:
-    """torch's pin, and the others with their hashes, which are lines of their own behind a backslash."""
+    """Return torch's pin, and the others with their hashes, which are lines of their own behind a backslash."""
     text = "\n".join(line for line in LOCK.read_text().splitlines() if line and not line.startswith("#"))
     pins = text.replace("\\\n", "").splitlines()
     torch = next(pin for pin in pins if pin.startswith("torch=="))

@@ -109,7 +109,7 @@ ROWS: dict[str, list[Panel]] = {
         number(
             "Quarantined or dead",
             "Engines and trainers that do not answer, or whose weights could not be proven.",
-            'sum(omni_rl_cluster_members{state=~"quarantined|dead"}) or vector(0)',
+            'sum(omni_rl_cluster_members{state=~"quarantined|dead|stopped"}) or vector(0)',
             bad=1,
         ),
         number(

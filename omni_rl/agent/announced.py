@@ -1,4 +1,5 @@
-"""The trainer's newest update, for an agent in the same process: which then knows what its engine is to hold."""
+"""Holds the number of the trainer's newest update for an agent in the same process, which then knows what its engine
+must hold."""
 
 _newest: int | None = None
 
@@ -10,5 +11,6 @@ def announce(number: int) -> None:
 
 
 def newest() -> int | None:
-    """The number of the trainer's newest update, if the trainer is in this process."""
+    """Return the number of the trainer's newest update; None if the trainer is not in this process or has announced
+    none."""
     return _newest

@@ -1,4 +1,4 @@
-"""Fingerprints as they are sent."""
+"""Turns fingerprints into the bodies that are sent to the coordinator."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from omni_rl.agent.workers import WorkerParts
 from omni_rl.api.updates import MAX_NAMED, MAX_PARTS, Adapter, AnnouncementBody, HeldPart, Sum
 
 Sums = dict[str, tuple[Fingerprint, ...]]
-"""Parts by name, each in one or several dtypes."""
+"""The parts of a model by name, each with fingerprints in one or several dtypes."""
 
 
 class AdapterSums(NamedTuple):
-    """A LoRA adapter: rank, the modules' last names, the norm of all its matrices together, and fingerprints of each A
-    and scaled B."""
+    """A LoRA adapter: its rank, the last names of the modules that it adapts, the norm of all its matrices together,
+    and fingerprints of each A and scaled B."""
 
     name: str
     rank: int
@@ -25,18 +25,19 @@ class AdapterSums(NamedTuple):
 
 
 def sum_body(one: Fingerprint) -> Sum:
-    """One fingerprint."""
+    """Return the body of one fingerprint."""
     return Sum(one.dtype, one.elements, f"{one.hashes:016x}", one.squares, one.nonfinite)
 
 
 def adapter_body(one: AdapterSums) -> Adapter:
-    """An adapter's fingerprints."""
+    """Return the body of an adapter's fingerprints."""
     parts = {name: tuple(map(sum_body, sums)) for name, sums in one.parts.items()}
     return Adapter(name=one.name, rank=one.rank, targets=one.targets[:MAX_NAMED], norm=one.norm, parts=parts)
 
 
 def held_parts(worker: WorkerParts) -> dict[str, HeldPart]:
-    """A worker's parts; of more than a body takes, those of experts are added up."""
+    """Return a worker's parts as a receipt has them; where they are more than a body takes, those of experts are added
+    up."""
     if len(worker.parts) > MAX_PARTS:
         worker = summed.of_worker(worker)
     changed = worker.parts.keys() if worker.changed is None else worker.changed
@@ -51,9 +52,11 @@ def announcement(
     engines: tuple[str, ...] = (),
     session: str = "",
 ) -> AnnouncementBody:
-    """What a trainer says of its weights before it sends them. `at`: Unix seconds, else now. `session`: a name of this
-    start of the trainer, where another may number its updates from the first again. Of more parts than a body takes,
-    those of experts are added up."""
+    """Return what a trainer says of its weights before it sends them.
+
+    `at` is in Unix seconds; None: now. `session` names this start of the trainer, since another start may number its
+    updates from the first again. Where the parts are more than a body takes, those of experts are added up.
+    """
     if len(sums) > MAX_PARTS:
         sums = summed.announced(sums)
     return AnnouncementBody(

@@ -1,20 +1,22 @@
-"""The trainer's LoRA adapters against those that an engine's workers have loaded."""
+"""Compares the trainer's LoRA adapters with those that an engine's workers have loaded."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from omni_rl.agent.columns import SumColumns
 from omni_rl.agent.comparison import Announced
 from omni_rl.agent.faults import UpdateFault
 from omni_rl.agent.names import canonical
 from omni_rl.consistency.actions import Cause
+from omni_rl.counting import counted
 
 
 class Loaded(NamedTuple):
-    """An adapter, here or there. `norm`: of all its matrices together."""
+    """An adapter of the trainer or of a worker. `norm` is that of all its matrices together."""
 
     name: str
     norm: float
-    parts: Announced
+    parts: SumColumns
 
 
 Adapters = Mapping[str, Loaded]
@@ -23,7 +25,11 @@ Adapters = Mapping[str, Loaded]
 def adapters(
     update: int, ours: Adapters, workers: Mapping[int, Adapters], earlier: Mapping[int, Adapters]
 ) -> list[UpdateFault]:
-    """What is wrong with the adapters of an engine. `workers`: each worker's; `earlier`: the trainer's, by update."""
+    """Return what is wrong with the adapters of an engine.
+
+    `workers` has the adapters of each worker, by its number; `earlier` those of the trainer's earlier updates, by
+    number.
+    """
     return [one for name, adapter in ours.items() for one in _adapter(update, name, adapter, workers, earlier)]
 
 
@@ -39,7 +45,7 @@ def _adapter(
         else:
             said = f"adapter `{name}` is not loaded"
         if len(missing) < len(workers):
-            said += f" in {len(missing)} of {len(workers)} workers"
+            said += f" in {len(missing)} of {counted(len(workers), 'worker')}"
         yield UpdateFault(Cause.STALE_WEIGHTS, f"update {update}: {said}", key=said)
         return
     for theirs in workers.values():
@@ -62,6 +68,9 @@ def _wrong(theirs: Loaded, ours: Loaded, earlier: Mapping[int, Loaded | None]) -
     if unheard:
         return Cause.CORRUPT_WEIGHTS, f"lacks {len(unheard)} of {len(mine)} matrices, {unheard[0]} first"
     off = [part for part in mine if not mine[part] & held[part]]
+    if not off:
+        strange = [part for part in held if part not in mine]
+        return Cause.CORRUPT_WEIGHTS, f"has {len(strange)} matrices that the trainer's has not, {strange[0]} first"
     second = [part for part in mine if part.endswith("lora_B")]
     if off and set(off) <= set(second):
         zero = all(one.vanishes for part, sums in theirs.parts.items() if part.endswith("lora_B") for one in sums)

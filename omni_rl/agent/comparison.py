@@ -1,27 +1,32 @@
-"""A trainer's fingerprints against those of an engine's workers: equal, different, or not comparable, part by part."""
+"""Compares a trainer's fingerprints with those of an engine's workers: equal, different, or not comparable, part by
+part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from omni_rl.agent import summed
 from omni_rl.agent.fingerprint import Fingerprint, total
 from omni_rl.agent.names import Renames, members
 from omni_rl.agent.workers import Disagreement, EngineParts, WorkerParts
+from omni_rl.counting import counted
+from omni_rl.once import once
 
 ROUNDED = "~"
-"""Between two dtypes in a fingerprint's: values of the first that were rounded to the second on the way."""
+"""The sign between two dtypes in a fingerprint's dtype: values of the first that were rounded to the second on the
+way."""
 Announced = Mapping[str, Sequence[Fingerprint]]
-"""A trainer's parts, each in several dtypes."""
+"""A trainer's parts, each with fingerprints in several dtypes."""
 NO_PART = "the engine has no part of that name"
 
 
 @dataclass(frozen=True)
 class Different:
-    """A part that the engine holds otherwise than the trainer. `is_of`: the trainer's earlier update whose part it is;
-    `is_part`: another part of the trainer's that it is; `rounded`: the dtype that its values went through; `workers`:
-    those that alone are off, if only some are; `kept`: they have what they had before the update; `touched`: something
-    of it was changed by the update."""
+    """A part that the engine holds otherwise than the trainer.
+
+    `is_of` is the trainer's earlier update whose part it is; `is_part` is another part of the trainer's that it is;
+    `rounded` is the dtype that its values went through. `workers` are those that alone are off, if only some are;
+    `kept`: these workers hold what they held before the update. `touched`: the update changed something of the part.
+    """
 
     name: str
     zero: bool = False
@@ -36,7 +41,7 @@ class Different:
 
 @dataclass
 class Comparison:
-    """By the engine's name: parts that are equal, those that differ, and why the others are not comparable."""
+    """The parts that are equal, those that differ, and why the others are not comparable, by the engine's names."""
 
     equal: set[str] = field(default_factory=set)
     different: list[Different] = field(default_factory=list)
@@ -49,12 +54,15 @@ def compare(
     renames: Renames,
     earlier: Mapping[int, Announced] | None = None,
 ) -> Comparison:
-    """Compare every part of the trainer's. `earlier`: its announcements before this one, by number, which tell a stale
-    part from a wrong one. Parts that only the engine has are left out: they are nobody's weights, or frozen ones."""
+    """Compare every part of the trainer's with the engine's.
+
+    `earlier` has the announcements before this one, by number, which tell a stale part from a wrong one. Parts that
+    only the engine has are left out: they are nobody's weights, or frozen ones.
+    """
     earlier = earlier or {}
     told = (announced, *earlier.values(), *(worker.parts for worker in workers))
     if any(summed.is_summed(parts) for parts in told):
-        # A side that has more parts than a body takes told of its experts layer by layer: so does the other now.
+        # A side with more parts than a body takes reports sums over experts: the other side is summed to compare.
         announced = summed.announced(announced)
         earlier = {number: summed.announced(parts) for number, parts in earlier.items()}
         workers = [summed.of_worker(worker) for worker in workers]
@@ -62,7 +70,8 @@ def compare(
 
 
 class _Comparer:
-    """`theirs`: the trainer's names for each of the engine's parts: one, or those that are fused in it."""
+    """The comparison of one announcement. `theirs` has the trainer's names for each of the engine's parts: one name, or
+    those that are fused in the part."""
 
     def __init__(
         self, announced: Announced, engine: EngineParts, renames: Renames, earlier: Mapping[int, Announced]
@@ -78,7 +87,7 @@ class _Comparer:
                 self.theirs.setdefault(key, []).append(name)
 
     def result(self) -> Comparison:
-        """Every part, compared."""
+        """Compare every part and return the result."""
         for key, names in self.theirs.items():
             self._compare(key, names)
         for name, why in self.found.opaque.items():
@@ -92,9 +101,9 @@ class _Comparer:
         if (why := self.engine.why_not(key)) is not None:
             opaque[key] = why
         elif len(names) > 1 and len(names) != len(members(key)):
-            opaque[key] = "the trainer told of some of what is fused in it"
+            opaque[key] = "the trainer announced only some of the parts that are fused in it"
         elif not wanted:
-            opaque[key] = "the trainer told of what is fused in it in several dtypes"
+            opaque[key] = "the trainer announced the parts that are fused in it in different dtypes"
         else:
             held = self.engine.sum_of(key, wanted)
             mine = next((one for one in wanted if isinstance(held, Fingerprint) and one.dtype == held.dtype), None)
@@ -104,11 +113,11 @@ class _Comparer:
                 opaque[key] = held
             elif mine is None:
                 dtypes = ", ".join(sorted(one.dtype for one in wanted if ROUNDED not in one.dtype))
-                opaque[key] = f"the engine holds {held.dtype}, the trainer told of {dtypes}"
+                opaque[key] = f"the engine holds {held.dtype}, the trainer announced {dtypes}"
             elif mine.hashes == held.hashes and held.elements >= mine.elements:
                 self.found.equal.add(key)  # elements beyond the trainer's are zeros that fill up
             elif held.elements != mine.elements:
-                opaque[key] = f"the engine holds {held.elements} elements, the trainer {mine.elements}"
+                opaque[key] = f"the engine holds {counted(held.elements, 'element')}, the trainer {mine.elements}"
             else:
                 self.found.different.append(self._different(key, names, held, wanted))
 
@@ -123,11 +132,11 @@ class _Comparer:
         return Different(key, held.vanishes, held.nonfinite, rounded, is_of, is_part, workers, touched=touched)
 
     def _part_that_is(self, sums: Sequence[Fingerprint], but: str) -> str | None:
-        """Another part of the trainer's that has the same elements."""
+        """Return another part of the trainer's that has the same elements; None if there is none."""
         found = (self._by_content.get(_content(one)) for one in sums)
         return next((key for key in found if key not in (None, but)), None)
 
-    @cached_property
+    @once
     def _by_content(self) -> dict[tuple[str, int, int], str]:
         return {
             _content(one): key
@@ -142,7 +151,7 @@ def _content(one: Fingerprint) -> tuple[str, int, int]:
 
 
 def _expected(announced: Announced, names: Sequence[str]) -> list[Fingerprint]:
-    """What the parts of these names are together, in each dtype that all of them come in."""
+    """Return the sum of the parts of these names, in each dtype that all of them come in."""
     if any(name not in announced for name in names):
         return []
     if len(names) == 1:

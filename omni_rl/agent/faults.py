@@ -1,4 +1,4 @@
-"""Sentences about an update that did not do what it was to do."""
+"""Writes the sentences about an update that did not do what it should have done."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,17 +6,24 @@ from dataclasses import dataclass, field
 from omni_rl.agent.comparison import Comparison, Different
 from omni_rl.agent.names import ALL_EXPERTS, expert_of, layer_of, tower_of
 from omni_rl.consistency.actions import Cause
+from omni_rl.counting import agreeing, counted
 
 NAMED = 3
-"""Parts that a sentence names; of more it says how many."""
+"""How many parts a sentence names; of more it says the number."""
+TOLD_APART = 16
+"""How many pairs of parts in each other's place are faults of their own, each with an incident; more are one fault."""
 CACHES = {"prefix": "prefix cache", "encoder": "encoder cache"}
-"""Caches of what weights computed. vLLM's multimodal cache holds inputs, which no update makes stale."""
+"""The names of the caches of what weights computed. vLLM's multimodal cache holds inputs, which no update makes
+stale."""
 
 
 @dataclass(frozen=True)
 class UpdateFault:
-    """What is wrong, in a sentence. `parts`: of which parts, by the engine's names; `key` is the same for the same
-    fault in several engines."""
+    """What is wrong with an update, in a sentence.
+
+    `parts` are the parts that it is wrong for, by the engine's names. `key` is the same for the same fault in several
+    engines.
+    """
 
     cause: Cause
     sentence: str
@@ -26,19 +33,20 @@ class UpdateFault:
 
 @dataclass(frozen=True)
 class Told:
-    """What all workers of an engine said of an update, beside its parts. `update`: the trainer's number of it."""
+    """What all workers of an engine reported of an update, beside its parts. `update` is the trainer's number of the
+    update."""
 
     update: int
     tensors: int
     changed: int
     workers: int
     stale_caches: Mapping[str, int | None] = field(default_factory=dict)
-    """Caches that hold what earlier weights computed, by the trainer's update that each was last reset after; None:
-    the engine's start."""
+    """The caches that hold what earlier weights computed, with the trainer's update that each was last reset after;
+    None: it was last reset at the engine's start."""
 
 
 def weights(told: Told, found: Comparison) -> list[UpdateFault]:
-    """What is wrong with the weights."""
+    """Return what is wrong with the weights."""
     stale: dict[int, list[Different]] = {}
     swapped: dict[str, Different] = {}
     rest: list[Different] = []
@@ -62,7 +70,7 @@ def weights(told: Told, found: Comparison) -> list[UpdateFault]:
         findings.append(_wrong(told, zero, "zero in the engine and not in the trainer"))
     if broken := [one for one in others if one.nonfinite]:
         count = sum(one.nonfinite for one in broken)
-        findings.append(_wrong(told, _names(broken), f"not finite in {count} elements in the engine"))
+        findings.append(_wrong(told, _names(broken), f"not finite in {counted(count, 'element')} in the engine"))
     for dtype in sorted({one.rounded for one in others if one.rounded}):
         of = _names(one for one in others if one.rounded == dtype)
         findings.append(_wrong(told, of, f"the trainer's rounded to {dtype}"))
@@ -72,7 +80,7 @@ def weights(told: Told, found: Comparison) -> list[UpdateFault]:
 
 
 def caches(told: Told) -> list[UpdateFault]:
-    """Caches that outlived a change of weights: what they hold was computed with others."""
+    """Return the caches that outlived a change of weights: what they hold was computed with other weights."""
     findings = []
     for cache, since in told.stale_caches.items():
         when = "since the engine started" if since is None else f"since update {since}"
@@ -84,7 +92,7 @@ def caches(told: Told) -> list[UpdateFault]:
 
 
 def silent(update: int, engine: str, confirmed: int | None, lag: int) -> UpdateFault:
-    """An engine that has not confirmed an update within the declared lag."""
+    """Return the fault of an engine that has not confirmed an update within the declared lag."""
     last = "no update" if confirmed is None else f"update {confirmed}"
     allowed = f"the run declares a lag of {lag}" if lag else "the run declares no lag"
     sentence = f"engine {engine} has confirmed {last}, and the trainer is at update {update}: {allowed}"
@@ -96,7 +104,9 @@ def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison
     every = len(some) == len(found.different)
     whole = every and not found.equal
     if every and told.changed == 0:
-        sentence = f"update {told.update} changed 0 of {told.tensors} tensors: the engine holds update {number}"
+        sentence = (
+            f"update {told.update} changed 0 of {counted(told.tensors, 'tensor')}: the engine holds update {number}"
+        )
     elif whole:
         sentence = f"update {told.update}: the engine holds the weights of update {number}"
     else:
@@ -105,7 +115,7 @@ def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison
 
 
 def _are(names: Sequence[str]) -> str:
-    return "is that" if len(names) == 1 else "are those"
+    return agreeing(len(names), "is that", "are those")
 
 
 def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
@@ -130,13 +140,17 @@ def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
         low, high = sorted(both)
         sentence = f"update {told.update}: {_layer(tower, layer)}'s experts {low} and {high} are swapped"
         findings.append(UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, tuple(names_of), f"swapped {layer} {low} {high}"))
-    return findings
+    if len(findings) <= TOLD_APART:
+        return findings
+    more = tuple(name for one in findings[TOLD_APART:] for name in one.parts)
+    sentence = f"update {told.update}: {described(more)} {agreeing(len(more), 'holds', 'hold')} what other parts are"
+    return [*findings[:TOLD_APART], UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, more, "swapped more")]
 
 
 def _some_workers(told: Told, kept: Sequence[Different]) -> UpdateFault:
     numbers = _numbers(kept)
     names = _names(kept)
-    verb = "has" if len(numbers) == 1 else "have"
+    verb = agreeing(len(numbers), "has", "have")
     sentence = (
         f"update {told.update}: {_workers(told, kept)} {verb} not taken {described(names)}, which the others have"
     )
@@ -154,7 +168,7 @@ def _numbers(some: Sequence[Different]) -> list[int]:
 
 
 def _wrong(told: Told, names: tuple[str, ...], how: str) -> UpdateFault:
-    verb = "is" if len(names) == 1 else "are"
+    verb = agreeing(len(names), "is", "are")
     said = f"{described(names)} {verb} {how}"
     return UpdateFault(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {said}", names, said)
 
@@ -170,7 +184,7 @@ def _layer(tower: str, layer: int | None) -> str:
 
 
 def described(names: Sequence[str]) -> str:
-    """The parts in few words: one by its name, one layer's as such, experts as such, or the first of many."""
+    """Describe the parts in few words: one by its name, one layer's as such, experts as such, or the first of many."""
     if len(names) == 1:
         return names[0]
     places = {(tower_of(name), layer_of(name)) for name in names}
@@ -195,4 +209,4 @@ def described(names: Sequence[str]) -> str:
         )
         return f"{what} of {where} {listed}"
     first = ", ".join(names[:NAMED])
-    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more parts"
+    return first if len(names) <= NAMED else f"{first} and {counted(len(names) - NAMED, 'more part')}"

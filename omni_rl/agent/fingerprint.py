@@ -19,10 +19,10 @@ SHIFT = 15
 WIDE_MULTIPLIER = 0x9E3779B97F4A7C15
 WIDE_SALT = 0xC2B2AE3D27D4EB4F
 WIDE_SHIFT = 32
-"""The same for elements of 64 bits."""
+"""The shift for elements of 64 bits, as the other WIDE constants."""
 MODULUS = 1 << 64
 SQUARED = frozenset({"bfloat16", "float16", "float32", "float64"})
-"""Dtypes whose elements are squared."""
+"""The dtypes whose elements are squared."""
 _PIECE = 1 << 20
 
 
@@ -57,16 +57,16 @@ class Fingerprint:
         return self.zero or (self.dtype in SQUARED and self.squares == 0.0 and self.nonfinite == 0)
 
     def same(self, other: "Fingerprint") -> bool:
-        """Returns whether both are of the same elements, to the bit, in the same dtype."""
+        """Return whether both are of the same elements, to the bit, in the same dtype."""
         return (self.dtype, self.elements, self.hashes) == (other.dtype, other.elements, other.hashes)
 
     def at(self, number: int) -> "Fingerprint":
-        """The part's share in a sum over numbered parts, in which two that are swapped are to show: its hashes times
-        an odd number. Shares of shards still add up."""
+        """Return the part's share in a sum over numbered parts, in which two parts that are swapped must show: its
+        hashes times an odd number. Shares of shards still add up."""
         return replace(self, hashes=self.hashes * (2 * number + 1) % MODULUS)
 
     def __add__(self, other: "Fingerprint") -> "Fingerprint":
-        """The fingerprint of both parts together. Raises `ValueError` if their dtypes differ."""
+        """Return the fingerprint of both parts together. Raises `ValueError` if their dtypes differ."""
         if self.dtype != other.dtype:
             raise ValueError(f"fingerprints of {self.dtype} and {other.dtype} do not add up")
         return Fingerprint(
@@ -79,7 +79,8 @@ class Fingerprint:
 
 
 def total(parts: Iterable[Fingerprint]) -> Fingerprint:
-    """The fingerprint of all the parts together. Raises `ValueError` if there are none, or their dtypes differ."""
+    """Return the fingerprint of all the parts together. Raises `ValueError` if there are none, or their dtypes
+    differ."""
     found: Fingerprint | None = None
     for part in parts:
         found = part if found is None else found + part
@@ -89,7 +90,7 @@ def total(parts: Iterable[Fingerprint]) -> Fingerprint:
 
 
 def hash_sum(words: NDArray[Any]) -> int:
-    """The sum modulo 2^64 of the hashes of unsigned integers, [N], of 8, 16, 32 or 64 bits, in numpy alone."""
+    """Return the sum modulo 2^64 of the hashes of unsigned integers, [N], of 8, 16, 32 or 64 bits, in numpy alone."""
     found = 0
     for start in range(0, words.size, _PIECE):
         piece = words[start : start + _PIECE]

@@ -1,4 +1,4 @@
-"""What a vLLM model holds, part by part: fused modules taken apart, and what cannot be compared, with the reason.
+"""Reads what a vLLM model holds, part by part: fused modules are split, and what cannot be compared has a reason.
 
 Letters: E experts of this worker, I intermediate width of this worker's shard, H hidden width.
 """
@@ -22,7 +22,7 @@ try:
     from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
     from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
-except ImportError:  # 0.12, whose experts are told as parts that no trainer has
+except ImportError:  # vLLM 0.12, whose experts are reported as parts that no trainer has
     UnquantizedMoeBackend = RoutedExperts = UnquantizedFusedMoEMethod = None
 
 from omni_rl.agent.loaders import BY_CLASS
@@ -31,17 +31,21 @@ from omni_rl.agent.names import SUBPART, Renames, canonical
 WHOLE = "1/1"
 """The shard of what every worker holds alike."""
 UNKNOWN = ""
-"""The shard where the module does not say; the sizes will tell."""
+"""The shard where the module does not say it; the comparison then goes by the sizes."""
 AS_LOADED = "weights_as_loaded"
-"""True in a class of experts for the CPU that computes with the weights as they were loaded; vLLM's own packs them."""
+"""The name of an attribute that is true in a class of experts for the CPU that computes with the weights as they were
+loaded; vLLM's own classes pack them."""
 _PLAIN_EXPERTS = {"TRITON", "BATCHED_TRITON", "OOT"}
-"""Backends whose kernels take the weights as they were loaded."""
+"""The backends whose kernels take the weights as they were loaded."""
 _PACKED = "packed for the CPU's kernels: the engine computes with a copy that is laid out anew"
 
 
 class ModelPart(NamedTuple):
-    """A part of the model. `values`: a view of the engine's own memory, or None where `why` says that it cannot be
-    compared. `shard`: which of how many equal shares of it this worker holds, as 2/4."""
+    """A part of the model.
+
+    `values` is a view of the engine's own memory, or None where `why` says that the part cannot be compared. `shard`
+    says which of how many equal shares of the part this worker holds, as 2/4.
+    """
 
     name: str
     tensor: str
@@ -51,7 +55,7 @@ class ModelPart(NamedTuple):
 
 
 def parts(model: nn.Module) -> Iterator[ModelPart]:
-    """Every parameter of a vLLM model, in parts; `tensor` is the name that the engine itself has for it."""
+    """Yield every parameter of a vLLM model, in parts; `tensor` is the name that the engine itself has for it."""
     names: set[str] = set()
     for part in _parts(model):
         # Names that only differ in what `canonical` takes away stay as the engine has them.
@@ -78,7 +82,8 @@ def _parts(model: nn.Module) -> Iterator[ModelPart]:
 
 
 def _packed(model: nn.Module) -> dict[str, Sequence[str]]:
-    """What the model's fused modules were, by their last names: as it says itself, or one of the models inside it."""
+    """Return the members of the model's fused modules, by the modules' last names: as the model says itself, or one of
+    the models inside it."""
     found: dict[str, Sequence[str]] = {}
     for module in model.modules():
         found = {**(getattr(module, "packed_modules_mapping", None) or {}), **found}
@@ -86,7 +91,8 @@ def _packed(model: nn.Module) -> dict[str, Sequence[str]]:
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """A module's parameters, and the buffers that a checkpoint holds, as running means; vLLM's own begin with _."""
+    """Yield a module's parameters, and the buffers that a checkpoint holds, such as running means; vLLM's own begin
+    with _."""
     yield from module.named_parameters(recurse=False)
     for name, value in module.named_buffers(recurse=False):
         if name not in module._non_persistent_buffers_set and not name.startswith("_"):
@@ -94,9 +100,12 @@ def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def renames(model: nn.Module) -> Renames:
-    """How this model's loader renames what a checkpoint holds: its own table, those of the models inside it, and what
-    is known of its class. Patterns are left out: others than this process are to apply these rules, and a pattern can
-    take a program any time."""
+    """Return how this model's loader renames what a checkpoint holds: by its own table, those of the models inside it,
+    and what is known of its class.
+
+    Patterns are left out: other processes than this one must apply these rules, and a pattern can take a program any
+    time.
+    """
     substrings: dict[str, str | None] = {}
     prefixes: dict[str, str | None] = {}
     suffixes: dict[str, str | None] = {}
@@ -120,7 +129,7 @@ def renames(model: nn.Module) -> Renames:
 
 
 def _why_not(module: nn.Module, value: torch.Tensor) -> str:
-    """Why a parameter cannot be compared; empty if it can."""
+    """Return why a parameter cannot be compared; empty if it can."""
     if value.is_meta:
         return "not in memory: it is offloaded, or asleep"
     method = getattr(module, "quant_method", None)
@@ -159,7 +168,8 @@ def _of_module(
 def _fused(
     module: Any, name: str, tensor: str, value: torch.Tensor, packed: Mapping[str, Sequence[str]]
 ) -> Iterator[ModelPart]:
-    """Rows of a fused module by what they were; pieces of one part where the model does not name them."""
+    """Yield the rows of a fused module by their original names; pieces of one part where the model does not name
+    them."""
     sizes = [size // module.tp_size for size in module.output_sizes]
     shards = [_of(module.tp_rank, module.tp_size)] * len(sizes)
     if isinstance(module, QKVParallelLinear) and module.num_kv_head_replicas > 1:
@@ -178,7 +188,7 @@ def _fused(
 
 
 def _experts(module: Any, path: str, name: str, value: torch.Tensor, tensor: str) -> Iterator[ModelPart]:
-    """Each expert's matrices: w13 [E, 2 I, H] is gate and up, or up alone; w2 [E, H, I] is down."""
+    """Yield each expert's matrices: w13 [E, 2 I, H] is gate and up, or up alone; w2 [E, H, I] is down."""
     method = module.quant_method
     base = canonical(path)
     if why := _why_not_experts(method):

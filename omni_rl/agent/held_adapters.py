@@ -1,4 +1,4 @@
-"""The LoRA adapters that a vLLM worker has loaded, and their fingerprints."""
+"""Fingerprints the LoRA adapters that a vLLM worker has loaded."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,8 @@ from omni_rl.agent.tensors import fingerprint
 
 
 def adapters(manager: Any, names: Mapping[int, str]) -> list[AdapterSums]:
-    """What the adapter manager of vLLM's LoRA worker manager holds; `names` by adapter number, as requests gave them.
+    """Return what the adapter manager of vLLM's LoRA worker manager holds. `names` has the adapters' names by number,
+    as requests gave them.
 
     vLLM multiplies the scale into B and packs the adapters of a fused module into lists, one entry a member.
     """

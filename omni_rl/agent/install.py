@@ -1,6 +1,6 @@
-"""The agent's seats in vLLM: its workers, and the EngineCore, which alone knows of cache resets and versions.
+"""Installs the agent in vLLM: in its workers, and in the EngineCore, which alone knows of cache resets and versions.
 
-They are taken by wrapping classes, from a plug-in: there is one `worker_extension_cls`, and it may be another's.
+It does so by wrapping classes, from a plug-in: there is one `worker_extension_cls`, and another may have taken it.
 """
 
 import atexit
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omni_rl.agent")
 RECEIPTS = 32
-"""Updates that wait for the coordinator."""
+"""The number of receipts that may wait to be sent to the coordinator."""
 AT_EXIT = 3.0
-"""Seconds that a process gives its last receipts."""
+"""The seconds that a process waits at its end for its last receipts to be sent."""
 RESETS = {"reset_prefix_cache": "prefix", "reset_encoder_cache": "encoder", "reset_mm_cache": "multimodal"}
 
 
 @cache
 def install() -> None:
-    """Take both seats, in this process; once. A vLLM that lacks one of them is left whole, with a warning."""
+    """Wrap both classes in this process, once. A vLLM that lacks one of the methods is left as it is, with a
+    warning."""
     settings = AgentSettings.from_environment()
     if settings is None:
         return
@@ -41,7 +42,7 @@ def install() -> None:
         return
     # A worker in a process of its own loads this plug-in within `init_worker`: to wrap that would be too late.
     _wrap(WorkerWrapperBase, "init_device", functools.partial(_attach, settings))
-    # 0.12 resets no encoder cache, and only versions after 0.25 name their weights.
+    # vLLM 0.12 resets no encoder cache, and only versions after 0.25 name their weights.
     for name, what in RESETS.items():
         if hasattr(EngineCore, name):
             _wrap(EngineCore, name, functools.partial(_reset, what))
@@ -74,7 +75,7 @@ def _attach(settings: AgentSettings, wrapper: Any, *_: Any, **__: Any) -> None:
 
 @cache
 def poster(url: str | None) -> "Poster":
-    """The one thread that posts for all engines and trainers of this process."""
+    """Return the one poster, with its thread, for all engines and trainers of this process."""
     from omni_rl.client.posting import Poster
 
     # Of more receipts the oldest goes: what the engine holds now is what matters.
@@ -84,7 +85,7 @@ def poster(url: str | None) -> "Poster":
 
 
 def flush(seconds: float) -> bool:
-    """Wait until every receipt of this process is sent, at most so long; returns whether it is."""
+    """Wait until every receipt of this process is sent, at most `seconds`; return whether all are."""
     settings = AgentSettings.from_environment()
     return settings is None or poster(settings.url).flush(seconds)
 

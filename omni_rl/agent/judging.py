@@ -1,23 +1,24 @@
-"""An engine's receipts and a trainer's announcements, judged as they come: what each update really did."""
+"""Judges an engine's receipts and a trainer's announcements as they come: what each update really did."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from omni_rl.agent import compared_adapters, faults
-from omni_rl.agent.compared_adapters import Adapters, Loaded
-from omni_rl.agent.comparison import Announced, Comparison, compare
+from omni_rl.agent.columns import HeldColumns, Names, SumColumns
+from omni_rl.agent.compared_adapters import Adapters
+from omni_rl.agent.comparison import Comparison, compare
 from omni_rl.agent.faults import Told, UpdateFault
-from omni_rl.agent.fingerprint import Fingerprint
 from omni_rl.agent.names import Renames
-from omni_rl.agent.workers import Held, WorkerParts
-from omni_rl.api.updates import Adapter, AnnouncementBody, FindingAnswer, ReceiptBody, Sum, UpdateAnswer
+from omni_rl.agent.workers import WorkerParts
+from omni_rl.api.updates import FindingAnswer, ReceiptBody, UpdateAnswer
 
 KEPT = 4
-"""Announcements that are compared with, beside those within the lag."""
+"""How many announcements are stored to compare with, beside those within the lag."""
 GONE = 16
-"""Updates without a word from an engine after which it is taken for gone."""
+"""How many updates may pass without a receipt from an engine before the engine is taken for gone."""
 _TRUNK = frozenset({"embed_tokens", "embeddings", "layers", "lm_head", "norm", "norm_f"})
-"""How parts of a language model begin; others are of towers, whose outputs the encoder cache holds."""
+"""The first segments of names of a language model's parts; other parts are of towers, whose outputs the encoder cache
+holds."""
 
 
 @dataclass(frozen=True)
@@ -26,40 +27,59 @@ class Announcement:
 
     number: int
     at: float
-    parts: Announced
+    parts: SumColumns
     adapters: Adapters
     engines: tuple[str, ...]
     session: str = ""
+    nbytes: int = 0
+    """The bytes that it takes in memory, without names."""
 
-    @classmethod
-    def of(cls, number: int, body: AnnouncementBody) -> "Announcement":
-        """What a body says."""
-        parts = {name: tuple(map(_fingerprint, sums)) for name, sums in body.parts.items()}
-        return cls(number, body.at, parts, _adapters(body.adapters), body.engines, body.session)
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker holds after an update. `body` has the rest of what it reported, without its parts and adapters."""
+
+    body: ReceiptBody
+    parts: HeldColumns
+    adapters: Adapters
+    nbytes: int = 0
+    """The bytes that it takes in memory, without names."""
+
+
+Kept = Announcement | Receipt
 
 
 @dataclass
 class EngineUpdates:
-    """What an engine's workers reported of its newest update. `of`: the trainer's update by the engine's own number;
-    `confirmed`: the trainer's newest that it was found to hold; `changed`: the engine's last update that changed its
-    weights, `encoders` of them those of its encoders; `past`: it has told of nothing since the trainer was started
-    again, and took updates of it before."""
+    """What an engine's workers reported of its newest update.
+
+    `number` is the engine's newest update, by its own numbers, and `of` has the trainer's update for each of these.
+    `confirmed` is the trainer's newest update that the engine was found to hold. `changed` is the engine's last update
+    that changed its weights, and `encoders` the last that changed those of its encoders. `past`: the engine has
+    reported nothing since the trainer was started again, and took updates of it before.
+    """
 
     name: str
     session: str = ""
     number: int = -1
-    receipts: dict[int, ReceiptBody] = field(default_factory=dict)
+    receipts: dict[int, Receipt] = field(default_factory=dict)
     of: dict[int, int] = field(default_factory=dict)
     confirmed: int | None = None
     changed: int = 0
     encoders: int = 0
     heard: int = -1
     past: bool = False
-    before: dict[int, ReceiptBody] = field(default_factory=dict)
-    """What each worker told of last, before the newest update."""
+    before: dict[int, Receipt] = field(default_factory=dict)
+    """The last receipt of each worker that has not reported the newest update."""
 
-    def take(self, number: int, body: ReceiptBody) -> bool:
-        """Take a worker's receipt; returns whether it is of the newest update, or of a new start of the engine."""
+    @property
+    def bodies(self) -> list[ReceiptBody]:
+        """What the workers reported of the newest update, beside its parts."""
+        return [receipt.body for receipt in self.receipts.values()]
+
+    def take(self, number: int, receipt: Receipt) -> bool:
+        """Take a worker's receipt; return whether it is of the newest update, or of a new start of the engine."""
+        body = receipt.body
         if body.session == self.session and number < self.number:
             return False
         if body.session != self.session:
@@ -69,34 +89,38 @@ class EngineUpdates:
             self.before |= self.receipts
             self.session, self.number, self.receipts = body.session, number, {}
         self.past = False
-        self.receipts[body.worker] = body
+        self.receipts[body.worker] = receipt
+        self.before.pop(body.worker, None)
         if number and body.changed:
             self.changed = number
-            if any(part.changed and name.split(".")[0] not in _TRUNK for name, part in body.parts.items()):
+            if any(name.split(".")[0] not in _TRUNK for name in receipt.parts.changed):
                 self.encoders = number
         return True
 
     def fill(self) -> bool:
-        """Take workers that have not told of the newest update for holding what they told of last; returns whether
-        all are known now, and were not before."""
+        """Assume that workers that have not reported the newest update hold what they reported last; return whether all
+        are known now, and were not before."""
         if not self.receipts or self.complete:
             return False
-        for worker, body in self.before.items():
-            if worker not in self.receipts:
-                parts = {name: part._replace(changed=False) for name, part in body.parts.items()}
-                self.receipts[worker] = body.model_copy(update={"changed": 0, "parts": parts})
+        for worker, before in self.before.items():
+            body = before.body.model_copy(update={"changed": 0})
+            self.receipts[worker] = replace(before, body=body, parts=before.parts.unchanged())
+        self.before = {}
         return self.complete
 
     @property
     def complete(self) -> bool:
         """Whether all workers have reported."""
-        return len(self.receipts) == max(receipt.workers for receipt in self.receipts.values())
+        return len(self.receipts) == max(body.workers for body in self.bodies)
 
 
 @dataclass(frozen=True)
 class JudgedUpdate:
-    """An engine's update compared with the trainer's. `confirmed`: the trainer's update that the engine holds; None if
-    it holds none. `pending`: it may yet turn out to be an update that the trainer has not told of."""
+    """An engine's update compared with the trainer's.
+
+    `of` is the trainer's update that it was compared with, and `confirmed` the one that the engine holds; None if it
+    holds none. `pending`: it may yet turn out to be an update that the trainer has not announced.
+    """
 
     comparison: Comparison
     found: tuple[UpdateFault, ...]
@@ -110,15 +134,34 @@ NOTHING = JudgedUpdate(Comparison(), (), None, None)
 
 @dataclass
 class RunUpdates:
-    """A run's updates. `lag`: how many an engine may be behind."""
+    """The updates of a run. `lag` is how many updates an engine may be behind."""
 
     lag: int = 0
     announced: dict[int, Announcement] = field(default_factory=dict)
     engines: dict[str, EngineUpdates] = field(default_factory=dict)
 
+    def nbytes(self, more: Kept | None = None) -> int:
+        """Return the bytes that all of this takes in memory, or would take with `more`."""
+        kept = [*self._kept(), *([] if more is None else [more])]
+        names = {each for one in kept for each in _names(one)}
+        return sum(one.nbytes for one in kept) + sum(each.nbytes for each in names)
+
+    def forget_gone(self) -> None:
+        """Drop what is known of engines that are taken for gone."""
+        present = self.present
+        self.engines = {name: engine for name, engine in self.engines.items() if name in present}
+
+    def _kept(self) -> Iterator[Kept]:
+        yield from self.announced.values()
+        for engine in self.engines.values():
+            yield from engine.receipts.values()
+            yield from engine.before.values()
+
     def announce(self, announcement: Announcement) -> bool:
-        """Take the trainer's word; only the newest few are kept, and none of an earlier start of the trainer. Returns
-        whether this is the first word of a new start."""
+        """Take the trainer's announcement; return whether it is the first of a new start of the trainer.
+
+        Only the newest few are stored, and none of an earlier start of the trainer.
+        """
         again = any(one.session != announcement.session for one in self.announced.values())
         if again:
             self.announced.clear()
@@ -132,8 +175,8 @@ class RunUpdates:
 
     @property
     def present(self) -> frozenset[str]:
-        """Names of the engines that are not taken for gone: for many updates without a word, or since the trainer was
-        started again with others."""
+        """The names of the engines that are not taken for gone: for many updates without a receipt, or since the
+        trainer was started again with others."""
         newest = -1 if self.newest is None else self.newest
         heard = [one for one in self.engines.values() if newest - one.heard <= GONE]
         current = [one for one in heard if not one.past]
@@ -141,15 +184,15 @@ class RunUpdates:
 
     @property
     def newest(self) -> int | None:
-        """The trainer's newest update."""
+        """The number of the trainer's newest update; None before the first."""
         return max(self.announced, default=None)
 
     def engine(self, name: str) -> EngineUpdates:
-        """What is known of an engine, from now on if nothing was."""
+        """Return what is known of an engine; one that was not known is added."""
         return self.engines.setdefault(name, EngineUpdates(name))
 
     def judge(self, engine: EngineUpdates) -> JudgedUpdate:
-        """Compare an engine's newest update with what it is to hold, once all of its workers have reported."""
+        """Compare an engine's newest update with what the engine must hold, once all of its workers have reported."""
         if not engine.complete or not self.announced:
             return NOTHING
         wanted = self._wanted(engine)
@@ -166,18 +209,19 @@ class RunUpdates:
         for number in range(wanted - 1, wanted - self.lag - 1, -1):
             if number in self.announced and not (other := self._compare(engine, number)).different:
                 return self._with_adapters(engine, number, other, stale)
-        known = any(receipt.of is not None for receipt in engine.receipts.values())
+        known = any(body.of is not None for body in engine.bodies)
         wrong = (*faults.weights(told, newest), *self._of_adapters(engine, wanted), *stale)
         return JudgedUpdate(newest, wrong, wanted, None, pending=not known)
 
     def concerns(self, engine: EngineUpdates, number: int) -> bool:
-        """Whether an announcement that has just come is what an engine told of before it came."""
+        """Return whether an announcement that has just come is of the update that an engine reported before it came."""
         if engine.past or not engine.receipts or not engine.complete:
             return False
         return self._wanted(engine) == number and engine.of.get(engine.number) != number
 
     def silent(self, name: str) -> UpdateFault | None:
-        """Whether an engine has not confirmed the trainer's newest update within the lag."""
+        """Return the fault if an engine has not confirmed the trainer's newest update within the lag; None
+        otherwise."""
         newest, engine = self.newest, self.engines[name]
         if newest is None or name not in self.present:
             return None
@@ -187,26 +231,26 @@ class RunUpdates:
         if engine.confirmed is not None and engine.confirmed >= newest - self.lag:
             return None
         if engine.of.get(engine.number, -1) >= newest - self.lag:
-            return None  # it has reported, and what is wrong was told
+            return None  # the engine has reported, and its faults are known
         return faults.silent(newest, name, engine.confirmed, self.lag)
 
     def _wanted(self, engine: EngineUpdates) -> int | None:
-        """The trainer's update that an engine is to hold: what it says itself, or the newest one that was announced
-        before the receipt, by the clocks of both."""
-        said = max((one.of for one in engine.receipts.values() if one.of is not None), default=None)
+        """Return the trainer's update that an engine must hold: what it says itself, or the newest one that was
+        announced before the receipt, by the clocks of both."""
+        said = max((body.of for body in engine.bodies if body.of is not None), default=None)
         if said is not None:
             return said if said in self.announced else None
-        at = max(one.at for one in engine.receipts.values())
+        at = max(body.at for body in engine.bodies)
         return max((number for number, one in self.announced.items() if one.at <= at), default=None)
 
     def _compare(self, engine: EngineUpdates, number: int) -> Comparison:
         earlier = {other: one.parts for other, one in self.announced.items() if other < number}
-        renames = next(iter(engine.receipts.values())).renames
+        renames = engine.bodies[0].renames
         rules = Renames(renames.substrings, renames.prefixes, renames.suffixes)
         return compare(self.announced[number].parts, _workers(engine), rules, earlier)
 
     def _told(self, engine: EngineUpdates, update: int) -> Told:
-        receipts = list(engine.receipts.values())
+        receipts = engine.bodies
         changed = {"prefix": engine.changed, "encoder": engine.encoders}
         stale: dict[str, int | None] = {}
         for receipt in receipts:
@@ -229,14 +273,14 @@ class RunUpdates:
 
     def _of_adapters(self, engine: EngineUpdates, number: int) -> list[UpdateFault]:
         ours = self.announced[number].adapters
-        theirs = {worker: _adapters(receipt.adapters or ()) for worker, receipt in engine.receipts.items()}
+        theirs = {worker: receipt.adapters for worker, receipt in engine.receipts.items()}
         earlier = {other: one.adapters for other, one in self.announced.items() if other < number}
         return compared_adapters.adapters(number, ours, theirs, earlier)
 
 
 def answer(engine: EngineUpdates, judged: JudgedUpdate) -> UpdateAnswer:
-    """An engine's update as it is told."""
-    receipts = list(engine.receipts.values())
+    """Return an engine's update as the API answers it."""
+    receipts = engine.bodies
     reasons: dict[str, int] = {}
     for why in judged.comparison.opaque.values():
         reasons[why] = reasons.get(why, 0) + 1
@@ -255,7 +299,7 @@ def answer(engine: EngineUpdates, judged: JudgedUpdate) -> UpdateAnswer:
         different=len(judged.comparison.different),
         not_comparable=len(judged.comparison.opaque),
         reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])[:8]),
-        adapters=sorted({one.name for receipt in receipts for one in receipt.adapters or ()}),
+        adapters=sorted({name for receipt in engine.receipts.values() for name in receipt.adapters}),
         findings=[
             FindingAnswer(cause=one.cause, sentence=one.sentence, parts=list(one.parts[:16])) for one in judged.found
         ],
@@ -264,7 +308,7 @@ def answer(engine: EngineUpdates, judged: JudgedUpdate) -> UpdateAnswer:
 
 
 def announced_answer(announcement: Announcement) -> UpdateAnswer:
-    """The trainer's update as it is told."""
+    """Return the trainer's update as the API answers it."""
     return UpdateAnswer(
         number=announcement.number,
         engine=None,
@@ -290,20 +334,15 @@ def _workers(engine: EngineUpdates) -> list[WorkerParts]:
     return [
         WorkerParts(
             number,
-            {name: Held(_fingerprint(part.sum), part.shard) for name, part in receipt.parts.items()},
-            receipt.opaque,
-            frozenset(name for name, part in receipt.parts.items() if part.changed) if engine.number else None,
+            receipt.parts,
+            receipt.body.opaque,
+            frozenset(receipt.parts.changed) if engine.number else None,
         )
         for number, receipt in engine.receipts.items()
     ]
 
 
-def _adapters(bodies: Sequence[Adapter]) -> Mapping[str, Loaded]:
-    return {
-        one.name: Loaded(one.name, one.norm, {name: tuple(map(_fingerprint, sums)) for name, sums in one.parts.items()})
-        for one in bodies
-    }
-
-
-def _fingerprint(one: Sum) -> Fingerprint:
-    return Fingerprint(one.dtype, one.elements, int(one.hashes, 16), one.squares, one.nonfinite)
+def _names(kept: Kept) -> Iterator[Names]:
+    yield kept.parts.names
+    for one in kept.adapters.values():
+        yield one.parts.names

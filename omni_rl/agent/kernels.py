@@ -1,4 +1,4 @@
-"""The pass over weights on the CPU that hashes and squares them while they are in a register; imports numba."""
+"""Hashes and squares weights on the CPU in one pass, while they are in a register; imports numba."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from omni_rl import numba_beside_vllm
 from omni_rl.agent.fingerprint import MULTIPLIER, SALT, SHIFT
 
-# Whoever fingerprints before it starts an engine would not get to start it.
+# A process that fingerprints before it starts an engine could not start one otherwise.
 numba_beside_vllm.hide()
 
 BLOCK = 1024
-"""Elements whose squares are added in float32, lane by lane, before they go into a float64."""
+"""How many elements' squares are added in float32, lane by lane, before they go into a float64."""
 Pass = Callable[[NDArray[Any]], tuple[int, float]]
 F = TypeVar("F", bound=Callable[..., object])
 _MULTIPLIER = np.uint32(MULTIPLIER)
@@ -31,7 +31,7 @@ def _compiled(function: F, **options: object) -> F:
 
 
 def _as_float(context: Any, bits: Any) -> Any:
-    """The float32 that has these 32 bits."""
+    """Compile to the float32 that has these 32 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -43,7 +43,7 @@ _float32 = intrinsic(_as_float)
 
 
 def _pass(shift: int, squared: bool) -> Pass:
-    """A pass over unsigned integers [N] of up to 32 bits, which are float32 once moved up by `shift` bits."""
+    """Return a pass over unsigned integers [N] of up to 32 bits, which are float32 once moved up by `shift` bits."""
     up = np.uint32(shift)
 
     def block(words: NDArray[Any]) -> tuple[np.uint64, np.float32]:

@@ -1,4 +1,4 @@
-"""Names that a model's loader in vLLM gives to what a checkpoint holds, where only its code says so.
+"""The names that a model's loader in vLLM gives to what a checkpoint holds, where only its code says so.
 
 Most loaders have a table (`hf_to_vllm_mapper`), which the agent follows.
 """
@@ -13,4 +13,4 @@ BY_CLASS: Mapping[str, Renames] = {
         prefixes={"sound_projection.": "sound_encoder.projection."},
     ),
 }
-"""By the name of vLLM's class of the model."""
+"""The renames of a loader, by the name of vLLM's class of the model."""

@@ -1,4 +1,4 @@
-"""Names of parts that a trainer and an engine share, whoever wrapped, prefixed or fused the modules.
+"""The names of parts that a trainer and an engine share, however the modules were wrapped, prefixed or fused.
 
 A part is one logical matrix or vector: `layers.7.self_attn.q_proj.weight`, `layers.7.mlp.experts.3.up_proj.weight`.
 """
@@ -8,28 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 SUBPART = "#"
-"""Stands before the number of a piece of a part that an engine keeps apart: its pieces add up to the part."""
+"""The sign before the number of a piece of a part that an engine holds in pieces, which add up to the part."""
 _WRAPPERS = frozenset(
     {"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "base_layer", "base_model", "module"}
 )
 _TRUNKS = frozenset({"backbone", "language_model", "model", "routed_experts", "runner"})
 """Modules that only hold others: frameworks disagree on where they stand."""
 _EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-"""Mixtral's names, which others took over."""
+"""Mixtral's names of an expert's matrices, which others took over, and the usual ones."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 ALL_EXPERTS = ".experts.*."
-"""In the name of a sum over all experts of a layer."""
+"""What stands in the name of a sum over all experts of a layer."""
 FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "qkv": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-"""Modules that one side may keep as one and the other as several."""
+"""Modules that one side may hold as one and the other as several."""
 
 
 def canonical(name: str) -> str:
-    """The name without wrappers and trunks, and with the field's usual names for experts' matrices."""
+    """Return the name without wrappers and trunks, and with the field's usual names for experts' matrices."""
     segments = [segment for segment in name.split(".") if segment not in _WRAPPERS and segment not in _TRUNKS]
     if "experts" in segments:
         segments = [_EXPERT_NAMES.get(segment, segment) for segment in segments]
@@ -37,40 +37,40 @@ def canonical(name: str) -> str:
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a part belongs to; None outside of layers."""
+    """Return the number of the layer that a part belongs to; None outside of layers."""
     found = _LAYER.search(f".{name}")
     return None if found is None else int(found[1])
 
 
 def expert_of(name: str) -> int | None:
-    """The number of the expert that a part belongs to; None outside of experts."""
+    """Return the number of the expert that a part belongs to; None outside of experts."""
     found = _EXPERT.search(name)
     return None if found is None else int(found[1])
 
 
 def of_all_experts(name: str) -> str | None:
-    """The name of the sum over all experts that a part of an expert goes into; None for other parts."""
+    """Return the name of the sum over all experts that a part of an expert goes into; None for other parts."""
     found = _EXPERT.search(name)
     return None if found is None else f"{name[: found.start()]}{ALL_EXPERTS}{name[found.end() :]}"
 
 
 def tower_of(name: str) -> str:
-    """What stands before a part's layer: empty for the language model, `visual` for a tower."""
+    """Return what stands before a part's layer: empty for the language model, `visual` for a tower."""
     found = _LAYER.search(name)
     return "" if found is None else name[: found.start()].strip(".")
 
 
 @dataclass(frozen=True)
 class Renames:
-    """How an engine renames what a checkpoint holds; None: it drops it. Each mapping is tried in order, as vLLM does:
-    substrings, then prefixes, then suffixes."""
+    """How an engine renames what a checkpoint holds; None: the engine drops it. Each mapping is tried in order, as vLLM
+    does: substrings, then prefixes, then suffixes."""
 
     substrings: Mapping[str, str | None] = field(default_factory=dict)
     prefixes: Mapping[str, str | None] = field(default_factory=dict)
     suffixes: Mapping[str, str | None] = field(default_factory=dict)
 
     def apply(self, name: str) -> str | None:
-        """The engine's name of a released tensor; None if the engine drops it."""
+        """Return the engine's name of a released tensor; None if the engine drops it."""
         for old, new in self.substrings.items():
             if old in name:
                 if new is None:
@@ -89,7 +89,7 @@ class Renames:
         return name
 
     def candidates(self, name: str) -> Iterator[str]:
-        """Canonical names under which the engine may hold a trainer's tensor, the likeliest first."""
+        """Yield canonical names under which the engine may hold a trainer's tensor, the likeliest first."""
         plain = canonical(name)
         yield plain
         # A trainer may name its tensors with or without the outermost module that the checkpoint has.
@@ -100,7 +100,7 @@ class Renames:
 
 
 def members(name: str) -> list[str]:
-    """The parts that a fused part's name stands for; empty for a name that is not fused."""
+    """Return the parts that a fused part's name stands for; empty for a name that is not fused."""
     segments = name.split(".")
     for index, segment in enumerate(segments):
         if segment in FUSED:
@@ -109,7 +109,7 @@ def members(name: str) -> list[str]:
 
 
 def whole(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the part that they are, or are pieces of."""
+    """Return the names by the part that they are, or are pieces of."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(name.split(SUBPART)[0], []).append(name)

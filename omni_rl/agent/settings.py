@@ -1,4 +1,4 @@
-"""What the agent is told by its environment; nothing heavy is imported here."""
+"""The agent's settings, from its environment; nothing heavy is imported here."""
 
 import os
 import re
@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from omni_rl.errors import ConfigError
 
 AGENT = "OMNI_RL_AGENT"
-"""The coordinator's address, or 1 for the one that OMNI_RL_URL names; unset or 0: no agent."""
+"""The variable with the coordinator's address, or 1 for the one that OMNI_RL_URL names; unset or 0: no agent."""
 _NONE = ("", "0")
 RUN = "OMNI_RL_RUN"
 ENGINE_NAME = "OMNI_RL_AGENT_ENGINE"
 EVERY = "OMNI_RL_AGENT_EVERY"
 SHOWN = (AGENT, RUN, ENGINE_NAME, EVERY, "OMNI_RL_URL", "OMNI_RL_TOKEN_FILE", "OMNI_RL_CA_FILE")
 CARRIED = (*SHOWN, "OMNI_RL_TOKEN")
-"""What workers on other hosts need as well. Ray shows everybody the variables that an actor is started with: `SHOWN`
-are those that are no secret."""
+"""The variables that workers on other hosts need as well. Ray shows everybody the variables that an actor is started
+with: `SHOWN` are those that are no secret."""
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """`url`: None for what OMNI_RL_URL says. `engine`: a name of its own; empty: made of host and start. `every`: model
-    executions after which the weights are looked at though nobody is known to have touched them; 0: never."""
+    """The settings of an agent.
+
+    `url` is the coordinator's address; None: the one that OMNI_RL_URL names. `engine` is the engine's name; empty: it
+    is made of host and start. `every` is the number of model executions after which the weights are fingerprinted
+    though nothing is known to have touched them; 0: never.
+    """
 
     url: str | None
     run: str
@@ -32,7 +36,7 @@ class AgentSettings:
 
     @classmethod
     def from_environment(cls) -> "AgentSettings | None":
-        """None where no agent is asked for. Raises `ConfigError` for values that are none."""
+        """Read the settings; None where no agent is asked for. Raises `ConfigError` for values that are not valid."""
         asked = os.environ.get(AGENT, "")
         if asked in _NONE:
             return None
@@ -47,15 +51,15 @@ class AgentSettings:
         return cls(None if asked == "1" else asked, run, os.environ.get(ENGINE_NAME, ""), int(every))
 
     def name_of(self, start: str, replica: int) -> str:
-        """The engine's name: what was set, or its host and this start of it; with the number of its data-parallel
-        replica, if that is not the first."""
+        """Return the engine's name: what was set, or its host and this start of it; with the number of its
+        data-parallel replica, if that is not the first."""
         name = self.engine or f"{socket.gethostname()}-{start}"
         return _UNUSABLE.sub("-", f"{name}-{replica}" if replica else name)[-64:].lstrip("._-")
 
 
 def for_actor(run: str, engine: str = "") -> dict[str, str]:
-    """The variables with which an actor of Ray's has an agent of `run`, as an engine of that name; none where this
-    process is asked for no agent."""
+    """Return the variables that give a Ray actor an agent of `run`, as an engine of that name; none where this process
+    is asked for no agent."""
     if os.environ.get(AGENT, "") in _NONE:
         return {}
     carried = {name: os.environ[name] for name in SHOWN if name in os.environ}

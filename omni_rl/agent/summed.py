@@ -1,7 +1,7 @@
-"""Experts added up layer by layer, for models that have more parts than a body takes.
+"""Adds up experts layer by layer, for models that have more parts than a body takes.
 
-A sum has each expert's fingerprint times a number of its own, so that two experts in each other's place change it;
-which experts they are it does not say.
+A sum has each expert's fingerprint times a number of its own, so that two experts in each other's place change it; it
+does not say which experts they are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from omni_rl.agent.workers import Held, WorkerParts
 
 
 def announced(parts: Mapping[str, Sequence[Fingerprint]]) -> dict[str, tuple[Fingerprint, ...]]:
-    """A trainer's parts with those of experts added up, in each dtype."""
+    """Return a trainer's parts with those of experts added up, in each dtype."""
     found: dict[str, dict[str, Fingerprint]] = {}
     for name, sums in parts.items():
         into, number = of_all_experts(name) or name, expert_of(name)
@@ -22,7 +22,8 @@ def announced(parts: Mapping[str, Sequence[Fingerprint]]) -> dict[str, tuple[Fin
 
 
 def held(parts: Mapping[str, Held]) -> dict[str, Held]:
-    """A worker's parts with those of its experts added up. What share of all experts it has, the sizes will tell."""
+    """Return a worker's parts with those of its experts added up. The sizes say which share of all experts the worker
+    has."""
     found: dict[str, Held] = {}
     for name, one in parts.items():
         into, number = of_all_experts(name), expert_of(name)
@@ -35,7 +36,7 @@ def held(parts: Mapping[str, Held]) -> dict[str, Held]:
 
 
 def of_worker(worker: WorkerParts) -> WorkerParts:
-    """What a worker reported, with its experts added up."""
+    """Return what a worker reported, with its experts added up."""
     changed = worker.changed
     if changed is not None:
         changed = frozenset(of_all_experts(name) or name for name in changed)
@@ -43,7 +44,7 @@ def of_worker(worker: WorkerParts) -> WorkerParts:
 
 
 def is_summed(names: Iterable[str]) -> bool:
-    """Whether experts are added up under any of these names."""
+    """Return whether experts are added up under any of these names."""
     return any(ALL_EXPERTS in name for name in names)
 
 

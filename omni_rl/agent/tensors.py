@@ -1,4 +1,4 @@
-"""Fingerprints of torch tensors, computed where they are: numba on the CPU, torch operators on a device."""
+"""Fingerprints torch tensors where they are: with numba on the CPU, with torch operators on a device."""
 
 from typing import Any
 
@@ -25,18 +25,18 @@ except ImportError:  # a trainer's environment need not have numba; numpy takes 
     kernels = None  # type: ignore[assignment]
 
 PIECE = 1 << 22
-"""Elements that are looked at at once where temporaries are needed: 32 MiB for each 64-bit one."""
+"""The number of elements that are processed at once where temporaries are needed: 32 MiB for each 64-bit one."""
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The dtype's name without its module, as fingerprints carry it: bfloat16."""
+    """Return the dtype's name without its module, as fingerprints carry it: bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
 def fingerprint(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> Fingerprint:
-    """The fingerprint of a dense tensor of any shape and strides, in its own dtype or cast to `dtype`.
+    """Return the fingerprint of a dense tensor of any shape and strides, in its own dtype or cast to `dtype`.
 
     Nothing of the tensor's size is allocated: casts, copies of strided memory and a device's temporaries are made in
     pieces of `PIECE` elements.
@@ -50,7 +50,7 @@ def fingerprint(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> Finge
 
 
 def _pieces(values: torch.Tensor) -> list[torch.Tensor]:
-    """Views that cover a tensor, each of at most `PIECE` elements, of which a strided one is to be copied."""
+    """Return views that cover a tensor, each of at most `PIECE` elements, so that a strided one is copied in pieces."""
     if values.numel() <= PIECE:
         return [values] if values.numel() else []
     if values.is_contiguous():
@@ -98,7 +98,7 @@ def _on_device(flat: torch.Tensor) -> Fingerprint:
 
 
 def _moments(flat: torch.Tensor) -> tuple[float, int]:
-    """The sum of squares of the finite elements, in float64, and how many are not finite."""
+    """Return the sum of squares of the finite elements, in float64, and how many are not finite."""
     if not flat.is_floating_point() or flat.element_size() == 1:
         return 0.0, 0
     squares, nonfinite = 0.0, 0

@@ -1,4 +1,4 @@
-"""A trainer's side of the comparison: fingerprints of its own tensors, where they are, over all of its ranks.
+"""Fingerprints a trainer's own tensors, where they are, over all of its ranks.
 
 Sharded parameters (FSDP2's DTensors) are never gathered: each rank hashes what it holds, and the sums are added.
 """
@@ -21,14 +21,14 @@ from omni_rl.errors import TrainerDeadError
 Rows = dict[tuple[str, str], Fingerprint]
 """A rank's fingerprints by part and dtype. All ranks have the same keys, whatever they hold of each part."""
 _OF = "\0"
-"""Stands between an adapter's name and a part's while the parts of all adapters are added over the ranks together."""
+"""The sign between an adapter's name and a part's while the parts of all adapters are added over the ranks together."""
 SMALL = 1 << 20
-"""Elements up to which a tensor that is no expert's is also told as rounded through a coarser dtype: routers, their
-biases, norms and decays are damaged so."""
+"""The number of elements up to which a tensor that is no expert's is also announced as rounded through a coarser dtype,
+since routers, their biases, norms and decays are damaged in that way."""
 
 
 class Box(NamedTuple):
-    """What this rank holds of a tensor of `shape`: `values`, whose first element stands at `start` in the whole one.
+    """What this rank holds of a tensor of `shape`: `values`, whose first element stands at `start` in the whole tensor.
     `counted`: no other rank counts these elements."""
 
     values: torch.Tensor
@@ -40,11 +40,12 @@ class Box(NamedTuple):
 def fingerprints(
     model: nn.Module, *, dtype: torch.dtype | None = None, merged: bool = False, group: Any = None
 ) -> Sums:
-    """Fingerprints of a model's parameters and persistent buffers, by name, each in its own dtype and in `dtype`, the
-    engine's. With `merged`, a layer that PEFT adapts counts as base + delta, as it is sent by trainers that merge.
+    """Return fingerprints of a model's parameters and persistent buffers, by name, each in its own dtype and in
+    `dtype`, the engine's. With `merged`, a layer that PEFT adapts counts as base + delta, as it is sent by trainers
+    that merge.
 
-    A collective of all ranks of `group` if torch.distributed is initialised; every rank gets the sums. Adapters are
-    left out: see `adapters`.
+    This is a collective of all ranks of `group` if torch.distributed is initialised; every rank gets the sums. Adapters
+    are left out: see `adapters`.
     """
     return of_tensors(_tensors(model, merged), dtype=dtype, group=group)
 
@@ -52,21 +53,25 @@ def fingerprints(
 def of_tensors(
     tensors: Iterable[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None = None, group: Any = None
 ) -> Sums:
-    """The same of named tensors; each may be a DTensor. Fused experts are told expert by expert."""
+    """Return fingerprints of named tensors, as `fingerprints` does of a model's; each may be a DTensor. Fused experts
+    are fingerprinted expert by expert."""
     return _by_part(_over_ranks(lambda: _rows(_boxes(tensors, group), dtype), group))
 
 
 def of_shares(
     shares: Iterable[tuple[str, torch.Tensor, Sequence[int]]], *, dtype: torch.dtype | None = None, group: Any = None
 ) -> Sums:
-    """The same of what each rank contributes to tensors that it does not hold as such: name, the rank's own elements,
-    which no other rank has, and the whole tensor's shape. Every rank lists every tensor."""
+    """Return fingerprints of tensors that each rank holds only a share of, as `fingerprints` does of a model's.
+
+    A share is a name, the rank's own elements, which no other rank has, and the whole tensor's shape. Every rank lists
+    every tensor.
+    """
     boxes = ((name, Box(values, (0,) * len(shape), tuple(shape))) for name, values, shape in shares)
     return _by_part(_over_ranks(lambda: _rows(boxes, dtype), group))
 
 
 def of_whole(name: str, value: torch.Tensor, *, dtype: torch.dtype | None = None) -> Sums:
-    """The same of one tensor that this process has whole; it is no collective."""
+    """Return fingerprints of one tensor that this process has whole; this is no collective."""
     return _by_part(_rows([(name, Box(value.detach(), (0,) * value.ndim, tuple(value.shape)))], dtype))
 
 
@@ -118,7 +123,7 @@ def _of_adapter(name: str) -> bool:
 
 
 def _merged(adapted: Any, weight: torch.Tensor) -> torch.Tensor:
-    """What PEFT's `merge` leaves in the base layer, by the same operations."""
+    """Return what PEFT's `merge` leaves in the base layer, by the same operations."""
     with torch.no_grad():
         result = weight.detach().clone()
         for adapter in adapted.active_adapters:
@@ -144,7 +149,8 @@ def _local(value: torch.Tensor, group: Any) -> Box:
 
 
 def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor in the parts that an engine tells of: itself, or of experts in one tensor each matrix of each.
+    """Yield a tensor in the parts that an engine reports: itself, or each matrix of each expert where all experts are
+    in one tensor.
 
     `...experts.gate_up_proj` [E, 2 I, H] and `down_proj` [E, H, I] (or both transposed) are transformers' names.
     """
@@ -173,8 +179,8 @@ def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterat
 
 
 def _gate_axis(shape: Sequence[int], down: Sequence[int] | None) -> int:
-    """Along which axis of an expert's matrix gate and up stand one after the other: the one that is not H, which `down`
-    has as its first axis where gate is [I, H]."""
+    """Return along which axis of an expert's matrix gate and up stand one after the other: the one that is not H, which
+    `down` has as its first axis where gate is [I, H]."""
     return 1 if down is not None and down[2] == shape[1] and down[2] != down[1] else 0
 
 
@@ -183,15 +189,18 @@ def _as_it_is(values: torch.Tensor) -> torch.Tensor:
 
 
 def _decay(values: torch.Tensor) -> torch.Tensor:
-    """Mamba's: engines keep A = -exp(A_log), in float32."""
+    """Return Mamba's A as engines hold it: -exp(A_log), in float32."""
     return -torch.exp(values.float())
 
 
 def _in_dtypes(
     values: torch.Tensor, dtype: torch.dtype | None, small: bool, kept: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[Fingerprint]:
-    """The same dtypes on every rank, whatever it holds of the part. `small`: whether the part is also told as rounded
-    through a coarser dtype, the engine's or else bfloat16. `kept`: what an engine makes of what it is sent."""
+    """Yield fingerprints in the same dtypes on every rank, whatever the rank holds of the part.
+
+    `small`: the part is also announced as rounded through a coarser dtype, the engine's or else bfloat16. `kept` is
+    what an engine makes of the values that it is sent.
+    """
     yield fingerprint(kept(values))
     if not values.is_floating_point():
         return
@@ -204,7 +213,7 @@ def _in_dtypes(
 
 
 def _over_ranks(own: Callable[[], Rows], group: Any) -> Rows:
-    """Each rank's rows, added over all ranks of the group; 32 bytes of each row are sent.
+    """Return each rank's rows, added over all ranks of the group; 32 bytes of each row are sent.
 
     Raises what `own` raises, and on every other rank `TrainerDeadError`, before anything is added.
     """
@@ -231,7 +240,7 @@ def _over_ranks(own: Callable[[], Rows], group: Any) -> Rows:
 
 
 def _added(found: Rows, group: Any) -> Rows:
-    """Each sum over all ranks. Hashes wrap around at 2^64, in int64 as anywhere."""
+    """Return each sum over all ranks. Hashes wrap around at 2^64, as int64 does."""
     device = _device(group)
     half = MODULUS // 2
     whole = torch.tensor(
@@ -257,8 +266,8 @@ def _device(group: Any) -> torch.device:
 
 
 def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any = None) -> list[AdapterSums]:
-    """Fingerprints of a PEFT model's LoRA adapters, in `dtype` if it is given. B comes with the scale multiplied in, as
-    vLLM keeps it. A collective like `fingerprints`."""
+    """Return fingerprints of a PEFT model's LoRA adapters, in `dtype` if it is given. B comes with the scale multiplied
+    in, as vLLM holds it. This is a collective like `fingerprints`."""
     modules: list[tuple[str, Any]] = [
         (canonical(path), module) for path, module in model.named_modules() if hasattr(module, "lora_A")
     ]
@@ -283,7 +292,7 @@ def _adapter_tensors(
 
 
 def adapter_of(name: str, rank: int, sums: Sums) -> AdapterSums:
-    """An adapter by the fingerprints of its matrices, `...lora_A` and `...lora_B`."""
+    """Return an adapter by the fingerprints of its matrices, `...lora_A` and `...lora_B`."""
     targets = tuple(sorted({part.split(".")[-2] for part in sums}))
     norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
     return AdapterSums(name, rank, targets, norm, sums)

@@ -1,4 +1,4 @@
-"""Eyes in one vLLM worker: what touches its weights, what they are afterwards, and the receipt of it."""
+"""Watches one vLLM worker: what touches its weights, what they are afterwards, and the receipt of that."""
 
 import functools
 import logging
@@ -24,7 +24,7 @@ from omni_rl.client import Client
 log = logging.getLogger("omni_rl.agent")
 Post = Callable[[Client], object]
 NOTED = "omni_rl_noted"
-"""The worker's method by which the agent's seat in the EngineCore tells of what never reaches a worker."""
+"""The name of the worker's method by which the agent's part in the EngineCore reports what never reaches a worker."""
 VERSION: Literal["version"] = "version"
 UPDATES = (
     "reload_weights",
@@ -36,7 +36,7 @@ UPDATES = (
     "add_lora",
     "remove_lora",
 )
-"""Methods of vLLM's worker that change what it computes with."""
+"""The methods of vLLM's worker that change what it computes with."""
 
 
 class Agent:
@@ -58,7 +58,7 @@ class Agent:
         self._adapter_names: dict[int, str] = {}
         self._how: list[str] = ["load_model"]
         self._began = time.time()
-        # Workers of an engine execute its model together: the count of that numbers what they tell of alike.
+        # Workers of an engine execute its model together: this count gives their receipts of one update one number.
         self._executions = 0
         self._looked = 0
         self._writes = -1
@@ -93,12 +93,12 @@ class Agent:
         setattr(worker, NOTED, self.noted)
 
     def noted(self, what: "Cache | Literal['version']", value: str | None = None) -> None:
-        """The EngineCore reset a cache, or was told a version of the weights."""
+        """Take in that the EngineCore reset a cache, or was given a version of the weights."""
         if what == VERSION:
             self._version = value
             return
         if what in self._caches:
-            # It has nothing that is older than the next execution, whose receipt has this number.
+            # The cache holds nothing from before the next execution, whose receipt has this number.
             self._caches[what] = self._executions
         self._touched(f"reset_{what}_cache")
 
@@ -135,7 +135,8 @@ class Agent:
             self._how.append(how)
 
     def _executed(self) -> None:
-        """After every execution of the model: cheap, unless there is something to look at."""
+        """Make a receipt where there is a reason to; this runs after every execution of the model and costs little
+        otherwise."""
         if self._asleep or self._broken:
             return
         self._executions += 1
@@ -149,7 +150,8 @@ class Agent:
             self._receipt()
 
     def _due(self) -> bool:
-        """Whether the weights were last looked at long ago: a copy through `.data` shows in no count of torch's."""
+        """Return whether the weights were last fingerprinted long ago: a copy through `.data` shows in no count of
+        torch's."""
         return bool(self._settings.every) and self._executions - self._looked >= self._settings.every
 
     def _receipt(self) -> None:
@@ -204,7 +206,7 @@ class Agent:
         self._post(post)
 
     def _current_parts(self, model: nn.Module) -> list[ModelPart]:
-        """The model's parts; derived anew only where a parameter is another, or lies elsewhere."""
+        """Return the model's parts; they are derived anew only where a parameter is another, or lies elsewhere."""
         places = [(id(value), value.data_ptr()) for value in (*model.parameters(), *model.buffers())]
         if self._parts is None or places != self._places:
             self._parts, self._places = list(held.parts(model)), places
@@ -251,7 +253,8 @@ class Agent:
 
 
 def _writes(parts: Iterable[ModelPart]) -> int:
-    """How often the parts' tensors were written to in place, as torch counts; tensors of inference mode are not."""
+    """Return how often the parts' tensors were written to in place, as torch counts; tensors of inference mode are
+    not."""
     return sum(part.values._version for part in parts if part.values is not None and not part.values.is_inference())
 
 

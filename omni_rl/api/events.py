@@ -1,4 +1,5 @@
-"""What happened, in order; the numbers of events rise, and a client that knows the last one it saw misses none."""
+"""Defines events: what happened, in order; their numbers rise, and a client that knows the last one it saw misses
+none."""
 
 from typing import Any
 
@@ -8,7 +9,7 @@ from omni_rl.api.base import Answer, example
 
 
 class EventAnswer(Answer):
-    """One event. `kind` says what `data` holds (README of the API: docs/events)."""
+    """One event. `kind` says what happened, and so what `data` holds."""
 
     id: int
     at: float = Field(description="Unix seconds.")

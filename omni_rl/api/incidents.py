@@ -1,4 +1,4 @@
-"""Incidents: what a person has to look at, from its first sign to its end."""
+"""Defines incidents: what a person has to look at, from its first sign to its end."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from omni_rl.consistency.incidents import IncidentKind
 
 
 class FigureAnswer(Answer):
-    """A figure and the limit that it is over."""
+    """A figure and the limit that it exceeds."""
 
     kind: str = Field(description="Of prompt, or `overall`.")
     metric: str
@@ -33,14 +33,14 @@ class ActionAnswer(Answer):
 
 
 class AcknowledgementAnswer(Answer):
-    """Who has an incident in hand."""
+    """Who has taken an incident in hand, and since when."""
 
     by: str
     at: float = Field(description="Unix seconds.")
 
 
 class NoteAnswer(Answer):
-    """What somebody wrote to an incident."""
+    """A note that somebody added to an incident."""
 
     by: str
     at: float = Field(description="Unix seconds.")
@@ -48,7 +48,7 @@ class NoteAnswer(Answer):
 
 
 class NoteBody(Body):
-    """What is to be written to an incident."""
+    """A note to add to an incident."""
 
     text: Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=4096)]
 
@@ -56,31 +56,32 @@ class NoteBody(Body):
 
 
 class IncidentAnswer(Answer):
-    """Something that a person has to look at. It is one from its first sign to its end: it grows, and is told once."""
+    """Something that a person has to look at. It is one incident from its first sign to its end: it grows, and is
+    reported once."""
 
     incident: int
-    run: str | None = Field(description="Null where it is of no run.")
+    run: str | None = Field(description="The run that it is about; null where it is about none.")
     kind: IncidentKind = Field(
-        description="drift: the two policies part. update: an engine did not take an update of weights, or keeps what "
+        description="drift: the two policies differ. update: an engine did not take an update of weights, or has what "
         "older ones computed. sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the "
         "cluster does not answer. silence: the run's steps stopped coming."
     )
     what: str = Field(description="The story in a few sentences.")
     remedy: str = Field(description="What to do about it.")
     guide: str = Field(description="Where the documents say more: a path of the project with an anchor.")
-    severity: SeverityName = Field(description="The worst that it reached; pause: somebody is needed now.")
+    severity: SeverityName = Field(description="The worst severity that it reached; pause: somebody is needed now.")
     cause: str | None
-    attempt: int | None = Field(description="Of the step at which it opened.")
-    step: int | None = Field(description="At which it opened.")
+    attempt: int | None = Field(description="The attempt of the step at which it opened.")
+    step: int | None = Field(description="The step at which it opened.")
     figure: FigureAnswer | None = Field(description="The worst figure so far.")
     good: GoodStepAnswer | None = Field(description="The last step before it that was ok.")
-    evidence: dict[str, Any] = Field(description="By name of the check.")
+    evidence: dict[str, Any] = Field(description="What was found, by the name of the check.")
     actions: list[ActionAnswer] = Field(description="What was done, in order.")
     acknowledged: AcknowledgementAnswer | None
     notes: list[NoteAnswer]
     opened: float = Field(description="Unix seconds.")
-    changed: float = Field(description="When it last grew, was acknowledged, got a note or ended.")
-    ended: float | None = Field(description="When it was over; null while it is not.")
+    changed: float = Field(description="When it last grew, was acknowledged, got a note or ended, in Unix seconds.")
+    ended: float | None = Field(description="When it was over, in Unix seconds; null while it is not.")
 
     model_config = example(
         incident=7,

@@ -1,51 +1,59 @@
-"""Jobs: fixed entry points, validated parameters. A client never names a command, a package or an environment."""
+"""Defines jobs: fixed entry points, validated parameters. A client never names a command, a package or an
+environment."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from omni_rl.api.base import Answer, Body, Name, example
+from omni_rl.api.base import MAX_INT, Answer, Body, Name, example
 from omni_rl.api.runs import CorrectionBody, LimitChanges, yardstick
 
 JobKind = Literal["grpo", "ppo"]
 JobStatus = Literal["pending", "running", "stopped", "succeeded", "failed"]
 ENDED: frozenset[JobStatus] = frozenset({"stopped", "succeeded", "failed"})
-"""A job of these never changes again."""
+"""The statuses in which a job never changes again."""
 
 
 class PolicyGradientParameters(Body):
-    """What GRPO and PPO have in common. `task` is one of the operator's (deploy/jobs)."""
+    """The parameters that GRPO and PPO have in common. `task` is one of the operator's (deploy/jobs)."""
 
     run: Name
     task: Name = "digits"
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: int = Field(default=50, ge=1, le=1_000_000)
-    prompts: int = Field(default=16, ge=1, le=65536, description="A step.")
+    prompts: int = Field(default=16, ge=1, le=65536, description="The prompts of a step.")
     max_tokens: int = Field(default=32, ge=1, le=1_048_576)
     temperature: float = Field(default=1.0, gt=0, le=10)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     learning_rate: float = Field(default=1e-3, ge=0, le=1)
-    learning_rate_warmup: int = Field(default=0, ge=0, description="Steps over which it rises, linearly.")
+    learning_rate_warmup: int = Field(
+        default=0, ge=0, le=MAX_INT, description="The steps over which the learning rate rises, linearly."
+    )
     learning_rate_decay: float = Field(
-        default=0.0, ge=0, le=1, description="The share that it falls by, linearly, over all steps."
+        default=0.0, ge=0, le=1, description="The share that the learning rate falls by, linearly, over all steps."
     )
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     clip_high: float = Field(default=0.28, gt=0)
-    kl: float = Field(default=0.0, ge=0, description="Weight of the k3 estimate against the reference.")
+    kl: float = Field(
+        default=0.0, ge=0, description="The weight of the k3 estimate of the divergence from the reference."
+    )
     correction: CorrectionBody = CorrectionBody()
     limits: LimitChanges = Field(
-        default_factory=dict, description="In place of the dtype's own, by bucket and metric, as a run has them."
+        default_factory=dict, description="Limits in place of the dtype's own, by kind and metric, as a run has them."
     )
     evaluate_every: int = Field(
-        default=0, ge=0, description="Steps between two measurements on held-out prompts; the last step has one too."
+        default=0,
+        ge=0,
+        le=MAX_INT,
+        description="Steps between two measurements on held-out prompts; the last step has one too.",
     )
-    evaluate_answers: int = Field(default=1, ge=1, le=1024, description="To each held-out prompt.")
-    save_every: int = Field(default=0, ge=0, description="Steps between two saved states to resume from.")
+    evaluate_answers: int = Field(default=1, ge=1, le=1024, description="The answers to each held-out prompt.")
+    save_every: int = Field(default=0, ge=0, le=MAX_INT, description="Steps between two saved states to resume from.")
     max_staleness: int = Field(default=0, ge=0, le=64)
     router_replay: bool = Field(
         default=False, description="Learn through the experts that the engine used (R3), and measure router flips."
     )
-    resume: bool = Field(default=False, description="From the last saved step, as a new attempt.")
+    resume: bool = Field(default=False, description="Go on from the last saved step, as a new attempt.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -54,9 +62,9 @@ class PolicyGradientParameters(Body):
 
 
 class GrpoParameters(PolicyGradientParameters):
-    """Groups of answers to each prompt, compared among themselves."""
+    """Parameters of GRPO, which compares the answers to each prompt among themselves."""
 
-    group: int = Field(default=8, ge=2, le=1024, description="Answers to a prompt.")
+    group: int = Field(default=8, ge=2, le=1024, description="The answers to a prompt.")
     normalise: bool = Field(default=True, description="Divide advantages by the group's standard deviation.")
     leave_one_out: bool = False
     aggregation: Literal["token", "sequence"] = "token"
@@ -66,7 +74,7 @@ class GrpoParameters(PolicyGradientParameters):
 
 
 class PpoParameters(PolicyGradientParameters):
-    """A value head on the copy, and generalised advantages."""
+    """Parameters of PPO, with a value head on the training copy, and generalised advantages."""
 
     epochs: int = Field(default=1, ge=1, le=64)
     minibatches: int = Field(default=1, ge=1, le=1024)
@@ -79,14 +87,14 @@ class PpoParameters(PolicyGradientParameters):
 
 
 class GrpoBody(Body):
-    """Submit a GRPO job."""
+    """Submits a GRPO job."""
 
     kind: Literal["grpo"]
     parameters: GrpoParameters
 
 
 class PpoBody(Body):
-    """Submit a PPO job."""
+    """Submits a PPO job."""
 
     kind: Literal["ppo"]
     parameters: PpoParameters

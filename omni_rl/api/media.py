@@ -1,4 +1,4 @@
-"""Media of kept samples."""
+"""Defines the media of stored samples."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from omni_rl.api.base import Answer, example
 
 
 class MediaAnswer(Answer):
-    """A media item that is kept. `stored` "redacted": this coordinator keeps media out."""
+    """A media item that is stored. `stored` "redacted": this coordinator does not store media."""
 
     digest: str
     bytes: int

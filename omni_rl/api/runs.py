@@ -1,4 +1,4 @@
-"""A run: what is compared, and how strictly."""
+"""Defines a run: what is compared, and how strictly."""
 
 from dataclasses import fields
 from typing import Annotated, Literal, Self
@@ -18,7 +18,7 @@ from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL
 
 METRICS = tuple(field.name for field in fields(Metrics))
 LIMITED = (*METRICS, "excluded_fraction", "flip_margin_max")
-"""What limits may be of: the metrics, and what is derived from them and from the flips."""
+"""The figures that may have limits: the metrics, and what is derived from them and from the flips."""
 
 
 def _one_of(names: tuple[str, ...]) -> AfterValidator:
@@ -34,16 +34,16 @@ Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enu
 Limited = Annotated[str, _one_of(LIMITED), WithJsonSchema({"type": "string", "enum": list(LIMITED)})]
 
 
-BUCKETS = (OVERALL, MIXED_STATE)
-"""What may have limits beside the kinds of prompt."""
+BESIDE_KINDS = (OVERALL, MIXED_STATE)
+"""The groups of tokens that may have limits beside the kinds of prompt."""
 
 
 Number = Annotated[float, Field(strict=True)]
-"""A number; true and false are none."""
+"""A number; true and false are not numbers."""
 
 
 class LimitValues(Body):
-    """Above which value a metric asks for which severity."""
+    """The values above which a metric asks for a severity."""
 
     warn: Number
     mask: Number
@@ -53,19 +53,20 @@ class LimitValues(Body):
 
 
 LimitChanges = dict[Name, dict[Limited, LimitValues]]
-"""By `overall` or a kind of prompt, and by metric."""
+"""A run's own limits by `overall` or a kind of prompt, and by metric."""
 
 
 def yardstick(dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None) -> Yardstick:
-    """A dtype's with a run's own limits in their place. Raises ConfigError, a ValueError, where limits do not rise."""
+    """Return a dtype's yardstick with a run's own limits in place of the dtype's. Raises ConfigError, a ValueError,
+    where limits do not rise."""
     values: dict[str, dict[str, dict[str, float]]] = {
-        bucket: {name: limit.model_dump() for name, limit in metrics.items()} for bucket, metrics in changes.items()
+        kind: {name: limit.model_dump() for name, limit in metrics.items()} for kind, metrics in changes.items()
     }
     return Yardstick.of(dtype, values, leave_out)
 
 
 class CorrectionBody(Body):
-    """Per-token weights of a step: `omni_rl.consistency.corrections` has the formulas and their sources."""
+    """Asks for per-token weights of a step: `omni_rl.consistency.corrections` has the formulas and their sources."""
 
     method: Method = "tis"
     cap: Number = Field(default=2.0, ge=1)
@@ -74,7 +75,9 @@ class CorrectionBody(Body):
     geometric_low: Number = Field(default=0.99, ge=0, le=1)
     geometric_high: Number = Field(default=1.01, ge=1)
     veto: Number | None = Field(default=None, ge=0, lt=1)
-    when: Literal["mask", "always"] = Field(default="mask", description="From severity mask on, or at every step.")
+    when: Literal["mask", "always"] = Field(
+        default="mask", description="Whether tokens are weighed from severity mask on, or at every step."
+    )
 
     model_config = example(method="icepop", low=0.5, high=5.0, when="mask")
 
@@ -82,14 +85,21 @@ class CorrectionBody(Body):
         return Correction(**self.model_dump(exclude={"when"}))
 
 
+MAX_LAG = 256
+"""The most weight versions that an engine may be behind. The coordinator compares what engines hold with as many of the
+trainer's updates, and stores them."""
+
+
 class RunBody(Body):
-    """A run of any framework. The same again is fine; other content under the same name is a conflict."""
+    """A run of any framework. The same run again is accepted; other content under the same name is a conflict."""
 
     run: Name
-    model: Text = Field(description="What is trained; for people.")
-    dtype: Dtype = Field(description="In which the engine computes. The coarser of both sides' picks the limits.")
+    model: Text = Field(description="What is trained, as a name for people.")
+    dtype: Dtype = Field(
+        description="The dtype in which the engine computes. The coarser dtype of both sides picks the limits."
+    )
     train_dtype: Dtype | None = Field(
-        default=None, description="In which the trainer computes the logprobs it posts; null: as the engine."
+        default=None, description="The dtype in which the trainer computes the logprobs it posts; null: the engine's."
     )
     framework: Text = "omni-rl"
     gated: bool = Field(
@@ -97,7 +107,9 @@ class RunBody(Body):
         description="Whether this coordinator's cluster samples for the run, so that its gate stops it and syncs heal "
         "it. Otherwise verdicts advise.",
     )
-    limits: LimitChanges = Field(default_factory=dict, description="In place of the dtype's own, by bucket and metric.")
+    limits: LimitChanges = Field(
+        default_factory=dict, description="Limits in place of the dtype's own, by kind and metric."
+    )
     correction: CorrectionBody = CorrectionBody()
     kinds: tuple[Name, ...] = Field(
         default=(),
@@ -108,6 +120,7 @@ class RunBody(Body):
     lag: int | None = Field(
         default=None,
         ge=0,
+        le=MAX_LAG,
         description="How many weight versions the engine may be behind the trainer, in an asynchronous run.",
     )
     silent_after: Number | None = Field(
@@ -127,31 +140,32 @@ class RunBody(Body):
     )
 
     def terms(self) -> Terms:
-        """How its records are to be read."""
+        """Return how the run's records are to be read."""
         return Terms.of(coarser(self.dtype, self.train_dtype), self.lag, self.judged_by().limits)
 
     @property
     def every_kind(self) -> tuple[str, ...]:
-        """The kinds that its records may name."""
+        """The kinds of prompt that the run's records may name."""
         return (*KINDS, *self.kinds)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        reserved = {*BUCKETS, *KINDS} & set(self.kinds)
+        reserved = {*BESIDE_KINDS, *KINDS} & set(self.kinds)
         if reserved or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds has {', '.join(sorted(reserved)) or 'a name twice'}; name kinds of the run's own")
-        if unknown := sorted(self.limits.keys() - {*BUCKETS, *self.every_kind}):
+        if unknown := sorted(self.limits.keys() - {*BESIDE_KINDS, *self.every_kind}):
             raise ValueError(f"limits of {', '.join(unknown)}: no such kind; there are {', '.join(self.every_kind)}")
         self.judged_by()
         return self
 
     def judged_by(self) -> Yardstick:
-        """Raises ConfigError, a ValueError, where limits do not rise."""
+        """Return the yardstick that the run is judged by. Raises ConfigError, a ValueError, where limits do not
+        rise."""
         return yardstick(coarser(self.dtype, self.train_dtype), self.limits, self.leave_out)
 
 
 class DriftAnswer(Answer):
-    """Where the state machine stands, and what it is doing about it."""
+    """Where the state machine of a run's drift stands, and what it is doing about the drift."""
 
     severity: SeverityName = "ok"
     gate: GateName = "open"
@@ -162,7 +176,8 @@ class DriftAnswer(Answer):
 
 
 Activity = Literal["waiting", "live", "silent", "ended"]
-"""What a run does: no step came yet; steps come; none came for longer than it states; it said that it is over."""
+"""What a run does. waiting: no step came yet; live: steps come; silent: none came for longer than the run states;
+ended: it said that it is over."""
 
 
 class RunAnswer(Answer):
@@ -172,17 +187,17 @@ class RunAnswer(Answer):
     created: float = Field(description="Unix seconds.")
     config: RunBody
     drift: DriftAnswer
-    attempt: int | None = Field(description="The latest one; null before the first step.")
-    step: int | None = Field(description="The latest sealed one of that attempt.")
-    sealed: float | None = Field(default=None, description="When that was, in Unix seconds.")
+    attempt: int | None = Field(description="The latest attempt; null before the first step.")
+    step: int | None = Field(description="The latest sealed step of that attempt.")
+    sealed: float | None = Field(default=None, description="When that step was sealed, in Unix seconds.")
     activity: Activity = Field(
         default="waiting",
         description="waiting: no step came yet. live: steps come. silent: none came for longer than `silent_after`; "
-        "what is said of the run is of its last step. ended: it said that it is over.",
+        "what is said of the run is about its last step. ended: it said that it is over.",
     )
     kinds: tuple[str, ...] = Field(
         default=KINDS,
-        description="The kinds of prompt that the run's figures are told by beside `overall`, in the order to show.",
+        description="The kinds of prompt that the run has figures of beside `overall`, in the order to show.",
     )
 
 
@@ -199,15 +214,17 @@ class RunLine(RunAnswer):
 
     need: NeedName | None = Field(
         default=None,
-        description="How much it needs a person, the worst of its state and its open incidents. unknown: the "
+        description="How much the run needs a person, the worst of its state and its open incidents. unknown: the "
         "coordinator cannot see the cluster that samples for it. unjudged: nothing in its latest step was judged. Null "
-        "of a coordinator of version 0.1, which does not say.",
+        "from a coordinator of version 0.1, which does not say.",
     )
-    cause: str | None = Field(default=None, description="Of the worst of its open incidents, or of its drift.")
-    figure: FigureAnswer | None = Field(default=None, description="The worst figure of what it drifts by.")
-    good: GoodStepAnswer | None = Field(default=None, description="Its last step that was ok.")
+    cause: str | None = Field(default=None, description="The cause of its worst open incident, or of its drift.")
+    figure: FigureAnswer | None = Field(
+        default=None, description="The worst of the figures that are over their limits."
+    )
+    good: GoodStepAnswer | None = Field(default=None, description="The run's last step that was ok.")
     recent: Recent = Recent()
-    incident: int | None = Field(default=None, description="The worst of its open incidents.")
+    incident: int | None = Field(default=None, description="The number of the run's worst open incident.")
     acknowledged: AcknowledgementAnswer | None = Field(default=None, description="Who has that incident in hand.")
 
 
@@ -216,5 +233,5 @@ class AttemptAnswer(Answer):
 
     attempt: int
     started: float = Field(description="Unix seconds.")
-    first: int | None = Field(description="Its first sealed step; null before there is one.")
-    last: int | None = Field(description="Its last sealed step.")
+    first: int | None = Field(description="The attempt's first sealed step; null before there is one.")
+    last: int | None = Field(description="The attempt's last sealed step.")

@@ -1,4 +1,4 @@
-"""The coordinator itself: sessions, gate, cluster, health."""
+"""Defines the state of the coordinator itself: sessions, gate, cluster, health."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -12,7 +12,8 @@ from omni_rl.consistency.need import NeedName
 
 
 class Scope(StrEnum):
-    """Each includes the ones before it. read: look. sync: post steps, sync, check. admin: jobs, pause, resume."""
+    """What a token allows; each scope includes the ones before it. read: look. sync: post steps, sync, check. admin:
+    jobs, pause, resume."""
 
     READ = "read"
     SYNC = "sync"
@@ -24,7 +25,7 @@ class Scope(StrEnum):
 
 
 class SessionBody(Body):
-    """A token, in exchange for a session cookie."""
+    """A token, to be exchanged for a session cookie."""
 
     token: SecretStr = Field(max_length=256)
 
@@ -42,7 +43,7 @@ class SessionAnswer(Answer):
 
 
 class PauseBody(Body):
-    """Why generation is to stop; everyone sees it."""
+    """Why generation must stop; everyone sees it."""
 
     reason: Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=512)]
 
@@ -50,7 +51,7 @@ class PauseBody(Body):
 
 
 class ResumeBody(Body):
-    """What is to go on; nothing given: what a person stopped, and the one run whose drift holds the gate."""
+    """What must go on; if nothing is given: what a person stopped, and the one run whose drift holds the gate."""
 
     run: Name | None = Field(default=None, description="End this run's hold alone.")
 
@@ -58,7 +59,7 @@ class ResumeBody(Body):
 
 
 class Hold(Answer):
-    """One reason why the gate is closed. `holder`: `person`, or the run whose drift closed it."""
+    """One reason why the gate is closed. `holder` is `person`, or the run whose drift closed it."""
 
     holder: str
     reason: str
@@ -66,7 +67,7 @@ class Hold(Answer):
 
 
 class GateAnswer(Answer):
-    """Generation goes on while nothing holds it. `confirmed`: every replica has said so."""
+    """The gate: generation goes on while nothing holds it. `confirmed`: every replica has confirmed it."""
 
     gate: Literal["open", "closed"]
     confirmed: bool
@@ -90,7 +91,7 @@ class MemberAnswer(Answer):
 
 
 class ClusterAnswer(Answer):
-    """What the Ray cluster says of itself; not connected: `reason`, and what was known last."""
+    """What the Ray cluster reports of itself; if it is not connected, `reason`, and what was known last."""
 
     expected: bool = Field(
         default=True, description="False: the coordinator was started alone, and judges what others post."
@@ -103,8 +104,8 @@ class ClusterAnswer(Answer):
 
 
 class AlarmAnswer(Answer):
-    """An incident of kind drift or update as version 0.1 told of it; `IncidentAnswer` says more. `closed`: when it was
-    over, null while it is not."""
+    """An incident of kind drift or update as version 0.1 reported it; `IncidentAnswer` says more. `closed` is when it
+    was over, null while it is not."""
 
     alarm: int
     run: str
@@ -114,7 +115,7 @@ class AlarmAnswer(Answer):
     cause: str | None
     sentence: str
     action: str = Field(default="", description="What was done.")
-    evidence: dict[str, Any] = Field(default_factory=dict, description="By name of the check.")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="What was found, by the name of the check.")
     opened: float
     closed: float | None
 
@@ -122,17 +123,17 @@ class AlarmAnswer(Answer):
 class StateAnswer(Answer):
     """Everything that the head of the dashboard shows."""
 
-    version: str = Field(description="Of omni-rl.")
+    version: str = Field(description="The version of omni-rl.")
     started: float
     gate: GateAnswer
     cluster: ClusterAnswer
-    sync: str | None = Field(description="The one under way.")
+    sync: str | None = Field(description="The sync under way; null where there is none.")
     runs: list[RunAnswer]
     needs: dict[NeedName, int] = Field(default_factory=dict, description="How many runs there are of each need.")
     incidents: list[IncidentAnswer] = Field(
-        default_factory=list, description="Those that are not over, the worst first, at most 100."
+        default_factory=list, description="The incidents that are not over, the worst first, at most 100."
     )
-    alarms: list[AlarmAnswer] = Field(description="Of these incidents, what version 0.1 called alarms.")
+    alarms: list[AlarmAnswer] = Field(description="Those of these incidents that version 0.1 called alarms.")
 
 
 class ReadyAnswer(Answer):

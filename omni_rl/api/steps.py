@@ -1,20 +1,20 @@
-"""A step's parts, its verdict, and what is kept of it."""
+"""Defines a step's parts, its verdict, and what is stored of it."""
 
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 from omni_rl.api.runs import DriftAnswer
 
 VERDICT_KEY = b"omni_rl.verdict"
-"""An Arrow answer to a seal has a row a sample (`sample`, `weights`) and the verdict as JSON in its schema's metadata,
-under this key."""
+"""The key of the verdict, as JSON, in the schema's metadata of an Arrow answer to a seal. Such an answer has a row a
+sample (`sample`, `weights`)."""
 
 
 class PartAnswer(Answer):
-    """A part that is durable."""
+    """A part of a step that is durable."""
 
     run: str
     attempt: int
@@ -22,7 +22,7 @@ class PartAnswer(Answer):
     rank: int
     samples: int
     tokens: int
-    digest: str = Field(description="blake3 of the content, equal however it was sent.")
+    digest: str = Field(description="The blake3 digest of the content, the same however it was sent.")
     stored: Literal["new", "same"]
 
     model_config = example(
@@ -65,15 +65,24 @@ class TrainingBody(Body):
 class BreachAnswer(Answer):
     """One figure over its limit; `value` is null where it is not a number."""
 
-    bucket: str
+    kind: str = Field(description="Which tokens: those of a kind of prompt, `overall`, or `mixed_state`.")
+    bucket: str = Field(default="", deprecated=True, description="`kind`, by its old name.")
     metric: str
     value: float | None
     limit: float
     severity: SeverityName
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_either_name(cls, values: Any) -> Any:
+        """Read `bucket` as `kind`: ledgers hold verdicts that are older than the name `kind`."""
+        name = values.get("kind", values.get("bucket")) if isinstance(values, dict) else None
+        return values if name is None else {**values, "kind": name, "bucket": name}
+
 
 class SampleWeights(Answer):
-    """Weights of one sample's tokens, in order; 0 masks. A sample is known by the rank that posted it and its name."""
+    """Weights of one sample's tokens, in order; 0 masks. A sample is identified by the rank that posted it and its
+    name."""
 
     rank: int = 0
     sample: str
@@ -81,18 +90,20 @@ class SampleWeights(Answer):
 
 
 class WeightsAnswer(Answer):
-    """How the policy gradient's tokens are weighed."""
+    """The weights of the policy gradient's tokens."""
 
     method: str
-    clipped_fraction: float = Field(description="Tokens that got other than their own ratio.")
-    effective_sample_size: float = Field(description="Kish's, as a share of the tokens that count.")
+    clipped_fraction: float = Field(description="The share of tokens whose weight is not their own ratio.")
+    effective_sample_size: float = Field(
+        description="Kish's effective sample size, as a share of the tokens that count."
+    )
 
     model_config = example(method="tis", clipped_fraction=0.5, effective_sample_size=0.93)
 
 
 class WorstSample(Answer):
-    """A sample that is kept with its tokens, known by the rank that posted it and its name; its error is mean exp(abs
-    d), null where that is not a number."""
+    """A sample that is stored with its tokens, identified by the rank that posted it and its name; its error is mean
+    exp(abs d), null where that is not a number."""
 
     rank: int = 0
     sample: str
@@ -101,8 +112,8 @@ class WorstSample(Answer):
 
 
 class Verdict(Answer):
-    """What a step amounts to. `reason` says what it is judged by, in a sentence; `sentence` why it is so, and what to
-    do."""
+    """The judgement of a step. `reason` says what it is judged by, in a sentence; `sentence` says why it is so, and
+    what to do."""
 
     run: str
     attempt: int
@@ -110,7 +121,8 @@ class Verdict(Answer):
     severity: SeverityName
     reason: str
     cause: str | None = Field(
-        default=None, description="Why, as far as the records tell; `unknown` where no check reproduces the difference."
+        default=None,
+        description="The cause, as far as records show it; `unknown` where no check reproduces the difference.",
     )
     sentence: str = Field(default="", description="The cause in words, with what to do; empty where nothing is wrong.")
     evidence: list[dict[str, Any]] = Field(default_factory=list, description="What each check found, in order.")
@@ -120,9 +132,12 @@ class Verdict(Answer):
     tokens: int
     figures: Figures
     worst: list[WorstSample]
-    weights: WeightsAnswer | None = Field(default=None, description="Null: every token that counts weighs 1.")
+    weights: WeightsAnswer | None = Field(
+        default=None, description="How tokens are weighed; null: every token that counts weighs 1."
+    )
     sample_weights: list[SampleWeights] | None = Field(
-        default=None, description="With `weights`, in the answer to a seal. As an Arrow stream: Accept it."
+        default=None,
+        description="Each token's weight, in the answer to a seal with `weights`. To get an Arrow stream, accept it.",
     )
 
     model_config = example(
@@ -131,7 +146,16 @@ class Verdict(Answer):
         step=12,
         severity="mask",
         reason="image: gen_kl_error 0.0171 is over 0.015 (mask)",
-        breaches=[{"bucket": "image", "metric": "gen_kl_error", "value": 0.0171, "limit": 0.015, "severity": "mask"}],
+        breaches=[
+            {
+                "kind": "image",
+                "bucket": "image",
+                "metric": "gen_kl_error",
+                "value": 0.0171,
+                "limit": 0.015,
+                "severity": "mask",
+            }
+        ],
         drift={"severity": "mask", "gate": "open", "pursuit": "attributing", "cause": None},
         samples=1,
         tokens=2,
@@ -155,14 +179,14 @@ class StepAnswer(Answer):
 
     verdict: Verdict
     sealed: float = Field(description="Unix seconds.")
-    weight_version: str = Field(description="What sampled it; several are joined by a comma.")
-    positions: dict[str, list[PositionBin]] = Field(description="By bucket.")
+    weight_version: str = Field(description="The weight version that sampled the step; several are joined by a comma.")
+    positions: dict[str, list[PositionBin]] = Field(description="Figures by kind of prompt and position.")
     training: dict[str, float | None]
     flips: list[int] | None = Field(description="Router flips by MoE layer; null where choices were not posted.")
 
 
 class SampleAnswer(Answer):
-    """A kept sample: its record in the published schema (`omni_rl.ledger.schema`), tokens and logprobs included."""
+    """A stored sample: its record in the published schema (`omni_rl.ledger.schema`), tokens and logprobs included."""
 
     run: str
     attempt: int
@@ -170,7 +194,7 @@ class SampleAnswer(Answer):
     rank: int = 0
     sample: str
     kind: str
-    error: float | None = Field(description="mean exp(abs d); null where that is not a number.")
+    error: float | None = Field(description="The sample's mean exp(abs d); null where that is not a number.")
     record: dict[str, Any]
 
 
@@ -190,9 +214,10 @@ class StepLine(Answer):
 
 
 class TimelineAnswer(Answer):
-    """Figures over steps, in buckets of `width` steps (1: each by itself), column by column; empty ones are left out.
+    """Figures over steps, in buckets of `width` steps (1: each step by itself), column by column; empty buckets are
+    left out.
 
-    `low` and `high` are the least and greatest value in a bucket, so no spike is lost; null where it has none.
+    `low` and `high` are the least and greatest value in a bucket, so no spike is lost; null where the bucket has none.
     `severity` is the worst; `broken` counts steps with a figure that is not a number.
     """
 
@@ -203,6 +228,9 @@ class TimelineAnswer(Answer):
     first: list[int]
     last: list[int]
     steps: list[int]
+    sealed: list[float] = Field(
+        default_factory=list, description="When each bucket's last step was sealed, in Unix seconds."
+    )
     severity: list[SeverityName]
     broken: list[int]
     low: dict[str, list[float | None]]
@@ -210,7 +238,7 @@ class TimelineAnswer(Answer):
 
     @classmethod
     def empty(cls, run: str, kind: str) -> Self:
-        """Of a run without a step."""
+        """Return the timeline of a run without a step."""
         return cls(
             run=run, attempt=0, kind=kind, width=1, first=[], last=[], steps=[], severity=[], broken=[], low={}, high={}
         )

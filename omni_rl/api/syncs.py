@@ -1,13 +1,14 @@
-"""Weight syncs and checks."""
+"""Defines weight syncs and checks."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from omni_rl.api.base import NO_NUL, Answer, Body, Figures, Name, SeverityName, example
+from omni_rl.api.base import MAX_INT, NO_NUL, Answer, Body, Figures, Name, SeverityName, example
 
 SourceKind = Literal["trainer", "published", "directory", "served"]
-"""served: no new weights; replicas that died get successors, which serve what the others serve."""
+"""Where a sync's weights come from. served: no new weights; replicas that died get successors, which serve what the
+others serve."""
 InFlight = Literal["recompute", "drain", "keep"]
 Outcome = Literal["committed", "rolled_back", "failed"]
 
@@ -17,10 +18,11 @@ class SyncBody(Body):
 
     source: SourceKind = "trainer"
     version: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None = Field(
-        default=None, description="With `published`: what `omni_rl.client.publish` returned."
+        default=None, description="For `published`: the version that `omni_rl.client.publish` returned."
     )
     path: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=4096)] | None = Field(
-        default=None, description="With `directory`: safetensors, below one of the operator's weight_roots."
+        default=None,
+        description="For `directory`: where the safetensors are, below one of the operator's weight_roots.",
     )
     mode: InFlight = "recompute"
     probe: bool = Field(default=True, description="Score the canonical probe, for the agreement by kind.")
@@ -54,19 +56,19 @@ class SyncAnswer(Answer):
 
     sync: str
     state: Literal["running", "finished"]
-    phase: str = Field(description="The one it is in, or was in last.")
+    phase: str = Field(description="The phase that the sync is in, or was in last.")
     outcome: Outcome | None = None
     key: str | None = None
     source: SourceKind = "trainer"
     started: float
     finished: float | None = None
-    version: str = Field(default="", description="What it brings.")
-    serving: str = Field(default="", description="What replicas sample with now.")
+    version: str = Field(default="", description="The version that the sync brings.")
+    serving: str = Field(default="", description="The version that replicas sample with now.")
     tensors: int = 0
     bytes: int = 0
     elements_proven: int = 0
     elements: int = 0
-    seconds: dict[str, float] = Field(default_factory=dict, description="By phase.")
+    seconds: dict[str, float] = Field(default_factory=dict, description="The seconds of each phase.")
     stall: float = Field(default=0.0, description="The longest time without an engine step, in seconds.")
     copy_rate: float = Field(default=0.0, description="Bytes a second of a plain copy on this host, to compare with.")
     agreement: Figures | None = None
@@ -104,17 +106,20 @@ class SyncAnswer(Answer):
 
 
 class CheckBody(Body):
-    """The canonical probe, or a step's worst samples; each further part costs time."""
+    """Asks for a check on the canonical probe, or on a step's worst samples; each further part costs time."""
 
     run: Name | None = None
-    attempt: int | None = Field(default=None, ge=0)
-    step: int | None = Field(default=None, ge=0)
+    attempt: int | None = Field(default=None, ge=0, le=MAX_INT)
+    step: int | None = Field(default=None, ge=0, le=MAX_INT)
     legs: bool = True
-    reference: bool = Field(default=False, description="A float32 reference of the trainer.")
+    reference: bool = Field(default=False, description="Compare both sides with a float32 reference of the trainer.")
     localise: bool = Field(
-        default=False, description="How far apart the outputs of each module lie, and the first that diverges."
+        default=False,
+        description="Measure how far apart the outputs of each module lie, and find the first that diverges.",
     )
-    seconds: float = Field(default=60.0, gt=0, le=600, description="When the search for a cause gives up.")
+    seconds: float = Field(
+        default=60.0, gt=0, le=600, description="The seconds after which the search for a cause gives up."
+    )
 
     model_config = example(run="digits-grpo", attempt=1, step=12, legs=True)
 
@@ -127,7 +132,7 @@ class CheckBody(Body):
 
 class AnswerLegs(Answer):
     """An answer, token by token from its first: for each leg the logprob of its second side less that of its first,
-    null where that is not a number. A leg may know the first tokens alone."""
+    null where that is not a number. A leg may have the first tokens only."""
 
     sample: str
     kind: str
@@ -137,7 +142,7 @@ class AnswerLegs(Answer):
 class CheckAnswer(Answer):
     """Both policies, compared once. `run`, `attempt` and `step` name the step it was about; null: the probe."""
 
-    check: int = Field(description="Its number in the ledger; they rise.")
+    check: int = Field(description="The check's number in the ledger; numbers rise.")
     at: float = Field(description="Unix seconds.")
     run: str | None = None
     attempt: int | None = None
@@ -147,7 +152,7 @@ class CheckAnswer(Answer):
     reason: str
     figures: Figures
     legs: dict[str, Figures] = Field(
-        description="Of answers to the probe; where a step was asked about, of its own answers, and of the probe's of "
+        description="The legs of the probe's answers; where a step was asked about, of its own, and of the probe's of "
         "kinds that none of these is of."
     )
     answers: list[AnswerLegs] = Field(description="The legs token by token.")

@@ -1,18 +1,24 @@
-"""What an engine's agent and a trainer say about an update of weights, and what came of it."""
+"""Defines what an engine's agent and a trainer report about an update of weights, and what came of it."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, StringConstraints
 
 from omni_rl.api.base import MAX_INT, NO_NUL, Answer, Body, Name, example
 
 MAX_PARTS = 65_536
-"""Of one body. A model with more experts than that has them added up layer by layer."""
+"""The most parts of a worker, a trainer or an adapter in one body. The experts of a model with more are added up layer
+by layer."""
+MAX_ADAPTERS = 256
+MAX_ALL_PARTS = 2**19
+"""The most parts of one body, those of its adapters included."""
+MAX_VALUES = 2**23
+"""The most names and values of one body: enough for as many parts as there may be, and for their adapters."""
 MAX_NAMED = 64
-"""Names that are spelled out in a list; the counts are of all."""
+"""The most names that are spelled out in a list; the counts are of all."""
 PartName = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,256}$")]
 CLOSED: dict[str, JsonValue] = {"additionalProperties": False}
-"""For the schema of a mapping, which otherwise lets keys through that their own pattern does not."""
+"""An entry for the schema of a mapping, which otherwise allows keys that their own pattern does not."""
 Sentence = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=1024)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -33,7 +39,7 @@ class Sum(NamedTuple):
 
 
 class HeldPart(NamedTuple):
-    """A part as one worker holds it. `shard`: which of how many equal shares, as 2/4; empty where it is not known.
+    """A part as one worker holds it. `shard` is which of how many equal shares, as 2/4; empty where it is not known.
     `changed`: whether this update changed it."""
 
     sum: Sum
@@ -42,20 +48,22 @@ class HeldPart(NamedTuple):
 
 
 class Adapter(Body):
-    """A LoRA adapter. Its parts are the matrices of each module, `...lora_A` and `...lora_B`, the second with the
-    scale multiplied in, as engines keep it."""
+    """A LoRA adapter. Its parts are the matrices of each module, `...lora_A` and `...lora_B`, the second with the scale
+    multiplied in, as engines hold it."""
+
+    most_values: ClassVar[int] = MAX_VALUES
 
     name: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)]
     rank: Small
     targets: tuple[Annotated[str, StringConstraints(pattern=NO_NUL, max_length=128)], ...] = Field(
         default=(), max_length=MAX_NAMED
     )
-    norm: Number = Field(default=0.0, description="Of all the deltas' factors together.")
+    norm: Number = Field(default=0.0, description="The norm of all the adapter's matrices together.")
     parts: dict[PartName, tuple[Sum, ...]] = Field(default_factory=dict, max_length=MAX_PARTS, json_schema_extra=CLOSED)
 
 
 class EngineRenames(Body):
-    """How an engine renames what a checkpoint holds: substrings, then prefixes, then suffixes; null drops it."""
+    """How an engine renames what a checkpoint holds: substrings, then prefixes, then suffixes; null drops the name."""
 
     substrings: dict[PartName, Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None] = Field(
         default_factory=dict, max_length=MAX_NAMED, json_schema_extra=CLOSED
@@ -69,40 +77,46 @@ class EngineRenames(Body):
 
 
 class ReceiptBody(Body):
-    """What one worker of an engine holds after an update, whoever made it. Counts are of the engine's own tensors."""
+    """What one worker of an engine holds after an update, whichever process made the update. Counts are of the engine's
+    own tensors."""
+
+    most_values: ClassVar[int] = MAX_VALUES
 
     session: Annotated[str, StringConstraints(pattern=NO_NUL, min_length=1, max_length=64)] = Field(
-        description="Of this start of the engine; updates are numbered anew in each."
+        description="A name of this start of the engine; each start numbers its updates anew."
     )
     worker: Annotated[int, Field(ge=0, le=65535)] = 0
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
     at: float = Field(description="Unix seconds, by the worker's clock.")
-    began: float = Field(description="When the first weight was written.")
+    began: float = Field(description="When the first weight was written, in Unix seconds.")
     how: tuple[Annotated[str, StringConstraints(pattern=NO_NUL, max_length=64)], ...] = Field(
-        max_length=MAX_NAMED, description="By which entry points, in order: load_weights, reload_weights, in_place, ..."
+        max_length=MAX_NAMED,
+        description="The entry points that wrote, in order: load_weights, reload_weights, in_place, ...",
     )
     of: Small | None = Field(default=None, description="The trainer's number of the update, where the worker knows it.")
     version: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=256)] | None = Field(
         default=None, description="The weight version that the engine claims."
     )
-    seconds: Number = Field(default=0.0, description="What the fingerprints took.")
+    seconds: Number = Field(default=0.0, description="The seconds that the fingerprints took.")
     tensors: Small
     changed: Small
-    zero: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED, description="Tensors of zeros that had none.")
+    zero: tuple[PartName, ...] = Field(
+        default=(), max_length=MAX_NAMED, description="Tensors that the update changed to zeros."
+    )
     nonfinite: tuple[PartName, ...] = Field(default=(), max_length=MAX_NAMED)
     caches: dict[Cache, Small] = Field(
         default_factory=dict,
-        description="Of the caches that the engine has: with which of its updates each was last reset; 0: the start.",
+        description="The engine's caches, with the number of its update that each was last reset with; 0: the start.",
     )
     parts: dict[PartName, HeldPart] = Field(max_length=MAX_PARTS, json_schema_extra=CLOSED)
     opaque: dict[PartName, Sentence] = Field(
         default_factory=dict,
         max_length=MAX_PARTS,
         json_schema_extra=CLOSED,
-        description="Parts that cannot be compared, and why.",
+        description="The parts that cannot be compared, and why.",
     )
     adapters: tuple[Adapter, ...] | None = Field(
-        default=None, max_length=256, description="Null: the engine takes none."
+        default=None, max_length=MAX_ADAPTERS, description="The adapters that are loaded; null: the engine takes none."
     )
     renames: EngineRenames = EngineRenames()
 
@@ -124,16 +138,20 @@ class ReceiptBody(Body):
 
 
 class AnnouncementBody(Body):
-    """What the trainer's weights are, as of its update of this number. Each part comes in every dtype that an engine
-    may hold it in."""
+    """The trainer's weights as of its update of this number. Each part comes in every dtype that an engine may hold it
+    in."""
+
+    most_values: ClassVar[int] = MAX_VALUES
 
     session: Annotated[str, StringConstraints(pattern=NO_NUL, max_length=64)] = Field(
-        default="", description="Of this start of the trainer, whose updates are numbered anew."
+        default="", description="A name of this start of the trainer; each start numbers its updates anew."
     )
     at: float = Field(description="Unix seconds, by the trainer's clock, before anything is sent to an engine.")
     parts: dict[PartName, tuple[Sum, ...]] = Field(max_length=MAX_PARTS, json_schema_extra=CLOSED)
-    adapters: tuple[Adapter, ...] = Field(default=(), max_length=256)
-    engines: tuple[Name, ...] = Field(default=(), max_length=4096, description="Those that are to confirm; else all.")
+    adapters: tuple[Adapter, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    engines: tuple[Name, ...] = Field(
+        default=(), max_length=4096, description="The engines that must confirm; if empty, all."
+    )
 
     model_config = example(
         at=1795500000.0,
@@ -146,7 +164,7 @@ class FindingAnswer(Answer):
 
     cause: str
     sentence: str
-    parts: list[str] = Field(default_factory=list, description="The first of them.")
+    parts: list[str] = Field(default_factory=list, description="The first of the parts that it is about.")
 
 
 class UpdateAnswer(Answer):
@@ -155,17 +173,17 @@ class UpdateAnswer(Answer):
     number: int
     engine: str | None
     at: float = Field(description="Unix seconds.")
-    of: int | None = Field(description="The trainer's update that it is compared with.")
+    of: int | None = Field(description="The trainer's update that this one is compared with.")
     workers: int
-    reported: int = Field(description="Workers that have.")
+    reported: int = Field(description="How many workers have reported.")
     how: list[str]
     version: str | None
     tensors: int
     changed: int
-    equal: int = Field(description="Parts that are the trainer's to the bit.")
+    equal: int = Field(description="How many parts equal the trainer's to the bit.")
     different: int
     not_comparable: int
-    reasons: dict[str, int] = Field(description="Why parts were not comparable, and how many.")
+    reasons: dict[str, int] = Field(description="Why parts were not comparable, and how many parts.")
     adapters: list[str]
     findings: list[FindingAnswer]
     seconds: float

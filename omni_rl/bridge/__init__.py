@@ -1,1 +1,2 @@
-"""The coordinator's hold on a Ray cluster: the child process that imports Ray, and the wire to it."""
+"""The coordinator's connection to a Ray cluster: what is asked of it, the child process that imports Ray, and the
+wire."""

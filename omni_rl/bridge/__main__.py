@@ -1,4 +1,4 @@
-"""`python -m omni_rl.bridge FD`: the child process of a coordinator that owns the connection to Ray."""
+"""`python -m omni_rl.bridge FD` runs the child process of a coordinator that owns the connection to Ray."""
 
 import ctypes
 import logging

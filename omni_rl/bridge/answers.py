@@ -1,4 +1,4 @@
-"""The answers of a posted step made again, so that both sides can be asked about the very tokens that it has."""
+"""Makes the answers of a posted step again, so that both sides can be asked about the very tokens that it has."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from omni_rl.rollout.types import Rollout, VersionSpan
 from omni_rl.sync.version import same_weights
 
 Recall = Callable[[Sequence[str]], Sequence[Rollout]]
-"""The answers to prompts of these names that the trainer scored last, as far as it still has them."""
+"""Returns the answers to prompts of these names that the trainer scored last, as far as it still has them."""
 
 
 def answers_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], recall: Recall) -> dict[str, Rollout]:
-    """The answers that can be made again, by `names`: those that the trainer still has, where ids and digests prove it;
-    and answers to text, from their ids alone."""
+    """Return the answers that can be made again, by `names`: those that the trainer still has, where ids and digests
+    prove it; and answers to prompts of text alone, from their ids."""
     wanted = [(name, row) for name, row in zip(names, rows, strict=True) if row["ids"] and row["prompt_ids"]]
     had = {answer.prompt.id: answer.prompt for answer in recall([row["sample"] for _, row in wanted])} if wanted else {}
     found = {}
@@ -31,7 +31,8 @@ def answers_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], recall: 
 
 
 def same_as_now(row: Mapping[str, Any], engine: str, trainer: str) -> bool:
-    """Whether a row was sampled with the weights that the engine serves, and scored with those that the trainer has."""
+    """Return whether a row was sampled with the weights that the engine serves, and scored with those that the trainer
+    has."""
     sampled = list({span["version"] for span in row["version_spans"] or []})
     try:
         return (
@@ -45,7 +46,7 @@ def same_as_now(row: Mapping[str, Any], engine: str, trainer: str) -> bool:
 
 
 def _is_same(prompt: RenderedPrompt, row: Mapping[str, Any]) -> bool:
-    """Whether a prompt has the ids and the media tensors of the row's."""
+    """Return whether a prompt has the ids and the media tensors of the row's prompt."""
     wanted = [
         {tensor["name"]: tensor["rendered"] for tensor in item["tensors"] or [] if tensor["rendered"] is not None}
         for item in row["media"] or []

@@ -1,10 +1,9 @@
-"""A check: both policies scored now on the canonical probe, and the cause named if they part, or a step's did."""
+"""Runs a check: scores both policies now on the canonical probe, and names the cause if they, or a step's figures,
+differ."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, TokenLegs
 
 from omni_rl.bridge.answers import Recall, answers_of, same_as_now
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
@@ -12,17 +11,18 @@ from omni_rl.bridge.experiments import LiveExperiments, Trainer
 from omni_rl.bridge.noise import Noise
 from omni_rl.bridge.now import Now, sampled_now
 from omni_rl.bridge.posted import Posted
-from omni_rl.consistency.attribution.evidence import Finding
+from omni_rl.bridge.seam import CheckRequest, CheckResult, TokenLegs
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import furthest
+from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Figures, Severity, judge
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.policies.probe import render_probe
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.rollout.probe import render_probe
 from omni_rl.rollout.types import Rollout
 from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory
@@ -31,11 +31,12 @@ from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.version import same_weights
 
 TOLD = 1024
-"""Tokens of an answer whose legs are kept one by one."""
+"""The most tokens of an answer whose differences are reported one by one."""
 
 
 class Checks:
-    """Of replicas that serve the same weights. The probe is rendered once: every engine of the run scores it."""
+    """Runs checks of replicas that serve the same weights. The probe is rendered once: every engine of the run scores
+    it."""
 
     def __init__(
         self, rollouts: Sequence[RolloutHandle], trainer: Trainer, numerics: Numerics, recall: Recall = lambda names: []
@@ -70,10 +71,12 @@ class Checks:
         elsewhere: Elsewhere | None,
         manifest: Manifest | None = None,
     ) -> CheckResult:
-        """`slabs`, `manifest`: see `LiveExperiments`. `posted`: the step that is asked about. `elsewhere`: where the
-        engines' weights came from, if they are not the trainer's.
+        """Run a check and return what it found.
 
-        Nothing of it needs an open gate: engines score, and sample what is asked of them, between two steps.
+        For `slabs` and `manifest` see `LiveExperiments`. `posted` is the step that is asked about, `elsewhere` says
+        where the engines' weights came from if they are not the trainer's.
+
+        A check needs no open gate: engines score, and sample what is asked of them, between two steps.
         """
         began = time.perf_counter()
         version, bands = slabs[0].version, self.noise.bands
@@ -84,7 +87,7 @@ class Checks:
         again = {} if posted is None else answers_of(posted.rows, posted.names, self._recall)
         search: Search | None = None
         if posted is not None and not request.resample:
-            # Before anything else is scored: that drops the caches that the step was sampled with.
+            # First of all: whatever is scored drops the caches that the step was sampled with.
             own = self._own(posted, again, version)
             search = Search(replace(everything, answers=self._asked(again), case=posted.case, own=own), request)
             search.run()
@@ -92,7 +95,7 @@ class Checks:
         records = now.by_replica
         if request.resample and again:
             records += sampled_now(list(again.values()), self._rollouts, self._trainer)
-        figures = furthest([self._by_bucket(each) for each in records])
+        figures = furthest([self._by_kind(each) for each in records])
         if posted is None and judge(figures, self._yardstick.limits).severity > Severity.OK:
             of_probe = {answer.prompt.id: answer for answer in self.probe}
             search = Search(replace(everything, case=now.case(self._yardstick, bands), own=of_probe), request)
@@ -100,13 +103,13 @@ class Checks:
         findings: Sequence[Finding] = () if search is None else search.found.findings
         if search is None and request.localise:
             findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], everything.localise)
-        # A search that ended before it came to the legs has none, and none are made for it.
+        # A search that ended before it measured the legs has none, and none are measured for it.
         legs = search.legs if search is not None else everything.legs() if request.legs else None
         sides = {} if legs is None else _sides(legs)
         return CheckResult(
             version,
             figures,
-            {leg: self._by_bucket(of_leg) for leg, of_leg in sides.items()},
+            {leg: self._by_kind(of_leg) for leg, of_leg in sides.items()},
             cause=None if search is None else search.found.cause,
             sentence=self._behind(version) or ("" if search is None else search.found.sentence),
             evidence=tuple(finding.as_dict() for finding in findings),
@@ -115,30 +118,31 @@ class Checks:
         )
 
     def _own(self, posted: Posted, again: Mapping[str, Rollout], version: str) -> dict[str, Rollout]:
-        """The step's answers that both sides would compute with the step's weights."""
+        """Return the step's answers that both sides would compute with the step's weights."""
         trainer = str(self._trainer.version())
         rows = zip(posted.names, posted.rows, strict=True)
         return {name: again[name] for name, row in rows if name in again and same_as_now(row, version, trainer)}
 
     def _asked(self, again: Mapping[str, Rollout]) -> list[Rollout]:
-        """The step's answers, and the probe's of kinds that none of them is of."""
+        """Return the step's answers, and the probe's answers of those kinds that the step's do not have."""
         kinds = {answer.prompt.kind for answer in again.values()}
         return [*again.values(), *(answer for answer in self.probe if answer.prompt.kind not in kinds)]
 
     def _behind(self, version: str) -> str:
-        """Equal weights are no stale ones, under whichever name they came."""
+        """Say that the replicas are behind the trainer; empty if not. Equal weights are not stale, under whichever name
+        they came."""
         trainer = str(self._trainer.version())
         if same_weights(trainer, version):
             return ""
         return f"the trainer has {trainer}, replicas serve {version}: sync first"
 
-    def _by_bucket(self, records: Sequence[SampleRecord]) -> Figures:
-        buckets = self._yardstick.compare(StepColumns.of(records)).figures
-        return {bucket: {name: float(value) for name, value in found.items()} for bucket, found in buckets.items()}
+    def _by_kind(self, records: Sequence[SampleRecord]) -> Figures:
+        kinds = self._yardstick.compare(StepColumns.of(records)).figures
+        return {kind: {name: float(value) for name, value in found.items()} for kind, found in kinds.items()}
 
 
 class Search:
-    """The search for a cause, with the legs that it took on its way."""
+    """The search for a cause, with the legs (pairs of scores that are compared) that it measured on its way."""
 
     def __init__(self, experiments: LiveExperiments, request: CheckRequest) -> None:
         self._experiments = experiments
@@ -172,7 +176,7 @@ def _sides(legs: Legs) -> dict[str, Sequence[SampleRecord]]:
 
 
 def _by_token(sides: Mapping[str, Sequence[SampleRecord]]) -> tuple[TokenLegs, ...]:
-    """The legs are of the same answers in the same order."""
+    """Return the legs token by token; all legs are of the same answers in the same order."""
     return tuple(
         TokenLegs(
             of_answer[0].sample,

@@ -1,4 +1,5 @@
-"""The bridge's own loop: reads calls, answers each from a thread, and ends with the coordinator or with Ray's head."""
+"""Runs the bridge's own loop: reads calls, answers each from a thread, and ends with the coordinator or with Ray's
+head."""
 
 import logging
 import os
@@ -8,8 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from omni_rl_services.coordinator.bridge import ClusterState
 
 from omni_rl.bridge.node import join
 from omni_rl.bridge.protocol import (
@@ -26,6 +25,7 @@ from omni_rl.bridge.protocol import (
     pack,
     unpack,
 )
+from omni_rl.bridge.seam import ClusterState
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
 
@@ -35,20 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("omni_rl.bridge")
 THREADS = 16
-"""Calls at once; a sync and a check take long, everything else moments."""
+"""How many calls run at once; a sync and a check take long, everything else moments."""
 PROBE_SECONDS = 2.0
-"""For the head to take a connection."""
+"""The seconds for the head to take a connection."""
 WATCH_SECONDS = 1.0
 MISSES = 3
-"""Failed probes in a row until the head counts as gone."""
+"""How many failed probes in a row make the head count as gone."""
+SILENCES = 3
+"""How many unanswered questions in a row make one of Ray's processes count as stopped."""
+GIVEN_UP = 20
+"""How many unanswered questions in a row end the bridge, so that its callers do not wait forever: a call of Ray's own
+has no deadline. They take about a minute."""
 RETRY_SECONDS = 2.0
 LOST = 3
-"""Exit code when the head is gone: a driver's connection cannot be mended, so the next process makes a new one."""
+"""The exit code when the head is gone: a driver's connection cannot be repaired, so the next process makes a new
+one."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """What there is once the connection stands."""
+    """The cluster and its jobs, which exist once the connection stands."""
 
     cluster: "Cluster"
     jobs: "Jobs"
@@ -63,11 +69,12 @@ class Child:
         self._sending = threading.Lock()
         self._served: Served | None = None
         self._reason = "connecting"
+        self._silent = ""
         self._hold: str | None = None
         self._holding = threading.Lock()
 
     def run(self) -> None:
-        """Until the coordinator closes its end."""
+        """Read calls, and answer each from a thread, until the coordinator closes its end."""
         start = self._read()
         if not isinstance(start, Start):
             raise BridgeProtocolError("the first message is not Start")
@@ -94,7 +101,7 @@ class Child:
             result = self._do(call, *arguments)
         except OmniRLError as error:
             self._send(Failure(call.id, error.code, str(error)))
-        except Exception as error:  # the process boundary: the coordinator is told, the log has the rest
+        except Exception as error:  # the process boundary: the coordinator gets the error's text, the log has the rest
             logger.exception("%s failed", call.method)
             self._send(Failure(call.id, OmniRLError.code, f"{call.method}: {type(error).__name__}: {error}"))
         else:
@@ -103,7 +110,7 @@ class Child:
     def _do(self, call: Call, *arguments: Any) -> Any:
         if call.method in ("pause", "resume"):
             with self._holding:
-                # One that comes while the cluster is being attached to counts from its first moment on.
+                # A hold that comes while the cluster is being attached to counts from its first moment on.
                 self._hold = arguments[0] if arguments else None
         served = self._served
         if served is None:
@@ -113,6 +120,8 @@ class Child:
         if call.method == "sync":
             (request,) = arguments
             return served.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
+        if call.method == "state" and self._silent:
+            return ClusterState(connected=False, reason=self._silent)
         if call.method in ("submit", "job", "stop", "logs"):
             return getattr(served.jobs, call.method)(*arguments)
         if call.method == "jobs":
@@ -128,12 +137,10 @@ class Child:
             self._reason = f"attaching to the actors of run {settings.run} at {settings.address}"
             try:
                 self._serve(settings)
-            except Exception as error:  # whatever Ray throws: told as the reason, and tried again in a new process
+            except Exception as error:  # whatever Ray raises becomes the reason, and a new process tries again
                 logger.exception("attaching to %s failed", settings.address)
                 self._reason = f"attaching to {settings.address} failed: {error}"
-            # The reason is to be seen before the next process tries again.
-            time.sleep(RETRY_SECONDS)
-            os._exit(LOST)
+            self._end(self._reason)
 
     def _serve(self, settings: ClusterSettings) -> None:
         from omni_rl.bridge.cluster import Cluster
@@ -149,16 +156,38 @@ class Child:
                     cluster.pause(self._hold) if self._hold is not None else cluster.resume()
                 self._served = Served(cluster, Jobs(settings.dashboard, settings.job_environment))
             logger.info("attached to run %s at %s", settings.run, settings.address)
-            misses = 0
-            while misses < MISSES:
-                time.sleep(WATCH_SECONDS)
-                misses = 0 if answers(settings.address) else misses + 1
-            logger.error("the Ray head at %s is gone", settings.address)
-            os._exit(LOST)
+            self._end(self._watch(settings.address, cluster))
+
+    def _watch(self, head: str, cluster: "Cluster") -> str:
+        """Wait until this connection, or the actors that it found, are no longer of use, and return why."""
+        from omni_rl.bridge.head import own_raylet, serves
+
+        asked = {"Ray's head": head, "the raylet of this host": own_raylet()}
+        misses, silences = 0, dict.fromkeys(asked, 0)
+        while misses < MISSES:
+            time.sleep(WATCH_SECONDS)
+            misses = 0 if answers(head) else misses + 1
+            silences = {what: 0 if serves(where) else silences[what] + 1 for what, where in asked.items()}
+            silent = " and ".join(f"{what} at {asked[what]}" for what in asked if silences[what] >= SILENCES)
+            self._silent = f"no answer from {silent}: it is stopped, or its machine too busy" if silent else ""
+            if max(silences.values()) >= GIVEN_UP:
+                return self._silent
+            # While a process of Ray's does not answer, it is not known who died.
+            if not any(silences.values()) and (died := cluster.trainer_died()):
+                return f"{died}; another trainer is being started, with the weights of the checkpoint"
+        return f"no Ray head answers at {head}; omni-rl up starts its own again"
+
+    def _end(self, reason: str) -> None:
+        """End this life of the bridge: the next one starts what is missing, and settles a sync that was under way."""
+        logger.error("the bridge ends: %s", reason)
+        self._reason, self._served = reason, None
+        # The coordinator must have time to read the reason before the next process tries again.
+        time.sleep(RETRY_SECONDS)
+        os._exit(LOST)
 
 
 def answers(address: str) -> bool:
-    """Whether something takes connections at host:port."""
+    """Return whether a process takes connections at host:port."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), PROBE_SECONDS).close()

@@ -1,4 +1,4 @@
-"""Both policies of a run on a Ray cluster: found, or started where they are missing, then synced and compared."""
+"""Holds both policies of a run on a Ray cluster: found, or started where they are missing, then synced and compared."""
 
 import contextlib
 import logging
@@ -11,23 +11,31 @@ from typing import Literal
 
 import ray
 import torch
-from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 
-from omni_rl.actors import Spot, clear, reserve
+from omni_rl.actors import ReservedBundle, clear, reserve
+from omni_rl.bridge.between_syncs import between_syncs
 from omni_rl.bridge.check import Checks
 from omni_rl.bridge.elsewhere import Elsewhere
 from omni_rl.bridge.experiments import served_slabs
 from omni_rl.bridge.posted import posted
+from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, ReplicaState, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
-from omni_rl.bridge.steady import steady
-from omni_rl.errors import EngineDeadError, OmniRLError, TrainerDeadError
+from omni_rl.errors import (
+    EngineDeadError,
+    OmniRLError,
+    ReplicaDeadError,
+    ReplicaStoppedError,
+    TrainerDeadError,
+    TrainerStoppedError,
+)
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.types import StepKey
+from omni_rl.models.families import family_of
 from omni_rl.policies.named import end_others
+from omni_rl.policies.probe import AgreementProbe
 from omni_rl.policies.settings import TRAINER
 from omni_rl.rollout.actor import CPUS, RolloutHandle
-from omni_rl.rollout.probe import AgreementProbe
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import sending_device, weight_sync
 from omni_rl.sync.replica import Deadline, ReplicaStatus
@@ -36,18 +44,19 @@ from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
 from omni_rl.sync.states import Observer, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
-from omni_rl.train.actor import TrainerHandle
+from omni_rl.train.actor import WAKE_RANK, TrainerHandle
 from omni_rl.train.settings import TrainSettings
 
 logger = logging.getLogger("omni_rl.bridge")
 STATUS = Deadline("status", 3.0)
-"""An actor answers at once, whatever it is doing."""
+"""The deadline for an actor's status; an actor answers at once, whatever it is doing."""
+SYNC_AGAIN = "an engine that dies has no successor until the next sync, which brings them anew"
 RANKS, ENGINES = "ranks", "engines"
-"""Whose placement group it is."""
+"""The names of placement groups, by the actors that each is for."""
 
 
 class Cluster:
-    """Attached to Ray and to the run's actors; make it with `attached`. Any thread may call."""
+    """Both policies of a run, attached to Ray and to the run's actors; make it with `attached`. Any thread may call."""
 
     def __init__(
         self,
@@ -88,8 +97,8 @@ class Cluster:
             with ThreadPoolExecutor() as starting:
                 trainer = starting.submit(_trainer, settings)
                 rollouts = [
-                    starting.submit(_rollout, settings, name, held, spot)
-                    for name, spot in zip_longest(settings.rollouts, engines)
+                    starting.submit(_rollout, settings, name, held, bundle)
+                    for name, bundle in zip_longest(settings.rollouts, engines)
                 ]
             cluster = cls(settings, [rollout.result() for rollout in rollouts], trainer.result(), held)
             ledger = stack.enter_context(contextlib.closing(Ledger.open(settings.ledger)))
@@ -121,11 +130,33 @@ class Cluster:
             gate=self._gate_of([status for status in found if isinstance(status, ReplicaStatus)]),
             members=(*members, trainer.result()),
             dtype=self._settings.dtype,
+            slabs=self._cut(),
         )
 
+    def _cut(self) -> str:
+        """Return what is wrong with the slab that is served, as far as its size tells; empty if nothing is. Syncs read
+        its bytes."""
+        served = self._journal.committed()
+        assert served is not None, "the run's syncs were opened"
+        path = Path(served.path)
+        try:
+            whole = path.stat().st_size >= self._slabs.record.nbytes
+        except OSError:
+            whole = False
+        return "" if whole else f"{path} was cut or removed, and with it the weights that are served: {SYNC_AGAIN}"
+
+    def trainer_died(self) -> str:
+        """Return why the trainer can no longer be used; empty while it lives, even if it is stopped or silent."""
+        try:
+            return self._trainer.status(STATUS.seconds).end
+        except TrainerDeadError as error:
+            return str(error) if isinstance(error.__cause__, ReplicaDeadError) else ""
+        except TrainerStoppedError:
+            return ""
+
     def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
-        """See `omni_rl_services.coordinator.bridge.Bridge.sync`. Only the trainer's own weights have an agreement with
-        it, and only new ones are kept in the journal."""
+        """Run a sync; see `omni_rl.bridge.seam.Bridge.sync`. Only the trainer's own weights are compared with the
+        trainer by the probe, and only syncs of new weights are recorded in the journal."""
         probe = None
         if request.probe and request.source == "trainer" and not request.heal:
             probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
@@ -140,7 +171,7 @@ class Cluster:
                 key=request.key,
                 mode=request.mode,
                 probe=probe,
-                # What is served already was allowed.
+                # Weights that are served already were allowed.
                 allow_nonfinite=request.allow_nonfinite or again,
             )
 
@@ -154,7 +185,7 @@ class Cluster:
             slabs = served_slabs(self._journal, self._slabs)
             return self._checks.run(request, slabs, step, self._elsewhere(), self._slabs.at(slabs[0].path).manifest)
 
-        return steady(
+        return between_syncs(
             look,
             lambda: self._trainer.status().version,
             self._syncs,
@@ -179,25 +210,26 @@ class Cluster:
         if request.source == "published":
             assert request.version is not None, "the API asks for it"
             if request.version == self._sync.version:
-                return self._served()  # something else may have been published since
+                return self._served()  # another process may have published since
             return PublishedSource(self._slabs.directory / INBOX, request.version)
         if request.source == "directory":
             assert request.path is not None, "the API asks for it"
-            return DirectorySource(Path(request.path), getattr(torch, settings.dtype), run=settings.run)
+            released = family_of(settings.model).released
+            return DirectorySource(Path(request.path), getattr(torch, settings.dtype), released, run=settings.run)
         return FsdpSource(self._trainer)
 
     def _served(self) -> Source:
-        """What is served, from its own slab."""
+        """Return a source of the weights that are served, from their own slab."""
         served, _ = served_slabs(self._journal, self._slabs)
         return PublishedSource(Path(served.path), served.version)
 
     def _elsewhere(self) -> Elsewhere | None:
-        """Where the weights that are served came from, if not from the trainer."""
+        """Return where the weights that are served came from, if not from the trainer."""
         served, _ = served_slabs(self._journal, self._slabs)
         return Elsewhere.of(self._slabs.at(served.path).manifest, self._trainer.status().version)
 
     def _gate_of(self, found: list[ReplicaStatus]) -> Literal["open", "closed", "unknown"]:
-        """Where replicas differ, what is not as it is to be."""
+        """Return the state of the gate; where replicas differ, the state that is not the wanted one."""
         if not found:
             return "unknown"
         held = [status.held is not None for status in found]
@@ -207,15 +239,17 @@ class Cluster:
 
     def _trainer_state(self) -> ReplicaState:
         try:
-            status = self._trainer.status()
+            status = self._trainer.status(STATUS.seconds)
         except OmniRLError as error:
-            return ReplicaState(TRAINER, "trainer", "", "dead", str(error))
+            return ReplicaState(TRAINER, "trainer", "", _fallen(error), str(error))
+        if status.stopped and not status.end:
+            return ReplicaState(TRAINER, "trainer", status.version, "stopped", f"{status.stopped}; {WAKE_RANK}")
         state = "dead" if status.end else status.busy or "idle"
         return ReplicaState(TRAINER, "trainer", status.version, state, status.end)
 
 
-def _room(settings: ClusterSettings, what: str, need: dict[str, float], count: int) -> list[Spot]:
-    """For as many actors; none where Ray places them as it likes."""
+def _room(settings: ClusterSettings, what: str, need: dict[str, float], count: int) -> list[ReservedBundle]:
+    """Reserve resources for `count` actors; returns none where Ray places them as it likes."""
     if settings.strategy is None:
         return []
     # A bridge that has joined is on a node that offers nothing; its memory is then another node's too.
@@ -225,7 +259,7 @@ def _room(settings: ClusterSettings, what: str, need: dict[str, float], count: i
 
 def _trainer(settings: ClusterSettings) -> TrainerHandle:
     with contextlib.suppress(TrainerDeadError):
-        found = TrainerHandle.attach(TRAINER, settings.namespace)
+        found = TrainerHandle.attach(TRAINER, settings.namespace, waits=False)
         if found is not None:
             return found
     clear(TRAINER, settings.namespace)
@@ -237,15 +271,21 @@ def _trainer(settings: ClusterSettings) -> TrainerHandle:
         device=settings.trainer_device,
         resources=settings.trainer_resources,
     )
-    spots = _room(settings, RANKS, {"CPU": train.cpus_per_rank, **train.set_aside}, settings.world_size)
+    bundles = _room(settings, RANKS, {"CPU": train.cpus_per_rank, **train.set_aside}, settings.world_size)
     return TrainerHandle.start(
-        settings.model, train, run=settings.run, name=TRAINER, namespace=settings.namespace, spots=spots
+        settings.model,
+        train,
+        run=settings.run,
+        name=TRAINER,
+        namespace=settings.namespace,
+        bundles=bundles,
+        waits=False,
     )
 
 
-def _rollout(settings: ClusterSettings, name: str, held: str | None, spot: Spot | None) -> RolloutHandle:
+def _rollout(settings: ClusterSettings, name: str, held: str | None, bundle: ReservedBundle | None) -> RolloutHandle:
     with contextlib.suppress(EngineDeadError):
-        found = RolloutHandle.attach(name, settings.namespace, spot)
+        found = RolloutHandle.attach(name, settings.namespace, bundle)
         if found is not None:
             return found
     clear(name, settings.namespace)
@@ -259,9 +299,9 @@ def _rollout(settings: ClusterSettings, name: str, held: str | None, spot: Spot 
         weight_transfer=settings.weight_transfer,
         resources=settings.rollout_resources,
     )
-    # Closed: a successor of a dead one must not serve the checkpoint where the run has moved on.
+    # Closed: the successor of a dead replica must not serve the checkpoint where the run has moved on.
     return RolloutHandle.start(
-        engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held, spot=spot
+        engine, name=name, namespace=settings.namespace, detached=True, closed=True, held=held, bundle=bundle
     )
 
 
@@ -272,7 +312,11 @@ def _status(handle: RolloutHandle) -> ReplicaStatus | OmniRLError:
         return error
 
 
+def _fallen(error: OmniRLError) -> str:
+    return "stopped" if isinstance(error, ReplicaStoppedError | TrainerStoppedError) else "dead"
+
+
 def _member(name: str, status: ReplicaStatus | OmniRLError) -> ReplicaState:
     if isinstance(status, OmniRLError):
-        return ReplicaState(name, "rollout", "", "dead", str(status))
+        return ReplicaState(name, "rollout", "", _fallen(status), str(status))
     return ReplicaState(name, "rollout", status.holds or "", status.standing, status.reason or status.held or "")

@@ -1,4 +1,4 @@
-"""Whether this host can send weights by vLLM's own transfer: said before anything starts, and without torch."""
+"""Checks whether this host can send weights by vLLM's own transfer, before anything starts, and without torch."""
 
 from omni_rl.bridge.settings import Hosts
 from omni_rl.doctor.gpu import cpu_build, cuda_devices
@@ -7,7 +7,7 @@ from omni_rl.settings import WITHOUT_DEVICES
 
 
 def require_devices(hosts: Hosts, replicas: int) -> None:
-    """Raises `ConfigError` if the transport needs CUDA devices that this host, which is the bridge's, does not have."""
+    """Raise `ConfigError` if the transport needs CUDA devices that this host, which is the bridge's, does not have."""
     if hosts.weight_transfer is not None:
         why = refusal(hosts, replicas, cuda_devices(), cpu_build())
         if why is not None:
@@ -15,9 +15,9 @@ def require_devices(hosts: Hosts, replicas: int) -> None:
 
 
 def refusal(hosts: Hosts, replicas: int, devices: int, cpu_build: str | None) -> str | None:
-    """Why a host of so many `devices` cannot send weights with vLLM's transfer, and what to do; None if it can.
+    """Return why a host of so many `devices` cannot send weights with vLLM's transfer, and what to do; None if it can.
 
-    `cpu_build`: the version of its torch, if that was built without CUDA.
+    `cpu_build` is the version of the host's torch, if that was built without CUDA.
     """
     if not devices:
         return f"it sends weights between CUDA devices, and this host has none; {WITHOUT_DEVICES}"

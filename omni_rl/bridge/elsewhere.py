@@ -1,22 +1,21 @@
-"""A check of engines whose weights are not our trainer's: what can be proven without their trainer."""
+"""Checks engines whose weights are not our trainer's: proves what can be proven without their trainer."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult
-
 from omni_rl.bridge.posted import Posted
+from omni_rl.bridge.seam import CheckRequest, CheckResult
 from omni_rl.consistency.attribution import proofs
-from omni_rl.consistency.attribution.evidence import Audit
 from omni_rl.consistency.attribution.search import Experiments, attribute
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.evidence import Audit
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.nonfinite import told
 from omni_rl.sync.version import same_weights
 
 FROM = {"published": "was published", "directory": "came from a directory"}
-"""What is said of weights by where they came from; of those that are not here, our trainer knows."""
+"""What is said of weights by where they came from; for origins that are missing here, our trainer has the weights."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Elsewhere:
 
     @classmethod
     def of(cls, served: Manifest | None, trainer: str) -> "Elsewhere | None":
-        """None if they are our trainer's, or were: an engine that lags behind it is stale, and to be synced."""
+        """Return where the weights came from; None if they are our trainer's, or were: an engine that lags behind our
+        trainer is stale, and must be synced."""
         if served is None or served.origin not in FROM or same_weights(str(served.version), trainer):
             return None
         return cls(str(served.version), FROM[served.origin], trainer, told(served.nonfinite or ()))
@@ -51,8 +51,8 @@ def check_elsewhere(
     posted: Posted | None,
     bands: Bands,
 ) -> CheckResult:
-    """Every byte of the engines against what was brought to them; and a posted step, judged by its own figures and
-    looked into as far as its records go: our trainer can score nothing of it."""
+    """Compare every byte of the engines with what was brought to them, and explain a posted step as far as its own
+    figures and records allow: our trainer can score nothing of it."""
     began = time.perf_counter()
     if posted is None:
         finding = proofs.weights(audit())

@@ -1,4 +1,4 @@
-"""The search's experiments on the live policies: engines through their handles, the trainer through its own."""
+"""Runs the search's experiments on the live policies: engines through their handles, the trainer through its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.attribution.case import Case
-from omni_rl.consistency.attribution.evidence import Audit, TrainerAudit, mean_abs
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.reported import Values
 from omni_rl.consistency.attribution.search import Experiments
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.evidence import Audit, TrainerAudit, mean_abs
 from omni_rl.consistency.localisation import ModuleDifference, profile
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Trainer(Protocol):
-    """Of `omni_rl.train.group.TrainerGroup`, or a handle on it."""
+    """What the experiments need of `omni_rl.train.group.TrainerGroup`, or of a handle on it."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
     def version(self) -> WeightVersion: ...
@@ -41,11 +41,11 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class LiveExperiments:
-    """On `answers`, which the engines sampled or which are the probe's.
+    """Runs experiments on `answers`, which the engines sampled or which are the probe's.
 
-    `slabs`: what the engines are to hold, and where the weights before it may still be found; `manifest`: what the
-    first of them holds, where that is known. `own`: the answers, by name, that are the step's and that both sides can
-    compute again with the step's weights; `case`: what the step has of them.
+    `slabs` are the weights that the engines must hold, and the slab where the weights before may still be found;
+    `manifest` is that of the first of them, where it is known. `own` are the answers, by name, that are the step's and
+    that both sides can compute again with the step's weights; `case` is what the step has of them.
     """
 
     rollouts: Sequence[RolloutHandle]
@@ -58,7 +58,8 @@ class LiveExperiments:
     manifest: Manifest | None = None
 
     def chosen(self, *, legs: bool, reference: bool, localise: bool) -> Experiments:
-        """Those that are asked for; weights are read back, and the trainer's scores made again, in any case."""
+        """Return the experiments that are asked for; weights are read back, and the trainer's scores made again, in any
+        case."""
         return Experiments(
             self.audit,
             self.trainer_weights,
@@ -84,7 +85,8 @@ class LiveExperiments:
         ]
 
     def trainer_weights(self) -> TrainerAudit:
-        """The tensors that differ are named where the engines serve what the trainer says that it has."""
+        """Compare the trainer's weights with their version; the tensors that differ are named where the engines serve
+        the version that the trainer reports."""
         version, held, sums = self.trainer.on_ranks(hooks.checksums)[0]
         if self.manifest is None or not same_weights(version, str(self.manifest.version)):
             return TrainerAudit(version, held)
@@ -105,7 +107,8 @@ class LiveExperiments:
         return dict(zip(chosen, self.trainer.on_ranks(partial(hooks.logprobs, rollouts=at))[0], strict=True))
 
     def legs(self) -> Legs:
-        """Of the replica that disagrees most with itself: a cache, say, is stale where an answer was sampled."""
+        """Return the legs of the replica that disagrees most with itself: a cache, say, is stale where an answer was
+        sampled."""
         scores = self.trainer.score(self._plain)
         each = [self._legs_of(handle, scores) for handle in self.rollouts]
         return max(each, key=lambda legs: np.nan_to_num(_furthest(legs), nan=np.inf))
@@ -129,8 +132,10 @@ class LiveExperiments:
         )
 
     def reference(self) -> Reference:
-        """Of the kind of prompt in which a side is furthest away: of what the step has, where its answers are at hand,
-        else of what both sides give now."""
+        """Return how far each side is from float32, for the kind of prompt in which a side is furthest away.
+
+        The sides are the step's values, where its answers are at hand, else what both give now.
+        """
         answers = list(self.own.values()) or self._plain
         exact = self.trainer.on_ranks(partial(hooks.reference, rollouts=answers))[0]
         by_name = self.case.cut({answer.prompt.id: each for answer, each in zip(answers, exact, strict=True)})
@@ -142,7 +147,7 @@ class LiveExperiments:
         return max(found, key=lambda far: np.nan_to_num(max(far.train, far.engine), nan=np.inf))
 
     def _posted(self) -> tuple[Values, Values]:
-        """What the step has of the trainer's side and of the engine's."""
+        """Return what the step has of the trainer's side and of the engine's."""
         records = [record for record in self.case.records if record.sample in self.own]
         return (
             {record.sample: record.train_logprobs for record in records},
@@ -158,7 +163,8 @@ class LiveExperiments:
         )
 
     def localise(self, sample: str) -> tuple[str, list[ModuleDifference]]:
-        """On the answer to the prompt of that name; without it on the answer that is furthest apart now."""
+        """Compare modules on the answer to the prompt `sample`; if there is none, on the answer that is furthest apart
+        now."""
         answer = next((answer for answer in self.answers if answer.prompt.id == sample), None) or self._furthest()
         return answer.prompt.id, modules(self.rollouts[0], self.trainer, answer, self.bands)
 
@@ -169,14 +175,14 @@ class LiveExperiments:
 
 
 def modules(engine: RolloutHandle, trainer: Trainer, answer: Rollout, bands: Bands) -> list[ModuleDifference]:
-    """How far apart the outputs of each module lie while both sides score one answer."""
+    """Return how far apart the outputs of each module lie while both sides score one answer."""
     ours = engine.between_steps(partial(diagnosis.activations, rollout=answer))
     theirs = trainer.on_ranks(partial(hooks.activations, rollout=answer))[0]
     return profile(ours, theirs, bands)
 
 
 def _furthest(legs: Legs) -> float:
-    """Of the sample that is furthest apart in any of the engine's own legs."""
+    """Return the mean difference of the sample that is furthest apart in any of the engine's own legs."""
     own = (*legs.batch_vs_alone, *legs.prefill_vs_decode)
     return max((mean_abs(record.train_logprobs - record.rollout_logprobs) for record in own), default=0.0)
 
@@ -194,7 +200,7 @@ def _distance(side: Values, exact: Values, names: Sequence[str]) -> float:
 
 
 def served_slabs(journal: Journal, slabs: SlabPair) -> tuple[SlabRef, SlabRef | None]:
-    """What is committed, and the weights before it, if the other slab still has them."""
+    """Return the committed slab, and that of the weights before it, if the other slab still has them."""
     served = journal.committed()
     assert served is not None, "the run's syncs were opened"
     idle = slabs.idle(served)

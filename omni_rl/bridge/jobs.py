@@ -1,4 +1,4 @@
-"""Jobs through Ray's own submission: one fixed entry point, submission ids of ours, parameters kept as metadata."""
+"""Submits jobs through Ray: one fixed entry point, submission ids of ours, parameters stored as metadata."""
 
 import json
 import shlex
@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from omni_rl_services.coordinator.bridge import Job, JobRequest
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from omni_rl.api.jobs import JobStatus
+from omni_rl.bridge.seam import Job, JobRequest
 from omni_rl.errors import NotFoundError, RayUnavailableError
 
 T = TypeVar("T")
@@ -22,13 +22,13 @@ STATUSES: Mapping[str, JobStatus] = {
 }
 KIND, PARAMETERS = "omni_rl.kind", "omni_rl.parameters"
 UNKNOWN = "status code 404"
-"""In what the client raises for a job that Ray does not know."""
+"""The text in the client's error for a job that Ray does not know."""
 LOG_BYTES = 4 << 20
-"""Of a job's output, its end."""
+"""The most bytes of a job's output that are returned, from its end."""
 
 
 class Jobs:
-    """Of a cluster whose dashboard is at `address`; only those that were submitted here."""
+    """The jobs of a cluster whose dashboard is at `address`; only those that were submitted here."""
 
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
         self._address = address
@@ -36,7 +36,7 @@ class Jobs:
         self._client: JobSubmissionClient | None = None
 
     def submit(self, request: JobRequest) -> Job:
-        """A second submission under the same id changes nothing."""
+        """Submit a job. A second submission under the same id changes nothing."""
         known = self._known(request.job)
         if known is not None:
             return known
@@ -52,7 +52,7 @@ class Jobs:
                 )
             )
         except RayUnavailableError:
-            # Somebody else may have submitted it meanwhile.
+            # Another caller may have submitted the job meanwhile.
             if (known := self._known(request.job)) is None:
                 raise
             return known
@@ -63,7 +63,7 @@ class Jobs:
         return [_job(details) for details in found if KIND in (details.metadata or {})]
 
     def job(self, name: str) -> Job:
-        """Raises `NotFoundError`."""
+        """Return the job of that name. Raises `NotFoundError`."""
         job = self._known(name)
         if job is None:
             raise NotFoundError(f"there is no job {name!r}")
@@ -90,7 +90,7 @@ class Jobs:
 
     def _ask(self, call: Callable[[JobSubmissionClient], T]) -> T:
         try:
-            # One client for all calls: to make one is a request of its own.
+            # One client serves all calls: making one costs a request of its own.
             self._client = self._client or JobSubmissionClient(self._address)
             return call(self._client)
         except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""A Ray node of the bridge's own: a driver needs one on its host, and a coordinator's host need not have any."""
+"""Starts a Ray node of the bridge's own: a driver needs one on its host, and a coordinator's host need not have any."""
 
 import ctypes
 import signal
@@ -9,13 +9,13 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 OBJECT_STORE = 128 * 2**20
-"""Bytes: the probe's media tensors on their way to the engines."""
+"""The bytes of the node's object store: enough for the probe's media tensors on their way to the engines."""
 
 
 def join(address: str) -> None:
     """Start a node that offers nothing to the cluster at `address`; it ends with the thread that called.
 
-    `ray.init` waits for it. Raises `OSError` if nothing takes connections there.
+    `ray.init` waits for the node. Raises `OSError` if nothing takes connections at `address`.
     """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -29,7 +29,7 @@ def join(address: str) -> None:
         "--num-gpus=0",
         f"--object-store-memory={OBJECT_STORE}",
     ]
-    # Ray has the node's own processes end with it.
+    # Ray ends the node's own processes with it.
     subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)  # noqa: S603, the command is made here
 
 

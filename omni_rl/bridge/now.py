@@ -1,4 +1,4 @@
-"""Both policies scored now, on the probe and on what else is asked: how far apart each replica is from the trainer."""
+"""Scores both policies now, on the probe and on other answers: how far apart each replica is from the trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from omni_rl.train.types import Score
 
 @dataclass(frozen=True)
 class Now:
-    """`answers` as the trainer scores them and as each replica's prefill does, at temperature 1."""
+    """The scores of `answers` by the trainer and by each replica's prefill, at temperature 1."""
 
     answers: Sequence[Rollout]
     scores: Sequence[Score]
@@ -30,7 +30,7 @@ class Now:
 
     @classmethod
     def of(cls, answers: Sequence[Rollout], rollouts: Sequence[RolloutHandle], trainer: Trainer) -> "Now":
-        """Every answer alone, with cold caches."""
+        """Have every answer scored alone, with cold caches."""
         return cls(answers, trainer.score(answers), [handle.check(answers) for handle in rollouts])
 
     @property
@@ -38,7 +38,7 @@ class Now:
         return [pairing.train_against_prefill(self.answers, self.scores, engine) for engine in self.engines]
 
     def case(self, yardstick: Yardstick, bands: Bands) -> Case:
-        """The replica that is furthest apart, as the search for a cause looks at a step."""
+        """Return the records of the replica that is furthest apart, as the search for a cause takes a step."""
         records = max(self.by_replica, key=lambda each: apart(each, bands))
         columns = StepColumns.of(records)
         step = posted_step(columns, self.answers, self.scores)
@@ -49,7 +49,7 @@ class Now:
 def sampled_now(
     answers: Sequence[Rollout], rollouts: Sequence[RolloutHandle], trainer: Trainer
 ) -> list[list[SampleRecord]]:
-    """Each replica's new answers to the same prompts, as a step would have them."""
+    """Return each replica's new answers to the same prompts, as a step would have them."""
     found = []
     for handle in rollouts:
         again = handle.between_steps(partial(diagnosis.sample_again, answers=answers))

@@ -1,4 +1,4 @@
-"""A posted step out of the ledger, its worst samples as the search for a cause looks at them."""
+"""Reads a posted step from the ledger, its worst samples as the search for a cause takes them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omni_rl.consistency.attribution.case import Case, found_in
-from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
@@ -32,16 +32,19 @@ class Posted:
 
 
 def posted(ledger: Ledger, key: StepKey, dtype: str) -> Posted:
-    """What a step's seal found is taken from its verdict; where an older service gave that, and explained nothing, the
-    worst samples are looked at as those of a run of `dtype`. Raises `NotFoundError` if there is no such step."""
+    """Return a posted step. Raises `NotFoundError` if there is no such step.
+
+    The findings of the step's seal are taken from its verdict; where an older service wrote that verdict, and explained
+    nothing, the worst samples are examined as those of a run of `dtype`.
+    """
     verdict = ledger.step(key).verdict
     each = [(worst["sample"], worst.get("rank")) for worst in verdict["worst"]]
     several = len({rank for _, rank in each}) > 1
     names = [f"{sample} of rank {rank}" if several else sample for sample, rank in each]
     # A verdict is JSON, in which a figure that is not a number is null.
     figures = {
-        bucket: {name: math.nan if value is None else value for name, value in found.items()}
-        for bucket, found in verdict["figures"].items()
+        kind: {name: math.nan if value is None else value for name, value in found.items()}
+        for kind, found in verdict["figures"].items()
     }
     known = [Finding.of_dict(entry) for entry in verdict.get("evidence", ())]
     is_off = verdict["severity"] not in ("ok", "unjudged")
@@ -56,8 +59,10 @@ def of_records(
     known: Sequence[Finding] | None = None,
     figures: Figures | None = None,
 ) -> Posted:
-    """Records of one sample each, by names that differ. `known`: what the checks of records found; None: they are made
-    here."""
+    """Return records of one sample each as a posted step, by names that differ.
+
+    `known` is what the checks of records found; None: the checks run here.
+    """
     rows = [record.table.to_pylist()[0] for record in records]
     if not records:
         return Posted(Case([], known or ()), [], figures or {})

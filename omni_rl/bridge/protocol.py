@@ -1,4 +1,4 @@
-"""What the coordinator and its bridge say to each other: JSON, one message a line, over a socket pair.
+"""Defines the messages between the coordinator and its bridge: JSON, one message a line, over a socket pair.
 
 The coordinator begins with `Start`; then it calls, and the bridge replies in any order. A sync's events come before its
 reply, under the same id.
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, error_class
 from omni_rl.sync.result import SyncResult
@@ -19,7 +19,7 @@ from omni_rl.sync.states import SyncEvent
 
 VERSION = 1
 MAX_LINE = 64 << 20
-"""Bytes of one message; only a job's log comes near."""
+"""The most bytes of one message; only a job's log comes near."""
 
 Method = Literal["state", "sync", "check", "pause", "resume", "submit", "jobs", "job", "stop", "logs"]
 SIGNATURES: dict[Method, tuple[Any, Any]] = {
@@ -34,12 +34,12 @@ SIGNATURES: dict[Method, tuple[Any, Any]] = {
     "stop": (str, Job),
     "logs": (str, str),
 }
-"""What each method takes and gives: those of `omni_rl_services.coordinator.bridge.Bridge`."""
+"""What each method takes and returns: the methods are those of `omni_rl.bridge.seam.Bridge`."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first message. `hold`: why nothing is to be generated, None if it may be."""
+    """The first message. `hold` says why nothing may be generated, None if generation may go on."""
 
     version: int
     settings: ClusterSettings
@@ -89,13 +89,13 @@ _MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimin
 
 
 def encode(message: Message) -> bytes:
-    """The message as a line."""
-    # Pydantic's own JSON would make figures null that are NaN or infinite. What is no plain data is a path.
+    """Return the message as a line."""
+    # Pydantic's own JSON would write null for NaN and infinity. Whatever is not plain data here is a path.
     return json.dumps(_MESSAGES.dump_python(message), default=str).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """Raises `BridgeProtocolError` for what is no message of this version."""
+    """Read a message from a line. Raises `BridgeProtocolError` for anything that is no message of this version."""
     try:
         message = _MESSAGES.validate_python(json.loads(line))
     except ValueError as error:
@@ -108,12 +108,12 @@ def decode(line: bytes) -> Message:
 
 
 def pack(kind: Any, value: Any) -> Any:
-    """A value of a method's signature as plain data."""
+    """Return a value of a method's signature as plain data."""
     return _adapter(kind).dump_python(value)
 
 
 def unpack(kind: Any, data: Any) -> Any:
-    """The value again. Raises `BridgeProtocolError`."""
+    """Return the value that `pack` made plain data of. Raises `BridgeProtocolError`."""
     try:
         return _adapter(kind).validate_python(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What the bridge hosts, and where; imports neither torch nor Ray."""
+"""Describes what the bridge hosts, and where; imports neither torch nor Ray."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ class Hosts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rollout_resources: dict[str, float] = Field(default_factory=dict)
-    """By Ray's names: which nodes an engine may be on, and what it takes of them."""
+    """Resources by Ray's names: which nodes an engine may be on, and what it takes of them."""
     trainer_resources: dict[str, float] = Field(default_factory=dict)
-    """The same for a rank."""
+    """Resources by Ray's names: which nodes a rank of the trainer may be on, and what it takes of them."""
     trainer_device: DeviceKind = "cpu"
     """cuda gives each rank a device of its node; docs/gpu.md says what of it has been run."""
     strategy: Strategy | None = None
-    """How ranks and engines are dealt to nodes, in a placement group of their own; None: as Ray likes."""
+    """How ranks and engines are distributed over nodes, in a placement group of their own; None: as Ray likes."""
     transport: Transport = "slab"
     """With object_store, engines may be on other hosts than the bridge and the trainer's first rank, which share a
     memory. vllm_nccl and vllm_ipc, vLLM's own weight transfer, need CUDA devices and have not been run on any
@@ -52,7 +52,7 @@ class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
 
     `address` is the head's (host:port), `dashboard` where jobs are submitted. `run` names weights, slabs and the Ray
     namespace of the actors. `numerics` is the trainer's. `ledger` holds the journal of weight syncs. `job_environment`
-    is what a job's driver gets. `join`: the bridge's host is no node of the cluster, and becomes one that offers
+    is what a job's driver gets. `join`: the bridge's host is not a node of the cluster, and becomes one that offers
     nothing, as long as the bridge lives.
     """
 
@@ -73,5 +73,5 @@ class ClusterSettings(StrictSettings, NumericsSettings, BatchSettings, Hosts):
 
     @property
     def rollouts(self) -> tuple[str, ...]:
-        """Names of the rollout actors."""
+        """The names of the rollout actors."""
         return rollout_names(self.replicas)

@@ -1,4 +1,4 @@
-"""The small Omni checkpoint that ships with the package, and what makes it and others like it."""
+"""Holds the small Omni checkpoint that ships with the package, and makes it and others like it."""
 
 from omni_rl import torchvision_schemas
 

@@ -15,7 +15,7 @@ from omni_rl.models.storage import Stored
 
 
 def random_checkpoint(directory: Path, seed: int, pattern: str = PATTERN, dtype: str = "bfloat16") -> Path:
-    """Write config, tokenizer and seeded weights in released names to `directory`, which is made; returns it.
+    """Write config, tokenizer and seeded weights in released names to `directory`, which is made; return it.
 
     `pattern` is one letter a layer: M (Mamba2), * (attention), E (MoE), - (MLP). `dtype` is "bfloat16" or "float32".
     """
@@ -23,7 +23,7 @@ def random_checkpoint(directory: Path, seed: int, pattern: str = PATTERN, dtype:
 
 
 def write_random(config: NemotronOmniConfig, directory: Path, seed: int, dtype: torch.dtype) -> Path:
-    """The same for a configuration of any size."""
+    """Do what `random_checkpoint` does, for a configuration of any size."""
     tensors = {}
     for name, own in released_state(NemotronOmniForConditionalGeneration(config), dtype):
         values = torch.zeros(own.shape)

@@ -1,4 +1,4 @@
-"""Seeded choices that are the same on every machine and in every Python."""
+"""Makes seeded choices that are the same on every machine and in every Python."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ Option = TypeVar("Option")
 
 
 class Choices:
-    """Draws from `random.Random.random`, the only one of its methods that is promised to be stable."""
+    """Draws from `random.Random.random`, the only method of `Random` that is promised to be stable."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311

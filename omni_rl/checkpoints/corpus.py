@@ -1,6 +1,7 @@
-"""The text that the small checkpoint's tokenizer and language model learn from: short chats from a grammar of ours.
+"""Writes the text that the small checkpoint's tokenizer and language model learn from: short chats from a grammar of
+ours.
 
-It is written here, not collected, so that it is the same on every machine and nobody else's text is in the weights.
+The text is made here, not collected, so that it is the same on every machine and nobody else's text is in the weights.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ _ASKS = (
 
 
 def chats(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless pairs of a question and its answer, the same for the same seed."""
+    """Yield endless pairs of a question and its answer, the same for the same seed."""
     choices = Choices(seed)
     while True:
         question = choices.pick(_ASKS).format(
@@ -54,10 +55,10 @@ def _sentence(choices: Choices) -> str:
 
 
 def question_text(question: str) -> str:
-    """A question in the chat format of the prompts, up to where the answer begins."""
+    """Return a question in the chat format of the prompts, up to where the answer begins."""
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def chat_text(question: str, answer: str) -> str:
-    """One exchange, closed after the answer."""
+    """Return one exchange, closed after the answer."""
     return f"{question_text(question)}{answer}<|im_end|>\n"

@@ -1,4 +1,4 @@
-"""Training examples for the small checkpoint, with media as the engine sees them.
+"""Makes training examples for the small checkpoint, with media as the engine sees them.
 
 Shapes: T tokens of an example, N features of a media item.
 """
@@ -17,14 +17,15 @@ from omni_rl.checkpoints.tokenizer import IM_END, IMAGE, SOUND, VIDEO
 from omni_rl.kinds import Modality
 from omni_rl.media.types import Prompt
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedSequences
 
 _CHATS_PER_EXAMPLE = 2  # after the end of a turn comes the next one
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids int64 [T]; tokens from `scored_from` on are learnt. `media`: at most one item, placed in `ids`."""
+    """One example: token ids int64 [T], of which those from `scored_from` on are learnt. `media` is at most one item,
+    placed in `ids`."""
 
     name: str
     ids: torch.Tensor
@@ -44,7 +45,7 @@ class PromptExamples:
         )
 
     def __call__(self, prompt: Prompt) -> Example:
-        """The prompt, its answer and the end of the turn; what follows the prompt is learnt."""
+        """Return the prompt, its answer and the end of the turn as an example; what follows the prompt is learnt."""
         with warnings.catch_warnings():
             # PIL's pixels are read-only; the tiler makes a tensor of them and only reads it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -57,7 +58,8 @@ class PromptExamples:
         return Example(prompt.id, torch.tensor(ids + answer), len(ids), media)
 
     def _process(self, prompt: Prompt) -> tuple[str, int, Modality, list[int], dict[str, torch.Tensor]]:
-        """The placeholder, the id of a feature's slot, the modality, the placeholder's expansion, the tensors."""
+        """Return the placeholder, the id of a feature's slot, the modality, the placeholder's expansion, and the
+        tensors."""
         if prompt.images:
             placeholder = self._placeholders[IMAGE]
             out = self._processor(text=placeholder, images=list(prompt.images))
@@ -80,7 +82,7 @@ class PromptExamples:
 
 
 def chat_examples(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Example]:
-    """Endless chats of a few turns, every token learnt."""
+    """Yield endless chats of a few turns, every token learnt."""
     source = chats(seed)
     number = 0
     while True:
@@ -90,7 +92,7 @@ def chat_examples(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Exa
 
 
 def pack_examples(examples: Sequence[Example]) -> PackedSequences:
-    """The examples back to back, media placed among them."""
+    """Return the examples back to back, with their media at the right positions."""
     starts = [0]
     media = []
     for example in examples:

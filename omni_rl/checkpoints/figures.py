@@ -1,4 +1,4 @@
-"""What is known about a small checkpoint: stored beside it, so that tests and readers need not believe anybody."""
+"""Stores what is known about a small checkpoint beside it, so that tests and readers can check it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,9 +9,10 @@ FIGURES = "figures.json"
 
 @dataclass(frozen=True)
 class Figures:
-    """Accuracies are over the held-out digits: `sampled` is expected at temperature 1, `greedy` takes the best token.
+    """What was measured of a checkpoint, and how it was made.
 
-    Both are those of the stored weights, computed in float32. `first_steps` (without digits) and
+    Accuracies are over the held-out digits: `sampled_accuracy` is expected at temperature 1, `greedy_accuracy` takes
+    the best token. Both are those of the stored weights, computed in float32. `first_steps` (without digits) and
     `digit_steps` count optimiser steps; `bytes` is the size of the whole directory without this file.
     """
 
@@ -31,8 +32,3 @@ class Figures:
 
     def save(self, directory: Path) -> None:
         (directory / FIGURES).write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-
-def load_figures(directory: Path) -> Figures:
-    """The figures stored in a directory that `make-checkpoint` wrote."""
-    return Figures(**json.loads((directory / FIGURES).read_text()))

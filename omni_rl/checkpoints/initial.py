@@ -1,4 +1,4 @@
-"""Random weights that behave like trained ones: no tensor is constant, so that none can be lost unnoticed."""
+"""Makes random weights that behave like trained ones: no tensor is constant, so that a lost one is noticed."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,8 @@ _VECTORS: tuple[tuple[str, float, float], ...] = (
 
 @torch.no_grad()
 def fill(name: str, tensor: torch.Tensor, seed: int) -> None:
-    """Fill the weight of released name `name` in place. Values depend on seed, name and shape, on no other tensor."""
+    """Fill the weight of released name `name` in place. Values depend on seed, name and shape, and on no other
+    tensor."""
     tensor.copy_(_values(name, tensor.shape, _generator(name, seed)))
 
 
@@ -32,7 +33,7 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
     uniform: Callable[[], torch.Tensor] = lambda: torch.rand(shape, generator=generator)  # noqa: E731
     if name.endswith("A_log"):
         return (1 + 15 * uniform()).log()
-    if name.endswith("dt_bias"):  # softplus of it lies between 0.001 and 0.1, as Mamba2 starts
+    if name.endswith("dt_bias"):  # its softplus lies between 0.001 and 0.1, as in Mamba2's own initialisation
         step = torch.exp(math.log(0.001) + math.log(100) * uniform())
         return step + torch.log(-torch.expm1(-step))
     if name.endswith("running_var"):

@@ -30,7 +30,8 @@ def make_checkpoint(
 ) -> Figures:
     """Write the small Omni of `seed` and its figures to `out`, in bfloat16. The same seed gives the same bytes.
 
-    One thread, so that no sum depends on the machine's number of cores. `progress` gets a line now and then.
+    It is made in one thread, so that no sum depends on the machine's number of cores. `progress` gets a line now and
+    then.
 
     Raises:
         ConfigError: `out` is not empty and `force` is not given; or this process lacks the environment in which
@@ -97,7 +98,7 @@ def _measure(directory: Path, seed: int, plan: Plan, steps: int) -> Figures:
 
 
 def held_out_examples(directory: Path) -> list[Example]:
-    """The held-out digits as the checkpoint in `directory` sees them."""
+    """Return the held-out digits as the checkpoint in `directory` sees them."""
     config = NemotronOmniConfig.from_pretrained(directory)
     return _digits(PromptExamples(config, AutoTokenizer.from_pretrained(directory)), "held_out")
 

@@ -1,4 +1,5 @@
-"""Pictures, sounds and videos with one thing to say about each, so that every tower of the small checkpoint matters."""
+"""Makes pictures, sounds and videos with one thing to say about each, so that every tower of the small checkpoint
+matters."""
 
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ _SIDES = (48, 64, 80, 96)  # pixels
 
 
 def sentences() -> list[str]:
-    """Every question and answer there is, for the tokenizer."""
+    """Return every question and answer there is, for the tokenizer."""
     pictures = [answer.format(colour) for answer in _PICTURE_ANSWERS for colour in _COLOURS]
     sounds = [answer.format(name) for answer in _SOUND_ANSWERS for name in (*_PITCHES, _NOISE)]
     pairs = [(first, second) for first in _COLOURS for second in _COLOURS]
@@ -40,7 +41,8 @@ def sentences() -> list[str]:
 
 
 def scenes(seed: int) -> Iterator[Prompt]:
-    """Endless prompts with one medium and an answer: picture, sound, video in turn; the same for the same seed."""
+    """Yield endless prompts with one medium and an answer: picture, sound, video in turn; the same for the same
+    seed."""
     choices, noise = Choices(seed), np.random.default_rng(seed)
     number = 0
     while True:

@@ -1,4 +1,4 @@
-"""The small checkpoint's shape: every part of Nemotron Omni, each as small as a CPU needs it to be."""
+"""Defines the small checkpoint's shape: every part of Nemotron Omni, each as small as a CPU needs it to be."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ RADIO = "omni_tiny"
 
 
 def small_config(pattern: str = PATTERN, dtype: str = "bfloat16") -> NemotronOmniConfig:
-    """The configuration for a pattern of M (Mamba2), * (attention), E (MoE) and - (MLP).
+    """Return the configuration for a pattern of M (Mamba2), * (attention), E (MoE) and - (MLP).
 
     Attention heads are 32 wide, the engine's least on a CPU. An image becomes 4 to 64 tokens, two frames of a video
     about 8, a second of sound 13.

@@ -1,4 +1,4 @@
-"""The small checkpoint's tokenizer: byte-level BPE, the released checkpoints' special ids, digits one by one."""
+"""Trains the small checkpoint's tokenizer: byte-level BPE, the released checkpoints' special ids, digits one by one."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from omni_rl.checkpoints.corpus import chats
 from omni_rl.checkpoints.scenes import sentences
 from omni_rl.tasks.digits import QUESTION
 
-VOCABULARY = 780  # no multiple of 64: the engine pads its embedding and head, and whoever reads them must notice
+VOCABULARY = 780  # no multiple of 64: the engine then pads its embedding and head, which its readers must handle
 IM_START, IM_END, IMAGE, SOUND, VIDEO = 10, 11, 18, 27, 30
 _NAMED = {
     0: "<unk>",
@@ -36,7 +36,7 @@ _OFTEN = ("user\n", "assistant\n", QUESTION, "\nFrame 1 sampled at 0.04 seconds 
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train it; the same bytes on every machine, because text, counts and ties are."""
+    """Train the tokenizer. It has the same bytes on every machine, because text, counts and ties are the same."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

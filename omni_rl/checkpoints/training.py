@@ -1,4 +1,5 @@
-"""Trains the small checkpoint: chats and scenes first, digits too then, until its digits are right half of the time."""
+"""Trains the small checkpoint: on chats and scenes first, then on digits too, until it gets half of the digits
+right."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,10 @@ _SCORED_AT_ONCE = 128  # examples, when nothing is learnt
 
 @dataclass(frozen=True)
 class Plan:
-    """`first_steps` without digits, then at most `digit_steps` with; stops at `target` held-out sampled accuracy.
+    """How long to train: `first_steps` without digits, then at most `digit_steps` with; it stops at `target` held-out
+    sampled accuracy.
 
-    An end outside `accepted` is a failure.
+    A final accuracy outside `accepted` is a failure.
     """
 
     first_steps: int = 60
@@ -30,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Material:
-    """What is learnt: endless chats and scenes, the digits to learn and those to be measured with."""
+    """What is learnt: endless chats and scenes, the digits to learn and the held-out ones to measure with."""
 
     chats: Iterator[Example]
     scenes: Iterator[Example]
@@ -45,7 +47,7 @@ def train(
     seed: int,
     progress: Callable[[str], None],
 ) -> int:
-    """Train in place; returns the number of digit steps. `progress` gets a line now and then."""
+    """Train in place; return the number of digit steps. `progress` gets a line now and then."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.0)
     order = torch.Generator().manual_seed(seed)
     for step in range(1, plan.first_steps + 1):
@@ -73,7 +75,7 @@ def _listed(losses: torch.Tensor) -> str:
 def _learn(
     model: NemotronOmniForConditionalGeneration, optimizer: torch.optim.Optimizer, groups: list[list[Example]]
 ) -> torch.Tensor:
-    """One step on the sum of the groups' mean token losses, which it returns; the last group's counts twice."""
+    """Take one step on the sum of the groups' mean token losses, and return these; the last group's counts twice."""
     optimizer.zero_grad()
     batch = pack_examples([example for group in groups for example in group])
     logprobs = model.score_packed(batch, record_routing=False).logprobs
@@ -87,7 +89,8 @@ def _learn(
 
 @torch.no_grad()
 def sampled_accuracy(model: NemotronOmniForConditionalGeneration, digits: Sequence[Example]) -> float:
-    """Expected accuracy at temperature 1: the mean probability of the right digit, among the whole vocabulary."""
+    """Return the expected accuracy at temperature 1: the mean probability of the right digit, among the whole
+    vocabulary."""
     questions = [replace(example, ids=example.ids[: example.scored_from + 1]) for example in digits]
     logprobs = [model.score_packed(pack_examples(part), record_routing=False).logprobs for part in _parts(questions)]
     return float(torch.cat(logprobs).double().exp().mean())
@@ -95,10 +98,10 @@ def sampled_accuracy(model: NemotronOmniForConditionalGeneration, digits: Sequen
 
 @torch.no_grad()
 def greedy_accuracy(model: NemotronOmniForConditionalGeneration, digits: Sequence[Example]) -> float:
-    """Share of the digits that are the most probable token of the whole vocabulary."""
+    """Return the share of the digits that are the most probable token of the whole vocabulary."""
     right = 0
     for part in _parts(digits):
-        # Digit prompts are all of one length, so back to back they are a batch without padding.
+        # All digit prompts have the same length, so back to back they are a batch without padding.
         batch = pack_examples([replace(example, ids=example.ids[: example.scored_from]) for example in part])
         output = model(input_ids=batch.ids.view(len(part), -1), media=batch.media, logits_to_keep=1)
         answers = torch.stack([example.ids[example.scored_from] for example in part])

@@ -1,4 +1,4 @@
-"""A failing sample in one file, so that it can be looked into elsewhere: its record, its media, and a check."""
+"""Writes a failing sample to one file, with its record, its media and a check, so that it can be examined elsewhere."""
 
 import json
 import zipfile
@@ -13,11 +13,11 @@ RECORD, CHECK, MEDIA = "sample.json", "check.json", "media"
 
 def bundle(client: Client, run: str, attempt: int, step: int, sample: str | None, out: Path, *, check: bool) -> Path:
     """Write `out`, a zip: `sample.json` (ids, logprobs of both sides, versions, digests of every media tensor),
-    `media/DIGEST` (what the store still has of them) and, if asked for, `check.json` (legs, reference and the profile
-    by module as of now). Without `sample`: the step's worst one.
+    `media/DIGEST` (those media that the store still has) and, if asked for, `check.json` (legs, reference and the
+    profile by module as of now). Without `sample`, the step's worst one is written.
 
     Raises:
-        NotFoundError: there is no such step or sample, or the step kept none.
+        NotFoundError: There is no such step or sample, or no sample of the step was stored.
         ConfigError: `out` exists.
     """
     if out.exists():
@@ -25,7 +25,7 @@ def bundle(client: Client, run: str, attempt: int, step: int, sample: str | None
     if sample is None:
         worst = client.step(run, attempt, step).verdict.worst
         if not worst:
-            raise NotFoundError(f"step {step} of {run} kept no sample")
+            raise NotFoundError(f"no sample of step {step} of {run} was stored")
         sample = worst[0].sample
     found = client.sample(run, attempt, step, sample)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
@@ -34,7 +34,7 @@ def bundle(client: Client, run: str, attempt: int, step: int, sample: str | None
             try:
                 file.writestr(f"{MEDIA}/{digest}", client.media(digest))
             except NotFoundError:
-                continue  # too old, or kept out on purpose: its digests are in the record
+                continue  # too old, or not stored on purpose: the record has its digest
         if check:
             body = CheckBody(run=run, attempt=attempt, step=step, reference=True, localise=True)
             file.writestr(CHECK, json.dumps(client.check(body).model_dump(mode="json"), indent=1))

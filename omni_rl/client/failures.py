@@ -1,4 +1,4 @@
-"""From a problem document back to the error class that made it."""
+"""Turns a problem document back into the error class that made it."""
 
 import json
 
@@ -27,17 +27,17 @@ OF_STATUS: dict[int, type[OmniRLError]] = {
     413: TooLargeError,
     422: InvalidRequestError,
 }
-"""What an error of a newer version is to this one, where its status says as much."""
+"""The class for an error of a newer version that this version does not know, where the status says as much."""
 BETWEEN = frozenset({408, 429, 500, 502, 503, 504})
-"""What a proxy says of a coordinator that is away, slow or broken. With any other status and no problem document, what
-answers is another server."""
+"""The statuses by which a proxy says that a coordinator is away, slow or broken. With any other status and no problem
+document, what answers is another server."""
 
 
 def raise_for_problem(response: httpx.Response) -> None:
     """Raise what the coordinator raised: the class whose `code` the problem carries, with its message.
 
-    The body must have been read. A code of a newer version is the class of its status, or `ApiError`, which is also
-    what a proxy says of a coordinator; the answer of another server is `AddressError`.
+    The body must have been read. A code of a newer version becomes the class of its status, or `ApiError`, which also
+    stands for what a proxy says of a coordinator; the answer of another server becomes `AddressError`.
     """
     if response.is_success:
         return
@@ -58,7 +58,7 @@ def raise_for_problem(response: httpx.Response) -> None:
 
 
 def unreadable(response: httpx.Response, error: ValidationError) -> ApiError | AddressError:
-    """An answer that is not what the coordinator of this version says."""
+    """Return the error for an answer that is not as the coordinator of this version answers."""
     where = f"{response.request.method} {response.request.url.path}"
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if found["type"] == "json_invalid":
@@ -71,7 +71,7 @@ def unreadable(response: httpx.Response, error: ValidationError) -> ApiError | A
 
 
 def another(response: httpx.Response, said: str) -> AddressError:
-    """What answers at the address is another server."""
+    """Return the error for an address at which another server answers."""
     elsewhere = response.headers.get("location")
     sent = f", which sends to {elsewhere}" if elsewhere else ""
     return AddressError(f"{said}: another server answers at {response.request.url.host}{sent}; is OMNI_RL_URL right?")

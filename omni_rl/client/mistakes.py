@@ -1,4 +1,4 @@
-"""Failures that are mistakes in an address, and no coordinator that is away: sending again mends none of them."""
+"""Tells failures that are mistakes in an address from a coordinator that is away: to send again repairs no mistake."""
 
 import socket
 import ssl
@@ -10,13 +10,13 @@ from omni_rl.errors import AddressError, CoordinatorUnreachableError, SchemeErro
 
 E = TypeVar("E", bound=BaseException)
 HANDSHAKE = 2.0
-"""Seconds in which a server shows that it speaks TLS."""
+"""The seconds in which a server must show that it speaks TLS."""
 Mistake = tuple[type[CoordinatorUnreachableError], str]
-"""The error's class, and what to try."""
+"""The class of the error, and what to try."""
 
 
 def mistake(error: httpx.TransportError) -> Mistake | None:
-    """Returns what is wrong with the address; None where the coordinator may just be away."""
+    """Return what is wrong with the address; None where the coordinator may just be away."""
     if (cause := _caused_by(error, ssl.SSLError)) is not None:
         if "CERTIFICATE_VERIFY_FAILED" in str(cause):
             return AddressError, "; OMNI_RL_CA_FILE names the certificates that vouch for it"
@@ -37,8 +37,8 @@ def _caused_by(error: BaseException, kind: type[E]) -> E | None:
 
 
 def _speaks_tls(url: httpx.URL) -> bool:
-    """Whether a server that broke off a plain request answers a TLS handshake: one that is just restarting breaks off
-    too."""
+    """Return whether a server that broke off a plain request answers a TLS handshake: one that is just restarting
+    breaks off plain requests too."""
     if url.scheme != "http":
         return False
     anyone = ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""What a coordinator of an older version does not know, by the document in which it publishes what it takes."""
+"""Finds what a coordinator of an older version does not know, by the document in which it publishes what it takes."""
 
 import json
 import re
@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import httpx
-
 from omni_rl import __version__
-from omni_rl.client.calls import ARROW, JSON, Call
+from omni_rl.client.call import JSON, Call
+from omni_rl.client.calls import ARROW
 
 T = TypeVar("T")
 
@@ -21,7 +20,7 @@ class Known:
         self._document = document
 
     def without_unknown(self, call: Call[T]) -> tuple[Call[T], list[str]]:
-        """Returns the call without fields and columns that the coordinator does not know, and their names."""
+        """Return the call without fields and columns that the coordinator does not know, and their names."""
         schema = self._schema(call)
         if schema is None or call.content is None:
             return call, []
@@ -35,14 +34,14 @@ class Known:
         return replace(call, content=content) if unknown else call, unknown
 
     def sentence(self, unknown: list[str]) -> str:
-        """What is told of what was left out."""
+        """Return the sentence that says what was left out."""
         return (
             f"the coordinator (omni-rl {self._document['info']['version']}) does not know {', '.join(unknown)}, which "
             f"this omni-rl ({__version__}) leaves out: install one version on both sides to have it judged"
         )
 
     def _schema(self, call: Call[Any]) -> Mapping[str, Any] | None:
-        """Of the body that the call's route takes as JSON."""
+        """Return the schema of the body that the call's route takes as JSON; None if it takes none."""
         for path, methods in self._document["paths"].items():
             if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)), call.path) is None:
                 continue
@@ -56,7 +55,7 @@ class Known:
         return schema
 
     def _remove(self, value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
-        """Takes unknown fields out of a JSON value, in place, and yields their names."""
+        """Remove unknown fields from a JSON value, in place, and yield their names."""
         for either in schema.get("anyOf", ()):
             yield from self._remove(value, self._resolved(either))
         if isinstance(value, list) and "items" in schema:
@@ -73,13 +72,13 @@ class Known:
             yield from self._remove(value[name], self._resolved(known[name]))
 
 
-def read_known(response: httpx.Response) -> Known:
-    """Reads a coordinator's OpenAPI document."""
-    return Known(response.json())
+def known() -> Call[Known]:
+    """Return the call that asks a coordinator for its OpenAPI document."""
+    return Call("GET", "/openapi.json", lambda response: Known(response.json()))
 
 
 def _without_columns(stream: bytes, known: Mapping[str, Any]) -> tuple[bytes, list[str]]:
-    # Arrow is loaded by those who post records.
+    # Arrow is loaded only where records are posted.
     import pyarrow as pa
 
     table = pa.ipc.open_stream(stream).read_all()

@@ -1,4 +1,4 @@
-"""What a program tells the coordinator from a thread of its own: the program never waits for it."""
+"""Posts to the coordinator from a thread of its own, so that the program never waits for the coordinator."""
 
 import logging
 import threading
@@ -21,10 +21,10 @@ from omni_rl.errors import (
 )
 
 REFUSED = (ConflictError, InvalidRequestError, RecordError, TooLargeError)
-"""What sending again cannot mend."""
+"""The errors of requests that are refused again however often they are sent."""
 MISCONFIGURED = (AddressError, ForbiddenError, UnauthenticatedError)
-"""Before the coordinator has ever answered, these are mistakes of whoever set up the program. Later they are a
-coordinator that is being replaced."""
+"""The errors that, before the coordinator has ever answered, are mistakes in how the program was set up. Later they
+come from a coordinator that is being replaced."""
 AWAY = "away"
 MORE = 4096
 """How many rests of dropped items may wait beside the bounded ones."""
@@ -36,8 +36,8 @@ Post = Callable[[Client], object]
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What waits: `size` bytes at most, dropped where there is no room. `rest` returns what stays of it then; such a
-    rest is not `bounded`."""
+    """An item that waits to be sent. It holds at most `size` bytes, and is dropped where there is no room. `rest`
+    returns what is sent in its place then; such a rest is not `bounded`."""
 
     post: Post
     size: int = 0
@@ -47,7 +47,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds between attempts: from `first`, doubling, to `longest`."""
+    """The seconds between attempts: from `first`, doubling, to `longest`."""
 
     first: float = 0.05
     longest: float = 5.0
@@ -57,9 +57,9 @@ class Poster:
     """Posts items in order, in a thread that keeps no process alive.
 
     A coordinator that is down, slow or restarted is asked again for ever, and each kind of trouble is logged once.
-    Where more waits than there is room for, the oldest items are dropped whole, and counted. Nobody waits for what
-    cannot arrive because an address, a token or a setting is wrong. What an older coordinator does not know is left
-    out.
+    Where more waits than there is room for, the oldest items are dropped whole, and counted. `flush` does not wait for
+    what cannot arrive because an address, a token or a setting is wrong. What an older coordinator does not know is
+    left out.
     """
 
     def __init__(
@@ -75,17 +75,19 @@ class Poster:
         later: Callable[[], Post | None] = lambda: None,
         dropping: str = "what waits for the coordinator is more than there is room for: the oldest is dropped",
     ) -> None:
-        """
+        """Start the thread.
+
         Args:
-            url, token: the coordinator's, as `Client` takes them.
-            items, size: how many items may wait, and bytes that they may hold.
-            greet: is called with each new client before it posts anything.
-            later: returns what is to be posted once no item waits, and stays due until it no longer returns it; called
-                while `changed` is held.
-            dropping: what is logged when something is dropped for the first time.
+            url, token: The coordinator's, as `Client` takes them.
+            items, size: How many items may wait, and how many bytes they may hold.
+            greet: Called with each new client before it posts anything.
+            later: Returns what is to be posted once no item waits, and which stays due until this no longer returns it;
+                called while `changed` is held.
+            dropping: What is logged when something is dropped for the first time.
         """
         self.changed = threading.Condition()
-        """Notified of everything that may let `flush` return; whoever changes what `later` returns holds it."""
+        """The condition that is notified of everything that may let `flush` return; code that changes what `later`
+        returns holds it."""
         self.dropped = 0
         self._url, self._token = url, token
         self._log = log
@@ -109,22 +111,25 @@ class Poster:
             return len(self._items)
 
     def put(self, post: Post, *, size: int = 0, rest: Callable[[], Post | None] = lambda: None) -> None:
-        """Hand over what is to be sent, which holds `size` bytes until then. Never waits. `rest` returns what is to be
+        """Hand over what is to be sent, which holds `size` bytes until then. This never waits. `rest` returns what is
         sent in its place if it is dropped."""
         with self.changed:
             self._items.append(Item(post, size, rest))
             self._make_room()
             self.changed.notify_all()
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything has arrived, or cannot for a mistake in how this process is set up, for so many seconds
-        at most; return whether everything has."""
+    def flush(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until everything has arrived, or cannot for a mistake in how this process is set up, for `seconds` at
+        most; return whether everything has arrived.
+
+        `enough` is asked after everything that arrives: where it returns true, the rest is not waited for.
+        """
         with self.changed:
-            self.changed.wait_for(lambda: self._idle or self._hopeless, seconds)
+            self.changed.wait_for(lambda: enough() or self._idle or self._hopeless, seconds)
             return self._idle
 
     def close(self, seconds: float) -> bool:
-        """As `flush`, and end."""
+        """Do what `flush` does, and end the thread."""
         arrived = self.flush(seconds)
         with self.changed:
             self._ended = True
@@ -174,7 +179,7 @@ class Poster:
             try:
                 done = self._send(post)
             except Exception as error:
-                # The boundary between our thread and somebody's process: whatever fails here is told, and tried again.
+                # The boundary between our thread and somebody's process: what fails here is logged, and tried again.
                 self._failed(error)
                 final = isinstance(error, SchemeError)
                 with self.changed:
@@ -219,7 +224,7 @@ class Poster:
             self.changed.notify_all()
 
     def _rest(self, seen: Item | None) -> None:
-        """Wait a little for other processes; not longer than until this one has something new to post."""
+        """Wait a little for other processes; not longer than until this process has something new to post."""
         with self.changed:
             self.changed.wait_for(lambda: self._ended or (self._items and self._items[0] is not seen), self._pace.first)
 

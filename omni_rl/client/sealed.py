@@ -1,4 +1,4 @@
-"""What sealing a step gives a trainer: the verdict, and the weights to learn with."""
+"""What a trainer gets when it seals a step: the verdict, and the weights to learn with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,18 @@ from omni_rl.api.steps import VERDICT_KEY, Verdict
 
 @dataclass(frozen=True)
 class Sealed:
-    """`weights`: float32, one a token, by the rank that posted a sample and its name; None where every token that
-    counts weighs 1."""
+    """A sealed step.
+
+    `weights` has float32 weights, one a token, by the rank that posted a sample and the sample's name; None where every
+    token that counts weighs 1.
+    """
 
     verdict: Verdict
     weights: Mapping[tuple[int, str], NDArray[np.float32]] | None
 
 
 def read_sealed(response: httpx.Response) -> Sealed:
-    """From the Arrow answer to a seal."""
+    """Read the Arrow answer to a seal."""
     table = pa.ipc.open_stream(response.content).read_all()
     verdict = Verdict.model_validate_json(table.schema.metadata[VERDICT_KEY], extra="ignore")
     column = table.column("weights").combine_chunks()

@@ -1,4 +1,4 @@
-"""Where the coordinator is, and who asks."""
+"""Where the coordinator is, and with which token it is asked."""
 
 import os
 import ssl
@@ -12,7 +12,8 @@ DEFAULT_URL = "http://127.0.0.1:8400"
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Base address and headers of every request; `verify`: who vouches for an https address, as httpx takes it."""
+    """The base address and the headers of every request; `verify` says which certificates vouch for an https address,
+    as httpx takes it."""
 
     url: str
     headers: dict[str, str]
@@ -20,10 +21,10 @@ class ClientSettings:
 
     @classmethod
     def of(cls, url: str | None, token: str | None) -> "ClientSettings":
-        """As given, or else OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default.
+        """Return the settings as given, or else from OMNI_RL_URL and OMNI_RL_TOKEN, or else the local default.
 
         OMNI_RL_TOKEN_FILE names a file with the token, for where environments are shown; OMNI_RL_CA_FILE one with the
-        certificates that vouch for an https address, where it is not one of the public authorities that does.
+        certificates that vouch for an https address, where no public authority does.
         """
         base = url or os.environ.get("OMNI_RL_URL") or DEFAULT_URL
         if not base.startswith(("http://", "https://")):

@@ -1,17 +1,18 @@
-"""Server-sent events, read line by line (WHATWG HTML, "Server-sent events")."""
+"""Reads server-sent events line by line (WHATWG HTML, "Server-sent events")."""
 
 from omni_rl.api.events import EventAnswer
 
 
 class EventReader:
-    """`last`: the number of the last event seen, after which a lost stream is taken up again."""
+    """Puts events together from the lines of a stream. `last` is the number of the last event seen, after which a lost
+    stream is taken up again."""
 
     def __init__(self, last: int | None) -> None:
         self.last = last
         self._data: list[str] = []
 
     def feed(self, line: str) -> EventAnswer | None:
-        """An event, where this line ends one."""
+        """Return an event, where this line ends one; None elsewhere."""
         if line.startswith("data:"):
             self._data.append(line.removeprefix("data:").removeprefix(" "))
             return None

@@ -1,4 +1,4 @@
-"""For programs that are not ours: hand a trainer's weights to a run, from any process on the run's host."""
+"""Hands a trainer's weights to a run, for programs that are not ours, from any process on the run's host."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from omni_rl.errors import ConfigError, SlabError
+from omni_rl.models.families import is_weight
 from omni_rl.sync.fill import fill
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import arrange
 from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.parts import Released
-from omni_rl.sync.released import is_sent
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import INBOX, RECORD, RunRecord, runs_at, slab_directory
 
@@ -25,7 +25,7 @@ RUN = "OMNI_RL_RUN"
 
 @dataclass(frozen=True)
 class Published:
-    """Sealed weights that a sync can name: the slab they lie in, and their version as `str(WeightVersion)`."""
+    """Sealed weights that a sync can name: the slab that holds them, and their version as `str(WeightVersion)`."""
 
     path: Path
     version: str
@@ -41,8 +41,8 @@ def publish(
 ) -> Published:
     """Put a model's weights where a sync of `run` takes them from; they become number `number` of `attempt`.
 
-    `run` is what `omni-rl up` and `omni-rl status` print. Without it, it is OMNI_RL_RUN of the environment, or else the
-    one run that has slabs on this host.
+    `omni-rl up` and `omni-rl status` print the name of the run. Without `run`, it is OMNI_RL_RUN of the environment, or
+    else the one run that has slabs on this host.
 
     Names are the released checkpoint's. Floating-point tensors are rounded to the dtypes that the run serves. If any
     tensor is a DTensor, every process of the default process group calls this with its own shards and writes just
@@ -52,17 +52,18 @@ def publish(
     Weights that hold NaN or infinity can be published; a sync refuses them unless it is told to allow them.
 
     Raises:
-        ConfigError: no run is named, and this host has none or several; the message names them.
-        SourceError: tensors are missing, unexpected or of another shape (all are named), or another rank failed.
-        TrainerDeadError: another rank died; nothing was published.
-        SlabBusyError: another process is publishing, or a sync is reading what was published before; try again.
-        SlabFullError: there is no room for one more set of weights.
-        SlabError: the run has no slabs on this host; the message names those that have.
+        ConfigError: No run is named, and this host has none or several; the message names them.
+        SourceError: Tensors are missing, unexpected or of another shape (all are named), or another rank failed.
+        TrainerDeadError: Another rank died; nothing was published.
+        SlabBusyError: Another process is publishing, or a sync is reading what was published before; try again.
+        SlabFullError: There is no room for one more set of weights.
+        SlabError: The run has no slabs on this host; the message names those that have.
     """
     group = Group.default() if any(isinstance(tensor, DTensor) for tensor in state_dict.values()) else ALONE
-    tensors = [Released(name, tensor) for name, tensor in state_dict.items() if is_sent(name)]
     path = group.together(lambda: _home(run, directory))[0] / INBOX
-    record = group.together(lambda: _accepted(path.parent, tensors))[0]
+    record = group.together(lambda: RunRecord.read(path.parent))[0]
+    tensors: list[Released] = []
+    group.together(lambda: tensors.extend(_accepted(record, state_dict)))
     group.together(lambda: _make(path, record.nbytes) if group.first else None)
     inbox = _open_together(path, group)
     try:
@@ -82,7 +83,7 @@ def publish(
 
 
 def _home(run: str | None, directory: Path) -> Path:
-    """Where the slabs of `run` are."""
+    """Return the directory of the slabs of `run`."""
     run = run or os.environ.get(RUN)
     present = runs_at(directory)
     if run is None:
@@ -99,21 +100,22 @@ def _told(runs: list[str]) -> str:
     return f"runs of this host are {', '.join(runs)}" if runs else "no run of this host has any; omni-rl up starts one"
 
 
-def _accepted(directory: Path, tensors: list[Released]) -> RunRecord:
-    """The run's record. Raises `SourceError` unless `tensors` are its weights, whatever floating-point dtype."""
-    record = RunRecord.read(directory)
+def _accepted(record: RunRecord, state_dict: Mapping[str, torch.Tensor]) -> list[Released]:
+    """Return the weights among a model's tensors. Raises `SourceError` unless they are the run's, in whatever
+    floating-point dtype."""
     served: dict[str, torch.dtype] = {entry.name: getattr(torch, entry.dtype) for entry in record.places}
+    tensors = [Released(name, tensor) for name, tensor in state_dict.items() if name in served or is_weight(name)]
     found = {}
     for released in tensors:
         dtype = served.get(released.name, released.dtype)
         rounded = dtype if dtype.is_floating_point and released.dtype.is_floating_point else released.dtype
         found[released.name] = str(rounded).removeprefix("torch."), released.shape
     record.check(arrange(found), "the state dict")
-    return record
+    return tensors
 
 
 def _make(path: Path, nbytes: int) -> None:
-    """A slab of at least `nbytes` at `path`, the one that is there if it will do."""
+    """Make a slab of at least `nbytes` at `path`; the one that is there stays if it is large enough."""
     with contextlib.suppress(SlabError):
         present = Slab.open(path)
         enough = present.nbytes >= nbytes

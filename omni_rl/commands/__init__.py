@@ -1,1 +1,1 @@
-"""Commands of `omni-rl` that have files of their own, and what they share."""
+"""The commands of `omni-rl` that have files of their own, and what they share."""

@@ -1,4 +1,5 @@
-"""omni-rl incidents, incident, runs and export: what needs a person, of a service or of a ledger that none has open."""
+"""omni-rl incidents, incident, runs and export: what needs a person, read from a service, or from a ledger while no
+service runs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,10 +30,12 @@ def register(app: typer.Typer) -> None:
 
 
 def incidents(
-    everything: Annotated[bool, typer.Option("--all", help="Those that are over too.")] = False,
-    run: Annotated[str | None, typer.Option(help="Of this run alone.")] = None,
-    kind: Annotated[str | None, typer.Option(help="drift, update, sync, engine or silence.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="List ended incidents too.")] = False,
+    run: Annotated[str | None, typer.Option(help="List the incidents of this run alone.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="List one kind alone: drift, update, sync, engine or silence.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 100,
     directory: Directory = RUNS,
     ledger: OfLedger = None,
     as_json: AsJson = False,
@@ -60,9 +63,9 @@ def incidents(
 
 def incident(
     number: Annotated[int, typer.Argument(min=1, help="The incident's number.")],
-    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="Say that you have it in hand.")] = False,
-    note: Annotated[str | None, typer.Option(help="Write this to it.")] = None,
-    end: Annotated[bool, typer.Option("--end", help="Say that it is over; its run is judged afresh.")] = False,
+    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="Say that you have the incident in hand.")] = False,
+    note: Annotated[str | None, typer.Option(help="Add this note to the incident.")] = None,
+    end: Annotated[bool, typer.Option("--end", help="End the incident; its run is judged afresh.")] = False,
     directory: Directory = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -88,9 +91,11 @@ def incident(
 
 
 def runs(
-    search: Annotated[str, typer.Option(help="A part of their names.")] = "",
-    need: Annotated[list[str] | None, typer.Option(help="As halted, pause, silent, ok; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100,
+    search: Annotated[str, typer.Option(help="List runs with this in their names.")] = "",
+    need: Annotated[
+        list[str] | None, typer.Option(help="List runs of this need, such as halted, silent or ok; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 100,
     directory: Directory = RUNS,
     ledger: OfLedger = None,
     as_json: AsJson = False,
@@ -141,7 +146,7 @@ def _read(url: str, query: Callable[[Any], Sequence[Any]]) -> Sequence[Any]:
 
 
 def _opened(url: str) -> "Ledger":
-    """A ledger that is there: a name that is misspelt makes none."""
+    """Open a ledger that exists; where the name is misspelt, none is made."""
     from omni_rl.ledger.ledger import Ledger
 
     file = Path(url.removeprefix("sqlite:///"))
@@ -152,7 +157,7 @@ def _opened(url: str) -> "Ledger":
 
 def _incident_line(one: "IncidentAnswer") -> str:
     state = "over" if one.ended is not None else one.severity
-    has = f" ({one.acknowledged.by} has it)" if one.acknowledged is not None and one.ended is None else ""
+    has = f" ({one.acknowledged.by} has it in hand)" if one.acknowledged is not None and one.ended is None else ""
     return f"{one.incident:<5}{state:<6}{one.run or '-'}  {one.kind}, since {when(one.opened)}{has}: {one.what}"
 
 
@@ -161,7 +166,7 @@ def _about(run: "RunLine") -> str:
     parts += [] if run.figure is None else [_figure(run.figure)]
     parts += [] if run.cause is None else [run.cause]
     parts += [] if run.good is None or run.need in ("ok", "ended") else [f"clean to step {run.good.step}"]
-    parts += [] if run.acknowledged is None else [f"{run.acknowledged.by} has it"]
+    parts += [] if run.acknowledged is None else [f"{run.acknowledged.by} has it in hand"]
     return ", ".join(parts)
 
 

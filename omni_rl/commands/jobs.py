@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 def submit(
     kind: Kind,
     config: Annotated[Path | None, typer.Option(help="TOML file of the job's parameters.")] = None,
-    values: Annotated[list[str] | None, typer.Option("--set", help="name=value, in place of the file's.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, name=value; it replaces the file's.")
+    ] = None,
     directory: Directory = RUNS,
     follow: Annotated[bool, typer.Option(help="Show its steps until it ends; exit code 1 if it fails.")] = False,
     as_json: AsJson = False,
@@ -49,7 +51,7 @@ def submit(
 
 
 def jobs(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 20,
     directory: Directory = RUNS,
     as_json: AsJson = False,
 ) -> None:

@@ -22,24 +22,26 @@ def judge(
             "schema as Parquet, Arrow, JSON or JSON lines. -: one dump on standard input."
         ),
     ],
-    dtype: Annotated[Dtype, typer.Option(help="In which the engine computes.")] = "bfloat16",
+    dtype: Annotated[Dtype, typer.Option(help="The dtype in which the engine computes.")] = "bfloat16",
     train_dtype: Annotated[
-        Dtype | None, typer.Option(help="In which the trainer does.  [default: as the engine]")
+        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  [default: as the engine]")
     ] = None,
     lag: Annotated[int | None, typer.Option(help="How many weight versions the engine may be behind.")] = None,
-    kind: Annotated[str, typer.Option(help="Of the prompts, where files do not say: text, image and so on.")] = "text",
+    kind: Annotated[
+        str, typer.Option(help="The prompts' kind, where files do not say: text, image and so on.")
+    ] = "text",
     logprobs_of: Annotated[
         Literal["processed", "raw", "unknown"] | None,
-        typer.Option(help="Of which distribution the engine's are, where files do not say."),
+        typer.Option(help="The distribution that the engine's logprobs are of, where files do not say."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Judge steps that were written to files, and name what is wrong.
 
     Exit code 0 if every step is ok, 1 if one is not, 2 for files that cannot be read.
     """
     from omni_rl.commands.verdicts import verdict_line
-    from omni_rl.watch.judging import body_of, judge_steps
+    from omni_rl.service.judging import body_of, judge_steps
     from omni_rl.watch.readers.dumps import read_steps
 
     steps = list(read_steps(files, kind=kind, logprobs_of=logprobs_of))

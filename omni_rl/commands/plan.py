@@ -1,4 +1,4 @@
-"""omni-rl plan: what a sync, scoring and checking will cost on GPUs that nobody has run this on."""
+"""omni-rl plan: what a sync, scoring and checking will cost on GPUs that this was never run on."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +9,8 @@ import typer
 
 from omni_rl.commands.service import AsJson
 
+MEASURED_HERE = Path("bench")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -16,13 +18,16 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    total: Annotated[float, typer.Option(help="Parameters, in billions.")] = 30.0,
-    active: Annotated[float, typer.Option(help="Of which a token uses, in billions.")] = 3.0,
-    gpus: Annotated[int, typer.Option(help="All of them.")] = 8,
-    rollout_share: Annotated[float, typer.Option(help="Of the GPUs that sample.")] = 0.5,
-    tensor_parallel: Annotated[int, typer.Option(help="GPUs of one engine.")] = 1,
+    total: Annotated[float, typer.Option(help="The model's parameters, in billions.")] = 30.0,
+    active: Annotated[float, typer.Option(help="The parameters that a token uses, in billions.")] = 3.0,
+    gpus: Annotated[int, typer.Option(help="The number of all GPUs.")] = 8,
+    rollout_share: Annotated[float, typer.Option(help="The share of the GPUs that sample.")] = 0.5,
+    tensor_parallel: Annotated[int, typer.Option(help="The number of GPUs of one engine.")] = 1,
     tokens: Annotated[float, typer.Option(help="Sampled tokens a step, in millions.")] = 4.0,
-    bench: Annotated[Path, typer.Option(help="Directory of the measured results.")] = Path("bench"),
+    bench: Annotated[
+        Path,
+        typer.Option(help="Directory of measured results; where it is not there, those that came with this version."),
+    ] = MEASURED_HERE,
     as_json: AsJson = False,
 ) -> None:
     """Estimate a step's parts on H100s, after showing how well the model tells what was measured.
@@ -31,11 +36,11 @@ def plan(
     """
     from omni_rl.plan.cases import TOLERANCE, cases
     from omni_rl.plan.links import H100
-    from omni_rl.plan.measured import Measured
+    from omni_rl.plan.measured import Measured, published
     from omni_rl.plan.model import PlanSettings
     from omni_rl.plan.model import plan as estimate
 
-    measured = Measured.read(bench)
+    measured = Measured.read(published() if bench == MEASURED_HERE and not bench.is_dir() else bench)
     known = cases(measured)
     missed = [case for case in known if not abs(case.error) <= TOLERANCE]
     settings = PlanSettings(

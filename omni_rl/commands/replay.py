@@ -1,4 +1,4 @@
-"""omni-rl replay: a bundle's sample through both policies again, on this machine."""
+"""omni-rl replay: puts a bundle's sample through both policies again, on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def replay(
     bundle: Annotated[Path, typer.Argument(help="The zip file that omni-rl bundle wrote.")],
     model: Annotated[Path, typer.Option(help="Checkpoint directory, for both policies.")],
-    dtype: Annotated[Dtype, typer.Option(help="In which both compute.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="The dtype in which both compute.")] = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Put a bundle's sample through a vLLM engine and a trainer that are started here, and compare with the record.

@@ -19,9 +19,9 @@ def serve(
         str | None,
         typer.Option(help="The address to listen at; 0.0.0.0: for other machines too.  [default: 127.0.0.1]"),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="0: any that is free.  [default: 8400]")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes any that is free.  [default: 8400]")] = None,
     ledger: Annotated[
-        str | None, typer.Option(help="postgresql://USER@HOST/DATABASE.  [default: a file in the directory]")
+        str | None, typer.Option(help="A URL, postgresql://USER@HOST/DATABASE.  [default: a file in the directory]")
     ] = None,
     standby: Annotated[
         bool | None,

@@ -1,23 +1,27 @@
-"""omni-rl up, down, status, token, sync, check, pause and resume: the service on this machine, and words to it."""
+"""omni-rl up, down, status, token, sync, check, pause and resume: start and end the service on this machine, ask it and
+tell it."""
 
 import json
 import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from omni_rl.consistency.shown import mean_abs
+from omni_rl.counting import counted
 from omni_rl.errors import ConfigError, ServiceError
+from omni_rl.settings import Transport
 
 if TYPE_CHECKING:
     from omni_rl.api.runs import RunAnswer
 
 Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 RUNS = Path("runs/up")
+TRANSPORTS = get_args(Transport)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +31,22 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    directory: Annotated[Path | None, typer.Option(help="Where it keeps its state.  [default: runs/up]")] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the service keeps its state.  [default: runs/up]")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
     replicas: Annotated[int | None, typer.Option(help="Rollout engines.  [default: 1]")] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  [default: 2]")] = None,
     transport: Annotated[
         str | None,
-        typer.Option(help="How weights get to engines: slab, object_store, vllm_nccl or vllm_ipc.  [default: slab]"),
+        typer.Option(
+            help=f"How weights get to engines: {', '.join(TRANSPORTS[:-1])} or {TRANSPORTS[-1]}.  [default: slab]"
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Of the coordinator; 0: any.  [default: 8400]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The coordinator's; 0 takes any that is free.  [default: 8400]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section up is read.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,11 +79,12 @@ def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
     from omni_rl.service.down import down as end
 
     count = end(directory)
-    typer.echo(json.dumps({"ended": count}) if as_json else f"ended {count} processes" if count else "nothing ran")
+    told = f"ended {counted(count, 'process', 'processes')}" if count else "nothing ran"
+    typer.echo(json.dumps({"ended": count}) if as_json else told)
 
 
 def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
-    """How everything is. Exit code 1 if not all of it answers, or while an incident is open."""
+    """Show the state of cluster, engines and runs. Exit code 1 if not all answer, or while an incident is open."""
     with connect(directory) as client:
         state = client.state()
     if as_json:
@@ -90,7 +101,7 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
         for member in cluster.members:
             typer.echo(f"{member.name:<11}{member.state:<12}{member.version}  {member.detail}".rstrip())
         for one in state.incidents:
-            has = f" ({one.acknowledged.by} has it)" if one.acknowledged is not None else ""
+            has = f" ({one.acknowledged.by} has it in hand)" if one.acknowledged is not None else ""
             typer.echo(f"incident   {one.incident}  {one.severity}  {one.run or '-'}: {one.what}{has}")
             typer.echo(f"           {one.remedy}")
         for run in state.runs:
@@ -100,7 +111,7 @@ def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
 
 
 def _doing(run: "RunAnswer") -> str:
-    """What a run does, and since when it does not."""
+    """Return what a run does, or since when it does nothing."""
     match run.activity:
         case "silent" | "ended":
             last = "no step" if run.sealed is None else f"step {run.step} was at {when(run.sealed)}"
@@ -113,13 +124,13 @@ def _doing(run: "RunAnswer") -> str:
 
 def token(
     directory: Directory = RUNS,
-    name: Annotated[str | None, typer.Option(help="Make one for somebody of this name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Make a token for somebody of this name.")] = None,
     scope: Annotated[str, typer.Option(help="read, sync or admin; each includes the ones before it.")] = "read",
-    remove: Annotated[str | None, typer.Option(help="Take out the one of this name.")] = None,
+    remove: Annotated[str | None, typer.Option(help="Remove the token of this name.")] = None,
 ) -> None:
-    """Print the file in which a token lies, the owner's or a new one; never the token.
+    """Print the path of the file that holds a token, the owner's or a new one; the token itself is never printed.
 
-    A coordinator that runs knows a new token, and refuses one that was taken out, at once.
+    A running coordinator knows a new token, and refuses a removed one, at once.
     """
     from omni_rl.api.state import Scope
     from omni_rl.service.directory import prepared
@@ -142,20 +153,23 @@ def sync(
     ] = "trainer",
     version: Annotated[str | None, typer.Option(help="With published: what publish() returned.")] = None,
     path: Annotated[str | None, typer.Option(help="With directory: safetensors below a weight root.")] = None,
-    mode: Annotated[str, typer.Option(help="For requests in flight: recompute, drain or keep.")] = "recompute",
+    mode: Annotated[
+        str, typer.Option(help="What becomes of requests in flight: recompute, drain or keep.")
+    ] = "recompute",
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Serve weights that hold NaN or infinity too.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring weights to every rollout engine, proven byte by byte, and wait for it."""
+    """Bring weights to every rollout engine, proven byte by byte, and wait until all serve them."""
     body = _body("SyncBody", source=source, version=version, path=path, mode=mode, allow_nonfinite=allow_nonfinite)
     with connect(directory) as client:
         answer = client.sync(body)
     if as_json:
         typer.echo(answer.model_dump_json())
         return
-    typer.echo(f"{answer.version}: {answer.elements_proven} of {answer.elements} elements proven, {answer.bytes} bytes")
+    proven = f"{answer.elements_proven} of {counted(answer.elements, 'element')} proven"
+    typer.echo(f"{answer.version}: {proven}, {answer.bytes} bytes")
     for sentence in answer.nonfinite:
         typer.echo(f"not finite, as allowed: {sentence}")
     typer.echo(f"stall {answer.stall:.3f} s; " + ", ".join(f"{k} {v:.3f} s" for k, v in answer.seconds.items()))
@@ -164,14 +178,20 @@ def sync(
 
 def check(
     directory: Directory = RUNS,
-    legs: Annotated[bool, typer.Option(help="Also take the difference apart.")] = True,
-    reference: Annotated[bool, typer.Option("--reference", help="If they part: which side is off float32?")] = False,
-    localise: Annotated[bool, typer.Option("--localise", help="If they part: the first module that does.")] = False,
-    step: Annotated[str | None, typer.Option(help="Why did this one part? RUN/ATTEMPT/STEP.")] = None,
-    seconds: Annotated[float, typer.Option(help="When the search for a cause gives up.")] = 60.0,
+    legs: Annotated[
+        bool, typer.Option(help="Also measure what each part of the computation adds to the difference.")
+    ] = True,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="If they disagree, say which side is off float32.")
+    ] = False,
+    localise: Annotated[
+        bool, typer.Option("--localise", help="If they disagree, name the first module that does.")
+    ] = False,
+    step: Annotated[str | None, typer.Option(help="Say why they disagreed in this step, RUN/ATTEMPT/STEP.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds after which the search for a cause gives up.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare both policies now, and name the cause if they part. Exit code 1 unless they agree."""
+    """Compare both policies now, and name the cause if they disagree. Exit code 1 unless they agree."""
     body = _body(
         "CheckBody",
         legs=legs,
@@ -197,7 +217,7 @@ def check(
 
 
 def pause(
-    reason: Annotated[str, typer.Argument(help="Everyone sees it.")],
+    reason: Annotated[str, typer.Argument(help="Why; everyone sees it.")],
     directory: Directory = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -208,18 +228,18 @@ def pause(
 
 
 def resume(
-    run: Annotated[str | None, typer.Option(help="End this run's hold alone.")] = None,
+    run: Annotated[str | None, typer.Option(help="End the hold of this run alone.")] = None,
     directory: Directory = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Let generation go on: what a person stopped, and the one run whose drift holds the gate."""
+    """Let generation go on: end the hold of a person, and that of the one run whose drift stops generation."""
     with connect(directory) as client:
         gate = client.resume(run)
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 
 def connect(directory: Path) -> Any:
-    """To the coordinator that the environment names, or the service of `directory`."""
+    """Return a client of the coordinator that the environment names, or else of the service of `directory`."""
     from omni_rl.client.blocking import Client
     from omni_rl.service.settings import ADDRESS
     from omni_rl.service.state import ServiceState
@@ -240,7 +260,7 @@ def connect(directory: Path) -> Any:
 
 
 def when(at: float) -> str:
-    """A time of this machine's zone, with the zone."""
+    """Return a time in this machine's time zone, with the zone."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z}"
 
 
@@ -262,7 +282,7 @@ def _body(kind: str, **values: Any) -> Any:
 
 
 def step_named(step: str) -> dict[str, Any]:
-    """RUN/ATTEMPT/STEP as fields of a check."""
+    """Return RUN/ATTEMPT/STEP as the fields of a check's request."""
     parts = step.rsplit("/", 2)
     if len(parts) != 3:
         raise ConfigError(f"step {step!r}: say RUN/ATTEMPT/STEP")
@@ -270,5 +290,5 @@ def step_named(step: str) -> dict[str, Any]:
 
 
 def _table(figures: Any) -> None:
-    for bucket, values in figures.items():
-        typer.echo(f"  {bucket:<8} {mean_abs(values)}")
+    for kind, values in figures.items():
+        typer.echo(f"  {kind:<8} {mean_abs(values)}")

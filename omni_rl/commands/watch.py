@@ -8,11 +8,16 @@ import typer
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.kinds import KINDS
 
-PATIENCE = 60.0
-"""Seconds that the command waits at its end for a busy coordinator to take what was read: no run waits for it."""
+TIMEOUT = 60.0
+"""Seconds that the command waits at its end for a busy coordinator to take what was read; no training run waits for
+that."""
 
-following = typer.Typer(help="Follow the files of a run, and post its steps to a coordinator.", no_args_is_help=True)
-"""A command a framework."""
+following = typer.Typer(
+    help="Follow the files of a run, and post its steps to the coordinator that OMNI_RL_URL and OMNI_RL_TOKEN_FILE "
+    "name; `omni-rl serve` prints both.",
+    no_args_is_help=True,
+)
+"""The group of commands, one for each framework."""
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 @following.callback()
 def frameworks() -> None:
-    """OMNI_RL_URL and OMNI_RL_TOKEN_FILE say where the coordinator is; `omni-rl serve` prints both."""
+    """Hold the commands in a group, which Typer would drop while it has a single command."""
 
 
 @following.command("nemo-rl")
@@ -31,15 +36,16 @@ def nemo_rl(
     run: Annotated[
         str | None, typer.Option(help="Name of the run.  [default: OMNI_RL_RUN, or the directory's]")
     ] = None,
-    model: Annotated[str, typer.Option(help="What is trained; for people.")] = "model",
-    dtype: Annotated[Dtype, typer.Option(help="In which the engine computes.")] = "bfloat16",
+    model: Annotated[str, typer.Option(help="The model's name, for people.")] = "model",
+    dtype: Annotated[Dtype, typer.Option(help="The dtype in which the engine computes.")] = "bfloat16",
     train_dtype: Annotated[
-        Dtype | None, typer.Option(help="In which the trainer does.  [default: as the engine]")
+        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  [default: as the engine]")
     ] = None,
     lag: Annotated[int | None, typer.Option(help="How many weight versions the engine may be behind.")] = None,
-    kind: Annotated[str, typer.Option(help="Of the prompts: text, image and so on.")] = "text",
+    kind: Annotated[str, typer.Option(help="The prompts' kind: text, image and so on.")] = "text",
     logprobs_of: Annotated[
-        Literal["processed", "raw", "unknown"] | None, typer.Option(help="As vllm_cfg.logprobs_mode says.")
+        Literal["processed", "raw", "unknown"] | None,
+        typer.Option(help="The distribution that the engine's logprobs are of, as vllm_cfg.logprobs_mode says."),
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Post what is there, and end; exit code 1 unless all is ok.")
@@ -51,7 +57,7 @@ def nemo_rl(
         float, typer.Option(min=0, help="Seconds without a change after which the latest file is whole.")
     ] = 5.0,
 ) -> None:
-    """Post the steps of a NeMo RL run as their files are written, until Ctrl-C; print a verdict a step."""
+    """Post the steps of a NeMo RL run as their files are written, until Ctrl-C; print a verdict for each step."""
     from omni_rl.api.steps import Verdict
     from omni_rl.client import Client
     from omni_rl.commands.verdicts import verdict_line
@@ -78,7 +84,7 @@ def nemo_rl(
             lag=lag,
             attempt=attempt,
             place=Place(0, 1),
-            patience=PATIENCE,
+            timeout=TIMEOUT,
             on_verdict=tell,
         )
 

@@ -1,9 +1,9 @@
-"""What one accident does to a figure of few tokens.
+"""How much one accident of rounding can add to a figure of few tokens.
 
 The field's limits are for means over whole batches. A kind of prompt may have 32 tokens in a step, and in bfloat16 a
-router's tie that falls the other way moves a token by about 1, and through the sequence's state now and then another
-one: alone they lift such a mean over a limit. In float32 it leaves out what is left of its answer, which is a large
-share of few answers.
+router's tie that falls the other way moves a token's logprob by about 1, and through the sequence's state now and then
+another token's: these alone lift such a mean over a limit. In float32 the tie leaves out the rest of its answer, which
+is a large share of few answers.
 """
 
 import math
@@ -18,19 +18,20 @@ _OF_TOKEN: Mapping[str, Callable[[float], float]] = {
     "token_mult_prob_error": math.expm1,
     "gen_kl_error": lambda d: math.expm1(d) - d,
 }
-"""What a token adds to a metric above its value of agreement, at most: a KL is less where d is negative."""
+"""What one token adds to a metric above the metric's value of agreement, at most, by its abs d: a KL is less where d is
+negative."""
 
 
 SECOND = 8
-"""Tokens of which one accident may move two."""
+"""The fewest tokens of which one accident may move two."""
 
 
 def one_accident(metric: str, figures: Mapping[str, float]) -> float:
-    """What one accident adds to a metric, at most, by the figures of its bucket.
+    """Return what one accident adds to a metric, at most, by the figures of the metric's kind of prompt.
 
-    To a mean over tokens: the two that are furthest off, of fewer than `SECOND` tokens the one; 0 where `figures` lack
-    the largest abs d. To the share that is left out: one sequence's flip, or a `FEW` tokens of several. To other
-    metrics: 0.
+    To a mean over tokens an accident adds what the two tokens that are furthest off add, or the one furthest where
+    there are fewer than `SECOND` tokens; 0.0 where `figures` lack the largest abs d. To the share that is left out it
+    adds one sequence's flip, or `FEW` tokens of several. To other metrics it adds 0.0.
     """
     if metric == EXCLUDED:
         accidents = 1.0 if figures["excluded_tokens"] < FEW else max(1.0, figures["router_flips"])
@@ -42,7 +43,7 @@ def one_accident(metric: str, figures: Mapping[str, float]) -> float:
 
 
 def _second(largest: float, figures: Mapping[str, float]) -> float:
-    """The second largest abs d; 0.0 where it is not known, or of too few tokens.
+    """Return the second largest abs d, or 0.0 where it is not known or there are too few or too many tokens.
 
     The 99th percentile of up to 101 tokens lies between the two largest, `share` of the way, as it is linear between
     neighbours. Of more, a second token is too small a part of a mean to be spared.

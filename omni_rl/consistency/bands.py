@@ -1,4 +1,4 @@
-"""How far apart two correct computations of the same thing come to lie: by dtype, and by module once calibrated."""
+"""How far apart two correct computations of the same thing may lie: by dtype, and by module once calibrated."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ FACTOR = 4.0
 
 @dataclass(frozen=True)
 class Bands:
-    """What counts as noise.
+    """The differences that count as noise.
 
-    `mean` and `token`: of abs d of a leg, over all tokens and of one. `relative`: of a module's output, the norm of the
-    difference over the output's own; `modules` has those that were calibrated, for the weights of digest `checkpoint`.
+    `mean` and `token` bound the abs d of a leg: its mean over all tokens, and that of a single token. `relative` bounds
+    a module's output: the norm of the difference over the norm of the output. `modules` has the bounds of the modules
+    that were calibrated, for the weights of digest `checkpoint`.
     """
 
     dtype: str
@@ -35,7 +36,11 @@ class Bands:
 
     @classmethod
     def load(cls, path: Path, checkpoint: str) -> "Bands":
-        """Raises `ConfigError` if they were calibrated for other weights, or are no bands."""
+        """Read the bands that `save` wrote.
+
+        Raises:
+            ConfigError: The file holds no bands, or they were calibrated for other weights than `checkpoint`.
+        """
         try:
             bands = cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -57,11 +62,11 @@ NOISE: Mapping[str, Bands] = {
 
 
 def noise_of(dtype: str, numerics: Numerics) -> Bands:
-    """Before anything is calibrated.
+    """Return the bands of a dtype before anything is calibrated.
 
-    Of matched numerics every module's parity with the engine is 1, so that no difference of a module is noise; the legs
-    keep theirs, because the engine's decode parts from its own prefill. Of batch-invariant ones it does not: decode,
-    prefill, any batch and the trainer have the same bits, and are held to what float32 is held to.
+    With matched numerics every module must agree with the engine's exactly, so that no difference of a module is noise;
+    the legs keep their bands, because the engine's decode parts from its own prefill. With batch-invariant numerics it
+    does not: decode, prefill, any batch and the trainer have the same bits, and are held to what float32 is held to.
     """
     match numerics:
         case "reference":
@@ -73,7 +78,7 @@ def noise_of(dtype: str, numerics: Numerics) -> Bands:
 
 
 def calibrated(noise: Bands, profiles: Sequence[Mapping[str, float]], checkpoint: str) -> Bands:
-    """Bands of each module from the `profiles` (module to relative difference) of clean runs."""
+    """Return bands for each module, from the `profiles` (module to relative difference) of clean runs."""
     names = dict.fromkeys(name for profile in profiles for name in profile)
     # A module that happened to be equal bit for bit must not be held to that.
     modules = {

@@ -5,17 +5,17 @@ Shapes: N sequences, T sampled tokens of all of them, B bins of positions, G gro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from omni_rl.consistency.columns import Mask, StepColumns
 from omni_rl.consistency.figures import Array, Grouping, Index, edges_of
+from omni_rl.once import once
 
 
 def position_bins(longest: int) -> list[tuple[int, int]]:
-    """Bins of answer positions that double: [0, 8), [8, 16), [16, 32), ... until `longest` is inside."""
+    """Return bins of answer positions that double: [0, 8), [8, 16), [16, 32), ... until one holds `longest`."""
     edges = [0, 8]
     while edges[-1] < longest:
         edges.append(edges[-1] * 2)
@@ -24,7 +24,8 @@ def position_bins(longest: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Groups:
-    """`excluded` int64 [G]: tokens that are left out."""
+    """A grouping of the kept tokens. `excluded` int64 [G] counts the tokens of each group that the figures leave
+    out."""
 
     grouping: Grouping
     excluded: Index
@@ -32,10 +33,11 @@ class Groups:
 
 @dataclass(frozen=True)
 class Cells:
-    """A step's kept tokens, `rollout` and `train` logprobs, counted by sequence and bin of positions, B of them.
+    """The tokens of a step that its figures keep, `rollout` and `train` logprobs, counted by sequence and bin of
+    positions.
 
-    `kept` and `excluded` int64 [N, B]: tokens of each cell that figures keep, and that they leave out. Tokens outside
-    the loss mask are neither.
+    `kept` and `excluded` int64 [N, B] count the tokens of each cell that the figures keep and that they leave out.
+    Tokens outside the loss mask are in neither.
     """
 
     rollout: Array
@@ -45,7 +47,7 @@ class Cells:
 
     @classmethod
     def of(cls, columns: StepColumns, keeps: Mask | None, bins: Sequence[tuple[int, int]]) -> "Cells":
-        """`keeps`: which tokens are in the figures; None: all."""
+        """Count a step's tokens in `bins`. `keeps` says which tokens the figures keep; None keeps all."""
         ends = np.array([0, *(end for _, end in bins)], np.int64)
         bounds = columns.offsets[:-1, None] + np.minimum(np.diff(columns.offsets)[:, None], ends[None, :])
         sizes = _counts(keeps, bounds)
@@ -54,32 +56,32 @@ class Cells:
             rollout, train = rollout[keeps], train[keeps]
         return cls(rollout, train, sizes, _counts(columns.loss_mask, bounds) - sizes)
 
-    @cached_property
+    @once
     def sequences(self) -> Mask:
         """Which sequences [N] have a token that is kept."""
         result: Mask = self.kept.sum(axis=1) > 0
         return result
 
     def by_sequence(self, group: Index, count: int) -> Groups:
-        """Sequences in groups, [N]."""
+        """Return the sequences in `count` groups; `group` [N] says which group each sequence is in."""
         excluded = np.bincount(group, self.excluded.sum(axis=1), count).astype(np.int64)
         return Groups(Grouping(self._sequence_edges, group[self.sequences], count), excluded)
 
     def by_cell(self, group: Index, count: int) -> Groups:
-        """Cells in groups, [N * B]."""
+        """Return the cells in `count` groups; `group` [N * B] says which group each cell is in."""
         excluded = np.bincount(group, self.excluded.reshape(-1), count).astype(np.int64)
         return Groups(Grouping(self._cell_edges, group[self.kept.reshape(-1) > 0], count), excluded)
 
-    @cached_property
+    @once
     def _sequence_edges(self) -> Index:
         sizes = self.kept.sum(axis=1)
         return edges_of(sizes[sizes > 0])
 
-    @cached_property
+    @once
     def _cell_edges(self) -> Index:
         return edges_of(self.kept[self.kept > 0])
 
 
 def _counts(mask: Mask | None, bounds: Index) -> Index:
-    """Tokens of a mask (None: all) between neighbouring bounds of each row."""
+    """Return how many tokens of a mask (None: of all) lie between neighbouring bounds of each row."""
     return np.diff(bounds if mask is None else edges_of(mask)[bounds])

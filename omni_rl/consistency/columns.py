@@ -4,7 +4,7 @@ Shapes: N sequences, T sampled tokens of all of them, one sequence after the oth
 [offsets[n], offsets[n + 1]). P, L, K as in `records`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.figures import Array, Index, edges_of
-from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.records import SampleRecord, differing
+from omni_rl.once import once
 
 Mask = NDArray[np.bool_]
+BATCH = 2**18
+"""The most router choices that are compared together, where there are several sequences."""
 
 
 class Choices(NamedTuple):
-    """The router's choices of one sequence: int16 [P + T - 1, L, K] twice, and margins float32 [P + T - 1, L]."""
+    """The router's choices of one sequence: those of each side, int16 [P + T - 1, L, K], and the trainer's margins,
+    float32 [P + T - 1, L]."""
 
     rollout: NDArray[np.int16]
     train: NDArray[np.int16]
@@ -29,10 +33,10 @@ class Choices(NamedTuple):
 class StepColumns:
     """Logprobs of the same sampled ids by rollout and trainer, float64 [T] each.
 
-    `samples` and `kinds` name the N sequences, `prompt_tokens` int64 [N]. `loss_mask` bool [T]: which tokens the
-    policy sampled for its loss; the others (a tool's answer, say) are in no figure. None: all. `mixed_state` bool [T]:
-    which tokens' state came in part from older weights. None: no token's. `choices` by the sequence's number, for those
-    that have them.
+    `samples` and `kinds` name the N sequences and their kinds of prompt; `prompt_tokens` is int64 [N]. `loss_mask` bool
+    [T] says which tokens the policy sampled for its loss; the others (a tool's answer, say) are in no figure. None: all
+    count. `mixed_state` bool [T] says which tokens' state came in part from older weights. None: no token's did.
+    `choices` has the router's choices by the sequence's number, for those sequences that have them.
     """
 
     samples: Sequence[str]
@@ -47,7 +51,7 @@ class StepColumns:
 
     @classmethod
     def of(cls, records: Sequence[SampleRecord]) -> "StepColumns":
-        """The same as arrays."""
+        """Return the records of a step as arrays."""
         return cls(
             [record.sample for record in records],
             [record.kind for record in records],
@@ -67,7 +71,7 @@ class StepColumns:
 
     @classmethod
     def joined(cls, parts: Sequence["StepColumns"]) -> "StepColumns":
-        """The parts of all ranks as one step, in the order given."""
+        """Return the parts of all ranks as one step, in the order given."""
         if len(parts) == 1:
             return parts[0]
         firsts = np.cumsum([0, *(len(part.samples) for part in parts)])
@@ -90,11 +94,11 @@ class StepColumns:
 
     @property
     def nbytes(self) -> int:
-        """Of the logprobs."""
+        """The bytes of the two arrays of logprobs."""
         return int(self.rollout_logprobs.nbytes + self.train_logprobs.nbytes)
 
     def take(self, numbers: Sequence[int]) -> "StepColumns":
-        """Some of the sequences, in the order given."""
+        """Return some of the sequences as columns of their own, in the order given."""
         spans = [np.arange(self.offsets[n], self.offsets[n + 1]) for n in numbers]
         tokens = np.concatenate([np.empty(0, np.int64), *spans])
         return StepColumns(
@@ -109,8 +113,20 @@ class StepColumns:
             None if self.mixed_state is None else self.mixed_state[tokens],
         )
 
+    @once
+    def flipped(self) -> dict[int, SampleRecord]:
+        """The sequences in which the router chose another set of experts anywhere, by their number."""
+        found: list[int] = []
+        for numbers in _batches(self.choices):
+            of_batch = [self.choices[number] for number in numbers]
+            differs = differing(*(np.concatenate([choices[side] for choices in of_batch]) for side in (0, 1)))
+            flips = edges_of(np.logical_or.reduce(differs, axis=-1))
+            edges = edges_of(np.array([len(choices.rollout) for choices in of_batch], np.int64))
+            found += np.array(numbers)[np.diff(flips[edges]) > 0].tolist()
+        return {number: self.record(number) for number in sorted(found)}
+
     def record(self, number: int) -> SampleRecord:
-        """One sequence, as views; its loss mask is not part of it."""
+        """Return one sequence as views of the columns, without its loss mask."""
         start, end = self.offsets[number], self.offsets[number + 1]
         choices = self.choices.get(number)
         return SampleRecord(
@@ -123,8 +139,23 @@ class StepColumns:
         )
 
 
+def _batches(of: Mapping[int, Choices]) -> Iterator[list[int]]:
+    """Yield the numbers of sequences whose choices are compared together: one by one, short ones would take longer than
+    what is computed, and a copy of all would take too much memory."""
+    batch: list[int] = []
+    size, shape = 0, None
+    for number, choices in of.items():
+        if batch and (choices.rollout.shape[1:] != shape or size + choices.rollout.size > BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(number)
+        size, shape = size + choices.rollout.size, choices.rollout.shape[1:]
+    if batch:
+        yield batch
+
+
 def _joined(masks: Sequence[Mask | None], sizes: Sequence[int], *, missing: bool) -> Mask | None:
-    """The masks of all parts, with `missing` for a part that has none; None if no part has one."""
+    """Return the masks of all parts, with `missing` for a part that has none; None if no part has one."""
     if all(mask is None for mask in masks):
         return None
     filled = (np.full(size, missing) if mask is None else mask for mask, size in zip(masks, sizes, strict=True))

@@ -1,11 +1,10 @@
-"""The figures of a step's columns in one reduction: what a service can afford on each step.
+"""Reduces a step's columns to its figures in one pass, which is what a service can afford on each step.
 
 Shapes: N sequences, T sampled tokens of all of them, B bins of positions, G groups.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import Flip, first_flip
 from omni_rl.kinds import MIXED_STATE, OVERALL, WITH_FLIPS
+from omni_rl.once import once
 
 FLOAT32 = TIES["float32"]
 
@@ -32,7 +32,8 @@ class Comparison:
     def figures(self) -> dict[str, float]:
         """All that may be judged: the metrics, and what is derived from them and from the flips.
 
-        `excluded_fraction`: see `Metrics`. `flip_margin_max`: the widest router margin of the flips; NaN if one is.
+        `excluded_fraction` is that of `Metrics`. `flip_margin_max` is the widest router margin of the flips; NaN if one
+        is NaN.
         """
         widest = float(np.max([0.0, *(flip.margin for flip in self.flips)]))
         return {**vars(self.metrics), "excluded_fraction": self.metrics.excluded_fraction, "flip_margin_max": widest}
@@ -40,12 +41,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StepComparison:
-    """Figures of a step: those of a kind are what that kind's sequences alone would have, bit for bit.
+    """The figures of a step: those of a kind are what that kind's sequences alone would have, bit for bit.
 
-    `by_kind` in order of first appearance; then, if there are such tokens, `mixed_state`, which are in no kind and not
-    in `overall`: they are expected to be apart. `with_flips`: `overall` with the tokens that it leaves out; None where
-    it leaves out none. `sequence_error` float64 [N]: mean exp(abs d) of each sequence, -inf for one without a token
-    that counts.
+    `by_kind` is in order of first appearance. Tokens of mixed state, if there are any, come last in it as
+    `mixed_state`: they are in no other kind and not in `overall`, because they are expected to be apart. `with_flips`
+    is `overall` with the tokens that it leaves out; None where it leaves out none. `sequence_error` float64 [N] is the
+    mean exp(abs d) of each sequence, -inf for one without a token that counts.
     """
 
     overall: Comparison
@@ -55,37 +56,41 @@ class StepComparison:
     positions: "Positions" = field(repr=False, compare=False)
 
     @property
-    def buckets(self) -> Mapping[str, Comparison]:
-        """Overall, then each kind, then tokens of mixed state, then those that flips leave out along with overall's."""
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """The comparison of all tokens, then of each kind, of tokens of mixed state, and of all with those that flips
+        leave out."""
         left_out = {} if self.with_flips is None else {WITH_FLIPS: self.with_flips}
         return {OVERALL: self.overall, **self.by_kind, **left_out}
 
     @property
     def figures(self) -> Figures:
-        """By bucket."""
-        return {bucket: found.figures for bucket, found in self.buckets.items()}
+        """The figures of each kind."""
+        return {kind: found.figures for kind, found in self.comparisons.items()}
 
-    @cached_property
+    @once
     def by_position(self) -> Mapping[str, Mapping[tuple[int, int], Metrics]]:
-        """Kind (or `overall`) to bins of `position_bins` that hold a token; made when asked for, as no verdict does."""
+        """The metrics of each kind (or `overall`) in those bins of `position_bins` that hold a token.
+
+        They are made when they are asked for, because no verdict needs them.
+        """
         return self.positions.metrics()
 
     def worst(self, count: int) -> list[int]:
-        """The sequences that are furthest apart, worst first; one that is not a number is worse than any."""
+        """Return the numbers of the sequences that are furthest apart, worst first; NaN is worse than any number."""
         order = np.argsort(-np.nan_to_num(self.sequence_error, nan=np.inf, neginf=-np.inf), kind="stable")
         return [int(n) for n in order[:count] if self.sequence_error[n] != -np.inf]
 
 
 def compare(records: Sequence[SampleRecord], ties: Ties = FLOAT32) -> Comparison:
-    """All of some sequences together."""
+    """Compare all tokens of some sequences together."""
     return compare_step(StepColumns.of(records), ties).overall
 
 
 def compare_step(columns: StepColumns, ties: Ties = FLOAT32) -> StepComparison:
     """Reduce a step: overall, by kind, by kind and position, by sequence; tokens of mixed state apart from these.
 
-    What `ties` drop is counted in `excluded_tokens`. NaN or infinite logprobs come through as NaN or infinite metrics:
-    they are never dropped.
+    The tokens that `ties` leave out are counted in `excluded_tokens`. NaN or infinite logprobs are never left out: they
+    come through as NaN or infinite metrics.
     """
     pure = _compare(_only(columns, mixed=False), ties)
     if columns.mixed_state is None or not columns.mixed_state.any():
@@ -95,43 +100,38 @@ def compare_step(columns: StepColumns, ties: Ties = FLOAT32) -> StepComparison:
 
 
 def compare_each(columns: StepColumns, ties: Ties = FLOAT32) -> list[Metrics]:
-    """The figures of each sequence by itself: `overall` of a step that has only that one."""
+    """Return the figures of each sequence by itself: `overall` of a step that has only that sequence."""
     columns = _only(columns, mixed=False)
     # Each is a kind of its own: what it leaves out is its own affair.
     columns = replace(columns, kinds=[str(n) for n in range(len(columns.samples))])
-    flipped, count = _flipped(columns), len(columns.samples)
-    found = _grouped(columns, kept_tokens(columns, flipped, ties), np.arange(count), count)
-    return [found.metrics(number, int(number in flipped)) for number in range(count)]
+    count = len(columns.samples)
+    found = _grouped(columns, kept_tokens(columns, columns.flipped, ties), np.arange(count), count)
+    return [found.metrics(number, int(number in columns.flipped)) for number in range(count)]
 
 
 def furthest(replicas: Sequence[Figures]) -> Figures:
-    """For each bucket the figures of the replica with the largest mean difference; NaN is larger than any."""
-    buckets = dict.fromkeys(bucket for figures in replicas for bucket in figures)
+    """Return for each kind the figures of the replica with the largest mean difference; NaN is larger than any."""
+    kinds = dict.fromkeys(kind for figures in replicas for kind in figures)
     return {
-        bucket: max(
-            (figures[bucket] for figures in replicas if bucket in figures),
+        kind: max(
+            (figures[kind] for figures in replicas if kind in figures),
             key=lambda found: np.nan_to_num(found["logprob_abs_diff_mean"], nan=np.inf),
         )
-        for bucket in buckets
+        for kind in kinds
     }
 
 
 def _only(columns: StepColumns, *, mixed: bool) -> StepColumns:
-    """Those tokens alone count whose state is, or is not, in part of older weights."""
+    """Return the columns with only those tokens counted whose state came (`mixed`), or did not come, from older
+    weights."""
     if columns.mixed_state is None:
         return columns
     counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
     return replace(columns, loss_mask=counted & (columns.mixed_state == mixed))
 
 
-def _flipped(columns: StepColumns) -> dict[int, SampleRecord]:
-    """The sequences that have a flip, by their number."""
-    routed = {n: columns.record(n) for n in sorted(columns.choices)}
-    return {n: record for n, record in routed.items() if first_flip(record) is not None}
-
-
 def _compare(columns: StepColumns, ties: Ties) -> StepComparison:
-    flipped = _flipped(columns)
+    flipped = columns.flipped
     flips = {n: flip for n, record in flipped.items() if (flip := first_flip(record)) is not None}
     names = list(dict.fromkeys(columns.kinds))
     kind_of = np.array([names.index(kind) for kind in columns.kinds], np.int64)
@@ -170,7 +170,7 @@ def _compare(columns: StepColumns, ties: Ties) -> StepComparison:
 
 
 def _grouped(columns: StepColumns, keeps: Mask | None, group: Index, count: int) -> "_Reduced":
-    """Of whole sequences in one way of grouping them."""
+    """Reduce whole sequences in one way of grouping them."""
     longest = int(np.diff(columns.offsets).max(initial=0))
     cells = Cells.of(columns, keeps, [(0, longest)])
     groups = cells.by_sequence(group, count)
@@ -184,7 +184,7 @@ class _Reduced:
     figures: GroupFigures
 
     def holds(self, group: int) -> bool:
-        """Whether it has a token, kept or left out."""
+        """Return whether the group has a token, kept or left out."""
         return bool(self.figures.size(group) or self.groups.excluded[group])
 
     def metrics(self, group: int, flips: int) -> Metrics:
@@ -196,8 +196,11 @@ class _Reduced:
 
 @dataclass(frozen=True)
 class Positions:
-    """Figures by bin, of all kinds and of each; `flips`: kind (or `overall`), in the groups' order, to the position of
-    the first token that each flip touches."""
+    """Figures by bin, of all kinds and of each.
+
+    `flips` has, for `overall` and each kind in the order of the groups, the position of the first token that each flip
+    touches.
+    """
 
     bins: Sequence[tuple[int, int]]
     of_all: _Reduced
@@ -205,7 +208,7 @@ class Positions:
     flips: Mapping[str, Sequence[int]]
 
     def metrics(self) -> dict[str, dict[tuple[int, int], Metrics]]:
-        """Of the bins that hold a token."""
+        """Return the metrics of the bins that hold a token, by kind (or `overall`) and bin."""
         kinds = [kind for kind in self.flips if kind != OVERALL]
         found = {OVERALL: self._row(self.of_all, 0, self.flips[OVERALL])}
         for code, kind in enumerate(kinds):

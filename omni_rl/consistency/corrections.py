@@ -1,8 +1,9 @@
-"""Weights that make the policy gradient bear the difference between the policy that sampled and the one that learns.
+"""Weights for the policy gradient that correct for the difference between the policy that sampled and the one that
+learns.
 
 rho = exp(lt - lr) is the importance ratio of a sampled token, `lt` the trainer's logprob, `lr` the rollout engine's.
 Shapes: N tokens of S sequences, one after the other; `offsets` int64 [S + 1], sequence s is [offsets[s], offsets[s+1]).
-A token whose ratio is not a number gets weight 0: nothing is learnt from what cannot be weighed.
+A token whose ratio is NaN gets weight 0: nothing is learnt from what cannot be weighed.
 """
 
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 @dataclass(frozen=True)
 class Correction:
-    """Which weights, and their bounds.
+    """Which weights are applied, and their bounds.
 
-    `cap` bounds `tis`, `mis` and their sequence forms (C = 2: Yao et al. 2025, verl); [`low`, `high`] is the band of
-    `icepop` (0.5 to 5: Ring-1T's report); [`geometric_low`, `geometric_high`] that of `geometric` (0.99 to 1.01:
+    `cap` bounds `tis`, `mis` and their sequence forms (C = 2: Yao et al. 2025, verl); [`low`, `high`] is the interval
+    of `icepop` (0.5 to 5: Ring-1T's report); [`geometric_low`, `geometric_high`] that of `geometric` (0.99 to 1.01:
     SkyRL). `veto` masks a whole sequence with a token whose ratio is below it (verl's token veto; None: no veto).
     """
 
@@ -52,7 +53,7 @@ class Correction:
 
 
 def weights(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    """Weight of each token, float64 [N]; 0 where `mask` is False. `d` = lt - lr, float64 [N]."""
+    """Return the weight of each token, float64 [N]; 0 where `mask` is False. `d` = lt - lr, float64 [N]."""
     with np.errstate(over="ignore"):  # a ratio may well be infinite: it is capped or masked below
         result = _RULES[correction.method](d, offsets, mask, correction)
     if correction.veto is not None:
@@ -61,47 +62,49 @@ def weights(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> A
 
 
 def truncated(d: Array, cap: float) -> Array:
-    """TIS, min(rho, C) per token: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training",
-    2025."""
+    """Return min(rho, C) of each token, which is TIS: Yao et al., "Your Efficient RL Framework Secretly Brings You
+    Off-Policy RL Training", 2025."""
     result: Array = np.minimum(np.exp(d), cap)
     return result
 
 
 def masked(d: Array, cap: float) -> Array:
-    """MIS, rho where rho <= C, else 0: Liu et al., "When Speed Kills Stability", 2025."""
+    """Return rho where rho <= C, else 0, which is MIS: Liu et al., "When Speed Kills Stability", 2025."""
     ratio = np.exp(d)
     return np.where(ratio <= cap, ratio, 0.0)
 
 
 def icepop(d: Array, low: float, high: float) -> Array:
-    """IcePop, rho where it lies in [low, high], else 0: Ling team, "Small Leak Can Sink a Great Ship", 2025."""
+    """Return rho where it lies in [low, high], else 0: IcePop, Ling team, "Small Leak Can Sink a Great Ship", 2025."""
     ratio = np.exp(d)
     return np.where((ratio >= low) & (ratio <= high), ratio, 0.0)
 
 
 def sequence_sums(d: Array, offsets: Offsets, mask: Mask) -> Array:
-    """Sum of d over each sequence's unmasked tokens, float64 [S]: the log of the sequence's ratio."""
+    """Return the sum of d over each sequence's unmasked tokens, float64 [S]: the log of the sequence's ratio."""
     # The sentinel lets a trailing empty sequence start at N; reduceat gives an empty one its next element, so clear it.
     summed = np.add.reduceat(np.append(np.where(mask, d, 0.0), 0.0), offsets[:-1])
     return np.where(np.diff(offsets) > 0, summed, 0.0)
 
 
 def sequence_means(d: Array, offsets: Offsets, mask: Mask) -> Array:
-    """Mean of d over each sequence's unmasked tokens, float64 [S]; 0 without any: the log of the geometric ratio."""
+    """Return the mean of d over each sequence's unmasked tokens, float64 [S], or 0 where it has none: the log of the
+    geometric mean of its ratios."""
     counts = sequence_sums(np.ones_like(d), offsets, mask)
     result: Array = sequence_sums(d, offsets, mask) / np.maximum(counts, 1.0)
     return result
 
 
 def vetoed(d: Array, offsets: Offsets, mask: Mask, threshold: float) -> Mask:
-    """Sequences [S] with a token whose ratio is below `threshold`: verl's `rollout_token_veto_threshold`."""
+    """Return which sequences [S] have a token whose ratio is below `threshold`: verl's
+    `rollout_token_veto_threshold`."""
     with np.errstate(over="ignore"):
         below = mask & (np.exp(d) < threshold)
     return sequence_sums(below.astype(np.float64), offsets, mask) > 0
 
 
 def spread(values: NDArray[Value], offsets: Offsets) -> NDArray[Value]:
-    """A value of each sequence [S], on each of its tokens [N]."""
+    """Repeat the value of each sequence [S] for each of its tokens [N]."""
     return np.repeat(values, np.diff(offsets))
 
 
@@ -130,7 +133,8 @@ def _sequence_mis(d: Array, offsets: Offsets, mask: Mask, correction: Correction
 
 
 def _geometric(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    """1 for sequences whose geometric mean ratio lies in the band, else 0: SkyRL's geometric sequence mask."""
+    """Return 1 for sequences whose geometric mean ratio lies in the interval, else 0: SkyRL's geometric sequence
+    mask."""
     ratio = np.exp(sequence_means(d, offsets, mask))
     inside = (ratio >= correction.geometric_low) & (ratio <= correction.geometric_high)
     return spread(inside.astype(np.float64), offsets)

@@ -6,7 +6,6 @@ them, R runs (the tokens of one sequence in one group).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.percentiles import percentiles
+from omni_rl.once import once
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -21,41 +21,61 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Over a set of sampled tokens; every figure is NaN where `tokens` is 0.
+    """The figures over a set of sampled tokens; every figure is NaN where `tokens` is 0.
 
-    Names and formulas: NeMo RL (`token_mult_prob_error`, `gen_kl_error`, `policy_kl_error`, `js_divergence_error`,
-    `seq_mult_prob_error_*`), TRL and SkyRL (`logprob_abs_diff_*`), verl (`rollout_probs_diff_*`, `chi2_*`, `ess`).
-    The percentiles are ours.
+    docs/concepts.md has the sentences below. Names and formulas are those of the frameworks that each figure names; the
+    percentiles are ours. A new figure is the last field: the ledger's columns are in the order of the fields, and a
+    migration adds them at the end.
     """
 
     tokens: int
+    """Sampled tokens that count."""
     logprob_abs_diff_mean: float
+    """Mean of abs d (TRL, SkyRL)."""
     logprob_abs_diff_max: float
+    """The largest abs d (TRL, SkyRL)."""
     logprob_abs_diff_p50: float
+    """Median of abs d."""
     logprob_abs_diff_p95: float
+    """95th percentile of abs d."""
     logprob_abs_diff_p99: float
+    """99th percentile of abs d."""
     token_mult_prob_error: float
+    """Mean of exp(abs d); 1 is agreement (NeMo RL)."""
     gen_kl_error: float
+    """Mean of exp(d) - 1 - d, the k3 estimate (NeMo RL, prime-rl, verl)."""
     policy_kl_error: float
+    """Mean of exp(-d) - 1 + d (NeMo RL)."""
     js_divergence_error: float
+    """The k3 estimate of the Jensen-Shannon divergence, from the tokens that were sampled (NeMo RL)."""
     rollout_probs_diff_mean: float
+    """Mean of the abs difference of the two probabilities (verl)."""
     rollout_probs_diff_max: float
+    """The largest abs difference of the two probabilities (verl)."""
     rollout_probs_diff_std: float
+    """Standard deviation of the abs difference of the two probabilities (verl)."""
     chi2_token: float
+    """Mean of exp(2 d), less 1 (verl)."""
     chi2_seq: float
+    """Mean over the answers of exp(2 sum of d), less 1 (verl)."""
     ess: float
+    """Effective sample size of the importance weights exp(d), as a share of the tokens (verl)."""
     seq_mult_prob_error_mean: float
+    """Mean over the answers of the mean of exp(abs d) in each; 1 is agreement (NeMo RL)."""
     seq_mult_prob_error_max: float
+    """The largest mean of exp(abs d) of an answer; 1 is agreement (NeMo RL)."""
     router_flips: int
+    """Answers with a token whose expert choice differs."""
     excluded_tokens: int
+    """Tokens that are left out for router flips."""
 
     @property
     def excluded_fraction(self) -> float:
-        """Share of the tokens that router flips leave out, in [0, 1]."""
+        """The share of the tokens that router flips leave out, in [0, 1]."""
         return self.excluded_tokens / max(1, self.tokens + self.excluded_tokens)
 
     def report(self) -> dict[str, float]:
-        """The subset that a run's report carries."""
+        """Return the subset of the figures that a run's report carries."""
         return {name: getattr(self, name) for name in REPORTED}
 
 
@@ -75,16 +95,16 @@ REPORTED = (
 
 
 def k3(d: Array) -> Array:
-    """exp(d) - 1 - d, the low-variance KL estimate of Schulman's note; expm1 keeps it from underflowing to 0."""
+    """Return exp(d) - 1 - d, the low-variance KL estimate of Schulman's note; expm1 keeps it from underflowing to 0."""
     return np.expm1(d) - d
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Tokens in runs, and runs in groups.
+    """The assignment of tokens to runs, and of runs to groups.
 
-    `edges` int64 [R + 1]: where runs begin and end; together they are all tokens, and none is empty. `group` int64 [R]:
-    the group of each run, below `count`. Figures of a group see its runs in the order in which they are here.
+    `edges` int64 [R + 1] says where runs begin and end; together they are all tokens, and none is empty. `group` int64
+    [R] is the group of each run, below `count`. Figures of a group see its runs in the order in which they are here.
     """
 
     edges: Index
@@ -93,13 +113,16 @@ class Grouping:
 
     @classmethod
     def whole(cls, lengths: Index) -> "Grouping":
-        """One group of sequences that follow each other; those of length 0 are no runs."""
+        """Return one group of sequences that follow each other; those of length 0 are no runs."""
         edges = edges_of(lengths[lengths > 0])
         return cls(edges, np.zeros(len(edges) - 1, np.int64), 1)
 
 
 class GroupFigures:
-    """The figures of each group of a grouping. `run_error` float64 [R]: mean exp(abs d) of each run, group by group."""
+    """The figures of each group of a grouping.
+
+    `run_error` float64 [R] is the mean exp(abs d) of each run, group by group.
+    """
 
     run_error: Array
 
@@ -130,24 +153,24 @@ class GroupFigures:
                 self._found[f"size p{percent}"] = self._of_all(of_groups.reshape(-1, len(PERCENTS))[:, number])
 
     def take_runs(self, d: Array, error: Array) -> None:
-        """The sum of d and the mean exp(abs d) of each run, [R]."""
+        """Reduce the sum of `d` and the mean exp(abs d), `error`, of each run, [R], to the figures of the groups."""
         self.run_error = error[self._runs]
         self._found["run_ratio_squared mean"] = self._of_all(_means(np.exp(2 * d[self._runs]), self._runs_spans))
         self._found["run_error mean"] = self._of_all(_means(self.run_error, self._runs_spans))
         self._found["run_error max"] = self._of_all(_maxima(self.run_error, self._runs_spans))
 
     def size(self, group: int) -> int:
-        """Tokens of a group."""
+        """Return how many tokens a group has."""
         return int(self._sizes[group])
 
     def metrics(self, group: int, flips: int, excluded: int) -> Metrics:
-        """Of one group, with its counts of router flips and of tokens that were left out."""
+        """Return the metrics of one group, with its counts of router flips and of tokens that were left out."""
         figures = {name: column[group] for name, column in self._columns.items()}
         return Metrics(tokens=self.size(group), router_flips=flips, excluded_tokens=excluded, **figures)
 
-    @cached_property
+    @once
     def _columns(self) -> dict[str, list[float]]:
-        """By the names of `Metrics`, one figure for each group."""
+        """One figure for each group, by the names of `Metrics`."""
         found = self._found
         with np.errstate(all="ignore"):
             columns = {
@@ -172,7 +195,7 @@ class GroupFigures:
         return {name: column.tolist() for name, column in columns.items()}
 
     def _of_all(self, of_filled: Array) -> Array:
-        """NaN for groups without a token."""
+        """Return the values of all groups, NaN for groups without a token."""
         if len(of_filled) == len(self._sizes):
             return of_filled
         result = np.full(len(self._sizes), np.nan)
@@ -183,10 +206,10 @@ class GroupFigures:
 # NaN, infinity and overflow are findings that the figures must show, not accidents to warn of.
 @np.errstate(all="ignore")
 def reduce(lr: Array, lt: Array, groupings: Sequence[Grouping]) -> list[GroupFigures]:
-    """The figures of tokens, grouped in each of several ways.
+    """Return the figures of the tokens, grouped in each of several ways.
 
-    One term after the other, each of them for all groupings: no more than a few arrays are alive at a time, and these
-    take turns in the same memory. Fresh pages would cost more than the arithmetic.
+    One term after the other is computed, each of them for all groupings: no more than a few arrays are alive at a time,
+    and these take turns in the same memory. Fresh pages would cost more than the arithmetic.
     """
     found = [GroupFigures(grouping) for grouping in groupings]
     for name, values in _terms(lr, lt):
@@ -210,7 +233,7 @@ def _of_runs(d: Array, error: Array, edges: Index) -> tuple[Array, Array]:
 
 
 def _terms(lr: Array, lt: Array) -> Iterator[tuple[str, Array]]:
-    """What each token adds to the figures: they are means and maxima of these."""
+    """Yield what each token adds to the figures, which are means and maxima of these terms."""
     d = lt - lr
     size = np.abs(d)
     yield "size", size
@@ -230,7 +253,7 @@ def _terms(lr: Array, lt: Array) -> Iterator[tuple[str, Array]]:
 
 
 def edges_of(sizes: Index | NDArray[np.bool_]) -> Index:
-    """Where things of these sizes, one after the other, begin and end: [n + 1]."""
+    """Return where things of these sizes, one after the other, begin and end: [n + 1]."""
     result = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=result[1:])
     return result

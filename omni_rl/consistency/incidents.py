@@ -1,4 +1,4 @@
-"""What is said of an incident: what it is about, in a sentence."""
+"""The sentence that says what an incident is about."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.shown import shown
 
 IncidentKind = Literal["drift", "update", "sync", "engine", "silence"]
-"""drift: the two policies part. update: an engine did not take an update of weights, or keeps what older ones computed.
-sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the cluster does not answer.
-silence: a run's steps stopped coming."""
+"""The kinds of incidents. drift: the two policies part. update: an engine did not take an update of weights, or keeps
+what older ones computed. sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the
+cluster does not answer. silence: a run's steps stopped coming."""
 KINDS: tuple[IncidentKind, ...] = get_args(IncidentKind)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and the limit that it is over; `kind` of prompt, or overall."""
+    """A figure and the limit that it is over. `kind` is the kind of prompt, or `overall`."""
 
     kind: str
     metric: str
@@ -34,18 +34,18 @@ class GoodStep:
 
 
 def figure_of(judgement: Judgement) -> Figure | None:
-    """The figure of a step that is furthest over its limit; None where none is over one."""
+    """Return the figure of a step that is furthest over its limit; None where none is over one."""
     worst = judgement.worst
-    return None if worst is None else Figure(worst.bucket, worst.metric, worst.value, worst.limit)
+    return None if worst is None else Figure(worst.kind, worst.metric, worst.value, worst.limit)
 
 
 def headline(step: int, judgement: Judgement, kinds: Collection[str], good: GoodStep | None) -> str:
-    """What a step shows. `kinds`: the kinds of prompt that it has."""
+    """Return what a step shows, in a sentence. `kinds` are the kinds of prompt that the step has."""
     worst = judgement.worst
     clean = "" if good is None else f"; clean to step {good.step}"
     if worst is None or worst.severity < judgement.severity:
         return f"Step {step}: {judgement.reason}{clean}."
-    where = _where({breach.bucket for breach in judgement.breaches}, kinds)
+    where = _where({breach.kind for breach in judgement.breaches}, kinds)
     return f"Step {step}, {where}: {worst.metric} {shown(worst.value, '.3g')}, limit {worst.limit:g}{clean}."
 
 

@@ -1,4 +1,5 @@
-"""How far apart the two policies may be: limits per dtype and kind of prompt, and what a set of figures amounts to."""
+"""Limits on how far apart the two policies may be, by dtype and kind of prompt, and the judgement of figures by
+them."""
 
 import math
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ from omni_rl.errors import ConfigError
 from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL, WITH_FLIPS
 
 Figures = Mapping[str, Mapping[str, float]]
-"""Bucket (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among them."""
+"""Kind (`overall`, or a kind of prompt) to the field's names of metrics to values; `tokens` is among the metrics."""
 FEWEST = 8
-"""Tokens that it takes to say that two policies agree; fewer can only show that they do not."""
+"""The fewest tokens that can show that two policies agree; fewer can only show that they do not."""
 Label = Literal["unjudged", "ok", "warn", "mask", "pause"]
 
 
@@ -39,7 +40,8 @@ _LABELS: tuple[Label, ...] = get_args(Label)
 
 @dataclass(frozen=True)
 class Limit:
-    """Above which value a metric asks for which severity. `perfect` is its value where both policies are the same."""
+    """The values above which a metric asks for each severity. `perfect` is its value where both policies are the
+    same."""
 
     warn: float
     mask: float
@@ -54,25 +56,26 @@ class Limit:
             )
 
     def severity(self, value: float, scale: float = 1.0) -> Severity:
-        """Of a value, against limits moved to `scale` of their distance from agreement. NaN is over every limit."""
+        """Return the severity of a value, against limits moved to `scale` of their distance from agreement. NaN is over
+        every limit."""
         for severity in (Severity.PAUSE, Severity.MASK, Severity.WARN):
             if not value <= self.perfect + scale * (self.above(severity) - self.perfect):
                 return severity
         return Severity.OK
 
     def above(self, severity: Severity) -> float:
-        """The value above which a metric has this severity."""
+        """Return the value above which a metric has this severity."""
         return {Severity.WARN: self.warn, Severity.MASK: self.mask, Severity.PAUSE: self.pause}[severity]
 
 
 Limits = Mapping[str, Mapping[str, Limit]]
-"""Bucket to metric to limit. A kind of prompt that has no entry of its own is judged by that of `overall`."""
+"""Kind to metric to limit. A kind of prompt that has no entry of its own is judged by that of `overall`."""
 
 PERFECT = {"token_mult_prob_error": 1.0, "seq_mult_prob_error_max": 1.0, "seq_mult_prob_error_mean": 1.0}
 
 
 def _scaled(limits: Mapping[str, Limit], by: float) -> dict[str, Limit]:
-    """The limits moved to `by` times their distance from agreement; shares of tokens stay."""
+    """Return the limits moved to `by` times their distance from agreement; limits on shares of tokens stay."""
 
     def moved(limit: Limit) -> Limit:
         warn, mask, pause = (limit.perfect + by * (x - limit.perfect) for x in (limit.warn, limit.mask, limit.pause))
@@ -121,7 +124,7 @@ def _of_kinds(plain: Mapping[str, Limit], wide: Mapping[str, Limit]) -> Limits:
 
 
 NARROW = ("text", "image")
-"""Kinds that are as close as `overall`."""
+"""The kinds whose two sides are as close as those of `overall`."""
 LIMITS: Mapping[str, Limits] = {
     "float32": _of_kinds(_FLOAT32, _FLOAT32),
     "float16": _of_kinds(_FLOAT16, _FLOAT16),
@@ -131,23 +134,23 @@ LIMITS: Mapping[str, Limits] = {
 
 
 def limits_for(dtype: str, changes: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None) -> Limits:
-    """The limits of a dtype with a run's own in their place: {bucket: {metric: {warn, mask, pause}}}.
+    """Return the limits of a dtype, with a run's own in their place: {kind: {metric: {warn, mask, pause}}}.
 
-    A bucket that is changed keeps the metrics it is not given; one that is new starts from `overall`.
+    A kind that is changed keeps the limits of the metrics that it is not given; one that is new starts from `overall`.
 
     Raises:
-        ConfigError: an unknown dtype, or limits that do not rise.
+        ConfigError: The dtype is unknown, or limits do not rise.
     """
     if dtype not in LIMITS:
         raise ConfigError(f"no limits for dtype {dtype!r}; known are {', '.join(LIMITS)}")
-    result = {bucket: dict(metrics) for bucket, metrics in LIMITS[dtype].items()}
-    for bucket, metrics in (changes or {}).items():
-        kept = result.setdefault(bucket, dict(result[OVERALL]))
+    result = {kind: dict(metrics) for kind, metrics in LIMITS[dtype].items()}
+    for kind, metrics in (changes or {}).items():
+        kept = result.setdefault(kind, dict(result[OVERALL]))
         for metric, values in metrics.items():
             try:
                 kept[metric] = Limit(values["warn"], values["mask"], values["pause"], PERFECT.get(metric, 0.0))
             except ConfigError as error:
-                raise ConfigError(f"{bucket}.{metric}: {error}") from None
+                raise ConfigError(f"{kind}.{metric}: {error}") from None
     return result
 
 
@@ -155,14 +158,14 @@ def limits_for(dtype: str, changes: Mapping[str, Mapping[str, Mapping[str, float
 class Breach:
     """One figure over one of its limits. `value` may be NaN: such a figure is over every limit."""
 
-    bucket: str
+    kind: str
     metric: str
     value: float
     limit: float
     severity: Severity
 
     def __str__(self) -> str:
-        what = f"{self.bucket}: {self.metric}"
+        what = f"{self.kind}: {self.metric}"
         if math.isnan(self.value):
             return f"{what} is {NOT_A_NUMBER}, which is over every limit ({self.severity.label})"
         return f"{what} {shown(self.value, '.4g')} is over {self.limit:g} ({self.severity.label})"
@@ -178,9 +181,12 @@ class Told:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What figures amount to: the `severity` they reach, and the one they would still `hold` against lower limits.
-    `told`: what is wrong beside figures over limits.
-    `spared`: figures that one token, or one router flip, alone lifts over a limit, a sentence each."""
+    """What figures amount to.
+
+    `severity` is the one that they reach, and `holding` the one that they still hold against lower limits. `told` is
+    what is wrong beside figures over limits. `spared` has a sentence for each figure that one token, or one router
+    flip, alone lifts over a limit.
+    """
 
     severity: Severity
     holding: Severity
@@ -189,14 +195,14 @@ class Judgement:
     told: tuple[Told, ...] = ()
 
     def with_told(self, told: tuple[Told, ...]) -> "Judgement":
-        """The same with what else is wrong, which raises its severity."""
+        """Return the judgement with what else is wrong, which raises its severity."""
         worst = max((one.severity for one in told), default=Severity.UNJUDGED)
         return replace(self, severity=max(self.severity, worst), holding=max(self.holding, worst), told=told)
 
     @property
     def excess(self) -> float:
-        """How many times its limit the worst figure is, at least 1.0 where something is told; 0.0 if nothing is
-        wrong, and infinite where a figure is not a number."""
+        """How many times its limit the worst figure is: at least 1.0 where something else is wrong, 0.0 if nothing is
+        wrong, and infinite where a figure is NaN."""
         return max([*map(_excess, self.breaches), *(1.0 for _ in self.told)], default=0.0)
 
     @property
@@ -219,15 +225,17 @@ class Judgement:
 
 
 def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgement:
-    """Compare figures with limits. `release` in (0, 1]: to which share of its distance from agreement a figure must
-    fall before its severity may. A bucket without tokens has no figures to judge, and a metric that is not among a
-    bucket's figures is not judged. A figure counts without what `one_accident` adds to it.
+    """Compare figures with limits.
+
+    `release` in (0, 1] is the share of its distance from agreement to which a figure must fall before its severity may.
+    A kind without tokens has no figures to judge, and a metric that is not among a kind's figures is not judged. A
+    figure counts without what `one_accident` adds to it.
     """
     breaches, spared, holding = [], [], Severity.OK
-    for bucket, metrics in figures.items():
+    for kind, metrics in figures.items():
         if metrics["tokens"] == 0:
             continue
-        for metric, limit in limits.get(bucket, limits[OVERALL]).items():
+        for metric, limit in limits.get(kind, limits[OVERALL]).items():
             if metric not in metrics:
                 continue
             value = metrics[metric]
@@ -235,10 +243,10 @@ def judge(figures: Figures, limits: Limits, *, release: float = 0.8) -> Judgemen
             severity = limit.severity(without)
             holding = max(holding, limit.severity(without, release))
             if severity > Severity.OK:
-                breaches.append(Breach(bucket, metric, value, limit.above(severity), severity))
+                breaches.append(Breach(kind, metric, value, limit.above(severity), severity))
             elif limit.severity(value) > Severity.OK:
                 one = "router flip" if metric == EXCLUDED else f"token of {metrics['tokens']:.0f}"
-                spared.append(f"{bucket}: {metric} {value:.4g} is over {limit.warn:g} for one {one}")
+                spared.append(f"{kind}: {metric} {value:.4g} is over {limit.warn:g} for one {one}")
     enough = max((metrics["tokens"] for metrics in figures.values()), default=0) >= FEWEST
     severity = max((breach.severity for breach in breaches), default=Severity.OK if enough else Severity.UNJUDGED)
     return Judgement(severity, holding if enough else severity, tuple(breaches), tuple(spared))

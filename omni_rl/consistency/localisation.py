@@ -1,4 +1,4 @@
-"""The first module at which two models part: outputs of matching modules, in the order of the forward.
+"""Finds the first module at which two models part: outputs of matching modules, in the order of the forward.
 
 Shapes: N rows of a module's output (tokens, patches or frames), W its width.
 """
@@ -13,18 +13,23 @@ from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.records import SampleRecord
 
 Activations = Mapping[str, NDArray[np.float32]]
-"""Module by its name on both sides to its output [N, W] for one sequence, in the order of the forward."""
+"""The output [N, W] of each module for one sequence, by the module's name on both sides, in the order of the
+forward."""
 
 TOWERS = ("vision", "sound")
-"""A module's name begins with its part: these run before the embeddings, and not on every sequence."""
+"""The prefixes of the names of tower modules: these run before the embeddings, and not on every sequence."""
 INPUTS = ("vision.patches", "vision.video_patches", "sound.features")
-"""What a tower is given: it is no module's doing if these differ."""
+"""The inputs of the towers: where these differ, no module is the reason."""
 
 
 @dataclass(frozen=True)
 class ModuleDifference:
-    """`relative`: norm of the difference over the norm of the engine's output; infinite where one of them is not
-    finite or their shapes differ. `row`: where it is largest. `band`: up to where it is noise."""
+    """How far the two sides' outputs of a module lie apart.
+
+    `relative` is the norm of the difference over the norm of the engine's output; infinite where one of them is not
+    finite or their shapes differ. `row` is where the difference is largest. `band` is the value up to which it is
+    noise.
+    """
 
     module: str
     relative: float
@@ -37,10 +42,10 @@ class ModuleDifference:
 
 
 def profile(engine: Activations, train: Activations, bands: Bands) -> list[ModuleDifference]:
-    """Every module that both sides have, in the engine's order.
+    """Return the difference of every module that both sides have, in the engine's order.
 
-    Without a calibrated band, a module whose outputs have other shapes on the two sides is one that they lay out in
-    their own ways, and is left out.
+    A module without a calibrated band whose outputs have other shapes on the two sides is left out: the sides lay it
+    out in their own ways.
     """
     found = []
     for module, ours in engine.items():
@@ -53,12 +58,14 @@ def profile(engine: Activations, train: Activations, bands: Bands) -> list[Modul
 
 
 def first_outside(modules: list[ModuleDifference]) -> ModuleDifference | None:
-    """The first in the order of the forward that noise does not explain."""
+    """Return the first module, in the order of the forward, whose difference noise does not explain; None if there is
+    none."""
     return next((module for module in modules if module.outside), None)
 
 
 def flips_by_layer(records: list[SampleRecord]) -> dict[int, int]:
-    """Positions of all sequences at which a MoE layer chose another set of experts; layers without one are left out.
+    """Count by MoE layer the positions of all sequences at which it chose another set of experts; layers without are
+    left out.
 
     Every flip counts, not only a sequence's first: the later layers of a flipped position follow from it.
     """

@@ -1,4 +1,4 @@
-"""How much a run needs a person: the order in which runs are shown."""
+"""How urgently a run needs a person, which is the order in which runs are shown."""
 
 from enum import IntEnum
 from typing import Literal, get_args
@@ -10,8 +10,9 @@ NeedName = Literal["ended", "ok", "waiting", "unjudged", "warn", "mask", "unknow
 
 
 class Need(IntEnum):
-    """The least urgent first. waiting: no step came yet. unjudged: nothing in its latest step was judged. unknown: the
-    coordinator cannot see the cluster that samples for it. silent: its steps stopped coming."""
+    """How urgently a run needs a person, the least urgent first. waiting: no step came yet. unjudged: nothing in its
+    latest step was judged. unknown: the coordinator cannot see the cluster that samples for it. silent: its steps
+    stopped coming."""
 
     ENDED = 0
     OK = 1
@@ -26,7 +27,7 @@ class Need(IntEnum):
 
     @property
     def label(self) -> NeedName:
-        """Its name in an answer."""
+        """The name that answers of the API have for it."""
         return NAMES[self]
 
 
@@ -35,7 +36,8 @@ OF_SEVERITY = {Severity.OK: Need.OK, Severity.WARN: Need.WARN, Severity.MASK: Ne
 
 
 def need_of(drift: Drift, activity: str, own: Severity | None) -> Need:
-    """Of a run by its drift, what it does, and the severity of its latest step (None: there was none)."""
+    """Return the need of a run by its drift, its `activity`, and the severity of its latest step (None: there was
+    none)."""
     if drift.gate == "halted":
         return Need.HALTED
     need = OF_SEVERITY[drift.severity]

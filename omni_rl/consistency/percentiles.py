@@ -1,4 +1,4 @@
-"""Exact percentiles of many values, in a third of the time that partitioning all of them takes."""
+"""Computes exact percentiles of many values in a third of the time that partitioning all of them takes."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE = 2048
-"""Values that are looked at first."""
+"""How many values are looked at first."""
 FEW = 8 * SAMPLE
-"""Below this many, partitioning all is faster."""
+"""The number of values below which partitioning all of them is faster."""
 MARGIN = 5.0
-"""Standard deviations of a sample's rank; where it is not enough, all values are partitioned."""
+"""The width of the search, in standard deviations of a sample's rank; where it is not enough, all values are
+partitioned."""
 
 Array = NDArray[np.float64]
 
 
 def percentiles(values: Array, wanted: Sequence[float]) -> list[float]:
-    """Linear between neighbours, as `numpy.percentile`'s default; NaN if any value is, or if there is none."""
+    """Return the percentiles, linear between neighbours as by `numpy.percentile`'s default; NaN if any value is NaN, or
+    there is none."""
     if not len(values) or math.isnan(values.max()):
         return [math.nan] * len(wanted)
     places = [(len(values) - 1) * (percent / 100) for percent in wanted]
@@ -33,10 +35,10 @@ def percentiles(values: Array, wanted: Sequence[float]) -> list[float]:
 
 
 def _percentile(values: Array, sample: Array, place: float) -> float:
-    """At a place among the sorted values, which need not be whole.
+    """Return the value at a place among the sorted values; the place need not be a whole number.
 
-    A sorted sample says between which two values it lies almost certainly; counting makes it certain, and few values
-    are left between them.
+    A sorted sample says between which two values the result lies almost certainly; counting makes it certain, and few
+    values are left between them.
     """
     first, last = math.floor(place), math.ceil(place)
     share = place / len(values)
@@ -54,7 +56,7 @@ def _percentile(values: Array, sample: Array, place: float) -> float:
 
 
 def _between(low: float, high: float, share: float) -> float:
-    """numpy's way of rounding; infinity to infinity is infinity."""
+    """Interpolate with numpy's way of rounding; between infinity and infinity lies infinity."""
     if low == high:
         return low
     return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)

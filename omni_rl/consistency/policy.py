@@ -1,13 +1,13 @@
 """The state machine on drift: from judged steps, found causes and finished actions to a severity, a gate and commands.
 
-Pure: the same inputs give the same outcomes. Whoever drives it carries the commands out and feeds their results back.
+It is pure: the same inputs give the same outcomes. Its caller carries the commands out and feeds their results back.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.actions import CAUSES, Action, Cause
 from omni_rl.consistency.limits import Judgement, Severity
 
 Gate = Literal["open", "paused", "halted"]
@@ -15,7 +15,7 @@ Pursuit = Literal["nothing", "attributing", "resyncing", "rechecking"]
 
 
 class Command(StrEnum):
-    """What the driver has to do, in order."""
+    """What the caller has to do, in order."""
 
     CLOSE = "close"
     ATTRIBUTE = "attribute"
@@ -28,11 +28,11 @@ class Command(StrEnum):
 class Drift:
     """Where a run stands.
 
-    `recent`: the severities that the last judged steps hold, at most as many as it takes to fall. `gate`: paused until
-    a pursuit ends, or halted until a person opens it; always open where the gate is not ours (`Policy.gated`).
-    `pursuit`: what is under way about the incident. `at`: the severity that the pursuit began with. `resynced`: this
-    incident has had its resync; `excused`: its gate was opened again once because noise explained it. `peak`: how many
-    times its limit the incident's worst figure was. An incident ends where severity is OK.
+    `recent` has the severities that the last judged steps hold, at most as many as it takes to fall. `gate` is paused
+    until a pursuit ends, or halted until a person opens it; always open where the gate is not ours (`Policy.gated`).
+    `pursuit` is what is under way about the incident, and `at` the severity that the pursuit began with. `resynced`:
+    this incident has had its resync; `excused`: its gate was opened again once because noise explained it. `peak` is
+    how many times its limit the incident's worst figure was. An incident ends where severity is OK.
     """
 
     severity: Severity = Severity.OK
@@ -47,7 +47,7 @@ class Drift:
 
     @property
     def alarming(self) -> bool:
-        """Whether a person has to look."""
+        """Whether a person has to look at the run."""
         return self.severity is Severity.PAUSE or self.gate == "halted"
 
 
@@ -56,7 +56,7 @@ Part = Literal["severity", "gate", "pursuit"]
 
 @dataclass(frozen=True)
 class Transition:
-    """One change of one part of `Drift`, and why."""
+    """One change of one part of `Drift`, and why it was made."""
 
     what: Part
     before: str
@@ -66,7 +66,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`drift` after an input, what is to be done, and every change with its reason."""
+    """The `drift` after an input, what is to be done, and every change with its reason."""
 
     drift: Drift
     commands: tuple[Command, ...] = ()
@@ -75,16 +75,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Policy:
-    """`settle`: judged steps in a row that hold a lower severity before it falls. `gated`: generation is ours to
-    stop; where it is not (another framework's run), verdicts advise and nothing is pursued."""
+    """The rules by which a run's drift changes.
+
+    `settle` is how many judged steps in a row must hold a lower severity before it falls. `gated`: generation is ours
+    to stop; where it is not (another framework's run), verdicts advise and nothing is pursued.
+    """
 
     settle: int = 3
     gated: bool = True
 
     def judged(self, drift: Drift, judgement: Judgement) -> Outcome:
-        """A step was judged. Severity rises at once, and falls to the highest that one of the last `settle` steps
-        holds; never while the gate is shut, because steps that were under way when it closed prove nothing. A step that
-        was not judged changes nothing."""
+        """Take in that a step was judged.
+
+        Severity rises at once, and falls to the highest that one of the last `settle` steps holds; never while the gate
+        is shut, because steps that were under way when it closed prove nothing. A step that was not judged changes
+        nothing.
+        """
         if judgement.severity is Severity.UNJUDGED:
             return Outcome(drift)
         severity = max(drift.severity, judgement.severity)
@@ -108,11 +114,12 @@ class Policy:
         return _outcome(drift, after, judgement.reason, *commands)
 
     def attributed(self, drift: Drift, cause: Cause, evidence: str) -> Outcome:
-        """The search for the cause ended; `evidence` in one sentence. It comes too late where the gate was opened."""
+        """Take in that the search for the cause ended; `evidence` is one sentence. It comes too late where the gate was
+        opened."""
         if drift.pursuit != "attributing":
             return Outcome(drift)
         found = replace(drift, cause=cause, pursuit="nothing")
-        action = ACTIONS[cause, drift.severity]
+        action = CAUSES[cause].actions[drift.severity]
         reason = f"{cause}: {evidence}"
         if action is Action.RESYNC and drift.resynced:
             return self._halted(drift, found, f"{reason}; it persists after a resync")
@@ -133,7 +140,7 @@ class Policy:
                 return _outcome(drift, found, reason)
 
     def resynced(self, drift: Drift, failure: str | None = None) -> Outcome:
-        """The resync went through, or failed."""
+        """Take in that the resync went through, or failed."""
         if drift.pursuit != "resyncing":
             return Outcome(drift)
         if failure is not None:
@@ -141,7 +148,7 @@ class Policy:
         return _outcome(drift, replace(drift, pursuit="rechecking"), "resynced", Command.RECHECK)
 
     def rechecked(self, drift: Drift, judgement: Judgement | None) -> Outcome:
-        """The probe batch was judged after the resync; None: it could not be."""
+        """Take in how the probe batch was judged after the resync; None: it could not be judged."""
         if drift.pursuit != "rechecking":
             return Outcome(drift)
         done = replace(drift, pursuit="nothing")
@@ -152,12 +159,13 @@ class Policy:
             return self._halted(drift, done, f"it persists after a resync: {judgement.reason}")
         done = replace(done, severity=severity, recent=())
         if severity is Severity.OK:
-            # The probe may not show what the step did: the next step says whether it healed, and is not resynced again.
+            # The probe may not show what the step did: the next step says whether it healed, and gets no second resync.
             done = replace(done, cause=None, peak=0.0)
         return self._opened(drift, done, f"rechecked: {judgement.reason}")
 
     def resumed(self, drift: Drift, reason: str) -> Outcome:
-        """A person opens the gate and vouches for it: the incident is over, the next step is judged afresh."""
+        """Take in that a person opens the gate and vouches for the run: the incident is over, the next step is judged
+        afresh."""
         return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", Command.OPEN))
 
     def _halted(self, before: Drift, after: Drift, reason: str) -> Outcome:

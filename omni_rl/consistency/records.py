@@ -4,10 +4,11 @@ Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from omni_rl.once import once
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,21 @@ class SampleRecord:
                 f"{len(self.train_experts)} (trainer) positions, margins for {len(self.margins)}; expected {positions}"
             )
 
-    @cached_property
+    @once
     def differing_choices(self) -> NDArray[np.bool_] | None:
-        """Bool [P + T - 1, L]: where a layer is known to have chosen another set of experts; None without choices."""
+        """Where a layer is known to have chosen another set of experts, bool [P + T - 1, L]; None without choices."""
         if self.rollout_experts is None or self.train_experts is None:
             return None
-        result: NDArray[np.bool_] = np.logical_or.reduce(self.rollout_experts != self.train_experts, axis=-1)
-        rollout, train = self.rollout_experts[result], self.train_experts[result]
-        if len(rollout):  # another order is not another set
-            rollout.sort(axis=-1)
-            train.sort(axis=-1)
-            known = (rollout[:, 0] >= 0) & (train[:, 0] >= 0)
-            result[result] = known & np.logical_or.reduce(rollout != train, axis=-1)
-        return result
+        return differing(self.rollout_experts, self.train_experts)
+
+
+def differing(rollout: NDArray[np.int16], train: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return where two choices of K experts each, [..., K], are known to be different sets, bool [...]."""
+    result: NDArray[np.bool_] = np.logical_or.reduce(rollout != train, axis=-1)
+    ours, theirs = rollout[result], train[result]
+    if len(ours):  # another order is not another set
+        ours.sort(axis=-1)
+        theirs.sort(axis=-1)
+        known = (ours[:, 0] >= 0) & (theirs[:, 0] >= 0)
+        result[result] = known & np.logical_or.reduce(ours != theirs, axis=-1)
+    return result

@@ -22,9 +22,10 @@ class Flip:
 
 
 def flip_margins(record: SampleRecord) -> NDArray[np.float32] | None:
-    """The trainer's margin [P + T - 1] of each position's lowest flip, infinite without one; None without choices.
+    """Return the trainer's margin [P + T - 1] of each position's lowest flip, infinite without one; None without
+    choices.
 
-    Flips of the layers above follow from it.
+    Flips of the layers above the lowest follow from it.
     """
     differs = record.differing_choices
     if differs is None or record.margins is None:
@@ -36,7 +37,8 @@ def flip_margins(record: SampleRecord) -> NDArray[np.float32] | None:
 
 
 def first_flip(record: SampleRecord) -> Flip | None:
-    """The earliest position, and there the lowest layer, whose sets of chosen experts differ; None if none does."""
+    """Return the flip at the earliest position, and there at the lowest layer, whose sets of experts differ; None
+    without one."""
     differs = record.differing_choices
     if differs is None or record.margins is None or not differs.any():
         return None

@@ -1,4 +1,4 @@
-"""Figures as people read them: one that is not a number says so, wherever it stands."""
+"""Writes figures as people read them: one that is NaN says so in words, wherever it stands."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ NOT_A_NUMBER = "not a number"
 
 
 def shown(value: float | None, form: str) -> str:
-    """`value` in the `form` of a format string. NaN is told in words; so is null, which JSON has in the place of NaN
-    and infinity."""
+    """Return `value` in the `form` of a format string. NaN is written in words; so is None, since JSON has null in the
+    place of NaN and infinity."""
     if value is None or math.isnan(value):
         return NOT_A_NUMBER
     if math.isinf(value):
@@ -17,5 +17,6 @@ def shown(value: float | None, form: str) -> str:
 
 
 def mean_abs(figures: Mapping[str, float | None]) -> str:
-    """The mean difference of a bucket. One without tokens has no figures, and nothing is wrong with it."""
+    """Return the mean difference of a kind as text. A kind without tokens has no figures, and nothing is wrong with
+    it."""
     return "no tokens" if figures["tokens"] == 0 else f"mean |d| {shown(figures['logprob_abs_diff_mean'], '.2e')}"

@@ -1,4 +1,4 @@
-"""By what every comparison is judged, whoever asks: the demo, the service, a check, a replay."""
+"""The limits and ties by which every comparison is judged, whoever asks: the demo, the service, a check, a replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from omni_rl.consistency.limits import Judgement, Limits, judge, limits_for
 
 @dataclass(frozen=True)
 class Yardstick:
-    """`limits` of the figures, and what `ties` leave out of them."""
+    """The `limits` of the figures, and which tokens `ties` leave out of them."""
 
     limits: Limits
     ties: Ties
@@ -23,18 +23,19 @@ class Yardstick:
         changes: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
         leave_out: LeaveOut | None = None,
     ) -> "Yardstick":
-        """A dtype's, with a run's own limits (see `limits_for`) and rule in place of it.
+        """Return the yardstick of a dtype, with a run's own limits (see `limits_for`) and rule of what is left out in
+        its place.
 
         Raises:
-            ConfigError: an unknown dtype, or limits that do not rise.
+            ConfigError: The dtype is unknown, or limits do not rise.
         """
         limits, ties = limits_for(dtype, changes), TIES[dtype]
         return cls(limits, ties if leave_out is None else replace(ties, leave_out=leave_out))
 
     def compare(self, columns: StepColumns) -> StepComparison:
-        """The figures of a step."""
+        """Return the figures of a step."""
         return compare_step(columns, self.ties)
 
     def judge(self, comparison: StepComparison) -> Judgement:
-        """What the figures amount to."""
+        """Return what the figures amount to."""
         return judge(comparison.figures, self.limits)

@@ -1,1 +1,1 @@
-"""The main job: sample, rescore, compare, learn, update, and compare again."""
+"""The jobs' loop on a local pair, with a terminal: sample, rescore, compare, learn, update, and compare again."""

@@ -4,16 +4,13 @@ import contextlib
 import json
 import sys
 import threading
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.limits import limits_for
 from omni_rl.demo.display import closing, console_for, live
 from omni_rl.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from omni_rl.demo.serving import Served
+ATTEMPT = 1
 
 
 def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> bool:
@@ -24,21 +21,24 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")
     from omni_rl.demo.pair import demo_pair
-    from omni_rl.demo.run import PHASES, run
+    from omni_rl.demo.run import run
+    from omni_rl.jobs.posting import Posting
 
     console = console_for(as_json)
     limits = limits_for(settings.dtype)
     with contextlib.ExitStack() as open_until_told:
-        served = open_until_told.enter_context(_serving(settings)) if serve else None
-        if served is not None:
+        served = None
+        if serve:
+            from omni_rl.demo.serving import serving  # it needs the extra `server`
+
+            served = open_until_told.enter_context(serving(settings))
             console.print(f"dashboard: {served.address}/#run={served.run}", highlight=False, soft_wrap=True)
-        keeper, journal = (None, None) if served is None else (served.posting, served.journal)
-        with live(console, limits, settings.steps * PHASES) as display:
-            display.phase("starting Ray, vLLM and the trainer group")
-            with demo_pair(settings, journal) as pair:
-                report = run(settings, pair, display, keeper)
-        if served is not None:
-            served.posting.end()
+        journal = None if served is None else served.journal
+        with live(console, limits, settings.steps) as display, demo_pair(settings, journal) as pair:
+            posting = None if served is None else Posting(served.client, served.run, ATTEMPT, pair.decode)
+            report = run(settings, pair, display, posting)
+        if posting is not None:
+            posting.end()
         path = report.write(settings.out)
         closing(console, report, limits, str(path))
         if as_json:
@@ -50,10 +50,3 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     return report.agreed
-
-
-def _serving(settings: DemoSettings) -> "AbstractContextManager[Served]":
-    """Imported only where asked for: it needs the extra `server`."""
-    from omni_rl.demo.serving import serving
-
-    return serving(settings)

@@ -6,43 +6,53 @@ from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from omni_rl.consistency.comparison import Comparison
 from omni_rl.consistency.limits import Limits, judge
 from omni_rl.consistency.shown import shown
 from omni_rl.demo.report import Report, StepReport
+from omni_rl.jobs.following import progress_on
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
-
+PHASES = {
+    "sample": "sampling",
+    "score": "scoring the same tokens",
+    "legs": "three legs",
+    "learn": "learning",
+    "sync": "new weights into the engine",
+}
+"""Those of a step that take long enough to be told, and how."""
 
 COLUMNS = ("tokens", "|d| mean", "|d| p99", "|d| max", "gen_kl_error", "token_mult_prob_error", "flips")
 WIDE_ONLY = ("|d| p99", "token_mult_prob_error")
 
 
 class Display(Protocol):
-    """What the run tells whoever watches."""
+    """What the run tells whoever watches: phases of steps as they begin, and steps when they are over."""
 
-    def phase(self, text: str) -> None: ...
-    def advance(self) -> None: ...
+    def phase(self, step: int, phase: str) -> None: ...
     def step(self, report: StepReport) -> None: ...
 
 
 class _Live:
-    def __init__(self, console: Console, progress: Progress, limits: Limits, phases: int) -> None:
+    def __init__(self, console: Console, progress: Progress, limits: Limits, steps: int) -> None:
         self._console, self._progress, self._limits = console, progress, limits
-        self._task = progress.add_task("starting", total=phases)
+        self._task = progress.add_task("", total=steps)
+        self._say("starting Ray, vLLM and the trainer group")
 
-    def phase(self, text: str) -> None:
+    def phase(self, step: int, phase: str) -> None:
+        if phase in PHASES:
+            self._say(f"step {step}: {PHASES[phase]}")
+
+    def _say(self, text: str) -> None:
         self._progress.update(self._task, description=text)
         if not self._console.is_terminal:
             self._console.print(text, style="dim")
 
-    def advance(self) -> None:
-        self._progress.advance(self._task)
-
     def step(self, report: StepReport) -> None:
+        self._progress.advance(self._task)
         title = f"step {report.step}  weights {report.weight_version}  reward {report.reward:.3f}"
         rows = report.by_modality | {"all": report.overall}
         self._console.print(comparison_table(title, "kind", rows, self._limits, self._console.width))
@@ -57,18 +67,10 @@ def console_for(as_json: bool) -> Console:
 
 
 @contextmanager
-def live(console: Console, limits: Limits, phases: int) -> Iterator[Display]:
-    """A progress bar of `phases` units for as long as the block runs."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    # Without a terminal the bar would print itself once at the end; the phases' own lines do there.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Live(console, progress, limits, phases)
+def live(console: Console, limits: Limits, steps: int) -> Iterator[Display]:
+    """A progress bar over `steps` for as long as the block runs, in which the pair starts first."""
+    with progress_on(console, transient=True) as progress:
+        yield _Live(console, progress, limits, steps)
 
 
 def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Limits, width: int) -> Table:

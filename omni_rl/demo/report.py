@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omni_rl.consistency.comparison import Comparison
+from omni_rl.consistency.limits import Severity
+from omni_rl.consistency.posted.verdict import JudgedStep
 from omni_rl.policies.types import Placed
 
 SCHEMA = 1
@@ -28,7 +30,25 @@ class StepReport:
     by_modality: dict[str, Comparison]
     with_flips: Comparison | None
     breaches: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, step: int, weight_version: str, reward: float, judged: JudgedStep) -> "StepReport":
+        """Agreement means: same weights, same media, and a step in which the service finds nothing to look at."""
+        comparison, judgement = judged.comparison, judged.judgement
+        found = [*(str(breach) for breach in judgement.breaches), *(one.sentence for one in judgement.told)]
+        if not found and judgement.severity is not Severity.OK:
+            found.append(judgement.reason)
+        return cls(
+            step=step,
+            weight_version=weight_version,
+            verdict="disagree" if found else "agree",
+            reward=reward,
+            overall=comparison.overall,
+            by_modality=dict(comparison.by_kind),
+            with_flips=comparison.with_flips,
+            breaches=tuple(found),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {

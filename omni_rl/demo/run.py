@@ -1,40 +1,36 @@
-"""The demo's loop: vLLM actors, one trainer group, the same prompts through both, at every step."""
+"""The jobs' loop on a local pair: the same prompts through both policies, judged in this process at every step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
-
-import numpy as np
 
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import Comparison, compare
-from omni_rl.consistency.left_out import Ties
-from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
-from omni_rl.consistency.posted.verdict import JudgedStep, judge_posted
+from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
+from omni_rl.demo.environment import DemoEnvironment
 from omni_rl.demo.report import Report, StepReport
-from omni_rl.demo.reward import reward
 from omni_rl.jobs.clock import Clock
-from omni_rl.kinds import KINDS
-from omni_rl.media.samples import demo_prompts
-from omni_rl.media.types import Prompt
+from omni_rl.jobs.loop import Loop, LoopSettings
+from omni_rl.jobs.reinforce import Reinforce
+from omni_rl.jobs.run import Answers, Judge
 from omni_rl.policies.types import Placed, Policies
-from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.rollout.settings import Dtype
+from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train import pairing
-from omni_rl.train.advantages import group_advantages
 from omni_rl.train.evidence import posted_step
-from omni_rl.train.settings import PLAIN
-from omni_rl.train.types import Score
 
-PHASES = 4  # sample, score, learn, update: units of progress a step
+REPORTED = {"sample": "sample", "score": "score", "legs": "legs", "learn": "learn", "sync": "update"}
+"""Phases whose seconds are in the report, and how they are called there."""
 
 
 class LocalPolicies(Policies, Protocol):
-    """The two policies as the loop needs them; `omni_rl.policies.local.LocalPair` is the real pair."""
+    """The two policies as the demo needs them; `omni_rl.policies.local.LocalPair` is the real pair."""
 
     @property
     def engine_version(self) -> str: ...
@@ -51,26 +47,49 @@ class LocalPolicies(Policies, Protocol):
         """Bring the trainer's weights to the engines."""
 
 
-@dataclass(frozen=True)
-class Played:
-    """One step as it was: answers, scores and rewards in the order of its prompts."""
+class LocalRun:
+    """A run that this process judges; a verdict is what the report says of the step. `beside` judges each step too."""
 
-    step: int
-    prompts: Sequence[Prompt]
-    rollouts: Sequence[Rollout]
-    scores: Sequence[Score]
-    rewards: Sequence[float]
+    def __init__(self, dtype: Dtype, pair: LocalPolicies, beside: Judge[object] | None) -> None:
+        self._yardstick, self._terms, self._history = Yardstick.of(dtype), Terms.of(dtype, lag=0), History()
+        self._pair = pair
+        self._beside = beside
+        self._judged: Answers
+
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[StepReport, None]:
+        if self._beside is not None:
+            self._beside.judge(step, answers, training)
+        columns = StepColumns.of(pairing.train_against_decode(answers.rollouts, answers.scores))
+        posted = posted_step(columns, answers.rollouts, answers.scores)
+        judged = judge_posted(columns, posted, self._yardstick, self._terms, self._history)
+        self._judged, self._history = answers, judged.history
+        return StepReport.of(step, self._pair.weight_version, training["reward"], judged), None
+
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        if self._beside is not None:
+            self._beside.learnt(step, training)
+
+    def sync(self, step: int) -> str:
+        if step >= 0:  # before that, both policies have the weights of the checkpoint
+            self._pair.sync()
+        return self._pair.weight_version
+
+    def legs(self) -> dict[str, Comparison]:
+        """Compare the answers of the step that was judged last in legs, with the weights of both sides as they are:
+        trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
+        rollouts, scores = self._judged.rollouts, self._judged.scores
+        batch, alone = self._pair.rescore(rollouts, alone=False), self._pair.rescore(rollouts, alone=True)
+        decode = pairing.decode_as_leg(rollouts)
+        sides = {
+            "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),
+            "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
+            "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
+        }
+        return {leg: compare(pairs, self._yardstick.ties) for leg, pairs in sides.items()}
 
 
-class Keeper(Protocol):
-    """Whoever keeps the steps beyond the report."""
-
-    def keep(self, played: Played, policies: LocalPolicies) -> None: ...
-
-
-def run(settings: DemoSettings, pair: LocalPolicies, display: Display, keeper: Keeper | None = None) -> Report:
+def run(settings: DemoSettings, pair: LocalPolicies, display: Display, beside: Judge[object] | None = None) -> Report:
     """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
-    yardstick, terms, history = Yardstick.of(settings.dtype), Terms.of(settings.dtype, lag=0), History()
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
@@ -78,98 +97,17 @@ def run(settings: DemoSettings, pair: LocalPolicies, display: Display, keeper: K
         train={"world_size": settings.world_size, "sharding": "fsdp2"},
         parameters=pair.parameters,
     )
-    for step in range(settings.steps):
-        clock = Clock()
-        display.phase(f"step {step}: sampling")
-        with clock.time("sample"):
-            prompts = step_prompts(settings, step)
-            rollouts = pair.sample(pair.render(prompts), step_sampling(settings, step))
-        display.advance()
-        display.phase(f"step {step}: scoring the same tokens")
-        with clock.time("score"):
-            scores = pair.score(rollouts)
-        display.advance()
-        pairs = pairing.train_against_decode(rollouts, scores)
-        last = step == settings.steps - 1
-        if last:
-            display.phase(f"step {step}: three legs")
+    local = LocalRun(settings.dtype, pair, beside)
+    # Nobody would sample what the last step teaches; and the legs need the weights that its answers came from.
+    how = LoopSettings(settings.steps, learn_last=False)
+    for done in Loop(how, DemoEnvironment(settings), Reinforce(), pair, local, on_phase=display.phase).run():
+        clock = Clock(partial(display.phase, done.step))
+        if done.step == settings.steps - 1:
             with clock.time("legs"):
-                report.legs = legs(pair, rollouts, scores, yardstick.ties)
-        rewards = [reward(pair.decode(rollout.ids), rollout.prompt.answer) for rollout in rollouts]
-        version = pair.weight_version
-        if keeper is not None:
-            keeper.keep(Played(step, prompts, rollouts, scores, rewards), pair)
-        # What was learnt in the last step would be sampled by nobody.
-        if not last:
-            display.phase(f"step {step}: learning")
-            with clock.time("learn"):
-                advantages = group_advantages(rewards, [rollout.prompt.kind for rollout in rollouts])
-                pair.update(rollouts, advantages.tolist(), PLAIN)
-        display.advance()
-        if not last:
-            display.phase(f"step {step}: new weights into the engine")
-            with clock.time("update"):
-                pair.sync()
-        display.advance()
-        columns = StepColumns.of(pairs)
-        judged = judge_posted(columns, posted_step(columns, rollouts, scores), yardstick, terms, history)
-        history = judged.history
-        report.steps.append(told(step, version, judged, float(np.mean(rewards)), clock.seconds))
+                report.legs = local.legs()
+        took = {**done.seconds, **clock.seconds}
+        seconds = {REPORTED[phase]: seconds for phase, seconds in took.items() if phase in REPORTED}
+        report.steps.append(replace(done.verdict, seconds=seconds))
         display.step(report.steps[-1])
     report.actors = list(pair.actors)
     return report
-
-
-def step_prompts(settings: DemoSettings, step: int) -> list[Prompt]:
-    """`prompts_per_kind` prompts of each kind; other ones in every step."""
-    seed = settings.seed + step
-    return [prompt for kind in KINDS for prompt in demo_prompts(kind, settings.prompts_per_kind, seed)]
-
-
-def step_sampling(settings: DemoSettings, step: int) -> SamplingSettings:
-    requests = settings.prompts_per_kind * len(KINDS)
-    return SamplingSettings(
-        max_tokens=settings.max_tokens, temperature=1.0, seed=(settings.seed + step) * requests, ignore_eos=True
-    )
-
-
-def told(
-    step: int,
-    version: str,
-    judged: JudgedStep,
-    mean_reward: float,
-    seconds: dict[str, float],
-) -> StepReport:
-    """Agreement means: same weights, same media, and a step in which the service finds nothing to look at."""
-    comparison, judgement = judged.comparison, judged.judgement
-    found = [
-        *(str(breach) for breach in judgement.breaches),
-        *(one.sentence for one in judgement.told),
-    ]
-    if not found and judgement.severity is not Severity.OK:
-        found.append(judgement.reason)
-    return StepReport(
-        step=step,
-        weight_version=version,
-        verdict="disagree" if found else "agree",
-        reward=mean_reward,
-        overall=comparison.overall,
-        by_modality=dict(comparison.by_kind),
-        with_flips=comparison.with_flips,
-        breaches=tuple(found),
-        seconds=seconds,
-    )
-
-
-def legs(
-    pair: LocalPolicies, rollouts: Sequence[Rollout], scores: Sequence[Score], ties: Ties
-) -> dict[str, Comparison]:
-    """Trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
-    batch, alone = pair.rescore(rollouts, alone=False), pair.rescore(rollouts, alone=True)
-    decode = pairing.decode_as_leg(rollouts)
-    sides = {
-        "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),
-        "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
-        "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
-    }
-    return {leg: compare(pairs, ties) for leg, pairs in sides.items()}

@@ -11,9 +11,9 @@ from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.server import bind, make_server
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
+from omni_rl.api.runs import RunBody
 from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
-from omni_rl.demo.posting import Posting
 from omni_rl.errors import ServiceError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
@@ -21,11 +21,11 @@ from omni_rl.ledger.sync_journal import LedgerJournal
 
 @dataclass(frozen=True)
 class Served:
-    """Where the dashboard is, what takes the steps, and what takes the syncs."""
+    """Where the dashboard is, the run's name, a client for its steps, and what takes its syncs."""
 
     address: str
     run: str
-    posting: Posting
+    client: Client
     journal: LedgerJournal
 
 
@@ -54,9 +54,9 @@ def serving(settings: DemoSettings) -> Iterator[Served]:
                 raise ServiceError("the coordinator did not start; the lines above say why")
             time.sleep(0.01)
         with Client(server.address()) as client:
-            posting = Posting(client, run, settings)
+            client.create_run(RunBody(run=run, model=settings.model.name, dtype=settings.dtype))
             with contextlib.closing(LedgerJournal(ledger, run)) as journal:
-                yield Served(server.address(), run, posting, journal)
+                yield Served(server.address(), run, client, journal)
     finally:
         server.should_exit = True
         thread.join()

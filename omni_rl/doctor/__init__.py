@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and the fix. Imports no heavy package: it looks at what is installed."""
+"""What this machine has, what is missing, and the fix. It looks at what is installed, and imports no heavy package."""
 
 from omni_rl.doctor.finding import Finding
 from omni_rl.doctor.gpu import gpus
@@ -8,5 +8,5 @@ __all__ = ["Finding", "examine"]
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order to read them."""
+    """Return all findings, in the order to read them."""
     return [*machine(), *gpus()]

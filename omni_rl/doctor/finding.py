@@ -9,7 +9,7 @@ Level = Literal["ok", "warn", "missing"]
 
 @dataclass(frozen=True)
 class Finding:
-    """`fix` is empty where there is nothing to do."""
+    """What was found about one item of the machine. `fix` is empty where there is nothing to do."""
 
     item: str
     level: Level
@@ -18,7 +18,7 @@ class Finding:
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution."""
+    """Return the installed version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

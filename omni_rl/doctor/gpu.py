@@ -11,19 +11,19 @@ from omni_rl.doctor.machine import SHARED_MEMORY
 DEVICES = Path("/proc/driver/nvidia/gpus")
 QUERY = ("index", "name", "driver_version", "memory.total", "compute_cap", "mig.mode.current")
 SECONDS = 20.0
-"""nvidia-smi wakes a device that has no persistence daemon."""
+"""Seconds for nvidia-smi, which wakes a device where there is no persistence daemon."""
 DRIVER = 525
-"""The oldest for CUDA 12 (NVIDIA's table of CUDA's minor version compatibility)."""
+"""The oldest driver for CUDA 12 (NVIDIA's table of CUDA's minor version compatibility)."""
 BFLOAT16 = 8.0
-"""Ampere's compute capability, the first with bfloat16."""
+"""The compute capability of Ampere, the first with bfloat16."""
 WEIGHTS_GIB = 62
-"""33.0 billion parameters in bfloat16 (`models.nemotron_omni.released_shape`): what one engine's GPU holds."""
+"""GiB of the 33.0 billion parameters in bfloat16 of the largest released checkpoint: what one engine's GPU holds."""
 KERNELS = {"mamba-ssm": "the training copy's scan", "causal-conv1d": "the training copy's convolution"}
 
 
 @dataclass(frozen=True)
 class Device:
-    """One line of nvidia-smi; memory in GiB."""
+    """A device, which is one line of nvidia-smi's output; `memory` is in GiB."""
 
     index: str
     name: str
@@ -34,24 +34,26 @@ class Device:
 
     @classmethod
     def parse(cls, line: str) -> "Device":
-        """Of `nvidia-smi --query-gpu=QUERY --format=csv,noheader,nounits`. Raises ValueError for another line."""
+        """Parse a line of `nvidia-smi --query-gpu=QUERY --format=csv,noheader,nounits`. Raises ValueError for another
+        line."""
         index, name, driver, memory, capability, mig = (part.strip() for part in line.split(","))
         return cls(index, name, driver, float(memory) / 1024, float(capability), mig == "Enabled")
 
 
 def cuda_devices(devices: Path = DEVICES) -> int:
-    """How many NVIDIA devices this machine has, by its driver; neither torch nor nvidia-smi is asked."""
+    """Return how many NVIDIA devices this machine has, by its driver; neither torch nor nvidia-smi is asked."""
     return len(list(devices.glob("*")))
 
 
 def cpu_build() -> str | None:
-    """The installed torch's version if it is a build for the CPU alone, and the engine's with it; else None."""
+    """Return the installed torch's version if torch, and so the engine, is a build for the CPU alone; else None."""
     version = installed("torch") or ""
     return version if "+cpu" in version else None
 
 
 def gpus(devices: Path = DEVICES) -> list[Finding]:
-    """Of every device, and of what has to be installed beside them; a single line where there is none."""
+    """Return the findings about every device, and about what has to be installed beside them; a single one if there is
+    none."""
     count = cuda_devices(devices)
     if not count:
         return [Finding("gpu", "ok", "none: everything runs on the CPU")]
@@ -93,7 +95,7 @@ def _driver(version: str) -> Finding:
 
 
 def _builds() -> list[Finding]:
-    """Both policies' packages, built for CUDA."""
+    """Return the findings about both policies' packages, which should be built for CUDA."""
     found = []
     if cpu_build() is not None:
         fix = "a new virtual environment with the extra gpu: docs/gpu.md"
@@ -110,7 +112,7 @@ def _builds() -> list[Finding]:
 
 
 def _slabs() -> Finding:
-    """A host with an engine holds two slabs of all weights."""
+    """Return the finding about shared memory: a host with an engine holds two slabs of all weights."""
     total = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if Path(SHARED_MEMORY).is_dir() else 0.0
     detail = f"{total:.0f} GiB of {SHARED_MEMORY}; two slabs of the 30B checkpoint are {2 * WEIGHTS_GIB} GiB"
     if total < 2 * WEIGHTS_GIB:

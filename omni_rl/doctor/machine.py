@@ -1,4 +1,4 @@
-"""Python, packages, processor and memory."""
+"""What any machine must have: Python, packages, processor and memory."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ MEMORY_GIB = 6  # the demo's peak over all its processes is below this
 
 
 def machine() -> list[Finding]:
-    """What every machine needs."""
+    """Return the findings about what every machine needs."""
     return [_python(), *_packages(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler()]
 
 
@@ -105,7 +105,7 @@ def _shared_memory() -> Finding:
 
 
 def _abandoned() -> list[Finding]:
-    """Weights of runs whose processes were all killed stay in memory."""
+    """Return a finding for each run whose processes were all killed: its weights stay in memory."""
     found = []
     for directory in abandoned(Path(SHARED_MEMORY)):
         size = sum(path.stat().st_size for path in directory.iterdir()) / 2**30

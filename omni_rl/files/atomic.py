@@ -13,15 +13,16 @@ from omni_rl.files.exchange import exchange
 from omni_rl.files.writer import beside, one_writer
 
 Keep = Callable[[str, frozenset[str]], bool]
-"""Whether an entry of this name stays in a directory for which the given names were written anew."""
+"""Says whether the entry of this name stays in a directory for which the given names were written anew."""
 
 
 @contextmanager
 def atomic_directory(target: Path, keep: Keep | None = None) -> Iterator[Path]:
-    """A directory to write into; it becomes `target`, durable and complete, or `target` stays as it was.
+    """Yield a directory to write into; it becomes `target`, durable and complete, or `target` stays as it was.
 
     Without `keep`, `target` must not exist. With it, the new directory takes an existing one's place, and brings along
-    what `keep` says and was not written anew. Of several writers of one target each waits for the one before it.
+    the entries that `keep` says stay and that were not written anew. Of several writers of one target each waits for
+    the one before it.
 
     Raises:
         CheckpointError: `target` exists or cannot be replaced (the message says why), or the disk is full.
@@ -65,7 +66,8 @@ def _check(target: Path, keep: Keep | None) -> None:
 
 
 def _bring(old: Path, new: Path, keep: Keep) -> None:
-    """Give what stays a place in the new directory too, before anything is replaced: it is never absent."""
+    """Give every entry that stays a place in the new directory too, before anything is replaced, so that it is never
+    absent."""
     written = frozenset(path.name for path in new.iterdir())
     for entry in old.iterdir():
         if entry.name in written or not keep(entry.name, written):
@@ -80,7 +82,10 @@ def _bring(old: Path, new: Path, keep: Keep) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """A hard link costs nothing, whatever the size, and leaves a file that somebody writes to the same one."""
+    """Make `target` a hard link to `source`, or a copy where there can be none.
+
+    A link costs nothing, whatever the size, and a process that goes on writing to the file writes to both names.
+    """
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:

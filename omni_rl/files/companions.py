@@ -1,6 +1,6 @@
-"""What stands in a checkpoint directory beside the weights, held from load to save.
+"""The files that stand in a checkpoint directory beside the weights, held from load to save.
 
-It is held as bytes, not as a path: between the two a run may delete the directory, or somebody may save over it.
+They are held as bytes, not as a path: between the two a run may delete the directory, or somebody may save over it.
 """
 
 import logging
@@ -23,15 +23,15 @@ _MEASURED = ("figures.json", "*_results.json", "trainer_state.json")
 # The one folder that transformers reads with a tokenizer.
 _TEMPLATES = "additional_chat_templates"
 _LIMIT = 2**28
-"""Bytes that are held, the smallest files first; a tokenizer has about 2^24."""
+"""The most bytes of such files that are held, the smallest files first; a tokenizer has about 2^24."""
 
 
 @dataclass(frozen=True)
 class Companions:
-    """Tokenizer, generation and processor configurations, remote code, licences: all files but config and weights.
+    """Tokenizer, generation and processor configurations, remote code, licences: all files but config.json and weights.
 
-    `config` is the text of config.json, `files` maps names relative to `directory` to contents. `left_out` names what
-    was too large to hold or could not be read.
+    `config` is the text of config.json, `files` maps names relative to `directory` to contents. `left_out` names the
+    files that were too large to hold or could not be read.
     """
 
     directory: Path
@@ -41,7 +41,7 @@ class Companions:
 
     @classmethod
     def read(cls, directory: Path) -> "Companions":
-        """Of a checkpoint directory. Raises `OSError` if it has no config.json."""
+        """Read the companions of a checkpoint directory. Raises `OSError` if it has no config.json."""
         files, left_out, held = {}, [], 0
         named = [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != CONFIG]
         paths = [path for path in named if path.is_file() and not fits(path.name, (*_WEIGHTS, *_MEASURED))]
@@ -60,7 +60,7 @@ class Companions:
         return cls(directory.resolve(), config, files, tuple(left_out))
 
     def write(self, directory: Path) -> None:
-        """Write all files but config.json into `directory`; log which are not held."""
+        """Write all files but config.json into `directory`; log the names of those that are not held."""
         for name, content in self.files.items():
             path = directory / name
             path.parent.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ class Companions:
             logger.warning("not saved, because large or unreadable: %s; copy from %s", self.left_out, self.directory)
 
     def differing(self, directory: Path) -> list[str]:
-        """The files that `directory` has too, with another content."""
+        """Return the names of the files that `directory` has too, with another content."""
         return [
             name
             for name, content in self.files.items()

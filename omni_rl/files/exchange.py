@@ -13,8 +13,8 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 def exchange(one: Path, other: Path) -> bool:
     """Make each of two existing names lead to what the other led to, in one step that every process sees whole.
 
-    Returns False, nothing done, where the C library or the file system has no such step (NFS, some FUSE ones). Raises
-    `OSError` for anything else.
+    Returns False, with nothing done, where the C library or the file system has no such step (NFS, some FUSE ones).
+    Raises `OSError` for anything else.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     try:

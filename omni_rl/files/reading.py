@@ -1,4 +1,4 @@
-"""Reading a directory that may be replaced meanwhile."""
+"""Reads a directory that may be replaced meanwhile."""
 
 import os
 import time
@@ -12,15 +12,17 @@ from omni_rl.files.writer import same, set_aside
 T = TypeVar("T")
 
 READS = 5
-"""Attempts; more are of use only where a directory is replaced faster than it is read."""
+"""The most attempts to read a directory; more help only where it is replaced faster than it is read."""
 PAUSE = 0.1
-"""Seconds for a writer between two renames, on a file system that has no exchange; a dead one stays there."""
+"""Seconds to wait for a writer between its two renames, on a file system that has no exchange. A writer that was killed
+there leaves the directory absent."""
 
 
 def read_whole(directory: Path, read: Callable[[], T]) -> T:
-    """What `read` gives of one and the same state of `directory`: it is called again if that was replaced meanwhile.
+    """Return what `read` returns for one and the same state of `directory`; `read` is called again if the directory was
+    replaced meanwhile.
 
-    Raises what `read` raises, and `CheckpointError` for a directory that does not keep still.
+    Raises what `read` raises, and `CheckpointError` for a directory that is replaced at every attempt.
     """
     for _ in range(READS):
         try:

@@ -1,4 +1,4 @@
-"""Saving a checkpoint where one may be already: what goes with the older weights, what stays, what is refused."""
+"""Saves a checkpoint where there may be one already: what goes with the older weights, what stays, what is refused."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from omni_rl.files.weights import CONSOLIDATED, INDEX, read_index
 # In a folder of its own: vLLM takes every safetensors file beside config.json for weights.
 STATE = "training"
 RECORD = f"{STATE}/step.json"
-"""What makes a directory a training checkpoint; see `omni_rl.train.checkpoint`."""
+"""The file that makes a directory a training checkpoint; see `omni_rl.train.checkpoint`."""
 
 # What an older save leaves, and a reader could take for the model's weights in place of the new ones.
 _WHOLE_MODEL = ("model*.safetensors", INDEX, "pytorch_model*.bin", "pytorch_model.bin.index.json", CONSOLIDATED)
@@ -37,12 +37,14 @@ _FAMILIES = (
 
 @contextmanager
 def saved_directory(target: Path) -> Iterator[Path]:
-    """A directory to write a checkpoint into, which then takes the place of `target` at once; see `atomic_directory`.
+    """Yield a directory to write a checkpoint into, which then takes the place of `target` at once; see
+    `atomic_directory`.
 
     Older weights go, whatever they are called, and so do the older tokenizer and processors if new ones are written.
-    Everything else that is in `target` stays. Whoever had `target` open or as the working directory still has the old
-    one, whose files are gone: this process is moved, other ones have to enter it anew. Our own readers notice if that
-    happens while they read (`omni_rl.files.reading`). vLLM does not: do not save into what an engine is just loading.
+    Everything else that is in `target` stays. A process that had `target` open, or as its working directory, still has
+    the old directory, whose files are gone: this process is moved to the new one, others have to enter it anew. Our own
+    readers notice if that happens while they read (`omni_rl.files.reading`). vLLM does not: do not save into a
+    directory that an engine is just loading.
 
     Raises:
         CheckpointError: `target` cannot be replaced, or holds what would be lost or misread; the message names it.
@@ -71,12 +73,13 @@ def saved_directory(target: Path) -> Iterator[Path]:
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file's name is one of `patterns`, or fits one."""
+    """Return whether a file's name matches one of `patterns`, as a shell would match it."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _indexed(index: Path) -> set[str]:
-    """The weight files that an index names, whatever they are called; a broken one does not stand in a save's way."""
+    """Return the weight files that an index names, whatever they are called; an index that cannot be read names none,
+    so that it does not stand in a save's way."""
     with contextlib.suppress(CheckpointError):
         return {file for file in read_index(index).values() if file.endswith(".safetensors")}
     return set()

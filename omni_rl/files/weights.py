@@ -1,4 +1,4 @@
-"""Which files of a checkpoint directory hold its weights: the one rule for everybody who reads them."""
+"""Which files of a checkpoint directory hold its weights: the one rule for every reader."""
 
 import json
 from fnmatch import fnmatchcase
@@ -17,11 +17,12 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files with the weights of a checkpoint, as vLLM chooses them: an index names them, or it is all.
+    """Return the safetensors files with the weights of a checkpoint, as vLLM chooses them: those that an index names,
+    or all of them where there is no index.
 
     Raises:
-        CheckpointError: there are none, an index does not fit its files, or a tensor is stored twice: then readers
-            that choose other files would get other weights, and it is not known which are meant.
+        CheckpointError: there are none, an index does not fit its files, or a tensor is stored twice: then readers that
+            choose other files would get other weights, and it is not known which are meant.
     """
     if not directory.is_dir():
         if aside := set_aside(directory):
@@ -47,8 +48,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def open_weights(path: Path, framework: str = "pt") -> Any:
-    """An open safetensors file, which is a context manager too. Raises `CheckpointError` for anything else under that
-    name, a pickle for one."""
+    """Open a safetensors file, as a context manager. Raises `CheckpointError` for any other file, such as a pickle of
+    that name."""
     try:
         return safe_open(path, framework=framework)
     except (OSError, SafetensorError) as error:
@@ -59,13 +60,13 @@ def open_weights(path: Path, framework: str = "pt") -> Any:
 
 
 def tensor_names(path: Path) -> set[str]:
-    """The names in a safetensors file, from its header. Raises as `open_weights` does."""
+    """Return the tensors' names in a safetensors file, from its header. Raises as `open_weights` does."""
     with open_weights(path, framework="np") as stored:  # no tensor is read, and torch need not be there
         return set(stored.keys())
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """The index's map from released names to file names. Raises `CheckpointError` for anything else."""
+    """Return the index's map from released names to file names. Raises `CheckpointError` if the file is no index."""
     try:
         placed = json.loads(index.read_text())["weight_map"]
         return {str(name): str(file) for name, file in placed.items()}
@@ -74,7 +75,8 @@ def read_index(index: Path) -> dict[str, str]:
 
 
 def _refuse_doubles(directory: Path, names: dict[str, set[str]]) -> None:
-    """vLLM's two ways of choosing files differ if there are consolidated ones, and of two tensors the last one wins."""
+    """Raise `CheckpointError` where vLLM's two ways of choosing files would choose different ones (consolidated files
+    beside others), or where a tensor is in two files, of which the last one would win."""
     consolidated = [file for file in names if fnmatchcase(file, CONSOLIDATED)]
     if consolidated and len(consolidated) < len(names):
         raise CheckpointError(

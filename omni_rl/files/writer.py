@@ -1,4 +1,4 @@
-"""One writer of a directory at a time, and what killed ones have left beside it.
+"""One writer of a directory at a time, and the directories that killed writers have left beside it.
 
 While a directory is written it is called `.NAME.UUID.partial`, and an older one that is about to be deleted may be
 called `.NAME.UUID.replaced`.
@@ -19,7 +19,7 @@ from omni_rl.errors import CheckpointError
 
 @contextmanager
 def one_writer(target: Path) -> Iterator[None]:
-    """Hold the lock beside `target`, and clear away what killed writers left. The kernel frees a dead one's lock."""
+    """Hold the lock beside `target`, and clear away what killed writers left. The kernel frees a dead writer's lock."""
     path = target.parent / f".{target.name}.lock"
     while True:
         try:
@@ -33,7 +33,7 @@ def one_writer(target: Path) -> Iterator[None]:
             locked = False
             break
         locked = True
-        if same(path, descriptor):  # else the one before deleted it, and somebody may have made another
+        if same(path, descriptor):  # else the writer before deleted the file, and another may have made a new one
             break
         os.close(descriptor)
     try:
@@ -58,7 +58,8 @@ def _recover(target: Path) -> None:
 
 
 def set_aside(target: Path) -> Path | None:
-    """What was at `target` before a writer that was killed between two renames; None if there is none."""
+    """Return the directory that was at `target` before a writer that was killed between two renames; None if there is
+    none."""
     return next(_left(target.resolve(), "replaced"), None)
 
 
@@ -69,12 +70,13 @@ def _left(target: Path, kinds: str) -> Iterator[Path]:
 
 
 def beside(target: Path, kind: str) -> Path:
-    """A new name in the parent of `target`, in which the next writer recognises what a killed one has left."""
+    """Return a new name in the parent of `target`, by which the next writer recognises what a killed one has left."""
     return target.parent / f".{target.name}.{uuid.uuid4().hex}.{kind}"
 
 
 def same(path: Path, opened: int) -> bool:
-    """Whether `path` leads to the file or directory of an open descriptor, whose number nothing else can have."""
+    """Return whether `path` leads to the file or directory of an open descriptor; while that is open, nothing else can
+    get its inode's number."""
     try:
         return os.path.samestat(path.stat(), os.fstat(opened))
     except FileNotFoundError:

@@ -12,22 +12,24 @@ from omni_rl.jobs.saved import SavedSteps
 from omni_rl.tasks.settings import load_task
 
 if TYPE_CHECKING:
+    from omni_rl.api.steps import Verdict
     from omni_rl.jobs.loop import StepDone
 
 Parameters = GrpoParameters | PpoParameters
 
 
-def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
+def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]") -> None:
     """Run a job in the service that the environment names; `tell` gets each step.
 
     Raises:
         ConfigError: before any actor is asked for anything: a task that cannot be run, another dtype than is served.
     """
     task = load_task(parameters.task)
-    from omni_rl.jobs.attached import Attached, create_run
+    from omni_rl.jobs.attached import AttachedRun, create_run
     from omni_rl.jobs.claim import claimed
+    from omni_rl.jobs.environment import TaskEnvironment
     from omni_rl.jobs.grpo import Grpo
-    from omni_rl.jobs.loop import REFERENCE, Loop
+    from omni_rl.jobs.loop import REFERENCE, Loop, LoopSettings
     from omni_rl.jobs.ppo import Ppo
     from omni_rl.policies.attach import attach
 
@@ -59,13 +61,15 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone], None]") -> None:
             policies.trainer.take_snapshot(REFERENCE)
         if state is not None:
             policies.trainer.load(state)
-        attached = Attached(policies, parameters.run, attempt, saved)
-        for done in Loop(parameters, task, algorithm, attached).run(first):
+        run = AttachedRun(policies, parameters.run, attempt, saved)
+        environment = TaskEnvironment(parameters, task, algorithm.answers_per_prompt)
+        loop = Loop(LoopSettings.of(parameters), environment, algorithm, policies, run, save=run.save)
+        for done in loop.run(first):
             tell(done)
-        attached.end()
+        run.end()
 
 
-def as_line(done: "StepDone") -> str:
+def as_line(done: "StepDone[Verdict]") -> str:
     """A step as one line of JSON."""
     return json.dumps(
         {
@@ -79,6 +83,6 @@ def as_line(done: "StepDone") -> str:
     )
 
 
-def print_line(done: "StepDone") -> None:
+def print_line(done: "StepDone[Verdict]") -> None:
     sys.stdout.write(as_line(done) + "\n")
     sys.stdout.flush()

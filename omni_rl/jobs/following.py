@@ -1,6 +1,5 @@
 """Shows a submitted job's steps as they are sealed, until it ends. Imports no torch."""
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from omni_rl.api.steps import StepLine
 from omni_rl.client.blocking import Client
 from omni_rl.consistency.shown import shown
 from omni_rl.errors import NotFoundError
-from omni_rl.policies.patience import patiently
+from omni_rl.policies.retries import retried
 
 LOOK_SECONDS = 1.0
 
@@ -22,19 +21,10 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
     answer = client.job(job)
     run, total = str(answer.parameters["run"]), int(answer.parameters["steps"])
     seen: StepLine | None = None
-    # Without a terminal the bar would print itself once at the end; the steps' own lines do there.
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=lines is not None or not sys.stderr.isatty()) as progress:
+    with progress_on(Console(stderr=True), disable=lines is not None) as progress:
         bar = progress.add_task(f"{run}: waiting for its first step", total=total)
         while True:
-            answer = patiently(lambda: client.job(job))  # the job outlives a bridge, and so does who watches it
+            answer = retried(lambda: client.job(job))  # the job outlives a bridge, and so does who watches it
             for step in _steps(client, run, seen):
                 seen = step
                 if lines is not None:
@@ -45,6 +35,12 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
             if answer.status in ENDED:
                 return answer
             time.sleep(LOOK_SECONDS)
+
+
+def progress_on(console: Console, *, disable: bool = False, transient: bool = False) -> Progress:
+    """A bar over steps. Without a terminal it would print itself once at the end: the steps' own lines do there."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=transient)
 
 
 def _steps(client: Client, run: str, seen: StepLine | None) -> list[StepLine]:

@@ -6,6 +6,7 @@ from xml.sax.saxutils import escape
 
 from omni_rl.api.steps import StepLine
 from omni_rl.consistency.shown import NOT_A_NUMBER
+from omni_rl.counting import counted
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, GAP, BOTTOM = 64, 16, 40, 36, 40
@@ -68,8 +69,8 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
     ]
     first, last = steps[0].step, max(steps[-1].step, steps[0].step + 1)
     bad = [step for step in steps if step.severity != "ok"]
-    verdict = "every step ok" if not bad else f"{len(bad)} of {len(steps)} steps not ok"
-    body = [_text(LEFT, 22, f"{run}: {len(steps)} steps, {verdict}", size=15, weight=600)]
+    verdict = "every step ok" if not bad else f"{len(bad)} of {counted(len(steps), 'step')} not ok"
+    body = [_text(LEFT, 22, f"{run}: {counted(len(steps), 'step')}, {verdict}", size=15, weight=600)]
     for panel, series in panels:
         body += _frame(panel, first, last)
         for its in series:

@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import av
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from omni_rl.kinds import Modality
+from omni_rl.media.formats import FORMATS, in_order
+from omni_rl.media.prompts import plain
 from omni_rl.media.sounds import MODEL_RATE, to_mono_16k
 from omni_rl.media.types import MediaItem, Prompt, Sound, Video
 from omni_rl.rollout.types import Rollout
@@ -20,6 +23,7 @@ FULL_SCALE = 32767
 
 Keep = Callable[[bytes, str], str]
 """Puts bytes of a content type into the media store; returns their digest."""
+Decode = Callable[[NDArray[np.int64]], str]
 
 
 def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> list[dict[str, Any]]:
@@ -32,14 +36,10 @@ def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> li
     return entries
 
 
-def keep_media(prompt: Prompt, items: Sequence[MediaItem], keep: Keep) -> list[str]:
-    """Put a prompt's media into the store; their digests in the order of `items`."""
-    waiting: dict[str, Iterator[tuple[bytes, str]]] = {
-        "image": (_png(picture) for picture in prompt.images),
-        "audio": (_wav(sound) for sound in prompt.sounds),
-        "video": (_mp4(video) for video in prompt.videos),
-    }
-    return [keep(*next(waiting[item.modality])) for item in items]
+def keep_media(prompt: Prompt, keep: Keep) -> list[str]:
+    """Put a prompt's media into the store, and return their digests in the order of their placeholders."""
+    files: dict[Modality, Callable[[Any], tuple[bytes, str]]] = {"image": _png, "audio": _wav, "video": _mp4}
+    return [keep(*files[FORMATS[kind].modality](item)) for kind, _, item in in_order(plain(prompt))]
 
 
 def record_of(
@@ -48,7 +48,7 @@ def record_of(
     score: Score,
     reward: float | None,
     media: Sequence[Mapping[str, Any]],
-    decode: Callable[[NDArray[np.int64]], str],
+    decode: Decode,
 ) -> dict[str, Any]:
     """One sample, named by its rendered prompt."""
     record: dict[str, Any] = {

@@ -22,8 +22,6 @@ class Update(Protocol):
 class Algorithm(Protocol):
     """What a step does with its answers."""
 
-    answers_per_prompt: int
-
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]: ...
 
 

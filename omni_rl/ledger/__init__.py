@@ -1,1 +1,1 @@
-"""What a run's steps were, kept: records as they arrive, figures, the worst samples, syncs, events and incidents."""
+"""What a run's steps were, stored: records as they arrive, figures, the worst samples, syncs, events and incidents."""

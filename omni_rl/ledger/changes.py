@@ -1,8 +1,8 @@
-"""What is written, each within one transaction that its caller commits."""
+"""The writes of the ledger, each within one transaction that its caller commits."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -27,10 +27,10 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import KeptCheck, NewState, NewStep, StepKey, Stored
+from omni_rl.ledger.types import KeptCheck, NewState, NewStep, StepKey, Stored, WorstSamples
 
 OK = 0
-"""Severity of a step that nothing is wrong with."""
+"""The severity of a step that nothing is wrong with."""
 
 # Built once: each step would pay again for what SQLAlchemy derives of a statement.
 _into = cache(sa.insert)
@@ -39,6 +39,12 @@ _ATTEMPT = sa.select(attempts.c.id).where(
 )
 _SEALED = sa.select(steps.c.digest).where(
     steps.c.attempt_id == sa.bindparam("attempt"), steps.c.step == sa.bindparam("step")
+)
+_PARTS = sa.select(parts.c.rank, parts.c.digest, parts.c.tokens).where(
+    parts.c.attempt_id == sa.bindparam("attempt"), parts.c.step == sa.bindparam("step")
+)
+_SIZE = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(payloads.c.records)), 0)).where(
+    payloads.c.attempt_id == sa.bindparam("attempt"), payloads.c.step == sa.bindparam("step")
 )
 _NEWEST_BUT = (
     sa.select(steps.c.step)
@@ -50,7 +56,7 @@ _NEWEST_BUT = (
 # Of the payloads there are few: look up the steps of those, not the payloads of all steps.
 _DROP_PAYLOADS = sa.delete(payloads).where(
     payloads.c.attempt_id == sa.bindparam("attempt"),
-    payloads.c.step < sa.bindparam("oldest_kept"),
+    payloads.c.step < _NEWEST_BUT.scalar_subquery(),
     sa.exists().where(steps.c.attempt_id == payloads.c.attempt_id, steps.c.step == payloads.c.step),
 )
 _DROP_SAMPLES = sa.delete(samples).where(
@@ -65,11 +71,12 @@ _DROP_SAMPLES = sa.delete(samples).where(
 
 @dataclass(frozen=True)
 class Retention:
-    """What is thrown away, and when; figures, verdicts and events stay.
+    """What is dropped, and when; figures, verdicts and events stay.
 
-    `payload_steps`: sealed steps of an attempt whose parts are still there, so that a seal whose answer was lost can
-    be asked for again. `sample_steps`: steps after which the samples of one that nothing was wrong with go. `checks`:
-    how many newer checks there are when one that found nothing wrong goes.
+    `payload_steps` is the number of an attempt's newest sealed steps whose parts stay, so that a seal whose answer was
+    lost can be asked for again. `sample_steps` is the number of steps after which the samples of a step that nothing
+    was wrong with are dropped. `checks` is how many newer checks there are when one that found nothing wrong is
+    dropped.
     """
 
     payload_steps: int = 2
@@ -79,7 +86,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class PartContent:
-    """A part, ready to be written."""
+    """A rank's part of a step, ready to be written."""
 
     digest: str
     samples: int
@@ -88,7 +95,7 @@ class PartContent:
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
-    """Insert a row unless one with its key is there; whether it was inserted."""
+    """Insert a row unless one with its key is there, and return whether it was inserted."""
     return connection.execute(_into_new(table, connection.dialect.name), values).first() is not None
 
 
@@ -99,12 +106,12 @@ def _into_new(table: sa.Table, dialect: str) -> sa.Insert:
 
 
 def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> Stored:
-    """Register a run. Raises `ConflictError` if it is there with another `config`."""
+    """Register a run. Raises `ConflictError` if it is registered with another `config`."""
     if insert_new(connection, runs, {"run": run, "created": time.time(), "config": config}):
         return "new"
     known = connection.execute(sa.select(runs.c.config).where(runs.c.run == run)).scalar_one()
     given = json.loads(json.dumps(config))
-    # A run of an older version has not what came since, which is the same as having it empty.
+    # A run that an older version registered lacks later settings, which is the same as having them empty.
     changed = sorted(
         name
         for name in known.keys() | given.keys()
@@ -118,7 +125,7 @@ def put_run(connection: sa.Connection, run: str, config: Mapping[str, Any]) -> S
 
 
 def put_state(connection: sa.Connection, run: str, new: NewState) -> None:
-    """Replace what a run's policy carries, together with what tells of it."""
+    """Replace what a run's policy carries, and write the events and incidents that tell why."""
     values = {"state": new.state, **asdict(new.place)}
     if connection.execute(sa.update(runs).where(runs.c.run == run).values(values)).rowcount == 0:
         raise NotFoundError(f"there is no run {run}")
@@ -129,20 +136,24 @@ def put_state(connection: sa.Connection, run: str, new: NewState) -> None:
         incidents.see(connection, run, seen, new.key)
 
 
-def put_part(connection: sa.Connection, key: StepKey, rank: int, part: PartContent) -> Stored:
-    """Raises `NotFoundError` without the run, `ConflictError` if the rank has posted something else or the step is
-    sealed without it."""
+def put_part(
+    connection: sa.Connection, key: StepKey, rank: int, part: PartContent, fits: Callable[[int, int], None]
+) -> Stored:
+    """Store one rank's part of a step. Raises `NotFoundError` if there is no such run, `ConflictError` if the rank has
+    posted something else or the step is sealed without the part, and what `fits` raises when it is called with the
+    tokens and the bytes that the step then has."""
     attempt = _attempt(connection, key)
     where = {"attempt_id": attempt, "step": key.step, "rank": rank}
-    known = connection.execute(
-        sa.select(parts.c.digest).where(*(parts.c[name] == value for name, value in where.items()))
-    ).scalar()
+    there = connection.execute(_PARTS, {"attempt": attempt, "step": key.step}).all()
+    known = next((row.digest for row in there if row.rank == rank), None)
     if known == part.digest:
         return "same"
     if known is not None:
         raise ConflictError(
             f"rank {rank} has posted other records for {key}: {known[:12]} is there, this is {part.digest[:12]}"
         )
+    size = int(connection.execute(_SIZE, {"attempt": attempt, "step": key.step}).scalar_one()) if there else 0
+    fits(part.tokens + sum(row.tokens for row in there), size + len(part.payload))
     if _sealed(connection, attempt, key.step) is not None:
         raise ConflictError(f"{key} is sealed; rank {rank} came too late")
     content = {"digest": part.digest, "samples": part.samples, "tokens": part.tokens, "received": time.time()}
@@ -152,11 +163,11 @@ def put_part(connection: sa.Connection, key: StepKey, rank: int, part: PartConte
 
 
 def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stored:
-    """Close a step with all that was found. "same" if it is sealed with the same parts: then nothing is written.
+    """Close a step with all that was found. Returns "same", with nothing written, if it is sealed with the same parts.
 
     Raises:
-        NotFoundError: no part of it is there.
-        ConflictError: other parts are there than those that were judged, or it was sealed with others.
+        NotFoundError: no part of the step is there.
+        ConflictError: other parts are there than those that were judged, or the step was sealed with others.
     """
     key = step.key
     attempt = _attempt(connection, key)
@@ -166,9 +177,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
         return "same"
     if sealed is not None:
         raise ConflictError(f"{key} was sealed with other parts")
-    of_step = (parts.c.attempt_id == attempt, parts.c.step == key.step)
-    known = connection.execute(sa.select(parts.c.rank, parts.c.digest).where(*of_step))
-    there = {row.rank: row.digest for row in known}
+    there = {row.rank: row.digest for row in connection.execute(_PARTS, {"attempt": attempt, "step": key.step})}
     if not there:
         raise NotFoundError(f"{key} has no parts; post them before it is sealed")
     if there != step.parts:
@@ -200,7 +209,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
 
 
 def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str, float | None]) -> None:
-    """Figures of a sealed step's trainer, beside those that it was sealed with. Raises `NotFoundError`."""
+    """Add figures of a sealed step's trainer to those that the step was sealed with. Raises `NotFoundError`."""
     of_step = (steps.c.attempt_id == _ATTEMPT.scalar_subquery(), steps.c.step == sa.bindparam("of_step"))
     where = {"run": key.run, "attempt": key.attempt, "of_step": key.step}
     known = connection.execute(sa.select(steps.c.training).where(*of_step), where).scalar()
@@ -212,7 +221,7 @@ def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str,
 def add_check(
     connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None, retention: Retention
 ) -> KeptCheck:
-    """What a check found, its "severity" and "cause" among it, from now on under a number."""
+    """Store what a check found, with its "severity" and "cause", and return it with its number."""
     at = time.time()
     where = {} if key is None else key._asdict()
     number = connection.execute(sa.insert(checks).values(at=at, found=found, **where).returning(checks.c.id))
@@ -222,7 +231,7 @@ def add_check(
 
 
 def _attempt(connection: sa.Connection, key: StepKey) -> int:
-    """The attempt's row, made if it is the first that is heard of it."""
+    """Return the id of the attempt's row, which is made if this is the first time that the attempt is named."""
     known = connection.execute(_ATTEMPT, {"run": key.run, "attempt": key.attempt}).scalar()
     if known is None:
         if connection.execute(sa.select(runs.c.run).where(runs.c.run == key.run)).scalar() is None:
@@ -242,10 +251,10 @@ def _digest_of(ranks: Mapping[int, str]) -> str:
 
 def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: NewStep) -> None:
     comparison = step.comparison
-    rows = [{**where, "kind": kind, **vars(found.metrics)} for kind, found in comparison.buckets.items()]
+    rows = [{**where, "kind": kind, **vars(found.metrics)} for kind, found in comparison.comparisons.items()]
     connection.execute(_into(figures), rows)
-    buckets = ((kind, found.metrics) for kind, found in comparison.buckets.items())
-    timeline.add(connection, where["attempt_id"], where["step"], step.severity, buckets)
+    of_kinds = ((kind, found.metrics) for kind, found in comparison.comparisons.items())
+    timeline.add(connection, where["attempt_id"], where["step"], step.severity, of_kinds)
     rows = [
         {**where, "kind": kind, "first": first, "last": last, **_some(metrics)}
         for kind, of_kind in comparison.by_position.items()
@@ -253,20 +262,18 @@ def _insert_figures(connection: sa.Connection, where: Mapping[str, Any], step: N
     ]
     if rows:
         connection.execute(_into(bins), rows)
-    kept = [
-        {
-            **where,
-            "rank": rank,
-            "sample": record.samples[0],
-            "place": place,
-            "kind": record.kinds[0],
-            "figures": vars(metrics),
-            "record": record.packed(),
-        }
-        for place, (rank, record, metrics) in enumerate(step.kept)
-    ]
-    if kept:
-        connection.execute(_into(samples), kept)
+    if step.kept is not None and step.kept.ranks:
+        connection.execute(_into(samples), [{**where, **row} for row in _samples(step.kept)])
+
+
+def _samples(kept: WorstSamples) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a step's worst samples; the first row has the records of all: one by one, they would take twice
+    the bytes."""
+    records, of_each = kept.records.packed(), zip(kept.records.samples, kept.records.kinds, strict=True)
+    for place, (rank, metrics, (sample, kind)) in enumerate(zip(kept.ranks, kept.figures, of_each, strict=True)):
+        figures = vars(metrics)
+        yield {"rank": rank, "sample": sample, "place": place, "kind": kind, "figures": figures, "record": records}
+        records = b""
 
 
 def _some(metrics: Metrics) -> dict[str, float]:
@@ -274,17 +281,14 @@ def _some(metrics: Metrics) -> dict[str, float]:
 
 
 def _forget(connection: sa.Connection, attempt: int, step: int, retention: Retention) -> None:
-    """Drop what this step makes too old; each step drops the one that falls out, so that it costs the same always."""
-    oldest_kept = connection.execute(
-        _NEWEST_BUT, {"attempt": attempt, "few": max(retention.payload_steps - 1, 0)}
-    ).scalar()
-    if oldest_kept is not None:
-        connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "oldest_kept": oldest_kept})
+    """Drop what this step makes too old; each step drops the one that falls out, so that every step costs the same."""
+    connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "few": max(retention.payload_steps - 1, 0)})
     connection.execute(_DROP_SAMPLES, {"attempt": attempt, "old": step - retention.sample_steps})
 
 
 def _forget_check(connection: sa.Connection, newer: int) -> None:
-    """Drop the check that has become too old, if it found nothing wrong; each check looks at the one that falls out."""
+    """Drop the check that has become too old, if it found nothing wrong; each new check looks at the one that falls
+    out."""
     falling_out = sa.select(checks.c.id, checks.c.found).order_by(checks.c.id.desc()).offset(newer).limit(1)
     row = connection.execute(falling_out).first()
     if row is not None and row.found.get("severity") == "ok" and row.found.get("cause") is None:

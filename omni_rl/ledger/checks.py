@@ -1,4 +1,5 @@
-"""Whether records say what they have to: lengths that fit, places inside their answers, names that are no books."""
+"""Checks that records are what the schema asks for: lengths that match, positions inside their answers, texts that are
+not too long."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from omni_rl.counting import counted
 from omni_rl.errors import RecordError
 from omni_rl.kinds import MODALITIES
 from omni_rl.ledger.lists import Lists, lists, numbers, present, single
@@ -20,18 +22,18 @@ LOGPROBS_OF = ("processed", "raw", "unknown")
 DIGEST = "^[0-9a-f]{64}$"
 
 BELOW_ZERO = 1e-3
-"""By how much a float32 entropy may round below zero, and a logprob above."""
+"""How far a float32 entropy may lie below zero, and a logprob above, by rounding."""
 
 _MODALITIES = pa.array(MODALITIES)
 
 
 def check(table: pa.Table, limits: RecordLimits) -> None:
-    """Raises `RecordError` that names the first row that is wrong, and its column; `table` has the schema's types."""
+    """Raise `RecordError`, which names the first row that is wrong, and its column. `table` has the schema's types."""
     _Check(table, limits).run()
 
 
 class _Check:
-    """One table under examination; N rows."""
+    """The check of one table of N rows."""
 
     def __init__(self, table: pa.Table, limits: RecordLimits) -> None:
         self._table = table
@@ -67,7 +69,7 @@ class _Check:
                 seen[name] = row
         kinds = self._columns["kind"]
         known = (
-            pc.fill_null(pc.is_in(kinds, pa.array(self._limits.kinds)), False)
+            pc.fill_null(pc.is_in(kinds, pa.array(self._limits.kinds, pa.string())), False)
             if kinds.null_count < len(kinds)
             else kinds
         )
@@ -77,7 +79,7 @@ class _Check:
         )
 
     def _answers(self) -> NDArray[np.int64]:
-        """T of each row; every list that is as long as the answer is."""
+        """Check every list that is as long as the answer, and return T of each row."""
         lengths = self._list("rollout_logprobs").lengths
         self._refuse(
             "rollout_logprobs",
@@ -92,7 +94,7 @@ class _Check:
         return lengths
 
     def _prompts(self, answer: NDArray[np.int64]) -> NDArray[np.int64]:
-        """P of each row."""
+        """Check the prompts, and return P of each row."""
         given = self._columns["prompt_tokens"]
         ids = self._list("prompt_ids")
         prompt = numbers(pc.fill_null(given, 0)).astype(np.int64)
@@ -150,7 +152,7 @@ class _Check:
     def _words(self) -> None:
         said = self._columns["logprobs_of"]
         if said.null_count < len(said):
-            known = pc.fill_null(pc.is_in(said, pa.array(LOGPROBS_OF)), False)
+            known = pc.fill_null(pc.is_in(said, pa.array(LOGPROBS_OF, pa.string())), False)
             strange = present(said) & ~numbers(known).astype(np.bool_)
             self._refuse("logprobs_of", strange, lambda row: f"is {said[row].as_py()!r}; use {', '.join(LOGPROBS_OF)}")
 
@@ -222,7 +224,7 @@ class _Check:
         self._bounded("token_texts", texts, texts.flat, self._limits.text)
 
     def _list(self, name: str) -> Lists:
-        """A list column without nulls among its values."""
+        """Return a list column that has no nulls among its values. Raises `RecordError` if it has some."""
         if name not in self._lists:
             values = lists(self._columns[name])
             if values.flat.null_count:
@@ -242,7 +244,7 @@ class _Check:
         self._refuse(
             name,
             values.present & (values.lengths != wanted),
-            lambda row: f"has {values.lengths[row]} values, {source} {wanted[row]}",
+            lambda row: f"has {counted(int(values.lengths[row]), 'value')}, {source} {wanted[row]}",
         )
 
     def _bounded_text(self, name: str, limit: int) -> None:
@@ -274,6 +276,6 @@ class _Check:
 
 
 def _with_nul(texts: pa.Array) -> NDArray[np.bool_]:
-    """Which texts have a NUL: PostgreSQL takes none, in a column or within JSON."""
+    """Return which texts have a NUL: PostgreSQL takes none, in a column or within JSON."""
     found: NDArray[np.bool_] = numbers(pc.fill_null(pc.match_substring(texts, "\0"), False)).astype(np.bool_)
     return found

@@ -10,7 +10,7 @@ from omni_rl.ledger.schema import VERSION
 
 
 def content_digest(table: pa.Table) -> str:
-    """blake3 (hex) over the values of every column of a table of the schema, nulls told from values."""
+    """Return blake3 (hex) over the values of every column of a table of the schema; a null differs from any value."""
     hasher = blake3(f"{VERSION}:{len(table)}".encode())
     for name in table.column_names:
         column = single(table, name)
@@ -39,7 +39,8 @@ def _feed(hasher: blake3, column: pa.Array) -> None:
 
 
 def _texts(column: pa.Array) -> tuple[NDArray[np.int64], pa.Buffer | bytes]:
-    """Strings without nulls: where each begins in the UTF-8 of all, [n + 1], and that."""
+    """Return where each of a column's strings (without nulls) begins in the UTF-8 of all, int64 [n + 1], and that
+    UTF-8."""
     _, offsets, content = column.buffers()
     if offsets is None or content is None:
         return np.zeros(len(column) + 1, np.int64), b""

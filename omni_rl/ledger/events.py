@@ -1,4 +1,4 @@
-"""What happened, written within the transaction of what it tells of."""
+"""Events, each written within the transaction of what it tells of."""
 
 import time
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _ADD_EVENT = sa.insert(events).returning(events.c.id)
 
 
 def add_events(connection: sa.Connection, what: Iterable[NewEvent]) -> list[int]:
-    """Their numbers, which rise."""
+    """Write events, and return their numbers, which rise."""
     return [
         connection.execute(
             _ADD_EVENT, {"at": time.time(), "kind": event.kind, "run": event.run, "data": event.data}

@@ -1,8 +1,8 @@
-"""A run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events, incidents, syncs and
-checks."""
+"""Writes a run as Parquet files, for notebooks: steps, figures, bins, samples with their tokens, events, incidents,
+syncs and checks."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from omni_rl.ledger.tables import (
 )
 
 ROWS = 8192
-"""Of one row group; of samples, which have their tokens, fewer."""
+"""Rows of one row group; a group of samples, which have their tokens, has fewer."""
 SAMPLES = 256
 
 _STEP = [pa.field("attempt", pa.int64()), pa.field("step", pa.int64())]
@@ -47,14 +47,14 @@ _TYPES = {
 
 
 def export(ledger: Ledger, run: str, directory: Path) -> list[Path]:
-    """Write `directory`/{steps,figures,bins,samples,events,incidents,syncs,checks}.parquet, each whole or not at all,
-    all of one moment.
+    """Write `directory`/{steps,figures,bins,samples,events,incidents,syncs,checks}.parquet, each file whole or not at
+    all, all from one snapshot, and return their paths.
 
-    Documents are JSON text, figures that are no numbers NaN. Samples have the published schema's columns. Checks are
-    those of the run's steps and those of the probe, whose `run` is null.
+    Documents are JSON text, and figures that are not numbers are NaN. Samples have the published schema's columns. The
+    checks are those of the run's steps and those of the probe, whose `run` is null.
 
     Raises:
-        NotFoundError: no such run.
+        NotFoundError: there is no such run.
         LedgerError: the directory cannot be written.
     """
     try:
@@ -142,15 +142,25 @@ _SAMPLES = pa.schema([*_STEP, *_OF_SAMPLE, *SCHEMA])
 
 def _sample_tables(connection: sa.Connection, run: str) -> Iterator[pa.Table]:
     columns = [samples.c.rank, samples.c.place, _text(samples.c.figures), samples.c.record]
-    query = _of_steps(samples, columns, (attempts.c.run == run,))
-    rows = iter(connection.execution_options(yield_per=SAMPLES).execute(query))
+    query = _of_steps(samples, columns, (attempts.c.run == run,)).order_by(None)
+    query = query.order_by(samples.c.attempt_id, samples.c.step, samples.c.place)
+    rows = _with_records(connection.execution_options(yield_per=SAMPLES).execute(query))
     while part := list(islice(rows, SAMPLES)):
-        records = pa.concat_tables([StepRecords.from_payload(bytes(row.record)).table for row in part])
+        records = pa.concat_tables([record for _, record in part])
         where: Mapping[str, Any] = {
-            name: pa.array([getattr(row, name) for row in part], _SAMPLES.field(name).type)
+            name: pa.array([getattr(row, name) for row, _ in part], _SAMPLES.field(name).type)
             for name in _SAMPLES.names[: -len(SCHEMA)]
         }
         yield pa.table([*where.values(), *records.columns], schema=_SAMPLES)
+
+
+def _with_records(rows: Iterable[Any]) -> Iterator[tuple[Any, pa.Table]]:
+    """Yield each stored sample's row with its record, which the row of the first sample of its step may have."""
+    records = StepRecords(pa.table({}))
+    for row in rows:
+        if row.record:
+            records = StepRecords.from_payload(bytes(row.record))
+        yield row, records.at_place(row.place).table
 
 
 def _write(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> Path:

@@ -1,4 +1,4 @@
-"""Steps that were judged elsewhere, many at once: another run's logs, or a run to measure charts with."""
+"""Adds steps that were judged elsewhere, many at once: from another run's logs, or to measure charts with."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.tables import COUNTS, FIGURES, attempts, figures, runs, steps
 
 ROWS = 10_000
-"""Inserted by one statement."""
+"""Rows that one statement inserts."""
 
 
 def bring_in(
@@ -33,12 +33,12 @@ def bring_in(
     severity: NDArray[np.int64] | None = None,
     kind: str = OVERALL,
 ) -> "Future[None]":
-    """Add a new attempt to a run: steps `numbers` [N] with figures [N] by name; those not given are no numbers, and
-    counts 0. All of it or none.
+    """Add a new attempt to a run, all of it or none. It has steps `numbers` [N] with figures [N] by name; a figure that
+    is not given is NaN, and a count is 0.
 
     Raises (the future):
-        NotFoundError: no such run.
-        ConflictError: the attempt is there.
+        NotFoundError: there is no such run.
+        ConflictError: the run has an attempt of that number.
     """
 
     def operation(connection: sa.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Incidents in the ledger: opened once, grown while they are open, and ended; each change with its event."""
+"""Incidents in the ledger: opened once, grown while they are open, and ended; each change is written with its event."""
 
 import math
 import time
@@ -24,15 +24,15 @@ from omni_rl.ledger.types import (
 )
 
 WORSE = 1.5
-"""How many times as far over its limit as before a figure has to be for an open incident to be worse."""
+"""An open incident is worse if its figure exceeds its limit by more than this many times as much as before."""
 UNKNOWN = (None, "unknown")
-"""Causes that any other takes the place of."""
+"""The causes that any other cause replaces."""
 LISTED = 256
-"""Notes that an incident takes, and actions that it keeps."""
+"""The most notes that an incident takes, and the number of its newest actions that stay."""
 
 
 def see(connection: sa.Connection, run: str | None, new: NewIncident, key: StepKey | None = None) -> int:
-    """Open an incident, or let the open one of its run, kind and subject grow; its number."""
+    """Open an incident, or let the open one of its run, kind and subject grow; return its number."""
     known = connection.execute(_open(run).where(incidents.c.kind == new.kind, incidents.c.subject == new.subject))
     row = known.first()
     return _opened(connection, run, new, key) if row is None else _grown(connection, incident_of(row), new)
@@ -80,7 +80,7 @@ def _grown(connection: sa.Connection, known: Incident, new: NewIncident) -> int:
 
 
 def end(connection: sa.Connection, run: str | None, over: IncidentEnd) -> None:
-    """End the open incidents that `over` names."""
+    """End a run's open incidents of the kind, and perhaps the subject, that `over` names."""
     found = _open(run).where(incidents.c.kind == over.kind)
     if over.subject is not None:
         found = found.where(incidents.c.subject == over.subject)
@@ -89,7 +89,7 @@ def end(connection: sa.Connection, run: str | None, over: IncidentEnd) -> None:
 
 
 def end_one(connection: sa.Connection, number: int, why: str) -> Incident:
-    """End one incident, saying why; one that is over stays as it is. Raises `NotFoundError`."""
+    """End one incident, saying why; one that has ended stays as it is. Raises `NotFoundError`."""
     known = one(connection, number)
     if known.ended is not None:
         return known
@@ -99,11 +99,11 @@ def end_one(connection: sa.Connection, number: int, why: str) -> Incident:
 
 
 def acknowledge(connection: sa.Connection, number: int, by: str) -> Incident:
-    """Whoever says so first has it in hand; the same again is fine.
+    """Record that `by` takes care of an incident. The first who says so does; saying so again changes nothing.
 
     Raises:
         NotFoundError: there is no such incident.
-        ConflictError: it is over, or somebody else has it.
+        ConflictError: the incident has ended, or somebody else takes care of it.
     """
     known = one(connection, number)
     if known.acknowledged is not None and known.acknowledged.by == by:
@@ -111,12 +111,13 @@ def acknowledge(connection: sa.Connection, number: int, by: str) -> Incident:
     if known.ended is not None:
         raise ConflictError(f"incident {number} is over")
     if known.acknowledged is not None:
-        raise ConflictError(f"{known.acknowledged.by} has incident {number}; write a note to it")
+        raise ConflictError(f"{known.acknowledged.by} has incident {number} in hand; write a note to it")
     return _change(connection, known, "acknowledged", acknowledged={"by": by, "at": time.time()})
 
 
 def add_note(connection: sa.Connection, number: int, by: str, text: str) -> Incident:
-    """Write to an incident. Raises `NotFoundError`, and `ConflictError` where it has as many notes as it takes."""
+    """Add a note to an incident. Raises `NotFoundError`, and `ConflictError` where the incident has as many notes as it
+    takes."""
     known = one(connection, number)
     if len(known.notes) >= LISTED:
         raise ConflictError(f"incident {number} has {LISTED} notes; end it, and write to the next")
@@ -125,13 +126,13 @@ def add_note(connection: sa.Connection, number: int, by: str, text: str) -> Inci
 
 
 def told(connection: sa.Connection, number: int, webhook: str, state: str) -> None:
-    """Remember what a webhook was told of an incident."""
+    """Remember the state of an incident that was sent to a webhook."""
     before = connection.execute(sa.select(incidents.c.told).where(incidents.c.id == number)).scalar_one()
     connection.execute(sa.update(incidents).where(incidents.c.id == number).values(told={**before, webhook: state}))
 
 
 def one(connection: sa.Connection, number: int) -> Incident:
-    """Raises `NotFoundError`."""
+    """Return an incident. Raises `NotFoundError`."""
     row = connection.execute(sa.select(incidents).where(incidents.c.id == number)).first()
     if row is None:
         raise NotFoundError(f"there is no incident {number}")
@@ -147,7 +148,8 @@ def some(
     before: int | None = None,
     limit: int = 100,
 ) -> list[Incident]:
-    """Newest first; with numbers below `before`."""
+    """Return incidents, the newest first: of a run or a kind, open or not, and with numbers below `before`, where these
+    are given."""
     query = sa.select(incidents).order_by(incidents.c.id.desc()).limit(limit)
     if still_open is not None:
         query = query.where(incidents.c.ended.is_(None) if still_open else incidents.c.ended.is_not(None))
@@ -160,7 +162,7 @@ def some(
 
 
 def changed_since(connection: sa.Connection, at: float) -> list[Incident]:
-    """Those that are open, and those that ended at `at` or later; oldest first."""
+    """Return the incidents that are open, and those that ended at `at` or later; oldest first."""
     recent = sa.or_(incidents.c.ended.is_(None), incidents.c.ended >= at)
     return [incident_of(row) for row in connection.execute(sa.select(incidents).where(recent).order_by(incidents.c.id))]
 
@@ -183,7 +185,7 @@ def _tell(connection: sa.Connection, number: int, run: str | None, what: str, **
 
 
 def _document(part: Figure | GoodStep | None) -> dict[str, Any] | None:
-    """JSON has no NaN or infinity: such a figure is null."""
+    """Return a figure or a step as a document. A number that is not finite is null there, since JSON has none."""
     if part is None:
         return None
     return {
@@ -198,7 +200,7 @@ def _value(known: Incident, name: str) -> Any:
 
 
 def incident_of(row: sa.Row[Any]) -> Incident:
-    """A row of the table as an incident."""
+    """Return a row of the table as an incident."""
     return Incident(
         **{
             **row._mapping,

@@ -1,12 +1,16 @@
-"""The ledger: writes return futures that are done when the disk has them, reads are snapshots."""
+"""The ledger: writes return futures that are done when the data is on the disk, and reads are snapshots."""
 
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from omni_rl.consistency.need import Need
+from sqlalchemy import Connection
+
+from omni_rl.described import described
+from omni_rl.errors import LedgerError
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger import changes, incidents, queries, run_list, timeline, updates
 from omni_rl.ledger.changes import PartContent, Retention
@@ -14,42 +18,53 @@ from omni_rl.ledger.database import Database
 from omni_rl.ledger.events import add_events
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.records import StepRecords
-from omni_rl.ledger.run_list import Listed, Wanted
 from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.term import Term
 from omni_rl.ledger.types import (
-    Attempt,
     Event,
-    Incident,
-    IncidentEnd,
     KeptCheck,
     NewEvent,
-    NewIncident,
-    NewState,
     NewStep,
-    Part,
     Run,
-    Sample,
-    Step,
     StepKey,
     StepRow,
     Stored,
     Sync,
     Timeline,
 )
-from omni_rl.ledger.updates import KeptUpdate, NewUpdate, UpdateKey
+from omni_rl.ledger.updates import KeptUpdate
 from omni_rl.ledger.writer import Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+LEAST_FREE = 2**20
+"""The fewest free bytes that the disk of an SQLite ledger must have: about what one step takes."""
+
+
+def _writes(change: Callable[Concatenate[Connection, P], T]) -> "Callable[Concatenate[Ledger, P], Future[T]]":
+    def method(ledger: "Ledger", /, *arguments: P.args, **options: P.kwargs) -> "Future[T]":
+        return ledger.writer.submit(lambda connection: change(connection, *arguments, **options))
+
+    return described(method, change, first=1)
+
+
+def _reads(query: Callable[Concatenate[Connection, P], T]) -> "Callable[Concatenate[Ledger, P], T]":
+    def method(ledger: "Ledger", /, *arguments: P.args, **options: P.kwargs) -> T:
+        with ledger.database.read() as connection:
+            return query(connection, *arguments, **options)
+
+    return described(method, query, first=1)
 
 
 class Ledger:
-    """Any thread may call; asyncio code awaits `asyncio.wrap_future` of a write.
+    """A ledger. Any thread may call it; asyncio code awaits `asyncio.wrap_future` of a write.
 
     Writes go through one thread, several in one transaction: many small ones share the disk's flush. Every method may
-    raise `LedgerError` (of a write: its future).
+    raise `LedgerError` (of a write: its future), and errors that are named for a write are its future's.
     """
 
     def __init__(self, database: Database, retention: Retention) -> None:
-        """Use `open`."""
+        """Make a ledger of a database whose tables are there; `open` makes them."""
         self.database = database
         self.writer = Writer(database)
         self._retention = retention
@@ -60,8 +75,8 @@ class Ledger:
         """Open sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, and make or migrate its tables.
 
         Raises:
-            ConfigError: another URL.
-            LedgerVersionError: a newer omni-rl wrote it.
+            ConfigError: the URL is another one.
+            LedgerVersionError: a newer omni-rl wrote the ledger.
         """
         database = Database(url)
         try:
@@ -72,24 +87,35 @@ class Ledger:
         return cls(database, retention or Retention())
 
     def take(self) -> None:
-        """Be the one coordinator of this ledger: from here on nobody else's writes count, and if ever another takes it
-        over, none of this one's. Idempotent.
+        """Make this process the one coordinator of the ledger: from here on no other process's writes count, and once
+        another takes the ledger over, none of this one's. May be called again.
 
         Raises:
-            CoordinatorRunningError: another process keeps it.
+            CoordinatorRunningError: another process is the ledger's coordinator.
         """
         if self._term is None:
             self._term = Term(self.database)
             self.writer.check = self._term.check
 
     def ready(self) -> None:
-        """Raises `LedgerError` where nothing can be read, `TakenOverError` where another coordinator keeps it now."""
+        """Raise `LedgerError` where nothing can be read or written, and `TakenOverError` where another coordinator has
+        taken the ledger over."""
         with self.database.read() as connection:
             if self._term is not None:
                 self._term.check(connection)
+        self._require_room()
+        if self._term is not None and (refusal := self.writer.refusal) is not None:
+            if refusal.is_fresh:
+                raise LedgerError(refusal.reason)
+            self.writer.submit(self._term.write_again).result()
+
+    def _require_room(self) -> None:
+        """Raise `LedgerError` if the disk is nearly full: a service that writes nothing would not notice otherwise."""
+        if self.file is not None and (free := shutil.disk_usage(self.file.parent).free) < LEAST_FREE:
+            raise LedgerError(f"the disk of {self.file} has {free} bytes left, too few to write; free some room there")
 
     def close(self) -> None:
-        """Write what waits, and let go of the database. Idempotent."""
+        """Write what waits, and close the database. May be called again."""
         self.writer.close()
         if self._term is not None:
             self._term.close()
@@ -105,147 +131,94 @@ class Ledger:
 
     @property
     def file(self) -> Path | None:
-        """SQLite's file."""
+        """SQLite's file, or None for PostgreSQL."""
         return self.database.file
 
-    def put_run(self, run: str, config: Mapping[str, Any]) -> "Future[Stored]":
-        """Register a run; the same again is "same". `ConflictError`: another `config` under its name."""
-        return self.writer.submit(lambda connection: changes.put_run(connection, run, config))
+    put_run = _writes(changes.put_run)
+    put_state = _writes(changes.put_state)
+    add_training = _writes(changes.add_training)
+    see_incident = _writes(incidents.see)
+    end_incidents = _writes(incidents.end)
+    end_incident = _writes(incidents.end_one)
+    acknowledge = _writes(incidents.acknowledge)
+    add_note = _writes(incidents.add_note)
+    incident_told = _writes(incidents.told)
+    put_update = _writes(updates.put)
+    change_update = _writes(updates.change)
 
-    def put_state(self, run: str, new: NewState) -> "Future[None]":
-        """What the run's policy carries from here on, with what tells why: all of it or none."""
-        return self.writer.submit(lambda connection: changes.put_state(connection, run, new))
+    update = _reads(updates.one)
+    remembered_updates = _reads(updates.remembered)
+    told_update = _reads(updates.told)
+    listed = _reads(run_list.listed)
+    one_listed = _reads(run_list.one_listed)
+    needs = _reads(run_list.needs)
+    overdue = _reads(run_list.overdue)
+    attempts = _reads(queries.attempts_of)
+    runs = _reads(queries.all_runs)
+    run = _reads(queries.one_run)
+    parts = _reads(queries.parts_of)
+    records = _reads(queries.records_of)
+    step = _reads(queries.one_step)
+    sample = _reads(queries.one_sample)
+    last_event = _reads(queries.last_event)
+    incident = _reads(incidents.one)
+    incidents_since = _reads(incidents.changed_since)
+    incidents = _reads(incidents.some)
+    check = _reads(queries.one_check)
+    sync = _reads(one_sync)
 
-    def put_part(self, key: StepKey, rank: int, records: StepRecords) -> "Future[Stored]":
-        """One rank's records of a step. `NotFoundError`: no such run. `ConflictError`: others are there, or the step
-        is sealed."""
+    def put_part(
+        self,
+        key: StepKey,
+        rank: int,
+        records: StepRecords,
+        fits: Callable[[int, int], None] = lambda tokens, size: None,
+    ) -> "Future[Stored]":
+        """Store one rank's records of a step. `fits` is called with the tokens and the bytes that the step then has; if
+        it raises, the records are not stored. `NotFoundError`: there is no such run. `ConflictError`: the rank has
+        posted others, or the step is sealed."""
         part = PartContent(records.digest, len(records), records.tokens, records.payload)
-        return self.writer.submit(lambda connection: changes.put_part(connection, key, rank, part))
+        return self.writer.submit(lambda connection: changes.put_part(connection, key, rank, part, fits))
 
     def seal(self, step: NewStep) -> "Future[Stored]":
-        """Close a step with its figures, samples, verdict, policy, events and incident: all of it or none.
+        """Close a step with its figures, samples, verdict, policy, events and incidents: all of it or none.
 
-        `NotFoundError`: it has no parts. `ConflictError`: a part came after those that were judged.
+        `NotFoundError`: the step has no parts. `ConflictError`: a part came after those that were judged.
         """
         return self.writer.submit(lambda connection: changes.seal(connection, step, self._retention))
 
-    def add_training(self, key: StepKey, training: Mapping[str, float | None]) -> "Future[None]":
-        """What a sealed step's trainer found later. `NotFoundError`: it is not sealed."""
-        return self.writer.submit(lambda connection: changes.add_training(connection, key, training))
-
     def add_event(self, kind: str, data: Mapping[str, Any], run: str | None = None) -> "Future[int]":
-        """Its number."""
+        """Write an event; the future gives its number."""
         event = NewEvent(kind, data, run)
         return self.writer.submit(lambda connection: add_events(connection, [event])[0])
 
-    def see_incident(self, run: str | None, new: NewIncident, key: StepKey | None = None) -> "Future[int]":
-        """Open an incident, or let the open one of its run, kind and subject grow; its number."""
-        return self.writer.submit(lambda connection: incidents.see(connection, run, new, key))
-
-    def end_incidents(self, run: str | None, over: IncidentEnd) -> "Future[None]":
-        """End those of a run that are open, of a kind and perhaps of one subject."""
-        return self.writer.submit(lambda connection: incidents.end(connection, run, over))
-
-    def end_incident(self, number: int, why: str) -> "Future[Incident]":
-        """`NotFoundError`: there is none of that number. One that is over stays as it is."""
-        return self.writer.submit(lambda connection: incidents.end_one(connection, number, why))
-
-    def acknowledge(self, number: int, by: str) -> "Future[Incident]":
-        """`NotFoundError`: there is none of that number. `ConflictError`: it is over, or somebody else has it."""
-        return self.writer.submit(lambda connection: incidents.acknowledge(connection, number, by))
-
-    def add_note(self, number: int, by: str, text: str) -> "Future[Incident]":
-        """`NotFoundError`: there is none of that number. `ConflictError`: it takes no more."""
-        return self.writer.submit(lambda connection: incidents.add_note(connection, number, by, text))
-
-    def incident_told(self, number: int, webhook: str, state: str) -> "Future[None]":
-        """Remember what a webhook was told of an incident."""
-        return self.writer.submit(lambda connection: incidents.told(connection, number, webhook, state))
-
     def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
-        """Keep what a check of a step, or without one of the probe, has found."""
+        """Store what a check of a step found, or, without a step, a check of the probe."""
         return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
 
-    def put_update(self, new: NewUpdate) -> "Future[list[int]]":
-        """Keep what was told of an update of weights, with its incidents, whose numbers it gives. `ConflictError`:
-        other content is there."""
-        return self.writer.submit(lambda connection: updates.put(connection, new))
-
-    def change_update(self, new: NewUpdate) -> "Future[list[int]]":
-        """Answers, incidents and events of an update that is kept already, whatever was told of it."""
-        return self.writer.submit(lambda connection: updates.change(connection, new))
-
-    def update(self, key: UpdateKey) -> KeptUpdate | None:
-        """What was told of an update; None if nothing was."""
-        with self.database.read() as connection:
-            return updates.one(connection, key)
-
     def updates(self, run: str, *, limit: int = 100) -> list[KeptUpdate]:
-        """Newest first, without what was told."""
+        """Return a run's updates, the newest first."""
         with self.database.read() as connection:
             return updates.newest(connection, run, limit)
 
-    def remembered_updates(self, run: str) -> list[KeptUpdate]:
-        """Those that still have what was told, oldest first."""
-        with self.database.read() as connection:
-            return updates.remembered(connection, run)
-
-    def listed(self, wanted: Wanted) -> tuple[list[Listed], int]:
-        """The runs of a page, and how many there are on all pages."""
-        with self.database.read() as connection:
-            return run_list.listed(connection, wanted)
-
-    def one_listed(self, run: str, unseen: Collection[str] = ()) -> Listed:
-        """Raises `NotFoundError`."""
-        with self.database.read() as connection:
-            return run_list.one_listed(connection, run, unseen)
-
-    def needs(self, unseen: Collection[str] = ()) -> dict[Need, int]:
-        """How many runs there are of each need."""
-        with self.database.read() as connection:
-            return run_list.needs(connection, unseen)
-
-    def overdue(self, now: float, limit: int) -> list[str]:
-        """Runs that were due to be silent before `now`."""
-        with self.database.read() as connection:
-            return run_list.overdue(connection, now, limit)
-
     def to_remember(self, limit: int) -> list[Run]:
-        """The newest runs, and those where something is under way; oldest first."""
+        """Return the `limit` newest runs, and those where something is under way; oldest first."""
         with self.database.read() as connection:
             names = dict.fromkeys((*run_list.under_way(connection), *run_list.newest(connection, limit)))
             found = [queries.one_run(connection, name) for name in names]
         return sorted(found, key=lambda run: (run.created, run.run))
 
-    def attempts(self, run: str) -> list[Attempt]:
-        """The starts of a run, oldest first."""
-        with self.database.read() as connection:
-            return queries.attempts_of(connection, run)
-
-    def runs(self) -> list[Run]:
-        """Oldest first."""
-        with self.database.read() as connection:
-            return queries.all_runs(connection)
-
-    def run(self, run: str) -> Run:
-        """Raises `NotFoundError`, as the methods below do for what is not there."""
-        with self.database.read() as connection:
-            return queries.one_run(connection, run)
-
-    def parts(self, key: StepKey) -> list[Part]:
-        """What was posted for a step, by rank."""
-        with self.database.read() as connection:
-            return queries.parts_of(connection, key)
-
-    def records(self, key: StepKey) -> dict[int, StepRecords]:
-        """The records of every rank of a step that is open, or was sealed not long ago."""
-        with self.database.read() as connection:
-            return queries.records_of(connection, key)
-
     def steps(self, run: str, attempt: int, *, after: int = -1, limit: int = 1000) -> list[StepRow]:
-        """Sealed steps with numbers above `after`, in order."""
+        """Return sealed steps with numbers above `after`, in order."""
         with self.database.read() as connection:
             return queries.steps_after(connection, run, attempt, after, limit)
+
+    def steps_spread(
+        self, run: str, attempt: int, *, after: int = -1, last: int | None = None, points: int = 1000
+    ) -> list[StepRow]:
+        """Return about `points` of the sealed steps above `after` and up to `last`, at even distances, in order."""
+        with self.database.read() as connection:
+            return queries.steps_spread(connection, run, attempt, after, last, points)
 
     def timeline(
         self,
@@ -258,68 +231,24 @@ class Ledger:
         last: int | None = None,
         points: int = 1000,
     ) -> Timeline:
-        """Figures over the steps `first` to `last` in at most `points` buckets, without losing an extreme."""
+        """Return figures over the steps `first` to `last` in at most `points` buckets, without losing an extreme."""
         with self.database.read() as connection:
             identity = queries.attempt_id(connection, run, attempt)
             return timeline.read(connection, identity, kind, figures, first, last, points)
 
-    def step(self, key: StepKey) -> Step:
-        with self.database.read() as connection:
-            return queries.one_step(connection, key)
-
-    def sample(self, key: StepKey, sample: str, rank: int | None = None) -> Sample:
-        with self.database.read() as connection:
-            return queries.one_sample(connection, key, sample, rank)
-
     def events(self, *, after: int = 0, limit: int = 1000, run: str | None = None) -> list[Event]:
-        """Events with numbers above `after`, in order."""
+        """Return events with numbers above `after`, in order."""
         with self.database.read() as connection:
             return queries.events_after(connection, after, limit, run)
-
-    def last_event(self) -> int:
-        """The newest event's number; 0 before the first."""
-        with self.database.read() as connection:
-            return queries.last_event(connection)
-
-    def incident(self, number: int) -> Incident:
-        with self.database.read() as connection:
-            return incidents.one(connection, number)
-
-    def incidents(
-        self,
-        *,
-        still_open: bool | None = None,
-        run: str | None = None,
-        kind: str | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Incident]:
-        """Newest first: all, or those that are open (or not), of a run, of a kind, with numbers below `before`."""
-        with self.database.read() as connection:
-            return incidents.some(connection, still_open=still_open, run=run, kind=kind, before=before, limit=limit)
-
-    def incidents_since(self, at: float) -> list[Incident]:
-        """Those that are open, and those that ended at `at` or later; oldest first."""
-        with self.database.read() as connection:
-            return incidents.changed_since(connection, at)
 
     def checks(
         self, *, limit: int = 100, run: str | None = None, attempt: int | None = None, step: int | None = None
     ) -> list[KeptCheck]:
-        """Newest first: all of them, or those about steps of a run, an attempt, or about one step."""
+        """Return checks, the newest first: all, or those about the steps of a run, of an attempt, or one step."""
         with self.database.read() as connection:
             return queries.newest_checks(connection, limit, run, attempt, step)
 
-    def check(self, number: int) -> KeptCheck:
-        with self.database.read() as connection:
-            return queries.one_check(connection, number)
-
     def syncs(self, *, before: int | None = None, limit: int = 100, run: str | None = None) -> list[Sync]:
-        """Newest first, those with numbers below `before`; transitions come with one sync alone."""
+        """Return syncs with numbers below `before`, the newest first, without their transitions."""
         with self.database.read() as connection:
             return syncs_before(connection, before, limit, run)
-
-    def sync(self, sync: str) -> Sync:
-        """One sync with its transitions."""
-        with self.database.read() as connection:
-            return one_sync(connection, sync)

@@ -1,4 +1,4 @@
-"""A column of lists as numpy sees it: one flat array and where each row's values begin."""
+"""A column of lists as numpy sees it: one flat array, and the positions where each row's values begin."""
 
 from typing import Any, NamedTuple
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 class Lists(NamedTuple):
-    """`flat` holds the values of all rows, row n's at [offsets[n], offsets[n + 1]); a null row has none.
+    """The values of N rows. `flat` holds them all, row n's at [offsets[n], offsets[n + 1]); a null row has none.
 
-    `present` bool [N]: which rows are not null.
+    `present` bool [N] says which rows are not null.
     """
 
     flat: pa.Array
@@ -23,7 +23,7 @@ class Lists(NamedTuple):
         return np.diff(self.offsets)
 
     def row_of(self, value: int) -> int:
-        """The row that a position in `flat` belongs to."""
+        """Return the row that a position in `flat` belongs to."""
         return int(np.searchsorted(self.offsets, value, side="right")) - 1
 
     def numbers(self) -> NDArray[Any]:
@@ -31,7 +31,7 @@ class Lists(NamedTuple):
 
 
 def lists(column: pa.Array) -> Lists:
-    """Of a list column, whatever its slicing and whatever lies under its nulls."""
+    """Return the lists of a list column, however it is sliced and whatever values lie under its nulls."""
     if column.null_count == len(column):  # most columns of most records
         return Lists(column.flatten(), np.zeros(len(column) + 1, np.int64), np.zeros(len(column), np.bool_))
     if not column.null_count:
@@ -49,12 +49,12 @@ def present(column: pa.Array) -> NDArray[np.bool_]:
 
 
 def numbers(column: pa.Array) -> NDArray[Any]:
-    """Values without nulls; without a copy where the types allow it."""
+    """Return a column's values, which must have no nulls; without a copy where the types allow it."""
     result: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return result
 
 
 def single(table: pa.Table, name: str) -> pa.Array:
-    """A table's column as one array."""
+    """Return a table's column as one array."""
     column = table.column(name)
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -1,4 +1,4 @@
-"""One live coordinator of something: a lock that ends with the process that holds it."""
+"""The lock of the one live coordinator of something: it ends with the process that holds it."""
 
 import os
 import socket
@@ -11,7 +11,8 @@ from omni_rl.ledger.database import Database
 from omni_rl.locks import FileLock, LockHeldError, pid_of, wait_for_the_dead
 
 APPLICATION = "omni-rl coordinator "
-"""Before the process and its host in the name by which PostgreSQL knows the session that holds a lock."""
+"""The beginning of the name by which PostgreSQL knows the session that holds a lock; the process and its host
+follow."""
 _HOLDER = """
 SELECT activity.application_name FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
 WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
@@ -21,15 +22,17 @@ WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
 
 
 class CoordinatorLock:
-    """A file's lock beside SQLite, a session's advisory lock in PostgreSQL. Fencing makes it safe if it is lost."""
+    """A lock on a file beside SQLite's, or a session's advisory lock in PostgreSQL. If the lock is lost, fencing
+    prevents harm."""
 
     def __init__(self, database: Database, name: str, does: str, *, force: bool | None = None) -> None:
-        """Take the lock of this name. `does`: what its holder does, for whoever is refused.
+        """Take the lock of this name. `does` says what its holder does, in the error of whoever is refused.
 
-        `force`: whether to go on although another holds it; None: nobody may. One that was just killed is waited for.
+        `force` says whether to go on although another process holds the lock; None: no caller may. A holder that was
+        just killed is waited for.
 
         Raises:
-            CoordinatorRunningError: another holds it.
+            CoordinatorRunningError: another process holds the lock.
         """
         self._database, self._does, self._force = database, does, force
         self._file: FileLock | None = None
@@ -44,7 +47,7 @@ class CoordinatorLock:
             raise
 
     def release(self) -> None:
-        """Idempotent."""
+        """Release the lock. May be called again."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -91,6 +94,6 @@ class CoordinatorLock:
 
 
 def _pid_here(holder: str) -> int | None:
-    """The holder's process, if it is one of this machine."""
+    """Return the holder's process id if it is a process of this machine, else None."""
     host = holder.partition(" on ")[2]  # PostgreSQL cuts long names of applications off
     return pid_of(holder) if host and socket.gethostname().startswith(host) else None

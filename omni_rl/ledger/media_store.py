@@ -1,4 +1,4 @@
-"""The media of kept samples, by content: bytes under their blake3, within a quota, for some days, or not at all."""
+"""The media of stored samples, by content: bytes under their blake3, within a quota, for some days, or not at all."""
 
 import contextlib
 import os
@@ -7,10 +7,11 @@ import stat
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from blake3 import blake3
 
@@ -18,15 +19,20 @@ from omni_rl.errors import MediaStoreError, NotFoundError, TooLargeError
 
 GIB = 1 << 30
 DAY = 86400.0
+PIECE = 256 << 10
+"""Bytes of an item that are read at once."""
+MOST = 200_000
+"""The most items that are stored, however short: the index is in memory, and takes 300 bytes for each."""
 UNFINISHED_SECONDS = 3600.0
-"""After so long a file that was begun and not finished is one of a dead process."""
+"""Seconds after which a file that was begun and not finished belongs to a dead process."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class MediaRules:
-    """`keep` False keeps media out: `put` then only names them. `quota` in bytes; over it what was used least recently
-    goes. `days` after their last use media go; None: never for their age."""
+    """What the store keeps. With `keep` False media stay out, and `put` only names them. `quota` is in bytes; over it,
+    or with more items than `MOST`, what was used least recently is dropped. Media are dropped `days` after their last
+    use, or with None never for their age."""
 
     keep: bool = True
     quota: int = 10 * GIB
@@ -34,7 +40,7 @@ class MediaRules:
 
 
 class Put(NamedTuple):
-    """`digest`: blake3 in hex. `stored` "redacted": it was named and not kept."""
+    """The result of a `put`. `digest` is blake3 in hex. With `stored` "redacted", the item was named and not stored."""
 
     digest: str
     stored: Literal["new", "same", "redacted"]
@@ -47,7 +53,7 @@ class _Entry:
 
 
 class MediaStore:
-    """One directory, one process; any thread may call. An item is there whole or not at all."""
+    """A store in one directory, for one process; any thread may call it. An item is there whole or not at all."""
 
     def __init__(self, directory: Path, rules: MediaRules | None = None) -> None:
         """Open or create the store, and apply its rules to what is in it.
@@ -60,13 +66,13 @@ class MediaStore:
         self._turn = threading.Lock()
         with self._reported("opened"):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._entries = self._found()
+            self._entries = OrderedDict(sorted(self._found().items(), key=lambda item: item[1].used))
         self._bytes = sum(entry.size for entry in self._entries.values())
         self.tidy()
 
     @property
     def size(self) -> int:
-        """Bytes of all media in the store."""
+        """The bytes of all media in the store."""
         return self._bytes
 
     def __len__(self) -> int:
@@ -76,11 +82,11 @@ class MediaStore:
         return digest in self._entries
 
     def put(self, content: bytes | memoryview) -> Put:
-        """Keep an item, durably, unless media are kept out; records refer to it by its digest.
+        """Store an item, durably, unless the rules keep media out; records refer to it by its digest.
 
         Raises:
-            TooLargeError: it alone is over the quota.
-            MediaStoreError: the disk is full, say.
+            TooLargeError: the item alone is over the quota.
+            MediaStoreError: the item cannot be written, for instance because the disk is full.
         """
         digest, size = blake3(content).hexdigest(), len(content)
         if not self.rules.keep:
@@ -107,34 +113,44 @@ class MediaStore:
         return Put(digest, "new")
 
     def get(self, digest: str) -> bytes:
-        """An item's bytes; it counts as used now.
+        """Return an item's bytes; the item counts as used now. Raises what `open` raises."""
+        with self.open(digest) as file:
+            return file.read()
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open an item for reading; it counts as used now. The file stays readable if the item is dropped meanwhile.
 
         Raises:
-            NotFoundError: it was never put, or is not kept any more.
-            MediaStoreError: its bytes have changed on the disk.
+            NotFoundError: the item was never put, or has been dropped.
+            MediaStoreError: the item's bytes have changed on the disk.
         """
         with self._turn:
             if _DIGEST.fullmatch(digest) is None or digest not in self._entries:
                 raise NotFoundError(f"media {digest[:64]!r} are not kept: dropped for quota or age, or kept out")
             self._use(digest)
-        with self._reported("read"):
+        with contextlib.ExitStack() as opened, self._reported("read"):
             try:
-                content = self._path(digest).read_bytes()
+                file = opened.enter_context(self._path(digest).open("rb"))
             except FileNotFoundError:
                 self.drop(digest)
                 raise NotFoundError(f"media {digest} are not kept any more") from None
-        if blake3(content).hexdigest() != digest:
-            self.drop(digest)
-            raise MediaStoreError(f"media {digest} are damaged in {self.directory}; they were dropped")
-        return content
+            hashed = blake3()
+            while piece := file.read(PIECE):
+                hashed.update(piece)
+            if hashed.hexdigest() == digest:
+                file.seek(0)
+                opened.pop_all()
+                return file
+        self.drop(digest)
+        raise MediaStoreError(f"media {digest} are damaged in {self.directory}; they were dropped")
 
     def drop(self, digest: str) -> bool:
-        """Forget an item; whether it was there."""
+        """Drop an item, and return whether it was there."""
         with self._turn:
             return self._drop(digest)
 
     def tidy(self) -> None:
-        """Apply age and quota; whoever keeps the store open calls it now and then."""
+        """Apply age and quota; the process that has the store open calls it now and then."""
         with self._turn:
             if self.rules.days is not None:
                 oldest = time.time() - self.rules.days * DAY
@@ -143,8 +159,8 @@ class MediaStore:
             self._make_room()
 
     def _make_room(self) -> None:
-        while self._bytes > self.rules.quota:
-            self._drop(min(self._entries, key=lambda digest: self._entries[digest].used))
+        while self._bytes > self.rules.quota or len(self._entries) > MOST:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, digest: str) -> bool:
         entry = self._entries.pop(digest, None)
@@ -156,14 +172,15 @@ class MediaStore:
         return True
 
     def _use(self, digest: str) -> None:
-        """The time of use is the file's own, so that it outlives the process."""
+        """Set the time of an item's last use to now. It is the file's own time, so that it outlives the process."""
         entry = self._entries[digest]
         entry.used = time.time()
+        self._entries.move_to_end(digest)
         with contextlib.suppress(FileNotFoundError), self._reported("used"):
             os.utime(self._path(digest), (entry.used, entry.used), follow_symlinks=False)
 
     def _unfinished(self, digest: str, content: bytes | memoryview) -> Path:
-        """A file beside the item's place that has its content on the disk."""
+        """Return a file in the item's directory that has the item's content on the disk."""
         directory = self._path(digest).parent
         directory.mkdir(exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(dir=directory, prefix=".")
@@ -178,7 +195,8 @@ class MediaStore:
         return Path(name)
 
     def _found(self) -> dict[str, _Entry]:
-        """What is there from before; files of a writer that died are removed, others are left alone."""
+        """Return the items that are there from before. Files of a writer that died are removed, other files are left
+        alone."""
         entries = {}
         for path in self.directory.glob("[0-9a-f][0-9a-f]/*"):
             status = path.lstat()
@@ -190,7 +208,7 @@ class MediaStore:
         return entries
 
     def _path(self, digest: str) -> Path:
-        """Only ever asked for a digest: nothing a client names becomes a path."""
+        """Return an item's path. `digest` must be a digest: no name of a client's becomes a path."""
         assert _DIGEST.fullmatch(digest)
         return self.directory / digest[:2] / digest
 

@@ -1,4 +1,4 @@
-"""A step's records as the checks of a posted step look at them."""
+"""Turns a step's stored records into the form in which the checks of a posted step read them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import TensorSeen
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.evidence import TensorSeen
 from omni_rl.consistency.posted.step import LogprobsOf, PostedStep, Proofs, Spans, Top
 from omni_rl.ledger.lists import Lists, lists, numbers, single
 from omni_rl.ledger.records import StepRecords
 
 
 def posted_step(parts: Mapping[int, StepRecords], columns: StepColumns) -> PostedStep:
-    """The parts of all ranks, by their numbers, as one step; `columns` are theirs, joined in the same order. A sample's
-    name tells its rank where there are several."""
+    """Return the parts of all ranks (by rank) as one step. `columns` are the parts' columns, joined in the same order.
+    A sample's name tells its rank where there are several ranks."""
     tables = [part.table for part in parts.values()]
     table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
     ids, prompts = lists(single(table, "ids")), lists(single(table, "prompt_ids"))
@@ -40,7 +40,8 @@ def posted_step(parts: Mapping[int, StepRecords], columns: StepColumns) -> Poste
 
 
 def _entropies(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Of the step: of no use where an answer has none of a side."""
+    """Return the entropies of the engine and of the trainer for all tokens of the step, or None where an answer has
+    none of one side."""
     names = ("rollout_entropy", "train_entropy")
     if any(single(table, name).null_count for name in names):
         return None
@@ -49,7 +50,8 @@ def _entropies(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def _top(table: pa.Table, tokens: int) -> Top | None:
-    """Of the step: of no use where an answer has none, or ranks posted other numbers of ids."""
+    """Return the engine's likeliest ids for all tokens of the step, or None where an answer has none or ranks posted
+    different numbers of ids."""
     ids, logprobs = (single(table, name) for name in ("rollout_top_ids", "rollout_top_logprobs"))
     if ids.null_count or logprobs.null_count or not tokens:
         return None
@@ -62,7 +64,7 @@ def _top(table: pa.Table, tokens: int) -> Top | None:
 
 
 def _logprobs_of(table: pa.Table) -> LogprobsOf:
-    """Of the step: where its records say different things, nobody knows."""
+    """Return which distribution the step's logprobs are of: "unknown" where its records say different things."""
     if _is_empty(table, "logprobs_of"):
         return "processed"
     said: list[LogprobsOf] = pc.fill_null(single(table, "logprobs_of"), "processed").unique().to_pylist()
@@ -80,7 +82,7 @@ def _proofs(table: pa.Table) -> Proofs:
 
 
 def _dtypes(table: pa.Table) -> tuple[str, str] | None:
-    """Of the step: where its records say different things, nothing is known."""
+    """Return the engine's and the trainer's dtype in this step, or None where its records do not all say the same."""
     said = [single(table, name).drop_null().unique().to_pylist() for name in ("rollout_dtype", "train_dtype")]
     return (said[0][0], said[1][0]) if all(len(each) == 1 for each in said) else None
 
@@ -114,7 +116,8 @@ def _prompts(table: pa.Table) -> list[tuple[str | None, str | None]] | None:
 
 
 def _tensors(table: pa.Table) -> tuple[int, list[tuple[int, TensorSeen]]]:
-    """How many digests there are, and those that are not the same on both sides, with the numbers of their answers."""
+    """Return how many digests there are, and those that are not the same on both sides, each with its answer's
+    number."""
     if _is_empty(table, "media"):
         return 0, []
     items = lists(single(table, "media"))
@@ -143,5 +146,5 @@ def _tensors(table: pa.Table) -> tuple[int, list[tuple[int, TensorSeen]]]:
 
 
 def _equal(one: Any, other: Any) -> Any:
-    """Equal digests; two that are missing are equal too."""
+    """Return which digests are equal; two that are missing are equal too."""
     return pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(pc.is_null(one), pc.is_null(other)))

@@ -1,4 +1,4 @@
-"""What is read: each function takes a connection, which is a snapshot."""
+"""The reads of the ledger: each function takes a connection, which is a snapshot."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ from omni_rl.ledger.tables import (
 )
 from omni_rl.ledger.types import Attempt, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
-BUCKETS = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
+EVERY_KIND = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
 
 
 def all_runs(connection: sa.Connection) -> list[Run]:
-    """Oldest first."""
+    """Return all runs, oldest first."""
     rows = connection.execute(sa.select(runs).order_by(runs.c.created, runs.c.run)).all()
     return [_run(connection, row) for row in rows]
 
@@ -54,7 +54,7 @@ def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
 
 
 def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:
-    """The starts of a run, oldest first. Raises `NotFoundError`."""
+    """Return the attempts of a run, oldest first. Raises `NotFoundError`."""
     one_run(connection, run)
     found = []
     for row in connection.execute(sa.select(attempts).where(attempts.c.run == run).order_by(attempts.c.attempt)):
@@ -67,7 +67,7 @@ def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:
 
 
 def attempt_id(connection: sa.Connection, run: str, attempt: int) -> int:
-    """Raises `NotFoundError`."""
+    """Return the id of an attempt's row. Raises `NotFoundError`."""
     query = sa.select(attempts.c.id).where(attempts.c.run == run, attempts.c.attempt == attempt)
     found = connection.execute(query).scalar()
     if found is None:
@@ -77,17 +77,23 @@ def attempt_id(connection: sa.Connection, run: str, attempt: int) -> int:
 
 
 def parts_of(connection: sa.Connection, key: StepKey) -> list[Part]:
-    """What was posted for a step, by rank; empty if nothing was."""
+    """Return what was posted for a step, by rank; empty if nothing was."""
     identity = attempt_id(connection, key.run, key.attempt)
-    query = sa.select(parts).where(parts.c.attempt_id == identity, parts.c.step == key.step).order_by(parts.c.rank)
-    return [Part(row.rank, row.digest, row.samples, row.tokens, row.received) for row in connection.execute(query)]
+    size = sa.func.coalesce(sa.func.length(payloads.c.records), 0).label("size")
+    same = [getattr(parts.c, name) == getattr(payloads.c, name) for name in ("attempt_id", "step", "rank")]
+    query = sa.select(parts, size).select_from(parts.outerjoin(payloads, sa.and_(*same)))
+    of_step = query.where(parts.c.attempt_id == identity, parts.c.step == key.step).order_by(parts.c.rank)
+    return [
+        Part(row.rank, row.digest, row.samples, row.tokens, row.received, row.size)
+        for row in connection.execute(of_step)
+    ]
 
 
 def records_of(connection: sa.Connection, key: StepKey) -> dict[int, StepRecords]:
-    """The records of every rank of a step that is not sealed, or was not long ago.
+    """Return the records of every rank of a step that is not sealed, or was sealed not long ago.
 
     Raises:
-        NotFoundError: nothing was posted, or it has been dropped since the seal.
+        NotFoundError: nothing was posted, or the records have been dropped since the seal.
     """
     identity = attempt_id(connection, key.run, key.attempt)
     query = sa.select(payloads.c.rank, payloads.c.records)
@@ -95,26 +101,49 @@ def records_of(connection: sa.Connection, key: StepKey) -> dict[int, StepRecords
     found = connection.execute(query.where(*of_step).order_by(payloads.c.rank)).all()
     if not found:
         posted = bool(parts_of(connection, key))
-        raise NotFoundError(f"{key} " + ("was sealed long ago: its records are gone" if posted else "has no parts"))
+        why = "was sealed long ago: its records are gone" if posted else "has no parts; post them before it is sealed"
+        raise NotFoundError(f"{key} {why}")
     return {rank: StepRecords.from_payload(bytes(payload)) for rank, payload in found}
 
 
 def steps_after(connection: sa.Connection, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
-    """Sealed steps with numbers above `after`, in order."""
+    """Return sealed steps with numbers above `after`, in order."""
     identity = attempt_id(connection, run, attempt)
     query = _step_rows(identity).where(steps.c.step > after).order_by(steps.c.step).limit(limit)
     return [_step_row(run, attempt, row) for row in connection.execute(query)]
 
 
+def steps_spread(
+    connection: sa.Connection, run: str, attempt: int, after: int, last: int | None, points: int
+) -> list[StepRow]:
+    """Return about `points` of the sealed steps above `after` and up to `last`, at even distances, with the last one;
+    all of them where there are no more."""
+    identity = attempt_id(connection, run, attempt)
+    inside = [steps.c.attempt_id == identity, steps.c.step > after, *([] if last is None else [steps.c.step <= last])]
+    ends = sa.select(sa.func.min(steps.c.step), sa.func.max(steps.c.step)).where(*inside)
+    low, high = connection.execute(ends).one()
+    if low is None:
+        return []
+    apart = -(-(high - low + 1) // points)
+    query = _step_rows(identity).where(*inside)
+    if apart > 1:
+        marks = sa.select(sa.literal(low, sa.BigInteger).label("at")).cte("marks", recursive=True)
+        marks = marks.union_all(sa.select(marks.c.at + apart).where(marks.c.at + apart <= high))
+        near = [steps.c.attempt_id == identity, steps.c.step >= marks.c.at, steps.c.step < marks.c.at + apart]
+        first = sa.select(sa.func.min(steps.c.step)).where(*near).correlate(marks).scalar_subquery()
+        query = query.where(sa.or_(steps.c.step.in_(sa.select(first).select_from(marks)), steps.c.step == high))
+    return [_step_row(run, attempt, row) for row in connection.execute(query.order_by(steps.c.step))]
+
+
 def one_step(connection: sa.Connection, key: StepKey) -> Step:
-    """Raises `NotFoundError` if it is not sealed."""
+    """Return a sealed step. Raises `NotFoundError` if the step is not sealed."""
     identity = attempt_id(connection, key.run, key.attempt)
     row = connection.execute(_step_rows(identity).where(steps.c.step == key.step)).first()
     if row is None:
         raise NotFoundError(f"{key} is not sealed")
     config = connection.execute(sa.select(runs.c.config).where(runs.c.run == key.run)).scalar_one()
-    buckets = (*BUCKETS, *config.get("kinds", ()))
-    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(buckets), figures.c.step == key.step)
+    kinds = (*EVERY_KIND, *config.get("kinds", ()))
+    of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(kinds), figures.c.step == key.step)
     of_step = (samples.c.attempt_id == identity, samples.c.step == key.step)
     by_kind = {found.kind: _metrics(found) for found in connection.execute(sa.select(figures).where(*of_kinds))}
     by_position: dict[str, list[Bin]] = {}
@@ -128,7 +157,7 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     return Step(
         _step_row(key.run, key.attempt, row),
         row.verdict,
-        {kind: by_kind[kind] for kind in buckets if kind in by_kind},
+        {kind: by_kind[kind] for kind in kinds if kind in by_kind},
         {kind: tuple(found) for kind, found in by_position.items()},
         tuple(_kept(found) for found in connection.execute(kept.order_by(samples.c.place))),
         tuple(parts_of(connection, key)),
@@ -137,8 +166,8 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
 
 
 def one_sample(connection: sa.Connection, key: StepKey, sample: str, rank: int | None = None) -> Sample:
-    """The sample of that name that `rank` posted; of any rank the one that is furthest apart. Raises `NotFoundError` if
-    it was not kept, or is not any more."""
+    """Return the sample of that name that `rank` posted, or without a rank the one of that name that is furthest apart.
+    Raises `NotFoundError` if it was not stored, or has been dropped."""
     identity = attempt_id(connection, key.run, key.attempt)
     of_sample = (samples.c.attempt_id == identity, samples.c.step == key.step, samples.c.sample == sample)
     query = sa.select(samples).where(*of_sample).order_by(samples.c.place)
@@ -147,11 +176,15 @@ def one_sample(connection: sa.Connection, key: StepKey, sample: str, rank: int |
     found = connection.execute(query).first()
     if found is None:
         raise NotFoundError(f"sample {sample} of {key} is not kept: the worst of a step are, for some time")
-    return Sample(key, _kept(found), StepRecords.from_payload(bytes(found.record)))
+    first = found.record
+    if not first:
+        of_step = (samples.c.attempt_id == identity, samples.c.step == key.step, samples.c.place == 0)
+        first = connection.execute(sa.select(samples.c.record).where(*of_step)).scalar_one()
+    return Sample(key, _kept(found), StepRecords.from_payload(bytes(first)).at_place(found.place))
 
 
 def events_after(connection: sa.Connection, after: int, limit: int, run: str | None = None) -> list[Event]:
-    """In order of their numbers."""
+    """Return events with numbers above `after`, in order of their numbers."""
     query = sa.select(events).where(events.c.id > after)
     if run is not None:
         query = query.where(events.c.run == run)
@@ -162,14 +195,15 @@ def events_after(connection: sa.Connection, after: int, limit: int, run: str | N
 
 
 def last_event(connection: sa.Connection) -> int:
-    """Its number; 0 before the first."""
+    """Return the newest event's number, or 0 before the first."""
     return int(connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0)
 
 
 def newest_checks(
     connection: sa.Connection, limit: int, run: str | None = None, attempt: int | None = None, step: int | None = None
 ) -> list[KeptCheck]:
-    """Those about a run's steps, an attempt's or one step; without a run all, those of the probe among them."""
+    """Return the newest checks about a run's steps, an attempt's or one step; without a run, all checks, those of the
+    probe among them."""
     query = sa.select(checks).order_by(checks.c.id.desc()).limit(limit)
     for name, value in {"run": run, "attempt": attempt, "step": step}.items():
         if value is not None:
@@ -178,7 +212,7 @@ def newest_checks(
 
 
 def one_check(connection: sa.Connection, number: int) -> KeptCheck:
-    """Raises `NotFoundError` if it was never made, or is not kept any more."""
+    """Return a check. Raises `NotFoundError` if it was never made, or has been dropped."""
     row = connection.execute(sa.select(checks).where(checks.c.id == number)).first()
     if row is None:
         raise NotFoundError(f"there is no check {number}: those that found nothing wrong are kept for some time")

@@ -1,7 +1,6 @@
-"""A step's records of one rank: checked once, then kept, sent and reduced as columns."""
+"""A step's records of one rank: checked once, then stored, sent and reduced as columns."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from omni_rl.ledger.content import content_digest
 from omni_rl.ledger.lists import lists, numbers, single
 from omni_rl.ledger.schema import RecordLimits
 from omni_rl.ledger.wire import pack, read_arrow, read_json, read_trusted, table_of, to_json, write_arrow
+from omni_rl.once import once
 
 LIMITS = RecordLimits()
 
@@ -25,33 +25,34 @@ class StepRecords:
     """
 
     def __init__(self, table: pa.Table, payload: bytes | None = None) -> None:
-        """Of a table that was checked; use a class method for one that was not."""
+        """Wrap a table that was checked; use a class method for one that was not."""
         self.table = table
         self._payload = payload
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]], limits: RecordLimits = LIMITS) -> "StepRecords":
-        """From one mapping of column to value each; lists of numbers may be numpy arrays."""
+        """Return the records that `records` give, each as a mapping from column to value; lists of numbers may be numpy
+        arrays."""
         return cls._checked(table_of(records, limits), limits)
 
     @staticmethod
     def stream(records: Sequence[Mapping[str, Any]], limits: RecordLimits = LIMITS) -> bytes:
-        """As `of`, straight to an Arrow IPC stream for a reader that checks it."""
+        """Return the records as an Arrow IPC stream, for a reader that checks it; arguments as for `of`."""
         return write_arrow(table_of(records, limits))
 
     @classmethod
     def from_arrow(cls, body: bytes, limits: RecordLimits = LIMITS) -> "StepRecords":
-        """From an Arrow IPC stream."""
+        """Return the records of an Arrow IPC stream."""
         return cls._checked(read_arrow(body, limits), limits, body)
 
     @classmethod
     def from_json(cls, body: bytes | str, limits: RecordLimits = LIMITS) -> "StepRecords":
-        """From the JSON form."""
+        """Return the records of a document in the JSON form."""
         return cls._checked(read_json(body, limits), limits)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> "StepRecords":
-        """From a `payload` that the ledger kept."""
+        """Return the records of a `payload` that was in the ledger."""
         return cls(read_trusted(payload), payload)
 
     @classmethod
@@ -62,52 +63,62 @@ class StepRecords:
     def __len__(self) -> int:
         return len(self.table)
 
-    @cached_property
+    @once
     def tokens(self) -> int:
-        """Sampled tokens."""
+        """The number of sampled tokens."""
         return len(single(self.table, "rollout_logprobs").flatten())
 
-    @cached_property
+    @once
+    def nbytes(self) -> int:
+        """The records' bytes in memory."""
+        return int(self.table.nbytes)
+
+    @once
     def digest(self) -> str:
-        """Of the content, however it was sent."""
+        """The digest of the records' content, however they were sent."""
         return content_digest(self.table)
 
     @property
     def payload(self) -> bytes:
-        """An Arrow stream that gives these records again: as they came, if they came as one."""
+        """An Arrow stream that gives these records again: the one that they came as, if they came as one."""
         return self._payload if self._payload is not None else write_arrow(self.table)
 
     def to_arrow(self) -> bytes:
-        """As an Arrow IPC stream of the schema."""
+        """Return the records as an Arrow IPC stream of the schema."""
         return write_arrow(self.table)
 
     def packed(self) -> bytes:
-        """Compressed, for keeping: a payload that is not taken from others."""
+        """Return the records compressed, for the ledger: a payload of this form is taken from no client."""
         return pack(self.table)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document; a number that is not finite is null there."""
+        """Return the records as a JSON document; a number that is not finite is null there."""
         return to_json(self.table)
 
     def row(self, number: int) -> "StepRecords":
-        """One record alone."""
+        """Return one record alone."""
         return StepRecords(self.table.slice(number, 1))
 
-    @cached_property
+    def at_place(self, place: int) -> "StepRecords":
+        """Return the stored sample at that place of its step. These records are all that was stored of the step, or, in
+        ledgers of older versions, that sample alone."""
+        return self.row(place) if len(self) > 1 else self
+
+    @once
     def samples(self) -> list[str]:
-        """The name of each."""
+        """The name of each record's sample."""
         names: list[str] = single(self.table, "sample").to_pylist()
         return names
 
-    @cached_property
+    @once
     def kinds(self) -> list[str]:
-        """The kind of each prompt."""
+        """The kind of each record's prompt."""
         kinds: list[str] = pc.fill_null(single(self.table, "kind"), "text").to_pylist()
         return kinds
 
-    @cached_property
+    @once
     def columns(self) -> StepColumns:
-        """What the figures are reduced from; views where the types allow."""
+        """The columns from which the figures are reduced; views where the types allow."""
         rollout, train = (lists(single(self.table, name)) for name in ("rollout_logprobs", "train_logprobs"))
         ids = lists(single(self.table, "prompt_ids"))
         given = single(self.table, "prompt_tokens")
@@ -136,7 +147,7 @@ class StepRecords:
         return result
 
     def _mixed_state(self, offsets: Any) -> Any:
-        """Tokens of the spans that say so."""
+        """Return which tokens lie in version spans that say `mixed_state`, or None if there are none."""
         spans = lists(single(self.table, "version_spans"))
         says, starts, ends = (spans.flat.field(name) for name in ("mixed_state", "start", "end"))
         mixed = np.flatnonzero(pc.fill_null(says, False).to_numpy(zero_copy_only=False))
@@ -153,13 +164,11 @@ class StepRecords:
         rows = np.flatnonzero(columns["margins"].is_valid().to_numpy(zero_copy_only=False))
         if not len(rows):
             return {}
-        layers, chosen = (single(self.table, name) for name in ("moe_layers", "experts_per_token"))
-        of = {name: lists(column) for name, column in columns.items()}
+        layers, chosen = (single(self.table, name).to_pylist() for name in ("moe_layers", "experts_per_token"))
+        of = [(column.numbers(), column.offsets.tolist()) for column in map(lists, columns.values())]
         result = {}
         for row in rows.tolist():
-            rollout, train, margins = (
-                values.numbers()[values.offsets[row] : values.offsets[row + 1]] for values in of.values()
-            )
-            shape = (-1, layers[row].as_py(), chosen[row].as_py())
+            rollout, train, margins = (values[offsets[row] : offsets[row + 1]] for values, offsets in of)
+            shape = (-1, layers[row], chosen[row])
             result[row] = Choices(rollout.reshape(shape), train.reshape(shape), margins.reshape(shape[:2]))
         return result

@@ -1,4 +1,4 @@
-"""Runs among thousands: searched, filtered and sorted by an index, without their steps."""
+"""Lists runs among thousands: searched, filtered and sorted by an index, without reading their steps."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ Order = Literal["newest", "need"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which runs, and in which order. `search`: a part of their names. `unseen`: runs whose cluster the coordinator
-    cannot see; of what they do, nothing is known."""
+    """Which runs to list, and in which order. `search` is a part of their names. `unseen` are runs whose cluster the
+    coordinator cannot see, so that it does not know what they do."""
 
     search: str = ""
     needs: tuple[Need, ...] = ()
@@ -39,7 +39,7 @@ class Listed:
 
 
 def listed(connection: sa.Connection, wanted: Wanted) -> tuple[list[Listed], int]:
-    """The runs of a page, and how many there are on all pages."""
+    """Return the runs of a page, and how many there are on all pages."""
     worst = _worst()
     need = _need(worst, wanted.unseen).label("need")
     found = sa.select(runs.c.run, need).select_from(_joined(worst))
@@ -58,7 +58,7 @@ def listed(connection: sa.Connection, wanted: Wanted) -> tuple[list[Listed], int
 
 
 def needs(connection: sa.Connection, unseen: Collection[str] = ()) -> dict[Need, int]:
-    """How many runs there are of each need, the most urgent first."""
+    """Return how many runs there are of each need, the most urgent first."""
     worst = _worst()
     need = _need(worst, unseen).label("need")
     counted = sa.select(need, sa.func.count().label("runs")).select_from(_joined(worst)).group_by(need)
@@ -66,7 +66,7 @@ def needs(connection: sa.Connection, unseen: Collection[str] = ()) -> dict[Need,
 
 
 def one_listed(connection: sa.Connection, run: str, unseen: Collection[str] = ()) -> Listed:
-    """Raises `NotFoundError`."""
+    """Return one run as `listed` does. Raises `NotFoundError`."""
     found = queries.one_run(connection, run)
     worst = _worst()
     need = sa.select(_need(worst, unseen)).select_from(_joined(worst)).where(runs.c.run == run)
@@ -74,13 +74,14 @@ def one_listed(connection: sa.Connection, run: str, unseen: Collection[str] = ()
 
 
 def overdue(connection: sa.Connection, now: float, limit: int) -> list[str]:
-    """Runs that were due to be silent before `now`."""
+    """Return the runs that count as silent since a time before `now`, at most `limit` of them."""
     found = sa.select(runs.c.run).where(runs.c.due < now).order_by(runs.c.due).limit(limit)
     return list(connection.execute(found).scalars())
 
 
 def under_way(connection: sa.Connection) -> list[str]:
-    """Runs whose gate is shut, whose cause is pursued, or that a person has to look at: by their policy's state."""
+    """Return the runs whose generation is stopped, whose cause is being looked for, or that a person has to look at: by
+    their policy's state."""
     found = sa.select(runs.c.run, runs.c.state).where(runs.c.need >= int(Need.WARN), runs.c.state.is_not(None))
     return [
         row.run
@@ -92,13 +93,13 @@ def under_way(connection: sa.Connection) -> list[str]:
 
 
 def newest(connection: sa.Connection, limit: int) -> list[str]:
-    """The names of the newest runs, oldest first."""
+    """Return the names of the newest runs, oldest first."""
     found = sa.select(runs.c.run).order_by(runs.c.created.desc(), runs.c.run.desc()).limit(limit)
     return list(connection.execute(found).scalars())[::-1]
 
 
 def _worst() -> sa.Subquery:
-    """The worst severity of each run's open incidents."""
+    """Return the query for the worst severity of each run's open incidents."""
     return (
         sa.select(incidents.c.run, sa.func.max(incidents.c.severity).label("severity"))
         .where(incidents.c.ended.is_(None), incidents.c.run.is_not(None))
@@ -112,7 +113,8 @@ def _joined(worst: sa.Subquery) -> sa.FromClause:
 
 
 def _need(worst: sa.Subquery, unseen: Collection[str]) -> sa.ColumnElement[Any]:
-    """The most urgent of a run's own need, its open incidents', and that of one which cannot be seen."""
+    """Return the most urgent of a run's own need, the need of its open incidents, and UNKNOWN for a run that cannot be
+    seen."""
     of_severity = {Severity.PAUSE: Need.PAUSE, Severity.MASK: Need.MASK, Severity.WARN: Need.WARN}
     raised = [
         (sa.and_(worst.c.severity == int(severity), runs.c.need < int(need)), sa.literal(int(need)))
@@ -128,14 +130,15 @@ def _need(worst: sa.Subquery, unseen: Collection[str]) -> sa.ColumnElement[Any]:
 
 
 def _open_incidents(connection: sa.Connection, names: Sequence[str]) -> dict[str, Incident]:
-    """By run, the worst one: the last of its rows in this order."""
+    """Return the worst open incident of each run: the last of its rows in this order."""
     found = sa.select(incidents).where(incidents.c.ended.is_(None), incidents.c.run.in_(names))
     rows = connection.execute(found.order_by(incidents.c.severity, incidents.c.id))
     return {row.run: incident_of(row) for row in rows}
 
 
 def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
-    """Its newest step as its state says; of a run whose steps were judged elsewhere, as the steps do."""
+    """Return a run with its newest step as its state says, or, where its steps were judged elsewhere, as the steps
+    say."""
     line = (row.state or {}).get("line")
     if line is None:
         return queries.one_run(connection, row.run)

@@ -1,6 +1,6 @@
-"""The published schema of a step's records: what any framework may post, one row a sampled answer.
+"""The published schema of a step's records: what any framework may post, with one row for each sampled answer.
 
-Letters: P prompt tokens, T sampled tokens, L MoE layers, K experts a token chooses, M media items. Only `sample`,
+Letters: P prompt tokens, T sampled tokens, L MoE layers, K experts that a token chooses, M media items. Only `sample`,
 `rollout_logprobs` and `train_logprobs` are required; every other column may be absent or null.
 """
 
@@ -12,12 +12,13 @@ from omni_rl.kinds import KINDS
 
 VERSION = "omni_rl.step/1"
 VERSION_KEY = b"omni_rl.schema"
-"""The stream's schema carries the version in its metadata under this key; the JSON form as `schema`."""
+"""The key under which the metadata of the stream's schema has the version; the JSON form has it as `schema`."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """`length` names what each row's list must be as long as: P, T or the router's (P + T - 1) * L * K and so on."""
+    """A column of the schema. `length` says how long each row's list must be: P, T, or (P + T - 1) * L * K of the
+    router's and so on."""
 
     name: str
     type: pa.DataType
@@ -79,7 +80,7 @@ COLUMNS = (
         "Entropy, in nats, of the distribution that each id was sampled from. Never needed: it sharpens causes.",
         "T",
     ),
-    Column("train_entropy", pa.list_(pa.float32()), "The same of the trainer's distribution.", "T"),
+    Column("train_entropy", pa.list_(pa.float32()), "Entropy, in nats, of the trainer's distribution.", "T"),
     Column(
         "rollout_top_ids",
         pa.list_(pa.int32()),
@@ -90,43 +91,45 @@ COLUMNS = (
     Column(
         "rollout_top_logprobs",
         pa.list_(pa.float32()),
-        "Their logprobs in the distribution that sampled; -inf (null in JSON) for an id that could not be sampled.",
+        "The logprobs of rollout_top_ids in the distribution that sampled; -inf (null in JSON) for an id that could "
+        "not be sampled.",
         "T * k",
     ),
-    Column("temperature", pa.float64(), "Of both logprobs. Absent: 1."),
+    Column("temperature", pa.float64(), "The temperature of both logprobs. Absent: 1."),
     Column("reward", pa.float64(), "What the answer earned."),
     Column("version_spans", pa.list_(VERSION_SPAN), "Weights that sampled [start, end) of the answer, in order."),
     Column("train_version", pa.string(), "Weights that scored the answer."),
     Column(
         "media",
         pa.list_(MEDIA_ITEM),
-        "Media items: their place in the prompt, the blake3 of their bytes in the media store, and the digest of each "
-        "tensor as it was rendered, as the engine used it and as the trainer used it.",
+        "Media items: their place in the prompt (offset and length 0: not known), the blake3 of their bytes in the "
+        "media store, and the digest of each tensor as it was rendered, as the engine used it and as the trainer used "
+        "it.",
     ),
     Column(
         "rollout_prompt_digest",
         pa.string(),
         "A digest of the prompt as the engine ran it: its ids, and the places that take media features.",
     ),
-    Column("train_prompt_digest", pa.string(), "The same of the prompt as the trainer ran it."),
+    Column("train_prompt_digest", pa.string(), "A digest of the prompt as the trainer ran it."),
     Column(
         "logprobs_of",
         pa.string(),
-        "Of which distribution rollout_logprobs are: processed (the one that sampled, temperature and cuts applied), "
-        "raw, or unknown. Absent: processed.",
+        "The distribution that rollout_logprobs are of: processed (the one that sampled, temperature and cuts "
+        "applied), raw, or unknown. Absent: processed.",
     ),
     Column(
         "filtered",
         pa.string(),
-        "By what answers were dropped after they were sampled: reward, length, logprobs. Absent: none were.",
+        "What answers were filtered by after they were sampled: reward, length, logprobs. Absent: none were.",
     ),
     Column(
         "rollout_dtype",
         pa.string(),
-        "In which the engine computed, as it says itself. Beside train_dtype: where the two are not one, a difference "
-        "that the finer one does not have is told. Absent: what the run states is meant.",
+        "The dtype in which the engine computed, as it says itself. Where train_dtype is another, a difference that "
+        "the finer one does not have is reported. Absent: the run's dtype.",
     ),
-    Column("train_dtype", pa.string(), "In which the trainer computed, as it says itself."),
+    Column("train_dtype", pa.string(), "The dtype in which the trainer computed, as it says itself."),
     Column("prompt_text", pa.string(), "The prompt as text."),
     Column("token_texts", pa.list_(pa.string()), "Each sampled token as text.", "T"),
     Column("moe_layers", pa.int32(), "L, where the router's choices are given."),
@@ -154,20 +157,20 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RecordLimits:
-    """How much one part may hold; what is over is refused whole."""
+    """How much one part may hold; a part with more is refused whole."""
 
     records: int = 16_384
     tokens: int = 8_388_608
-    """Sampled tokens of all records."""
+    """The most sampled tokens of all records."""
     tokens_per_record: int = 1_048_576
-    """Prompt and answer of one."""
+    """The most tokens of one record's prompt and answer."""
     values_per_record: int = 268_435_456
-    """Router choices of one."""
+    """The most router choices of one record."""
     text: int = 1_048_576
-    """Bytes of one string; names are held to `name`."""
+    """The most bytes of one string; those of a name are limited by `name`."""
     name: int = 512
     media_per_record: int = 256
     top: int = 32
-    """The likeliest ids of one token."""
+    """The most of an engine's likeliest ids for one token."""
     kinds: tuple[str, ...] = KINDS
-    """What records may name as their kind."""
+    """The kinds of prompt that records may name."""

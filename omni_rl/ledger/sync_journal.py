@@ -30,16 +30,17 @@ log = logging.getLogger(__name__)
 
 
 class LedgerJournal:
-    """`omni_rl.sync.journal.Journal` of one run's weights, in a ledger that stays its opener's.
+    """The `omni_rl.sync.journal.Journal` of one run's weights. The ledger stays its opener's: closing the journal does
+    not close it.
 
     A live coordinator holds a lock on the run; see `force`. Other runs' journals in the same ledger are apart. Any
     thread may call.
     """
 
     def __init__(self, ledger: Ledger, run: str, *, force: bool = False) -> None:
-        """`force` takes the run from a coordinator that still runs (one that is stopped, say); fencing makes that safe.
-        One that was stopped in the middle of a write keeps a SQLite file locked, until it goes on or is ended; from
-        PostgreSQL it is cut off.
+        """Open the run's journal. `force` takes the run from a coordinator that still runs (one that is stopped, say);
+        fencing makes that safe. A coordinator that was stopped in the middle of a write keeps a SQLite file locked
+        until it goes on or is ended; PostgreSQL closes its connection.
 
         Raises:
             CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.
@@ -123,8 +124,8 @@ class LedgerJournal:
         return self._read(lambda connection: committed(connection, self._run))
 
     def observe(self, event: SyncEvent) -> None:
-        """An `Observer`: keeps what happened in a sync, and tells who follows events. Nobody waits for it, because
-        generation may stand still meanwhile; what cannot be written is logged."""
+        """Write what happened in a sync, with an event for those who follow them; this is an `Observer`. Nobody waits
+        for the write, because generation may stand still meanwhile; what cannot be written is logged."""
 
         def operation(connection: sa.Connection) -> None:
             values = {
@@ -144,12 +145,12 @@ class LedgerJournal:
             log.warning("sync %s: %s was not kept: %s", event.sync, event.phase, error)
 
     def close(self) -> None:
-        """Let go of the run; another coordinator may take it. The ledger stays open."""
+        """Release the run, so that another coordinator may take it. The ledger stays open."""
         self._lock.release()
 
     def _refuse_fenced(self, connection: sa.Connection, epoch: int, what: str) -> None:
-        # Nobody else writes in this transaction's turn (see `Database.write`), so what is read here still holds when
-        # it commits.
+        # Nobody else writes during this transaction (see `Database.write`), so what is read here still holds when it
+        # commits.
         newest = connection.execute(_EPOCH, {"run": self._run}).scalar() or 0
         if epoch < newest:
             raise FencedError(f"{what}: this coordinator has epoch {epoch}, a newer one took over with {newest}")
@@ -165,7 +166,7 @@ class LedgerJournal:
 
 @contextmanager
 def opened_journal(ledger: Path | str, run: str, *, force: bool = False) -> Iterator[LedgerJournal]:
-    """The journal of `run` in a ledger, a SQLite file or a URL, that is opened for it and closed with the block.
+    """Yield the journal of `run` in a ledger, a SQLite file or a URL, which is opened for it and closed with the block.
 
     Raises:
         CoordinatorRunningError: without `force`, another live process coordinates the run's syncs.

@@ -1,4 +1,4 @@
-"""Weight syncs as the ledger knows them."""
+"""Reads the weight syncs of the ledger."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from omni_rl.sync.replica import SlabRef
 
 
 def records(connection: sa.Connection, run: str, limit: int, *where: sa.ColumnElement[bool]) -> list[SyncRecord]:
-    """Newest first."""
+    """Return the newest `limit` syncs of a run for which `where` holds, newest first."""
     query = _select().where(syncs.c.run == run, *where).order_by(syncs.c.number.desc()).limit(limit)
     return [_record(row) for row in connection.execute(query)]
 
@@ -23,13 +23,13 @@ def one_record(connection: sa.Connection, sync: str) -> SyncRecord | None:
 
 
 def committed(connection: sa.Connection, run: str) -> SlabRef | None:
-    """The weights of the newest sync that was decided with "commit"."""
+    """Return the weights of the newest sync that was decided with "commit"."""
     found = records(connection, run, 1, decisions.c.decision == "commit")
     return found[0].slab if found else None
 
 
 def syncs_before(connection: sa.Connection, before: int | None, limit: int, run: str | None) -> list[Sync]:
-    """Newest first, without their transitions; those with numbers below `before`."""
+    """Return syncs with numbers below `before`, the newest first, without their transitions."""
     query = _select()
     if run is not None:
         query = query.where(syncs.c.run == run)
@@ -42,7 +42,7 @@ def syncs_before(connection: sa.Connection, before: int | None, limit: int, run:
 
 
 def one_sync(connection: sa.Connection, sync: str) -> Sync:
-    """With its transitions. Raises `NotFoundError`."""
+    """Return a sync with its transitions. Raises `NotFoundError`."""
     row = connection.execute(_select().where(syncs.c.sync == sync)).first()
     if row is None:
         raise NotFoundError(f"there is no sync {sync}")

@@ -25,11 +25,11 @@ BIN_FIGURES = (
     "router_flips",
     "excluded_tokens",
 )
-"""What is kept by position: a run of five kinds has more than a hundred bins a step."""
+"""The figures that are stored by position: a run of five kinds has more than a hundred bins in a step."""
 
 
 class Document(sa.TypeDecorator[Any]):
-    """A JSON document."""
+    """A JSON document, stored as text."""
 
     impl = sa.Text
     cache_ok = True
@@ -65,7 +65,7 @@ metadata = sa.MetaData(
 )
 
 Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-"""SQLite numbers rows by itself only where the type is INTEGER."""
+"""The type of row numbers: SQLite numbers rows by itself only where the type is INTEGER."""
 
 
 def figure_columns(names: tuple[str, ...]) -> list[sa.Column[Any]]:
@@ -146,7 +146,7 @@ steps = sa.Table(
     _of_attempt(),
     _step(),
     sa.Column("sealed", sa.Double, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),  # Of its parts' digests, rank by rank
+    sa.Column("digest", sa.Text, nullable=False),  # One digest over its parts' digests, rank by rank
     sa.Column("severity", sa.SmallInteger, nullable=False),
     sa.Column("samples", sa.BigInteger, nullable=False),
     sa.Column("tokens", sa.BigInteger, nullable=False),
@@ -204,7 +204,8 @@ samples = sa.Table(
     sa.Column("place", sa.Integer, nullable=False),  # 0: the worst of its step
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("figures", Document, nullable=False),
-    sa.Column("record", sa.LargeBinary, nullable=False),  # An Arrow stream of one row
+    # An Arrow stream: of this sample, or of all of its step by place, if it is the first; then the others' are empty
+    sa.Column("record", sa.LargeBinary, nullable=False),
     sa.Column("rank", sa.Integer, primary_key=True, autoincrement=False, server_default="0"),
     _of_step(),
 )
@@ -227,7 +228,7 @@ incidents = sa.Table(
     sa.Column("id", Number, primary_key=True),
     sa.Column("run", sa.Text),  # NULL: of no run, as a cluster that nobody samples with
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),  # open ones of a run, a kind and a subject are one
+    sa.Column("subject", sa.Text, nullable=False),  # a run has one open incident of a kind and a subject
     sa.Column("attempt", sa.BigInteger),
     sa.Column("step", sa.BigInteger),
     sa.Column("opened", sa.Double, nullable=False),
@@ -238,13 +239,13 @@ incidents = sa.Table(
     sa.Column("headline", sa.Text, nullable=False),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("figure", Document),  # the worst one, with its limit
-    sa.Column("excess", sa.Double, nullable=False),  # how many times its limit that is
+    sa.Column("excess", sa.Double, nullable=False),  # how many times its limit the figure is
     sa.Column("good", Document),  # the last step before it that was ok
     sa.Column("evidence", Document, nullable=False),
     sa.Column("actions", Document, nullable=False),
     sa.Column("acknowledged", Document),
     sa.Column("notes", Document, nullable=False),
-    sa.Column("told", Document, nullable=False),  # by webhook, what it was told last
+    sa.Column("told", Document, nullable=False),  # by webhook, the state that was sent to it last
     sa.Index(None, "run", "opened"),
     sa.Index(None, "ended", "run"),
     sqlite_autoincrement=True,
@@ -272,7 +273,7 @@ updates = sa.Table(
     sa.Column("session", sa.Text, nullable=False),  # of the engine's start, in which its numbers rise
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("worker", sa.Integer, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),  # of what was told
+    sa.Column("digest", sa.Text, nullable=False),  # of the report
     sa.Column("told", sa.LargeBinary),  # JSON, deflated; gone after some newer ones
     sa.Column("answer", Document, nullable=False),
     sa.UniqueConstraint("run", "engine", "session", "number", "worker"),

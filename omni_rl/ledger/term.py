@@ -9,19 +9,20 @@ from omni_rl.ledger.lock import CoordinatorLock
 from omni_rl.ledger.tables import fence
 
 NAME = "/coordinator"
-"""Under which the fence has the number; no run may be named so."""
+"""The name under which the fence has the coordinator's number; no run may have it."""
 _NUMBER = sa.select(fence.c.epoch).where(fence.c.run == NAME)
 
 
 class Term:
-    """From its begin until another coordinator's. The lock keeps a second one away; where it was lost (its file was
-    removed, PostgreSQL ended the session), the number does: no clock decides."""
+    """The time for which one process is the ledger's coordinator, from its start until another's. The lock keeps a
+    second coordinator away; where the lock was lost (its file was removed, PostgreSQL ended the session), the number
+    does: no clock decides."""
 
     def __init__(self, database: Database) -> None:
-        """Begin it, after every other one.
+        """Begin a term, with a number above that of every earlier one.
 
         Raises:
-            CoordinatorRunningError: another process keeps this ledger.
+            CoordinatorRunningError: another process is the ledger's coordinator.
             LedgerError: the ledger cannot be used.
         """
         self._lock = CoordinatorLock(database, NAME, "keeps the runs")
@@ -35,8 +36,8 @@ class Term:
             raise
 
     def check(self, connection: sa.Connection) -> None:
-        """Raises `TakenOverError` if a newer term began. In a write's transaction that holds until it commits: nobody
-        else writes meanwhile."""
+        """Raise `TakenOverError` if a newer term began. In a write's transaction the answer holds until it commits:
+        nobody else writes meanwhile."""
         newest = connection.execute(_NUMBER).scalar_one()
         if newest != self.number:
             raise TakenOverError(
@@ -44,6 +45,11 @@ class Term:
                 "writes nothing any more: end it, and post to the other"
             )
 
+    def write_again(self, connection: sa.Connection) -> None:
+        """Write this term's number again, as a trial: a disk that refused a write because it was full may take one by
+        now."""
+        connection.execute(sa.update(fence).where(fence.c.run == NAME).values(epoch=self.number))
+
     def close(self) -> None:
-        """Let go of the lock. Idempotent."""
+        """Release the lock. May be called again."""
         self._lock.release()

@@ -1,4 +1,4 @@
-"""Figures over steps at every scale: the extremes of 4 steps, of 16, of 64 and so on, kept up as steps come.
+"""Figures over steps at every scale: the extremes of 4 steps, of 16, of 64 and so on, updated as steps come.
 
 A chart of a million steps then reads some thousand rows, and no spike is lost: it is an extreme of each bucket that
 holds it.
@@ -19,9 +19,9 @@ from omni_rl.ledger.tables import FIGURES, figures, steps, timeline
 from omni_rl.ledger.types import Timeline
 
 WIDTHS = tuple(4**level for level in range(1, 11))
-"""Steps of a bucket; the widest holds a million."""
+"""How many steps a bucket of each level covers; the widest covers a million."""
 ROWS = 2048
-"""Read for one chart at most; a quarter of it at least, where there are more steps than that."""
+"""The most rows that are read for one chart; it reads a quarter of that at least, where there are more steps."""
 
 
 def add(
@@ -71,10 +71,11 @@ def read(
     last: int | None,
     points: int,
 ) -> Timeline:
-    """At most `points` buckets of the steps `first` to `last`, inclusive; a bucket at either end may reach beyond.
+    """Return at most `points` buckets of the steps `first` to `last`, inclusive; a bucket at either end may reach
+    beyond.
 
     Raises:
-        ConfigError: a figure that there is none of.
+        ConfigError: there is no figure of one of the names.
     """
     if unknown := sorted(set(names) - set(FIGURES)):
         raise ConfigError(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
@@ -84,10 +85,11 @@ def read(
     rows = _steps(connection, attempt, kind, names, low, high) if width == 1 else []
     if width > 1:
         rows = _buckets(connection, attempt, kind, names, width, low, high)
-    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * (4 + 2 * len(names))
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * (5 + 2 * len(names))
     bucket, count, severity, broken = (np.array(column, np.int64) for column in columns[:4])
-    lows = [np.array(column, np.float64) for column in columns[4::2]]
-    highs = [np.array(column, np.float64) for column in columns[5::2]]
+    sealed = np.array(columns[4], np.float64)
+    lows = [np.array(column, np.float64) for column in columns[5::2]]
+    highs = [np.array(column, np.float64) for column in columns[6::2]]
     together = math.ceil((span // width + 1) / points) if len(bucket) > points else 1
     group = bucket // together
     starts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -98,6 +100,7 @@ def read(
         np.maximum(group[starts] * width, low),
         np.minimum(group[starts] * width + width - 1, high),
         _each(np.add, count, starts),
+        _each(np.maximum, sealed, starts),
         _each(np.maximum, severity, starts),
         _each(np.add, broken, starts),
         {name: _each(np.fmin, values, starts) for name, values in zip(names, lows, strict=True)},
@@ -106,7 +109,7 @@ def read(
 
 
 def _ends(connection: sa.Connection, attempt: int, kind: str, first: int | None, last: int | None) -> tuple[int, int]:
-    """The first and last step there is in a range; (0, -1) without any."""
+    """Return the first and the last step that there is in a range; (0, -1) if there is none."""
     where = [figures.c.attempt_id == attempt, figures.c.kind == kind]
     where += [figures.c.step >= first] if first is not None else []
     where += [figures.c.step <= last] if last is not None else []
@@ -121,7 +124,7 @@ def _steps(
     missing = sa.case((sa.and_(figures.c.tokens > 0, figures.c.logprob_abs_diff_mean.is_(None)), 1), else_=0)
     values = [_plain(figures.c[name]).label(f"{name}_{end}") for name in names for end in ("low", "high")]
     query = (
-        sa.select(figures.c.step, sa.literal_column("1"), steps.c.severity, missing, *values)
+        sa.select(figures.c.step, sa.literal_column("1"), steps.c.severity, missing, steps.c.sealed, *values)
         .join_from(figures, steps, sa.and_(steps.c.attempt_id == figures.c.attempt_id, steps.c.step == figures.c.step))
         .where(figures.c.attempt_id == attempt, figures.c.kind == kind, figures.c.step.between(low, high))
     )
@@ -133,14 +136,17 @@ def _buckets(
 ) -> Sequence[Any]:
     of = timeline.c
     values = [_plain(of[f"{name}_{end}"]) for name in names for end in ("low", "high")]
-    query = sa.select(of.bucket, of.steps, of.severity, of.broken, *values).where(
+    inside = sa.and_(steps.c.attempt_id == attempt, steps.c.step < (of.bucket + 1) * width, steps.c.step <= high)
+    sealed = sa.select(steps.c.sealed).where(inside).order_by(steps.c.step.desc()).limit(1).scalar_subquery()
+    query = sa.select(of.bucket, of.steps, of.severity, of.broken, sealed, *values).where(
         of.attempt_id == attempt, of.kind == kind, of.width == width, of.bucket.between(low // width, high // width)
     )
     return connection.execute(query.order_by(of.bucket)).all()
 
 
 def _plain(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """As the driver gives it: converting value by value would take longer than the query."""
+    """Return the column's values as the driver gives them: converting them one by one would take longer than the
+    query."""
     return sa.type_coerce(column, sa.Double)
 
 
@@ -155,7 +161,8 @@ def _figures(metrics: Metrics) -> dict[str, Any]:
 
 
 def _adding(insert: Any) -> Any:
-    """Insert a step's bucket of each width, or widen those that are there; the database multiplies the widths out."""
+    """Return the statement that inserts a step's bucket of each width, or widens those that are there; the database
+    makes the row for each width."""
     widths = sa.union_all(*(sa.select(sa.literal_column(str(width)).label("width")) for width in WIDTHS)).subquery()
     values: dict[str, Any] = {
         name: sa.bindparam(name, type_=timeline.c[name].type) for name in ("attempt_id", "kind", "severity", "broken")

@@ -1,4 +1,5 @@
-"""What goes into the ledger and what comes out; steps are numbered within an attempt, attempts within a run."""
+"""The types of what goes into the ledger and what comes out; steps are numbered within an attempt, attempts within a
+run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +28,9 @@ class StepKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """By what runs are found and sorted: how much a run needs a person (`omni_rl.consistency.need`), when its latest
-    step was `sealed`, and when it is `due` to be silent unless another comes (None: never)."""
+    """The values by which runs are found and sorted: how much a run needs a person (`omni_rl.consistency.need`), when
+    its latest step was `sealed`, and when it is `due` to count as silent unless another step comes (None: never); times
+    in Unix seconds."""
 
     need: int
     sealed: float | None = None
@@ -37,8 +39,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """`config` is what the run was registered with, `state` what its policy carries from one step to the next.
-    `sealed`: when its `latest` step was."""
+    """A registered run. `config` is what it was registered with, `state` what its policy carries from one step to the
+    next. `sealed` is when its `latest` step was sealed, in Unix seconds."""
 
     run: str
     created: float
@@ -51,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run: its first and last sealed steps, None before there is one."""
+    """An attempt of a run, with its first and last sealed step, None before there is one."""
 
     attempt: int
     started: float
@@ -61,13 +63,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Part:
-    """One rank's records of a step, as they were acknowledged."""
+    """One rank's records of a step, as they were acknowledged. `size` is their bytes, 0 where they were dropped."""
 
     rank: int
     digest: str
     samples: int
     tokens: int
     received: float
+    size: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class NewEvent:
 
 @dataclass(frozen=True)
 class Event:
-    """`id`s rise in the order in which events became durable."""
+    """A stored event. The `id`s rise in the order in which events became durable."""
 
     id: int
     at: float
@@ -90,11 +93,11 @@ class Event:
 
 @dataclass(frozen=True)
 class NewIncident:
-    """What was seen of an incident: a new one, or more of the one that is open of the same run, kind and `subject`.
+    """What was seen of an incident: a new one, or more of the open one of the same run, kind and `subject`.
 
-    `headline` says what it is about, `why` what causes it, `action` what was done about it. `excess`: how many times
-    its limit `figure` is. `attributed`: the cause was looked for, and stands in the place of one that was found
-    before; otherwise only a worse figure brings another cause.
+    `headline` says what it is about, `why` what causes it, `action` what was done about it. `excess` is how many times
+    its limit `figure` is. `attributed` says that the cause was looked for, and replaces one that was found before;
+    otherwise only a worse figure brings another cause.
     """
 
     severity: int
@@ -113,7 +116,7 @@ class NewIncident:
 
 @dataclass(frozen=True)
 class IncidentEnd:
-    """That the open incidents of a run and a `kind` are over, and `why`; of one `subject`, or of all."""
+    """The end of a run's open incidents of a `kind`, and `why` they end: those of one `subject`, or all."""
 
     kind: IncidentKind
     why: str
@@ -122,7 +125,7 @@ class IncidentEnd:
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """Who has an incident in hand, since when."""
+    """Who takes care of an incident, and since when (Unix seconds)."""
 
     by: str
     at: float
@@ -130,7 +133,7 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class Note:
-    """What somebody wrote to an incident."""
+    """A note that somebody wrote to an incident, at a time in Unix seconds."""
 
     by: str
     at: float
@@ -139,7 +142,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Done:
-    """What was done about an incident."""
+    """Something that was done about an incident, at a time in Unix seconds."""
 
     at: float
     what: str
@@ -147,7 +150,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Incident:
-    """An incident as the ledger has it. `told`: by webhook, the state of it that was told last."""
+    """An incident as the ledger has it. `told` has, by webhook, the state that was sent there last."""
 
     id: int
     run: str | None
@@ -173,13 +176,14 @@ class Incident:
 
     @property
     def what(self) -> str:
-        """The story in a few sentences."""
+        """What happened and why, in a few sentences."""
         return f"{self.headline} {self.why}".strip()
 
 
 @dataclass(frozen=True)
 class KeptCheck:
-    """Both policies compared once, `found` as it was told. `key`: the step that it was about; None: the probe."""
+    """A stored comparison of both policies. `found` is what the check answered. `key` is the step that it was about, or
+    None for the probe."""
 
     id: int
     at: float
@@ -190,7 +194,7 @@ class KeptCheck:
 @dataclass(frozen=True)
 class NewState:
     """What a run's policy carries from here on, and what tells why: events, incidents that it opens or lets grow (with
-    the step of `key`), and those that it ends. `place`: where the run stands among the others."""
+    the step of `key`), and those that it ends. `place` is where the run stands among the others."""
 
     state: Any
     place: Place
@@ -201,10 +205,18 @@ class NewState:
 
 
 @dataclass(frozen=True)
+class WorstSamples:
+    """The samples of a step to be stored, worst first: the rank that posted each, its figures, and their rows."""
+
+    ranks: tuple[int, ...]
+    figures: tuple[Metrics, ...]
+    records: StepRecords
+
+
+@dataclass(frozen=True)
 class NewStep:
-    """A step to be sealed. `parts`: digest of each rank's part that it was judged from. `kept`: the samples to keep,
-    worst first: the rank that posted it, its row, and its figures. `flips` by MoE layer. `after`: what the run carries
-    from it on, with what tells of it; None leaves the run as it is."""
+    """A step to be sealed. `parts` has the digest of each rank's part that it was judged from. `flips` are by MoE
+    layer. `after` is what the run carries from it on, with what tells of it; None leaves the run as it is."""
 
     key: StepKey
     parts: Mapping[int, str]
@@ -215,7 +227,7 @@ class NewStep:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, float | None] = field(default_factory=dict)
     weight_version: str = ""
-    kept: tuple[tuple[int, StepRecords, Metrics], ...] = ()
+    kept: WorstSamples | None = None
     flips: tuple[int, ...] | None = None
     after: NewState | None = None
 
@@ -245,7 +257,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class KeptSample:
-    """A sample without its tokens, known by the rank that posted it and its name; `place` 0 is the worst of its
+    """A stored sample without its tokens, known by the rank that posted it and its name; `place` 0 is the worst of its
     step."""
 
     rank: int
@@ -257,7 +269,8 @@ class KeptSample:
 
 @dataclass(frozen=True)
 class Step:
-    """A sealed step whole: figures by kind (`overall` among them) and by position, and what is kept of its samples."""
+    """A sealed step whole: figures by kind (`overall` among them) and by position, and the samples that are stored of
+    it."""
 
     row: StepRow
     verdict: Mapping[str, Any]
@@ -270,7 +283,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Sample:
-    """A kept sample with its tokens: `record` has one row."""
+    """A stored sample with its tokens: `record` has one row."""
 
     key: StepKey
     kept: KeptSample
@@ -279,11 +292,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Figures over steps, B buckets of `width` steps each (1: every step by itself), in order, empty ones left out.
+    """Figures over steps, in B buckets of `width` steps each (1: every step by itself), in order, empty ones left out.
 
-    `first`, `last` int64 [B]: the steps that a bucket covers, inclusive; `steps` how many of them there are. `low` and
-    `high` float64 [B] by figure: the least and the greatest value, NaN where there is none. `severity` the worst;
-    `broken`: steps with logprobs that are no numbers.
+    `first` and `last` int64 [B] are the steps that a bucket covers, inclusive; `steps` is how many sealed steps it has.
+    `sealed` float64 [B] is when the last of them was sealed, in Unix seconds. `low` and `high` float64 [B] are, by
+    figure, the least and the greatest value, NaN where there is none. `severity` is the worst; `broken` is the number
+    of steps with logprobs that are NaN.
     """
 
     kind: str
@@ -291,24 +305,26 @@ class Timeline:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     steps: NDArray[np.int64]
+    sealed: NDArray[np.float64]
     severity: NDArray[np.int64]
     broken: NDArray[np.int64]
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
 
     def at(self) -> NDArray[np.int64]:
-        """Where `line` has its points: each step, or a bucket's first and last."""
+        """Return the steps at which `line` has its points: each step, or a bucket's first and last."""
         return self.first if self.width == 1 else np.stack([self.first, self.last], axis=1).reshape(-1)
 
     def line(self, figure: str) -> NDArray[np.float64]:
-        """One line through every extreme: each step's value, or a bucket's least and greatest."""
+        """Return one line through every extreme: each step's value, or a bucket's least and greatest."""
         low, high = self.low[figure], self.high[figure]
         return high if self.width == 1 else np.stack([low, high], axis=1).reshape(-1)
 
 
 @dataclass(frozen=True)
 class SyncTransition:
-    """`what`: a phase was entered, or a replica did its part of it, or failed. `at` in Unix seconds."""
+    """One event of a sync. `what` says that a phase was entered, or that a replica did its part of it, or failed. `at`
+    is in Unix seconds."""
 
     at: float
     phase: str

@@ -1,4 +1,5 @@
-"""What was told of updates of weights, in the ledger: every answer, and the newest of what it was made from."""
+"""The reports of weight updates in the ledger: every answer, and the newest of the reports that the answers were made
+from."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,13 @@ from omni_rl.ledger.tables import updates
 from omni_rl.ledger.types import NewEvent, NewIncident
 
 TOLD_KEPT = 4
-"""The newest rows of an engine's worker, or of the trainer, that keep what they were made from."""
+"""How many of the newest rows of an engine's worker, or of the trainer, have the report that they were made from."""
 ROWS_KEPT = 10_000
-"""Of a run."""
+"""How many of a run's newest rows stay."""
 
 
 class UpdateKey(NamedTuple):
-    """An engine's update as one worker told of it; `engine` is empty for the trainer's own."""
+    """The key of one worker's report of an engine's update; `engine` is empty for the trainer's own."""
 
     run: str
     engine: str
@@ -31,12 +32,27 @@ class UpdateKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Told:
+    """A report (JSON) as it is stored. It is compressed before the write begins, since megabytes take a while, for
+    which other writes need not wait."""
+
+    digest: str
+    deflated: bytes
+
+    @classmethod
+    def of(cls, body: bytes) -> "Told":
+        """Return the stored form of a report; the same content has the same digest."""
+        return cls(blake3(body).hexdigest(), zlib.compress(body, 1))
+
+
+@dataclass(frozen=True)
 class NewUpdate:
-    """`told`: the JSON that came. `also`: answers to other rows that changed with it. `over`: why incidents end with
-    it, by their numbers; `seen`: those that it opens, or lets grow."""
+    """A change to the updates. `told` is the report, None where the row is there already. `also` has answers to other
+    rows that change with it. `over` says, by number, why incidents end with it; `seen` are those that it opens, or lets
+    grow."""
 
     key: UpdateKey
-    told: bytes
+    told: Told | None
     answer: Mapping[str, Any]
     also: Mapping[UpdateKey, Mapping[str, Any]]
     over: Mapping[int, str] = field(default_factory=dict)
@@ -46,38 +62,32 @@ class NewUpdate:
 
 @dataclass(frozen=True)
 class KeptUpdate:
-    """A row. `told` is None where it was dropped."""
+    """A stored update, without its report."""
 
     key: UpdateKey
     digest: str
-    told: bytes | None
     answer: Mapping[str, Any]
 
 
-def digest_of(told: bytes) -> str:
-    """By which the same content is known again."""
-    return blake3(told).hexdigest()
-
-
 def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
-    """Keep an update with its incidents and events, or with none of them; returns the numbers of what was seen.
+    """Store an update with its incidents and events, or none of them; return the numbers of the incidents in `seen`.
 
-    Raises `ConflictError` if something else was told under the same key.
+    Raises `ConflictError` if another report is stored under the same key.
     """
+    assert new.told is not None, "a new row is of what was told"
     here = _is(new.key)
     known = connection.execute(sa.select(updates.c.digest).where(here)).scalar()
     if known is None:
-        told = zlib.compress(new.told, 1)
-        row = {**new.key._asdict(), "digest": digest_of(new.told), "told": told, "answer": new.answer}
+        row = {**new.key._asdict(), "digest": new.told.digest, "told": new.told.deflated, "answer": new.answer}
         connection.execute(sa.insert(updates).values(row))
         _forget(connection, new.key)
-    elif known != digest_of(new.told):
+    elif known != new.told.digest:
         raise ConflictError(f"update {new.key.number} of worker {new.key.worker} was told of with other content")
     return change(connection, new)
 
 
 def change(connection: sa.Connection, new: NewUpdate) -> list[int]:
-    """The answers, incidents and events of `new` alone."""
+    """Write the answers, incidents and events of `new`, and return the numbers of the incidents in `seen`."""
     for key, answer in {**new.also, new.key: new.answer}.items():
         connection.execute(sa.update(updates).where(_is(key)).values(answer=answer))
     for number, why in new.over.items():
@@ -87,22 +97,30 @@ def change(connection: sa.Connection, new: NewUpdate) -> list[int]:
 
 
 def one(connection: sa.Connection, key: UpdateKey) -> KeptUpdate | None:
-    """The row of a key; None if there is none."""
-    row = connection.execute(sa.select(updates).where(_is(key))).first()
+    """Return the update of a key, or None if there is none."""
+    row = connection.execute(sa.select(*_ROW).where(_is(key))).first()
     return None if row is None else _kept(row)
 
 
 def newest(connection: sa.Connection, run: str, limit: int) -> list[KeptUpdate]:
-    """A run's rows, the newest first, without what was told."""
-    columns = [column for column in updates.c if column is not updates.c.told]
-    wanted = sa.select(*columns, sa.null().label("told")).where(updates.c.run == run)
+    """Return a run's updates, the newest first."""
+    wanted = sa.select(*_ROW).where(updates.c.run == run)
     return [_kept(row) for row in connection.execute(wanted.order_by(updates.c.id.desc()).limit(limit))]
 
 
 def remembered(connection: sa.Connection, run: str) -> list[KeptUpdate]:
-    """A run's rows that still have what was told, oldest first."""
-    wanted = sa.select(updates).where(updates.c.run == run, updates.c.told.is_not(None))
+    """Return a run's updates whose reports are still stored, oldest first."""
+    wanted = sa.select(*_ROW).where(updates.c.run == run, updates.c.told.is_not(None))
     return [_kept(row) for row in connection.execute(wanted.order_by(updates.c.id))]
+
+
+def told(connection: sa.Connection, key: UpdateKey) -> bytes | None:
+    """Return the report of an update, or None if it was dropped."""
+    deflated = connection.execute(sa.select(updates.c.told).where(_is(key))).scalar()
+    return None if deflated is None else zlib.decompress(deflated)
+
+
+_ROW = tuple(column for column in updates.c if column is not updates.c.told)
 
 
 def _is(key: UpdateKey) -> sa.ColumnElement[bool]:
@@ -111,11 +129,11 @@ def _is(key: UpdateKey) -> sa.ColumnElement[bool]:
 
 def _kept(row: Any) -> KeptUpdate:
     key = UpdateKey(row.run, row.engine, row.session, row.number, row.worker)
-    return KeptUpdate(key, row.digest, None if row.told is None else zlib.decompress(row.told), row.answer)
+    return KeptUpdate(key, row.digest, row.answer)
 
 
 def _forget(connection: sa.Connection, key: UpdateKey) -> None:
-    """Drop what this row makes too old."""
+    """Drop the reports and the rows that this row makes too old."""
     own = sa.and_(updates.c.run == key.run, updates.c.engine == key.engine, updates.c.worker == key.worker)
     old = sa.select(updates.c.id).where(own).order_by(updates.c.id.desc()).offset(TOLD_KEPT).limit(1)
     if (number := connection.execute(old).scalar()) is not None:

@@ -1,4 +1,4 @@
-"""Arrow streams and JSON documents as tables of the published schema; nothing else of either is let in."""
+"""Reads Arrow streams and JSON documents as tables of the published schema, and refuses all others."""
 
 import math
 import struct
@@ -8,31 +8,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pydantic_core
 
 from omni_rl.errors import RecordError
 from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, VERSION_KEY, RecordLimits
+from omni_rl.pieces import load
 
 NAMES = tuple(column.name for column in COLUMNS)
 _ZSTD = b"\x28\xb5\x2f\xfd"
-"""How a zstd frame begins (RFC 8878, section 3.1.1); an Arrow stream begins otherwise."""
+"""The bytes with which a zstd frame begins (RFC 8878, section 3.1.1); an Arrow stream begins otherwise."""
 NULLS = {"rollout_logprobs": math.nan, "train_logprobs": math.nan, "rollout_top_logprobs": -math.inf}
-"""What null stands for in columns whose numbers need not be finite, as JSON has none that are not."""
+"""The number that null stands for in columns whose numbers need not be finite, since JSON has none that are not."""
 
 
 def read_arrow(body: bytes | memoryview, limits: RecordLimits) -> pa.Table:
-    """A table with every column of the schema, in its types, from an Arrow IPC stream.
+    """Return a table with every column of the schema, in its types, from an Arrow IPC stream.
 
-    Integers and floats of other widths and large lists and strings are cast if no value changes by it (a float32
-    is exact in float64). Compressed buffers are refused: their size is not known before they are unpacked.
+    Integers and floats of other widths and large lists and strings are cast if no value changes by it (a float32 is
+    exact in float64). Compressed buffers are refused: their size is not known before they are unpacked.
 
     Raises:
-        RecordError: not such a stream, another schema, or more rows than `limits` allow.
+        RecordError: this is no such stream, it has another schema, or it has more rows than `limits` allow.
     """
     try:
         reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(body))
         first = reader.read_next_message()
-        if first.type != "schema":  # Arrow takes its word for it otherwise, and reads wherever that leads
+        if first.type != "schema":  # else Arrow would take it for a schema, and read wherever it points
             raise RecordError(f"the stream begins with a {first.type}; expected its schema")
         schema = pa.ipc.read_schema(first)
         _check_schema(schema)
@@ -57,7 +57,7 @@ def read_arrow(body: bytes | memoryview, limits: RecordLimits) -> pa.Table:
 
 
 def write_arrow(table: pa.Table) -> bytes:
-    """One batch; columns of nulls are left out."""
+    """Return the table as an Arrow IPC stream of one batch; columns of nulls are left out."""
     rows = len(table)
     used = [number for number, column in enumerate(table.columns) if column.null_count < rows or not rows]
     table = table.select(used).combine_chunks()
@@ -69,13 +69,15 @@ def write_arrow(table: pa.Table) -> bytes:
 
 
 def pack(table: pa.Table) -> bytes:
-    """`write_arrow`, compressed as a whole: one record has many small buffers, and each alone takes as long as all."""
+    """Return `write_arrow`'s stream compressed as a whole: one record has many small buffers, and compressing each
+    alone takes as long as compressing all."""
     packed: bytes = pa.Codec("zstd").compress(write_arrow(table), asbytes=True)
     return packed
 
 
 def read_trusted(payload: bytes) -> pa.Table:
-    """What was once read by `read_arrow`, or written by `write_arrow` or `pack`, and kept."""
+    """Return the table of a stored payload, which was read by `read_arrow`, or written by `write_arrow` or `pack`,
+    before."""
     stream = pa.BufferReader(payload)
     if payload.startswith(_ZSTD):
         stream = pa.CompressedInputStream(stream, "zstd")
@@ -84,16 +86,16 @@ def read_trusted(payload: bytes) -> pa.Table:
 
 
 def read_json(body: bytes | str, limits: RecordLimits) -> pa.Table:
-    """The same from `{"schema": "omni_rl.step/1", "records": [{column: value}]}`; null in logprobs is NaN, and among
-    those of an engine's likeliest ids -inf.
+    """Return a table with every column of the schema from `{"schema": "omni_rl.step/1", "records": [{column: value}]}`;
+    null in logprobs is NaN, and among those of an engine's likeliest ids -inf.
 
     Raises:
-        RecordError: not such a document.
+        RecordError: this is no such document.
     """
     try:
-        document = pydantic_core.from_json(body, allow_inf_nan=True)
+        document = load(body if isinstance(body, bytes) else body.encode())
     except ValueError as error:
-        raise RecordError(f"not JSON: {error}") from None
+        raise RecordError(str(error)) from None
     if not isinstance(document, dict) or document.get("schema") != VERSION:
         raise RecordError(f'a JSON document of records has "schema": "{VERSION}"; {_found_schema(document)}')
     if unknown := sorted(document.keys() - {"schema", "records"}):
@@ -105,7 +107,7 @@ def read_json(body: bytes | str, limits: RecordLimits) -> pa.Table:
 
 
 def table_of(records: Sequence[Mapping[str, Any]], limits: RecordLimits) -> pa.Table:
-    """Rows of plain values (or arrays, for lists of numbers) as a table of the schema. Raises `RecordError`."""
+    """Return rows of plain values (or arrays, for lists of numbers) as a table of the schema. Raises `RecordError`."""
     if len(records) > limits.records:
         raise RecordError(f"more than {limits.records} records in one part; send them as several parts")
     for row, record in enumerate(records):
@@ -120,7 +122,8 @@ def table_of(records: Sequence[Mapping[str, Any]], limits: RecordLimits) -> pa.T
 
 
 def to_json(table: pa.Table) -> dict[str, Any]:
-    """The JSON form. Null columns are left out, so that null stands for a number that is not finite."""
+    """Return the JSON form. Columns that are null in a row are left out, so that null stands for a number that is not
+    finite."""
     records = [{name: _plain(value) for name, value in row.items() if value is not None} for row in table.to_pylist()]
     return {"schema": VERSION, "records": records}
 
@@ -188,8 +191,8 @@ def _messages(reader: pa.ipc.MessageReader) -> Any:
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a record batch's flatbuffer has the field `compression` (Arrow's Message.fbs: Message.header is field 2,
-    RecordBatch.compression field 3). Raises `struct.error` where an offset leads out of it."""
+    """Return whether a record batch's flatbuffer has the field `compression` (Arrow's Message.fbs: Message.header is
+    field 2, RecordBatch.compression field 3). Raises `struct.error` where an offset leads out of it."""
     data = metadata.to_pybytes()
 
     def field(table: int, number: int) -> int:
@@ -215,7 +218,7 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
                 pa.array([value], read).cast(wanted)
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 raise RecordError(f"row {row}, column {name}: {_first_line(error)}") from None
-        # Each row alone can be read as what the first of all is not: an empty text as a list of no pairs, say.
+        # Each row can be read alone, but not beside the others: an empty text alone is a list of no pairs, say.
         raise RecordError(f"column {name}: {_first_line(whole)}") from None
     if name in NULLS and array.flatten().null_count:
         flat = array.flatten()
@@ -224,7 +227,8 @@ def _array(name: str, wanted: pa.DataType, values: list[Any]) -> pa.Array:
 
 
 def _of_whole_numbers(values: list[Any], wanted: pa.DataType) -> pa.Array | None:
-    """Lists of integers from numpy's arrays of integers, which Arrow takes one number at a time; None for others."""
+    """Return lists of integers from numpy's arrays of integers, which Arrow would take one number at a time; None for
+    other values."""
     given = [value for value in values if value is not None]
     if not pa.types.is_list(wanted) or not pa.types.is_integer(wanted.value_type):
         return None
@@ -234,14 +238,15 @@ def _of_whole_numbers(values: list[Any], wanted: pa.DataType) -> pa.Array | None
 
 
 def _in_rows(flat: pa.Array, values: list[Any]) -> pa.Array:
-    """A list column of the numbers `flat`, cut as `values` are, null where they are None."""
+    """Return a list column of the numbers `flat`, cut as `values` are, null where they are None."""
     offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
-    missing = pa.array([value is None for value in values])
+    missing = pa.array([value is None for value in values], pa.bool_())  # Arrow takes longer to infer the type
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=missing)
 
 
 def _with_doubles(wanted: pa.DataType) -> pa.DataType:
-    """The type with doubles for its integers: Arrow turns 1.5 into the integer 1 silently, but refuses the cast."""
+    """Return the type with doubles for its integers: Arrow turns 1.5 into the integer 1 silently, but refuses the
+    cast."""
     if pa.types.is_list(wanted):
         return pa.list_(_with_doubles(wanted.value_type))
     if pa.types.is_struct(wanted):

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,8 +14,22 @@ from omni_rl.errors import LedgerError
 from omni_rl.ledger.database import Database
 
 GROUP = 256
-"""Operations in one transaction at most."""
+"""The most operations in one transaction."""
+REFUSED_SECONDS = 5.0
+"""Seconds for which a refused write is remembered, whatever is written after it: a full disk may take a small one."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the database refused a write, and when, by the monotonic clock."""
+
+    at: float
+    reason: str
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.at < REFUSED_SECONDS
 
 
 @dataclass
@@ -37,7 +52,9 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.check: Callable[[sa.Connection], None] = lambda connection: None
-        """Called in every transaction before anything is written; a `LedgerError` of it ends the transaction."""
+        """Called in every transaction before anything is written; if it raises `LedgerError`, the transaction ends."""
+        self.refusal: Refusal | None = None
+        """The latest write that the database could not carry out; None once others have gone through for a while."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
@@ -45,9 +62,10 @@ class Writer:
         self._thread.start()
 
     def submit(self, operation: Callable[[sa.Connection], T]) -> "Future[T]":
-        """The future is done when what `operation` wrote is on the disk, or when none of it counts.
+        """Run an operation in the writer's thread. The future is done when what `operation` wrote is on the disk, or
+        when none of it counts.
 
-        What it raises itself undoes only this operation. A `LedgerError` from the database leaves open
+        What the operation itself raises undoes only this operation. A `LedgerError` from the database leaves open
         whether it was written: the connection may have broken after the commit.
         """
         future: Future[T] = Future()
@@ -71,6 +89,7 @@ class Writer:
             group, ending = self._next_group()
             if group:
                 self._write(group)
+                group.clear()  # what was written may be large, and the next may be long in coming
             if ending:
                 return
 
@@ -94,8 +113,14 @@ class Writer:
             with self._database.write() as connection:
                 self.check(connection)
                 for job in group:
-                    self._run(job, connection)
+                    job.result = job.error = None
+                    if len(group) == 1:  # what it raises undoes the transaction: a savepoint takes as long as its work
+                        job.result = job.operation(connection)
+                    else:
+                        self._run(job, connection)
                 ran = True
+            if self.refusal is not None and not self.refusal.is_fresh:
+                self.refusal = None
         except sa.exc.SQLAlchemyError as error:
             lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
             unknown = ran and lost
@@ -106,9 +131,13 @@ class Writer:
             if lost and not ran and again:  # a transaction that was never to be committed: on a new connection
                 self._write(group, again=False)
                 return
+            failure = self._database.failure("written", error)
+            # Other errors are about the data, which is its sender's; this one is the disk's or the server's.
+            if isinstance(error, sa.exc.OperationalError):
+                self.refusal = Refusal(time.monotonic(), str(failure))
             for job in group:
-                job.error = self._database.failure("written", error)
-        except LedgerError as error:
+                job.error = failure
+        except Exception as error:  # reaches whoever waits for the futures
             for job in group:
                 job.error = error
         for job in group:
@@ -116,8 +145,8 @@ class Writer:
 
     @staticmethod
     def _run(job: _Job, connection: sa.Connection) -> None:
-        """A database error leaves by itself: SQLite may have ended the transaction, and with it the savepoint."""
-        job.result = job.error = None
+        """Run one operation in a savepoint. A database error leaves this function: SQLite may have ended the
+        transaction, and with it the savepoint."""
         savepoint = connection.begin_nested()
         try:
             job.result = job.operation(connection)

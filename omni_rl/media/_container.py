@@ -20,7 +20,7 @@ FORMATS = (
 
 @contextmanager
 def open_container(source: str | Path | bytes) -> Iterator[Any]:
-    """An open `av` container; whatever FFmpeg refuses, while opening or decoding, becomes a `MediaError`."""
+    """Yield an open `av` container; whatever FFmpeg refuses, while opening or decoding, becomes a `MediaError`."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise MediaError(f"no such file: {source} (media are local files or bytes; addresses are never fetched)")
     name = "the bytes given" if isinstance(source, bytes) else str(source)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tensor_digest(tensor: "torch.Tensor") -> str:
-    """blake3 (hex) over dtype, shape and bytes of a tensor, whatever its strides or device."""
+    """Return blake3 (hex) over dtype, shape and bytes of a tensor, whatever its strides or device."""
     import torch
 
     plain = tensor.detach().contiguous().cpu()
@@ -21,7 +21,7 @@ def tensor_digest(tensor: "torch.Tensor") -> str:
 
 
 def pieces_digest(dtype: "torch.dtype", shape: Iterable[int], parts: Iterable[memoryview]) -> str:
-    """`tensor_digest` of a tensor whose bytes come in several parts, in row-major order."""
+    """Return the `tensor_digest` of a tensor whose bytes come in several parts, in row-major order."""
     hasher = blake3(f"{str(dtype).removeprefix('torch.')}{list(shape)}".encode())
     for part in parts:
         hasher.update(part)
@@ -29,12 +29,12 @@ def pieces_digest(dtype: "torch.dtype", shape: Iterable[int], parts: Iterable[me
 
 
 def tensors_digest(tensors: "Mapping[str, torch.Tensor]") -> str:
-    """One digest for a set of named tensors, independent of their order."""
+    """Return one digest for a set of named tensors, independent of their order."""
     return combined_digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:
-    """`tensors_digest` from the `tensor_digest` of each."""
+    """Return the `tensors_digest` of tensors whose `tensor_digest` are given by name."""
     hasher = blake3()
     for name in sorted(digests):
         hasher.update(f"{name}={digests[name]};".encode())
@@ -42,7 +42,8 @@ def combined_digest(digests: Mapping[str, str]) -> str:
 
 
 def sequence_digest(ids: NDArray[np.int64], places: Iterable[NDArray[np.int64]]) -> str:
-    """One digest of a sequence as a model runs it: its ids, and for each media item the positions of its features."""
+    """Return one digest of a sequence as a model runs it: its ids, and for each media item the positions of its
+    features."""
     hasher = blake3(np.ascontiguousarray(ids, np.int64).view(np.uint8).data)
     for positions in places:
         hasher.update(f";{len(positions)}:".encode())

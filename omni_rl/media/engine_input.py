@@ -1,6 +1,7 @@
 """A rendered prompt as the engine takes it, rebuilt from plain tensors, with ids of the caller's choice.
 
-A rendered prompt crosses processes, so it holds nothing of vLLM's. Here is the way back, and the way there.
+A rendered prompt crosses processes, so it holds no object of vLLM's. This module takes vLLM's items apart into plain
+tensors, and makes them again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ _ON_DEVICE = ("pixel_values_flat", "pixel_values_flat_video", "input_audio_featu
 
 
 def plain_tensors(item: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of one vLLM item, each with storage of its own; sizes and counts become int64 tensors."""
+    """Return the tensors of one vLLM item, each with storage of its own; sizes and counts become int64 tensors."""
     return {
         name: torch.as_tensor(element.data).clone(memory_format=torch.contiguous_format)
         for name, element in sorted(item.items())
@@ -42,10 +43,10 @@ def plain_tensors(item: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def to_engine_input(rendered: RenderedPrompt, ids: Sequence[int] | np.ndarray) -> Any:
-    """What `LLMEngine.add_request` takes for `ids`: the rendered prompt's, alone or with an answer behind them.
+    """Return what `LLMEngine.add_request` takes for `ids`: the rendered prompt's ids, alone or followed by an answer.
 
-    The engine's model receives exactly the tensors of `rendered.items`. Raises `PromptError` if `ids` do not begin
-    with the prompt's: the spans would point at the wrong tokens.
+    The engine's model receives exactly the tensors of `rendered.items`. Raises `PromptError` if `ids` do not begin with
+    the prompt's: the spans would point at the wrong tokens.
     """
     tokens = [int(token) for token in ids]
     if tokens[: len(rendered.ids)] != rendered.ids.tolist():
@@ -84,7 +85,7 @@ def _kwargs_item(item: MediaItem) -> Any:
 
 
 def _row(name: str, tensor: torch.Tensor) -> Any:
-    """vLLM's model wants these two as Python numbers."""
+    """Return a tensor as vLLM's model wants it: image sizes and token counts as Python numbers."""
     if name == "imgs_sizes":
         return tuple(tensor.tolist())
     if name == "num_tokens_per_image":

@@ -1,7 +1,7 @@
-"""Any picture to 8-bit RGB, as vLLM would show it to the model, and nothing lost on the way without a word.
+"""Turns any picture into 8-bit RGB, as vLLM would show it to the model, and loses nothing on the way without an error.
 
-vLLM turns a picture by its EXIF orientation and puts transparency on white; so does this. Deep greys, which Pillow's
-own conversion clips to white, are scaled.
+As vLLM does, it turns a picture by its EXIF orientation and puts transparency on white. Deep greys, which Pillow's own
+conversion clips to white, are scaled.
 """
 
 import io
@@ -22,10 +22,10 @@ WHITE = (255, 255, 255)
 
 
 def load_image(source: str | Path | bytes | NDArray[np.generic] | Image.Image) -> Image.Image:
-    """Reads a local file, encoded bytes, an array or a Pillow image as RGB, without metadata.
+    """Return a local file, encoded bytes, an array or a Pillow image as RGB, without metadata.
 
     Arrays are [H, W] or [H, W, 1] grey, [H, W, 3] RGB or [H, W, 4] RGBA: bool, uint8, uint16 (full range) or floats
-    between 0 and 1. Of an animation, the first frame. Raises `MediaError` for anything that cannot be read.
+    between 0 and 1. Of an animation, the first frame is read. Raises `MediaError` for anything that cannot be read.
     """
     if isinstance(source, Image.Image):
         image = source
@@ -47,7 +47,7 @@ def load_image(source: str | Path | bytes | NDArray[np.generic] | Image.Image) -
 
 
 def _decode(source: str | Path | bytes) -> Image.Image:
-    """Opens without decoding the pixels."""
+    """Open an image without decoding its pixels."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise MediaError(f"no such file: {source} (images are local files or bytes; addresses are never fetched)")
     try:

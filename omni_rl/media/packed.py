@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """`data` uint8 [bytes], row-major; `dtype` by torch's name ("bfloat16", which numpy has not)."""
+    """A tensor's bytes. `data` is uint8 [bytes], row-major; `dtype` is torch's name ("bfloat16", which numpy does not
+    have)."""
 
     data: NDArray[np.uint8]
     dtype: str
@@ -27,7 +28,8 @@ class PackedTensor:
         return cls(data, str(plain.dtype).removeprefix("torch."), tuple(plain.shape))
 
     def tensor(self) -> "torch.Tensor":
-        """On the host, with memory of its own: what arrives through Ray's object store is not to be written to."""
+        """Return the tensor on the host, with memory of its own: what arrives through Ray's object store must not be
+        written to."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self.dtype)

@@ -1,10 +1,11 @@
-"""A prompt becomes ids, spans and tensors once, by vLLM's own processor; both sides use the result.
+"""Turns a prompt into ids, spans and tensors once, by vLLM's own processor; both sides use the result.
 
 Shapes: P prompt tokens after expansion, N tokens of one media item.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,19 @@ from vllm.utils.torch_utils import set_default_torch_num_threads
 
 from omni_rl import runtime
 from omni_rl.errors import CheckpointError, MediaError, PromptError
-from omni_rl.kinds import MODALITIES, Modality
+from omni_rl.kinds import Modality
 from omni_rl.media.digests import tensor_digest, tensors_digest
 from omni_rl.media.engine_input import plain_tensors
+from omni_rl.media.formats import FORMATS, in_order, model_text
 from omni_rl.media.prompts import named, plain
 from omni_rl.media.pruning import Pruning
 from omni_rl.media.sounds import MODEL_RATE
-from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Sound, Video
+from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Sound
 
 
 class Renderer:
-    """Renders prompts with the processor of one engine, whose checkpoint, dtype and context length it shares.
+    """Renders prompts with the processor of one engine, whose checkpoint, dtype and context length it shares. An engine
+    of a model without towers has none, and takes text alone.
 
     `engine` is vLLM's `LLMEngine` in this process. No cache of vLLM's takes part: with one, an item's tensors could
     depend on what was rendered before it (the images of a prompt share a token budget, its sounds a padding).
@@ -36,21 +39,30 @@ class Renderer:
     def __init__(self, engine: Any) -> None:
         runtime.require("the renderer")
         self._renderer = engine.renderer
+        self.max_prompt_tokens = int(self._renderer.model_config.max_model_len) - 1  # room for one sampled token
+        self._limits: dict[str, int] = {}
+        if self._renderer.model_config.is_multimodal_model:
+            self._use_processor()
+
+    def _use_processor(self) -> None:
         self._processor = self._renderer.get_mm_processor()
         info = self._processor.info
         hf_processor = info.get_hf_processor()
         if hf_processor.dynamic_tiler is None:
             raise CheckpointError("vision_config.args has no min_num_patches: only dynamic resolution is supported")
-        self._limits: dict[str, int] = info.allowed_mm_limits
+        self._limits = info.allowed_mm_limits
         self._tiler = hf_processor.dynamic_tiler
         self._extractor = hf_processor.audio_extractor
+        self._checks: Mapping[Modality, Callable[[Any], None]] = {
+            "image": self._check_image,
+            "audio": self._check_sound,
+        }
         self._image_token = int(hf_processor.image_token_id)
         self._hf_processor = hf_processor
         self._pruning_rate = float(info.get_video_pruning_rate() or 0)
-        self.max_prompt_tokens = int(self._renderer.model_config.max_model_len) - 1  # room for one sampled token
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        """Renders each prompt, in order. The same prompt gives the same ids, tensors and digests every time.
+        """Render each prompt, in order. The same prompt gives the same ids, tensors and digests every time.
 
         Raises `PromptError` (placeholders and media do not match, prompt too long) or `MediaError` (an item is empty,
         unreadable, too long or too elongated); both name the prompt and the item.
@@ -59,10 +71,11 @@ class Renderer:
 
     def _render(self, prompt: Prompt) -> RenderedPrompt:
         self._check_limits(prompt)
-        media = self._media(plain(prompt))
+        shown = plain(prompt)
+        media = self._media(shown)
         try:
             parameters = self._renderer.default_cmpl_tok_params
-            ids = self._renderer.tokenize_prompt({"prompt": prompt.text}, parameters)["prompt_token_ids"]
+            ids = self._renderer.tokenize_prompt({"prompt": model_text(shown)}, parameters)["prompt_token_ids"]
         except VLLMValidationError as error:
             raise PromptError(f"prompt {prompt.id!r}: {error}") from error
         if not ids:
@@ -89,7 +102,7 @@ class Renderer:
         )
 
     def _process(self, prompt_id: str, ids: list[int], media: dict[Modality, list[Any]]) -> Any:
-        """vLLM's processor on one prompt, as the engine's front end calls it, without its cache."""
+        """Run vLLM's processor on one prompt, as the engine's front end does, but without its cache."""
         # Names in place of vLLM's hashes, which nothing here reads: ours are of the tensors, not of the raw media.
         names = {modality: [str(i) for i in range(len(items))] for modality, items in media.items()}
         with set_default_torch_num_threads(), warnings.catch_warnings():
@@ -124,7 +137,8 @@ class Renderer:
         )
 
     def _pruning(self, tensors: dict[str, torch.Tensor]) -> Pruning:
-        """Where a pruned video's features go among its text, from vLLM's own text with one slot a tubelet."""
+        """Return where a pruned video's features go among its text, from vLLM's own text with one slot for each
+        tubelet."""
         processor = self._hf_processor
         temporal = processor.video_temporal_patch_size
         tubelets = -(-int(tensors["video_num_patches"]) // temporal)
@@ -142,26 +156,24 @@ class Renderer:
         return Pruning(self._pruning_rate, slots.astype(np.int64) - np.arange(tubelets))
 
     def _check_limits(self, prompt: Prompt) -> None:
-        for modality, items in prompt.media.items():
-            if len(items) > self._limits.get(modality, 0):
+        counts = Counter(FORMATS[kind].modality for kind, items in prompt.media.items() for _ in items)
+        for modality, count in counts.items():
+            if count > self._limits.get(modality, 0):
                 raise PromptError(
-                    f"prompt {prompt.id!r} has {len(items)} {modality} item(s); the engine takes at most "
+                    f"prompt {prompt.id!r} has {count} {modality} item(s); the engine takes at most "
                     f"{self._limits.get(modality, 0)} (limit_mm_per_prompt)"
                 )
 
     def _media(self, prompt: Prompt) -> dict[Modality, list[Any]]:
-        """A plain prompt's media as vLLM takes them; modalities that are absent are left out."""
-        media: dict[Modality, list[Any]] = {modality: [] for modality in MODALITIES}
-        for index, image in enumerate(prompt.images):
-            with named(prompt.id, "image", index):
-                self._check_image(image)
-                media["image"].append(image)
-        for index, sound in enumerate(prompt.sounds):
-            with named(prompt.id, "audio", index):
-                self._check_sound(sound)
-                media["audio"].append((sound.samples, MODEL_RATE))
-        media["video"] = [(video.frames, _metadata(video)) for video in prompt.videos]
-        return {modality: items for modality, items in media.items() if items}
+        """Return a plain prompt's media as vLLM takes them; modalities that are absent are left out."""
+        media: dict[Modality, list[Any]] = {}
+        for kind, number, item in in_order(prompt):
+            known = FORMATS[kind]
+            with named(prompt.id, kind, number):
+                if known.modality in self._checks:
+                    self._checks[known.modality](item)
+            media.setdefault(known.modality, []).append(known.given(item))
+        return media
 
     def _check_image(self, picture: Any) -> None:
         try:
@@ -179,12 +191,3 @@ class Renderer:
                 f"the sound lasts {len(sound.samples) / MODEL_RATE:.1f} s, which is {tokens} tokens; the context holds "
                 f"{self.max_prompt_tokens}"
             )
-
-
-def _metadata(video: Video) -> dict[str, Any]:
-    return {
-        "fps": video.fps,
-        "frames_indices": list(video.indices),
-        "total_num_frames": video.total_frames,
-        "duration": video.total_frames / video.fps,
-    }

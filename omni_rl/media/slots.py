@@ -1,11 +1,11 @@
 """How many features a model will make of a rendered item, from its tensors' shapes: checked before a model runs.
 
-A count that is off would surface inside a step, where it costs the engine, or the whole trainer group.
+A wrong count would surface inside a step, where it costs the engine, or the whole trainer group.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,31 +27,23 @@ _NEEDED: dict[Modality, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class FeatureCounts:
-    """One feature per square of `side` pixels, of `frames` frames of a video together; per 2^`halvings` mel frames.
+    """The rules by which a model makes features of pixels and of sound.
 
-    `halvings` is None for a model without a sound tower. `pruning_rate` is the only one at
-    which the model prunes videos; where it is None, each is pruned as it was rendered. `pixels` is the only dtype in
-    which the model takes pixels; where it is None, it takes any.
+    A picture has one feature for each `side` x `side` pixels, a video one for each square of `frames` frames together,
+    and a sound one for every 2^`halvings` mel frames. `side` is None for a model without a vision tower, and `halvings`
+    for one without a sound tower. `pruning_rate` is the only rate at which the model prunes videos; where it is None,
+    each video is pruned as it was rendered. `pixels` is the only dtype in which the model takes pixels; where it is
+    None, it takes any.
     """
 
-    side: int
+    side: int | None
     frames: int
     halvings: int | None
     pruning_rate: float | None = None
     pixels: "torch.dtype | None" = None
 
-    @classmethod
-    def of(cls, config: Any) -> "FeatureCounts":
-        """What a `NemotronOmniConfig` says."""
-        sound = config.sound_config
-        return cls(
-            side=round(config.patch_size / config.downsample_ratio),
-            frames=config.video_temporal_patch_size or 1,
-            halvings=None if sound is None else int(sound.subsampling_factor).bit_length() - 1,
-        )
-
     def check(self, prompts: Sequence[RenderedPrompt]) -> None:
-        """Raise `PromptError` or `MediaError` that names prompt and item where slots and features do not fit."""
+        """Raise `PromptError` or `MediaError`, which names prompt and item, where slots and features do not match."""
         for prompt in prompts:
             end = 0
             for item in prompt.items:
@@ -68,7 +60,8 @@ class FeatureCounts:
                 self._check_item(name, item)
 
     def check_kept(self, prompt: RenderedPrompt, kept: Sequence[NDArray[np.bool_] | None]) -> None:
-        """Raise `PromptError` unless `kept`, an entry an item or nothing at all, fits the prompt's pruned videos."""
+        """Raise `PromptError` unless `kept` fits the prompt's pruned videos: it has an entry for each item, or none at
+        all."""
         if kept and len(kept) != len(prompt.items):
             raise PromptError(
                 f"prompt {prompt.id!r} has {len(prompt.items)} media items, `kept` has {len(kept)} entries"
@@ -132,6 +125,8 @@ class FeatureCounts:
     def _cells(self, name: str, pixels: "torch.Tensor") -> int:
         if self.pixels not in (None, pixels.dtype):
             raise MediaError(f"{name} was rendered in {pixels.dtype}, the engine takes {self.pixels}; render it there")
+        if self.side is None:
+            raise MediaError(f"{name}: this checkpoint has no vision tower; leave pictures and videos out")
         height, width = pixels.shape[-2:]
         if height % self.side or width % self.side or not height or not width:
             raise MediaError(f"{name} is {height} x {width} pixels; both must be multiples of {self.side}")

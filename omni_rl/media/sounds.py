@@ -1,4 +1,4 @@
-"""Any sound to what the model hears: 16 kHz, one channel, float32.
+"""Turns any sound into what the model hears: 16 kHz, one channel, float32.
 
 Shapes: C channels, S samples.
 """
@@ -20,9 +20,9 @@ MAX_SECONDS = 600  # the longest sound that vLLM sizes its buffers for
 
 
 def read_sound(source: str | Path | bytes) -> Sound:
-    """Decodes the first sound stream of a local file or of bytes, at its own rate, with all channels ([C, S]).
+    """Decode the first sound stream of a local file or of bytes, at its own rate, with all channels ([C, S]).
 
-    Raises `MediaError` if there is none, it cannot be decoded or it lasts too long.
+    Raises `MediaError` if there is no sound, or if it cannot be decoded or lasts too long.
     """
     with open_container(source) as container:
         if not container.streams.audio:
@@ -44,7 +44,7 @@ def read_sound(source: str | Path | bytes) -> Sound:
 
 
 def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
-    """The mean of all channels, resampled to 16 kHz: float32 [round(S · 16000 / rate)], at least one sample.
+    """Return the mean of all channels, resampled to 16 kHz: float32 [round(S · 16000 / rate)], at least one sample.
 
     A mono sound at 16 kHz passes unchanged. Raises `MediaError` for a sound that is empty or too long, a rate that is
     no positive whole number of Hz, and values that are not finite.
@@ -65,6 +65,11 @@ def to_mono_16k(sound: Sound) -> NDArray[np.float32]:
     if not np.isfinite(mono).all():
         raise MediaError("the sound holds values that are not finite as float32")
     return np.ascontiguousarray(mono if sound.rate == MODEL_RATE else _resample(mono, int(sound.rate)))
+
+
+def plain_sound(sound: Sound) -> Sound:
+    """Return a sound as the model hears it. Raises what `to_mono_16k` raises."""
+    return Sound(to_mono_16k(sound), MODEL_RATE)
 
 
 def _check_length(samples: int, rate: int) -> None:

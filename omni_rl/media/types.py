@@ -1,4 +1,4 @@
-"""What goes into the media path (a prompt) and what comes out (a rendered prompt that both sides use).
+"""The types of what goes into the media path (a prompt) and of what comes out (a rendered prompt that both sides use).
 
 Shapes: P prompt tokens after expansion, N tokens of one media item, F frames, H x W pixels, S samples.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sound:
-    """One sound. `samples` float32 [S] (mono) or [channels, S]; `rate` in Hz."""
+    """One sound. `samples` is float32 [S] (mono) or [channels, S]; `rate` is in Hz."""
 
     samples: NDArray[np.float32]
     rate: int
@@ -28,7 +28,8 @@ class Sound:
 
 @dataclass(frozen=True)
 class Video:
-    """One video. `frames` uint8 [F, H, W, 3]; `indices` are the frames' numbers in the source, `fps` its rate."""
+    """One video. `frames` is uint8 [F, H, W, 3]; `indices` are the frames' numbers in the source, and `fps` and
+    `total_frames` are the source's."""
 
     frames: NDArray[np.uint8]
     fps: float
@@ -38,9 +39,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat text with one placeholder per media item: `<image>`, `<so_embedding>` (sound), `<video>`.
+    """A chat text with one placeholder per media item: `<image>`, `<so_embedding>` (sound), `<video>`, as
+    `omni_rl.media.formats` has them.
 
-    Media of one modality are given in the order of their placeholders. `answer` is what an exact-match reward
+    Media of one kind are given in the order of their placeholders. `answer` is what an exact-match reward
     compares with, if the prompt has one.
     """
 
@@ -52,13 +54,13 @@ class Prompt:
     answer: str | None = None
 
     @property
-    def media(self) -> dict[Modality, tuple[Any, ...]]:
-        """The prompt's items of every modality, in the order of their placeholders."""
+    def media(self) -> dict[Kind, tuple[Any, ...]]:
+        """The prompt's items of every kind, in the order of their placeholders."""
         return {"image": self.images, "audio": self.sounds, "video": self.videos}
 
     @property
     def kind(self) -> Kind:
-        present = [modality for modality, items in self.media.items() if items]
+        present = [kind for kind, items in self.media.items() if items]
         if not present:
             return "text"
         return present[0] if len(present) == 1 else "mixed"
@@ -66,12 +68,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One image, sound or video as both sides use it.
+    """One image, sound or video as both sides use it; of other media, the one that the model takes them in as.
 
-    `positions` int64 [N]: the prompt positions that take the item's features, in feature order (for a video the
+    `positions` is int64 [N]: the prompt positions that take the item's features, in feature order (for a video the
     frame separators inside its span are not among them). `offset` and `length` give the whole span, separators
-    included. `tensors` are the processor's outputs for this item, by the processor's names. `digests` holds, for
-    each tensor, blake3 over dtype, shape and bytes. `content_hash` is the engine's cache key for the item. `pruning` is
+    included. `tensors` are the processor's outputs for this item, by the processor's names. `digests` holds, for each
+    tensor, blake3 over dtype, shape and bytes. `content_hash` is the engine's cache key for the item. `pruning` is
     there for a video that the model prunes: its `positions` are then only as many as its kept features.
     """
 
@@ -96,7 +98,8 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt rendered once. `ids` int64 [P] with expanded placeholders; `items` in order of their offsets."""
+    """A prompt rendered once. `ids` is int64 [P] with expanded placeholders; `items` are in the order of their
+    offsets."""
 
     id: str
     kind: Kind

@@ -3,6 +3,7 @@
 Shapes: F frames, H x W pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from omni_rl.errors import MediaError
 from omni_rl.media._container import open_container
 from omni_rl.media.types import Video
 
+MAX_FPS = 1000.0  # vLLM counts a frame's duration in whole milliseconds
+MAX_PIXELS = 2**29
+"""The most pixels of all frames of a video that is read whole: 1.5 GB once decoded."""
+
 
 def read_frames(
     source: str | Path | bytes,
@@ -21,12 +26,12 @@ def read_frames(
     end: float | None = None,
     size: tuple[int, int] | None = None,
 ) -> Video:
-    """Decodes `count` frames, evenly spread over the seconds from `start` to `end` (None: to the end of the video).
+    """Decode `count` frames, evenly spread over the seconds from `start` to `end` (None: to the end of the video).
 
-    Fewer if the window holds fewer. Frames are turned upright, as a player shows them. `size` is their (width, height)
-    then; None keeps the video's own. `indices` are the frames'
-    true numbers, counted from the first frame of the file; `fps` is the stream's mean rate. Raises `MediaError` for a
-    file without video, an empty window, and whatever cannot be decoded.
+    There are fewer if the window holds fewer. Frames are turned upright, as a player shows them. `size` is their
+    (width, height) then; None keeps the video's own. `indices` are the frames' true numbers, counted from the first
+    frame of the file; `fps` is the stream's mean rate. Raises `MediaError` for a file without video, an empty window,
+    and whatever cannot be decoded.
     """
     if count < 1:
         raise MediaError(f"a video needs at least one frame, not {count}")
@@ -52,8 +57,44 @@ def read_frames(
     return Video(np.stack([pictures[number] for number in wanted]), fps, tuple(wanted), total)
 
 
+def read_all_frames(source: str | Path | bytes) -> Video:
+    """Decode every frame of a video. Raises `MediaError` for one that cannot be decoded, or has too many pixels."""
+    first = read_frames(source, 1)  # tells the size of all before all are decoded
+    height, width = first.frames.shape[1:3]
+    if first.total_frames * height * width > MAX_PIXELS:
+        raise MediaError(f"{first.total_frames} frames of {width} x {height} pixels are more than are decoded here")
+    return read_frames(source, first.total_frames)
+
+
+def plain_video(video: Video) -> Video:
+    """Return a video with contiguous frames. Raises `MediaError` for frames, numbers or a rate that are none."""
+    frames = video.frames
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise MediaError(f"frames are uint8 [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    if frames.size == 0:
+        raise MediaError("the video has no frames or no pixels")
+    if len(video.indices) != len(frames):
+        raise MediaError(f"{len(frames)} frames but {len(video.indices)} frame numbers")
+    if not 0 < video.fps <= MAX_FPS:
+        raise MediaError(f"the frame rate is {video.fps} fps; it must be above 0 and at most {MAX_FPS:g}")
+    if min(video.indices) < 0 or max(video.indices) >= video.total_frames:
+        raise MediaError(f"frame numbers {video.indices} do not lie within the video's {video.total_frames} frames")
+    return replace(video, frames=np.ascontiguousarray(frames))
+
+
+def for_vllm(video: Video) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Return a video's frames, and what vLLM writes their time stamps from."""
+    metadata = {
+        "fps": video.fps,
+        "frames_indices": list(video.indices),
+        "total_num_frames": video.total_frames,
+        "duration": video.total_frames / video.fps,
+    }
+    return video.frames, metadata
+
+
 def _upright(frame: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of a decoded frame, turned by quarters as its display matrix says.
+    """Return a decoded frame as uint8 [H, W, 3], turned by quarters as its display matrix says.
 
     Telephones store what they film sideways, with such a matrix; vLLM's own loader (OpenCV) turns it too, and both
     leave out what else a matrix may hold.
@@ -68,7 +109,7 @@ def _upright(frame: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 def _spread(count: int, start: float, end: float | None, fps: float, total: int) -> list[int]:
-    """Frame numbers, evenly spread and without repeats, whose times lie in [start, end]."""
+    """Return frame numbers, evenly spread and without repeats, whose times lie in [start, end]."""
     first = max(0, int(np.ceil(start * fps - 1e-6)))
     last = total - 1 if end is None else min(total - 1, int(np.floor(end * fps + 1e-6)))
     if last < first:

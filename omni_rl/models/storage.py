@@ -6,8 +6,8 @@ No process ever holds more than its own shards and a few megabytes, but for a sh
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from omni_rl.errors import CheckpointError, ConfigError
+from omni_rl.files.companions import CONFIG
 from omni_rl.files.weights import INDEX, WEIGHTS
 from omni_rl.media.digests import combined_digest, pieces_digest
 from omni_rl.models import tensor_file
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.parts import Released, Shares, own_rows
+from omni_rl.sync.released import ReleasedFormat
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a weight file, if nobody says otherwise; what most checkpoints on the hub have."""
@@ -36,12 +38,17 @@ class Stored:
 
     @classmethod
     def whole(cls, tensors: Mapping[str, torch.Tensor]) -> "list[Stored]":
-        """Of plain tensors, as they are."""
+        """Return plain tensors, each in its own dtype."""
         return [cls(Released(name, tensor), tensor.dtype) for name, tensor in tensors.items()]
+
+    @classmethod
+    def served(cls, tensors: Sequence[Released], form: ReleasedFormat, dtype: torch.dtype) -> "list[Stored]":
+        """Return a model's weights, in the dtypes that an engine of `dtype` holds."""
+        return [cls(each, form.sent_dtype(each.name, each.dtype, dtype)) for each in tensors]
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """The tensor's bytes in the file."""
         return math.prod(self.released.shape) * self.dtype.itemsize
 
 
@@ -50,7 +57,8 @@ Files = Mapping[str, Sequence[Stored]]
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes of a number, or of a text like "5GB" with the decimal units of the hub. Raises `ConfigError`."""
+    """Return the bytes that a number, or a text like "5GB" with the decimal units of the hub, means. Raises
+    `ConfigError`."""
     if isinstance(size, str):
         number, unit = size[:-2].strip(), size[-2:].upper()
         if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
@@ -62,7 +70,7 @@ def parse_size(size: int | str) -> int:
 
 
 def weight_files(tensors: Sequence[Stored], limit: int) -> Files:
-    """Which file of at most `limit` bytes each tensor goes to, in order; a larger tensor has one of its own.
+    """Return which file of at most `limit` bytes each tensor goes to, in order; a larger tensor has one of its own.
 
     One file has the plain name, several are numbered as transformers numbers them.
     """
@@ -128,6 +136,38 @@ def write(directory: Path, files: Files, group: Group = ALONE) -> None:
     group.together(fill)
 
 
+def write_checkpoint(
+    directory: Path,
+    weights: Sequence[Stored],
+    beside: Callable[[], None],
+    shard_size: int = SHARD_SIZE,
+    group: Group = ALONE,
+) -> list[str]:
+    """Write `weights` into files of at most `shard_size` bytes, and have `beside` write config.json and the rest.
+
+    All processes of `group` call this with the same weights; the first calls `beside`. `directory` is empty: making it
+    take a checkpoint's place is for the caller. Returns the names of the weight files. Raises `CheckpointError`.
+    """
+    files = weight_files(weights, shard_size)
+
+    def first() -> None:
+        with saying(CONFIG):
+            beside()
+            write_index(directory, files)
+
+    group.together(lambda: first() if group.first else None)
+    write(directory, files, group)
+    return list(files)
+
+
+@contextmanager
+def group_directory(begin: Callable[[], AbstractContextManager[Path]], group: Group) -> Iterator[Path]:
+    """Yield a directory that the first process of `group` begins and ends; an error in one process is raised in all."""
+    with ExitStack() as stack:
+        yield group.together(lambda: stack.enter_context(begin()) if group.first else Path())[0]
+        group.together(stack.close)
+
+
 def read(paths: Sequence[Path], tensors: Sequence[Released]) -> None:
     """Fill this process's part of every one of `tensors` from the files that hold them; other bytes are not read.
 
@@ -178,7 +218,7 @@ def _take_block(wanted: Released, whole: torch.Tensor) -> None:
 
 
 def digests(directory: Path, files: Sequence[str], group: Group = ALONE) -> dict[str, str]:
-    """Of each file, the digest of its tensors (`tensors_digest`), read from the disk; every process reads a share.
+    """Return the digest of each file's tensors (`tensors_digest`), read from the disk; every process reads a share.
 
     Raises `CheckpointError` for a file that is missing or damaged; in all processes.
     """
@@ -209,7 +249,7 @@ def _places(path: Path) -> dict[str, tensor_file.Place]:
 
 
 def _dealt(sizes: Sequence[int], ranks: int) -> list[int]:
-    """The process that takes each thing, in order, so that all take about as many bytes."""
+    """Return the process that takes each thing, in order, so that all take about as many bytes."""
     total, taken, found = max(sum(sizes), 1), 0, []
     for size in sizes:
         found.append(min(taken * ranks // total, ranks - 1))
@@ -219,7 +259,7 @@ def _dealt(sizes: Sequence[int], ranks: int) -> list[int]:
 
 @contextmanager
 def saying(file: str, act: str = "write") -> Iterator[None]:
-    """An `OSError` of the block becomes a `CheckpointError` that says of which file it is."""
+    """Turn an `OSError` of the block into a `CheckpointError` that says which file it is about."""
     try:
         yield
     except OSError as error:

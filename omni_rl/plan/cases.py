@@ -1,4 +1,4 @@
-"""What was measured and did not go into the constants, against what the model says of it."""
+"""Compares the cost model's predictions with measurements that did not go into its constants."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ TOLERANCE = 0.2
 
 @dataclass(frozen=True)
 class Case:
-    """Seconds."""
+    """A measured time and the model's prediction of it, in seconds."""
 
     name: str
     measured: float
@@ -17,13 +17,14 @@ class Case:
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a share of what was measured."""
+        """The error of the prediction, as a share of what was measured."""
         return self.predicted / self.measured - 1
 
 
 def cases(constants: Measured) -> list[Case]:
-    """The constants are the phases' medians, and a core's rate at the ingest. Measured beside them were how long
-    engines stood still, how long whole syncs took, and how long the least disturbed step took on the wall."""
+    """Return the cases. The constants are the phases' medians, and a core's rate at the ingest. Measured beside them,
+    and compared here, were how long engines stood still, how long whole syncs took, and how long the least disturbed
+    step took on the wall clock."""
     found = []
     for case in constants.sync.values():
         size, megabytes = case["bytes"], round(case["bytes"] / 1e6)
@@ -37,6 +38,6 @@ def cases(constants: Measured) -> list[Case]:
 
 
 def stall(constants: Measured, size: float) -> float:
-    """Seconds without an engine step in a sync of `size` bytes, on the machine of the measurement."""
+    """Return the seconds without an engine step in a sync of `size` bytes, on the machine of the measurement."""
     growing = sum(constants.phases[name].seconds(size) for name in ("apply", "verify"))
     return growing + constants.still

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Links:
-    """One direction. `pcie` is a GPU's with its host, `network` a GPU's port to other hosts."""
+    """Bandwidths in bytes a second, in one direction. `pcie` is between a GPU and its host, `network` from a GPU's port
+    to other hosts. `device_flops` is in operations a second."""
 
     name: str
     gpus_per_host: int
@@ -18,7 +19,7 @@ class Links:
     network: float
     device_flops: float
     device_memory: int
-    """Bytes of one GPU."""
+    """The bytes of memory of one GPU."""
 
 
 H100 = Links("H100 SXM, PCIe 5.0, NDR", 8, 64e9, 50e9, 989e12, 80 * 10**9)

@@ -10,14 +10,15 @@ from omni_rl.plan.measured import Line, Measured
 from omni_rl.settings import StrictSettings
 
 MASTER_BYTES = 16
-"""Of the trainer, a parameter: float32 weight, gradient and the two moments of Adam."""
+"""Bytes that the trainer holds for a parameter: float32 weight, gradient and the two moments of Adam."""
 
 
 class PlanSettings(StrictSettings):
-    """A model of `total` parameters, of which a token uses `active`, on `gpus`; `rollout_share` of the hosts sample.
+    """A model of `total` parameters, of which a token uses `active`, on `gpus` GPUs; `rollout_share` of the hosts
+    sample.
 
-    `tensor_parallel` GPUs hold one engine. `tokens` are sampled a step. `utilisation` is the share of the GPUs'
-    arithmetic that scoring reaches: an assumption, nothing measured.
+    `tensor_parallel` GPUs hold one engine. `tokens` are sampled in a step. `utilisation` is the share of the GPUs'
+    arithmetic that scoring reaches: an assumption, not measured.
     """
 
     total: float = Field(gt=0)
@@ -32,8 +33,8 @@ class PlanSettings(StrictSettings):
 
 @dataclass(frozen=True)
 class Cost:
-    """`limit`: seconds that the links allow at best; `as_built`: with this code's measured rates, where those are
-    lower. `bound` says what it waits for."""
+    """The cost of one part of a step. `limit` is the seconds that the links allow at best; `as_built` the seconds with
+    this code's measured rates, where those are lower. `bound` says what the part waits for."""
 
     part: str
     limit: float
@@ -43,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes needed, of which there are `there`."""
+    """The bytes that `what` needs, of which `there` exist (None if that is not known)."""
 
     what: str
     needed: float
@@ -57,13 +58,14 @@ class Plan:
 
     @property
     def stall(self) -> tuple[float, float]:
-        """Seconds without generation in a sync: at best, and as built."""
+        """The seconds without generation in a sync: at best, and as built."""
         still = [cost for cost in self.costs if cost.part in ("apply", "verify")]
         return sum(cost.limit for cost in still), sum(cost.as_built for cost in still)
 
 
 def plan(settings: PlanSettings, links: Links, measured: Measured) -> Plan:
-    """Everything here is arithmetic; docs/scale.md explains each line."""
+    """Return the cost of a step's parts and the memory that they need. Everything here is arithmetic; docs/scale.md
+    explains each line."""
     weights = settings.total * settings.bytes_per_parameter
     hosts = math.ceil(settings.gpus / links.gpus_per_host)
     rollout_hosts = max(1, round(hosts * settings.rollout_share))

@@ -28,7 +28,7 @@ from omni_rl.client.retries import Retries
 from omni_rl.errors import ConfigError, EngineDeadError, TrainerDeadError
 from omni_rl.policies.named import engines
 from omni_rl.policies.pair import Pair
-from omni_rl.policies.patience import mending
+from omni_rl.policies.retries import replacements
 from omni_rl.policies.settings import TRAINER, namespace_of
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.train.actor import TrainerHandle
@@ -51,20 +51,22 @@ class AttachedPair(Pair[TrainerHandle]):
         self.coordinator = coordinator
 
     def follow(self, answer: SyncAnswer) -> None:
-        """After a sync: find the actors again if it replaced engines, or if others serve than those known.
+        """After a sync: find the engines again if it replaced some, or if others serve than those known.
 
         Another sync than the job's own may have replaced one, and one may have been missing when the job attached. One
-        that is out would keep its share waiting. Raises what `attach` raises.
+        that is out would keep its share waiting. Raises `EngineDeadError`.
+
+        The trainer stays the one that the job began with: another of its name has nothing of what the job learnt, and
+        the job has to end with `TrainerDeadError` instead of going on with the weights of the checkpoint.
         """
         known = [handle.name for handle in self.rollouts if handle.usable]
         serving = [name for name in engines(namespace_of(self.run)) if name not in answer.out]
         if answer.replaced or known != serving:
-            self.rollouts, self.trainer = _rollouts(self.run, without=answer.out), _trainer(self.run)
+            self.rollouts = _rollouts(self.run, without=answer.out)
 
     def revive(self) -> None:
-        """Have the service replace engines that died, and find all actors again. Raises what `attach` raises."""
-        self.rollouts = _mended(self.run, self.coordinator)
-        self.trainer = _trainer(self.run)
+        """Have the service replace engines that died, and find all of them again. Raises `EngineDeadError`."""
+        self.rollouts = _of_replaced(self.run, self.coordinator)
 
 
 @contextlib.contextmanager
@@ -90,12 +92,12 @@ def _found(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
     try:
         return _rollouts(run)
     except EngineDeadError:
-        return _mended(run, coordinator)
+        return _of_replaced(run, coordinator)
 
 
-def _mended(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
+def _of_replaced(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
     """The engines after dead ones were replaced."""
-    for _ in mending(lambda: coordinator.sync(SyncBody(source="served", probe=False))):
+    for _ in replacements(lambda: coordinator.sync(SyncBody(source="served", probe=False))):
         with contextlib.suppress(EngineDeadError):
             return _rollouts(run)
     return _rollouts(run)

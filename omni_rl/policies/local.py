@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from omni_rl.actors import Spot, reserve
+from omni_rl.actors import ReservedBundle, reserve
 from omni_rl.errors import WeightUpdateError
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.policies.dealing import Ask
@@ -102,13 +102,13 @@ def started(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(local_ray(nodes, engine.run))
-        ranks = _spots({"CPU": train.cpus_per_rank}, train.world_size, nodes, first_here=True)
-        engines = _spots({"CPU": CPUS}, replicas, nodes, first_here=False)
+        ranks = _bundles({"CPU": train.cpus_per_rank}, train.world_size, nodes, first_here=True)
+        engines = _bundles({"CPU": CPUS}, replicas, nodes, first_here=False)
         rollouts = [
-            stack.enter_context(RolloutHandle.start(engine, name=name, namespace=engine.run, spot=spot))
-            for name, spot in zip_longest(rollout_names(replicas), engines)
+            stack.enter_context(RolloutHandle.start(engine, name=name, namespace=engine.run, bundle=bundle))
+            for name, bundle in zip_longest(rollout_names(replicas), engines)
         ]
-        trainer = stack.enter_context(TrainerGroup.start(engine.model, train, engine.run, spots=ranks))
+        trainer = stack.enter_context(TrainerGroup.start(engine.model, train, engine.run, bundles=ranks))
         _require_same_version(rollouts, trainer)
         if journal is None:
             journal = stack.enter_context(_temporary_journal(engine.run))
@@ -128,7 +128,7 @@ def _temporary_journal(run: str) -> Iterator[Journal]:
         yield journal
 
 
-def _spots(need: dict[str, float], count: int, nodes: NodesSettings, *, first_here: bool) -> list[Spot]:
+def _bundles(need: dict[str, float], count: int, nodes: NodesSettings, *, first_here: bool) -> list[ReservedBundle]:
     """Room for as many actors, where there are several nodes to deal them to."""
     return [] if nodes.count == 1 else reserve([need] * count, nodes.strategy, first_here=first_here)
 

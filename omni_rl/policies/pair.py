@@ -70,6 +70,13 @@ class Pair(Generic[T]):
         """One optimiser step; see `omni_rl.train.group.TrainerGroup.update`. The engines keep their weights."""
         return self.trainer.update(rollouts, targets, objective)
 
+    def take_snapshot(self, name: str) -> None:
+        """See `omni_rl.train.group.TrainerGroup.take_snapshot`."""
+        self.trainer.take_snapshot(name)
+
+    def drop_snapshot(self, name: str) -> None:
+        self.trainer.drop_snapshot(name)
+
     def decode(self, ids: NDArray[np.int64]) -> str:
         text: str = self._tokenizer.decode(ids.tolist())
         return text

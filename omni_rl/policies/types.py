@@ -28,6 +28,10 @@ class Policies(Protocol):
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
     ) -> StepStats: ...
     def decode(self, ids: NDArray[np.int64]) -> str: ...
+    def take_snapshot(self, name: str) -> None:
+        """Let the trainer hold on to its present weights under that name."""
+
+    def drop_snapshot(self, name: str) -> None: ...
 
 
 class Trainer(Protocol):
@@ -39,6 +43,8 @@ class Trainer(Protocol):
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
     ) -> StepStats: ...
+    def take_snapshot(self, name: str) -> None: ...
+    def drop_snapshot(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The record against what this machine renders and loads."""
+"""Compares the record with what this machine renders and loads."""
 
 import numpy as np
 
@@ -34,12 +34,13 @@ def require_recorded_ids(rendered: RenderedPrompt, bundle: Bundle) -> None:
 
 
 def items(rendered: RenderedPrompt, bundle: Bundle) -> tuple[ItemFound, ...]:
-    """Each media item's tensors by their digests, then and now."""
+    """Return each media item's tensors by their digests, as recorded and as rendered now."""
     return tuple(_item(now, then) for now, then in zip(rendered.items, bundle.media, strict=True))
 
 
 def weights(bundle: Bundle, checkpoint: str) -> WeightsFound:
-    """Whether a checkpoint of that digest is what the record was sampled and scored with."""
+    """Return whether a checkpoint with the digest `checkpoint` has the weights that the record was sampled and scored
+    with."""
     recorded = tuple(dict.fromkeys(version for version in (*bundle.sampled_under, bundle.scored_with) if version))
     try:
         digests = [WeightVersion.parse(version).digest for version in recorded]

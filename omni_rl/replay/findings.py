@@ -11,7 +11,7 @@ from omni_rl.consistency.localisation import ModuleDifference
 
 @dataclass(frozen=True)
 class TensorFound:
-    """One tensor of a media item by its digests; `equal` is None where none was recorded."""
+    """A tensor of a media item by its digests; `equal` is None where no digest was recorded."""
 
     name: str
     recorded: str | None
@@ -21,7 +21,7 @@ class TensorFound:
 
 @dataclass(frozen=True)
 class ItemFound:
-    """One media item; `note` says what it means that a digest differs."""
+    """A media item; `note` says what it means that a digest differs, and is empty where none does."""
 
     modality: str
     index: int
@@ -31,7 +31,8 @@ class ItemFound:
 
 @dataclass(frozen=True)
 class WeightsFound:
-    """`checkpoint`: digest of its weights as they are served; `equal` is None where the record names no digest."""
+    """Whether the checkpoint is the recorded one. `checkpoint` is the digest of its weights as they are served;
+    `recorded` are the weight versions that the record names. `equal` is None where those have no digest."""
 
     checkpoint: str
     recorded: tuple[str, ...]
@@ -40,7 +41,8 @@ class WeightsFound:
 
 @dataclass(frozen=True)
 class Sides:
-    """Both policies' logprobs of each sampled token, `d` the trainer's less the engine's, and what |d| comes to."""
+    """Both policies' logprobs of each sampled token, `d` the trainer's minus the engine's, and the mean and maximum of
+    |d|."""
 
     rollout: tuple[float, ...]
     train: tuple[float, ...]
@@ -57,11 +59,11 @@ class Sides:
 
 @dataclass(frozen=True)
 class Replay:
-    """The prompt was rendered to the recorded ids. `recorded` at `temperature`; `now` at temperature 1: the engine's
-    prefill, and the trainer.
+    """The result of a replay whose prompt was rendered to the recorded ids. `recorded` is at `temperature`; `now` is at
+    temperature 1, and compares the engine's prefill with the trainer.
 
-    `agree`: whether the figures of `now` are within the limits of `dtype`; `reason` in a sentence. `modules` in the
-    order of the forward; `first_outside` is the first that is outside its band.
+    `agree` says whether the figures of `now` are within the limits of `dtype`, and `reason` says why in a sentence.
+    `modules` are in the order of the forward; `first_outside` is the first whose difference exceeds its tolerance.
     """
 
     sample: str

@@ -1,4 +1,5 @@
-"""A bundle comes from elsewhere: it is read member by member into memory, and checked before anything starts."""
+"""Reads a bundle. It comes from elsewhere, so it is read member by member into memory, and checked before anything
+starts."""
 
 import zipfile
 import zlib
@@ -14,29 +15,27 @@ from pydantic import ValidationError
 
 from omni_rl.api.steps import SampleAnswer
 from omni_rl.client.bundle import MEDIA, RECORD
-from omni_rl.errors import ConfigError, MediaError, RecordError
+from omni_rl.errors import ConfigError, RecordError
 from omni_rl.kinds import Modality
 from omni_rl.ledger.records import StepRecords
-from omni_rl.media.images import load_image
+from omni_rl.media.formats import FORMATS, marked
 from omni_rl.media.prompts import named, plain
-from omni_rl.media.sounds import read_sound
-from omni_rl.media.types import Prompt, Video
-from omni_rl.media.videos import read_frames
+from omni_rl.media.types import Prompt
 from omni_rl.settings import describe
 
 RECORD_BYTES = 256 * 2**20
-"""A record of 30,000 tokens with its router choices, as JSON, is a third of it."""
+"""The most bytes of a record. One of 30,000 tokens with its router choices, as JSON, is a third of it."""
 MEDIA_BYTES = 256 * 2**20
-"""Of all media together; a coordinator takes an eighth of it for one item."""
-VIDEO_PIXELS = 2**29
-"""Of all frames of a video: 1.5 GB once decoded."""
+"""The most bytes of all media together; a coordinator takes an eighth of it for one item."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The others unpack a block at a time, however small the piece that is asked for."""
+"""The methods of compression that are read. The others unpack a block at a time, however small the piece that is asked
+for."""
 
 
 @dataclass(frozen=True)
 class RecordedItem:
-    """A media item of the record. `rendered`: the digest of each tensor as it was rendered then, None if not posted."""
+    """A media item of the record. `rendered` has the digest of each tensor as it was rendered then, None if not
+    posted."""
 
     modality: Modality
     index: int
@@ -47,10 +46,11 @@ class RecordedItem:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a replay needs. Shapes: P prompt tokens, T sampled tokens.
+    """What a replay needs of a bundle. Shapes: P prompt tokens, T sampled tokens.
 
-    `prompt_ids` int64 [P]; `ids` int64 [T] and `texts` [T], of them; both logprobs float64 [T], at `temperature`.
-    `prompt` has the media as they were kept. `sampled_under` and `scored_with` name weights, empty if not posted.
+    `prompt_ids` is int64 [P]; `ids` int64 [T], and `texts` [T] are their texts; both logprobs are float64 [T], at
+    `temperature`. `prompt` has the media as they were stored. `sampled_under` and `scored_with` name weight versions,
+    empty if not posted.
     """
 
     sample: str
@@ -68,10 +68,10 @@ class Bundle:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read what `omni-rl bundle` wrote.
+    """Read a bundle that `omni-rl bundle` wrote.
 
     Raises:
-        ConfigError: it is no such zip, or lacks what a replay needs; the message names it.
+        ConfigError: the file is no such zip, or lacks what a replay needs; the message names it.
         MediaError: a media item cannot be decoded.
         PromptError: placeholders and media do not match.
     """
@@ -100,7 +100,8 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _member(file: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A member's bytes, never more than `most` of them, whatever its header says."""
+    """Return a member's bytes. Raises `ConfigError` if there are more than `most`, whatever the member's header
+    says."""
     try:
         member = file.getinfo(name)
     except KeyError:
@@ -122,7 +123,7 @@ def _answer(data: bytes) -> SampleAnswer:
 
 
 def _row(answer: SampleAnswer) -> dict[str, Any]:
-    """The record, checked against the published schema."""
+    """Return the record as a row, checked against the published schema."""
     try:
         (row,) = StepRecords.of([answer.record]).table.to_pylist()
     except RecordError as error:
@@ -135,7 +136,7 @@ def _row(answer: SampleAnswer) -> dict[str, Any]:
 
 
 def _contents(file: zipfile.ZipFile, media: list[dict[str, Any]]) -> list[bytes]:
-    """The bytes of each item, in the record's order."""
+    """Return the bytes of each media item, in the record's order."""
     found: dict[str, bytes] = {}
     left = MEDIA_BYTES
     for number, item in enumerate(media):
@@ -164,22 +165,13 @@ def _items(media: list[dict[str, Any]]) -> tuple[RecordedItem, ...]:
 
 
 def _prompt(sample: str, text: str, items: tuple[RecordedItem, ...], contents: list[bytes]) -> Prompt:
-    images, sounds, videos = [], [], []
-    for item, data in zip(items, contents, strict=True):
-        with named(sample, item.modality, item.index):
-            if item.modality == "image":
-                images.append(load_image(data))
-            elif item.modality == "audio":
-                sounds.append(read_sound(data))
-            else:
-                videos.append(_video(data))
-    return plain(Prompt(sample, text, tuple(images), tuple(sounds), tuple(videos)))
-
-
-def _video(data: bytes) -> Video:
-    """Every frame: only those that were sampled are kept in a bundle."""
-    first = read_frames(data, 1)  # tells the size of all before all are decoded
-    height, width = first.frames.shape[1:3]
-    if first.total_frames * height * width > VIDEO_PIXELS:
-        raise MediaError(f"{first.total_frames} frames of {width} x {height} pixels are more than are decoded here")
-    return read_frames(data, first.total_frames)
+    kinds = marked(text)
+    if [FORMATS[kind].modality for kind in kinds] != [item.modality for item in items]:
+        kinds = [item.modality for item in items]  # `plain` says what does not match
+    media: dict[str, Any] = {}
+    for kind, data in zip(kinds, contents, strict=True):
+        known = FORMATS[kind]
+        read = media.get(known.field, ())
+        with named(sample, kind, len(read)):
+            media[known.field] = (*read, known.read(data))
+    return plain(Prompt(sample, text, **media))

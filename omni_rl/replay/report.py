@@ -3,18 +3,21 @@
 from collections.abc import Iterator
 
 from omni_rl.consistency.shown import shown
+from omni_rl.counting import counted
 from omni_rl.replay.findings import ItemFound, Replay, Sides, WeightsFound
 
 DIGEST = 12
 TEXT = 16
-"""Characters of a token that are shown."""
+"""The most characters of a token that are shown."""
 
 
 def lines(found: Replay) -> Iterator[str]:
-    """Everything in it may have been written by others: no control character reaches the terminal."""
-    yield f"sample     {_shown(found.sample)} of {_shown(found.step)}: {found.kind}, {len(found.ids)} sampled tokens"
+    """Yield the report's lines. Everything in it may have been written by others: no control character reaches the
+    terminal."""
+    tokens = counted(len(found.ids), "sampled token")
+    yield f"sample     {_shown(found.sample)} of {_shown(found.step)}: {found.kind}, {tokens}"
     yield f"weights    {_weights(found.weights, found.dtype)}"
-    yield f"prompt     {found.prompt_tokens} tokens, rendered to the recorded ids"
+    yield f"prompt     {counted(found.prompt_tokens, 'token')}, rendered to the recorded ids"
     for item in found.media:
         yield from _item(item)
     yield from _tokens(found)

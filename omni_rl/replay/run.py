@@ -23,12 +23,13 @@ from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score
 
 CONTEXT = 2048
-"""As an engine's own default: a longer context would let pictures be larger."""
+"""The tokens of context, as an engine has by default: with a longer context, pictures would be rendered larger."""
 BATCH = 4096
 
 
 def replay_pair(model: Path, dtype: Dtype, tokens: int) -> AbstractContextManager[LocalPair]:
-    """Both policies with the same weights, and room for a sequence of `tokens`; see `omni_rl.policies.local.started`.
+    """Return both policies with the same weights, and with space for a sequence of `tokens`; see
+    `omni_rl.policies.local.started`.
 
     Raises `CheckpointError` if the checkpoint cannot be loaded.
     """
@@ -79,7 +80,7 @@ def replay(bundle: Bundle, pair: LocalPair) -> Replay:
 
 
 def _answer(prompt: RenderedPrompt, bundle: Bundle) -> Rollout:
-    """The recorded ids as an answer that nobody sampled here."""
+    """Return the recorded ids as an answer that nobody sampled here."""
     return Rollout(
         prompt=prompt,
         ids=bundle.ids,
@@ -93,7 +94,7 @@ def _answer(prompt: RenderedPrompt, bundle: Bundle) -> Rollout:
 
 
 def _judged(answer: Rollout, score: Score, engine: Rescore, dtype: Dtype) -> Judgement:
-    """By the limits of the prompt's kind."""
+    """Judge the answer by the limits of its prompt's kind."""
     records = pairing.train_against_prefill([answer], [score], [engine])
     yardstick = Yardstick.of(dtype)
     of_kind = yardstick.compare(StepColumns.of(records)).by_kind[answer.prompt.kind]

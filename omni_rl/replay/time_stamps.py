@@ -1,4 +1,4 @@
-"""Which frames of its source a kept video has: a bundle does not say, but vLLM wrote their times into the prompt.
+"""Which frames of its source a recorded video has: a bundle does not say, but vLLM wrote their times into the prompt.
 
 They matter to more than the ids: the engine writes the time stamps anew, from the frames' numbers, when it runs.
 """
@@ -10,30 +10,29 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from omni_rl.media.types import Prompt, Video
+from omni_rl.models.families import family_of
 from omni_rl.replay.reading import Bundle
 
-STAMP = re.compile(r"rame \d+ sampled at (\d{1,6})\.(\d\d) seconds")
-"""As vLLM's `nano_nemotron_vl` processor writes it."""
 STEPS = 100
-"""A second: time stamps have two digits, so any rate's are written by this one."""
+"""Frames in a second. Time stamps have two digits after the point, so this rate writes the stamps of any other."""
 
 
 def timed(bundle: Bundle, model: Path) -> Prompt:
-    """The bundle's prompt with frame numbers that give the recorded time stamps; a video whose own cannot be read in
-    the recorded ids, by the checkpoint's tokenizer, stays as it is."""
-    if not bundle.prompt.videos:
+    """Return the bundle's prompt with frame numbers that give the recorded time stamps. A video whose stamps cannot be
+    read in the recorded ids, by the checkpoint's tokenizer, stays as it is."""
+    if not bundle.prompt.videos or (stamp := family_of(model).frame_time) is None:
         return bundle.prompt
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     spans = (item for item in bundle.media if item.modality == "video")
     videos = [
-        _numbered(video, tokenizer.decode(bundle.prompt_ids[item.offset : item.offset + item.length].tolist()))
+        _numbered(video, tokenizer.decode(bundle.prompt_ids[item.offset : item.offset + item.length].tolist()), stamp)
         for video, item in zip(bundle.prompt.videos, spans, strict=True)
     ]
     return replace(bundle.prompt, videos=tuple(videos))
 
 
-def _numbered(video: Video, text: str) -> Video:
-    numbers = [int(seconds) * STEPS + int(rest) for seconds, rest in STAMP.findall(text)]
+def _numbered(video: Video, text: str, stamp: re.Pattern[str]) -> Video:
+    numbers = [int(seconds) * STEPS + int(rest) for seconds, rest in stamp.findall(text)]
     if len(numbers) != len(video.frames):
         return video
     return replace(video, fps=float(STEPS), indices=tuple(numbers), total_frames=max(numbers) + 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import Spot, kill, place, share
+from omni_rl.actors import ReservedBundle, kill, place, share
 from omni_rl.agent.settings import for_actor
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
@@ -20,8 +20,8 @@ from omni_rl.processes import PLACEMENT_TIMEOUT, ended
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
-from omni_rl.rollout.waiting import FOUND, Waiter
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus, SlabRef
+from omni_rl.sync.waiting import FOUND, Waiter
 
 if TYPE_CHECKING:
     from omni_rl.rollout.engine import RolloutEngine
@@ -137,14 +137,19 @@ class RolloutHandle:
     """
 
     def __init__(
-        self, settings: EngineSettings, name: str | None, namespace: str | None, detached: bool, spot: Spot | None
+        self,
+        settings: EngineSettings,
+        name: str | None,
+        namespace: str | None,
+        detached: bool,
+        bundle: ReservedBundle | None,
     ) -> None:
         self.settings = settings
         self.name = name or "rollout"
         self._options = {"name": name, "namespace": namespace} if name else {}
         if detached:
             self._options["lifetime"] = "detached"
-        self._spot = spot
+        self._bundle = bundle
         self._hold = _Hold()
         self.slabs: Path | None = None
 
@@ -158,21 +163,21 @@ class RolloutHandle:
         detached: bool = False,
         closed: bool = False,
         held: str | None = None,
-        spot: Spot | None = None,
+        bundle: ReservedBundle | None = None,
     ) -> "RolloutHandle":
         """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers `attach` to it, and a
-        `detached` one outlives this driver. It, and who takes its place, has the room in `spot`, if there is one.
+        `detached` one outlives this driver. It, and who takes its place, has the room in `bundle`, if there is one.
 
         A `closed` one answers no request until a weight sync has brought it to the run's weights, a `held` one until it
         is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `ConfigError` if the node's
         vLLM is not one that the engine was proven with, `EngineDeadError` if Ray could not start it.
         """
-        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached, spot)
+        handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached, bundle)
         handle._start(closed, held)
         return handle
 
     @classmethod
-    def attach(cls, name: str, namespace: str, spot: Spot | None = None) -> "RolloutHandle | None":
+    def attach(cls, name: str, namespace: str, bundle: ReservedBundle | None = None) -> "RolloutHandle | None":
         """The engine that another driver started under that name, or None if there is none, or none that is complete.
 
         Raises `ReplicaDeadError` if its process does not answer.
@@ -188,7 +193,7 @@ class RolloutHandle:
         if started is None:
             return None
         settings, parameters = started
-        handle = cls(settings, name, namespace, detached=True, spot=spot)
+        handle = cls(settings, name, namespace, detached=True, bundle=bundle)
         handle._hold = _Hold(actor, pid if address == ray.util.get_node_ip_address() else None, None, address)
         handle.parameters = parameters
         return handle
@@ -303,7 +308,7 @@ class RolloutHandle:
     def _place(self) -> None:
         """Have Ray start a process. Raises `RayActorError` if it ended at once, or never was."""
         agent = for_actor(self.settings.run, self.name)
-        options = {**self._options, **share(CPUS, self.settings.resources, self._spot, agent), "max_restarts": 0}
+        options = {**self._options, **share(CPUS, self.settings.resources, self._bundle, agent), "max_restarts": 0}
         try:
             actor = place(ray.remote(RolloutActor).options(**options))
         except ValueError as error:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import Audit
+from omni_rl.consistency.evidence import Audit
+from omni_rl.models.recording import LOGITS, places, recording
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.forced import Decoded, decode
-from omni_rl.rollout.hooks import LOGITS, PLACES, places, recording
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.sync.replica import SlabRef
 
@@ -62,8 +62,8 @@ def sample_again(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Roll
 
 
 def activations(engine: RolloutEngine, rollout: Rollout) -> dict[str, NDArray[np.float32]]:
-    """Outputs of every place of `hooks.PLACES` while the engine scores one answer alone."""
-    with recording(places(engine.model, PLACES)) as taken:
+    """Outputs of every place of `Family.in_engine` while the engine scores one answer alone."""
+    with recording(places(engine.model, engine.family.in_engine)) as taken:
         engine.rescore_alone(rollout)
     found = taken()
     # Each chunk of a prefill has logits of its last token, then of all of them: only of a single one are these the end.

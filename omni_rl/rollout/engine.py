@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from omni_rl.consistency.attribution.evidence import Audit
+from omni_rl.consistency.evidence import Audit
 from omni_rl.errors import EngineDeadError, LayoutError, OmniRLError, PromptError, SamplingError, SlabError
 from omni_rl.media.engine_input import to_engine_input
-from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import RenderedPrompt
+from omni_rl.models.families import family_of
 from omni_rl.rollout import recorder, scheduling, seeds, startup
 from omni_rl.rollout.inflight import Request
 from omni_rl.rollout.requests import check_lengths, check_sampling, rescoring_params, sampling_params
@@ -40,6 +39,7 @@ class RolloutEngine:
     def __init__(self, settings: EngineSettings) -> None:
         """Start vLLM; raises `CheckpointError` if the checkpoint cannot be served."""
         self.settings = settings
+        self.family = family_of(settings.model)
         self.llm_engine = startup.start(settings)
         self._digest, self.parameters, self._elements = self._ask_worker(
             WeightsExtension.serve_weights, settings.model, settings.dtype, settings.batch_invariant
@@ -47,9 +47,7 @@ class RolloutEngine:
         runner = startup.model_runner(self.llm_engine)
         self.model = runner.model
         seeds.spare_unfinished_prompts(runner)
-        config = self.llm_engine.model_config.hf_config
-        dtype = getattr(torch, settings.dtype)
-        self._features = replace(FeatureCounts.of(config), pruning_rate=settings.video_pruning_rate, pixels=dtype)
+        self._features = startup.feature_counts(self.llm_engine, settings)
         self._recorder = recorder.attach(runner, self.model, settings.record_experts)
         self._numbers = count()
         self._running: dict[str, Request] = {}

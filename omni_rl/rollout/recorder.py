@@ -98,7 +98,7 @@ class StepRecorder:
             self._encoded.append((feature, {name: tensor_digest(tensor) for name, tensor in item.items()}, mask))
 
     def finish_step(self, positions: torch.Tensor) -> None:
-        """Called by the model at the end of a forward pass; `positions` int64 [R], padding after the last row."""
+        """Called at the end of the model's forward pass; `positions` int64 [R], padding after the last row."""
         self._name_encoded()
         if not self._step:
             return
@@ -125,7 +125,10 @@ class StepRecorder:
 
 
 def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
-    """Make `model`, run by vLLM's `runner`, report to a new recorder."""
+    """Make `model`, run by vLLM's `runner`, report to a new recorder.
+
+    A model with towers tells its `recorder` of media; everything else is seen from outside.
+    """
     routers = [module.router for module in model.modules() if isinstance(module, MoERunner)] if record_experts else []
     recorder = StepRecorder(runner, len(routers), routers[0].top_k if routers else 0)
     for layer, router in enumerate(routers):
@@ -140,6 +143,11 @@ def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
 
     runner._execute_mm_encoder = encode_padded_alone
     model.recorder = recorder
+
+    def finish(module: Any, given: Any, named: Mapping[str, Any], output: Any) -> None:
+        recorder.finish_step(named["positions"])
+
+    model.register_forward_hook(finish, with_kwargs=True)
     return recorder
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.settings import StrictSettings, TransferBackend
-from omni_rl.vllm_plugin import unsupported
+from omni_rl.vllm_engine import unsupported
 
 Dtype = Literal["float32", "bfloat16"]
 

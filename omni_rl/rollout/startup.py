@@ -1,5 +1,6 @@
 """Starting vLLM with every choice that could move a logprob made explicitly."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,9 +8,11 @@ from vllm import EngineArgs
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from omni_rl import numba_beside_vllm, runtime, vllm_plugin
-from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-from omni_rl.rollout.served import check_checkpoint
+from omni_rl import numba_beside_vllm, runtime, vllm_engine
+from omni_rl.media.slots import FeatureCounts
+from omni_rl.models.families import family_of
+from omni_rl.rollout import registration
+from omni_rl.rollout.plain_weights import LOAD_FORMAT
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
 from omni_rl.rollout.worker import EXTENSION
 
@@ -24,9 +27,7 @@ class ServeIn:
         self.dtype = dtype
 
     def __call__(self, config: Any) -> Any:
-        config.dtype = self.dtype
-        if isinstance(config, NemotronOmniConfig) and config.llm_config is not None:
-            config.llm_config.dtype = self.dtype
+        config.dtype = config.get_text_config().dtype = self.dtype
         return config
 
 
@@ -34,18 +35,20 @@ def start(settings: EngineSettings) -> LLMEngine:
     """vLLM's engine in this process.
 
     Raises:
-        ConfigError: the engine was not proven with this vLLM, or this process lacks the environment it computes in.
+        ConfigError: the engine was not proven with this vLLM, this process lacks the environment it computes in, or no
+            family serves the checkpoint.
         CheckpointError: `settings.model` is not a whole checkpoint.
     """
     require_vllm()
     runtime.require("the engine")
     require_checkpoint(settings.model)
-    check_checkpoint(settings.model, NemotronOmniConfig.from_pretrained(settings.model))
+    family_of(settings.model).training.check_checkpoint(settings.model)
     numba_beside_vllm.hide()
     torch.set_num_threads(settings.threads)
-    with vllm_plugin.asked():
+    with vllm_engine.asked():
         # vLLM loads its plug-ins once in a process: it may have done so before anybody asked.
-        vllm_plugin.register()
+        registration.register()
+        registration.load_class(settings.model)
         return LLMEngine.from_engine_args(_engine_args(settings))
 
 
@@ -54,7 +57,7 @@ def _engine_args(settings: EngineSettings) -> EngineArgs:
         model=str(settings.model),
         dtype=settings.dtype,
         hf_overrides=ServeIn(getattr(torch, settings.dtype)),
-        load_format="safetensors",
+        load_format=LOAD_FORMAT,
         # Sampling defaults come from the caller, never out of the checkpoint.
         generation_config="vllm",
         max_model_len=settings.max_model_len,
@@ -76,6 +79,12 @@ def _engine_args(settings: EngineSettings) -> EngineArgs:
         worker_extension_cls=EXTENSION,
         weight_transfer_config=settings.weight_transfer and WeightTransferConfig(backend=settings.weight_transfer),
     )
+
+
+def feature_counts(engine: LLMEngine, settings: EngineSettings) -> FeatureCounts:
+    """Return how many features the engine makes of media, and which media it takes."""
+    counts = family_of(settings.model).training.feature_counts(engine.model_config.hf_config)
+    return replace(counts, pruning_rate=settings.video_pruning_rate, pixels=getattr(torch, settings.dtype))
 
 
 def model_runner(engine: LLMEngine) -> Any:

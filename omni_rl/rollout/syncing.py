@@ -1,4 +1,4 @@
-"""Weight syncs of a run: this host's keeper and slabs, and the replicas, put together."""
+"""Weight syncs of a run: this host's slab owner and slabs, and the replicas, put together."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,16 +10,17 @@ import torch
 
 from omni_rl.cuda import why_no_cuda
 from omni_rl.errors import ConfigError
+from omni_rl.models.families import family_of
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.replica import RolloutReplica
 from omni_rl.settings import TRANSFERS, WITHOUT_DEVICES, Transport
 from omni_rl.sync.checkpoint import CheckpointTensors
-from omni_rl.sync.crew import Deadlines
 from omni_rl.sync.journal import Journal
-from omni_rl.sync.keeper import Keeper
-from omni_rl.sync.keepers import KeeperHandle, node_at
 from omni_rl.sync.object_store import ObjectStoreTransport
 from omni_rl.sync.ownership import SHARED_MEMORY
+from omni_rl.sync.replica_group import Deadlines
+from omni_rl.sync.slab_owner import SlabOwner
+from omni_rl.sync.slab_owner_actor import SlabOwnerHandle, node_at
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import DirectorySource
 from omni_rl.sync.states import Observer
@@ -51,24 +52,25 @@ def weight_sync(
     process; the slabs are still there, to prove every engine against, and for one that starts anew to copy from.
     `held`: why nothing is to be generated, for engines that take the place of those given.
 
-    Raises what `Keeper` and `WeightSync.open` raise, and `ConfigError` before anything is made: there is no CUDA device
-    to send from, or the engines were started for another transport.
+    Raises what `SlabOwner` and `WeightSync.open` raise, and `ConfigError` before anything is made: there is no CUDA
+    device to send from, or the engines were started for another transport.
     """
     sender = _sender(transport, handles, device)
     settings = handles[0].settings
     dtype = getattr(torch, settings.dtype)
-    places = CheckpointTensors(settings.model, dtype).places()
+    released = family_of(settings.model).released
+    places = CheckpointTensors(settings.model, dtype, released).places()
     with contextlib.ExitStack() as stack:
-        keeper = Keeper(settings.run, places, base)
-        stack.callback(keeper.close, remove=not keep)
+        owner = SlabOwner(settings.run, places, base)
+        stack.callback(owner.close, remove=not keep)
         hosts = None
         if transport == "object_store":
-            hosts = ObjectStoreTransport(lambda address: keeper_at(address, keeper))
+            hosts = ObjectStoreTransport(lambda address: owner_at(address, owner))
             if not keep:
                 stack.callback(hosts.close)
         if sender is not None:
             stack.callback(sender.close)
-        slabs = SlabPair(keeper.directory, hosts or sender)
+        slabs = SlabPair(owner.directory, hosts or sender)
         stack.callback(slabs.close)
 
         def settle(handle: RolloutHandle) -> None:
@@ -83,7 +85,7 @@ def weight_sync(
         replicas = [RolloutReplica(handle, held, settle) for handle in handles]
         sync = WeightSync(journal, slabs, replicas, deadlines=deadlines, observe=observe)
         stack.callback(sync.close)
-        sync.open(DirectorySource(settings.model, dtype, run=settings.run, origin="checkpoint"))
+        sync.open(DirectorySource(settings.model, dtype, released, run=settings.run, origin="checkpoint"))
         yield sync
 
 
@@ -124,8 +126,8 @@ def _sender(
     return VllmTransport(lambda: init_info(backend, len(handles)), Engines(handles), device)
 
 
-def keeper_at(address: str, keeper: Keeper) -> KeeperHandle:
-    """A keeper of the same run on another host; its slabs have a name of their own, for hosts that share a memory."""
-    record = keeper.record
+def owner_at(address: str, owner: SlabOwner) -> SlabOwnerHandle:
+    """The slab owner of the same run on another host; its slabs have their own name, for hosts that share a memory."""
+    record = owner.record
     run = f"{record.run}-on-{address.replace(':', '.')}"
-    return KeeperHandle.start(run, record.places, base=keeper.directory.parent, node=node_at(address))
+    return SlabOwnerHandle.start(run, record.places, base=owner.directory.parent, node=node_at(address))

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import vllm
 
-from omni_rl.consistency.attribution.evidence import WrongTensor
+from omni_rl.consistency.evidence import WrongTensor
 from omni_rl.errors import LayoutError, SlabError
+from omni_rl.models.families import family_of
 from omni_rl.sync import layout
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.digest import weights_digest
@@ -34,7 +35,7 @@ class ServedWeights:
 
     def __init__(self, model: Any, checkpoint: Path, dtype: torch.dtype) -> None:
         """`model` has just loaded `checkpoint`. Raises `LayoutError` for an engine that no map covers."""
-        tensors = CheckpointTensors(checkpoint, dtype)
+        tensors = CheckpointTensors(checkpoint, dtype, family_of(checkpoint).released)
         self._model = model
         self._slabs = OpenSlabs()
         self.digest = weights_digest(tensors)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omni_rl.agent import announced
-from omni_rl.consistency.attribution.evidence import WrongTensor
-from omni_rl.rollout.invariant import make_invariant
+from omni_rl.consistency.evidence import WrongTensor
+from omni_rl.models.families import family_of
 from omni_rl.rollout.weights import ServedWeights
 from omni_rl.sync.replica import Proof, SlabRef
 from omni_rl.sync.version import WeightVersion
@@ -37,7 +37,7 @@ class WeightsExtension:
         announced.announce(NOT_OF_THE_TRAINER)
         model = self.get_model()
         if invariant:
-            make_invariant(model)
+            family_of(checkpoint).serving.make_invariant(model)
         self.weights = ServedWeights(model, checkpoint, getattr(torch, dtype))
         return self.weights.digest, self.weights.parameters, self.weights.elements
 

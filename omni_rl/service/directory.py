@@ -7,7 +7,8 @@ from omni_rl.errors import ConfigError
 
 
 def prepared(directory: Path, setting: str) -> Path:
-    """The directory's absolute path. A new one is its owner's alone: it gets tokens, logs and what runs post.
+    """Return the directory's absolute path, and make the directory if it is absent. A new one can be entered by its
+    owner alone: it gets tokens, logs and what runs post.
 
     Raises `ConfigError`, which names `setting`, if the directory cannot be made or written to.
     """

@@ -13,9 +13,10 @@ from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 
 
 def down(directory: Path) -> int:
-    """How many processes were ended; 0 if nothing ran. Ledger, media, tokens and logs stay.
+    """End the service of `directory`, and return how many processes were ended; 0 if none ran. Ledger, media, tokens
+    and logs stay.
 
-    Raises `ServiceError` if one does not end.
+    Raises `ServiceError` if a process does not end.
     """
     directory = directory.resolve()
     state = ServiceState.read(directory)

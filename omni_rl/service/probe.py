@@ -1,4 +1,5 @@
-"""`python -m omni_rl.service.probe URL`: exit code 0 if it answers 200; what health checks of containers run."""
+"""`python -m omni_rl.service.probe URL` ends with exit code 0 if the URL answers 200. The health checks of containers
+run it."""
 
 import sys
 import urllib.error

@@ -1,4 +1,4 @@
-"""The coordinator alone, in this process: it judges what other frameworks post, and shows it."""
+"""Runs the coordinator alone, in this process: it judges what other frameworks post, and shows it."""
 
 import contextlib
 import ipaddress
@@ -24,7 +24,8 @@ Say = Callable[[str], None]
 
 
 def serve(settings: ServeSettings, say: Say) -> None:
-    """Run the coordinator until it is interrupted. `say` hears the address, where the token lies, and the end.
+    """Run the coordinator until it is interrupted. `say` is called with the address, with the token's file, and at the
+    end.
 
     Raises:
         ConfigError: the directory, the token's file or the TLS files cannot be used.
@@ -43,7 +44,8 @@ def serve(settings: ServeSettings, say: Say) -> None:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """The directory for this process alone; nobody is told an address that no longer answers."""
+    """Hold the directory for this process alone. At the end the address file goes, so that no command reads an address
+    that no longer answers."""
     with contextlib.closing(FileLock(directory / "lock")) as lock:
         try:
             lock.take(str(os.getpid()))
@@ -58,7 +60,7 @@ def _held(directory: Path) -> Iterator[None]:
 
 
 def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorSettings, Path]:
-    """The coordinator's settings, and where the owner's token lies."""
+    """Return the coordinator's settings, and the path of the owner's token."""
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ConfigError("serve.tls_certificate and serve.tls_key are set together, or neither is")
     tls = None
@@ -97,7 +99,7 @@ def _entry(token_file: Path) -> TokenEntry:
 
 
 SHORTEST = 16
-"""Characters of a token that somebody else made: fewer are guessed."""
+"""The fewest characters of a token that somebody else made: a shorter one can be guessed."""
 
 
 def _tell(say: Say, address: str, token: Path, settings: ServeSettings) -> None:

@@ -1,4 +1,4 @@
-"""What is known of the service that was started in a directory: `state.json`, for the commands that come later."""
+"""What the commands that come later know of the service that was started in a directory; it is in `state.json`."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,12 @@ from omni_rl.service.directory import write_private
 from omni_rl.service.settings import UpSettings
 
 MARK = "OMNI_RL_SERVICE"
-"""In the environment of every process of a service: its name, by which `down` knows them."""
+"""The environment variable with the service's name, which every process of the service has; `down` finds them by it."""
 
 
 class Process(BaseModel):
-    """A process by its id and the time the kernel gave it, so that a successor with the same id is not taken for it."""
+    """A process by its id and the start time that the kernel gave it, so that a later process with the same id is not
+    taken for it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,8 +34,8 @@ class Process(BaseModel):
 
 
 class ServiceState(BaseModel):
-    """`name` is also the run's, whose weights the replicas serve. `settings`: those it was started with; a service of
-    an older version has none."""
+    """The state of a service. `name` is also that of the run whose weights the replicas serve. `settings` are those
+    that the service was started with; None for a service of an older version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +51,8 @@ class ServiceState(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "ServiceState | None":
-        """None if nothing was started there, or it was ended. Raises `ServiceError` for a file that is not ours."""
+        """Return the state, or None if nothing was started in `directory` or it was ended. Raises `ServiceError` for a
+        file that is not ours."""
         try:
             return cls.model_validate_json((directory / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -63,7 +65,7 @@ class ServiceState(BaseModel):
 
 
 def marked(name: str) -> list[int]:
-    """Every process of this user that belongs to the service `name`, without this one."""
+    """Return the id of every process of this user that belongs to the service `name`, except this one."""
     wanted = f"{MARK}={name}".encode()
     found = []
     for entry in Path("/proc").iterdir():

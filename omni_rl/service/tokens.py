@@ -1,4 +1,4 @@
-"""Secrets of a service, each in a file that only its owner may read; none is ever printed or logged."""
+"""The secrets of a service, each in a file that only its owner may read; none is ever printed or logged."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from omni_rl.service.directory import write_new_private, write_private
 
 HASHES = "tokens.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-"""A token's name is also its file's."""
+"""A token's name, which is also its file's."""
 OWNER = "owner"
-"""Whose token `up` makes, with the scope admin; the commands on this machine use it."""
+"""The name of the token that `up` makes, with the scope admin; the commands on this machine use it."""
 
 
 def token_path(directory: Path, name: str) -> Path:
@@ -23,15 +23,15 @@ def token_path(directory: Path, name: str) -> Path:
 
 
 def owner_token(directory: Path) -> Path:
-    """Where the owner's token lies; it is made if there is none."""
+    """Return the path of the owner's token, which is made if there is none."""
     path = token_path(directory, OWNER)
     return path if path.exists() else add_token(directory, OWNER, Scope.ADMIN)
 
 
 def add_token(directory: Path, name: str, scope: Scope) -> Path:
-    """Make a token; a coordinator that runs knows it at once.
+    """Make a token and return its path; a running coordinator knows it at once.
 
-    Raises `ConfigError` if there is one of that name, or if the name is none.
+    Raises `ConfigError` if there is a token of that name, or if the name is not allowed.
     """
     path = token_path(directory, _checked(name))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,9 +49,9 @@ def add_token(directory: Path, name: str, scope: Scope) -> Path:
 
 
 def remove_token(directory: Path, name: str) -> None:
-    """Take a token out; a coordinator that runs refuses it at once.
+    """Remove a token; a running coordinator refuses it at once.
 
-    Raises `ConfigError` if there is none of that name, or if it is the last one: nobody could use the coordinator.
+    Raises `ConfigError` if there is no token of that name, or if it is the last one: nobody could use the coordinator.
     """
     known = _known(directory)
     others = [entry for entry in known if entry["name"] != _checked(name)]
@@ -81,7 +81,7 @@ def _keep(directory: Path, entries: list[dict[str, str]]) -> None:
 
 
 def ray_token(directory: Path) -> Path:
-    """Where the token of the Ray cluster lies; it is made if there is none."""
+    """Return the path of the Ray cluster's token, which is made if there is none."""
     path = directory / "ray_token"
     if not path.exists():
         write_new_private(path, secrets.token_hex(32))

@@ -29,21 +29,31 @@ from omni_rl.sync.ownership import PREFIX, SHARED_MEMORY
 
 LOOK_SECONDS = 0.5
 LOG_LINES = 5
-"""Of a process that ended, in the error."""
+"""How many last lines of an ended process's log its error shows."""
 HEADS = 3
-"""How often Ray's head is started. On a machine that is busy it ends by itself: Ray gives a node 30 s, whatever one
+"""How often Ray's head is started. On a busy machine the head ends by itself: Ray gives a node 30 s, whatever one
 sets."""
 LOOPBACK = "127.0.0.1"
+NODES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Ray's head keeps an entry for each of the last 100,000 calls of any actor, which nobody reads here.
+    "RAY_task_events_report_interval_ms": "0",
+    # Else Ray takes a page of its store when it first writes there, and one that a full /dev/shm refuses ends the node
+    # with SIGBUS, and every actor with it.
+    "RAY_preallocate_plasma_memory": "1",
+}
+"""Environment variables of every process that is, or starts, a Ray node."""
 RAY = "r"
-"""Ray's directory in one of the service's own: Ray lets everybody into the directory that it is given."""
+"""The name of Ray's directory within a directory of the service's own: Ray lets every user into the one that it is
+given, but not into that one."""
 Say = Callable[[str], None]
 
 
 def up(settings: UpSettings, say: Say) -> ServiceState:
-    """The state of a service whose policies answer. What runs already stays as it is; what is missing is started with
-    the settings that the service had.
+    """Start the service, or what of it is missing, with the settings that it had, and return its state once its
+    policies answer. What runs already stays as it is.
 
-    Whoever interrupts the start of a new service gets it ended; what ran before is left alone.
+    If the start of a new service is interrupted, the service is ended; what ran before is left alone.
 
     Raises:
         CheckpointError: `model` is no checkpoint that an engine could serve; nothing was started.
@@ -87,7 +97,7 @@ def _started(settings: UpSettings, directory: Path, state: ServiceState, say: Sa
 
 
 def _require_same(settings: UpSettings, before: ServiceState) -> None:
-    """Raise `ConfigError` where a service that runs was started with other settings than are set now."""
+    """Raise `ConfigError` where a running service was started with other settings than are set now."""
     assert before.settings is not None
     given = {name: getattr(settings, name) for name in settings.model_fields_set - set(OF_A_CALL)}
     if "model" in given:
@@ -99,7 +109,7 @@ def _require_same(settings: UpSettings, before: ServiceState) -> None:
 
 
 def _same_run(state: ServiceState | None) -> ServiceState | None:
-    """What was started before, if anything of it is left: a process, or the weights that it served."""
+    """Return `state` if anything of that service is left, a process or the weights that it served; else None."""
     if state is None:
         return None
     alive = any(process is not None and process.lives for process in (state.head, state.coordinator))
@@ -125,15 +135,13 @@ def _free_port() -> int:
 
 
 def environment(directory: Path, state: ServiceState) -> dict[str, str]:
-    """Of every process that is to reach the service's Ray."""
+    """Return the environment of every process that is to reach the service's Ray cluster."""
     return {
         **os.environ,
         MARK: state.name,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ray_token(directory)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Else Ray's head keeps an entry for each of the last 100,000 calls of any actor, which nobody reads here.
-        "RAY_task_events_report_interval_ms": "0",
+        **NODES,
         # An address that the caller's shell has would draw the actors to another cluster.
         "RAY_ADDRESS": state.ray_address,
     }
@@ -202,7 +210,7 @@ def _start_coordinator(settings: UpSettings, directory: Path, state: ServiceStat
 
 
 def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
-    """A process that outlives this one, in a group of its own."""
+    """Start a process that outlives this one, in a session of its own."""
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
         child = subprocess.Popen(  # noqa: S603, the command is made here
             command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -211,7 +219,7 @@ def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
 
 
 def _ready(settings: UpSettings, directory: Path, state: ServiceState, say: Say) -> ServiceState:
-    """Wait until everything answers; the state then."""
+    """Wait until everything answers, and return the state then."""
     deadline = time.monotonic() + settings.ready_seconds
     said, heads = "", HEADS
     with Client(state.url, owner_token(directory).read_text()) as client:

@@ -1,4 +1,5 @@
-"""Files as memory: allocated in full, so that a full file system is an error and not a signal, and faulted in early."""
+"""Maps files into memory: allocated in full, so that a full file system raises an error instead of a signal, and with
+all pages faulted in early."""
 
 import ctypes
 import errno
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 
 from omni_rl.errors import SlabError, SlabFullError
 
-# Linux 5.14; Python 3.11 does not name them.
+# Linux has these since 5.14; Python 3.11 does not name them.
 _MADV_POPULATE_READ = 22
 _MADV_POPULATE_WRITE = 23
 
 
 def allocate(path: Path, nbytes: int) -> None:
-    """Make the file `path` of `nbytes` with all its blocks. A sparse one kills its writer when the disk fills up.
+    """Make the file `path` of `nbytes` with all its blocks. A sparse file would kill its writer when the disk fills up.
 
-    Raises `SlabFullError` if there is no room, `SlabError` if it exists or cannot be made; it leaves nothing behind.
+    Raises `SlabFullError` if there is no room, and `SlabError` if the file exists or cannot be made; nothing is left
+    behind then.
     """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -44,10 +46,11 @@ def allocate(path: Path, nbytes: int) -> None:
 
 
 class Mapped:
-    """A whole file as `bytes`, in memory at once. Writing to a read-only mapping ends the process (SIGSEGV)."""
+    """A whole file as `bytes`, all of it in memory from the start. Writing to a read-only mapping ends the process
+    (SIGSEGV)."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Raises `SlabError` if the file cannot be mapped."""
+        """Map the file. Raises `SlabError` if it cannot be mapped."""
         access, populate = (
             (mmap.ACCESS_WRITE, _MADV_POPULATE_WRITE) if writable else (mmap.ACCESS_READ, _MADV_POPULATE_READ)
         )
@@ -64,23 +67,25 @@ class Mapped:
             self.bytes[:: mmap.PAGESIZE].sum()
 
     def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        """A view of the file, which stays mapped as long as the view lives."""
+        """Return a view of the file, which stays mapped as long as the view lives."""
         data = self.bytes[offset : offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))]
         if not data.size:
             return torch.empty(shape, dtype=dtype)
-        # torch warns of read-only buffers; through an address it takes them. A stray write is then a crash at the
+        # torch warns of read-only buffers, but takes them by their address. A stray write then crashes at the
         # place that did it, where a private copy would hide it from everybody.
         buffer = (ctypes.c_ubyte * data.size).from_address(data.ctypes.data)
         buffer.owner = data  # type: ignore[attr-defined]
         return torch.frombuffer(buffer, dtype=dtype).view(shape)
 
     def is_at(self, path: Path) -> bool:
-        """Whether `path` still names the mapped file: it may have been removed, or made anew."""
+        """Return whether `path` still names the mapped file, which may have been removed, made anew or cut. Touching a
+        page that was cut off ends the process (SIGBUS)."""
         try:
-            return path.stat().st_ino == self._inode
+            found = path.stat()
         except OSError:
             return False
+        return found.st_ino == self._inode and found.st_size == self.bytes.size
 
     def close(self) -> None:
-        """Unmap, as soon as no view is left. Idempotent."""
+        """Unmap the file as soon as no view of it is left. Idempotent."""
         self.bytes = np.empty(0, np.uint8)

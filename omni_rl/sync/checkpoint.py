@@ -1,4 +1,4 @@
-"""A checkpoint directory as a sync would send it: released names, sent dtypes, read one tensor at a time."""
+"""Reads a checkpoint directory as a sync would send it: released names, sent dtypes, one tensor at a time."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from omni_rl.errors import CheckpointError
 from omni_rl.files.reading import read_whole
 from omni_rl.files.weights import open_weights, weight_files
 from omni_rl.sync.manifest import Entry, arrange
-from omni_rl.sync.released import as_sent, is_sent, sent_dtype
+from omni_rl.sync.released import ReleasedFormat
 
 DTYPES = {
     "F64": torch.float64,
@@ -30,28 +30,32 @@ DTYPES = {
 class CheckpointTensors(Mapping[str, torch.Tensor]):
     """The weights of a checkpoint directory as sync would send them, each read when it is asked for."""
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
-        """Raises `CheckpointError` as `weight_files` does, or if a file is damaged.
+    def __init__(self, path: Path, dtype: torch.dtype, released: ReleasedFormat) -> None:
+        """Open the weight files. `released` is the format of the checkpoint's family.
 
-        All files are open from here on, so that a save into the directory changes nothing.
+        All files stay open from here on, so that a save into the directory changes nothing.
+
+        Raises `CheckpointError` as `weight_files` does, or if a file is damaged.
         """
         self._dtype = dtype
-        self._files: dict[str, Any] = read_whole(path, lambda: _open(path))
+        self._released = released
+        self._files: dict[str, Any] = read_whole(path, lambda: _open(path, released))
 
     def places(self) -> tuple[Entry, ...]:
-        """Where the weights lie in a slab; reads the files' headers only. Raises `CheckpointError` for other dtypes."""
+        """Return where the weights lie in a slab; reads the files' headers only. Raises `CheckpointError` for a dtype
+        that is not in `DTYPES`."""
         found = {}
         for name, file in self._files.items():
             stored = file.get_slice(name)
             if stored.get_dtype() not in DTYPES:
                 raise CheckpointError(f"{name} is stored as {stored.get_dtype()}, which is not synced; convert it")
-            sent = sent_dtype(name, DTYPES[stored.get_dtype()], self._dtype)
+            sent = self._released.sent_dtype(name, DTYPES[stored.get_dtype()], self._dtype)
             found[name] = str(sent).removeprefix("torch."), tuple(stored.get_shape())
         return arrange(found)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._files[name].get_tensor(name)
-        return as_sent(name, tensor, self._dtype)
+        return self._released.as_sent(name, tensor, self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -60,7 +64,7 @@ class CheckpointTensors(Mapping[str, torch.Tensor]):
         return len(self._files)
 
 
-def _open(path: Path) -> dict[str, Any]:
-    """Released name to the open file that holds it."""
+def _open(path: Path, released: ReleasedFormat) -> dict[str, Any]:
+    """Return the open file that holds each released tensor, by the tensor's name."""
     handles = [open_weights(file) for file in weight_files(path)]
-    return {name: handle for handle in handles for name in handle.keys() if is_sent(name)}  # noqa: SIM118, not a dict
+    return {name: handle for handle in handles for name in handle.keys() if released.is_sent(name)}  # noqa: SIM118, not a dict

@@ -1,4 +1,4 @@
-"""Position-sensitive checksums of weights: faster to compute than to copy, and additive over parts of a tensor."""
+"""Computes position-sensitive checksums of weights: faster than a copy, and additive over parts of a tensor."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -13,14 +13,14 @@ from omni_rl.sync.nonfinite import Sieve, count
 F = TypeVar("F", bound=Callable[..., object])
 U = TypeVar("U", np.uint64, NDArray[np.uint64])
 WORD = 4
-"""Bytes of a word. A tensor's last word is filled up with zero bytes."""
+"""The bytes of a word. A tensor's last word is filled up with zero bytes."""
 LANES = 3
 _BLOCK = 1024
 _NOTHING = Sieve.of("uint8")
 
 
 class Checksum:
-    """Checksum of a tensor's bytes, or the share of some of its bytes in it; shares add up.
+    """Checksum of a tensor's bytes, or the share that some of its bytes have in it; shares add up.
 
     The bytes are little-endian words x_0, x_1, ... of 32 bits. The lanes, each modulo 2^64, are
 
@@ -33,7 +33,8 @@ class Checksum:
     universal string hashing is fast") whose odd weights come from splitmix64: for damage that cancels in S and T, such
     as +d, -2d, +d in a row.
 
-    `nan` and `infinite` count elements, of bytes that were copied as those of a dtype; they are no part of the text.
+    `nan` and `infinite` count such elements where the bytes were copied as elements of a dtype; the text of a checksum
+    does not contain them.
     """
 
     def __init__(self, lanes: NDArray[np.uint64], nan: int = 0, infinite: int = 0) -> None:
@@ -43,12 +44,12 @@ class Checksum:
 
     @classmethod
     def of(cls, data: NDArray[np.uint8], start: int = 0) -> "Checksum":
-        """The share of `data`, contiguous bytes that begin `start` bytes into their tensor."""
+        """Return the share of `data`, contiguous bytes that begin `start` bytes into their tensor."""
         lanes = np.zeros(LANES, np.uint64)
         before = start % WORD
         after = -(before + data.size) % WORD
         if before or data.ctypes.data % WORD:
-            # Words that straddle the data's own alignment; zero bytes around it count for nothing.
+            # The data does not begin at a word: zero bytes around it, which change no sum, make up whole words.
             data = np.concatenate([np.zeros(before, np.uint8), data, np.zeros(after, np.uint8)])
             start, after = start - before, 0
         whole = data.size - data.size % WORD
@@ -62,8 +63,10 @@ class Checksum:
     def of_copied(
         cls, data: NDArray[np.uint8], target: NDArray[np.uint8], start: int = 0, dtype: str = "uint8"
     ) -> "Checksum":
-        """As `of`, while `data`, whole elements of `dtype`, is copied to `target`: what goes into the sum, into the
-        counts and into `target` was read once."""
+        """Return what `of` returns, with counts, and copy `data`, whole elements of `dtype`, to `target`.
+
+        Each byte is read once for the sum, the counts and the copy, so that all three are of the same value.
+        """
         whole = data.size - data.size % WORD
         if start % WORD or data.ctypes.data % WORD or target.ctypes.data % WORD:
             whole = 0
@@ -82,12 +85,12 @@ class Checksum:
 
     @classmethod
     def of_tensor(cls, tensor: torch.Tensor) -> "Checksum":
-        """Of a whole tensor on the CPU, whatever its strides."""
+        """Return the checksum of a whole tensor on the CPU, whatever its strides."""
         return cls.of(as_bytes(tensor))
 
     @classmethod
     def total(cls, shares: "Iterable[Checksum]") -> "Checksum":
-        """The sum of shares that together are all bytes."""
+        """Return the sum of shares."""
         lanes = np.zeros(LANES, np.uint64)
         nan, infinite = 0, 0
         for share in shares:
@@ -97,18 +100,19 @@ class Checksum:
         return cls(lanes, nan, infinite)
 
     def __str__(self) -> str:
-        """48 hex digits."""
+        """Return the lanes as 48 hex digits."""
         return "".join(f"{int(lane):016x}" for lane in self.lanes)
 
 
 def as_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """A tensor's elements in row-major order as bytes: a view if it is contiguous and on the CPU, else a copy."""
+    """Return a tensor's elements in row-major order as bytes: a view if it is contiguous and on the CPU, else a
+    copy."""
     plain: NDArray[np.uint8] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return plain
 
 
 def _splitmix64(index: U) -> U:
-    """The `index`-th output of splitmix64 seeded with 0 (Steele, Lea and Flood 2014)."""
+    """Return the `index`-th output of splitmix64 seeded with 0 (Steele, Lea and Flood 2014)."""
     mixed = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -134,9 +138,12 @@ def _sums(
     mask: np.uint64,
     carry: np.uint64,
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Of the words of one block: plain, by their place in it, by their weights. With a target, each word is stored
-    there and put through the sieve while it is in a register, which makes the copy about 2 % slower. Without one, the
-    type None leaves both lines out when this is compiled."""
+    """Return the three sums of one block's words (plain, by place in the block, by weight) and the bits that the sieve
+    saw.
+
+    With a target, each word is stored there and put through the sieve while it is in a register, which makes the copy
+    about 2 % slower. Without one, the type None leaves both lines out when this is compiled.
+    """
     plain, placed, weighted, seen = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for index in range(words.size):
         word = np.uint64(words[index])
@@ -159,10 +166,10 @@ def _accumulate(
     mask: int,
     carry: int,
 ) -> int:
-    """Add the words of a tensor from word `start` on to `lanes`, and copy them to `target` unless that is None; what a
-    `Sieve` of `mask` and `carry` made of the copied words, all in one.
+    """Add a tensor's words from word `start` on to `lanes`, and copy them to `target` unless that is None.
 
-    Sums of a block need no multiplication by 64 bits.
+    Returns, combined by "or", what a `Sieve` of `mask` and `carry` made of the copied words. The sums of a block need
+    no multiplication of 64 bits.
     """
     position = 0
     seen = np.uint64(0)

@@ -1,4 +1,4 @@
-"""The digest that names weights, computed from the tensors themselves."""
+"""Computes the digest that names weights from the tensors themselves."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,17 +9,18 @@ from omni_rl.sync.manifest import Entry, arrange, root_digest
 
 
 def shapes(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> dtype as manifests write it, and shape."""
+    """Return each tensor's dtype, as manifests write it, and shape, by its name."""
     return {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors}
 
 
 def checksums(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Of whole tensors, as manifests write them."""
+    """Return the checksums of whole tensors by name, as manifests write them."""
     return {name: str(Checksum.of_tensor(tensor)) for name, tensor in tensors.items()}
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """What `WeightVersion.digest` is of these tensors, and a manifest's of a slab that holds them; in one pass."""
+    """Return the `WeightVersion.digest` of these tensors, which a manifest of a slab that holds them has too; in one
+    pass."""
     entries = []
     for name, tensor in tensors.items():
         (entry,) = arrange(shapes([(name, tensor)]))

@@ -12,7 +12,7 @@ from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, Origin, arrange, root_digest
 from omni_rl.sync.parts import Released, Shares
 from omni_rl.sync.pieces import Part, checksum_of, take_all
-from omni_rl.sync.released import sent_dtype
+from omni_rl.sync.released import ReleasedFormat
 from omni_rl.sync.slab import Slab, written
 
 
@@ -26,8 +26,11 @@ def fill(
     number: int,
     origin: Origin,
     group: Group = ALONE,
+    claim: str | None = None,
 ) -> Manifest:
-    """Write `tensors` to their `places`, in the dtypes that those have, and seal. `origin`: whose weights they are.
+    """Write `tensors` to their `places`, in the dtypes that those have, and seal the slab. Returns its manifest.
+
+    `origin` says whose weights they are, and `claim` is the claim with which the slab was given to the writers.
 
     Every process of `group` calls this, and gets the same manifest. Whatever fails in one is raised in all, and nothing
     is sealed. A process on another host than the slab's has None for it; the weights are then gathered and written by
@@ -40,7 +43,7 @@ def fill(
     local = group.together(lambda: slab is not None)
     shares = Shares(first=group.first, gather=not all(local))
     try:
-        ticket = group.together(lambda: _begin(slab, places) if group.first else "")[0]
+        ticket = group.together(lambda: _begin(slab, places, claim) if group.first else "")[0]
         group.together(lambda: None if slab is None or group.first else slab.join(places, ticket))
         parts = group.together(
             lambda: _sums(shares, tensors, places, lambda name, part, start: _write(slab, name, part, start))
@@ -63,26 +66,26 @@ def fill(
 
 
 def digest(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> str:
-    """The digest of a slab filled with these, without a slab; every process of `group` calls this."""
+    """Return the digest of a slab filled with these tensors, without a slab; every process of `group` calls this."""
     return root_digest(checksums(tensors, places, group=group))
 
 
 def checksums(tensors: Sequence[Released], places: tuple[Entry, ...], *, group: Group = ALONE) -> tuple[Entry, ...]:
-    """The `places` with the checksums of `tensors`, without a slab; every process of `group` calls this."""
+    """Return the `places` with the checksums of `tensors`, without a slab; every process of `group` calls this."""
     shares = Shares(first=group.first)
     found = _totals(tensors, group.together(lambda: _sums(shares, tensors, places, checksum_of)))
     return tuple(replace(entry, checksum=str(found[entry.name])) for entry in places)
 
 
-def places_of(tensors: Sequence[Released], dtype: torch.dtype) -> tuple[Entry, ...]:
-    """Where tensors lie in a slab when they are sent to an engine of `dtype`."""
-    sent = {t.name: sent_dtype(t.name, t.dtype, dtype) for t in tensors}
+def places_of(tensors: Sequence[Released], dtype: torch.dtype, released: ReleasedFormat) -> tuple[Entry, ...]:
+    """Return where a family's tensors lie in a slab when they are sent to an engine of `dtype`."""
+    sent = {t.name: released.sent_dtype(t.name, t.dtype, dtype) for t in tensors}
     return arrange({t.name: (str(sent[t.name]).removeprefix("torch."), t.shape) for t in tensors})
 
 
-def _begin(slab: Slab | None, places: tuple[Entry, ...]) -> str:
+def _begin(slab: Slab | None, places: tuple[Entry, ...], claim: str | None) -> str:
     assert slab is not None, "the first process of a source runs on the slab's host"
-    return slab.begin(places)
+    return slab.begin(places, claim)
 
 
 def _write(slab: Slab | None, name: str, part: torch.Tensor, start: int) -> Checksum:
@@ -96,7 +99,8 @@ def _sums(
     places: tuple[Entry, ...],
     take: Callable[[str, torch.Tensor, int], Checksum],
 ) -> NDArray[np.uint64]:
-    """Hand this process's shares to `take`; what it found, [tensors, LANES + 2]: lanes of a checksum, NaN, infinite."""
+    """Hand this process's shares to `take`; return what it found, [tensors, LANES + 2]: lanes of a checksum, counts of
+    NaN and of infinite elements."""
     dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
     parts = (Part(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
     found = take_all(parts, take)
@@ -109,7 +113,7 @@ def _numbers(share: Checksum) -> NDArray[np.uint64]:
 
 
 def _totals(tensors: Sequence[Released], parts: Sequence[NDArray[np.uint64]]) -> dict[str, Checksum]:
-    """By name of the tensor, from what each process found."""
+    """Return each tensor's checksum by its name, from what each process found."""
     total = np.stack(parts).sum(axis=0, dtype=np.uint64)
     return {
         released.name: Checksum(row[:LANES], int(row[LANES]), int(row[LANES + 1]))

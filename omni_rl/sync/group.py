@@ -1,4 +1,4 @@
-"""Processes that write one slab together, or a single one."""
+"""Describes the processes that write one slab together, or a single one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """This process's view of the group: its `rank` of `size`. Several are torch's default process group."""
+    """This process's view of its group: its `rank` of `size`. A group of several is torch's default process group."""
 
     rank: int
     size: int
 
     @classmethod
     def default(cls) -> "Group":
-        """The default process group; raises `RuntimeError` (torch's) if there is none."""
+        """Return the default process group; raises `RuntimeError` (torch's) if there is none."""
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -28,7 +28,8 @@ class Group:
         return self.rank == 0
 
     def together(self, act: Callable[[], T]) -> list[T]:
-        """Every process does its `act`; their results by rank. An error of one is raised in all of them.
+        """Have every process call its `act`, and return their results by rank. An error in one is raised in all of
+        them.
 
         Raises:
             OmniRLError: the error of the lowest rank that raised one; any other becomes a `SourceError`.

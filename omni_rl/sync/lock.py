@@ -1,4 +1,4 @@
-"""Who may write a slab: one group of processes at a time, and nobody waits for a dead one."""
+"""Locks a slab for writing: one group of processes at a time may write, and nobody waits for a dead one."""
 
 import contextlib
 import os
@@ -11,11 +11,12 @@ from omni_rl.locks import FileLock, LockHeldError, pid_of
 
 
 class WriterLock:
-    """A lock of the kernel on the file `path`: it ends with the processes that hold it.
+    """A kernel lock on the file `path`: it ends with the processes that hold it.
 
-    The first of a group takes it, which fails while anybody of an earlier group still holds it; the others join with
-    the ticket that it got. Everybody of a group holds it shared, so that it is free only when all have released it:
-    a straggler of a dead source never writes over its successor. Do not fork while holding it: the child holds it too.
+    The first process of a group takes it, which fails while any process of an earlier group still holds it; the others
+    join with the ticket that the first got. All processes of a group hold it shared, so that it is free only when each
+    has released it: a straggler of a dead source never writes over its successor. Do not fork while holding it: the
+    child holds it too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,9 +24,9 @@ class WriterLock:
         self._held: FileLock | None = None
 
     def take(self) -> str:
-        """Become the first writer; returns the group's ticket.
+        """Become the first writer, and return the group's ticket.
 
-        Raises `SlabBusyError` if there is a living one, `SlabFullError` if the file system has no room for a line.
+        Raises `SlabBusyError` if there is a living writer, `SlabFullError` if the file system has no room for a line.
         """
         ticket = f"{os.getpid()}:{uuid.uuid4().hex}"
         with self._opened() as lock:
@@ -47,20 +48,22 @@ class WriterLock:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Nobody takes the lock meanwhile. Raises `SlabBusyError` if somebody is about to."""
+        """Keep others from taking the lock inside the context. Raises `SlabBusyError` if another process is about to
+        take it."""
         with self._opened() as lock:
             lock.share()
             yield
 
     def release(self) -> None:
-        """Idempotent."""
+        """Release the lock. Idempotent."""
         if self._held is not None:
             self._held.close()
             self._held = None
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[FileLock]:
-        """The file, closed at the end unless it is held by then. Raises `SlabBusyError` if somebody else has it."""
+        """Open the file, and close it at the end unless it is held by then. Raises `SlabBusyError` if another process
+        has it."""
         if self._held is not None:
             raise SlabBusyError(f"{self._path.stem} is being written by this very process; finish that first")
         try:

@@ -1,4 +1,5 @@
-"""What a slab holds: name, dtype, shape, place and checksum of every tensor, and their version. Imports no torch."""
+"""Describes what a slab holds: name, dtype, shape, place and checksum of every tensor, and their version. Imports no
+torch."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,10 @@ from omni_rl.sync.nonfinite import NonFinite
 from omni_rl.sync.version import WeightVersion
 
 Origin = Literal["checkpoint", "trainer", "published", "directory"]
-"""Whose weights: those that the run began with, our trainer's, another trainer's, or those of a directory. Of the last
-two, our trainer's own copy knows nothing."""
+"""Whose weights they are: those that the run began with, our trainer's, another trainer's, or those of a directory. Our
+trainer's own copy does not have weights of the last two."""
 ALIGNMENT = 64
-"""Bytes: a cache line, and a multiple of every dtype's size."""
+"""The bytes between possible places of tensors: a cache line, and a multiple of every dtype's size."""
 ITEM_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -61,8 +62,8 @@ class Written:
 class Manifest(BaseModel):
     """A sealed slab's table of contents. `nbytes` of the slab are in use, gaps between tensors included.
 
-    `nonfinite`: the tensors that hold NaN or infinity; None where its writer did not count. `origin` None: its writer
-    did not say.
+    `nonfinite` are the tensors that hold NaN or infinity; None where the slab's writer did not count. `origin` None:
+    the writer did not say whose weights they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,14 +87,15 @@ class Manifest(BaseModel):
         nonfinite: tuple[NonFinite, ...] | None = None,
         origin: Origin | None = None,
     ) -> "Manifest":
-        """The manifest of tensors that were all written; the version's digest comes from the checksums."""
+        """Return the manifest of tensors that were all written; the version's digest comes from the checksums."""
         entries = tuple(replace(entry, checksum=checksums[entry.name]) for entry in places)
         version = WeightVersion(run, attempt, number, root_digest(entries))
         return cls(version=version, entries=entries, nbytes=end(entries), nonfinite=nonfinite, origin=origin)
 
     @classmethod
     def parse(cls, text: str, origin: str) -> "Manifest":
-        """From JSON. Raises `SlabError`, naming `origin`, for anything that is not a whole manifest of this schema."""
+        """Read a manifest from JSON. Raises `SlabError`, naming `origin`, for anything but a whole manifest of this
+        schema."""
         try:
             manifest = cls.model_validate_json(text)
         except ValidationError as error:
@@ -104,7 +106,8 @@ class Manifest(BaseModel):
 
 
 def arrange(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[Entry, ...]:
-    """Places for tensors, given dtype and shape, in the order of their names: the same for every source of a model."""
+    """Return places for tensors, given dtype and shape, in the order of their names: the same for every source of a
+    model."""
     entries = []
     offset = 0
     for name, (dtype, shape) in sorted(tensors.items()):
@@ -116,12 +119,12 @@ def arrange(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[Entry, 
 
 
 def end(entries: Iterable[Entry]) -> int:
-    """Bytes of a slab that these tensors take."""
+    """Return the bytes of a slab that these tensors take."""
     return max((entry.offset + entry.nbytes for entry in entries), default=0)
 
 
 def root_digest(entries: Iterable[Entry]) -> str:
-    """blake3 (hex) over names, dtypes, shapes and checksums in the order of the names; places do not count.
+    """Return blake3 (hex) over names, dtypes, shapes and checksums in the order of the names; places do not count.
 
     It is the digest of a `WeightVersion`: the same weights have it wherever they lie, and it costs no pass over them.
     """

@@ -1,4 +1,4 @@
-"""Elements of weights that are NaN or infinite: how they are found while weights are copied, and how they are told."""
+"""Finds elements of weights that are NaN or infinite while the weights are copied, and writes sentences about them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,21 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.counting import counted
+
 TENSORS_TOLD = 10
-"""Tensors that are named; of more, there is a count."""
+"""How many tensors are named; the others are counted."""
 _EXPONENTS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "float16": (np.uint16, 0x7C00),
     "bfloat16": (np.uint16, 0x7F80),
     "float32": (np.uint32, 0x7F800000),
     "float64": (np.uint64, 0x7FF0000000000000),
 }
-"""By dtype as manifests write it: bits of an element as an integer, of which those that are set make the exponent. All
-of them are set in NaN and infinity alone. Other dtypes hold neither."""
+"""For each dtype, as manifests write it: the integer type of its size, and the mask of the exponent's bits. All of them
+are set in NaN and infinity alone. Other dtypes hold neither."""
 
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A released tensor in which `nan` and `infinite` of its `elements` are no finite numbers."""
+    """A released tensor in which `nan` and `infinite` of the `elements` are not finite."""
 
     name: str
     nan: int
@@ -31,14 +33,14 @@ class NonFinite:
 
     def __str__(self) -> str:
         found = [f"{count} {what}" for count, what in ((self.nan, "NaN"), (self.infinite, "infinite")) if count]
-        return f"{self.name}: {' and '.join(found)} of {self.elements} elements"
+        return f"{self.name}: {' and '.join(found)} of {counted(self.elements, 'element')}"
 
 
 def told(found: Iterable[NonFinite]) -> tuple[str, ...]:
-    """A sentence for each of the first `TENSORS_TOLD` tensors, and one that counts the others."""
+    """Return a sentence for each of the first `TENSORS_TOLD` tensors, and one that counts the others."""
     tensors = list(found)
     more = len(tensors) - TENSORS_TOLD
-    return *map(str, tensors[:TENSORS_TOLD]), *([f"{more} more tensors"] if more > 0 else [])
+    return *map(str, tensors[:TENSORS_TOLD]), *([counted(more, "more tensor")] if more > 0 else [])
 
 
 class Sieve(NamedTuple):
@@ -52,7 +54,8 @@ class Sieve(NamedTuple):
     @classmethod
     @cache
     def of(cls, dtype: str) -> "Sieve":
-        """For elements of `dtype`; of float64 it looks at both halves, and lets too much through."""
+        """Return the sieve for elements of `dtype`; for float64 it looks at both halves, and suspects some finite
+        values too."""
         if dtype not in _EXPONENTS:
             return cls(0, 0, 0)
         integer, exponent = _EXPONENTS[dtype]
@@ -65,7 +68,7 @@ class Sieve(NamedTuple):
 
 
 def count(data: NDArray[np.uint8], dtype: str) -> tuple[int, int]:
-    """How many elements of `dtype` in contiguous bytes are NaN, and how many infinite."""
+    """Return how many elements of `dtype` in contiguous bytes are NaN, and how many are infinite."""
     if dtype not in _EXPONENTS:
         return 0, 0
     integer, exponent = _EXPONENTS[dtype]

@@ -1,4 +1,4 @@
-"""Which process owns the slabs of a run on this host; imports no torch, so that `omni-rl doctor` can look."""
+"""Tells which process owns the slabs of a run on this host; imports no torch, so that `omni-rl doctor` can look."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from omni_rl.errors import SlabBusyError, SlabError, SlabFullError
 from omni_rl.locks import FileLock, LockHeldError, is_free
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108, directories in it are made for their owner alone
-"""Where slabs lie unless told otherwise: memory, not a disk."""
+"""The directory where slabs lie by default: memory, not a disk."""
 PREFIX = "omni-rl-"
-LOCK = "keeper.lock"
+LOCK = "owner.lock"
 
 
 def take(directory: Path) -> FileLock:
@@ -27,8 +27,8 @@ def take(directory: Path) -> FileLock:
     except LockHeldError as error:
         lock.close()
         raise SlabBusyError(
-            f"{directory} belongs to another keeper (process {error.holder or 'unknown'}), which lives; end that one "
-            "first"
+            f"{directory} belongs to another slab owner (process {error.holder or 'unknown'}), which lives; end that "
+            "one first"
         ) from error
     except OSError as error:
         lock.close()
@@ -37,7 +37,8 @@ def take(directory: Path) -> FileLock:
 
 
 def abandoned(base: Path) -> list[Path]:
-    """Directories of runs in `base` that no living keeper owns; they hold memory until they are removed."""
+    """Return the directories of runs in `base` that no living slab owner owns; they hold memory until they are
+    removed."""
     return [path for path in sorted(base.glob(f"{PREFIX}*")) if path.is_dir() and not _owned(path)]
 
 

@@ -1,4 +1,4 @@
-"""What one process holds of released tensors: all of each, or the rows that a sharded state dict gave it."""
+"""Describes what one process holds of released tensors: all of each, or the rows that a sharded state dict gave it."""
 
 from dataclasses import dataclass
 
@@ -24,12 +24,12 @@ class Released:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole released tensor."""
+        """The shape of the whole released tensor."""
         return tuple(self.tensor.shape if self.row is None else self.tensor.shape[1:])
 
 
 class Shares:
-    """Reads what this process contributes to each tensor; what all processes contribute is the tensor.
+    """Reads what this process contributes to each tensor; the contributions of all processes make up the tensor.
 
     Whole tensors are contributed by the `first` process, sharded rows by the process that has them, without
     communication. Other shardings, and all if `gather`, are gathered for the first process: a collective, so all
@@ -42,7 +42,8 @@ class Shares:
         self._gathered: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def of(self, released: Released) -> tuple[int, torch.Tensor]:
-        """The element of the tensor where this process's share starts, and the share: contiguous, possibly empty."""
+        """Return the element of the tensor where this process's share starts, and the share: contiguous, possibly
+        empty."""
         tensor = released.tensor
         rows = None if self._gather else own_rows(released)
         if rows is None or not isinstance(tensor, DTensor):
@@ -62,10 +63,10 @@ class Shares:
 
 
 def own_rows(released: Released) -> tuple[int, torch.Tensor] | None:
-    """The element of the tensor where this process's rows start, and the storage of those rows, possibly none.
+    """Return the element of the tensor where this process's rows start, and the storage of those rows, possibly none.
 
-    All of a whole tensor; None for a sharding that gives a process anything but some rows. Other processes may have the
-    same ones.
+    For a whole tensor these are all its rows; the result is None for a sharding that gives a process anything but some
+    rows. Other processes may have the same rows.
     """
     tensor = released.tensor
     if not isinstance(tensor, DTensor):
@@ -86,12 +87,12 @@ def own_rows(released: Released) -> tuple[int, torch.Tensor] | None:
 
 
 def _is_in_rows(tensor: DTensor) -> bool:
-    """Whether each process has all of some rows. A strided shard (a subclass) has them in another order."""
+    """Return whether each process has all of some rows. A strided shard (a subclass) has them in another order."""
     return all(isinstance(p, Replicate) or (type(p) is Shard and p.dim == 0) for p in tensor.placements)
 
 
 def _speaks_for_its_rows(tensor: DTensor) -> bool:
-    """Whether this process is the first among those that hold the same rows."""
+    """Return whether this process is the first among those that hold the same rows."""
     position = tensor.device_mesh.get_coordinate()
     if position is None:
         return False  # a process outside the mesh, which has no rows

@@ -1,4 +1,4 @@
-"""Tensors worked on in pieces, by several threads: one thread alone does not fill the memory bus."""
+"""Works on tensors in pieces, by several threads: one thread alone does not fill the memory bus."""
 
 import os
 from collections import deque
@@ -15,11 +15,11 @@ from omni_rl.sync.checksum import Checksum, as_bytes
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 PIECE_BYTES = 2**23
-"""Worked on at a time, by one thread."""
+"""The bytes that one thread works on at a time."""
 THREADS = 4
-"""At most: a few fill the bus, and other processes of the machine have weights to move too."""
+"""The most threads that are used: a few fill the bus, and other processes of the machine move weights too."""
 AHEAD = 8
-"""Tasks of a thread that are drawn before the first is done."""
+"""How many tasks per thread are drawn before the first is done."""
 
 
 class Part(NamedTuple):
@@ -32,12 +32,12 @@ class Part(NamedTuple):
 
 
 def take_all(parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]) -> dict[str, Checksum]:
-    """Hand the parts, in pieces, to `take(name, values, start)`, in threads; the sum of what it returns, by name."""
+    """Hand the parts, in pieces, to `take(name, values, start)`, in threads; return the sum of its results by name."""
     return totals(in_threads(_tasks(parts, take)))
 
 
 def totals(found: Iterable[list[tuple[K, Checksum]]]) -> dict[K, Checksum]:
-    """The sum of the shares of each key."""
+    """Return the sum of the shares of each key."""
     sums: dict[K, Checksum] = {}
     for shares in found:
         for key, share in shares:
@@ -46,15 +46,15 @@ def totals(found: Iterable[list[tuple[K, Checksum]]]) -> dict[K, Checksum]:
 
 
 def checksum_of(name: str, values: torch.Tensor, start: int) -> Checksum:
-    """Of values that begin `start` elements into their tensor: a `take` that only reads."""
+    """Return the checksum of values that begin `start` elements into their tensor: a `take` that only reads."""
     return Checksum.of(as_bytes(values), start * values.element_size())
 
 
 def in_threads(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """The tasks' results in order, by as many threads as this one may use cores.
+    """Yield the tasks' results in order, computed by as many threads as this process may use cores, at most `THREADS`.
 
     Tasks are drawn by the caller's thread, in order, so drawing one may be a collective of several processes. The first
-    that raises ends the rest.
+    task that raises ends the rest.
     """
     threads = min(THREADS, len(os.sched_getaffinity(0)))
     drawn = iter(tasks)
@@ -70,7 +70,7 @@ def in_threads(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def pieces(elements: int, itemsize: int) -> Iterator[slice]:
-    """Of so many elements, in order."""
+    """Yield slices of at most `PIECE_BYTES` that cover so many elements, in order."""
     step = PIECE_BYTES // itemsize
     for start in range(0, elements, step):
         yield slice(start, min(start + step, elements))
@@ -79,7 +79,7 @@ def pieces(elements: int, itemsize: int) -> Iterator[slice]:
 def _tasks(
     parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]
 ) -> Iterator[Callable[[], list[tuple[str, Checksum]]]]:
-    """Small pieces are joined to tasks that are worth a thread's while."""
+    """Yield tasks: small pieces are joined until they are enough work for a thread."""
     joined: list[Part] = []
     nbytes = 0
     for part in parts:

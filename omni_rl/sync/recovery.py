@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from omni_rl.sync.crew import Answers, Crew
 from omni_rl.sync.replica import (
     Apply,
     Command,
@@ -18,19 +17,21 @@ from omni_rl.sync.replica import (
     SlabRef,
     Verify,
 )
+from omni_rl.sync.replica_group import Answers, ReplicaGroup
 from omni_rl.sync.states import Machine, Phase
 
 MISMATCHES_IN_REASON = 5
 QUARANTINE_SECONDS = 2.0
-"""Short: it is a courtesy to a replica that is about to be ended anyway, and others wait for its successor."""
+"""The seconds that a replica has to answer Quarantine. They are few: the replica is about to be ended anyway, and
+others wait for its successor."""
 
 
 @dataclass
 class Settled:
-    """How each replica ended, by name: serving the decided weights, or sampling nothing.
+    """How each replica ended, by name: it serves the decided weights, or it samples nothing.
 
-    `resumed` holds what the replicas said that were in step all the time, `replaced` why others were replaced (they
-    serve), `out` why the rest samples nothing until it is replaced.
+    `resumed` holds the answers of the replicas that took part from beginning to end, `replaced` why others were
+    replaced (they serve), and `out` why the rest samples nothing until it is replaced.
     """
 
     resumed: dict[str, Resumed] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Settled:
 
 
 def defects(proofs: dict[str, Proof]) -> dict[str, str]:
-    """By replica: why it is not proven."""
+    """Return why a replica is not proven, for each that is not, by its name."""
     return {name: mismatch_text(proof) for name, proof in proofs.items() if proof.mismatches}
 
 
@@ -54,11 +55,11 @@ class Convergence:
     `replace_lost`.
 
     A replica that already is where a stage would bring it is left alone; one that fails a stage is lost and takes no
-    part in the next. Every stage may find replicas in any standing, so the whole can be repeated after a crash.
+    part in the next. Every stage accepts replicas in any standing, so the whole can be repeated after a crash.
     """
 
-    def __init__(self, crew: Crew, names: Iterable[str], target: SlabRef, epoch: int, sync: str) -> None:
-        self._crew = crew
+    def __init__(self, replicas: ReplicaGroup, names: Iterable[str], target: SlabRef, epoch: int, sync: str) -> None:
+        self._replicas = replicas
         self._names = list(names)
         self._target = target
         self._epoch = epoch
@@ -77,11 +78,12 @@ class Convergence:
                 self._lose(name, f"it is quarantined: {status.reason}")
 
     def assume_proven(self) -> None:
-        """Instead of `find`, where the caller has just proven the target on all of them."""
+        """Take all replicas for proven; instead of `find`, where the caller has just proven the target on all of
+        them."""
         self._at = {name: ReplicaStatus(name, 0, self._epoch, "proven", self._target.version) for name in self._names}
 
     def write(self, phase: Phase) -> None:
-        """Stop those that serve something else, and write the target into those that may hold something else."""
+        """Stop the replicas that serve something else, and write the target into those that may hold something else."""
         serving = [n for n, at in self._at.items() if at.standing == "serving" and at.holds != self._target.version]
         self._note(self._tell(phase, serving, lambda name: Pause(self._epoch, self._sync), self._answer("pause")))
         dirty = [name for name, at in self._at.items() if at.holds != self._target.version]
@@ -90,24 +92,24 @@ class Convergence:
                 phase,
                 dirty,
                 lambda name: Apply(self._epoch, self._sync, self._target),
-                Deadline("apply", self._crew.deadlines.write),
+                Deadline("apply", self._replicas.deadlines.write),
             )
         )
 
     def prove(self, phase: Phase) -> None:
-        """Read back every byte of those that do not serve yet."""
+        """Read back every byte of the replicas that do not serve yet."""
         unproven = [name for name, at in self._at.items() if at.standing in ("closed", "paused", "unproven")]
         proofs = self._tell(
             phase,
             unproven,
             lambda name: Verify(self._epoch, self._sync, self._target),
-            Deadline("verify", self._crew.deadlines.prove),
+            Deadline("verify", self._replicas.deadlines.prove),
         )
         for name, reason in defects(proofs.done).items():
             self._lose(name, reason)
 
     def open(self, phase: Phase) -> None:
-        """Let those that are proven sample again."""
+        """Let the replicas that are proven sample again."""
         waiting = [name for name, at in self._at.items() if at.standing != "serving"]
         answers = self._tell(
             phase,
@@ -118,18 +120,19 @@ class Convergence:
         self.settled.resumed.update(answers.done)
 
     def replace_lost(self) -> Settled:
-        """Quarantine what was lost, start a successor for each, and bring those to the target; or leave them out."""
+        """Quarantine the lost replicas, start a successor for each, and bring those to the target; or leave them
+        out."""
         reasons, self.lost = self.lost, {}
         if not reasons:
             return self.settled
-        # Most of them are dead and cannot hear it; one that wakes up later must find its gate shut.
-        self._crew.tell(
+        # Most lost replicas are dead and cannot hear this; one that wakes up later must find its gate closed.
+        self._replicas.tell(
             Phase.QUARANTINE,
             {name: Quarantine(self._epoch, self._sync, reason) for name, reason in reasons.items()},
             Deadline("quarantine", QUARANTINE_SECONDS),
         )
-        started = self._crew.replace(self._sync, reasons)
-        successors = Convergence(self._crew, started.done, self._target, self._epoch, self._sync)
+        started = self._replicas.replace(self._sync, reasons)
+        successors = Convergence(self._replicas, started.done, self._target, self._epoch, self._sync)
         successors.find({}, Phase.QUARANTINE)
         successors.write(Phase.QUARANTINE)
         successors.prove(Phase.QUARANTINE)
@@ -145,7 +148,7 @@ class Convergence:
     def _tell(
         self, phase: Phase, names: Iterable[str], command: Callable[[str], Command], deadline: Deadline
     ) -> Answers:
-        answers = self._crew.tell(phase, {name: command(name) for name in names}, deadline)
+        answers = self._replicas.tell(phase, {name: command(name) for name in names}, deadline)
         for name, error in answers.failed.items():
             self._lose(name, str(error))
         return answers
@@ -158,7 +161,7 @@ class Convergence:
         self.lost[name] = reason
 
     def _answer(self, name: str) -> Deadline:
-        return Deadline(name, self._crew.deadlines.answer)
+        return Deadline(name, self._replicas.deadlines.answer)
 
 
 def roll_back(machine: Machine, convergence: Convergence, lost: dict[str, str]) -> Settled:
@@ -184,7 +187,7 @@ def bring_forward(machine: Machine, convergence: Convergence) -> Settled:
 
 
 def end(machine: Machine, convergence: Convergence) -> Settled:
-    """Replace what was lost on the way, and let the sync end."""
+    """Replace the replicas that were lost on the way, and let the sync end."""
     if convergence.lost:
         machine.enter(Phase.QUARANTINE)
     settled = convergence.replace_lost()

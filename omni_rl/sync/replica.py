@@ -1,4 +1,5 @@
-"""What a coordinator says to one rollout replica, and what it hears; both ends of any transport use these.
+"""Defines the commands that a coordinator gives to one rollout replica, and the answers; both ends of any transport use
+these.
 
 A command carries the fencing epoch of the coordinator that gave it. A replica refuses every command that is older than
 the newest epoch it has seen, so that a coordinator that was replaced, or slept, changes nothing any more.
@@ -11,8 +12,9 @@ InFlight = Literal["recompute", "drain", "keep"]
 """What becomes of requests under way: their state is built anew, they are finished first, or they keep their state."""
 
 Standing = Literal["closed", "serving", "paused", "unproven", "proven", "quarantined"]
-"""closed: just started, nothing proven. paused: as it was, between two steps. unproven: weights were written, or
-began to be. proven: every byte is that of `holds`; only Resume opens the gate. quarantined: until it is replaced."""
+"""Where a replica stands. closed: just started, nothing proven. paused: as it was, between two steps. unproven: weights
+were written, or began to be. proven: every byte is that of `holds`; only Resume opens the gate. quarantined: it stays
+closed until it is replaced."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class SlabRef:
 
 @dataclass(frozen=True)
 class Command:
-    """`sync` names the transaction in errors; it plays no part in what is allowed."""
+    """A command to a replica. `sync` names the transaction in errors; it plays no part in what is allowed."""
 
     epoch: int
     sync: str
@@ -33,7 +35,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Fence(Command):
-    """Nothing but the epoch: earlier coordinators are refused from here on."""
+    """Carries nothing but the epoch: the replica refuses earlier coordinators from here on."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Pause(Command):
 
 @dataclass(frozen=True)
 class Apply(Command):
-    """Drop what was computed with other weights, and write the slab's; `pushed`: the transport writes them next."""
+    """Drop what was computed with other weights, and write the slab's; `pushed`: the transport writes them next
+    instead."""
 
     slab: SlabRef
     pushed: bool = False
@@ -80,20 +83,20 @@ class Quarantine(Command):
 
 @dataclass(frozen=True)
 class Hold(Command):
-    """Let nothing be generated until Release. Syncs go on meanwhile, and their Resume opens nothing."""
+    """Let nothing be generated until Release. Syncs go on meanwhile, and their Resume opens no gate."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Release(Command):
-    """End the hold. What is not proven stays closed."""
+    """End the hold. A replica that is not proven stays closed."""
 
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """What a replica says of itself. `holds` is the version whose weights it certainly has, None while unproven;
-    `held` why somebody has it generate nothing, None if nobody has."""
+    """What a replica reports of itself. `holds` is the version whose weights it certainly has, None while unproven;
+    `held` is why it must generate nothing (Hold), None if it may."""
 
     name: str
     pid: int
@@ -106,7 +109,8 @@ class ReplicaStatus:
 
 @dataclass(frozen=True)
 class Proof:
-    """What `Verify` found. No `mismatches` (one sentence each, naming the tensor): the engine is the slab."""
+    """What `Verify` found. No `mismatches` (one sentence each, naming the tensor): the engine holds exactly the slab's
+    weights."""
 
     version: str
     tensors: int
@@ -118,24 +122,25 @@ class Proof:
 
 @dataclass(frozen=True)
 class Resumed:
-    """`stall`: seconds from the last step before the pause to the opened gate, by the replica's own clock."""
+    """The answer to Resume. `stall` is the seconds from the last step before the pause to the opened gate, by the
+    replica's own clock."""
 
     version: str
     stall: float
 
 
 class Deadline(NamedTuple):
-    """How long a command may take, under the name that errors give it."""
+    """How long a command may take, and the name that errors give to this deadline."""
 
     name: str
     seconds: float
 
 
 class Replica(Protocol):
-    """The coordinator's hold on one replica, over whatever carries its commands.
+    """The coordinator's handle on one replica, over whatever carries its commands.
 
     `call` returns the answer: `ReplicaStatus` to Fence, Pause, Apply, Quarantine, Hold and Release, `Proof` to Verify,
-    `Resumed` to Resume, the engine's scores to Score. Raises `ReplicaDeadError` if its process is gone,
+    `Resumed` to Resume, the engine's scores to Score. It raises `ReplicaDeadError` if the replica's process is gone,
     `ReplicaStoppedError` if it is stopped, `ReplicaSilentError` if it runs and the deadline passed, `FencedError` if a
     newer coordinator is at work, or what the engine raised.
     """

@@ -1,4 +1,4 @@
-"""What a caller is told about a weight sync, and what the journal keeps of it."""
+"""Describes what a caller receives of a weight sync, and what the journal stores of it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,13 +15,13 @@ class SyncResult:
 
     `version` is what the sync was to bring (empty if its source failed), `serving` what replicas sample with now.
     `elements_proven` of `elements` storage elements of an engine were read back (the smallest proof of all replicas).
-    `seconds` by phase; `stall`: the longest time without a step on a replica that was in step throughout. `agreement`
-    by kind of prompt, if a probe was asked for. `replaced` and `out` say why a replica was replaced, or samples
-    nothing; `reason` why the sync was rolled back. `copy_rate`: bytes a second of a plain copy on the source's host, to
-    compare with.
+    `seconds` is by phase; `stall` is the longest time without a step on a replica that took part from beginning to end.
+    `agreement` is by kind of prompt, if a probe was asked for. `replaced` and `out` say why a replica was replaced, or
+    samples nothing; `reason` says why the sync was rolled back. `copy_rate` is the bytes a second of a plain copy on
+    the source's host, to compare with.
 
-    `origin` says whose weights they are (None: their source did not). `nonfinite`: a sentence for each tensor of them
-    that holds NaN or infinity, which is why the sync was rolled back unless it was told to `allow_nonfinite`.
+    `origin` says whose weights they are (None: their source did not say). `nonfinite` has a sentence for each of their
+    tensors that holds NaN or infinity, which is why the sync was rolled back unless `allow_nonfinite` was set.
     """
 
     sync: str
@@ -49,6 +49,6 @@ class SyncResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SyncResult":
-        """Of a result that this version wrote, or an earlier one, which had fewer fields."""
+        """Read a result that this version wrote, or an earlier one, which had fewer fields."""
         sentences = {name: tuple(values.get(name, ())) for name in ("mismatches", "nonfinite")}
         return cls(**{**values, **sentences})

@@ -1,4 +1,4 @@
-"""What a plain copy costs on this host: the best that moving weights can be."""
+"""Measures what a plain copy costs on this host: moving weights cannot be faster."""
 
 import time
 from functools import cache
@@ -11,7 +11,8 @@ TRIES = 5
 
 @cache
 def copy_rate() -> float:
-    """Bytes a second of a warm copy in this process's memory; measured once, in some tens of milliseconds."""
+    """Return the bytes a second of a warm copy in this process's memory; measured once, in some tens of
+    milliseconds."""
     one, other = np.full(BYTES, 1, np.uint8), np.full(BYTES, 2, np.uint8)
     best = float("inf")
     for _ in range(TRIES):

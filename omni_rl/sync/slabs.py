@@ -1,4 +1,4 @@
-"""The two slabs of a run on one host: one holds what is served, the other takes what comes next."""
+"""Manages the two slabs of a run on one host: one holds what is served, the other takes what comes next."""
 
 import contextlib
 import os
@@ -22,13 +22,14 @@ from omni_rl.sync.transport import Rollback, SlabTransport, WeightTransport
 RECORD = "run.json"
 FILES = ("slab-0.weights", "slab-1.weights")
 INBOX = "inbox.weights"
-"""A third slab, made when a process that is not ours first publishes: it cannot know which of the two is served."""
+"""The file name of a third slab, made when a process that is not ours first publishes: that process cannot know which
+of the two is served."""
 NAMES_IN_MESSAGE = 10
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RunRecord(BaseModel):
-    """`run.json`: whose slabs these are, and the tensors that every version of the run consists of."""
+    """The content of `run.json`: whose slabs these are, and the tensors that every version of the run consists of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,12 +39,12 @@ class RunRecord(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "RunRecord":
-        """Raises `SlabError` if there is none."""
+        """Read the record in `directory`. Raises `SlabError` if there is none."""
         path = directory / RECORD
         try:
             return cls.model_validate_json(path.read_text())
         except FileNotFoundError:
-            raise SlabError(f"{directory} holds no slabs; start the run's keeper on this host first") from None
+            raise SlabError(f"{directory} holds no slabs; start the run's slab owner on this host first") from None
         except (OSError, ValidationError) as error:
             raise SlabError(f"{path} cannot be used: {error}; remove the directory and start the run anew") from error
 
@@ -52,7 +53,8 @@ class RunRecord(BaseModel):
         return end(self.places)
 
     def check(self, places: Iterable[Entry], what: str) -> None:
-        """Raise `SourceError`, naming tensors, unless `what` has exactly the run's, in their dtypes and shapes."""
+        """Raise `SourceError`, naming tensors, unless `what` has exactly the run's tensors, in their dtypes and
+        shapes."""
         expected = {entry.name: entry for entry in self.places}
         found = {entry.name: entry for entry in places}
         wrong = [
@@ -73,10 +75,10 @@ class RunRecord(BaseModel):
 
 
 class SlabPair:
-    """A run's slabs, as a coordinator uses them; `Keeper` makes them."""
+    """A run's slabs, as a coordinator uses them; `SlabOwner` makes them."""
 
     def __init__(self, directory: Path, transport: WeightTransport | None = None) -> None:
-        """Raises `SlabError` if `directory` holds no slabs. `transport` brings weights to other hosts."""
+        """Open the slabs. Raises `SlabError` if `directory` holds none. `transport` brings weights to other hosts."""
         self.directory = directory
         self.record = RunRecord.read(directory)
         self._transport = transport or SlabTransport()
@@ -88,13 +90,19 @@ class SlabPair:
         return first, second
 
     def at(self, path: str) -> Slab:
-        """The slab at `path`, which is one of the two. Raises `SlabError` if it is not, or is gone."""
+        """Return the slab at `path`, which is one of the two. Raises `SlabError` if it is not, or is gone."""
         if Path(path) not in self.paths:
             raise SlabError(f"{path} is no slab of run {self.record.run!r}, whose slabs are in {self.directory}")
         return self._open.at(Path(path))
 
+    def restored(self, path: str) -> Slab:
+        """Return the slab at `path`, made anew if it was removed or cut. Raises what `Slab.restore` raises."""
+        if Path(path) in self.paths:
+            Slab.restore(Path(path), self.record.nbytes)
+        return self.at(path)
+
     def idle(self, active: SlabRef | None) -> str:
-        """Path of the slab that may be overwritten: the one that does not hold `active`."""
+        """Return the path of the slab that may be overwritten: the one that does not hold `active`."""
         first, second = map(str, self.paths)
         return second if active is not None and active.path == first else first
 
@@ -102,11 +110,12 @@ class SlabPair:
         """Let `source` write all its weights and seal them, and bring them to the other hosts.
 
         Raises:
-            SlabError and its kinds: the slab is gone, too small or being written.
+            SlabError and its kinds: the slab is being written, or was removed or cut and there is no room for another.
             SourceError: the source failed, or has other weights than the run; nothing is sealed.
-            NonFiniteWeightsError: they hold NaN or infinity, which is not allowed; nothing is sealed.
+            NonFiniteWeightsError: the weights hold NaN or infinity, which is not allowed; nothing is sealed.
         """
-        slab = self.at(path)
+        slab = self.restored(path)
+        slab.claim()
         manifest = source.fill(slab)
         nonfinite = slab.nonfinite() if manifest.nonfinite is None else manifest.nonfinite
         try:
@@ -136,7 +145,7 @@ class SlabPair:
         self._transport.push()
 
     def holds(self, slab: SlabRef) -> bool:
-        """Whether the slab is there, sealed with that version, and undamaged, on every host."""
+        """Return whether the slab is there, sealed with that version, and undamaged, on every host."""
         with contextlib.suppress(SlabError):
             here = self.at(slab.path)
             if str(here.sealed().version) == slab.version and not here.check():
@@ -144,7 +153,7 @@ class SlabPair:
         return False
 
     def close(self) -> None:
-        """Let the files go. Idempotent."""
+        """Close the files. Idempotent."""
         self._open.close()
 
     def _accept(self, manifest: Manifest, what: str) -> None:
@@ -156,14 +165,14 @@ class SlabPair:
 
 
 def slab_directory(run: str, base: Path = SHARED_MEMORY) -> Path:
-    """Where the slabs of `run` lie on every host. Raises `ConfigError` for a name that is no file name."""
+    """Return where the slabs of `run` lie on every host. Raises `ConfigError` for a name that is no file name."""
     if not _RUN.fullmatch(run):
         raise ConfigError(f"run {run!r}: use letters, digits, '.', '_' and '-', at most 64, beginning with a letter")
     return base / f"{PREFIX}{run}"
 
 
 def runs_at(base: Path = SHARED_MEMORY) -> list[str]:
-    """Runs that have slabs in `base`, with a living keeper, and that this user may read."""
+    """Return the runs that have slabs in `base`, with a living slab owner, and that this user may read."""
     dead = set(abandoned(base))
     found = (path for path in sorted(base.glob(f"{PREFIX}*")) if path not in dead and os.access(path / RECORD, os.R_OK))
     return [path.name.removeprefix(PREFIX) for path in found]

@@ -1,4 +1,4 @@
-"""Where new weights come from; whatever can write all of them into a slab."""
+"""Defines where new weights come from: anything that can write all of them into a slab."""
 
 from pathlib import Path
 from typing import Protocol
@@ -8,19 +8,21 @@ import torch
 from omni_rl.errors import SourceError
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.manifest import Manifest, Origin
+from omni_rl.sync.released import ReleasedFormat
 from omni_rl.sync.slab import Slab
 
 
 class Source(Protocol):
-    """The seam. `fill` writes everything and seals, or raises and seals nothing; it may be called again."""
+    """A source of weights. `fill` writes everything and seals, or raises and seals nothing; it may be called again."""
 
     def fill(self, slab: Slab) -> Manifest: ...
 
 
 class Trainer(Protocol):
-    """Whatever has our copy's ranks write their weights into a slab; see `omni_rl.train.group.TrainerGroup.fill`."""
+    """Anything that has the ranks of our training copy write their weights into a slab; see
+    `omni_rl.train.group.TrainerGroup.fill`."""
 
-    def fill(self, path: Path) -> Manifest: ...
+    def fill(self, path: Path, claim: str | None = None) -> Manifest: ...
 
 
 class FsdpSource:
@@ -30,17 +32,21 @@ class FsdpSource:
         self._group = group
 
     def fill(self, slab: Slab) -> Manifest:
-        return self._group.fill(slab.path)
+        return self._group.fill(slab.path, slab.claim())
 
 
 class DirectorySource:
     """A directory of safetensors in released names; it is weights number `number` of attempt `attempt` of `run`.
-    `origin`: checkpoint for the one that the run begins with."""
+
+    `released` is the format of the weights' family. `origin` is "checkpoint" for the directory that the run begins
+    with.
+    """
 
     def __init__(
         self,
         path: Path,
         dtype: torch.dtype,
+        released: ReleasedFormat,
         *,
         run: str,
         attempt: int = 1,
@@ -49,13 +55,14 @@ class DirectorySource:
     ) -> None:
         self._path = path
         self._dtype = dtype
+        self._released = released
         self._run = run
         self._attempt = attempt
         self._number = number
         self._origin: Origin = origin
 
     def fill(self, slab: Slab) -> Manifest:
-        tensors = CheckpointTensors(self._path, self._dtype)
+        tensors = CheckpointTensors(self._path, self._dtype, self._released)
         places = tensors.places()
         with slab.writing(places):
             written = slab.write_all(tensors)
@@ -73,7 +80,8 @@ class DirectorySource:
 
 
 class PublishedSource:
-    """What a process published as `version` in the slab at `path` (see `omni_rl.client.publish`), copied."""
+    """The weights that a process published as `version` in the slab at `path` (see `omni_rl.client.publish`), to be
+    copied."""
 
     def __init__(self, path: Path, version: str) -> None:
         self._path = path
@@ -98,7 +106,7 @@ class PublishedSource:
             damaged = [e.name for e in published.entries if written.checksums[e.name] != e.checksum]
             if damaged:
                 raise SourceError(f"{self._path}: {', '.join(damaged)} changed since it was published; publish again")
-            # Counted here: whoever published may be of a version that did not count, or say whose weights they are.
+            # Counted here: the publisher may be of a version that neither counted nor said whose weights they are.
             counted = {"nonfinite": written.nonfinite, "origin": published.origin or "published"}
             manifest = published.model_copy(update=counted)
             slab.seal(manifest)

@@ -1,4 +1,4 @@
-"""The phases of a weight sync, and which may follow which."""
+"""Lists the phases of a weight sync, and which may follow which."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ class Phase(StrEnum):
 
 
 Course = Literal["open", "forward", "aborted", "back"]
-"""open: nothing is decided. forward: commit was, every replica gets the new weights. aborted: they are given up, and
-what they touched has to be undone. back: that is under way."""
+"""What is decided of a sync. open: nothing. forward: to commit, every replica gets the new weights. aborted: the new
+weights are given up, and what they touched must be undone. back: that is under way."""
 
 # A coordinator that finds a decided sync after a crash begins in IDLE again.
 ALLOWED: Mapping[Course, Mapping[Phase, frozenset[Phase]]] = {
@@ -97,7 +97,8 @@ class Machine:
         self._observe(SyncEvent(self.sync, phase, "entered"))
 
     def decide(self, decision: Decision) -> None:
-        """Final. The new weights can only be decided for when every replica has been proven, or was before a crash."""
+        """Take the final decision. The new weights can only be decided for when every replica has been proven, or was
+        before a crash."""
         assert self.course == "open", f"already decided: {self.course}"
         assert decision == "abort" or self.phase in (Phase.COMMIT, Phase.IDLE), f"commit in {self.phase}"
         self.course = "forward" if decision == "commit" else "aborted"

@@ -1,4 +1,4 @@
-"""New weights for all replicas, or for none: one sync, from its source to the opened gates."""
+"""Brings new weights to all replicas, or to none: one sync, from its source to the opened gates."""
 
 import time
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ from omni_rl.errors import (
     ReplicaStoppedError,
     SyncUndecidedError,
 )
-from omni_rl.sync.crew import Answers, Crew
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.manifest import Origin
 from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
 from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
+from omni_rl.sync.replica_group import Answers, ReplicaGroup
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl.sync.roofline import copy_rate
 from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
 from omni_rl.sync.transport import Rollback
 
 DECIDE_PAUSE = 0.2
-"""Seconds between two tries of a decision that could not be written."""
+"""The seconds between two tries of a decision that could not be written."""
 UNREACHABLE = (ReplicaDeadError, ReplicaStoppedError, ReplicaSilentError, EngineDeadError)
-"""A replica that failed like this is not asked again: the others would wait for it with their gates closed."""
+"""The errors after which a replica is not asked again: the others would wait for it with their gates closed."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A sealed slab: where, which version, how much, and whose. `nonfinite`: a sentence for each tensor that holds NaN
-    or infinity."""
+    """A sealed slab: where it is, which version and how much it holds, and whose weights. `nonfinite` has a sentence
+    for each tensor that holds NaN or infinity."""
 
     slab: SlabRef
     tensors: int
@@ -49,11 +49,14 @@ class Slabs(Protocol):
     """The run's two slabs; a source is whatever can fill one with weights."""
 
     def idle(self, active: SlabRef | None) -> str:
-        """Path of the slab that may be overwritten: the one that does not hold `active`."""
+        """Return the path of the slab that may be overwritten: the one that does not hold `active`."""
 
     def fill(self, path: str, source: Any, *, allow_nonfinite: bool = False) -> Filled:
-        """Let `source` write all its weights and seal them. Raises an `OmniRLError` and seals nothing otherwise: a
-        `NonFiniteWeightsError` where they hold NaN or infinity, unless that is allowed."""
+        """Let `source` write all its weights and seal them.
+
+        Raises an `OmniRLError`, and seals nothing, if that fails: a `NonFiniteWeightsError` where the weights hold NaN
+        or infinity, unless that is allowed.
+        """
 
     @property
     def pushes(self) -> bool:
@@ -67,7 +70,7 @@ class Slabs(Protocol):
         """Write what was filled last into the engines, which stand still. Raises `WeightUpdateError`."""
 
     def holds(self, slab: SlabRef) -> bool:
-        """Whether the slab is there, sealed with that version, and undamaged."""
+        """Return whether the slab is there, sealed with that version, and undamaged."""
 
 
 class Probe(Protocol):
@@ -75,17 +78,17 @@ class Probe(Protocol):
 
     @property
     def command(self) -> Any:
-        """What a replica's engine is told to score."""
+        """The prompts that a replica's engine must score."""
 
     def prepare(self) -> None:
-        """The trainer's part, done while generation runs."""
+        """Do the trainer's part, while generation runs."""
 
     def agreement(self, scores: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-        """Figures by kind of prompt, the worst of all replicas, from the scores of each."""
+        """Return figures by kind of prompt, the worst of all replicas, from the scores of each."""
 
 
 class PhaseFailedError(OmniRLError, RuntimeError):
-    """Some replicas did not do their part: `failed`, by name. Never leaves the transaction."""
+    """Some replicas did not do their part: `failed` has the reasons by name. It never leaves the transaction."""
 
     def __init__(self, phase: Phase, failed: Mapping[str, OmniRLError | str], mismatches: tuple[str, ...] = ()) -> None:
         super().__init__(f"{phase}: " + "; ".join(f"replica {name}: {why}" for name, why in sorted(failed.items())))
@@ -95,7 +98,7 @@ class PhaseFailedError(OmniRLError, RuntimeError):
 
 @dataclass
 class Transaction:
-    """One sync of `crew`, whose committed weights are `previous`. `run` is called once.
+    """One sync of `replicas`, whose committed weights are `previous`. `run` is called once.
 
     `epoch` is the coordinator's; a rollback takes a newer one, so that commands which are still on their way to a
     replica that missed a deadline are refused when they arrive.
@@ -107,7 +110,7 @@ class Transaction:
     epoch: int
     journal: Journal
     slabs: Slabs
-    crew: Crew
+    replicas: ReplicaGroup
     observe: Observer
     allow_nonfinite: bool = False
     machine: Machine = field(init=False)
@@ -121,14 +124,15 @@ class Transaction:
         self.machine = Machine(self.sync, self.observe)
 
     def run(self, source: Any, mode: InFlight, probe: Probe | None) -> SyncResult:
-        """Whatever happens, and is an `OmniRLError`, ends in a result; what is none is raised after the rollback.
+        """Run the sync. Every `OmniRLError` on the way ends in a result; any other error is raised after the rollback.
 
-        Raises `FencedError` and `SyncUndecidedError`: replicas are then left as they are, for another to settle.
+        Raises `FencedError` and `SyncUndecidedError`: replicas are then left as they are, for another coordinator, or
+        the next sync, to settle.
         """
         self.machine.enter(Phase.PREPARE)
         try:
             self._joined = self._join()
-            names = [name for name in self.crew.names if name not in self._joined.out]
+            names = [name for name in self.replicas.names if name not in self._joined.out]
             filled = self._prepare(source, mode, probe)
         except FencedError:
             raise
@@ -149,14 +153,14 @@ class Transaction:
         return self._finish(self._forward(filled.slab, names), None)
 
     def _join(self) -> Settled:
-        """Replicas that do not serve the committed weights (replaced ones, those left out before) join first."""
-        convergence = Convergence(self.crew, self.crew.names, self.previous, self.epoch, self.sync)
+        """Let replicas that do not serve the committed weights (replaced ones, those left out before) join first."""
+        convergence = Convergence(self.replicas, self.replicas.names, self.previous, self.epoch, self.sync)
         convergence.find({}, Phase.PREPARE)
         convergence.write(Phase.PREPARE)
         convergence.prove(Phase.PREPARE)
         convergence.open(Phase.PREPARE)
         settled = convergence.replace_lost()
-        if set(settled.out) == set(self.crew.names):
+        if set(settled.out) == set(self.replicas.names):
             raise QuarantinedError("; ".join(f"replica {name}: {why}" for name, why in sorted(settled.out.items())))
         return settled
 
@@ -170,8 +174,8 @@ class Transaction:
         return filled
 
     def _move(self, names: list[str], slab: SlabRef, mode: InFlight, probe: Probe | None) -> None:
-        """PAUSE, APPLY, VERIFY. Raises `PhaseFailedError` if a single replica fails one of them."""
-        limits = self.crew.deadlines
+        """Pass PAUSE, APPLY and VERIFY. Raises `PhaseFailedError` if a single replica fails one of them."""
+        limits = self.replicas.deadlines
         drain = limits.drain if mode == "drain" else 0.0
         pause = Deadline("pause", limits.answer + drain)
         self._all(Phase.PAUSE, names, Pause(self.epoch, self.sync, mode, drain), pause)
@@ -195,7 +199,7 @@ class Transaction:
         return self._tell(phase, names, command, deadline)
 
     def _tell(self, phase: Phase, names: list[str], command: Command, deadline: Deadline) -> Answers:
-        answers = self.crew.tell(phase, dict.fromkeys(names, command), deadline)
+        answers = self.replicas.tell(phase, dict.fromkeys(names, command), deadline)
         if answers.failed:
             raise PhaseFailedError(phase, answers.failed)
         return answers
@@ -204,13 +208,13 @@ class Transaction:
         try:
             return self.journal.decide(self.sync, self.epoch, "commit")
         except JournalError:
-            # Whether the row is there is not known now. The first row stands, so that an "abort" which went in, or the
+            # It is not known now whether the row is there. The first row stands, so an "abort" which went in, or the
             # "commit" it met, is certain.
             return self._decide("abort")
 
     def _decide(self, decision: Decision) -> Decision:
-        """Write the decision, trying again while its deadline allows; returns the one that stands."""
-        deadline = time.monotonic() + self.crew.deadlines.decide
+        """Write the decision, trying again while its deadline allows; return the one that stands."""
+        deadline = time.monotonic() + self.replicas.deadlines.decide
         while True:
             try:
                 return self.journal.decide(self.sync, self.epoch, decision)
@@ -223,7 +227,7 @@ class Transaction:
             time.sleep(DECIDE_PAUSE)
 
     def _nothing_touched(self, error: BaseException) -> SyncResult:
-        """The source, the journal or the join failed: no replica has heard of the new weights."""
+        """End a sync whose source, journal or join failed: no replica has heard of the new weights."""
         self.machine.decide("abort")
         if self.journal.record(self.sync) is not None:
             self._decide("abort")
@@ -232,7 +236,7 @@ class Transaction:
 
     def _forward(self, slab: SlabRef, names: list[str]) -> SyncResult:
         self.machine.enter(Phase.RESUME)
-        convergence = Convergence(self.crew, names, slab, self.epoch, self.sync)
+        convergence = Convergence(self.replicas, names, slab, self.epoch, self.sync)
         convergence.assume_proven()
         convergence.open(Phase.RESUME)
         return self._result("committed", end(self.machine, convergence), None)
@@ -244,7 +248,7 @@ class Transaction:
         lost = {name: str(why) for name, why in failed.items() if isinstance(why, UNREACHABLE)}
         if self._touched and self.slabs.rollback == "none":
             lost |= dict.fromkeys(names, f"its transport has no way back: {_reason(error)}") | lost
-        convergence = Convergence(self.crew, names, self.previous, self.epoch, self.sync)
+        convergence = Convergence(self.replicas, names, self.previous, self.epoch, self.sync)
         return self._result("rolled_back", roll_back(self.machine, convergence, lost), error)
 
     def _result(self, outcome: Outcome, settled: Settled, error: BaseException | None) -> SyncResult:
@@ -279,7 +283,7 @@ class Transaction:
             if self.journal.record(self.sync) is not None:
                 self.journal.finish(self.sync, self.epoch, result.to_json())
         except JournalError as failure:
-            # What happened, happened. The journal has an unfinished sync now, which the next one settles.
+            # The sync is over all the same. The journal has it as unfinished, and the next sync settles that.
             self.observe(SyncEvent(self.sync, Phase.IDLE, "failed", detail=str(failure)))
         if error is not None and not isinstance(error, OmniRLError):
             raise error

@@ -1,4 +1,4 @@
-"""How weights get from the host of their source to the replicas: the seam, and what lies behind it on one host."""
+"""Defines how weights get from the host of their source to the replicas, and what that is on one host."""
 
 from typing import Literal, Protocol
 
@@ -11,14 +11,15 @@ nothing, which means that it is quarantined and loaded anew."""
 
 
 class WeightTransport(Protocol):
-    """The seam. A slab has the same file name on every host, so one `SlabRef` names it for all replicas."""
+    """Brings weights to replicas. A slab has the same file name on every host, so one `SlabRef` names it for all
+    replicas."""
 
     @property
     def rollback(self) -> Rollback: ...
 
     @property
     def pushes(self) -> bool:
-        """Whether it writes into the engines itself, instead of letting them copy from a slab."""
+        """Whether the transport writes into the engines itself, instead of letting them copy from a slab."""
 
     def stage(self, slab: Slab) -> None:
         """Bring a sealed slab to where replicas take it from, while they generate.
@@ -30,11 +31,11 @@ class WeightTransport(Protocol):
         """Write what was staged into all engines, which stand still. Raises `WeightUpdateError`."""
 
     def holds(self, slab: SlabRef) -> bool:
-        """Whether every other host has the slab, sealed with that version, and undamaged."""
+        """Return whether every other host has the slab, sealed with that version, and undamaged."""
 
 
 class SlabTransport:
-    """Replicas on the host of the slab map it: nothing is to be done."""
+    """The transport for replicas on the slab's host, which map it: nothing needs to be moved."""
 
     @property
     def rollback(self) -> Rollback:

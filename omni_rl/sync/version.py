@@ -1,11 +1,11 @@
-"""The name of a set of weights: equal means equal digest."""
+"""Names a set of weights: equal weights have equal digests."""
 
 from dataclasses import dataclass
 
 from omni_rl.errors import ConfigError
 
 PRINTED = 16
-"""Characters of a digest in a version's name."""
+"""How many characters of a digest a version's name has."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class WeightVersion:
 
     @classmethod
     def parse(cls, text: str) -> "WeightVersion":
-        """Inverse of `str`, with the digest as short as it was printed."""
+        """Read a version from the text that `str` gives, with the digest as short as it was printed."""
         try:
             run, attempt, number, digest = text.rsplit("/", 3)
             return cls(run, int(attempt), int(number), digest)
@@ -32,5 +32,5 @@ class WeightVersion:
 
 
 def same_weights(one: str, other: str) -> bool:
-    """Whether two printed versions are of equal weights, whoever numbered them."""
+    """Return whether two printed versions are of equal weights, whoever numbered them."""
     return WeightVersion.parse(one).digest == WeightVersion.parse(other).digest

@@ -1,4 +1,4 @@
-"""The weight syncs of one run: one at a time, one operation a key, and nothing left undone by a crash."""
+"""Runs the weight syncs of one run: one at a time, each key once, and whatever a crash interrupted is settled."""
 
 import threading
 import uuid
@@ -15,10 +15,10 @@ from omni_rl.errors import (
     SyncRunningError,
     WeightUpdateError,
 )
-from omni_rl.sync.crew import Crew, Deadlines
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
 from omni_rl.sync.replica import Command, Deadline, Hold, InFlight, Release, Replica, SlabRef
+from omni_rl.sync.replica_group import Deadlines, ReplicaGroup
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Machine, Observer, Phase, SyncEvent
 from omni_rl.sync.transaction import Probe, Slabs, Transaction
@@ -28,7 +28,7 @@ CRASHED = "its coordinator ended before anything was decided"
 
 @dataclass
 class _Running:
-    """What holds the turn: a sync, or the opening of the run."""
+    """The operation that holds the lock: a sync, or the opening of the run."""
 
     sync: str
     key: str | None
@@ -51,20 +51,20 @@ class WeightSync:
         self._journal = journal
         self._slabs = slabs
         self._observer = observe
-        self._crew = Crew(replicas, deadlines or Deadlines(), self._observe)
+        self._replicas = ReplicaGroup(replicas, deadlines or Deadlines(), self._observe)
         self._turn = threading.Lock()
         self._running: _Running | None = None
         self._epoch = 0
 
     @property
     def running(self) -> tuple[str, Phase] | None:
-        """The sync under way and its phase, if there is one."""
+        """The sync under way and its phase, or None."""
         running = self._running
         return None if running is None else (running.sync, running.phase)
 
     @property
     def version(self) -> str:
-        """The version that every replica serves, or samples nothing."""
+        """The committed version: every replica serves it, or samples nothing."""
         return self._committed().version
 
     def open(self, initial: Any) -> SyncResult:
@@ -95,10 +95,11 @@ class WeightSync:
         probe: Probe | None = None,
         allow_nonfinite: bool = False,
     ) -> SyncResult:
-        """Serve the weights of `source` on every replica. The sync is called `name`, which no other one was; without
-        it, it gets one. `allow_nonfinite`: serve them even if they hold NaN or infinity.
+        """Serve the weights of `source` on every replica.
 
-        The same `key` is the same operation: it runs once, and its result, or its failure, is what every caller gets.
+        The sync is called `name`, which must be new; without it, it gets a name. `allow_nonfinite`: serve the weights
+        even if they hold NaN or infinity. The same `key` is the same operation: it runs once, and its result, or its
+        failure, is what every caller gets.
 
         Raises:
             SyncRunningError: another sync is under way; the message names it.
@@ -126,7 +127,7 @@ class WeightSync:
                     epoch=self._journal.next_epoch(self._epoch),
                     journal=self._journal,
                     slabs=self._slabs,
-                    crew=self._crew,
+                    replicas=self._replicas,
                     observe=self._observe,
                     allow_nonfinite=allow_nonfinite,
                 )
@@ -139,10 +140,10 @@ class WeightSync:
         return self._told(result)
 
     def hold(self, reason: str) -> None:
-        """Let no replica generate anything until `release`; syncs go on, and open no gate. Again is fine.
+        """Let no replica generate anything until `release`; syncs go on, and open no gate. It may be called again.
 
         Raises:
-            WeightUpdateError: a replica did not say that it holds; the message names it.
+            WeightUpdateError: a replica did not confirm the hold; the message names it.
             FencedError: another coordinator took over.
         """
         self._order(lambda: Hold(self._epoch, "hold", reason))
@@ -154,7 +155,7 @@ class WeightSync:
     def repair(self, *, name: str | None = None) -> SyncResult:
         """Replace replicas that died, and bring all to the committed weights; those that serve them go on serving.
 
-        It is called `name`, as a sync is; the journal keeps none of it.
+        The repair is called `name`, as a sync is; the journal records nothing of it.
 
         Raises:
             SyncRunningError: a sync is under way, which does the same.
@@ -165,17 +166,17 @@ class WeightSync:
             return self._serving(self._settle(running.sync))
 
     def close(self) -> None:
-        """Let go. Replicas go on serving; another coordinator may open the run."""
-        self._crew.close()
+        """Stop handling the run. Replicas go on serving; another coordinator may open the run."""
+        self._replicas.close()
 
     def _order(self, command: Callable[[], Command]) -> None:
-        deadline = Deadline("answer", self._crew.deadlines.answer)
-        answers = self._crew.order({name: command() for name in self._crew.names}, deadline)
+        deadline = Deadline("answer", self._replicas.deadlines.answer)
+        answers = self._replicas.order({name: command() for name in self._replicas.names}, deadline)
         if answers.failed:
             raise WeightUpdateError("; ".join(f"{name}: {error}" for name, error in sorted(answers.failed.items())))
 
     def _start(self, sync: str, initial: Any) -> None:
-        """The run's first weights: nothing serves yet, so there is nothing to go back to."""
+        """Bring the run's first weights to the replicas: nothing serves yet, so there is nothing to go back to."""
         if (earlier := self._journal.unfinished()) is not None:
             self._journal.decide(earlier.sync, self._epoch, "abort")
             given_up = SyncResult(earlier.sync, "rolled_back", earlier.slab.version, "", reason=CRASHED)
@@ -187,7 +188,7 @@ class WeightSync:
         self._journal.decide(sync, self._epoch, "commit")
 
     def _restore(self, target: SlabRef, initial: Any) -> None:
-        # Somebody allowed them, if they are not finite: they were committed.
+        # These weights were committed, so that somebody has allowed them if they are not finite.
         filled = self._slabs.fill(target.path, initial, allow_nonfinite=True)
         if filled.slab.version != target.version:
             raise WeightUpdateError(
@@ -204,7 +205,7 @@ class WeightSync:
             decision = left.decision or self._journal.decide(sync, self._epoch, "abort")
         target = self._committed()
         machine = Machine(sync, self._observe)
-        convergence = Convergence(self._crew, self._crew.names, target, self._epoch, sync)
+        convergence = Convergence(self._replicas, self._replicas.names, target, self._epoch, sync)
         if decision == "commit":
             machine.decide("commit")
             settled = bring_forward(machine, convergence)
@@ -235,7 +236,7 @@ class WeightSync:
         return self._serving(result)
 
     def _serving(self, result: SyncResult) -> SyncResult:
-        if set(result.out) == set(self._crew.names):
+        if set(result.out) == set(self._replicas.names):
             raise QuarantinedError(
                 f"no replica serves {result.serving}: "
                 + "; ".join(f"{name}: {why}" for name, why in sorted(result.out.items()))
@@ -262,7 +263,7 @@ class WeightSync:
         try:
             yield running
         except BaseException as error:
-            # Callers with the same key wait for it.
+            # Callers with the same key wait for this result.
             running.result.set_exception(error)
             raise
         finally:

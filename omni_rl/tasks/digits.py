@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits as a task: one image, one question, one digit as the answer.
 
-Shapes: N images.
+N is the number of images in the shapes below.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ SCALE = 8  # 8 x 8 to 64 x 64: four tokens of 32 x 32 pixels
 
 @dataclass(frozen=True)
 class Digits:
-    """`images` float64 [N, 8, 8], ink from 0 to 16; `labels` int64 [N]; `places` int64 [N], their numbers in the whole
-    set, whose order is kept."""
+    """One split. `images` is float64 [N, 8, 8], ink from 0 to 16; `labels` int64 [N]; `places` int64 [N], the images'
+    numbers in the whole set, in ascending order."""
 
     images: NDArray[np.float64]
     labels: NDArray[np.int64]
@@ -32,13 +32,14 @@ class Digits:
         return len(self.labels)
 
     def prompt(self, index: int) -> Prompt:
-        """The prompt of image `index` of this split; its id names the image's place in the whole set."""
+        """Return the prompt of image `index` of this split; the prompt's id names the image's place in the whole
+        set."""
         return digit_prompt(self.images[index], int(self.labels[index]), f"digit-{self.places[index]}")
 
 
 @cache
 def load_digits(split: Split) -> Digits:
-    """One of the two fixed splits, which share no image. Needs scikit-learn (the extra `demo`)."""
+    """Return one of the two fixed splits, which share no image. Needs scikit-learn (the extra `demo`)."""
     from sklearn.datasets import load_digits as load_all
 
     stored = load_all()
@@ -47,17 +48,17 @@ def load_digits(split: Split) -> Digits:
 
 
 def _held_out(image: NDArray[np.float64]) -> bool:
-    """Whether ink [8, 8], whole numbers from 0 to 16, is held out."""
+    """Return whether an image, ink [8, 8] in whole numbers from 0 to 16, is held out."""
     return int.from_bytes(blake3(image.astype(np.uint8).tobytes()).digest(length=8), "little") % HELD_OUT_OF == 0
 
 
 def digit_image(image: NDArray[np.floating]) -> Image.Image:
-    """Ink [8, 8] from 0 to 16 as an RGB picture of 64 x 64, each pixel a square of 8 x 8: white ink on black."""
+    """Return ink [8, 8] from 0 to 16 as an RGB picture of 64 x 64, each pixel a square of 8 x 8: white ink on black."""
     grey = np.round(np.asarray(image, np.float64) * (255 / 16)).astype(np.uint8)
     return Image.fromarray(np.kron(grey, np.ones((SCALE, SCALE), np.uint8))).convert("RGB")
 
 
 def digit_prompt(image: NDArray[np.floating], answer: int, id: str) -> Prompt:  # noqa: A002
-    """The question that the small checkpoint was trained on, about ink [8, 8] from 0 to 16."""
+    """Return the question that the small checkpoint was trained on, about ink [8, 8] from 0 to 16."""
     text = f"<|im_start|>user\n<image>{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     return Prompt(id=id, text=text, images=(digit_image(image),), answer=str(answer))

@@ -1,22 +1,22 @@
-"""Video as a task: a few frames of the clip that the demo has, and the question from which half of it they are."""
+"""Video as a task: a few frames of the demo's clip, and the question which half of the clip they are from."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from omni_rl.media.samples import clip_video
 from omni_rl.media.types import Prompt, Video
+from omni_rl.tasks.samples import clip_video
 from omni_rl.tasks.settings import Split
 
 QUESTION = "Is this from the first or the second half?"
 FRAMES = 4
 SPAN = 10
-"""Frames of the clip from a prompt's first to its last."""
+"""The number of frames of the clip between a prompt's first frame and its last."""
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Windows of the clip that begin at frames `starts`; none crosses its middle."""
+    """Windows of the clip that begin at frames `starts`; none crosses the clip's middle."""
 
     starts: tuple[int, ...]
 
@@ -24,7 +24,7 @@ class Halves:
         return len(self.starts)
 
     def prompt(self, index: int) -> Prompt:
-        """A question about one window; its id names the frame at which that begins."""
+        """Return the question about one window; the prompt's id names the frame at which the window begins."""
         clip, start = clip_video(), self.starts[index]
         chosen = np.linspace(start, start + SPAN, FRAMES).round().astype(int)
         frames = Video(clip.frames[chosen], clip.fps, tuple(int(number) for number in chosen), clip.total_frames)
@@ -34,7 +34,8 @@ class Halves:
 
 
 def load_halves(split: Split) -> Halves:
-    """One of two splits, every fourth window is held out. Raises MediaError where the clip is not installed."""
+    """Return one of two splits, of which the held-out one has every fourth window. Raises MediaError where the clip is
+    not installed."""
     total = len(clip_video().frames)
     middle = total // 2
     starts = [*range(middle - SPAN), *range(middle, total - SPAN)]

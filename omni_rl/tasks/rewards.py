@@ -1,7 +1,7 @@
 """Rewards: pure functions of an answer's text and what the prompt expects.
 
-An operator's own is any `RewardFunction` that the task's file names as `module:name`. A client of the service never
-names one.
+An operator's own reward is any `RewardFunction` that the task's file names as `module:name`. A client of the service
+never names one.
 """
 
 import math
@@ -13,22 +13,23 @@ LONGEST = 200  # characters; 32 sampled tokens stay below it
 
 
 class RewardFunction(Protocol):
-    """The reward of one answer; `expected` is the prompt's answer, if it has one."""
+    """Returns the reward of one answer; `expected` is the prompt's answer, if it has one."""
 
     def __call__(self, text: str, expected: str | None) -> float: ...
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """`values`: one an answer, None where it has none; `dropped`: why, one sentence for each of those."""
+    """The rewards of some answers. `values` has one for each answer, None for one that was dropped; `dropped` says why,
+    a sentence for each of those."""
 
     values: tuple[float | None, ...]
     dropped: tuple[str, ...]
 
 
 def rate(reward: RewardFunction, names: Sequence[str], texts: Sequence[str], expected: Sequence[str | None]) -> Rewards:
-    """Reward every answer. One whose reward raises, or is not finite, is dropped and named: it must not stop a run,
-    nor count as a bad answer."""
+    """Reward every answer. An answer whose reward raises, or is not finite, is dropped and named: it must not stop a
+    run, nor count as a bad answer."""
     values: list[float | None] = []
     dropped = []
     for name, text, answer in zip(names, texts, expected, strict=True):
@@ -45,18 +46,19 @@ def rate(reward: RewardFunction, names: Sequence[str], texts: Sequence[str], exp
 
 
 def exact_digit(text: str, expected: str | None) -> float:
-    """1.0 if the answer starts with the expected digit, else 0.0. What follows the digit does not count."""
+    """Return 1.0 if the answer starts with the expected digit, else 0.0. What follows the digit does not count."""
     return 1.0 if text.startswith(_given(expected)) else 0.0
 
 
 def choice_match(text: str, expected: str | None) -> float:
-    """1.0 if the answer's first word is the expected one, whatever its case and the marks around it, else 0.0."""
+    """Return 1.0 if the answer's first word is the expected one, whatever its case and the marks around it, else
+    0.0."""
     words = text.split()
     return 1.0 if words and words[0].strip(".,:;!?\"'()").lower() == _given(expected).lower() else 0.0
 
 
 def length(text: str, expected: str | None) -> float:
-    """Characters over `LONGEST`, at most 1."""
+    """Return the answer's length in characters divided by `LONGEST`, at most 1."""
     return min(len(text) / LONGEST, 1.0)
 
 

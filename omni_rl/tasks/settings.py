@@ -1,4 +1,4 @@
-"""An operator's task: where prompts come from and what rewards them; imports no torch."""
+"""An operator's task: where its prompts come from and what rewards the answers. This module imports no torch."""
 
 import importlib
 import os
@@ -17,22 +17,24 @@ from omni_rl.settings import StrictSettings
 from omni_rl.tasks.rewards import RewardFunction
 
 DIRECTORY = "OMNI_RL_TASKS"
-"""The variable that names the directory of task files; without it, the source tree's deploy/jobs."""
+"""The variable that names the directory of task files; without it, they are in the source tree's deploy/jobs."""
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 Split = Literal["train", "held_out"]
 
 
 class Prompts(Protocol):
-    """A split's prompts, by number."""
+    """The prompts of a split, by number."""
 
     def __len__(self) -> int: ...
     def prompt(self, index: int) -> Prompt: ...
 
 
 class TaskSettings(StrictSettings):
-    """A task file. `prompts` names a function from split to `Prompts`, `reward` a `RewardFunction`, as `module:name`.
+    """A task file. `prompts` names a function from split to `Prompts`, and `reward` a `RewardFunction`, as
+    `module:name`.
 
-    `media`: what every prompt must have. `shuffled`: a control, whose answers of one prompt get each other's rewards.
+    `media` are the modalities that every prompt must have. With `shuffled` the task is a control: the answers to one
+    prompt get each other's rewards.
     """
 
     prompts: str = Field(pattern=IMPORT_PATH)
@@ -43,7 +45,7 @@ class TaskSettings(StrictSettings):
 
 @dataclass(frozen=True)
 class Task:
-    """Ready to use."""
+    """A task whose functions are imported, ready to use."""
 
     name: str
     train: Prompts
@@ -53,7 +55,7 @@ class Task:
     shuffled: bool
 
     def prompts(self, split: Split, numbers: list[int]) -> list[Prompt]:
-        """Raises ConfigError for one that lacks the media it needs."""
+        """Return the prompts of these numbers. Raises `ConfigError` for a prompt that lacks a modality of `media`."""
         found = [(self.train if split == "train" else self.held_out).prompt(number) for number in numbers]
         for prompt in found:
             lacking = [modality for modality in self.media if not prompt.media[modality]]
@@ -63,13 +65,13 @@ class Task:
 
 
 def require_task(name: str) -> None:
-    """Raise `ConfigError` where this host has the operator's tasks, and none of that name."""
+    """Raise `ConfigError` where this host has a directory of task files, and none of that name is in it."""
     if _directory().is_dir():
         _file(name)
 
 
 def load_task(name: str) -> Task:
-    """The task of `NAME.toml`.
+    """Return the task of `NAME.toml`.
 
     Raises:
         ConfigError: there is no such file, it is not right, or what it names cannot be imported or has no prompts.

@@ -24,14 +24,15 @@ WORDS = {
 }
 QUESTION = "Does the voice say front, rear or side?"
 VERSIONS = 16
-"""Of each recording, from louder to softer and with other noise; every fourth is held out."""
+"""The number of versions of each recording, from louder to softer and each with other noise; every fourth is held
+out."""
 NOISE = 0.01
 SEED = 20
 
 
 @dataclass(frozen=True)
 class Words:
-    """Versions `versions` of every recording; `prompt` goes through the recordings first."""
+    """The prompts of one split: `versions` of every recording. `prompt` goes through the recordings first."""
 
     versions: tuple[int, ...]
 
@@ -39,7 +40,7 @@ class Words:
         return len(WORDS) * len(self.versions)
 
     def prompt(self, index: int) -> Prompt:
-        """A question about one sound; its id names recording and version."""
+        """Return the question about one sound; the prompt's id names the recording and the version."""
         name = list(WORDS)[index % len(WORDS)]
         version = self.versions[index // len(WORDS)]
         text = f"<|im_start|>user\n<so_embedding>{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
@@ -47,7 +48,7 @@ class Words:
 
 
 def load_words(split: Split) -> Words:
-    """One of two splits, which share no version of a recording.
+    """Return one of two splits, which share no version of a recording.
 
     Raises:
         MediaError: the recordings are not installed.

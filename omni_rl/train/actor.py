@@ -6,23 +6,32 @@ deals the work out settles that. It owns the ranks: where it ends, they end.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from omni_rl.actors import Spot, kill, place, share
+from omni_rl.actors import ReservedBundle, kill, place, share
 from omni_rl.agent.settings import for_actor
-from omni_rl.errors import ReplicaDeadError, TrainerDeadError
+from omni_rl.errors import (
+    ReplicaDeadError,
+    ReplicaSilentError,
+    ReplicaStoppedError,
+    TrainerDeadError,
+    TrainerStoppedError,
+)
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
-from omni_rl.rollout.waiting import FOUND, HEARTBEAT, Waiter
 from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.replica import Deadline
 from omni_rl.sync.version import WeightVersion
+from omni_rl.sync.waiting import FOUND, HEARTBEAT, Waiter
+from omni_rl.train.ranks import STOPPED_LONGEST
 from omni_rl.train.recent import RecentAnswers
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.targets import Targets
@@ -33,17 +42,22 @@ if TYPE_CHECKING:
     from omni_rl.train.worker import TrainWorker
 
 T = TypeVar("T")
+ENDING = "a trainer that ends loses what it has learnt"
+WAKE_RANK = f"wake it up (kill -CONT), and ask again; or end it: {ENDING}"
+"""What to do about a stopped rank."""
 CPUS = 0.01
 """Ray's share: it waits for the ranks, which have their own."""
 
 
 @dataclass(frozen=True)
 class TrainerStatus:
-    """`version` of the weights as of the last call that ended; `busy`: with what; `end`: why it cannot be used."""
+    """`version` of the weights as of the last call that ended; `busy`: with what; `end`: why it cannot be used;
+    `stopped`: which ranks are, with their processes and machines."""
 
     version: str
     busy: str = ""
     end: str = ""
+    stopped: str = ""
 
 
 class TrainerActor:
@@ -64,13 +78,19 @@ class TrainerActor:
         """Answers whatever the ranks are doing, unless the process is stopped."""
 
     async def status(self) -> TrainerStatus:
-        return self._status
+        group = self._group
+        if group is None or self._status.end:
+            return self._status
+        # Ray's wait, though of no time, is not for an event loop.
+        stopped, dead = await asyncio.to_thread(lambda: (group.stopped(), group.dead()))
+        # A call that is under way finds the death itself, and ends the other ranks; while nobody calls, nobody would.
+        return replace(self._status, stopped=stopped, end=self._status.end or dead)
 
-    async def start(self, model: Path, settings: TrainSettings, run: str, spots: Sequence[Spot]) -> None:
+    async def start(self, model: Path, settings: TrainSettings, run: str, bundles: Sequence[ReservedBundle]) -> None:
         def start() -> None:
             from omni_rl.train.group import TrainerGroup
 
-            self._group = TrainerGroup.start(model, settings, run, spots=spots)
+            self._group = TrainerGroup.start(model, settings, run, bundles=bundles)
             self._status = TrainerStatus(str(self._group.version()))
 
         await asyncio.get_running_loop().run_in_executor(self._work, start)
@@ -100,8 +120,8 @@ class TrainerActor:
     async def version(self) -> WeightVersion:
         return await self._do("version", lambda group: group.version())
 
-    async def fill(self, path: Path) -> Manifest:
-        return await self._do("fill", lambda group: group.fill(path))
+    async def fill(self, path: Path, claim: str | None) -> Manifest:
+        return await self._do("fill", lambda group: group.fill(path, claim))
 
     async def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
         return await self._do("on_ranks", lambda group: group.on_ranks(run))
@@ -137,10 +157,15 @@ class TrainerHandle:
     """A driver's hold on the trainer: the methods of `omni_rl.train.group.TrainerGroup`, which raise what those raise.
 
     Any number of drivers may have one. `close` ends the trainer for all of them.
+
+    While a rank or the trainer's own process is stopped, calls of one that `waits` go on waiting, `STOPPED_LONGEST`
+    seconds at most; others raise `TrainerStoppedError`, and what they asked for is done, or not, once the process goes
+    on.
     """
 
-    def __init__(self, actor: Any, name: str, pid: int | None) -> None:
+    def __init__(self, actor: Any, name: str, pid: int | None, waits: bool = True) -> None:
         self.name = name
+        self.waits = waits
         self._actor = actor
         self._pid = pid
 
@@ -153,9 +178,10 @@ class TrainerHandle:
         run: str,
         name: str,
         namespace: str,
-        spots: Sequence[Spot] = (),
+        bundles: Sequence[ReservedBundle] = (),
+        waits: bool = True,
     ) -> "TrainerHandle":
-        """Start the actor and its ranks, these in `spots`, with the checkpoint's weights.
+        """Start the actor and its ranks, these in `bundles`, with the checkpoint's weights.
 
         Raises what `TrainerGroup.start` raises.
         """
@@ -166,23 +192,23 @@ class TrainerHandle:
             actor = place(ray.remote(TrainerActor).options(**options, **share(CPUS, beside, agent=for_actor(run))))
         except ValueError as error:
             raise TrainerDeadError(f"{name}: another trainer has that name: {error}") from error
-        handle = cls(actor, name, None)
+        handle = cls(actor, name, None, waits)
         try:
             handle._locate(PLACEMENT_TIMEOUT)
-            handle._call("start", model.resolve(), settings, run, spots)
+            handle._call("start", model.resolve(), settings, run, bundles)
         except BaseException:
             handle.close()
             raise
         return handle
 
     @classmethod
-    def attach(cls, name: str, namespace: str) -> "TrainerHandle | None":
+    def attach(cls, name: str, namespace: str, *, waits: bool = True) -> "TrainerHandle | None":
         """The trainer that was started under that name, or None if there is none, or none that can be used.
 
         Raises `TrainerDeadError` if its process does not answer.
         """
         try:
-            handle = cls(ray.get_actor(name, namespace), name, None)
+            handle = cls(ray.get_actor(name, namespace), name, None, waits)
         except ValueError:
             return None
         handle._locate(FOUND)
@@ -190,8 +216,13 @@ class TrainerHandle:
         return None if not status.version or status.end else handle
 
     def status(self, seconds: float = HEARTBEAT) -> TrainerStatus:
-        """Answered at once, whatever the ranks are doing; waited for as long."""
-        status: TrainerStatus = self._get(self._actor.status.remote(), "status", seconds)
+        """Answered at once, whatever the ranks are doing; waited for as long.
+
+        Raises `TrainerStoppedError` if the trainer's own process is stopped, `TrainerDeadError` if it does not answer.
+        """
+        status: TrainerStatus = self._waited(
+            lambda waiter: waiter.get(self._actor.status.remote(), "status", Deadline("status", seconds))
+        )
         return status
 
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
@@ -222,8 +253,8 @@ class TrainerHandle:
         version: WeightVersion = self._call("version")
         return version
 
-    def fill(self, path: Path) -> Manifest:
-        manifest: Manifest = self._call("fill", path)
+    def fill(self, path: Path, claim: str | None = None) -> Manifest:
+        manifest: Manifest = self._call("fill", path, claim)
         return manifest
 
     def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
@@ -257,8 +288,25 @@ class TrainerHandle:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """A long call: no deadline, but a dead or stopped process is noticed."""
-        waiter = Waiter(self._actor, self.name, self._pid)
+        answer = getattr(self._actor, method).remote(*arguments)
+        first: float | None = None
+        while True:
+            try:
+                return self._waited(lambda waiter: waiter.get(answer, method, None))
+            except TrainerStoppedError:
+                first = first or time.monotonic()
+                if not self.waits or time.monotonic() - first >= STOPPED_LONGEST:
+                    raise
+
+    def _waited(self, wait: Callable[[Waiter], T]) -> T:
+        waiter = Waiter(self._actor, self.name, self._pid, lambda: self._actor.status.remote(), self._heard, ENDING)
         try:
-            return waiter.get(getattr(self._actor, method).remote(*arguments), method, None)
-        except ReplicaDeadError as error:
+            return wait(waiter)
+        except ReplicaStoppedError as error:
+            raise TrainerStoppedError(str(error)) from error
+        except (ReplicaDeadError, ReplicaSilentError) as error:
             raise TrainerDeadError(str(error)) from error
+
+    def _heard(self, status: TrainerStatus) -> None:
+        if status.stopped and not self.waits:
+            raise TrainerStoppedError(f"{self.name}: {status.stopped}; {WAKE_RANK}")

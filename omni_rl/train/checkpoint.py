@@ -1,7 +1,8 @@
 """Saves and loads a training state: released weights that vLLM serves, AdamW's state, PPO's value head, and a record.
 No pickle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_rl.errors import CheckpointError
 from omni_rl.files.atomic import atomic_directory
-from omni_rl.files.companions import Companions
 from omni_rl.files.saving import RECORD, STATE
 from omni_rl.models import storage
-from omni_rl.models.nemotron_omni import checkpoint as omni_checkpoint
-from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import read_places
 from omni_rl.sync.group import ALONE, Group
@@ -40,8 +38,7 @@ class Record(BaseModel):
 
 def write(
     target: Path,
-    config: NemotronOmniConfig,
-    companions: Companions | None,
+    beside: Callable[[Path, torch.dtype], None],
     weights: Sequence[Stored],
     optimizer: Sequence[Stored],
     value_head: Mapping[str, torch.Tensor],
@@ -50,12 +47,13 @@ def write(
 ) -> None:
     """Write a checkpoint, each process of `group` its own slices; fields of the record but the digests are keywords.
 
-    Weights are the float32 masters; config.json asks for the dtype of the forward that they were trained with, so
-    that an engine serves what was trained. Raises `CheckpointError`, in all processes.
+    Weights are the float32 masters; config.json, which `beside` writes (see `TrainingModel.write_beside`), asks for the
+    dtype of the forward that they were trained with, so that an engine serves what was trained. Raises
+    `CheckpointError`, in all processes.
     """
-    with omni_checkpoint.group_directory(lambda: atomic_directory(target), group) as directory:
+    with storage.group_directory(lambda: atomic_directory(target), group) as directory:
         dtype = getattr(torch, record["dtype"])
-        files = omni_checkpoint.write_files(directory, config, companions, weights, dtype, group=group)
+        files = storage.write_checkpoint(directory, weights, partial(beside, directory, dtype), group=group)
         state = {OPTIMIZER: optimizer, VALUE_HEAD: Stored.whole(value_head)}
         group.together(lambda: (directory / STATE).mkdir() if group.first else None)
         storage.write(directory, state, group)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from omni_rl.consistency.attribution.evidence import TensorSeen
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.evidence import TensorSeen
 from omni_rl.consistency.posted.step import PostedStep, Proofs, Spans
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.types import Score

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import ray
 
-from omni_rl.actors import Spot, share
+from omni_rl.actors import ReservedBundle, share
 from omni_rl.agent.settings import for_actor
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
@@ -17,7 +17,8 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
-from omni_rl.train.ranks import Ranks
+from omni_rl.train.pulse import HEALTH
+from omni_rl.train.ranks import Ranks, died
 from omni_rl.train.rendezvous import LOOPBACK
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.targets import Targets, targets_of
@@ -31,7 +32,8 @@ class TrainerGroup:
     """`settings.world_size` ranks that hold one FSDP copy of a policy. Make one with `start`; close it.
 
     Rollouts keep their order. A rank that dies, or fails inside a collective, ends the group: the call raises
-    TrainerDeadError, and so does every later one.
+    TrainerDeadError, and so does every later one. One that is stopped is waited for, `settings.collective_timeout`
+    seconds.
     """
 
     def __init__(self, model: Path, settings: TrainSettings, ranks: Ranks, features: FeatureCounts) -> None:
@@ -43,10 +45,15 @@ class TrainerGroup:
 
     @classmethod
     def start(
-        cls, model_path: Path, settings: TrainSettings, run: str, attempt: int = 1, spots: Sequence[Spot] = ()
+        cls,
+        model_path: Path,
+        settings: TrainSettings,
+        run: str,
+        attempt: int = 1,
+        bundles: Sequence[ReservedBundle] = (),
     ) -> "TrainerGroup":
         """Start the ranks on the checkpoint in `model_path`, whose weights get number 0; where room was reserved for
-        each, in those `spots`.
+        each, in those `bundles`.
 
         Raises:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
@@ -54,10 +61,14 @@ class TrainerGroup:
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
         _require_devices(settings)
-        rooms: Sequence[Spot | None] = spots or [None] * settings.world_size
+        rooms: Sequence[ReservedBundle | None] = bundles or [None] * settings.world_size
         shares = [share(settings.cpus_per_rank, settings.set_aside, room, for_actor(run)) for room in rooms]
-        actors = [ray.remote(TrainWorker).options(max_restarts=0, **its) for its in shares]
-        ranks = Ranks([actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)])
+        worker = ray.remote(concurrency_groups={HEALTH: 1})(TrainWorker)
+        actors = [worker.options(max_restarts=0, **its) for its in shares]
+        ranks = Ranks(
+            [actor.remote(rank, settings, run, attempt) for rank, actor in enumerate(actors)],
+            settings.collective_timeout,
+        )
         try:
             addresses = ranks.locate(PLACEMENT_TIMEOUT)
             host = LOOPBACK if _one_machine(addresses) else addresses[0]
@@ -80,6 +91,15 @@ class TrainerGroup:
     def pids(self) -> list[int]:
         """Process ids of the ranks on this node."""
         return self._ranks.pids
+
+    def stopped(self) -> str:
+        """Which ranks are stopped, told at once whatever they compute; empty while all run."""
+        return self._ranks.pulse.look()
+
+    def dead(self) -> str:
+        """Which ranks' processes have ended, told at once; empty while none has."""
+        gone = self._ranks.pulse.gone()
+        return died(gone) if gone else ""
 
     @property
     def addresses(self) -> list[str]:
@@ -138,15 +158,17 @@ class TrainerGroup:
         version: WeightVersion = self._ranks.call("version")[0]
         return version
 
-    def fill(self, path: Path) -> Manifest:
+    def fill(self, path: Path, claim: str | None = None) -> Manifest:
         """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, and seal it.
+        `claim`: what the slab was given to the trainer with.
 
         Raises:
-            SlabError: the slab is not there, too small, or being written (its kinds tell); the group lives on.
+            SlabError: the slab is not there, too small, being written, or another's by now (its kinds tell); the group
+                lives on.
         """
         addresses = self._ranks.addresses
         here = [address == addresses[0] for address in addresses]
-        manifest: Manifest = self._ranks.each("fill", [path] * len(addresses), here)[0]
+        manifest: Manifest = self._ranks.each("fill", [path] * len(addresses), here, [claim] * len(addresses))[0]
         return manifest
 
     def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]:

@@ -13,39 +13,21 @@ from numpy.typing import NDArray
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from omni_rl.models.nemotron_omni import placement
-from omni_rl.models.nemotron_omni.checkpoint import released_state
-from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.rollout.hooks import LOGITS, Place, places, recording
+from omni_rl.models.recording import LAST_NORM, LOGITS, Place, places, recording
+from omni_rl.models.training_model import TrainingModel
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.manifest import root_digest
+from omni_rl.sync.parts import Shares
 from omni_rl.train.device import CPU
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.worker import TrainWorker
 
-# As `omni_rl.rollout.hooks.PLACES`, by the trainer's names.
-PLACES: Mapping[str, Place] = {
-    r"vision_model\.embeddings\.patch_projection": Place("vision.patches", "input"),
-    r"vision_model\.embeddings\.video_patch_projection": Place("vision.video_patches", "input"),
-    r"vision_model\.encoder\.layer\.(\d+)\.attention": Place(r"vision.layers.\1.attention"),
-    r"vision_model\.encoder\.layer\.(\d+)\.mlp": Place(r"vision.layers.\1.mlp"),
-    r"vision_projector": Place("vision_projector"),
-    r"sound_encoder\.subsampling": Place("sound.subsampling"),
-    r"sound_encoder\.subsampling\.layers\.0": Place("sound.features", "input"),
-    r"sound_encoder\.layers\.(\d+)": Place(r"sound.layers.\1"),
-    r"sound_projection": Place("sound_projection"),
-    r"language_model\.model\.layers\.0": Place("embeddings", "input"),
-    r"language_model\.model\.layers\.(\d+)\.norm": Place(r"layers.\1.norm"),
-    r"language_model\.model\.layers\.(\d+)\.mixer": Place(r"layers.\1.mixer"),
-    r"language_model\.model\.norm": Place("norm"),
-}
-
 
 def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.float32]]:
     """Outputs of every place for one answer, scored by itself; see `recording`."""
     model = worker.model
-    with recording(places(model, PLACES)) as taken:
+    with recording(places(model, worker.family.in_trainer)) as taken:
         score_pack(
             model,
             [rollout],
@@ -54,7 +36,7 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
             device=worker.device,
         )
     found = taken()
-    found[LOGITS] = _logits(worker.model, _answers(found["norm"], rollout), getattr(torch, worker.settings.dtype))
+    found[LOGITS] = _logits(worker.model, _answers(found[LAST_NORM], rollout), getattr(torch, worker.settings.dtype))
     return found
 
 
@@ -63,21 +45,24 @@ def logprobs(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[n
     scoring, with its packs and its temperatures, is to give as well."""
     dtype = getattr(torch, worker.settings.dtype)
     version = str(worker.version())
-    return [_logprobs(worker.model, rollout, dtype, version, worker.settings, worker.device) for rollout in rollouts]
+    where = worker.family.in_trainer
+    return [
+        _logprobs(worker.model, where, rollout, dtype, version, worker.settings, worker.device) for rollout in rollouts
+    ]
 
 
 def _logprobs(
-    model: NemotronOmniForConditionalGeneration,
+    model: TrainingModel,
+    where: Mapping[str, Place],
     rollout: Rollout,
     dtype: torch.dtype,
     version: str,
     settings: TrainSettings,
     device: torch.device = CPU,
 ) -> NDArray[np.float64]:
-    last = {name: where for name, where in places(model, PLACES).items() if name == "norm"}
-    with recording(last) as taken:
+    with recording({LAST_NORM: places(model, where)[LAST_NORM]}) as taken:
         score_pack(model, [rollout], version=version, logprob_chunk=settings.logprob_chunk, device=device)
-    hidden = _answers(taken()["norm"], rollout)
+    hidden = _answers(taken()[LAST_NORM], rollout)
     parts = []
     for start in range(0, len(rollout.ids), settings.logprob_chunk):
         rows = slice(start, start + settings.logprob_chunk)
@@ -92,11 +77,9 @@ def _answers(rows: NDArray[np.float32], rollout: Rollout) -> NDArray[np.float32]
     return rows[-len(rollout.ids) - 1 : -1]
 
 
-def _logits(
-    model: NemotronOmniForConditionalGeneration, hidden: NDArray[np.float32], dtype: torch.dtype
-) -> NDArray[np.float32]:
+def _logits(model: TrainingModel, hidden: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.float32]:
     """Of rows of the last norm's output, in the forward's dtype: the loss makes them without a module to hook."""
-    weight = model.language_model.lm_head.weight.detach()
+    weight = model.head_weight().detach()
     whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
     logits = F.linear(torch.from_numpy(hidden).to(whole.device, dtype), whole.to(dtype))
     found: NDArray[np.float32] = logits.float().cpu().numpy()
@@ -120,13 +103,14 @@ def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[
     packed.
     """
     version = str(worker.version())
-    weights = released_state(worker.model, getattr(torch, worker.settings.dtype))
-    sent = {name: tensor.cpu() for name, tensor in weights if worker.rank == 0}
+    dtype, family = getattr(torch, worker.settings.dtype), worker.family
+    shares = Shares(first=worker.rank == 0, gather=True)
+    sent = {
+        each.name: family.released.as_sent(each.name, shares.of(each)[1], dtype).cpu()
+        for each in worker.model.released_tensors()
+    }
     if worker.rank:
         return []
-    with torch.device("meta"):
-        model = NemotronOmniForConditionalGeneration(worker.model.config)
-    model.float()
-    placement.materialise(model, torch.device("cpu"))
-    model.state_dict_adapter.load(model.state_dict(), sent.items())
-    return [_logprobs(model, rollout, torch.float32, version, worker.settings) for rollout in rollouts]
+    model = family.training.reference(worker.model.config, sent)
+    where = family.in_trainer
+    return [_logprobs(model, where, rollout, torch.float32, version, worker.settings) for rollout in rollouts]

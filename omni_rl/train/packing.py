@@ -8,7 +8,7 @@ import torch
 
 from omni_rl.errors import ConfigError
 from omni_rl.media.types import MediaItem
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedPruning, PackedSequences
 from omni_rl.rollout.types import Rollout
 
 Item = TypeVar("Item")

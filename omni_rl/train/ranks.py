@@ -10,18 +10,27 @@ from ray.exceptions import RayError, RayTaskError
 from omni_rl.actors import kill
 from omni_rl.errors import CheckpointError, GradientError, OmniRLError, SlabError, SourceError, TrainerDeadError
 from omni_rl.processes import wait_until_gone
+from omni_rl.train.pulse import Pulse
 
 DIAGNOSIS_TIME = 3.0
 """Seconds to wait, after a rank failed, for the others: the first to fail is often the victim of the one that died."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the processes while their answers are awaited."""
+STOPPED_LONGEST = 300.0
+"""Seconds for which a rank may be stopped during a call: whoever stopped it may wake it up again."""
 HARMLESS = (CheckpointError, GradientError, SlabError, SourceError)
 """Raised outside every collective, or by all ranks together: if all have answered, they are still in step."""
 
 
 class Ranks:
-    """Ray actors that answer the same calls together."""
+    """Ray actors that answer the same calls together; `pulse` tells which of them are stopped.
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    A call waits for a rank that is stopped, `stopped_longest` seconds at most."""
+
+    def __init__(self, actors: Sequence[Any], stopped_longest: float = STOPPED_LONGEST) -> None:
         self._actors = list(actors)
+        self._stopped_longest = stopped_longest
+        self.pulse = Pulse()
         self.pids: list[int] = []  # of the ranks on this node
         self.addresses: list[str] = []  # of every rank's node
         self._end: str | None = None
@@ -39,6 +48,7 @@ class Ranks:
         here = ray.util.get_node_ip_address()
         self.pids = [pid for address, pid in places if address == here]
         self.addresses = [address for address, _ in places]
+        self.pulse.follow(self._actors, places)
         return self.addresses
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
@@ -63,16 +73,22 @@ class Ranks:
         """The referenced answers.
 
         Raises:
-            TrainerDeadError: a rank died, failed or did not answer within `timeout`; the others are ended too.
+            TrainerDeadError: a rank died, failed, did not answer within `timeout` or was stopped for too long; the
+                others are ended too.
             one of HARMLESS: raised by a rank while all stayed in step; the group lives on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pending = list(references)
         answers: dict[Any, Any] = {}
         while pending:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, pending = ray.wait(pending, num_returns=1, timeout=left)
+            left = LOOK_EVERY if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, pending = ray.wait(pending, num_returns=1, timeout=min(left, LOOK_EVERY))
             if not ready:
+                stopped = self.pulse.look()
+                if stopped and self.pulse.seconds >= self._stopped_longest:
+                    self._fail(f"{stopped}, and has been for {self.pulse.seconds:.0f} s")
+                if deadline is None or time.monotonic() < deadline:
+                    continue
                 self._fail(
                     f"{len(pending)} of {len(self)} ranks were not started within {timeout:g} s; "
                     "the cluster lacks CPUs for them, or its machines are too busy: lower cpus_per_rank or world_size"
@@ -101,7 +117,7 @@ class Ranks:
         # A rank whose process died is the cause; that its peers lost their connection is the effect.
         dead = [rank for rank, error in errors.items() if not isinstance(error, RayTaskError)]
         if dead:
-            self._fail(f"the process of rank {', '.join(map(str, dead))} died")
+            self._fail(died(dead))
         rank, cause = min(causes.items(), key=lambda item: not isinstance(item[1], OmniRLError))
         self._fail(f"rank {rank} failed with {type(cause).__name__}: {cause}", cause)
 
@@ -109,6 +125,11 @@ class Ranks:
         self._end = reason
         self.close()
         raise TrainerDeadError(f"trainer: {reason}; every rank was ended, start a new group") from cause
+
+
+def died(ranks: Sequence[int]) -> str:
+    """The reason why a group ends whose ranks died."""
+    return f"the process of rank {', '.join(map(str, ranks))} died"
 
 
 def _failure(reference: Any) -> RayError | None:

@@ -6,32 +6,43 @@ from omni_rl.rollout.types import Rollout
 
 RECENT_BYTES = 256 << 20
 """Of media tensors and router choices: they would be freed otherwise, and a step's fill more."""
+RECENT_CALLS = 32
+"""Calls to score whose answers are remembered. A step is scored in one or in a few, and is looked into at once."""
 
 
 class RecentAnswers:
-    """By the name of the prompt, the newest of each; the oldest go where they are more than `limit` bytes."""
+    """The newest answer to each prompt, by the prompt's name: those of the last `calls` calls, as far as they fit into
+    `limit` bytes."""
 
-    def __init__(self, limit: int = RECENT_BYTES) -> None:
+    def __init__(self, limit: int = RECENT_BYTES, calls: int = RECENT_CALLS) -> None:
         self._limit = limit
+        self._calls = calls
+        self._call = 0
         self._bytes = 0
-        self._answers: dict[str, Rollout] = {}
+        self._answers: dict[str, tuple[int, Rollout]] = {}  # the oldest first
 
     def put(self, answers: Sequence[Rollout]) -> None:
+        """Remember answers that were scored in one call."""
+        self._call += 1
         for answer in answers:
             self._drop(answer.prompt.id)
-            self._answers[answer.prompt.id] = answer
+            self._answers[answer.prompt.id] = self._call, answer
             self._bytes += size_of(answer)
-        while self._bytes > self._limit and self._answers:
+        while self._answers and (self._bytes > self._limit or self._oldest <= self._call - self._calls):
             self._drop(next(iter(self._answers)))
 
     def of(self, names: Sequence[str]) -> list[Rollout]:
-        """Those of these names that are still here."""
-        return [self._answers[name] for name in names if name in self._answers]
+        """Return the answers to prompts of these names that are still here."""
+        return [self._answers[name][1] for name in names if name in self._answers]
+
+    @property
+    def _oldest(self) -> int:
+        return next(iter(self._answers.values()))[0]
 
     def _drop(self, name: str) -> None:
         gone = self._answers.pop(name, None)
         if gone is not None:
-            self._bytes -= size_of(gone)
+            self._bytes -= size_of(gone[1])
 
 
 def size_of(answer: Rollout) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from omni_rl.media.digests import sequence_digest, tensor_digest
-from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
+from omni_rl.models.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.device import CPU
 from omni_rl.train.packing import pack, sequence_length, temperatures

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from omni_rl.models.nemotron_omni.packed import PackedScores
+from omni_rl.models.packed import PackedScores
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.device import CPU
 from omni_rl.train.packing import pack, temperatures

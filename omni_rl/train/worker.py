@@ -1,6 +1,7 @@
 """One rank of a trainer group: the process that a Ray actor hosts."""
 
 import contextlib
+import gc
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,20 +15,22 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from omni_rl.agent.trainer import of_shares
 from omni_rl.errors import GradientError
+from omni_rl.heap import return_free_memory
 from omni_rl.media.slots import FeatureCounts
-from omni_rl.models.nemotron_omni.backend import BackendConfig
-from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.parallel import load_sharded
-from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
+from omni_rl.models.families import family_of
+from omni_rl.models.family import Family
+from omni_rl.models.storage import Stored
+from omni_rl.models.training_model import TrainingModel
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync import fill
 from omni_rl.sync.group import Group
 from omni_rl.sync.manifest import Entry, Manifest
-from omni_rl.sync.parts import Shares
+from omni_rl.sync.parts import Released, Shares
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous
 from omni_rl.train.device import BACKENDS, own_device
+from omni_rl.train.pulse import HEALTH
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import Objective, TrainSettings
 from omni_rl.train.snapshots import Snapshots
@@ -48,7 +51,6 @@ class TrainWorker:
     """
 
     def __init__(self, rank: int, settings: TrainSettings, run: str, attempt: int) -> None:
-        torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
         self._rank = rank
         self._settings = settings
@@ -72,13 +74,22 @@ class TrainWorker:
         return self._device
 
     @property
-    def model(self) -> NemotronOmniForConditionalGeneration:
+    def family(self) -> Family:
+        """The model's family, once it is built."""
+        return self._family
+
+    @property
+    def model(self) -> TrainingModel:
         """The rank's share of it, once it is built."""
         return self._model
 
     def locate(self) -> tuple[str, int]:
         """Where this rank runs: its node's address and its process id."""
         return ray.util.get_node_ip_address(), os.getpid()
+
+    @ray.method(concurrency_group=HEALTH)  # type: ignore[untyped-decorator]
+    def alive(self) -> None:
+        """Answers whatever the rank computes, unless the process is stopped."""
 
     def listen(self, host: str) -> int:
         """Rank 0 only: open the store that the ranks meet at; returns its port."""
@@ -88,6 +99,9 @@ class TrainWorker:
     def join(self, host: str, port: int) -> None:
         """Become a member of the process group."""
         settings = self._settings
+        # Beside `alive`, Ray runs the other methods in one thread, which is not the constructor's; and OpenMP counts
+        # threads for each.
+        torch.set_num_threads(settings.threads)
         if self._rank != 0:
             self._store = rendezvous.connect(host, port, settings.collective_timeout)
         self._device = own_device(settings.device)
@@ -99,53 +113,61 @@ class TrainWorker:
 
     def build(self, directory: Path, number: int) -> WeightVersion:
         """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
-        backend = BackendConfig(numerics=self._settings.numerics)
-        model = load_sharded(directory, self._mesh, self._dtype, backend)
+        family = family_of(directory)
+        model = family.training.load_sharded(directory, self._mesh, self._dtype, self._settings.numerics)
         optimizer = build_optimizer(model, self._settings)
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
-        head = ValueHead(model.config.llm_config.hidden_size, self._settings, self._device)
+        head = ValueHead(model.head_weight().shape[1], self._settings, self._device)
         if (directory / checkpoint.VALUE_HEAD).exists():
             head.load(directory / checkpoint.VALUE_HEAD)
-        self._model, self._optimizer, self._head = model, optimizer, head
+        self._family, self._model, self._optimizer, self._head = family, model, optimizer, head
         self._number = number
         self._digest: str | None = None
+        # A model has cycles, and one after the other would leave its free memory in heaps that grow with each.
+        gc.collect()
+        return_free_memory()
         return self.version()
 
     def feature_counts(self) -> FeatureCounts:
         """What the model makes of media; not a collective."""
-        return FeatureCounts.of(self._model.config)
+        return self._family.training.feature_counts(self._model.config)
 
     def version(self) -> WeightVersion:
         """The version of the current weights: the digest of exactly the tensors that `fill` writes."""
         if self._digest is None:
-            tensors = released_tensors(self._model)
-            self._digest = fill.digest(tensors, fill.places_of(tensors, self._dtype), group=self._group)
+            tensors = self._model.released_tensors()
+            self._digest = fill.digest(tensors, self._places(tensors), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
 
     def read_back(self) -> tuple[Entry, ...]:
         """Every released tensor with the checksum of the weights that are held now."""
-        tensors = released_tensors(self._model)
-        return fill.checksums(tensors, fill.places_of(tensors, self._dtype), group=self._group)
+        tensors = self._model.released_tensors()
+        return fill.checksums(tensors, self._places(tensors), group=self._group)
 
-    def fill(self, path: Path, here: bool) -> Manifest:
-        """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host."""
+    def _places(self, tensors: Sequence[Released]) -> tuple[Entry, ...]:
+        return fill.places_of(tensors, self._dtype, self._family.released)
+
+    def fill(self, path: Path, here: bool, claim: str | None) -> Manifest:
+        """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host.
+        `claim`: what the slab was given to the trainer with."""
 
         def open_it() -> None:
             if here:
                 self._slabs.at(path)
 
         self._group.together(open_it)
-        tensors = released_tensors(self._model)
+        tensors = self._model.released_tensors()
         manifest = fill.fill(
             self._slabs.at(path) if here else None,
             tensors,
-            fill.places_of(tensors, self._dtype),
+            self._places(tensors),
             run=self._run,
             attempt=self._attempt,
             number=self._number,
             origin="trainer",
             group=self._group,
+            claim=claim,
         )
         self._digest = manifest.version.digest
         if self._announcer is not None and self._number:
@@ -154,7 +176,7 @@ class TrainWorker:
 
     def _fingerprints(self) -> Weights:
         shares = Shares(first=self._group.first)
-        tensors = ((each.name, shares.of(each)[1], each.shape) for each in released_tensors(self._model))
+        tensors = ((each.name, shares.of(each)[1], each.shape) for each in self._model.released_tensors())
         return Weights(of_shares(tensors, dtype=self._dtype), ())
 
     def take_snapshot(self, name: str) -> None:
@@ -208,9 +230,8 @@ class TrainWorker:
         version = self.version()
         checkpoint.write(
             directory,
-            self._model.config,
-            self._model.companions,
-            stored_tensors(self._model, torch.float32),
+            self._model.write_beside,
+            Stored.served(self._model.released_tensors(), self._family.released, torch.float32),
             checkpoint.optimizer_tensors(self._model, self._optimizer),
             {name: tensor.cpu() for name, tensor in self._head.tensors().items()},
             self._group,

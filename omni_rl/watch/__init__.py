@@ -1,9 +1,9 @@
-"""Runs of other frameworks: hooks in a live run, and readers of what it keeps in memory and writes to disk.
+"""Hooks for live runs of other frameworks, and readers of what such a run keeps in memory and writes to disk.
 
     from omni_rl import watch
     watch.step(rollout_logprobs=..., train_logprobs=..., mask=...)
 
-posts a step of any trainer to the coordinator that OMNI_RL_URL names. `watch.Watcher` is the same with everything said.
+posts a step of any trainer to the coordinator that OMNI_RL_URL names. `watch.Watcher` takes all settings as arguments.
 `watch.update(model, number)` announces an update of the weights, where OMNI_RL_AGENT asks for the agent.
 """
 

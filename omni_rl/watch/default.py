@@ -1,8 +1,8 @@
 """The watcher of a process that did not make one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Unpack
+from typing import Any, Unpack
 
 from omni_rl.watch.table import StepValues
 from omni_rl.watch.watcher import Watcher
@@ -10,10 +10,17 @@ from omni_rl.watch.watcher import Watcher
 
 @cache
 def default() -> Watcher:
-    """Returns the process's own watcher, made at the first call from the environment alone."""
+    """Return the process's own watcher, which is made at the first call from the environment alone."""
     return Watcher()
 
 
-def step(*, step: int | None = None, training: Mapping[str, object] | None = None, **values: Unpack[StepValues]) -> int:
+def step(
+    *,
+    step: int | None = None,
+    training: Mapping[str, object] | None = None,
+    pictures: Sequence[Sequence[Any] | None] | None = None,
+    picture_token: int | None = None,
+    **values: Unpack[StepValues],
+) -> int:
     """Post one step of this rank to the coordinator that OMNI_RL_URL names; see `Watcher.step`."""
-    return default().step(step=step, training=training, **values)
+    return default().step(step=step, training=training, pictures=pictures, picture_token=picture_token, **values)

@@ -1,4 +1,5 @@
-"""Figures both ways: the trainer's own, as the coordinator takes them, and a verdict's, as the trainer logs them."""
+"""Translates figures both ways: the trainer's own, as the coordinator takes them, and a verdict's, as the trainer logs
+them."""
 
 import re
 from collections.abc import Mapping
@@ -9,14 +10,14 @@ from omni_rl.kinds import OVERALL
 
 UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 LONGEST, MOST = 64, 64
-"""Characters of a name, and figures of a step, that the coordinator takes."""
+"""The most characters of a name, and the most figures of a step, that the coordinator takes."""
 PREFIX = "omni_rl/"
 SHOWN = ("logprob_abs_diff_mean", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error")
 
 
 def for_coordinator(figures: Mapping[str, object]) -> dict[str, float]:
-    """Returns the numbers among a trainer's figures, NaN and infinity too, under names that the coordinator takes:
-    rewards/mean is rewards.mean there. After the first 64 the rest is left out."""
+    """Return the numbers among a trainer's figures, NaN and infinity too, under names that the coordinator takes:
+    rewards/mean is rewards.mean there. Figures after the first 64 are left out."""
     found: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, int | float) and len(found) < MOST:
@@ -27,7 +28,7 @@ def for_coordinator(figures: Mapping[str, object]) -> dict[str, float]:
 
 
 def for_trainer(verdict: Verdict, prefix: str = PREFIX) -> dict[str, float]:
-    """Returns a verdict as numbers for the framework's own metrics: `severity` (-1 unjudged, 0 ok, 1 warn, 2 mask,
+    """Return a verdict as numbers for the framework's own metrics: `severity` (-1 unjudged, 0 ok, 1 warn, 2 mask,
     3 pause), the `step` that it is of, overall figures, and 1.0 under `cause/NAME` where there is a cause."""
     overall = verdict.figures.get(OVERALL, {})
     figures: dict[str, float | None] = {name: overall.get(name) for name in SHOWN}

@@ -16,24 +16,29 @@ from omni_rl.watch.watcher import Watcher
 NAME = re.compile(r"train_data_step(\d+)\.jsonl")
 POLL_SECONDS = 1.0
 FULL = 16
-"""Steps that wait for the coordinator before the next file is read: whoever reads files need not drop any."""
+"""How many steps may wait for the coordinator before the next file is read: a reader of files need not drop any
+step."""
 
 Say = Callable[[str], None]
 
 
 class _Seen(NamedTuple):
-    """A file as it was found: rewritten, it is another."""
+    """The size in bytes and the time of the last change of a file, by which a rewritten file is told from the one
+    before."""
 
     size: int
     modified: int
 
 
 class Files:
-    """The files of a log directory, each told once it is whole, and again if it was rewritten since."""
+    """The files of a log directory: each is yielded once it is whole, and again if it was rewritten since."""
 
     def __init__(self, directory: Path, settle: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`settle`: a file that ends in a whole line and has not changed for so many seconds is whole, as is one when
-        the next was begun after it: the logger writes them one after the other."""
+        """Prepare to read `directory`.
+
+        `settle`: a file that ends in a whole line and has not changed for so many seconds is whole; so is one when the
+        next was begun after it, since the logger writes them one after the other.
+        """
         self._directory = directory
         self._settle = settle
         self._clock = clock
@@ -41,10 +46,10 @@ class Files:
         self._since: dict[int, tuple[_Seen, float]] = {}
 
     def whole(self, *, ended: bool = False) -> Iterator[tuple[int, Path]]:
-        """Yields steps and their files, in the order they were written. `ended`: nobody writes any more.
+        """Yield steps and their files, in the order they were written. `ended`: no process writes any more.
 
         Raises:
-            ConfigError: the directory holds experiments of NeMo RL, not the files of one.
+            ConfigError: The directory holds experiments of NeMo RL, not the files of one.
         """
         found = self._found()
         for step, (path, seen) in sorted(found.items(), key=lambda item: (item[1][1].modified, item[0])):
@@ -56,7 +61,7 @@ class Files:
                 yield step, path
 
     def skip(self, last: int) -> None:
-        """Take the files of steps up to `last` as told."""
+        """Count the files of steps up to `last` as yielded."""
         self._told |= {step: seen for step, (_, seen) in self._found().items() if step <= last}
 
     def _found(self) -> dict[int, tuple[Path, _Seen]]:
@@ -99,11 +104,11 @@ class Following:
     settle: float = 5.0
 
     def run(self, go_on: tuple[int, int] | None, ended: Callable[[], bool]) -> int:
-        """Post steps as their files become whole, until `ended`; return how many did not arrive, or were not to be
-        read. `go_on`: the attempt and step that the coordinator has, after which this goes on.
+        """Post steps as their files become whole, until `ended`; return how many did not arrive or could not be read.
 
-        A file that comes again with another content, or a step that comes after a later one, begins a new attempt: the
-        run was taken up from a checkpoint.
+        `go_on` is the attempt and step that the coordinator has, after which this goes on. A file that comes again with
+        another content, or a step that comes after a later one, begins a new attempt: the run was taken up from a
+        checkpoint.
         """
         files = Files(self.directory, self.settle)
         attempt, last = go_on or (None, -1)
@@ -146,7 +151,7 @@ class Following:
 
 
 def latest(client: Client, run: str) -> tuple[int, int] | None:
-    """Returns the latest attempt and step of a run that the coordinator has; None if it has no step of it."""
+    """Return the latest attempt and step of a run that the coordinator has; None if it has no step of the run."""
     try:
         found = client.run(run)
     except NotFoundError:
@@ -155,7 +160,7 @@ def latest(client: Client, run: str) -> tuple[int, int] | None:
 
 
 def _close(watcher: Watcher) -> int:
-    """How many steps did not arrive."""
+    """Close a watcher; return how many steps did not arrive."""
     watcher.close()
     counts = watcher.counts
     return counts.waiting + counts.dropped + counts.refused

@@ -1,4 +1,4 @@
-"""The boundary between a hook and the run that it is in: whatever goes wrong in the hook, the run goes on."""
+"""Guards the boundary between a hook and the run that it is in: whatever goes wrong in the hook, the run goes on."""
 
 import logging
 from collections.abc import Callable
@@ -12,11 +12,11 @@ _said: set[str] = set()
 
 
 def guarded(action: Callable[[], T], otherwise: str = "this step is not watched") -> T | None:
-    """Return what the action returns; None, and a warning the first time, where it fails. `otherwise`: what is so then,
-    in words.
+    """Return what the action returns; None, and a warning the first time, where it fails. `otherwise` says in words
+    what is the case then.
 
     Raises:
-        RunPausedError: the action raised it, for a watcher that is strict: the one thing that may stop a run.
+        RunPausedError: The action raised it, for a watcher that is strict: the one thing that may stop a run.
     """
     try:
         return action()

@@ -1,4 +1,4 @@
-"""A step whose answers a loss function meets a few at a time: it ends when the optimizer steps."""
+"""Collects a step whose answers reach a loss function a few at a time: the step ends when the optimizer steps."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -18,7 +18,8 @@ Rows: TypeAlias = list[NDArray[Any]]
 
 
 class Answer(NamedTuple):
-    """What is known of an answer of T tokens: three tensors [T]."""
+    """What is known of an answer of T tokens: the engine's and the trainer's logprobs and the loss mask, tensors
+    [T]."""
 
     rollout: "torch.Tensor"
     train: "torch.Tensor"
@@ -28,12 +29,15 @@ class Answer(NamedTuple):
 class MicroBatches:
     """Gathers each answer's logprobs and mask until an optimizer has stepped, and hands them on as one step.
 
-    Tensors are kept detached, on their device: nothing waits for the device before the optimizer has stepped.
+    Tensors are held detached, on their device: nothing waits for the device before the optimizer has stepped.
     """
 
     def __init__(self, post: Callable[[Rows, Rows, Rows], None]) -> None:
-        """`post` takes the rollout logprobs, the trainer's and the masks of a step, an array [T] an answer each. A step
-        may be empty: a rank without answers has a part of it all the same."""
+        """Start to gather.
+
+        `post` takes the rollout logprobs, the trainer's and the masks of a step, an array [T] an answer each. A step
+        may be empty: a rank without answers has a part of it all the same.
+        """
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self._post = post
@@ -43,11 +47,11 @@ class MicroBatches:
         self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def add(self, answer: Answer) -> None:
-        """Take an answer, unless it is there already: a loss that is computed again for its gradient comes twice."""
+        """Take an answer, unless it was taken already: a loss that is computed again for its gradient comes twice."""
         self._answers.setdefault(id(answer.rollout), answer._replace(train=answer.train.detach()))
 
     def close(self) -> None:
-        """Look at no further step."""
+        """Gather no further step."""
         self._hook.remove()
 
     def _stepped(self, optimizer: Any, arguments: Any, keywords: Any) -> None:
@@ -62,7 +66,7 @@ class MicroBatches:
 
 
 def on_host(rows: Sequence["torch.Tensor"]) -> list[NDArray[Any]]:
-    """Returns rows of their own lengths as arrays; a device is waited for once, not once a row."""
+    """Return rows of their own lengths as arrays; a device is waited for once, not once a row."""
     import torch
 
     if not rows:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 WRAPS = "OMNI_RL_TIS_FUNCTION"
-"""Names the custom function that the run would have without us, by its import path."""
+"""The variable that names the custom function that the run would have without us, by its import path."""
 BUILT_IN = {
     "miles": "miles.backends.training_utils.loss_hub.corrections.vanilla_tis_function",
     "slime": "slime.backends.megatron_utils.loss.vanilla_tis_function",
@@ -72,7 +72,7 @@ def tis(
 
 
 def framework() -> Framework:
-    """Returns which of the two this process runs."""
+    """Return which of the two frameworks this process runs."""
     return "miles" if "miles" in sys.modules else "slime"
 
 
@@ -131,7 +131,7 @@ def _wrapped(args: Any) -> Callable[..., Any] | None:
 
 
 def _figures(train: Sequence["torch.Tensor"], rollout: Sequence["torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """Of every token, [N]: the framework reduces them with its own masks."""
+    """Return figures of every token, [N]: the framework reduces them with its own masks."""
     import torch
 
     d = torch.cat(list(train)).detach() - torch.cat(list(rollout))

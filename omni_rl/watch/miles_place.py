@@ -1,4 +1,4 @@
-"""Where a process stands among Megatron's ranks, as Miles and slime tell it: which hold copies, which hold pieces."""
+"""Where a process stands among Megatron's ranks, as Miles and slime say: which have copies, and which have pieces."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,11 @@ from omni_rl.watch.place import Place
 
 @dataclass(frozen=True)
 class MegatronPlace:
-    """`part`: which of the step's parts this process has. `copy`: another process of its tensor-parallel group has the
-    same answers, and posts them. `pieces`: its answers are cut, and other processes have the other pieces."""
+    """Where this process stands among Megatron's ranks.
+
+    `part` is which of the step's parts this process has. `copy`: another process of its tensor-parallel group has the
+    same answers, and posts them. `pieces`: its answers are cut, and other processes have the other pieces.
+    """
 
     part: Place
     copy: bool
@@ -21,7 +24,8 @@ class MegatronPlace:
 
     @classmethod
     def of(cls, parallel: Any | None) -> "MegatronPlace":
-        """From Miles's `ParallelState`; or, where the framework hands over none, from Megatron's own state."""
+        """Return the place from Miles's `ParallelState`; or, where the framework hands over none, from Megatron's own
+        state."""
         if parallel is not None:
             inner, outer = parallel.intra_dp_cp, parallel.indep_dp
             part = Place(outer.rank * inner.size + inner.rank, outer.size * inner.size)
@@ -35,7 +39,7 @@ class MegatronPlace:
         return cls(part, copy, pieces, "slime.backends.megatron_utils.cp_utils")
 
     def local_masks(self, args: Any, masks: Sequence[Any], others: Mapping[str, Any]) -> Sequence[Any]:
-        """Returns the masks of those tokens that this process has logprobs of."""
+        """Return the masks of those tokens that this process has logprobs of."""
         if not self.pieces:
             return masks
         known = importlib.import_module(self.masks)
@@ -49,7 +53,7 @@ class MegatronPlace:
 
 
 def _cut(known: Any, mask: Any, total: int, response: int) -> Any:
-    """slime's pieces: two of each answer, from its start and from its end."""
+    """Cut a mask to slime's pieces, which are two of each answer, from its start and from its end."""
     import torch
 
     prompt = total - response

@@ -1,4 +1,4 @@
-"""NeMo RL: one line that wraps its logger, in whose hands every step's logprobs are.
+"""NeMo RL: one line that wraps its logger, which is handed every step's logprobs.
 
     from omni_rl.watch.nemo_rl import watch
     watch(logger)
@@ -22,7 +22,7 @@ DUMP = re.compile(r"train_data_step(\d+)\.jsonl$")
 
 
 class Logger(Protocol):
-    """What is used of `nemo_rl.utils.logger.Logger`."""
+    """The part of `nemo_rl.utils.logger.Logger` that is used."""
 
     def log_batched_dict_as_jsonl(self, to_log: Any, filename: str) -> None: ...
 
@@ -31,9 +31,9 @@ def watch(logger: Logger, *, kind: str = "text", logprobs_of: LogprobsOf | None 
     """Post every training step that `logger` writes; the driver is the only process that has one.
 
     Args:
-        kind: of the prompts: text, image and so on.
-        logprobs_of: as `vllm_cfg.logprobs_mode` says, where that is set.
-        settings: of the `Watcher`, as `run`, `dtype`, `train_dtype`.
+        kind: The kind of the prompts: text, image and so on.
+        logprobs_of: As `vllm_cfg.logprobs_mode` says, where that is set.
+        settings: Arguments of the `Watcher`, such as `run`, `dtype`, `train_dtype`.
     """
     watcher = Watcher(**{"framework": "nemo-rl", "place": Place(0, 1), **settings})
     write = logger.log_batched_dict_as_jsonl
@@ -55,7 +55,7 @@ def watch(logger: Logger, *, kind: str = "text", logprobs_of: LogprobsOf | None 
 
 
 def rows_of(step: int, columns: Mapping[str, Any]) -> Rows:
-    """Returns the sequences of a batch that the logger was given.
+    """Return the sequences of a batch that the logger was given.
 
     Raises:
         RecordError: the columns are not of one length.

@@ -11,7 +11,7 @@ from omni_rl.errors import ConfigError
 
 UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 LONGEST = 64
-"""Characters of a run's name."""
+"""The most characters of a run's name."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Place:
 
     @classmethod
     def found(cls) -> "Place":
-        """Returns what the process group says; else what the launcher says by RANK and WORLD_SIZE; else the only one.
+        """Return the rank that the process group says; else the launcher's, by RANK and WORLD_SIZE; else that of a
+        single process.
 
         Raises:
             ConfigError: RANK and WORLD_SIZE are no rank of a world.
@@ -39,13 +40,14 @@ class Place:
 class Attempt:
     """The number of the attempt that this process's steps belong to: the same on every rank, another at every start.
 
-    The first rank takes the number after the run's latest, once a part of its own is stored under it, and leaves it in
-    the process group's store for the others, who look there without waiting. It is no collective operation: ranks that
-    never post, or that post late, hold up nobody. OMNI_RL_ATTEMPT sets the number where there is no process group.
+    The first rank takes the number after the run's latest, once a part of its own is stored under it, and leaves the
+    number in the process group's store for the other ranks, which look there without waiting. This is no collective
+    operation: ranks that never post, or that post late, hold up no other. OMNI_RL_ATTEMPT sets the number where there
+    is no process group.
     """
 
     _started: ClassVar[dict[str, int]] = {}
-    """How many of each run this process has begun: a notebook may train twice."""
+    """How many attempts of each run this process has begun: a notebook may train twice."""
 
     def __init__(self, run: str, place: Place, number: int | None = None) -> None:
         self._run = run
@@ -62,10 +64,10 @@ class Attempt:
         """Whether the number is known to every rank, and stays."""
 
     def number(self, client: Client) -> int | None:
-        """Returns the number; None where the first rank has not yet said.
+        """Return the number; None where the first rank has not yet said it.
 
         Raises:
-            ConfigError: this is not the first rank, and there is no way to learn the number.
+            ConfigError: This is not the first rank, and there is no way to learn the number.
         """
         if self._number is None and self._place.rank == 0:
             self._number = (client.run(self._run).attempt or 0) + 1
@@ -74,13 +76,14 @@ class Attempt:
         return self._number
 
     def taken(self) -> None:
-        """Another process has stored parts under the number: take the next. Only before it is settled."""
+        """Take the next number, because another process has stored parts under this one. Only before the number is
+        settled."""
         assert self._number is not None
         assert not self.settled
         self._number += 1
 
     def settle(self) -> None:
-        """Keep the number, and tell the other ranks."""
+        """Fix the number, and tell it to the other ranks."""
         if not self.settled:
             self.settled = True
             if self._place.world > 1 and (store := _store()) is not None:
@@ -97,13 +100,13 @@ class Attempt:
 
 
 def run_name(name: str | None, otherwise: str | None = None) -> str:
-    """Returns the run's name: as given, or else OMNI_RL_RUN, or else what the framework calls it, made to fit."""
+    """Return the run's name: as given, or else OMNI_RL_RUN, or else what the framework calls it, made to fit."""
     chosen = name or os.environ.get("OMNI_RL_RUN") or otherwise or "run"
     return UNUSABLE.sub("-", chosen).strip("._-")[:LONGEST] or "run"
 
 
 def _process_group() -> Any:
-    """torch.distributed, where it is in use."""
+    """Return torch.distributed, where it is in use; None elsewhere."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return None
@@ -111,6 +114,6 @@ def _process_group() -> Any:
 
 
 def _store() -> Any:
-    """The default process group's key-value store; torch has no public name for it."""
+    """Return the default process group's key-value store; torch has no public name for it."""
     group = _process_group()
     return None if group is None else group.distributed_c10d._get_default_store()

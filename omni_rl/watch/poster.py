@@ -1,10 +1,11 @@
-"""Steps on their way to the coordinator: parts of this rank, and on the first rank the seals and what else follows."""
+"""Sends steps to the coordinator: parts of this rank, and on the first rank the seals and what else follows."""
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from omni_rl.api.runs import RunBody
@@ -12,29 +13,40 @@ from omni_rl.api.steps import Verdict
 from omni_rl.client import Client
 from omni_rl.client.posting import REFUSED, Pace, Post, Poster
 from omni_rl.errors import ConfigError, ConflictError, NotFoundError, OmniRLError, RecordError
+from omni_rl.watch.pictures import StepPictures
 from omni_rl.watch.place import Attempt, Place
+from omni_rl.watch.uploads import Uploads
 
 log = logging.getLogger("omni_rl.watch")
 Rows = Callable[[], list[dict[str, Any]]]
 OTHERS = 120.0
-"""Seconds that the first rank waits for the other ranks' parts before it seals a step without them."""
+"""The seconds that the first rank waits for the other ranks' parts before it seals a step without them."""
+PIXELS = 1 << 28
+"""The bytes of pixels that waiting steps may hold together, and of PNGs that wait to be uploaded."""
 
 
 @dataclass
 class Part:
-    """This rank's part of a step. `rows` makes its records, in the poster's thread; None for a step that was dropped or
-    refused, whose part is empty. `size`: bytes that it holds until it is posted."""
+    """This rank's part of a step.
+
+    `rows` makes its records, in the poster's thread; None for a step that was dropped or refused, whose part is empty.
+    `size` is the bytes that the part holds until it is posted, without its `pictures`.
+    """
 
     step: int
     rows: Rows | None
     size: int = 0
+    pictures: StepPictures | None = None
     training: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Steps by what became of them. `dropped`: there was no room in the queue; `refused`: the coordinator, or the
-    checks before it, did not take them; `waiting`: still to be posted or sealed."""
+    """The number of steps by what became of them.
+
+    `dropped`: there was no room in the queue; `refused`: the coordinator, or the checks before it, did not take them;
+    `waiting`: they are still to be posted or sealed.
+    """
 
     given: int = 0
     posted: int = 0
@@ -63,7 +75,7 @@ class StepPoster:
         pace: Pace | None = None,
         others: float = OTHERS,
     ) -> None:
-        """`steps`: how many may wait."""
+        """Start the poster. `steps` is how many may wait."""
         self._run = run
         self._place = place
         self._attempt = attempt
@@ -72,6 +84,8 @@ class StepPoster:
         self._connected = 0.0
         self._seals: deque[tuple[float, Part]] = deque()
         self._figures: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=steps)
+        self._taken: list[StepPictures] = []
+        self._uploads = Uploads(PIXELS)
         self._counts = Counts()
         self._over = False
         self._poster = Poster(
@@ -91,24 +105,35 @@ class StepPoster:
             waiting = self._poster.waiting + len(self._seals)
             return replace(self._counts, waiting=waiting, dropped=self._poster.dropped)
 
+    def take(self, each: Sequence[Sequence[Any] | None], token: int | None) -> StepPictures:
+        """Return the pictures of a step that is about to be handed over: as many as there is room for beside those of
+        the steps that wait, so that records never make room for pictures."""
+        with self._poster.changed:
+            self._taken = [one for one in self._taken if one.size]
+            self._taken.append(StepPictures(each, token, PIXELS - sum(one.size for one in self._taken)))
+            return self._taken[-1]
+
     def put(self, part: Part) -> None:
-        """Hand over a step's part. Never waits."""
+        """Hand over a step's part. This never waits."""
+        size = part.size + (part.pictures.size if part.pictures else 0)
         with self._poster.changed:
             self._count("given")
-            self._poster.put(lambda client: self._post(client, part), size=part.size, rest=lambda: self._empty(part))
+            self._poster.put(lambda client: self._post(client, part), size=size, rest=lambda: self._empty(part))
 
     def add_training(self, step: int, figures: Mapping[str, float]) -> None:
-        """Hand over what the trainer knows of a step once it has learnt from it. Never waits."""
+        """Hand over what the trainer knows of a step once it has learnt from it. This never waits."""
         with self._poster.changed:
             self._figures.append((step, figures))
             self._poster.changed.notify_all()
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything has arrived or cannot, for so many seconds at most; return whether it has."""
-        return self._poster.flush(seconds)
+    def flush(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until every part has arrived or cannot, or those that have are `enough`, for `seconds` at most; return
+        whether every part has arrived."""
+        return self._poster.flush(seconds, enough)
 
     def close(self, seconds: float, *, over: bool = False) -> bool:
-        """As `flush`, and end. `over`: the first rank then says that the run is, if it has sealed a step."""
+        """Do what `flush` does, and end. `over`: the first rank then says that the run is over, if it has sealed a
+        step."""
         with self._poster.changed:
             self._over = over and self._place.rank == 0 and bool(self._counts.sealed or self.counts.waiting)
             self._poster.changed.notify_all()
@@ -118,7 +143,9 @@ class StepPoster:
         self._counts = replace(self._counts, **{what: vars(self._counts)[what] + 1})
 
     def _empty(self, part: Part) -> Post | None:
-        """Posts an empty part for a dropped one: the first rank should not wait for what will not come."""
+        """Return the post of an empty part for a dropped one: the first rank should not wait for what will not come."""
+        if part.pictures is not None:
+            part.pictures.let_go()
         if self._place.rank == 0:
             return None
         empty = Part(part.step, None)
@@ -131,10 +158,13 @@ class StepPoster:
         if self._figures:
             step, figures = self._figures[0]
             return lambda client: self._train(client, step, figures)
+        if self._uploads:
+            return lambda client: self._uploads.upload(client, self._poster.say)
         return self._end if self._over else None
 
     def _greet(self, client: Client) -> None:
         self._connected = time.monotonic()
+        self._uploads.forget()
         # The first rank says what the run is: behind a server, it alone knows the engine's dtype. A run that is not
         # there was lost with its ledger: it is made again.
         try:
@@ -178,9 +208,13 @@ class StepPoster:
         return True
 
     def _read(self, part: Part) -> list[dict[str, Any]] | None:
-        """Make the part's records; None where its values are none."""
+        """Make the part's records; None where its values cannot be read."""
         try:
-            return part.rows() if part.rows else []
+            rows = part.rows() if part.rows else []
+            if part.pictures is not None:
+                part.pictures.name(partial(self._uploads.keep, say=self._poster.say), self._poster.say)
+                part.pictures.add_to(rows, self._poster.say)
+            return rows
         except Exception as error:
             # The boundary to values of somebody's run: what cannot be read now never can be, and others wait behind it.
             why = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
@@ -188,11 +222,12 @@ class StepPoster:
             return None
 
     def _refused(self, part: Part) -> bool:
-        """Count it, and have its empty part posted where others post too: their parts are sealed all the same."""
+        """Count the part as refused, and have its empty part posted where other ranks post too: their parts are sealed
+        all the same."""
         with self._poster.changed:
             self._count("refused")
         again = self._place.world > 1 and part.rows is not None
-        part.rows = None
+        part.rows = part.pictures = None
         return not again
 
     def _seal(self, client: Client, posted: float, part: Part) -> bool:

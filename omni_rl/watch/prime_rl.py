@@ -26,13 +26,13 @@ Loss = Callable[[Any], Any]
 
 def loss(inputs: Any, *, wraps: str = "default", context_parallel: int = 1, **kwargs: Any) -> Any:
     """Return what the wrapped loss returns, with `omni_rl/` figures among its metrics, and post the sequence's logprobs
-    to the coordinator that OMNI_RL_URL names. Without OMNI_RL_URL it is the wrapped loss and nothing more.
+    to the coordinator that OMNI_RL_URL names. Without OMNI_RL_URL this is the wrapped loss and nothing more.
 
     Args:
         inputs: prime-rl's `LossInputs` of one sequence.
-        wraps: a type of prime-rl's own (`default`, `ipo`), or the import path of a custom loss.
-        context_parallel: as `trainer.model.cp`: so many neighbouring ranks have the same sequences, and one posts them.
-        kwargs: the wrapped loss's own configuration.
+        wraps: A type of prime-rl's own (`default`, `ipo`), or the import path of a custom loss.
+        context_parallel: As `trainer.model.cp`: so many neighbouring ranks have the same sequences, and one posts them.
+        kwargs: The wrapped loss's own configuration.
     """
     key = repr((wraps, sorted(kwargs.items())))
     if key not in _losses:
@@ -67,7 +67,7 @@ _losses: dict[str, _Watched] = {}
 
 
 def _wrapped(wraps: str, kwargs: Mapping[str, Any]) -> Loss:
-    """The loss that prime-rl itself would make of a configuration."""
+    """Return the loss that prime-rl itself would make of a configuration."""
     from prime_rl.configs.trainer import LossConfig
     from prime_rl.trainer.rl.loss import setup_rl_loss_fn
     from pydantic import TypeAdapter
@@ -79,7 +79,7 @@ def _wrapped(wraps: str, kwargs: Mapping[str, Any]) -> Loss:
 
 
 def _posts(place: Place, context_parallel: int) -> Callable[..., None]:
-    """What posts a step's sequences; nothing, on a rank whose sequences its neighbour posts."""
+    """Return what posts a step's sequences; it does nothing on a rank whose sequences its neighbour posts."""
     part, copy = divmod(place.rank, context_parallel)
     if copy:
         return lambda rollout, train, masks: None
@@ -97,7 +97,7 @@ def _posts(place: Place, context_parallel: int) -> Callable[..., None]:
 
 
 def _figures(d: "torch.Tensor") -> dict[str, "torch.Tensor"]:
-    """A sequence's figures, scalars, by d of its counted tokens; none where no token counts."""
+    """Return a sequence's figures, scalars, by d of its counted tokens; none where no token counts."""
     if not d.numel():
         return {}
     return {

@@ -1,4 +1,4 @@
-"""A step's records from a trainer's arrays: the one way for live hooks and for readers of dumps."""
+"""Makes a step's records from a trainer's arrays, for live hooks and for readers of dumps alike."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.consistency.posted.step import LogprobsOf
+from omni_rl.counting import counted
 from omni_rl.errors import RecordError
 from omni_rl.watch.values import Numbers, as_array, floats_of, rows_of
 
@@ -23,25 +24,26 @@ EACH_TOKEN = (
     "rollout_top_ids",
     "rollout_top_logprobs",
 )
-"""Values that have one entry for each token of an answer."""
+"""The values that have one entry for each token of an answer."""
 TOP = ("rollout_top_ids", "rollout_top_logprobs")
-"""Those whose entry is k numbers."""
+"""The values whose entry for a token is k numbers."""
 
 
 class StepValues(TypedDict, total=False):
     """What a trainer knows of a step of B answers. Arrays may be numpy, torch or lists; see `watch.values`.
 
-    `rollout_logprobs`, `train_logprobs`: of each sampled token by the engine and by the trainer, at the temperature.
-    `mask`: which columns hold a token that counts; what lies before the first and after the last of a row is padding.
-    Rows of their own lengths need none. `tool_mask`: 1 where the policy sampled the token, 0 where a tool or the
-    environment wrote it. `ids`: the tokens. `prompt_ids` with `prompt_mask`: the prompts as the trainer ran them;
-    `rollout_prompt_ids`: as the engine ran them, where that is known by itself. `groups`: which prompt an answer is of;
-    `samples`: the answers' own names, which else are prompt/generation, or the row numbers. `kinds`, `temperature`,
-    `logprobs_of`, `filtered`, `train_version`: one for all, or one an answer; `rollout_version`: the weights that
-    sampled, likewise. `rollout_entropy`, `train_entropy`: of each side's distribution at each token, in nats.
-    `rollout_top_ids`, `rollout_top_logprobs` [B, T, k]: the engine's k likeliest ids for each token.
-    `rollout_dtype`, `train_dtype`: in which each side computed, as it says itself. `rewards` [B]. `prompt_text`
-    [B], `token_texts`. `media`: a list of items an answer, as `omni_rl.ledger.schema` has them.
+    `rollout_logprobs`, `train_logprobs` are of each sampled token by the engine and by the trainer, at the temperature.
+    `mask` says which columns hold a token that counts; what lies before the first and after the last of a row is
+    padding. Rows of their own lengths need none. `tool_mask` is 1 where the policy sampled the token, 0 where a tool or
+    the environment wrote it. `ids` are the tokens. `prompt_ids` with `prompt_mask` are the prompts as the trainer ran
+    them; `rollout_prompt_ids` as the engine ran them, where that is known by itself. `groups` says which prompt an
+    answer is of; `samples` are the answers' own names, which else are prompt/generation, or the row numbers. `kinds`,
+    `temperature`, `logprobs_of`, `filtered`, `train_version` have one value for all, or one an answer; so has
+    `rollout_version`, the weights that sampled. `rollout_entropy`, `train_entropy` are of each side's distribution at
+    each token, in nats. `rollout_top_ids`, `rollout_top_logprobs` [B, T, k] are the engine's k likeliest ids for each
+    token and their logprobs. `rollout_dtype`, `train_dtype` are what each side computed in, as it says itself.
+    `rewards` is [B]; `prompt_text` has B texts, and `token_texts` one for each token. `media` is a list of items an
+    answer, as `omni_rl.ledger.schema` has them.
     """
 
     rollout_logprobs: Required[Numbers]
@@ -73,10 +75,10 @@ class StepValues(TypedDict, total=False):
 
 
 def step_rows(values: StepValues) -> list[dict[str, Any]]:
-    """Returns a record of the published schema (`omni_rl.ledger.schema`) for each answer; padding is left out.
+    """Return a record of the published schema (`omni_rl.ledger.schema`) for each answer; padding is left out.
 
     Raises:
-        RecordError: values that do not fit together, by name and row.
+        RecordError: Values do not fit together; the error names the values and the row.
     """
     if unknown := sorted(values.keys() - StepValues.__annotations__.keys()):
         raise RecordError(f"a step has no {', '.join(unknown)}; it may have {', '.join(StepValues.__annotations__)}")
@@ -118,7 +120,7 @@ def step_rows(values: StepValues) -> list[dict[str, Any]]:
 
 
 def prompt_digest(ids: NDArray[Any]) -> str:
-    """Returns the digest that names a prompt by its token ids, whatever integers they are held in."""
+    """Return the digest that names a prompt by its token ids, whatever integers they are held in."""
     return blake3(np.ascontiguousarray(ids, np.int64).tobytes()).hexdigest()
 
 
@@ -130,14 +132,15 @@ def _token_rows(name: str, values: Any) -> list[Any]:
 
 def _fits(name: str, rows: Sequence[Any], rollout: Sequence[Any]) -> None:
     if len(rows) != len(rollout):
-        raise RecordError(f"{name} has {len(rows)} rows, rollout_logprobs {len(rollout)}")
+        raise RecordError(f"{name} has {counted(len(rows), 'row')}, rollout_logprobs {len(rollout)}")
     for n, (row, other) in enumerate(zip(rows, rollout, strict=True)):
         if len(row) != len(other):
-            raise RecordError(f"{name} has {len(row)} values in row {n}, rollout_logprobs {len(other)}")
+            raise RecordError(f"{name} has {counted(len(row), 'value')} in row {n}, rollout_logprobs {len(other)}")
 
 
 def _span(mask: NDArray[np.bool_]) -> slice:
-    """The answer: from the first column that counts to the last. A tool's tokens between them are part of it."""
+    """Return the columns of the answer: from the first that counts to the last. A tool's tokens between them are part
+    of it."""
     at = np.flatnonzero(mask)
     return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
@@ -150,7 +153,7 @@ def _names(given: Mapping[str, Any], count: int) -> list[str]:
     groups = given["groups"]
     groups = groups if isinstance(groups, list | tuple) else as_array(groups).tolist()
     if len(groups) != count:
-        raise RecordError(f"{len(groups)} groups for {count} answers")
+        raise RecordError(f"{counted(len(groups), 'group')} for {counted(count, 'answer')}")
     names, seen = [], dict.fromkeys(groups, 0)
     for group in groups:
         names.append(f"{group}/{seen[group]}")
@@ -167,7 +170,7 @@ def _add_prompts(records: Sequence[dict[str, Any]], given: Mapping[str, Any]) ->
     ):
         if prompts is not None:
             if len(prompts) != len(records):
-                raise RecordError(f"{name} has {len(prompts)} rows for {len(records)} answers")
+                raise RecordError(f"{name} has {counted(len(prompts), 'row')} for {counted(len(records), 'answer')}")
             _add(records, column, prompts)
             if engine is not None:
                 _add(records, digests, [prompt_digest(row) for row in prompts])
@@ -197,9 +200,9 @@ def _add(records: Sequence[dict[str, Any]], column: str, values: Sequence[Any]) 
 
 
 def _each(name: str, values: Any, count: int) -> list[Any]:
-    """One an answer, from that many or from one word for all."""
+    """Return one value an answer, from that many or from one word for all."""
     if isinstance(values, str):
         return [values] * count
     if len(values) != count:
-        raise RecordError(f"{name} has {len(values)} values for {count} answers")
+        raise RecordError(f"{name} has {counted(len(values), 'value')} for {counted(count, 'answer')}")
     return list(values)

@@ -2,11 +2,11 @@
 
 Callbacks see no batch, so that the trainer's own methods are wrapped, on this one object: where it generates and scores
 (the step), where vLLM answers (the engine's own prompts and logprobs), where the policy scores (the trainer's logprobs
-where the step does not return them), where rewards are made, and where it logs. trl 1.16.
+where the step does not return them), where rewards are made, and where it logs. trl 1.16 is known to work.
 
-A step is one generation: all the answers that are sampled at once, judged before anything is learnt from them. It has
-the trainer's `global_step` for a number. Several generations of one optimizer step are steps of their own, each with
-the next number that is free: their answers are of one set of weights, but waiting for the last of them would judge the
+A step is one generation: all the answers that are sampled at once, judged before anything is learnt from them. Its
+number is the trainer's `global_step`. Several generations of one optimizer step are steps of their own, each with the
+next number that is free: their answers are of one set of weights, but waiting for the last of them would judge the
 first too late. What the trainer knows of the optimizer step is added to its last generation, `global_step` among it.
 """
 
@@ -20,39 +20,45 @@ from omni_rl.errors import ConfigError
 from omni_rl.watch.guard import guarded
 from omni_rl.watch.place import run_name
 from omni_rl.watch.table import StepValues
-from omni_rl.watch.trl_batch import padded, prompt_text, sample_names
+from omni_rl.watch.trl_batch import padded, picture_token, pictures_of, prompt_text, sample_names
 from omni_rl.watch.trl_engine import Engine, train_dtype, version_of, wrap
 from omni_rl.watch.trl_updates import announce_updates
 from omni_rl.watch.watcher import Watcher
 
 ROWS = "omni_rl_rows"
-"""A key in the trainer's batch: the answers' numbers, which are shuffled and split with everything else."""
+"""A key in the trainer's batch for the answers' numbers, which are shuffled and split with everything else."""
 
 UNSCORED = "the policy's logprobs are not taken as it scores"
 
 
 @dataclass
 class Generation:
-    """What is learnt of one generation while it is under way; each is None until it is known. `scored`: the trainer's
-    logprobs [B, T], of which `missing` rows still come with the loss."""
+    """What is learnt of one generation while it is under way; each field is None until it is known.
+
+    `handed` has the pictures of each prompt as vLLM was given them. `scored` has the trainer's logprobs [B, T], of
+    which `missing` rows still come with the loss.
+    """
 
     prompts: list[list[int]] | None = None
+    handed: Any = None
     logprobs: list[list[float]] | None = None
     train: Any = None
     rewards: Any = None
     values: StepValues | None = None
+    pictures: list[Any] | None = None
     scored: Any = None
     missing: int = 0
     figures: dict[str, object] = field(default_factory=dict)
 
     def answered(self, answers: Any) -> None:
-        """Take what vLLM gave: the prompts as it ran them, and its logprobs, the sampled token's first."""
+        """Take vLLM's answers: the prompts as it ran them, and its logprobs, of which the sampled token's is the
+        first."""
         self.prompts, _, logprobs, _ = answers
         if logprobs is not None:
             self.logprobs = [[token[0] for token in answer] for answer in logprobs]
 
     def scored_by(self, scored: Any) -> None:
-        """Take what the policy scored: its logprobs first."""
+        """Take what the policy's scoring method returned: its logprobs are the first item."""
         self.train = scored[0]
 
 
@@ -70,19 +76,19 @@ def watch(
     add its verdicts to the trainer's logs under `omni_rl/`.
 
     Args:
-        run: its name; else OMNI_RL_RUN, the trainer's `run_name`, or the last part of its `output_dir`.
-        strict: stop the run where the verdict is `pause`, before it learns from the step.
-        correct: the rule of the weights that take the place of TRL's importance ratio; "none": TRL's own.
-        settings: as `Watcher` has them. `dtype` and `train_dtype` state two dtypes that are meant to differ.
+        run: The run's name; else OMNI_RL_RUN, the trainer's `run_name`, or the last part of its `output_dir`.
+        strict: Stop the run where the verdict is `pause`, before it learns from the step.
+        correct: The rule of the weights that take the place of TRL's importance ratio; "none": TRL's own.
+        settings: Arguments of the `Watcher`. `dtype` and `train_dtype` state two dtypes that are meant to differ.
 
     Raises:
-        ConfigError: the trainer has no vLLM, or no place for weights, or is of a version that has other methods.
+        ConfigError: The trainer has no vLLM, or no place for weights, or is of a version that has other methods.
     """
     return TrlWatch(trainer, run, strict=strict, correct=correct, url=url, token=token, **settings).watcher
 
 
 class TrlWatch:
-    """The wrapped methods of one trainer, and what goes from one to the next."""
+    """The wrapped methods of one trainer, and what passes from one to the next."""
 
     def __init__(self, trainer: Any, run: str | None, *, correct: Method, **settings: Any) -> None:
         if not trainer.use_vllm:
@@ -100,7 +106,7 @@ class TrlWatch:
         self._last = -1
         engine, learner = self._engine.dtype, train_dtype(trainer)
         stated = settings.keys() & {"dtype", "train_dtype"}
-        # What was not stated was not meant: two dtypes that nobody asked for are told.
+        # What was not stated was not meant: two dtypes that nobody asked for are reported.
         self._found = (None, None) if stated else (engine, learner)
         if not stated:
             settings |= {"dtype": engine or learner or "bfloat16", "train_dtype": learner}
@@ -134,6 +140,7 @@ class TrlWatch:
         # A tool's result begins another turn, whose prompt is the whole conversation; the first turn's is the prompt.
         now = self._now
         if now is not None and now.prompts is None:
+            now.handed = kwargs.get("images")
             guarded(lambda: now.answered(answers), "the engine's prompts are not compared")
         return answers
 
@@ -153,8 +160,11 @@ class TrlWatch:
         return each
 
     def _lose(self, inner: Callable[..., Any], model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Where a step has no logprobs of the trainer's, the loss's own are of the same weights: TRL leaves them out
-        where all of the generation is learnt from in one optimizer step."""
+        """Compute the loss, and take the trainer's logprobs from it where a step has none.
+
+        They are of the same weights: TRL leaves them out of the step where all of the generation is learnt from in one
+        optimizer step.
+        """
         loss = inner(model, inputs, *args, **kwargs)
         if self._waiting is not None and ROWS in inputs:
             waiting = self._waiting
@@ -202,6 +212,8 @@ class TrlWatch:
             "train_version": version_of(trainer),
             "prompt_text": [prompt_text(row.get("prompt", "")) for row in inputs],
         }
+        if images is not None:
+            now.pictures = pictures_of(now.handed, inputs)
         now.figures = {"global_step": trainer.state.global_step, **self._engine.cuts}
         if self._correct:
             # A tool's tokens have no logprob of the engine's, which would enter the ratio of their sequence.
@@ -228,10 +240,17 @@ class TrlWatch:
     def _post(self, done: Generation) -> None:
         assert done.values is not None
         step = self._trainer.state.global_step
-        self._last = self.watcher.step(step=step, training=done.figures, **done.values)
+        self._last = self.watcher.step(
+            step=step,
+            training=done.figures,
+            pictures=done.pictures,
+            picture_token=picture_token(self._trainer.model.config),
+            **done.values,
+        )
 
     def _rewards(self, each: Any, count: int) -> Any:
-        """This process's answers' rewards, of those of all processes, by every function [processes * B, functions]."""
+        """Return the rewards of this process's answers, from `each` [processes * B, functions], which has every
+        function's rewards of all processes."""
         if each is None:
             return None
         first = self._trainer.accelerator.process_index * count

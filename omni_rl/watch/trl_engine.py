@@ -1,4 +1,4 @@
-"""What TRL's vLLM says of itself: in which dtype it computes, how it samples, and when it was last given weights."""
+"""What TRL's vLLM says of itself: which dtype it computes in, how it samples, and when it was last given weights."""
 
 import functools
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from omni_rl.errors import ConfigError
 
 MODES: dict[str, LogprobsOf] = {"processed_logprobs": "processed", "raw_logprobs": "raw"}
 CUTS = {"top_p": 1.0, "top_k": 0.0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What narrows or bends the distribution that is sampled, with the value at which each does nothing."""
+"""The settings that narrow or bend the distribution that is sampled, with the value at which each does nothing."""
 PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 class Engine:
     """`trainer.vllm_generation` as the watcher sees it, colocated or behind a server.
 
-    `version` names the weights that it was last given by the trainer's step at that time: what was handed to the
-    model's own loader, not what a sync was asked for. None on the ranks that a server does not hear from.
+    `version` names the weights that the engine was last given, by the trainer's step at that time: what was handed to
+    the model's own loader, not what a sync was asked for. It is None on the ranks that a server does not hear from.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -39,7 +39,7 @@ class Engine:
 
     @functools.cached_property
     def _config(self) -> dict[str, Any]:
-        """What its model configuration says of dtype and logprobs; a server tells the main process alone."""
+        """What the engine's model configuration says of dtype and logprobs; a server tells the main process alone."""
         if self._colocated:
             config = self._generation.llm.llm_engine.model_config
             return {"dtype": str(config.dtype), "logprobs_mode": config.logprobs_mode}
@@ -54,50 +54,51 @@ class Engine:
 
     @property
     def logprobs_of(self) -> LogprobsOf:
-        # Their enumeration has the mode's name as its value.
+        # vLLM's enumeration has the mode's name as its value.
         return MODES.get(str(self._config.get("logprobs_mode")).lower().rpartition(".")[2], "unknown")
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How it is asked to sample: TRL's own settings, and `generation_kwargs`, which override them in the engine
-        alone."""
+        """How the engine is asked to sample: TRL's own settings, and `generation_kwargs`, which override them in the
+        engine alone."""
         own = {name: getattr(self._generation, name) for name in ("temperature", *CUTS)}
         return {**own, **self._generation.generation_kwargs}
 
     @property
     def cuts(self) -> dict[str, float]:
-        """What is cut off or bent, by its name; nothing where the whole distribution is sampled."""
+        """The settings that cut off or bend the distribution, by name; empty where the whole distribution is
+        sampled."""
         asked, nothing = self.asked, {**CUTS, **PENALTIES}
         return {name: asked[name] for name in nothing if asked.get(name) not in (None, nothing[name], -1)}
 
     def ask_for_logprobs(self) -> None:
-        """RLOO asks for none; the sampled token's alone cost the engine nothing."""
+        """Ask for the sampled token's logprob, which costs the engine nothing; RLOO asks for none."""
         if self._generation.logprobs is None:
             self._generation.logprobs = 0
 
 
 def dtype_of(name: object) -> Dtype | None:
-    """Returns our name of torch's dtype, or None for one that we have no limits for."""
+    """Return our name of torch's dtype, or None for one that we have no limits for."""
     said = str(name).removeprefix("torch.")
     return next((dtype for dtype in DTYPES if dtype == said), None)
 
 
 def version_of(trainer: Any) -> str:
-    """Returns the name of the trainer's weights as of now."""
+    """Return the name of the trainer's weights as of now."""
     return f"step-{trainer.state.global_step}"
 
 
 def train_dtype(trainer: Any) -> Dtype | None:
-    """Returns what the trainer computes logprobs in: that of its autocast, or else of its weights."""
+    """Return the dtype that the trainer computes logprobs in: that of its autocast, or else of its weights."""
     mixed = {"bf16": "bfloat16", "fp16": "float16"}.get(trainer.accelerator.mixed_precision)
     return dtype_of(mixed or next(trainer.model.parameters()).dtype)
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
-    """Put `around`, which takes what it replaces before its arguments, in the place of one object's method.
+    """Replace one object's method by `around`, which takes the method before its arguments.
 
     Raises:
-        ConfigError: the object has no such method.
+        ConfigError: The object has no such method.
     """
     inner = getattr(owner, name, None)
     if not callable(inner):

@@ -1,4 +1,4 @@
-"""What TRL's trainer is about to send to its engine, said to the agent in that engine and to the coordinator."""
+"""Announces what TRL's trainer is about to send to its engine, to the agent in that engine and to the coordinator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,11 @@ from omni_rl.watch.updates import Announcer, announcer, weights_of
 
 
 class TrlUpdates:
-    """Says of every optimizer step's weights what they are: before TRL syncs them, or where it never does, before it
-    generates. A PEFT model's layers count as base + delta, which is what TRL sends."""
+    """Announces every optimizer step's weights: before TRL syncs them, or where it never does, before it generates. A
+    PEFT model's layers count as base + delta, which is what TRL sends."""
 
     def __init__(self, trainer: Any, dtype: str | None, announcer: Announcer) -> None:
-        """`dtype`: the engine's, by name; None where that is not known."""
+        """Wrap the trainer's engine. `dtype` is the engine's, by name; None where that is not known."""
         self._trainer = trainer
         self._dtype = dtype
         self._announcer = announcer

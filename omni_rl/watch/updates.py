@@ -1,4 +1,4 @@
-"""A trainer's updates of its weights, announced to the agent of an engine in this process and to the coordinator."""
+"""Announces a trainer's updates of its weights to the agent of an engine in this process and to the coordinator."""
 
 import time
 import uuid
@@ -16,7 +16,7 @@ from omni_rl.watch.place import Place
 
 
 class Weights(NamedTuple):
-    """The fingerprints of a trainer's weights, and of its LoRA adapters where an engine gets these as such."""
+    """The fingerprints of a trainer's weights, and of its LoRA adapters where an engine gets these as adapters."""
 
     sums: Sums
     adapters: tuple[AdapterSums, ...]
@@ -27,18 +27,18 @@ class Announcer:
     went back to an earlier checkpoint."""
 
     def __init__(self, settings: AgentSettings, *, posts: bool) -> None:
-        """`posts`: whether this process tells the coordinator; of a trainer's ranks, the first does."""
+        """Begin a session. `posts`: this process tells the coordinator; of a trainer's ranks, the first does."""
         self._settings = settings
         self._posts = posts
         self._session = uuid.uuid4().hex[:12]
         self._last = -1
 
     def announce(self, number: int, weights: Callable[[], Weights], at: float | None = None) -> None:
-        """Say what the weights of update `number` are, as `weights` gives them, before they are sent to an engine, or
+        """Say what the weights of update `number` are, as `weights` returns them, before they are sent to an engine, or
         that they were sent from `at` on, in Unix seconds.
 
         Where `weights` fails, one warning says so, and the update is announced without fingerprints: an engine that
-        holds it is not to be compared with the update before.
+        holds it must not be compared with the update before.
         """
         if number == self._last:
             return
@@ -59,8 +59,11 @@ class Announcer:
 
 
 def weights_of(model: Any, dtype: str | None, *, merged: bool = False, group: Any = None) -> Weights:
-    """The fingerprints of a model of torch's, in its own dtypes and in the engine's, `dtype`, by name. A collective of
-    the group's ranks. `merged`: LoRA adapters reach the engine as part of the weights that they adapt."""
+    """Return the fingerprints of a torch model, in its own dtypes and in the engine's, `dtype`, by name.
+
+    This is a collective of the group's ranks. `merged`: LoRA adapters reach the engine as part of the weights that they
+    adapt.
+    """
     # A trainer has torch; this module is imported by those that have none.
     import torch
 
@@ -76,13 +79,13 @@ def update(model: Any, number: int, *, dtype: str | None = "bfloat16", merged: b
     that share the model out (FSDP2) add up what each of them holds. No weights are gathered, and no coordinator is
     waited for.
 
-    Does nothing unless OMNI_RL_AGENT asks for it, as for the engines. Whatever fails in it is logged once.
+    This does nothing unless OMNI_RL_AGENT asks for it, as for the engines. Whatever fails in it is logged once.
 
     Args:
-        model: with whole parameters or DTensors.
-        dtype: the engine's; None: that of each parameter.
-        merged: a PEFT model's adapters are sent as part of the weights that they adapt, not as adapters.
-        group: of the ranks that share the model out; without one, all.
+        model: The trainer's model, with whole parameters or DTensors.
+        dtype: The engine's dtype; None: that of each parameter.
+        merged: A PEFT model's adapters are sent as part of the weights that they adapt, not as adapters.
+        group: The process group of the ranks that share the model out; None: all ranks.
     """
     if (ours := _announcer()) is not None:
         ours.announce(number, lambda: weights_of(model, dtype, merged=merged, group=group))
@@ -94,7 +97,7 @@ def _announcer() -> Announcer | None:
 
 
 def announcer(*, posts: bool) -> Announcer | None:
-    """Returns one for this process's trainer; None where OMNI_RL_AGENT asks for none. `posts`: as for `Announcer`.
-    Raises `ConfigError`."""
+    """Return an announcer for this process's trainer; None where OMNI_RL_AGENT asks for none. `posts` is that of
+    `Announcer`. Raises `ConfigError`."""
     settings = AgentSettings.from_environment()
     return None if settings is None else Announcer(settings, posts=posts)

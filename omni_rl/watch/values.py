@@ -1,4 +1,5 @@
-"""Numbers as trainers hold them, as plain numpy: torch tensors of any dtype, on any device, with gradients, jagged."""
+"""Reads numbers as trainers hold them into plain numpy: torch tensors of any dtype, on any device, with gradients,
+jagged."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +22,18 @@ V = TypeVar("V", bound=Mapping[str, Any])
 
 
 ROWS = {1: "row of numbers", 2: "row of numbers a token"}
-"""What an answer has, by its dimensions."""
+"""What an answer has, by the number of its dimensions."""
 
 
 def is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
-    """Returns whether a value is a torch tensor, without importing torch: who has a tensor has imported it."""
+    """Return whether a value is a torch tensor, without importing torch: a process that has a tensor has imported
+    it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def snapshot(value: Any) -> Any:
-    """Returns a copy of a value that its owner may write over at once: tensors without their gradients, on the CPU, in
+    """Return a copy of a value that its owner may write over at once: tensors without their gradients, on the CPU, in
     their own dtype; arrays; and lists and mappings of these. Everything else is taken as it is."""
     if is_tensor(value):
         # Copying from a device waits for it. Every framework's own metrics of these tensors have waited already.
@@ -46,8 +48,8 @@ def snapshot(value: Any) -> Any:
 
 
 def unwritten(values: V) -> Callable[[], V]:
-    """Returns a function that gives the values back: what `snapshot` does, for values whose owner does not write to
-    them any more, without the copying. Tensors on a device are copied all the same.
+    """Return a function that gives the values back: what `snapshot` does, for values whose owner does not write to them
+    any more, without the copying. Tensors on a device are copied all the same.
 
     The function raises `RecordError` where a tensor was written to in place meanwhile, as far as torch counts that.
     """
@@ -66,12 +68,13 @@ def unwritten(values: V) -> Callable[[], V]:
 
 
 def _writes(value: Any) -> int:
-    """How often a tensor was written to in place; a tensor of inference mode has no such count."""
+    """Return how often a tensor was written to in place; a tensor of inference mode has no such count."""
     return value._version if is_tensor(value) and not value.is_inference() else 0
 
 
 def _copied(tensor: "torch.Tensor") -> Any:
-    """A copy by one thread: torch's own wakes its pool, whose threads then spin, and cost ten times the copy."""
+    """Return a copy made by one thread: torch's own wakes its pool, whose threads then spin, and cost ten times the
+    copy."""
     import torch  # who has a tensor has it
 
     if tensor.is_nested:
@@ -83,12 +86,12 @@ def _copied(tensor: "torch.Tensor") -> Any:
 
 
 def _is_small(tensor: "torch.Tensor") -> bool:
-    """Whether a tensor is of bfloat16, or of a kind of fp8, which numpy has not; float16 goes the same way."""
+    """Return whether a tensor is of bfloat16, or of a kind of fp8, which numpy has not; float16 goes the same way."""
     return tensor.is_floating_point() and tensor.element_size() < 4
 
 
 def size_of(value: Any) -> int:
-    """Returns about how many bytes a snapshot holds."""
+    """Return about how many bytes a snapshot of the value takes."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if is_tensor(value):
@@ -103,7 +106,7 @@ def size_of(value: Any) -> int:
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """Returns a tensor or anything array-like as a numpy array; bfloat16 and float16 become float32."""
+    """Return a tensor or anything array-like as a numpy array; bfloat16 and float16 become float32."""
     if is_tensor(value):
         plain = value.detach().to("cpu")
         return (plain.float() if _is_small(plain) else plain).numpy()
@@ -111,10 +114,10 @@ def as_array(value: Any) -> NDArray[Any]:
 
 
 def rows_of(name: str, values: Any, dimensions: int = 1) -> list[NDArray[Any]]:
-    """Returns one array an answer, of that many `dimensions`.
+    """Return one array an answer, each of that many `dimensions`.
 
     Raises:
-        RecordError: the values are not one row of numbers an answer; `name` says which values.
+        RecordError: The values are not one row of numbers an answer; `name` says which values.
     """
     if is_tensor(values) and values.is_nested:
         return [as_array(row) for row in values.unbind()]
@@ -131,10 +134,10 @@ def rows_of(name: str, values: Any, dimensions: int = 1) -> list[NDArray[Any]]:
 
 
 def floats_of(name: str, values: Any, count: int) -> list[float]:
-    """Returns `count` numbers, one an answer, from that many or from one that stands for all.
+    """Return `count` numbers, one an answer, from that many or from one that stands for all.
 
     Raises:
-        RecordError: there are more or fewer.
+        RecordError: There are more or fewer.
     """
     array = as_array(values).astype(np.float64)
     if array.ndim == 0:

@@ -1,4 +1,4 @@
-"""verl: watches a run without a line in it. `omni_rl.verl_plugin` is what verl loads.
+"""Watches a verl run without a line in it. `omni_rl.verl_plugin` is what verl loads.
 
 Source: verl 0.9.1. Both trainers hand a batch with both logprobs to `verl.utils.debug.metrics.calculate_debug_metrics`,
 on the driver, once in a step, where `actor_rollout_ref.rollout.calculate_log_probs` is set; both make a
@@ -16,20 +16,20 @@ from omni_rl.watch import verl_correct
 from omni_rl.watch.guard import guarded
 from omni_rl.watch.place import Place
 from omni_rl.watch.values import size_of, unwritten
-from omni_rl.watch.verl_batch import Rows, step_values
+from omni_rl.watch.verl_batch import Rows, pictures_of, step_values
 from omni_rl.watch.verl_config import VerlRun
 from omni_rl.watch.watcher import Watcher
 
 log = logging.getLogger("omni_rl.watch")
 V1_TRAINER = "verl.trainer.ppo.v1.trainer_base"
 TRAINERS = {V1_TRAINER: "PPOTrainer", "verl.trainer.ppo.ray_trainer": "RayPPOTrainer"}
-"""verl's trainers by their modules: this one and the older one."""
+"""verl's trainers by their modules: the V1 trainer and the older one."""
 OF_SPEED = ("timing_", "perf/", "global_seqlen/")
-"""How names of figures begin that tell nothing of what is learnt."""
+"""The prefixes of names of figures that say nothing of what is learnt."""
 
 
 class VerlWatch:
-    """One process's eyes in verl. It makes a `Watcher` at the first batch: of the processes that import verl, the
+    """What watches verl in one process. It makes a `Watcher` at the first batch: of the processes that import verl, the
     driver alone ever sees one."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class VerlWatch:
         if self._run is not None and self._run.obstacle:
             log.warning("omni-rl: nothing is compared: %s", self._run.obstacle)
         for module, name in TRAINERS.items():
-            # Those that are loaded: a trainer begins its run itself.
+            # Only loaded modules: a trainer begins its run itself, so that its own is loaded.
             if (trainer := getattr(sys.modules.get(module), name, None)) is not None:
                 _wrap_trainer(trainer, self)
         if self._method is not None:
@@ -63,13 +63,15 @@ class VerlWatch:
         alone, and the older one puts new ones in their place."""
         step, rows = self._step, self._rows
         values = step_values(data, self._run, step, rows)
-        self._posted = self._watching().step_later(unwritten(values), size=size_of(values), step=step)
+        self._posted = self._watching().step_later(
+            unwritten(values), size=size_of(values), step=step, pictures=pictures_of(data)
+        )
 
     def logged(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Return verl's metrics of a step with the verdict beside them, and post them to it. A verdict that has not
-        come back is that of the step before; `omni_rl/step` says which."""
+        """Return verl's metrics of a step with the verdict beside them, and post the metrics to the step. A verdict
+        that has not come back is that of the step before; `omni_rl/step` says which."""
         if self._posted is None or self.watcher is None:
-            return dict(metrics)  # of a validation, or of a run in which nothing is compared
+            return dict(metrics)  # they are of a validation, or of a run in which nothing is compared
         # verl has hundreds of figures, and the coordinator takes the first few dozen.
         learnt = {name: value for name, value in metrics.items() if not name.startswith(OF_SPEED)}
         self.watcher.add_training(self._posted, learnt)
@@ -93,11 +95,11 @@ class VerlWatch:
 
 
 def watch(eyes: VerlWatch | None = None) -> None:
-    """Wrap the places of verl that a run passes. verl's trainers take their names from these modules when they are
+    """Wrap the functions of verl that a run passes. verl's trainers take their names from these modules when they are
     imported, which is after verl has loaded its plug-ins.
 
     Raises:
-        ImportError, AttributeError: this verl has no such places.
+        ImportError, AttributeError: This verl has no such functions.
     """
     from verl.utils import tracking
     from verl.utils.debug import metrics
@@ -126,7 +128,8 @@ def watch(eyes: VerlWatch | None = None) -> None:
 
 
 def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
-    """Learn of a trainer's steps and, of the V1 trainer, its rows; the older one's batches hold all there is."""
+    """Wrap a trainer to learn its steps and, for the V1 trainer, its rows; the older one's batches hold all there
+    is."""
     compute = trainer._compute_old_log_prob
     if hasattr(compute, "omni_rl"):
         return  # wrapped by the run before, in this process

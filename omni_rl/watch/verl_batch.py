@@ -1,4 +1,4 @@
-"""What verl's batches hold of a step's answers. Shapes: B answers, P prompt and T answer columns."""
+"""Reads what verl's batches hold of a step's answers. Shapes: B answers, P prompt and T answer columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MEDIA: Mapping[str, Modality] = {
     "input_features": "audio",
     "audio_features": "audio",
 }
-"""Tensors that processors make, and of which media."""
+"""The tensors that processors make, and the modality that each is of."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Rows:
 
 
 def step_values(data: Any, run: VerlRun | None, step: int | None, rows: Rows | None) -> StepValues:
-    """Returns what a `DataProto` that holds both logprobs tells. The older trainer's has prompts, groups and rewards
-    too; of the V1 trainer's, `rows` knows the groups and the weights that sampled. Tensors are the batch's own."""
+    """Return what a `DataProto` that holds both logprobs says of a step. The older trainer's has prompts, groups and
+    rewards too; for the V1 trainer's, `rows` knows the groups and the weights that sampled. Tensors are the batch's
+    own."""
     batch = data.batch
     answers = batch["responses"]
     width = answers.shape[1]
@@ -65,8 +66,22 @@ def step_values(data: Any, run: VerlRun | None, step: int | None, rows: Rows | N
     return values
 
 
+def pictures_of(data: Any) -> list[list[Any]] | None:
+    """Return the pictures of each answer's prompt as the data set has them, from the messages that the older trainer's
+    batch holds; None where there are none."""
+    prompts = data.non_tensor_batch.get("raw_prompt", ())
+    found = [[part.get("image") for message in prompt for part in _images(message)] for prompt in prompts]
+    return found if any(found) else None
+
+
+def _images(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message.get("content")
+    return [part for part in content if part.get("type") == "image"] if isinstance(content, list) else []
+
+
 def _sampled_by(tags: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The weights that sampled each answer; empty where several did, for it is not told which of them which token."""
+    """Yield the weights that sampled each answer; empty where several did, because the tags do not say which sampled
+    which token."""
     for tag in tags:
         first, last = tag.get("min_global_steps"), tag.get("max_global_steps")
         yield str(first) if first is not None and first == last else ""

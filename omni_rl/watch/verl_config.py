@@ -1,4 +1,4 @@
-"""What verl's resolved configuration tells about a run: what to compare, and what stands in the way."""
+"""What verl's resolved configuration says of a run: what to compare, and what stands in the way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ DTYPES: Mapping[str, Dtype] = {
 class VerlRun:
     """A run as its configuration describes it.
 
-    `dtype` is the engine's, `train_dtype` the trainer's; None where the configuration has none. `temperature` is of
-    both logprobs. `obstacle` says what to set where the configuration keeps either logprob from being had; it is empty
+    `dtype` is the engine's, `train_dtype` the trainer's; None where the configuration has none. `temperature` is that
+    of both logprobs. `obstacle` says what to set where the configuration does not give both logprobs; it is empty
     otherwise.
     """
 
@@ -39,7 +39,8 @@ class VerlRun:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "VerlRun | None":
-        """Returns None for the configuration of something other than reinforcement learning, such as fine-tuning."""
+        """Return the run that a configuration describes; None for something else than reinforcement learning, such as
+        fine-tuning."""
         if "actor_rollout_ref" not in config:
             return None
         parts = config["actor_rollout_ref"]
@@ -68,7 +69,7 @@ def _logprobs_of(rollout: Mapping[str, Any]) -> LogprobsOf:
 
 
 def _train_dtype(actor: Mapping[str, Any]) -> Dtype | None:
-    """The dtype that the strategy's engine computes in; its parameters may be kept in another."""
+    """Return the dtype that the strategy's engine computes in; its parameters may be held in another."""
     engine = actor.get(str(actor.get("strategy", "fsdp"))) or actor.get("fsdp_config") or {}
     return _dtype(engine.get("dtype"))
 

@@ -1,4 +1,4 @@
-"""Importance weights for verl's loss, in the place where verl's own rollout correction would put its weights."""
+"""Puts importance weights into verl's loss, in the place where verl's own rollout correction would put its weights."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ FUNCTION = "compute_rollout_correction_and_add_to_batch"
 
 
 def asked() -> Method | None:
-    """Returns the method that OMNI_RL_CORRECT names; None without one, or with one that there is not."""
+    """Return the method that OMNI_RL_CORRECT names; None without one, or with one that does not exist."""
     name = os.environ.get(VARIABLE)
     method = next((known for known in get_args(Method) if known == name), None)
     if name and method is None:
@@ -29,7 +29,7 @@ def asked() -> Method | None:
 
 
 def add_weights(batch: Any, method: Method) -> dict[str, float]:
-    """Put a weight for each token into a `DataProto`, float32 [B, T], 0 where the mask is; return what to log.
+    """Put a weight for each token into a `DataProto`, float32 [B, T], 0 where the mask is 0; return what to log.
 
     verl's own weights, if its configuration has any (`algorithm.rollout_correction.rollout_is`), stay.
     """

@@ -1,4 +1,4 @@
-"""verl's updates: what its trainer's workers send to the engines, announced to the coordinator.
+"""Announces verl's updates, which its trainer's workers send to the engines, to the coordinator.
 
 Source: verl 0.9.1. `ActorRolloutRefWorker.update_weights(global_steps, mode)` runs on every rank of the trainer, and
 sends what its engine's `get_per_tensor_param` yields, name by name: whole tensors, gathered on every rank. The first
@@ -34,7 +34,7 @@ def announce_updates() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds verl's workers as anybody does, and wraps them once they are loaded."""
+    """Finds verl's workers by the usual finders, and wraps them once they are loaded."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -72,14 +72,16 @@ def _wrap(module: ModuleType) -> None:
 
 
 class VerlUpdates:
-    """The updates of this process's trainer. What was sent as weights is kept: a LoRA run sends its base once."""
+    """The updates of this process's trainer. Fingerprints of what was sent as weights are stored: a LoRA run sends its
+    base once."""
 
     def __init__(self) -> None:
         self._announcer: Announcer | None = None
         self._base: Sums = {}
 
     def begin(self, worker: Any, number: int | None) -> "Sent | None":
-        """None where the weights are those of before (a validation's), or this rank announces nothing."""
+        """Return the update that begins; None where the weights are those of before (a validation's), or this rank
+        announces nothing."""
         from torch import distributed
 
         if number is None or distributed.get_rank() != 0:
@@ -88,7 +90,7 @@ class VerlUpdates:
         return None if self._announcer is None else Sent(worker, number)
 
     def announce(self, sent: "Sent") -> None:
-        """Say what was sent."""
+        """Announce what was sent."""
         assert self._announcer is not None, "begin() gave it"
         self._announcer.announce(sent.number, lambda: self._weights(sent), at=sent.began)
 
@@ -100,7 +102,7 @@ class VerlUpdates:
 
 
 class Sent:
-    """One update on its way. Inside the block it hashes what verl's engine yields."""
+    """One update while it is sent. As a context manager it hashes what verl's engine yields."""
 
     def __init__(self, worker: Any, number: int) -> None:
         import torch
@@ -129,7 +131,7 @@ class Sent:
 
     def _tapped(self, given: tuple[Iterable[tuple[str, Any]], Any], base_sent: bool) -> tuple[Any, Any]:
         tensors, lora = given
-        # A LoRA run's base is sent by a call of its own, which says that it is not there yet.
+        # A LoRA run's base is sent by a call of its own, which says that the base is not there yet.
         if lora is None or not base_sent:
             return self._seen(tensors, self._weight), lora
         self._lora = lora
@@ -139,12 +141,12 @@ class Sent:
         for name, value in tensors:
             try:
                 see(name, value)
-            except Exception as error:  # the update goes on; it is told with the announcement
+            except Exception as error:  # the update goes on; the announcement reports the error
                 self.failed = error
             yield name, value
 
     def adapters(self) -> tuple[AdapterSums, ...]:
-        """The adapter that was sent, if one was."""
+        """Return the adapter that was sent, if one was."""
         if not self._factors:
             return ()
         from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_NAME
@@ -159,7 +161,7 @@ class Sent:
         self.weights |= of_whole(name, value, dtype=self._dtype)
 
     def _factor(self, name: str, value: Any) -> None:
-        """A or B of a LoRA layer; engines keep the scale in B."""
+        """Fingerprint A or B of a LoRA layer; engines hold B with the scale multiplied in."""
         from omni_rl.agent.trainer import of_whole
 
         part = canonical(name.removesuffix(".weight"))

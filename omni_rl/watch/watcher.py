@@ -1,13 +1,13 @@
-"""A run that is watched: steps in, verdicts out, and nothing that could slow or stop it unless it was asked for."""
+"""Watches a run: steps in, verdicts out, and nothing that could slow or stop the run unless it was asked for."""
 
 import atexit
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 from omni_rl.api.runs import CorrectionBody, RunBody
 from omni_rl.api.steps import Verdict
@@ -31,7 +31,7 @@ class Watcher:
     (OMNI_RL_URL, OMNI_RL_TOKEN or OMNI_RL_TOKEN_FILE, OMNI_RL_RUN, OMNI_RL_ATTEMPT) or from the process group.
 
     A new watcher is a new attempt at its run. On several ranks, each has a watcher and posts its own answers; the first
-    has the verdicts. What goes wrong between it and the coordinator is logged once, and never raised.
+    has the verdicts. What goes wrong between the watcher and the coordinator is logged once, and never raised.
     """
 
     def __init__(
@@ -50,29 +50,33 @@ class Watcher:
         attempt: int | None = None,
         place: Place | None = None,
         strict: bool = False,
-        patience: float = 10.0,
+        timeout: float = 10.0,
         on_verdict: OnVerdict | None = None,
         queue: int = 64,
+        pictures: bool = True,
         pace: Pace | None = None,
         others: float = OTHERS,
     ) -> None:
-        """
+        """Begin a new attempt at the run.
+
         Args:
-            dtype, train_dtype: in which the engine and the trainer compute; None: the trainer as the engine.
-            correct: how `weights` weighs tokens ("tis", "mis", "icepop" and so on: `omni_rl.consistency.corrections`).
-            lag: how many weight versions the engine may be behind; None: not said.
-            attempt, place: by themselves, if None.
-            strict: wait for each step's verdict, at most `patience` seconds, and raise if it is `pause`;
+            dtype, train_dtype: What the engine and the trainer compute in; None: the trainer as the engine.
+            correct: How `weights` weighs tokens ("tis", "mis", "icepop" and so on: `omni_rl.consistency.corrections`).
+            lag: How many weight versions the engine may be behind; None: not said.
+            attempt, place: The attempt's number and this process's rank; None: they are found by themselves.
+            strict: Wait for each step's verdict, at most `timeout` seconds, and raise if it is `pause`;
                 OMNI_RL_STRICT=1 asks for it too.
-            patience: seconds that the end of the process waits for steps still to be posted; it does not wait where the
+            timeout: Seconds that the end of the process waits for steps still to be posted; it does not wait where the
                 address, the token or a setting is wrong.
-            on_verdict: called with every verdict, on the first rank, in the background thread.
-            queue: steps that may wait; more are dropped, whole, the oldest first.
-            pace: of attempts to reach the coordinator.
-            others: seconds that the first rank waits for the other ranks' parts of a step.
+            on_verdict: Called with every verdict, on the first rank, in the background thread.
+            queue: How many steps may wait; more are dropped, whole, the oldest first.
+            pictures: Whether the pictures of prompts are uploaded, where steps come with them; OMNI_RL_PICTURES=0
+                turns that off too.
+            pace: When attempts to reach the coordinator are made.
+            others: Seconds that the first rank waits for the other ranks' parts of a step.
 
         Raises:
-            ConfigError: the environment contradicts itself.
+            ConfigError: The environment contradicts itself.
         """
         body = RunBody(
             run=run_name(run),
@@ -89,8 +93,9 @@ class Watcher:
         self.place = place or Place.found()
         # Some frameworks have no place for an argument.
         self._strict = strict or os.environ.get("OMNI_RL_STRICT") == "1"
-        self._patience = patience
+        self._timeout = timeout
         self._told = on_verdict
+        self._pictures = pictures and os.environ.get("OMNI_RL_PICTURES") != "0"
         self._verdicts: dict[int, Verdict] = {}
         self._last: Verdict | None = None
         self._state: tuple[str, str | None] = ("ok", None)
@@ -118,11 +123,11 @@ class Watcher:
 
     @property
     def counts(self) -> Counts:
-        """What became of the steps so far."""
+        """The number of steps so far, by what became of them."""
         return self._poster.counts
 
     def figures(self) -> dict[str, float]:
-        """Returns the latest verdict for the framework's own metrics, under `omni_rl/`; nothing before the first.
+        """Return the latest verdict for the framework's own metrics, under `omni_rl/`; nothing before the first.
         `omni_rl/dropped` counts steps that never reached the coordinator."""
         last, counts = self.last, self.counts
         found = {} if last is None else for_trainer(last)
@@ -131,17 +136,27 @@ class Watcher:
         return found
 
     def step(
-        self, *, step: int | None = None, training: Mapping[str, object] | None = None, **values: Unpack[StepValues]
+        self,
+        *,
+        step: int | None = None,
+        training: Mapping[str, object] | None = None,
+        pictures: Sequence[Sequence[Any] | None] | None = None,
+        picture_token: int | None = None,
+        **values: Unpack[StepValues],
     ) -> int:
         """Post one step of this rank, and return its number at once.
 
         Args:
-            step: its number, the same on every rank. Numbers only rise: one that was there already is the next instead.
-            training: the trainer's own figures of the step; what is no number at all, a text say, is left out.
-            values: what is known of the answers, copied before this returns.
+            step: The step's number, the same on every rank. Numbers only rise: for one that was there already the next
+                is taken.
+            training: The trainer's own figures of the step; what is no number at all, a text say, is left out.
+            pictures: The PIL images of each answer's prompt, in their order there, or None for a prompt without; they
+                must not be written to any more. Those that several answers share may be one object.
+            picture_token: The id that stands in `prompt_ids` where a prompt has its pictures.
+            values: What is known of the answers, copied before this returns.
 
         Raises:
-            RunPausedError: `strict`, and the coordinator's verdict is `pause`.
+            RunPausedError: The watcher is `strict`, and the coordinator's verdict is `pause`.
         """
         try:
             held: StepValues = snapshot(values)
@@ -149,7 +164,9 @@ class Watcher:
         except Exception as error:
             # The boundary to values of somebody's run: what cannot be copied (a tensor on meta, say) must not end it.
             return self.step_later(partial(_refuse, error), size=0, step=step, training=training)
-        return self.step_later(lambda: held, size=size, step=step, training=training)
+        return self.step_later(
+            lambda: held, size=size, step=step, training=training, pictures=pictures, picture_token=picture_token
+        )
 
     def step_later(
         self,
@@ -158,46 +175,55 @@ class Watcher:
         size: int,
         step: int | None = None,
         training: Mapping[str, object] | None = None,
+        pictures: Sequence[Sequence[Any] | None] | None = None,
+        picture_token: int | None = None,
     ) -> int:
-        """As `step`, of values that the background thread makes: what they are made of, of about `size` bytes, stays
-        as it is meanwhile."""
+        """Do what `step` does, with values that the background thread makes: what they are made of, of about `size`
+        bytes, must stay as it is meanwhile."""
         with self._lock:
             number = max(self._next, step or 0)
             self._next = number + 1
-        self._poster.put(Part(number, lambda: step_rows(values()), size, for_coordinator(training or {})))
+        taken = None
+        if pictures is not None and self._pictures:
+            try:
+                taken = self._poster.take(pictures, picture_token)
+            except Exception as error:  # as where values are copied: they are somebody's run's
+                values = partial(_refuse, error)
+        self._poster.put(Part(number, lambda: step_rows(values()), size, taken, for_coordinator(training or {})))
         if self._strict:
             self._wait(number)
         return number
 
     def weights(self, rollout_logprobs: Numbers, train_logprobs: Numbers, mask: Numbers | None = None) -> Weights:
-        """Returns the weight of each token in the policy gradient, by the rule that `correct` names: a float32 array,
-        or a tensor where `train_logprobs` is one, of its shape and on its device; 0 where the mask is 0. Computed here:
-        nothing waits for the coordinator."""
+        """Return the weight of each token in the policy gradient, by the rule that `correct` names: a float32 array, or
+        a tensor where `train_logprobs` is one, of its shape and on its device; 0 where the mask is 0. The weights are
+        computed here: nothing waits for the coordinator."""
         return token_weights(rollout_logprobs, train_logprobs, mask, self._correction)
 
     def add_training(self, step: int, figures: Mapping[str, object]) -> None:
-        """Post what the trainer knows of a step once it has learnt from it; the first rank's figures are kept."""
+        """Post what the trainer knows of a step once it has learnt from it; only the first rank's figures are
+        posted."""
         if self.place.rank == 0 and (known := for_coordinator(figures)):
             self._poster.add_training(step, known)
 
     def wait(self, step: int, seconds: float) -> Verdict | None:
-        """Wait for one step's verdict, for so many seconds at most; return None if it has not come."""
-        self._poster.flush(seconds)
+        """Wait for one step's verdict, for `seconds` at most; return None if it has not come."""
+        self._poster.flush(seconds, lambda: step in self._verdicts)
         with self._lock:
             return self._verdicts.get(step)
 
     def flush(self, seconds: float = 10.0) -> bool:
-        """Wait until every step has arrived, for so many seconds at most; return whether all have."""
+        """Wait until every step has arrived, for `seconds` at most; return whether all have."""
         return self._poster.flush(seconds)
 
     def close(self, seconds: float | None = None) -> None:
-        """Wait for what still has to arrive, for `patience` seconds at most, and end. The first rank says that the run
+        """Wait for what still has to arrive, for `timeout` seconds at most, and end. The first rank says that the run
         is over, so that nobody waits for its next step."""
-        self._close(self._patience if seconds is None else seconds, over=True)
+        self._close(self._timeout if seconds is None else seconds, over=True)
 
     def _at_exit(self) -> None:
-        # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is told.
-        self._close(self._patience, over=getattr(sys, "last_value", None) is None)
+        # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is reported.
+        self._close(self._timeout, over=getattr(sys, "last_value", None) is None)
 
     def _close(self, seconds: float, *, over: bool) -> None:
         atexit.unregister(self._at_exit)
@@ -209,12 +235,12 @@ class Watcher:
     def _wait(self, step: int) -> None:
         if self.place.rank:
             return
-        verdict = self.wait(step, self._patience)
+        verdict = self.wait(step, self._timeout)
         if verdict is not None and verdict.severity == "pause":
             raise RunPausedError(f"step {step} of {self.run}: {_words(verdict)}")
 
     def _log(self, verdict: Verdict) -> None:
-        """Log a step that is of another severity than those before it, or has another cause."""
+        """Log a step that has another severity than those before it, or another cause."""
         severity, cause = self._state
         if verdict.severity != severity or verdict.cause not in (None, cause):
             log.warning("omni-rl: step %d is %s: %s", verdict.step, verdict.severity, _words(verdict))
@@ -236,7 +262,7 @@ class Watcher:
 
 
 def _refuse(error: Exception) -> StepValues:
-    raise RecordError(f"its values cannot be copied: {type(error).__name__}: {error}")
+    raise RecordError(f"its values cannot be taken: {type(error).__name__}: {error}")
 
 
 def _words(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""Weights of tokens for the policy gradient, in the form in which a trainer holds its logprobs."""
+"""Computes weights of tokens for the policy gradient, in the form in which a trainer holds its logprobs."""
 
 from typing import Any, TypeAlias
 
@@ -14,10 +14,10 @@ Weights: TypeAlias = Any
 
 
 def token_weights(rollout: Numbers, train: Numbers, mask: Numbers | None, correction: Correction) -> Weights:
-    """Returns the weights of padded logprobs [B, T]: a tensor on `train`'s device where that is a tensor.
+    """Return the weights of padded logprobs [B, T]: a tensor on `train`'s device where that is a tensor.
 
     Raises:
-        RecordError: shapes that differ.
+        RecordError: The shapes differ.
     """
     learner, sampler = as_array(train).astype(np.float64), as_array(rollout)
     counted = np.ones(learner.shape, np.bool_) if mask is None else as_array(mask).astype(np.bool_)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from omni_rl.bench.result import Goal, write_result
+from omni_rl_bench.result import Goal, write_result
 from tests.agent.process import told
 
 COUNTS = {
@@ -22,7 +22,7 @@ def main() -> None:
     rows = []
     for (kind, dtype), count in COUNTS.items():
         with TemporaryDirectory() as directory:
-            answers = told(Path(directory), "tests.agent.stand", kind, dtype, str(count), FAULTS="0")
+            answers = told(Path(directory), "tests.agent.rig", kind, dtype, str(count), FAULTS="0")
         rows.append(
             {
                 "model": kind,

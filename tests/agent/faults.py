@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from tests.agent.stand import Send, Served
+from tests.agent.rig import Send, Served
 from tests.agent.tiny import Tensors
 
 
@@ -116,7 +116,7 @@ ANY: Mapping[str, Fault] = {
     ),
     "nan": Fault(
         changed("layers.0.self_attn.v_proj.weight", nan),
-        "layers.0.self_attn.v_proj.weight is not finite in 1 elements",
+        "layers.0.self_attn.v_proj.weight is not finite in 1 element",
         CORRUPT,
     ),
     "copied_in_place": Fault(copied, "norm.weight is neither the trainer's nor those of an update before", CORRUPT),
@@ -178,7 +178,7 @@ HYBRID: Mapping[str, Fault] = {
     "vision_block": Fault(all_but("model.blocks.1."), "parts of vision_model.encoder layer 1 are those of ", STALE),
     "sound_projection": Fault(
         changed("sound_projection.linear1.weight", nan),
-        "sound_encoder.projection.linear1.weight is not finite in 1 elements",
+        "sound_encoder.projection.linear1.weight is not finite in 1 element",
         CORRUPT,
     ),
     "encoder_cache": ENCODER,

@@ -1,4 +1,4 @@
-"""Starts a stand in a process of its own, beside a coordinator that its agent and its trainer tell of updates."""
+"""Starts a rig in a process of its own, beside a coordinator that its agent and its trainer tell of updates."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from tests.services.live import live
 ROOT = Path(__file__).parents[2]
 
 
-def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
-    """By name of each update that a stand makes: what the coordinator said of it."""
+def told(tmp_path: Path, rig: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+    """By name of each update that a rig makes: what the coordinator said of it."""
     # vLLM inspects models, and runs workers, in processes of its own, which import torchvision first of all.
     site = tmp_path / "site"
     site.mkdir()
@@ -32,7 +32,7 @@ def told(tmp_path: Path, stand: str, *arguments: str, **environment: str) -> dic
             "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
             **environment,
         }
-        command = [sys.executable, "-m", stand, str(tmp_path), *arguments]
+        command = [sys.executable, "-m", rig, str(tmp_path), *arguments]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))

@@ -107,7 +107,7 @@ def test_a_float32_trainer_is_compared_in_the_engines_dtype() -> None:
     assert found.different == []
     assert found.opaque == {}
     alone = compare(of_tensors(weights.items()), [worker(served)], Renames())
-    assert alone.opaque["embed_tokens.weight"] == "the engine holds bfloat16, the trainer told of float32"
+    assert alone.opaque["embed_tokens.weight"] == "the engine holds bfloat16, the trainer announced float32"
 
 
 def test_fused_parts_on_either_side_are_added_up() -> None:
@@ -126,7 +126,7 @@ def test_fused_parts_on_either_side_are_added_up() -> None:
     del apart["model.layers.0.self_attn.v_proj.weight"]
     found = compare(announced(apart), [worker(fused)], Renames())
     assert (found.equal, found.different) == (set(), [])
-    assert list(found.opaque.values()) == ["the trainer told of some of what is fused in it"]
+    assert list(found.opaque.values()) == ["the trainer announced only some of the parts that are fused in it"]
 
 
 def test_pieces_of_a_fused_part_are_added_up_and_replicas_counted_once() -> None:
@@ -240,7 +240,7 @@ def test_swaps_zeros_nan_and_rounding_are_told_apart() -> None:
         q: new[q].clone().index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan")).bfloat16()),
     }
     found = compare(announced(new), [worker(broken)], Renames())
-    assert told(found) == ["update 12: layers.0.self_attn.q_proj.weight is not finite in 1 elements in the engine"]
+    assert told(found) == ["update 12: layers.0.self_attn.q_proj.weight is not finite in 1 element in the engine"]
     bias = "model.layers.1.mlp.gate.e_score_correction_bias"
     broken = {**new, bias: new[bias].bfloat16().float()}
     found = compare(announced(new), [worker(broken)], Renames())

@@ -22,7 +22,7 @@ MODELS = [
 
 @pytest.mark.parametrize(("kind", "dtype"), MODELS)
 def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: str) -> None:
-    found = told(tmp_path, "tests.agent.stand", kind, dtype, CLEAN)
+    found = told(tmp_path, "tests.agent.rig", kind, dtype, CLEAN)
     faults = of(kind, dtype)
     assert faults.keys() | UNSEEN.keys() == {name for name in found if not name.startswith(("clean", "after"))}
     for name, answer in found.items():
@@ -38,7 +38,7 @@ def test_every_fault_is_told_of_at_its_update(tmp_path: Path, kind: str, dtype: 
 
 
 def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:
-    found = told(tmp_path, "tests.agent.stand", "qwen2", "float32", CLEAN, PLAIN="0")
+    found = told(tmp_path, "tests.agent.rig", "qwen2", "float32", CLEAN, PLAIN="0")
     packed = found["packed"]
     assert (packed["findings"], packed["different"]) == ([], 0)
     assert packed["not_comparable"] > packed["equal"]
@@ -46,7 +46,7 @@ def test_packed_weights_are_never_called_equal(tmp_path: Path) -> None:
 
 
 def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: Path) -> None:
-    found = told(tmp_path, "tests.agent.adapters_stand")
+    found = told(tmp_path, "tests.agent.adapters_rig")
     sentences = {
         name: [one["sentence"].split(": ", 1)[1] for one in answer["findings"]] for name, answer in found.items()
     }
@@ -62,7 +62,7 @@ def test_adapters_that_are_absent_older_or_scaled_otherwise_are_named(tmp_path: 
 
 def test_one_of_two_workers_that_keeps_its_weights_is_named(tmp_path: Path) -> None:
     variables = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "OMP_NUM_THREADS": "1"}
-    found = told(tmp_path, "tests.agent.workers_stand", **variables)
+    found = told(tmp_path, "tests.agent.workers_rig", **variables)
     for name in ("clean", "again"):
         assert (name, found[name]["findings"], found[name]["different"]) == (name, [], 0)
         assert (found[name]["equal"] > 20, found[name]["not_comparable"]) == (True, 0)
@@ -70,7 +70,7 @@ def test_one_of_two_workers_that_keeps_its_weights_is_named(tmp_path: Path) -> N
 
 
 def test_updates_are_seen_by_whatever_way_they_come(tmp_path: Path) -> None:
-    found = told(tmp_path, "tests.agent.entrances_stand", OMNI_RL_AGENT_EVERY="4")
+    found = told(tmp_path, "tests.agent.entrances_rig", OMNI_RL_AGENT_EVERY="4")
     ways = {
         "extension": "take_weights",
         "transfer": "finish_weight_update",

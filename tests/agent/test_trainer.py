@@ -104,6 +104,7 @@ def said_by_ranks(tmp_path: Path, count: int, *failing: int) -> list[dict[str, A
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_shards_of_ranks_add_up_without_being_gathered(tmp_path: Path, count: int) -> None:
     alone = json.loads(json.dumps(ranks.spelled(fingerprints(ranks.model(), dtype=torch.bfloat16))))
@@ -115,6 +116,7 @@ def test_shards_of_ranks_add_up_without_being_gathered(tmp_path: Path, count: in
         assert said["bytes"] == 24 + 32 * rows
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_leaves_no_other_waiting(tmp_path: Path) -> None:
     first, second = said_by_ranks(tmp_path, 2, 1)
     assert "another rank could not make the fingerprints" in first["error"]

@@ -77,8 +77,8 @@ def omni(directory: Path, engine: torch.dtype) -> Tiny:
     from omni_rl.models.nemotron_omni import radio_sizes
     from omni_rl.models.nemotron_omni.checkpoint import released_state
     from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+    from omni_rl.models.nemotron_omni.engine import experts
     from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-    from omni_rl.rollout import experts
     from omni_rl.rollout.startup import ServeIn
 
     numba_beside_vllm.hide()

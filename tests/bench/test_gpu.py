@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.bench.gpu import command
-from omni_rl.bench.gpu.agreement import figures
-from omni_rl.bench.gpu.answers import PER_KIND, answers, text_answers
-from omni_rl.bench.gpu.gradients import errors
-from omni_rl.bench.gpu.wide import active_parameters
-from omni_rl.bench.result import BenchmarkError
-from omni_rl.kinds import KINDS
-from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
+from omni_rl.models.nemotron_omni.feature_counts import feature_counts
 from omni_rl.models.nemotron_omni.released_shape import build
 from omni_rl.train.types import Score
+from omni_rl_bench.gpu import command
+from omni_rl_bench.gpu.agreement import figures
+from omni_rl_bench.gpu.answers import OF_KIND, PER_KIND, answers, text_answers
+from omni_rl_bench.gpu.gradients import errors
+from omni_rl_bench.gpu.wide import active_parameters
+from omni_rl_bench.result import BenchmarkError
 
 
 def test_answers_of_every_kind_fit_the_model(small_checkpoint: Path) -> None:
     made = answers(small_checkpoint)
-    assert Counter(answer.prompt.kind for answer in made) == dict.fromkeys(KINDS, PER_KIND)
+    assert Counter(answer.prompt.kind for answer in made) == dict.fromkeys(OF_KIND, PER_KIND)
     config = NemotronOmniConfig.from_pretrained(small_checkpoint)
-    FeatureCounts.of(config).check([answer.prompt for answer in made])
+    feature_counts(config).check([answer.prompt for answer in made])
     again = answers(small_checkpoint)
     assert all(a.engine_digests == b.engine_digests for a, b in zip(made, again, strict=True))
     assert all(np.array_equal(a.ids, b.ids) for a, b in zip(made, again, strict=True))
@@ -41,7 +40,7 @@ def test_figures_say_how_far_scores_are_apart_by_kind(small_checkpoint: Path) ->
     ]
     found = figures(host, device, given, "float32")
     assert {kind: each["logprob_abs_diff_max"] for kind, each in found.items()} == {
-        **dict.fromkeys(KINDS, 0.0),
+        **dict.fromkeys(OF_KIND, 0.0),
         "audio": 0.5,
     }
     assert json.loads(json.dumps(found)) == found
@@ -89,6 +88,7 @@ def test_a_part_that_fails_is_in_the_result_beside_the_others(tmp_path: Path, mo
         command.bench_gpu(tmp_path, ["all"], said.append)
 
 
+@pytest.mark.slow
 def test_without_a_device_a_part_says_so(small_checkpoint: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")

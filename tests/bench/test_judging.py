@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 
-from omni_rl.bench.judging.command import judge_run, shapes
-from omni_rl.bench.judging.policies import Run, Shape
 from omni_rl.consistency.limits import Severity
+from omni_rl_bench.judging.command import judge_run, shapes
+from omni_rl_bench.judging.policies import Run, Shape
 
 SMALL = 8_192
 """Tokens of a step, about, at most."""

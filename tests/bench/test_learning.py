@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.bench.learning.cases import CASES
-from omni_rl.bench.learning.command import bench_learning
+from omni_rl_bench.learning.cases import CASES
+from omni_rl_bench.learning.command import bench_learning
 
 
 def write(parts: Path, case: str, seed: int, first: float, last: float, seconds: float = 100.0, bad: int = 0) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.bench.result import Goal, goal_lines, write_result
+from omni_rl_bench.result import Goal, goal_lines, write_result
 
 GOALS = [Goal("fast", 2.5, 2.0, "higher"), Goal("slow", 1.5, 2.0, "higher"), Goal("small", 1.0, 1.0, "lower")]
 

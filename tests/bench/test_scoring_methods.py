@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni_rl.bench.scoring.policies import Method, Policy, load, with_method
-from omni_rl.bench.scoring.worker import LAYOUTS, Mode, run, samples_of
-from omni_rl.bench.scoring.workload import LENGTHS, Sample
+from omni_rl_bench.scoring.policies import Method, Policy, load, with_method
+from omni_rl_bench.scoring.worker import LAYOUTS, Mode, run, samples_of
+from omni_rl_bench.scoring.workload import LENGTHS, Sample
 
 
 @pytest.fixture(scope="module")

@@ -5,22 +5,31 @@ from typing import Any
 
 import pytest
 
-from omni_rl.bench.own_service import require_loopback
-from omni_rl.bench.result import BenchmarkError
-from omni_rl.bench.soak.callers import Callers
-from omni_rl.bench.soak.command import goals
-from omni_rl.bench.soak.measure import Calls, rises
-from omni_rl.bench.soak.memory import KINDS
 from omni_rl.errors import NotFoundError
+from omni_rl_bench.own_service import require_loopback
+from omni_rl_bench.result import BenchmarkError
+from omni_rl_bench.soak.callers import Callers
+from omni_rl_bench.soak.measure import Calls, rises
+from omni_rl_bench.soak.memory import KINDS
+from omni_rl_bench.soak.results import goals
 
+MET = {"how": "kill", "whole_after": 2.0, "within": 60.0, "unseen": False}
 GOOD: dict[str, Any] = {
     "minutes": 9.0,
     "lost": [],
+    "twice": [],
+    "steps_of_jobs": 16,
+    "mixed": [],
+    "faults_missing": [],
+    "ready_and_not_able": [],
+    "said_to_be_silent": [],
+    "said_to_be_away": [],
+    "jobs_whose_trainer_was_killed": 0,
     "events_missed": 0,
     "events_twice": 0,
     "failed": [],
     "callers_broken": [],
-    "deaths": [{"what": "engine", "at": 1.0, "whole_after": 2.0}] * 3,
+    "faults": [MET] * 9,
     "jobs": {"succeeded": 2},
     "memory_mib": {kind: {"first": 100.0, "last": 101.0, "ratio": 1.01} for kind in set(KINDS.values())},
     "calls": {"seal": {"count": 900, "first": {"p50": 0.01, "p99": 0.02}, "last": {"p50": 0.011, "p99": 0.03}}},
@@ -46,7 +55,7 @@ def test_a_failure_while_something_is_dead_is_no_fault_and_its_seconds_do_not_co
     with calls.timed("slow for a death"), calls.dead():
         pass
     assert calls.failed == ["broken: NotFoundError: gone"]
-    assert calls.failed_meanwhile == {"meanwhile": 1, "across a death": 1}
+    assert [trouble.call for trouble in calls.troubles] == ["meanwhile", "across a death"]
     assert list(calls.seconds) == ["fine"]
 
 
@@ -94,9 +103,20 @@ def test_a_good_soak_meets_every_goal() -> None:
         ({"events_twice": 1}, "events"),
         ({"failed": ["state: RayUnavailableError: x"] * 30}, "calls failed"),
         ({"callers_broken": ["post: KeyError: 3"]}, "callers"),
-        ({"deaths": [{"what": "engine", "at": 1.0, "whole_after": 2.0}]}, "deaths"),
-        ({"deaths": [{"what": "engine", "at": 1.0, "whole_after": None}] * 3}, "deaths that"),
+        ({"twice": ["step posted-0/3"]}, "steps and syncs that are there twice"),
+        ({"steps_of_jobs": 0}, "steps of jobs that were looked at"),
+        ({"mixed": ["step job-0/3 is at pause"]}, "steps of jobs with tokens of other weights"),
+        ({"faults": [MET]}, "faults"),
+        ({"faults": [MET | {"how": "stop"}] * 9}, "deaths"),
+        ({"faults_missing": ["stop engine"]}, "kinds of fault"),
+        ({"faults": [MET | {"whole_after": None}] * 3}, "faults that the service did not get over"),
+        ({"faults": [MET | {"whole_after": 61.0}] * 3}, "faults that it got over later"),
+        ({"faults": [MET | {"unseen": True}] * 3}, "faults that /readyz did not show"),
+        ({"ready_and_not_able": ["sync: SyncRolledBackError: x"]}, "work refused"),
+        ({"said_to_be_silent": ["posted-0"]}, "live runs"),
+        ({"said_to_be_away": ["trainer is dead."]}, "members"),
         ({"jobs": {"succeeded": 2, "running": 1}}, "jobs failed or unfinished"),
+        ({"jobs": {"succeeded": 2, "failed": 2}, "jobs_whose_trainer_was_killed": 1}, "jobs failed or unfinished"),
         ({"jobs": {}}, "jobs succeeded"),
         ({"memory_mib": {"engine": {"first": 1.0, "last": 1.0, "ratio": 1.0}}}, "kinds of process"),
         ({"memory_mib": GOOD["memory_mib"] | {"engine": {"ratio": 1.2}}}, "memory, the process of ours"),

@@ -4,8 +4,8 @@ import subprocess
 import sys
 import time
 
-from omni_rl.bench.soak.memory import Growth, Look, growth, own_mib, processes
 from omni_rl.service.state import MARK
+from omni_rl_bench.soak.memory import Growth, Look, growth, own_mib, processes
 
 
 def test_growth_is_that_of_processes_that_lived_all_the_time() -> None:
@@ -17,9 +17,9 @@ def test_growth_is_that_of_processes_that_lived_all_the_time() -> None:
         if at >= 120:  # its successor warms up
             sizes["bridge", 4] = 1.0 + at
         looks.append(Look(float(at), sizes))
-    assert growth(looks, 90, 180) == {"engine": Growth(100.0, 120.0)}
+    assert growth(looks, 90, 180) == {"engine": Growth(100.0, 120.0, (100.0,))}
     assert growth(looks, 90, 180)["engine"].ratio == 1.2
-    assert growth(looks, 0, 90)["bridge"] == Growth(62.5, 122.5)
+    assert growth(looks, 0, 90)["bridge"] == Growth(62.5, 122.5, (77.5,))
 
 
 def test_memory_is_counted_by_kind_and_only_of_the_service_itself() -> None:

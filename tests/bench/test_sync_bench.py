@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from omni_rl.bench.sync import SAVE_AND_RELOAD, bench_sync, goals, spread
-from omni_rl.bench.weights import weights_of
 from omni_rl.errors import ConfigError
+from omni_rl_bench.sync import SAVE_AND_RELOAD, bench_sync, goals, spread
+from omni_rl_bench.weights import weights_of
 
 
 def measured(stall: float, stall_p90: float, whole: float, proven: int = 10) -> dict[str, Any]:

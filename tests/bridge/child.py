@@ -4,9 +4,8 @@ import os
 import socket
 import sys
 
-from omni_rl_services.coordinator.bridge import ClusterState
-
 from omni_rl.bridge.protocol import SIGNATURES, Call, Failure, Happened, Message, Reply, Start, decode, encode, pack
+from omni_rl.bridge.seam import ClusterState
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 

@@ -63,6 +63,7 @@ def test_the_others_need_no_device(transport: Transport) -> None:
     require_devices(on(transport), 8)
 
 
+@pytest.mark.slow
 @here
 @pytest.mark.parametrize("given", [("--transport", "vllm_nccl"), ("--config", "up.toml")])
 def test_up_refuses_before_anything_starts(tmp_path: Path, given: tuple[str, ...]) -> None:

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from omni_rl_services.coordinator.bridge import CheckRequest
 
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
 from omni_rl.bridge.posted import of_records
+from omni_rl.bridge.seam import CheckRequest
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, WrongTensor
 from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.evidence import Audit, Check, Finding, WrongTensor
 from omni_rl.ledger.records import StepRecords
 from omni_rl.sync.manifest import Manifest, Origin, arrange
 from omni_rl.sync.nonfinite import NonFinite
@@ -49,7 +49,7 @@ def test_the_bytes_are_proven_and_nothing_is_compared() -> None:
     found = check_elsewhere(theirs(), CheckRequest(), lambda: [audit], None, BANDS)
     assert (found.compared, found.figures, found.cause) == (False, {}, None)
     assert [entry["sentence"] for entry in found.evidence] == [
-        "all 1601919 elements of 1 replicas are those of the version they serve"
+        "all 1601919 elements of 1 replica are those of the version they serve"
     ]
     assert f"the engines serve {theirs().version}, which was published" in found.sentence
     assert "agreement is measured where their own trainer posts its scores" in found.sentence

@@ -8,9 +8,9 @@ import pytest
 from omni_rl.bridge.answers import answers_of, same_as_now
 from omni_rl.bridge.posted import of_records
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.attribution.search import Experiments, attribute
 from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.ledger.records import StepRecords
 from omni_rl.media.types import MediaItem, RenderedPrompt
 from omni_rl.rollout.types import Rollout
@@ -122,6 +122,10 @@ def test_the_trainer_keeps_the_newest_answers_of_a_few_bytes() -> None:
     recent.put([answer(name) for name in "abc"])
     recent.put([answer("b"), answer("d")])
     assert [found.prompt.id for found in recent.of("abcd")] == ["b", "c", "d"]
+    recent = RecentAnswers(calls=2)
+    for names in ("abc", "b", "d"):
+        recent.put([answer(name) for name in names])
+    assert [found.prompt.id for found in recent.of("abcd")] == ["b", "d"]
 
 
 def test_a_step_is_computed_again_only_with_its_own_weights() -> None:

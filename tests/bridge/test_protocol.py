@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-from omni_rl_services.coordinator.bridge import CheckResult, ClusterState, Job, JobRequest, ReplicaState, SyncRequest
 
 from omni_rl import errors
 from omni_rl.bridge.protocol import (
@@ -20,6 +19,7 @@ from omni_rl.bridge.protocol import (
     pack,
     unpack,
 )
+from omni_rl.bridge.seam import CheckResult, ClusterState, Job, JobRequest, ReplicaState, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent

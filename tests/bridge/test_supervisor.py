@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from omni_rl_services.coordinator.bridge import CheckRequest, ClusterState, SyncRequest
 from omni_rl_services.coordinator.supervisor import SupervisedBridge
 
+from omni_rl.bridge.seam import CheckRequest, ClusterState, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import NotFoundError, RayUnavailableError
 from omni_rl.processes import life
@@ -31,7 +31,8 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def started(how: str = "well", hold: str | None = None) -> AsyncIterator[SupervisedBridge]:
-    bridge = SupervisedBridge(SETTINGS, (sys.executable, "-m", "tests.bridge.child", how), first_pause=0.01)
+    command = (sys.executable, "-m", "tests.bridge.child", how)
+    bridge = SupervisedBridge(SETTINGS, command, first_pause=0.01, stopped_seconds=0.2)
     await bridge.open(hold)
     try:
         yield bridge
@@ -74,6 +75,18 @@ async def test_before_there_is_a_child_the_reason_is_said() -> None:
     assert not (await bridge.state()).connected
     with pytest.raises(RayUnavailableError, match="starting"):
         await bridge.jobs()
+
+
+async def test_a_child_that_stays_stopped_is_ended_and_replaced() -> None:
+    async with started(hold="maintenance") as bridge:
+        await connected(bridge)
+        stopped = bridge.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        with pytest.raises(RayUnavailableError, match=rf"process {stopped}\) was stopped .* killed before"):
+            await bridge.sync(SyncRequest("s1", None, "trainer"), lambda event: None)
+        assert (await connected(bridge)).gate == "closed"
+        assert life(stopped) == "gone"
 
 
 async def test_a_child_that_is_killed_is_replaced_and_the_hold_outlives_it() -> None:

@@ -4,10 +4,10 @@ looks (`-s`); `omni-rl bench dashboard` holds it against its bars, on a machine 
 import re
 import time
 
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 from playwright.sync_api import Locator, Page, expect
 from pydantic import SecretStr
 
-from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from tests.services.receiver import Received, Receiver
 
 

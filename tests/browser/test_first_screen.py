@@ -86,6 +86,8 @@ def test_what_happens_to_any_run_is_seen_on_the_first_screen(tmp_path: Path, ope
         post_recorded(url, steps=2)
         page = opened(url)
         expect(page.locator("#badge strong")).to_have_text("● 1 OK")
+        expect(page.locator("#badge small")).to_have_text("of 1 run")
+        expect(page.get_by_role("heading", name="1 run", exact=True)).to_be_visible()
         expect(page.locator("#live")).to_have_text("live")
         post_step(http, "recorded", 2, drifted(records_of(0), 0.9))
         expect(page.locator("#badge strong")).to_have_text("■ 1 PAUSE")

@@ -1,6 +1,7 @@
 """The timeline shows unasked what went wrong: the kind that breaches first, each figure with its own limits."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with live(tmp_path_factory.mktemp("audio")) as url, httpx.Client(base_url=url, timeout=30) as http:
         post_recorded(url)
         post_recorded(url, "well")
-        rewards = {"reward": 0.5}
+        rewards = {"staleness": 1.5, "reward": 0.5}
         post_step(http, "recorded", STEPS, drifted(records_of(0), 0.5, "audio"), rewards)
         yield url
 
@@ -69,6 +70,12 @@ def test_every_figure_is_explained(audio: str, opened: Open) -> None:
     expect(page.get_by_role("heading", name="reward, mean").locator("span")).to_have_attribute(
         "title", "mean reward of the step's answers, as the trainer posted it."
     )
+
+
+def test_how_old_the_weights_were_is_drawn_with_the_training_figures(audio: str, opened: Open) -> None:
+    page = opened(audio, run="recorded")
+    heading = page.get_by_role("heading", name="staleness, syncs")
+    expect(heading.locator("span")).to_have_attribute("title", re.compile("how many syncs ago the weights were served"))
 
 
 def test_training_figures_are_smoothed_if_asked(audio: str, opened: Open) -> None:

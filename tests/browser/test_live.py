@@ -10,7 +10,7 @@ from omni_rl_services.coordinator.settings import TokenEntry
 from playwright.sync_api import BrowserContext, Page, expect
 
 from omni_rl.api.state import Scope
-from omni_rl.bench.long_run import SPIKE, write_long_run
+from omni_rl_bench.long_run import SPIKE, write_long_run
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.fake_bridge import FakeBridge
@@ -147,6 +147,9 @@ def test_no_spike_of_a_hundred_thousand_steps_is_lost(tmp_path: Path, opened: Op
         page = opened(url, run="long", kind="overall")
         expect(page.locator("#in-view")).to_contain_text("steps 0 to 99,999")
         assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE
+        figures = page.get_by_role("region", name="Reward and training")
+        figures.locator("summary", has_text="Table").first.click()
+        expect(figures.locator("details[open] tbody td").first).to_have_text("0")
         page.goto(f"{url}/#run=long&kind=overall&x=49990-50010")
         expect(page.locator("#in-view")).to_have_text("steps 49,990 to 50,010")
         assert _greatest(page, "logprob_abs_diff_mean greatest") == SPIKE

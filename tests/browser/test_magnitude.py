@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from omni_rl_services.coordinator.bridge import ClusterState, ReplicaState
 from playwright.sync_api import expect
 
+from omni_rl.bridge.seam import ClusterState, ReplicaState
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, post_recorded, post_step
 from tests.services.fake_bridge import FakeBridge

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from omni_rl_services.coordinator.settings import WandbSettings
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 from playwright.sync_api import expect
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from omni_rl.cli import app
-from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from tests.browser.conftest import Open
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.live import live

@@ -61,6 +61,23 @@ def test_a_sample_is_seen_among_the_answers_to_its_prompt(grpo: str, opened: Ope
     expect(rows).to_have_count(0)
 
 
+def test_kept_samples_are_sorted_by_any_of_their_columns(grpo: str, opened: Open) -> None:
+    page = opened(grpo, run="math", view="what", sample="alone", rank=0)
+    region = page.get_by_role("region", name="Worst samples")
+    names = region.locator("tbody td:first-child")
+    expect(names.first).to_have_text("sum/0.0")
+    region.get_by_role("button", name="sample").click()
+    expect(names).to_have_text(["7f3a/0", "7f3a/1", "alone", "sum/0.0", "sum/0.1", "sum/1.0"])
+    region.get_by_role("button", name="sample").click()
+    expect(names.first).to_have_text("sum/1.0")
+    region.get_by_role("button", name="seq_mult_prob_error").click()
+    expect(names.first).to_have_text("sum/0.0")
+    page.reload()
+    region.get_by_role("button", name="seq_mult_prob_error").click()
+    expect(names.first).to_have_text("alone")
+    expect(region.get_by_role("columnheader", name="seq_mult_prob_error")).to_have_attribute("aria-sort", "ascending")
+
+
 def test_an_answer_is_read_turn_by_turn(grpo: str, opened: Open) -> None:
     page = opened(grpo, run="math", view="what")
     turns = page.get_by_role("region", name="Turns", exact=True).locator("tbody tr")

@@ -119,6 +119,22 @@ def test_rows_are_the_kinds_that_the_api_says(drifting: str, context: BrowserCon
     expect(rows).to_have_text([OVERALL, "mixed", "image"])
 
 
+def test_figures_by_position_are_those_that_are_kept_so(drifting: str, context: BrowserContext, opened: Open) -> None:
+    def changed(route: Route) -> None:
+        found = route.fetch().json()
+        for bins in found["positions"].values():
+            for one in bins:
+                del one["figures"]["logprob_abs_diff_p99"]
+        route.fulfill(json=found)
+
+    context.route(re.compile(r"/steps/\d+$"), changed)
+    page = opened(drifting, run="recorded", view="where", step=STEPS)
+    offered = page.get_by_label("figure").locator("option")
+    expect(offered.filter(has_text="gen_kl_error")).to_have_count(1)
+    expect(offered.filter(has_text="router_flips")).to_have_count(1)
+    expect(offered.filter(has_text="logprob_abs_diff_p99")).to_have_count(0)
+
+
 def test_where_the_drift_is(drifting: str, opened: Open) -> None:
     page = opened(drifting, run="recorded", view="where", step=STEPS)
     rows = page.get_by_role("table", name="logprob_abs_diff_mean by kind and position").get_by_role("row")

@@ -26,15 +26,15 @@ END_SECONDS = 60.0
 
 
 class Scene:
-    """Keeper, trainer and two replicas that run; coordinators come and go."""
+    """Slab owner, trainer and two replicas that run; coordinators come and go."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        home.start("keeper", parties.keeper)
+        home.start("owner", parties.owner)
         home.start("trainer", parties.trainer)
         for name in REPLICAS:
             home.start(name, parties.replica, True)
-        for party in ("keeper", "trainer", *REPLICAS):
+        for party in ("owner", "trainer", *REPLICAS):
             parties.wait_for(home, party)
 
     def coordinate(self, job: Job, party: str = "coordinator") -> dict[str, Any] | None:
@@ -75,8 +75,8 @@ class Scene:
         return status
 
     def restart_the_dead(self) -> None:
-        """Trainer and keeper have owners of their own, who start them again; replicas are the coordinator's."""
-        for party, run in (("trainer", parties.trainer), ("keeper", parties.keeper)):
+        """Trainer and slab owner have owners of their own, who start them again; replicas are the coordinator's."""
+        for party, run in (("trainer", parties.trainer), ("owner", parties.owner)):
             if life(self.home.pid(party)) == "gone":
                 self.home.start(party, run)
                 parties.wait_for(self.home, party)

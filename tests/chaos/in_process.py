@@ -1,6 +1,7 @@
 """A run in one process, for tests that need no killing: the real service and slabs, fake engines, replicas by call."""
 
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
@@ -11,13 +12,16 @@ from typing import Any
 from omni_rl.errors import ReplicaDeadError, ReplicaSilentError
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.rollout.service import ReplicaService
-from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.replica import Command, Deadline, ReplicaStatus
+from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.states import SyncEvent
 from omni_rl.sync.transport import WeightTransport
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import PLACES, RUN, FakeEngine, NumberSource, Token
+
+LOOK_SECONDS = 0.05
+"""Seconds between two looks at whether a replica that was asked still lives."""
 
 
 @dataclass
@@ -34,7 +38,8 @@ class LocalReplica:
 
     def call(self, command: Command, deadline: Deadline) -> Any:
         self.heard.append(command)
-        return self._wait(self._alive().obey(command), deadline)
+        service = self._alive()
+        return self._wait(service, service.obey(command), deadline)
 
     def status(self, deadline: Deadline) -> ReplicaStatus:
         return self._alive().status
@@ -68,11 +73,17 @@ class LocalReplica:
             raise ReplicaDeadError(f"{self.name}: its process is gone")
         return self.service
 
-    def _wait(self, answer: "Future[Any]", deadline: Deadline) -> Any:
-        try:
-            return answer.result(deadline.seconds)
-        except FutureTimeoutError:
-            raise ReplicaSilentError(f"{self.name}: no answer within its deadline {deadline.name!r}") from None
+    def _wait(self, service: ReplicaService[FakeEngine], answer: "Future[Any]", deadline: Deadline) -> Any:
+        """Return the answer; whoever waits for a process that dies hears of that, as Ray tells it."""
+        end = time.monotonic() + deadline.seconds
+        while True:
+            try:
+                return answer.result(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+            except FutureTimeoutError:
+                if self.dead or self.service is not service:
+                    raise ReplicaDeadError(f"{self.name}: its process ended during {deadline.name}") from None
+                if time.monotonic() >= end:
+                    raise ReplicaSilentError(f"{self.name}: no answer within its deadline {deadline.name!r}") from None
 
 
 class LocalRun:
@@ -89,11 +100,11 @@ class LocalRun:
         transport: WeightTransport | None = None,
         ledger: str | None = None,
     ) -> None:
-        self.keeper = Keeper(RUN, PLACES, directory)
+        self.owner = SlabOwner(RUN, PLACES, directory)
         self.ledger = ledger or directory / "ledger.db"
         self._open = ExitStack()
         self.journal = self._open.enter_context(opened_journal(self.ledger, directory.name if ledger else RUN))
-        self.slabs = SlabPair(self.keeper.directory, transport)
+        self.slabs = SlabPair(self.owner.directory, transport)
         self.replicas = {name: LocalReplica(name) for name in ("r0", "r1")}
         self.events: list[SyncEvent] = []
         self.sync = WeightSync(self.journal, self.slabs, list(self.replicas.values()), observe=self.events.append)
@@ -114,7 +125,7 @@ class LocalRun:
                 replica.kill()
         self.slabs.close()
         self._open.close()
-        self.keeper.close(remove=remove)
+        self.owner.close(remove=remove)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The processes of a run: replicas, trainer, keeper and coordinator, and how they find and reach each other."""
+"""The processes of a run: replicas, trainer, slab owner and coordinator, and how they find and reach each other."""
 
 import json
 import os
@@ -23,12 +23,12 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.processes import life, wait_until_gone
 from omni_rl.rollout.service import ReplicaService
-from omni_rl.sync.crew import Deadlines
 from omni_rl.sync.journal import Journal
-from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Command, Deadline, InFlight, ReplicaStatus
+from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.slab import OpenSlabs, Slab
+from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
@@ -36,7 +36,7 @@ from tests.chaos.fake_engine import PLACES, RUN, FakeEngine, Faults, NumberSourc
 from tests.chaos.nursery import fork
 
 REPLICAS = ("r0", "r1")
-PARTIES = ("trainer", "keeper", *REPLICAS, "coordinator")
+PARTIES = ("trainer", "owner", *REPLICAS, "coordinator")
 LOOK_EVERY = 0.02
 STOPPED_AFTER = 0.3
 START_SECONDS = 20.0
@@ -183,7 +183,7 @@ def wait_for(home: Home, party: str) -> None:
             return
 
 
-# Trainer and keeper.
+# Trainer and slab owner.
 
 
 def trainer(home: Home, party: str) -> None:
@@ -215,8 +215,8 @@ class TrainerSource:
         return manifest
 
 
-def keeper(home: Home, party: str) -> None:
-    with Keeper(RUN, PLACES, home.shared_memory):
+def owner(home: Home, party: str) -> None:
+    with SlabOwner(RUN, PLACES, home.shared_memory):
         answer_for_ever(home.socket(party), lambda kind: None)
 
 
@@ -332,7 +332,7 @@ def rehearse() -> None:
     Database("postgresql+psycopg://").close()  # loads the driver
     with (
         tempfile.TemporaryDirectory() as directory,
-        Keeper(RUN, PLACES, Path(directory)) as owner,
+        SlabOwner(RUN, PLACES, Path(directory)) as owner,
         opened_journal(Path(directory) / "ledger.db", RUN) as journal,
     ):
         slabs, engine = SlabPair(owner.directory), FakeEngine()
@@ -346,4 +346,4 @@ def rehearse() -> None:
         slabs.close()
 
 
-__all__ = ["PARTIES", "REPLICAS", "Faults", "Home", "Job", "Strike", "coordinator", "keeper", "replica", "trainer"]
+__all__ = ["PARTIES", "REPLICAS", "Faults", "Home", "Job", "Strike", "coordinator", "owner", "replica", "trainer"]

@@ -34,7 +34,7 @@ def goes_through(point: str, victim: str) -> bool:
         return at >= FORWARD.index("resume")  # the decision is on the disk
     if victim == "trainer":
         return at > FORWARD.index("prepare")  # its weights are sealed
-    if victim == "keeper" or point == "prepare":
+    if victim == "owner" or point == "prepare":
         # Slabs are files; and a replica that is found dead at the beginning is replaced before the new weights exist.
         return True
     # A replica counts as soon as it has proven that it holds the new weights; its successor is brought to them.

@@ -21,14 +21,15 @@ import torch
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.sync_journal import opened_journal
+from omni_rl.models.nemotron_omni.released import RELEASED
+from omni_rl.policies.probe import AgreementProbe, render_probe
 from omni_rl.processes import life
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.rollout.probe import AgreementProbe, render_probe
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout
-from omni_rl.sync.crew import Deadlines
 from omni_rl.sync.manifest import Entry
+from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.slabs import FILES, RunRecord, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource
 from omni_rl.sync.states import Phase, SyncEvent
@@ -275,7 +276,7 @@ def test_a_trainer_that_dies_halfway_is_named_and_nothing_happens(real: Real) ->
 def test_the_run_outlives_its_ray(real: Real, small_checkpoint: Path) -> None:
     """Slabs and journal are files: with another Ray the run goes on where it was."""
     before, version = real.scores(), real.sync.version
-    checkpoint = DirectorySource(small_checkpoint, torch.float32, run=RUN, number=9)
+    checkpoint = DirectorySource(small_checkpoint, torch.float32, RELEASED, run=RUN, number=9)
     ray.shutdown()
     with pytest.raises(SyncRolledBackError, match="no connection to Ray"):
         real.sync.sync(checkpoint)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from omni_rl.checkpoints.figures import load_figures
 from omni_rl.checkpoints.make import held_out_examples
 from omni_rl.media.renderer import Renderer
 from omni_rl.rollout.engine import RolloutEngine
@@ -14,6 +13,7 @@ from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.tasks.digits import load_digits
 from omni_rl.tasks.rewards import exact_digit
+from tests.checkpoints.known import known_figures
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_sampled_accuracy_is_that_of_the_figures(engine: RolloutEngine, small_ch
     accuracy = sum(exact_digit(a, str(p.answer)) for a, p in zip(answers, prompts, strict=True)) / len(prompts)
     assert 0.35 <= accuracy <= 0.60
     # Three standard deviations of 397 answers.
-    assert accuracy == pytest.approx(load_figures(small_checkpoint).sampled_accuracy, abs=0.075)
+    assert accuracy == pytest.approx(known_figures(small_checkpoint).sampled_accuracy, abs=0.075)
 
 
 def test_training_saw_the_ids_that_the_engine_sees(engine: RolloutEngine, small_checkpoint: Path) -> None:

@@ -11,11 +11,11 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from omni_rl.checkpoints.examples import PromptExamples, pack_examples
-from omni_rl.checkpoints.figures import load_figures
 from omni_rl.checkpoints.make import held_out_examples
 from omni_rl.checkpoints.scenes import scenes
 from omni_rl.checkpoints.training import greedy_accuracy, sampled_accuracy
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from tests.checkpoints.known import known_figures
 
 RELEASED_PREFIXES = (
     "language_model.backbone.",
@@ -31,7 +31,7 @@ def test_the_directory_is_small(small_checkpoint: Path) -> None:
     size = sum(path.stat().st_size for path in small_checkpoint.iterdir())
 
     assert size <= 6_000_000
-    figures = load_figures(small_checkpoint)
+    figures = known_figures(small_checkpoint)
     assert size == figures.bytes + (small_checkpoint / "figures.json").stat().st_size
 
 
@@ -95,7 +95,7 @@ def test_no_weight_is_constant(small_checkpoint: Path) -> None:
 
 
 def test_the_figures_are_those_of_the_stored_weights(small_checkpoint: Path) -> None:
-    figures = load_figures(small_checkpoint)
+    figures = known_figures(small_checkpoint)
     model = NemotronOmniForConditionalGeneration.from_pretrained(small_checkpoint, dtype=torch.float32)
     held_out = held_out_examples(small_checkpoint)
 

@@ -111,11 +111,18 @@ def test_a_trainers_figure_that_is_no_number_is_kept_as_that(client: Client) -> 
 
 def test_the_async_client_has_every_method_of_the_other() -> None:
     def methods(of: type) -> dict[str, inspect.Signature]:
-        return {name: inspect.signature(found) for name, found in vars(of).items() if not name.startswith("_")}
+        return {name: inspect.signature(getattr(of, name)) for name in dir(of) if not name.startswith("_")}
 
     ours, theirs = methods(Client), methods(AsyncClient)
     assert ours.keys() == theirs.keys()
     assert all(list(ours[name].parameters.values()) == list(theirs[name].parameters.values()) for name in ours)
+
+
+def test_a_method_shows_its_parameters_its_answer_and_what_it_does() -> None:
+    shown = inspect.signature(Client("http://localhost").attempts)
+    assert str(shown) == "(run: str) -> list[omni_rl.api.runs.AttemptAnswer]"
+    assert inspect.signature(Client.seal).return_annotation == "Sealed"
+    assert {name for name in dir(Client) if name[0] != "_" and not getattr(Client, name).__doc__} <= {"close"}
 
 
 def test_the_async_client(url: str) -> None:

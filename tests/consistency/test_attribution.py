@@ -9,11 +9,11 @@ import pytest
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.case import Case
-from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, Result, TrainerAudit, WrongTensor
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.search import Attribution, Experiments, attribute
 from omni_rl.consistency.bands import NOISE, noise_of
+from omni_rl.consistency.evidence import Audit, Check, Finding, Result, TrainerAudit, WrongTensor
 from omni_rl.consistency.localisation import ModuleDifference
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import EngineDeadError
@@ -59,9 +59,10 @@ def test_what_the_seal_found_is_taken_and_nothing_is_asked() -> None:
     def never() -> list[Audit]:
         raise AssertionError("the records prove it")
 
+    clear = Finding(Check.TEMPERATURE, "clear", "no other temperature fits")
     known = said(Check.MEDIA, Cause.MEDIA_MISMATCH)
-    found = attribute(Case(parted(), [known]), Experiments(audit=never), FLOAT32, seconds=60)
-    assert (found.cause, found.sentence, found.findings) == (Cause.MEDIA_MISMATCH, known.sentence, (known,))
+    found = attribute(Case(parted(), [clear, known]), Experiments(audit=never), FLOAT32, seconds=60)
+    assert (found.cause, found.sentence, found.findings) == (Cause.MEDIA_MISMATCH, known.sentence, (clear, known))
 
 
 def test_a_pattern_of_the_records_is_the_cause_where_no_experiment_knows_better() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from omni_rl.consistency import columns as columns_module
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_each, compare_step
 from omni_rl.consistency.figures import Array, Metrics
@@ -43,6 +44,23 @@ def random_record(rng: np.random.Generator, name: str) -> SampleRecord:
         other[rng.integers(shape[0]), rng.integers(LAYERS), 0] += 8
     margins = (rng.random(shape[:2]) * rng.choice([1e-6, 1.0])).astype(np.float32)  # ties, or none
     return SampleRecord(name, kind, prompt, rollout, train, chosen, other, margins)
+
+
+@pytest.mark.parametrize("batch", [1, 40, 2**18])
+def test_sequences_with_flips_are_found_however_many_are_looked_at_together(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns_module, "BATCH", batch)
+    rng = np.random.default_rng(0)
+    records = [random_record(rng, f"s{n}") for n in range(60)]
+    for n in range(0, len(records), 2):
+        own, other = records[n].rollout_experts, records[n].train_experts
+        if own is not None and other is not None:  # of a model with more experts a token
+            own, other = np.repeat(own, 2, axis=-1), np.repeat(other, 2, axis=-1)
+            records[n] = replace(records[n], rollout_experts=own, train_experts=other)
+    flipped = [n for n, record in enumerate(records) if first_flip(record) is not None]
+    assert 5 < len(flipped) < sum(record.margins is not None for record in records)
+    assert list(StepColumns.of(records).flipped) == flipped
 
 
 def naive(rollout: Array, train: Array) -> dict[str, float]:
@@ -130,7 +148,7 @@ def test_tokens_of_mixed_state_are_judged_apart() -> None:
     joined = StepColumns.joined([columns, replace(columns, mixed_state=mixed)])
     assert compare_step(joined).by_kind[MIXED_STATE].metrics.tokens == 2
     judgement = judge({name: kept.figures for name, kept in found.by_kind.items()}, limits_for("float32"))
-    assert {breach.bucket for breach in judgement.breaches} == {"text", MIXED_STATE}
+    assert {breach.kind for breach in judgement.breaches} == {"text", MIXED_STATE}
 
 
 def test_positions_are_those_of_the_unmasked_answer() -> None:

@@ -76,7 +76,9 @@ def test_only_flipped_positions_can_be_left_out() -> None:
 
 
 def test_the_order_of_experts_is_no_flip() -> None:
-    assert first_flip(record(None)) is None
+    one = record(None)
+    assert first_flip(one) is None
+    assert first_flip(replace(one, rollout_experts=one.train_experts, train_experts=one.rollout_experts)) is None
 
 
 def test_by_position_counts_what_it_leaves_out() -> None:
@@ -215,5 +217,5 @@ def test_figures_are_given_with_and_without_what_flips_leave_out() -> None:
     whole = found.figures["with_flips"]
     assert (whole["tokens"], whole["excluded_tokens"], whole["router_flips"]) == (128, 0, 1)
     assert whole["logprob_abs_diff_mean"] == 3 / 128
-    assert compare_step(columns, NOTHING).overall.metrics == found.buckets["with_flips"].metrics
+    assert compare_step(columns, NOTHING).overall.metrics == found.comparisons["with_flips"].metrics
     assert "with_flips" not in compare_step(StepColumns.of([flipped(64, 0)]), BFLOAT16).figures

@@ -95,8 +95,8 @@ def test_invariants(pairs: list[tuple[float, float]]) -> None:
     assert here.logprob_abs_diff_p50 <= here.logprob_abs_diff_p99 <= here.logprob_abs_diff_max
 
 
-def test_the_furthest_replica_is_told_of_bucket_by_bucket() -> None:
-    """One that is not a number is further than any, wherever it stands, and a bucket need not be every replica's."""
+def test_the_furthest_replica_is_told_of_kind_by_kind() -> None:
+    """One that is not a number is further than any, wherever it stands, and a kind need not be every replica's."""
     near, far, broken = ({"logprob_abs_diff_mean": mean} for mean in (0.1, 0.2, math.nan))
     found = furthest([{"text": near, "image": far}, {"text": far, "image": near}, {"text": near, "with_flips": near}])
     assert found == {"text": far, "image": far, "with_flips": near}

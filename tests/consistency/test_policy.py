@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_rl.consistency.actions import ACTIONS, Action, Cause
+from omni_rl.consistency.actions import CAUSES, NOISE, WEIGHTS, Action, Cause
 from omni_rl.consistency.limits import Judgement, Limit, Severity, judge, limits_for
-from omni_rl.consistency.policy import Command, Drift, Outcome, Policy
+from omni_rl.consistency.policy import Command, Drift, Gate, Outcome, Policy
 from omni_rl.errors import ConfigError
 
 UNJUDGED, OK, WARN, MASK, PAUSE = Severity
@@ -36,7 +36,7 @@ def test_a_value_has_a_severity(value: float, severity: Severity) -> None:
 def test_a_kind_has_limits_of_its_own_or_those_of_all() -> None:
     figures = {kind: {"tokens": 9, "token_mult_prob_error": 1.07} for kind in ("text", "audio")}
     judgement = judge(figures, limits_for("bfloat16"))
-    assert [(breach.bucket, breach.severity) for breach in judgement.breaches] == [("text", WARN)]
+    assert [(breach.kind, breach.severity) for breach in judgement.breaches] == [("text", WARN)]
 
 
 def test_the_worst_breach_is_the_reason() -> None:
@@ -114,6 +114,13 @@ def test_steps_under_way_when_the_gate_closed_do_not_open_it() -> None:
     assert drive(5.0, *[0.0] * 10)[-1].drift.severity is PAUSE
 
 
+@pytest.mark.parametrize(("gate", "commands"), [("paused", (Command.OPEN,)), ("open", ()), ("halted", ())])
+def test_a_recheck_that_is_ok_opens_a_paused_gate_and_no_other(gate: Gate, commands: tuple[Command, ...]) -> None:
+    outcome = Policy().rechecked(Drift(MASK, gate=gate, pursuit="rechecking", at=MASK), of(0.1))
+    assert outcome.commands == commands
+    assert outcome.drift.gate == ("halted" if gate == "halted" else "open")
+
+
 def test_where_the_gate_is_not_ours_verdicts_advise_only() -> None:
     outcomes = drive(5.0, 0, 0, 0, policy=Policy(gated=False))
     assert all(outcome.commands == () and outcome.drift.gate == "open" for outcome in outcomes)
@@ -188,8 +195,14 @@ def test_a_result_that_comes_after_a_persons_word_changes_nothing() -> None:
 
 
 def test_every_cause_has_an_action_at_every_severity() -> None:
-    assert set(ACTIONS) == {(cause, severity) for cause in Cause for severity in Severity}
-    assert all(ACTIONS[cause, OK] is Action.NONE for cause in Cause)
+    assert list(CAUSES) == list(Cause)
+    assert all(set(guide.actions) == set(Severity) for guide in CAUSES.values())
+    assert all(guide.actions[OK] is Action.NONE for guide in CAUSES.values())
+
+
+def test_a_sync_heals_what_is_of_weights_and_noise_only_masks() -> None:
+    assert WEIGHTS == (Cause.STALE_WEIGHTS, Cause.CORRUPT_WEIGHTS, Cause.STALE_CACHE)
+    assert set(NOISE) == {Cause.ROUTER, Cause.ROUNDING}
 
 
 STEP = st.tuples(st.just("judged"), st.floats(0, 6) | st.just(math.nan))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.attribution.reported import Rescore, Side, Values, reported
 from omni_rl.consistency.bands import NOISE
+from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.records import SampleRecord
 from tests.consistency.policies import Answer, answers, cut, log_softmax, noisy
 

@@ -1,5 +1,6 @@
 """The loop against hand-written policies: it must see every way in which the two sides can part."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 from omni_rl.config import DemoSettings
+from omni_rl.consistency.limits import limits_for
+from omni_rl.demo.display import live
 from omni_rl.demo.report import Report, StepReport
 from omni_rl.demo.run import run
 from omni_rl.kinds import KINDS
@@ -79,6 +83,12 @@ class FakePolicies:
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "x" * len(ids)
 
+    def take_snapshot(self, name: str) -> None:
+        self.events.append("take_snapshot")
+
+    def drop_snapshot(self, name: str) -> None:
+        self.events.append("drop_snapshot")
+
     def _rendered(self, prompt: Prompt) -> RenderedPrompt:
         item = MediaItem("image", 0, 1, 2, np.array([1, 2]), {}, {"pixel_values_flat": "d" * 64}, "hash")
         items = () if prompt.kind == "text" else (item,)
@@ -101,8 +111,7 @@ class FakePolicies:
 class Silent:
     """Nobody watches."""
 
-    def phase(self, text: str) -> None: ...
-    def advance(self) -> None: ...
+    def phase(self, step: int, phase: str) -> None: ...
     def step(self, report: StepReport) -> None: ...
 
 
@@ -120,6 +129,28 @@ def test_agreement_is_reported_as_agreement() -> None:
     assert [step.weight_version for step in report.steps] == [f"run/1/{n}/aa" for n in range(3)]
     assert set(report.steps[0].by_modality) == set(KINDS)
     assert policies.events == [*(["sample", "score", "update", "sync"] * 2), "sample", "score", "rescore", "rescore"]
+    learnt, last = ["sample", "score", "learn", "update"], ["sample", "score", "legs"]
+    assert [list(step.seconds) for step in report.steps] == [learnt, learnt, last]
+
+
+def test_a_terminal_shows_each_phase_as_it_begins_and_each_step_when_it_is_over() -> None:
+    console, settings = Console(file=io.StringIO(), width=120), SETTINGS.model_copy(update={"steps": 2})
+    with live(console, limits_for("float32"), settings.steps) as display:
+        run(settings, FakePolicies(), display)
+    assert isinstance(console.file, io.StringIO)
+    shown = [line.strip() for line in console.file.getvalue().splitlines() if line.startswith(("st", " st"))]
+    assert [line.split("  ")[0] for line in shown] == [
+        "starting Ray, vLLM and the trainer group",
+        "step 0: sampling",
+        "step 0: scoring the same tokens",
+        "step 0: learning",
+        "step 0: new weights into the engine",
+        "step 0",
+        "step 1: sampling",
+        "step 1: scoring the same tokens",
+        "step 1: three legs",
+        "step 1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +158,7 @@ def test_agreement_is_reported_as_agreement() -> None:
     [
         (lambda s: replace(s, logprobs=s.logprobs + 0.1), "logprob_abs_diff_mean"),
         (lambda s: replace(s, logprobs=s.logprobs * math.nan), "of the trainer's logprobs are NaN"),
-        (lambda s: replace(s, version="run/1/0/aa"), "were sampled under run/1/1/aa and scored with run/1/0/aa"),
+        (lambda s: replace(s, version="run/1/0/aa"), "sampled under run/1/1/aa and scored with run/1/0/aa"),
         (lambda s: replace(s, experts=s.experts + 1), "flip_margin_max 0.1 is over 1e-05"),
     ],
 )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from omni_rl.api.state import Scope
 from omni_rl.service import probe
+from omni_rl.service.up import NODES
 from tests.deploy.compose import REQUIRED, ROOT, TEXT, VARIABLE, load
 from tests.services.live import live
 
@@ -50,6 +51,11 @@ def test_no_secret_has_a_default_or_lies_in_the_environment(compose: dict[str, A
         for name, value in service.get("environment", {}).items():
             if any(word in name.upper() for word in ("TOKEN", "PASSWORD", "PASS")):
                 assert str(value).startswith("/run/secrets/"), name
+
+
+@pytest.mark.parametrize("name", ["ray-head", "rollout", "rollout-gpu", "trainer", "coordinator"])
+def test_rays_nodes_are_set_as_those_of_omni_rl_up(compose: dict[str, Any], name: str) -> None:
+    assert NODES.items() <= compose["services"][name]["environment"].items()
 
 
 def test_secrets_reach_whoever_reads_them(compose: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
+from omni_rl.service.up import NODES
 from tests.deploy.compose import ROOT
 
 FOLDER = ROOT / "deploy" / "kuberay"
@@ -60,6 +61,12 @@ def labels_of(name: str) -> dict[str, str]:
 
 def settings() -> CoordinatorSettings:
     return CoordinatorSettings(**json.loads((FOLDER / "coordinator.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["head", "rollout", "trainer", "coordinator"])
+def test_rays_nodes_are_set_as_those_of_omni_rl_up(name: str) -> None:
+    variables = {one["name"]: one.get("value") for one in pods()[name]["spec"]["containers"][0]["env"]}
+    assert NODES.items() <= variables.items()
 
 
 @pytest.mark.parametrize("name", pods())

@@ -99,13 +99,14 @@ def test_the_demo_agrees_and_leaves_a_report(dtype: str, tmp_path: Path, mark: s
     assert none_left(mark, within=10)
 
 
-def test_ctrl_c_ends_every_process(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize("phase", ["sampling", "scoring"])
+def test_ctrl_c_ends_every_process(tmp_path: Path, mark: str, phase: str) -> None:
     command = [sys.executable, "-m", "omni_rl", "demo", "--out", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {MARK: mark}, start_new_session=True
     ) as process:
         assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("step 0: scoring"))
+        next(line for line in process.stdout if line.startswith(f"step 0: {phase}"))
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
         assert process.wait(timeout=60) == 130
     assert none_left(mark, within=10)
@@ -118,8 +119,7 @@ class Lines:
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
 
-    def phase(self, text: str) -> None: ...
-    def advance(self) -> None: ...
+    def phase(self, step: int, phase: str) -> None: ...
     def step(self, report: StepReport) -> None:
         self.steps.append(report)
 

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from omni_rl.config import DemoSettings
+from omni_rl.demo.environment import DemoEnvironment
 from omni_rl.demo.pair import demo_pair
-from omni_rl.demo.run import step_prompts, step_sampling
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
@@ -108,13 +108,12 @@ def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) ->
         pair.sync()
         before = pair.weight_version
         lost = only_engines(pair)
-        prompts = step_prompts(SMALL, 2)
-        long = step_sampling(SMALL.model_copy(update={"max_tokens": LONG}), 2)
+        asked = DemoEnvironment(SMALL.model_copy(update={"max_tokens": LONG})).asked(2)
         strike = threading.Timer(SOON, kill_node, [lost])
         strike.start()
-        answers = pair.sample(pair.render(prompts), long)
+        answers = pair.sample(pair.render(asked.prompts), asked.sampling)
         strike.join()
-        assert [len(answer.ids) for answer in answers] == [LONG] * len(prompts)
+        assert [len(answer.ids) for answer in answers] == [LONG] * len(asked.prompts)
         assert {span.version for answer in answers for span in answer.version_spans} == {before}
         assert all_serve(pair, without=lost) == before
         # A rank cannot be made up for: what it had of the optimiser's state is lost.
@@ -125,7 +124,8 @@ def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) ->
 
 def learn(pair: LocalPair) -> None:
     """A step, without its sync."""
-    rollouts = pair.sample(pair.render(step_prompts(SMALL, 0)), step_sampling(SMALL, 0))
+    asked = DemoEnvironment(SMALL).asked(0)
+    rollouts = pair.sample(pair.render(asked.prompts), asked.sampling)
     assert {span.version for rollout in rollouts for span in rollout.version_spans} == {pair.weight_version}
     pair.update(rollouts, [1.0, -1.0, 1.0, -1.0, 1.0])
 

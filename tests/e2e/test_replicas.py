@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from omni_rl.kinds import KINDS
-from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.policies.local import LocalPair, started
 from omni_rl.policies.pair import Pair
 from omni_rl.rollout.settings import Dtype, EngineSettings
 from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.tasks.samples import demo_prompts
 from omni_rl.train.settings import TrainSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -1,4 +1,4 @@
-"""A soak that is interrupted ends as if it had never been."""
+"""A short soak with every fault of a round; and one that is interrupted, which ends as if it had never been."""
 
 import json
 import os
@@ -14,7 +14,10 @@ import pytest
 
 from omni_rl.service.state import marked
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount file systems of its own"),
+]
 
 UNDER_WAY = 5.0
 """Seconds of load, in which every caller has begun."""
@@ -25,6 +28,24 @@ def temporary() -> Iterator[Path]:
     """Where the service's files lie. A Unix socket's path has 107 bytes at most, and pytest's own has some already."""
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         yield Path(directory)
+
+
+LONG = ("memory, ", "p50 ", "p99 ", "kinds of process followed")
+"""Goals that a short soak says nothing about: nothing has warmed up, and there are too few calls of a kind."""
+TIMED = ("faults that it got over later than stated", "faults that /readyz did not show in time")
+"""The times are stated of an idle machine, and other tests run beside this one."""
+
+
+@pytest.mark.timeout(900)  # a round that takes long on a busy machine goes on to its end
+def test_a_short_soak_loses_nothing_and_comes_back_from_every_fault(temporary: Path) -> None:
+    command = [sys.executable, "-m", "omni_rl", "soak", "--minutes", "3", "--seed", "1", "--out", str(temporary)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(temporary)})
+    assert (temporary / "soak.json").exists(), done.stderr
+    found = json.loads((temporary / "soak.json").read_text())
+    goals = {goal["name"]: goal for goal in found["goals"] if not goal["name"].startswith(LONG + TIMED)}
+    assert len(goals) == len(found["goals"]) - len(LONG) - 1 - len(TIMED), "two are about memory"
+    assert [goal for goal in goals.values() if not goal["met"]] == [], found["results"]
+    assert {fault["how"] for fault in found["results"]["faults"]} == {"stop", "kill", "fill", "clock"}
 
 
 def test_an_interrupted_soak_leaves_nothing(temporary: Path) -> None:

@@ -36,7 +36,7 @@ PATIENCE = 120.0
 # What a job does: samples from the engines that the service hosts. Prints when it asks, and when it has its answers.
 SAMPLE = """
 from omni_rl.policies.attach import attach
-from omni_rl.rollout.probe import probe_prompts
+from omni_rl.policies.probe import probe_prompts
 from omni_rl.rollout.types import SamplingSettings
 with attach() as policies:
     prompts = policies.render(probe_prompts())

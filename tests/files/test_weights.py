@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from omni_rl.errors import CheckpointError
 from omni_rl.files.saving import saved_directory
 from omni_rl.files.weights import weight_files
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.rollout.settings import require_checkpoint
 from omni_rl.sync.checkpoint import CheckpointTensors
 
@@ -51,7 +52,7 @@ def test_they_are_those_that_vllm_takes(
 ) -> None:
     put(tmp_path, files, index)
     assert weight_files(tmp_path) == as_vllm_finds_them(tmp_path)
-    sent = CheckpointTensors(tmp_path, torch.float32)
+    sent = CheckpointTensors(tmp_path, torch.float32, RELEASED)
     assert {name: tensor.item() for name, tensor in sent.items()} == {
         name: tensor.item() for path in weight_files(tmp_path) for name, tensor in load_file(path).items()
     }
@@ -98,7 +99,7 @@ def test_a_directory_that_two_could_read_differently_is_refused_by_every_reader(
     put(tmp_path, files, index)
     for file in ("config.json", "tokenizer.json"):
         (tmp_path / file).write_text("{}")
-    for reader in (weight_files, require_checkpoint, lambda path: CheckpointTensors(path, torch.float32)):
+    for reader in (weight_files, require_checkpoint, lambda path: CheckpointTensors(path, torch.float32, RELEASED)):
         with pytest.raises(CheckpointError, match=re.escape(message)):
             reader(tmp_path)
 
@@ -114,7 +115,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path, text: str) -> None:
 def test_pickled_weights_are_refused_by_every_reader(tmp_path: Path) -> None:
     for file in ("config.json", "tokenizer.json", "pytorch_model.bin"):
         (tmp_path / file).write_text("{}")
-    for reader in (weight_files, require_checkpoint, lambda path: CheckpointTensors(path, torch.float32)):
+    for reader in (weight_files, require_checkpoint, lambda path: CheckpointTensors(path, torch.float32, RELEASED)):
         with pytest.raises(CheckpointError, match=r"pickled weights only \(pytorch_model\.bin\)"):
             reader(tmp_path)
 

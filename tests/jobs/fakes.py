@@ -1,4 +1,5 @@
-"""A policy over ten digits at the seam where the service stands: it learns what it is told, by plain gradient steps."""
+"""A policy over ten digits at the seams where the pair and the service stand: it learns what it is told, by plain
+gradient steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +9,7 @@ from numpy.typing import NDArray
 
 from omni_rl.api.runs import DriftAnswer
 from omni_rl.api.steps import Verdict
-from omni_rl.client.sealed import Sealed
-from omni_rl.jobs.policies import Answers
+from omni_rl.jobs.run import Answers, Weights
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rollout, SamplingSettings, VersionSpan
 from omni_rl.train.settings import Objective
@@ -28,7 +28,7 @@ class Tabular:
     """Logits [question, digit], a value a question; an answer is a digit and the end, which is always chosen."""
 
     questions: int
-    weights: Mapping[tuple[int, str], NDArray[np.float32]] | None = None
+    weights: Weights | None = None
     events: list[str] = field(default_factory=list)
     posted: list[Answers] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Tabular:
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "".join(str(number) for number in ids if number != END)
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> Sealed:
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
         self.events.append("judge")
         self.posted.append(answers)
         self.training.append(dict(training))
@@ -122,7 +122,7 @@ class Tabular:
             figures={},
             worst=[],
         )
-        return Sealed(verdict, self.weights)
+        return verdict, self.weights
 
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
         self.training[-1] |= training

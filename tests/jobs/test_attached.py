@@ -7,22 +7,27 @@ from typing import Any, cast
 
 import pytest
 
+from omni_rl.api.media import MediaAnswer
+from omni_rl.api.runs import RunAnswer, RunBody
 from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.client.blocking import Client
 from omni_rl.errors import (
     ForbiddenError,
+    JournalError,
+    LedgerError,
     NonFiniteWeightsError,
     OmniRLError,
     QuarantinedError,
     RayUnavailableError,
     SyncRolledBackError,
     SyncRunningError,
+    TakenOverError,
     WeightUpdateError,
 )
 from omni_rl.jobs import attached
-from omni_rl.jobs.attached import SYNCS, Attached
+from omni_rl.jobs.attached import SYNCS, AttachedRun, create_run
 from omni_rl.jobs.saved import SavedSteps
-from omni_rl.policies import patience
+from omni_rl.policies import retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.train.actor import TrainerHandle
 
@@ -39,6 +44,23 @@ class Coordinator:
 
     def sync(self, body: SyncBody, *, key: str | None = None) -> SyncAnswer:
         self.asked.append((body.source, key))
+        return self._answer()
+
+    def add_training(self, run: str, attempt: int, step: int, training: object) -> None:
+        self.asked.append(("training", str(step)))
+        self._answer()
+
+    def create_run(self, body: RunBody) -> RunAnswer:
+        self.asked.append(("run", body.run))
+        self._answer()
+        return RunAnswer.model_construct(run=body.run, attempt=3)
+
+    def put_media(self, content: bytes, kind: str) -> MediaAnswer:
+        self.asked.append((kind, None))
+        self._answer()
+        return MediaAnswer.model_construct(digest="abc")
+
+    def _answer(self) -> SyncAnswer:
         answer = self.told.pop(0) if len(self.told) > 1 else self.told[0]
         if isinstance(answer, OmniRLError):
             raise answer
@@ -55,7 +77,7 @@ def answer(outcome: str | None, reason: str = "", **values: Any) -> SyncAnswer:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(attached, "LOOK_SECONDS", 0.0)
 
 
@@ -71,11 +93,11 @@ class Engineless(AttachedPair):
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[[Coordinator], Attached]:
-    return lambda coordinator: Attached(Engineless(coordinator), "job-1", 1, SavedSteps("job-1", tmp_path))
+def job(tmp_path: Path) -> Callable[[Coordinator], AttachedRun]:
+    return lambda coordinator: AttachedRun(Engineless(coordinator), "job-1", 1, SavedSteps("job-1", tmp_path))
 
 
-Job = Callable[[Coordinator], Attached]
+Job = Callable[[Coordinator], AttachedRun]
 
 
 def test_a_sync_that_was_rolled_back_for_a_death_is_asked_for_again_under_another_key(job: Job) -> None:
@@ -102,6 +124,27 @@ def test_a_sync_that_is_not_known_to_be_over_is_looked_at_again_under_its_own_ke
     )
     assert job(coordinator).sync(7) == "run/1/2/abc"
     assert {key for _, key in coordinator.asked} == {"job-1-1-7"}
+
+
+@pytest.mark.parametrize("full", [LedgerError("the disk is full"), JournalError("the disk is full")])
+def test_a_job_outlives_a_disk_that_is_full_for_a_while(job: Job, full: OmniRLError) -> None:
+    coordinator = Coordinator([full, full, answer("committed")])
+    assert job(coordinator).sync(7) == "run/1/2/abc"
+    assert coordinator.asked == [("trainer", "job-1-1-7")] * 3
+    coordinator = Coordinator([full, answer("committed")])
+    job(coordinator).learnt(7, {"loss": 0.5})
+    assert coordinator.asked == [("training", "7")] * 2
+    coordinator = Coordinator([full, answer("committed")])
+    assert create_run(Engineless(coordinator), RunBody(run="job-1", model="small", dtype="float32")) == 4
+    assert coordinator.asked == [("run", "job-1")] * 2
+    coordinator = Coordinator([full, answer("committed")])
+    assert job(coordinator)._keep(b"...", "image/png") == "abc"
+    assert coordinator.asked == [("image/png", None)] * 2
+
+
+def test_a_job_of_a_ledger_that_was_taken_over_waits_for_nothing(job: Job) -> None:
+    with pytest.raises(TakenOverError):
+        job(Coordinator([TakenOverError("another coordinator took over"), answer("committed")])).sync(7)
 
 
 def test_weights_that_are_never_proven_end_the_job_by_name(job: Job) -> None:

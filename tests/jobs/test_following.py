@@ -11,7 +11,7 @@ from omni_rl.client.blocking import Client
 from omni_rl.errors import NotFoundError, RayUnavailableError
 from omni_rl.jobs import following
 from omni_rl.jobs.following import follow
-from omni_rl.policies import patience
+from omni_rl.policies import retries
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Service:
 
 
 def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
     lines: list[str] = []
     assert follow(cast(Client, Service()), "grpo-1", lines.append).status == "succeeded"
@@ -45,7 +45,7 @@ def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_loss_that_is_no_number_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
     follow(cast(Client, Service()), "grpo-1", None)
     assert "step 0  ok  loss not a number" in capsys.readouterr().err

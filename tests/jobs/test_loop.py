@@ -1,11 +1,16 @@
 """A job's steps against a policy that is a table: it learns, in the right order, from the right answers."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
+from omni_rl.api.steps import Verdict
+from omni_rl.jobs.environment import TaskEnvironment
 from omni_rl.jobs.grpo import Grpo
-from omni_rl.jobs.loop import Loop, StepDone
+from omni_rl.jobs.loop import Loop, LoopSettings, StepDone
 from omni_rl.jobs.ppo import Ppo
 from omni_rl.tasks.rewards import RewardFunction, exact_digit
 from omni_rl.tasks.settings import Task
@@ -13,7 +18,9 @@ from omni_rl.tasks.settings import Task
 from .fakes import Questions, Tabular
 
 QUESTIONS = 6
+PHASES = ["sample", "score", "judge", "learn", "sync"]
 STEP = ["sample", "score", "judge", "update", "sync"]
+"""What the policies are asked for in each."""
 
 
 def task(reward: RewardFunction = exact_digit, *, shuffled: bool = False) -> Task:
@@ -31,9 +38,22 @@ def ppo(**values: object) -> PpoParameters:
     return PpoParameters.model_validate(chosen | values)
 
 
-def run(parameters: GrpoParameters | PpoParameters, policies: Tabular, its: Task) -> list[StepDone]:
+def loop(
+    parameters: GrpoParameters | PpoParameters,
+    policies: Tabular,
+    its: Task,
+    *,
+    learn_last: bool = True,
+    on_phase: Callable[[int, str], None] = lambda step, phase: None,
+) -> Loop[Verdict]:
     algorithm = Grpo(parameters) if isinstance(parameters, GrpoParameters) else Ppo(parameters)
-    return list(Loop(parameters, its, algorithm, policies).run())
+    environment = TaskEnvironment(parameters, its, algorithm.answers_per_prompt)
+    settings = replace(LoopSettings.of(parameters), learn_last=learn_last)
+    return Loop(settings, environment, algorithm, policies, policies, save=policies.save, on_phase=on_phase)
+
+
+def run(parameters: GrpoParameters | PpoParameters, policies: Tabular, its: Task) -> list[StepDone[Verdict]]:
+    return list(loop(parameters, policies, its).run())
 
 
 @pytest.mark.parametrize(
@@ -96,6 +116,22 @@ def test_a_step_is_judged_before_it_is_learnt_and_learnt_before_it_is_served() -
     assert policies.events == ["sync", *3 * STEP]
 
 
+def test_a_last_step_that_nobody_learns_from_is_judged_alone() -> None:
+    policies = Tabular(QUESTIONS)
+    done = list(loop(grpo(steps=3), policies, task(), learn_last=False).run())
+    assert policies.events == ["sync", *2 * STEP, "sample", "score", "judge"]
+    assert [set(step.seconds) for step in done] == [*2 * [{*PHASES}], {*PHASES[:3]}]
+
+
+def test_whoever_watches_hears_of_each_phase_before_it_is_over() -> None:
+    policies = Tabular(QUESTIONS)
+    heard: list[tuple[int, str, int]] = []
+    whole = loop(grpo(steps=2), policies, task(), on_phase=lambda *phase: heard.append((*phase, len(policies.events))))
+    list(whole.run())
+    assert [(step, phase) for step, phase, _ in heard] == [(step, phase) for step in range(2) for phase in PHASES]
+    assert [policies.events[at] for _, _, at in heard] == 2 * STEP
+
+
 def test_the_verdicts_weights_reach_the_gradient_by_sample() -> None:
     policies = Tabular(QUESTIONS)
     run(grpo(group=64), policies, task())
@@ -154,7 +190,7 @@ def test_a_later_start_has_the_prompts_and_seeds_of_an_uninterrupted_run() -> No
     whole, late = Tabular(QUESTIONS), Tabular(QUESTIONS)
     parameters = grpo(steps=4, prompts=4, learning_rate=0.0)
     run(parameters, whole, task())
-    list(Loop(parameters, task(), Grpo(parameters), late).run(first=2))
+    list(loop(parameters, late, task()).run(first=2))
     for ours, theirs in zip(late.posted, whole.posted[2:], strict=True):
         assert [rollout.prompt.id for rollout in ours.rollouts] == [rollout.prompt.id for rollout in theirs.rollouts]
         assert [rollout.ids.tolist() for rollout in ours.rollouts] == [r.ids.tolist() for r in theirs.rollouts]

@@ -45,4 +45,4 @@ def test_a_difference_that_is_not_a_number_is_marked_and_named() -> None:
 
 
 def test_one_step_and_bad_steps() -> None:
-    assert "1 of 1 steps not ok" in plot("run", [line(7, 0.1, "mask")])
+    assert "1 of 1 step not ok" in plot("run", [line(7, 0.1, "mask")])

@@ -4,12 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_step
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
-from omni_rl.ledger.types import NewStep, StepKey
+from omni_rl.ledger.types import NewStep, StepKey, WorstSamples
 
 CONFIG = {"model": "small", "dtype": "float32", "limits": {"overall": {"gen_kl_error": 0.01}}}
 KINDS = ("text", "image")
@@ -46,6 +47,7 @@ def judged(key: StepKey, *parts: StepRecords, worst: int = 2, **changes: Any) ->
     joined = StepColumns.joined([part.columns for part in parts])
     comparison = compare_step(joined)
     rows = [(rank, part.row(number)) for rank, part in enumerate(parts) for number in range(len(part))]
+    ranks, records = zip(*(rows[number] for number in comparison.worst(worst)), strict=True)
     step = NewStep(
         key,
         {rank: part.digest for rank, part in enumerate(parts)},
@@ -53,7 +55,11 @@ def judged(key: StepKey, *parts: StepRecords, worst: int = 2, **changes: Any) ->
         comparison=comparison,
         samples=len(joined.samples),
         tokens=joined.tokens,
-        kept=tuple((*rows[n], compare([joined.record(n)]).metrics) for n in comparison.worst(worst)),
+        kept=WorstSamples(
+            ranks,
+            tuple(compare([joined.record(number)]).metrics for number in comparison.worst(worst)),
+            StepRecords(pa.concat_tables([record.table for record in records])),
+        ),
     )
     return replace(step, **changes)
 

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from omni_rl.errors import ConflictError, LedgerError
+from omni_rl.ledger import writer
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import parts, payloads
@@ -200,3 +201,45 @@ def test_a_full_disk_is_said_and_what_fits_later_is_written(tmp_path: Path) -> N
         limit(1_000_000)
         assert ledger.put_part(StepKey("run", 0, 1), 0, large).result() == "new"
         assert [len(ledger.parts(StepKey("run", 0, n))) for n in range(3)] == [1, 1, 1]
+
+
+def test_a_ledger_that_refuses_a_write_is_not_ready_until_it_takes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        ledger.take()
+        ledger.put_run("run", {}).result()
+
+        def limit(pages: int) -> None:
+            ledger.writer.submit(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").close()).result()
+
+        limit(ledger.writer.submit(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one()).result() + 1)
+        ledger.ready()
+        with pytest.raises(LedgerError, match="disk is full"):
+            ledger.put_part(StepKey("run", 0, 1), 0, records(rows=30, tokens=500)).result()
+        with pytest.raises(LedgerError, match="disk is full"):
+            ledger.ready()
+        limit(1_000_000)
+        with pytest.raises(LedgerError, match="disk is full"):
+            ledger.ready()  # a small write went through, which a full disk takes too
+        monkeypatch.setattr(writer, "REFUSED_SECONDS", 0.0)
+        ledger.ready()
+        assert ledger.writer.refusal is None
+
+
+def test_a_write_that_is_wrong_itself_leaves_the_ledger_ready(tmp_path: Path) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        ledger.take()
+        with pytest.raises(LedgerError):
+            ledger.writer.submit(lambda c: c.exec_driver_sql("INSERT INTO runs (run) VALUES (NULL)").close()).result()
+        ledger.ready()
+
+
+def test_a_ledger_whose_disk_has_no_room_left_is_not_ready_before_it_refuses_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        ledger.ready()
+        monkeypatch.setattr("omni_rl.ledger.ledger.LEAST_FREE", 1 << 62)
+        with pytest.raises(LedgerError, match=r"the disk of .*ledger\.db has \d+ bytes left"):
+            ledger.ready()

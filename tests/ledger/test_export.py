@@ -80,7 +80,7 @@ def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) ->
 
 def test_a_run_without_steps_gives_empty_files(ledger: Ledger, tmp_path: Path) -> None:
     ledger.put_run("run", {}).result()
-    for path in export(ledger, "run", tmp_path):
+    for path in export(ledger, "run", tmp_path / "new" / "directory"):
         assert rows(path) == []
 
 

@@ -80,6 +80,14 @@ def test_another_run_kind_or_subject_is_another_incident(run: Ledger) -> None:
     assert [one.id for one in run.incidents_since(math.inf)] == numbers[:3]
 
 
+def test_the_end_of_one_kind_leaves_the_others_of_its_run_open(run: Ledger) -> None:
+    drift = run.see_incident("run", SEEN).result()
+    silence = run.see_incident("run", NewIncident(2, "No step came.", kind="silence")).result()
+    run.end_incidents("run", IncidentEnd("silence", "a step came")).result()
+    assert [one.id for one in run.incidents(still_open=True)] == [drift]
+    assert run.incident(silence).actions[-1].what == "a step came"
+
+
 def test_one_person_has_it_and_it_takes_notes_when_it_is_over(run: Ledger) -> None:
     number = run.see_incident("run", SEEN).result()
     assert run.acknowledge(number, "ann").result() == run.acknowledge(number, "ann").result()

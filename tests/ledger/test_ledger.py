@@ -93,9 +93,13 @@ def test_a_sealed_step_has_all_its_figures(run: Ledger) -> None:
     assert (found.row.severity, found.verdict, found.row.training) == (2, {"reason": "because"}, {"reward": 0.5})
     assert (found.row.samples, found.row.tokens, found.row.weight_version) == (6, 150, "run/0/3/abcd")
     assert found.flips == (0, 4)
-    assert [(kept.place, kept.rank, kept.sample, kept.figures) for kept in found.samples] == [
-        (place, rank, record.columns.samples[0], asdict(metrics))
-        for place, (rank, record, metrics) in enumerate(step.kept)
+    kept = step.kept
+    assert kept is not None
+    assert [(one.place, one.rank, one.sample, one.figures) for one in found.samples] == [
+        (place, rank, sample, asdict(metrics))
+        for place, (rank, sample, metrics) in enumerate(
+            zip(kept.ranks, kept.records.samples, kept.figures, strict=True)
+        )
     ]
     assert run.steps("run", 0) == [found.row]
     assert run.run("run").latest == KEY
@@ -104,9 +108,10 @@ def test_a_sealed_step_has_all_its_figures(run: Ledger) -> None:
 def test_two_ranks_may_name_their_samples_alike(run: Ledger) -> None:
     step = sealed(run, KEY, records(), records(), worst=4)
     found = run.step(KEY)
-    assert [(kept.rank, kept.sample) for kept in found.samples] == [
-        (rank, record.samples[0]) for rank, record, _ in step.kept
-    ]
+    assert step.kept is not None
+    assert [(kept.rank, kept.sample) for kept in found.samples] == list(
+        zip(step.kept.ranks, step.kept.records.samples, strict=True)
+    )
     assert len({kept.sample for kept in found.samples}) < len(found.samples)
     worst = found.samples[0]
     assert run.sample(KEY, worst.sample).kept == worst
@@ -115,11 +120,11 @@ def test_two_ranks_may_name_their_samples_alike(run: Ledger) -> None:
 
 def test_a_kept_sample_has_its_tokens(run: Ledger) -> None:
     step = sealed(run, KEY, records())
-    worst = step.kept[0][1]
-    name = worst.columns.samples[0]
-    found = run.sample(KEY, name)
-    assert found.record.to_json() == worst.to_json()
-    assert found.kept.place == 0
+    assert step.kept is not None
+    for place, name in enumerate(step.kept.records.samples):
+        found = run.sample(KEY, name)
+        assert found.record.to_json() == step.kept.records.row(place).to_json()
+        assert found.kept.place == place
     with pytest.raises(NotFoundError, match="sample r0s0 of step 7 of run, attempt 0 is not kept"):
         run.sample(KEY, "r0s0")
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_rl.errors import MediaStoreError, NotFoundError, TooLargeError
+from omni_rl.ledger import media_store
 from omni_rl.ledger.media_store import DAY, MediaRules, MediaStore, Put
 
 
@@ -28,6 +29,16 @@ def test_what_was_put_comes_back_by_its_blake3(tmp_path: Path) -> None:
     assert store.get(digest) == content
     assert (len(store), store.size, len(files(tmp_path))) == (1, 1004, 1)
     assert MediaStore(tmp_path / "media").get(digest) == content
+
+
+def test_there_are_no_more_items_than_the_index_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_store, "MOST", 3)
+    store = MediaStore(tmp_path)
+    digests = [store.put(bytes([n])).digest for n in range(3)]
+    store.get(digests[0])
+    store.put(b"one more")
+    assert [digest in store for digest in digests] == [True, False, True]
+    assert len(MediaStore(tmp_path)) == len(store) == len(files(tmp_path)) == 3
 
 
 def test_what_was_used_least_recently_goes_first(tmp_path: Path) -> None:

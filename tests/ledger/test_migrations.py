@@ -1,6 +1,7 @@
 """Ledgers of every age open: empty, older ones with their steps, and newer ones are refused untouched."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from alembic.runtime.migration import MigrationContext
 from numpy.testing import assert_array_equal
 
 from omni_rl.errors import LedgerVersionError
+from omni_rl.ledger import database
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.migrations import upgrade
-from omni_rl.ledger.tables import FIGURES, metadata
+from omni_rl.ledger.migrations.versions import r0001_ledger
+from omni_rl.ledger.tables import metadata
 from omni_rl.ledger.types import StepKey
 from tests.ledger.steps import records
 
@@ -51,10 +54,9 @@ def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: s
             ),
             [{"step": step} for step in range(3000)],
         )
-        names = ", ".join(FIGURES)
-        marks = ", ".join(
-            "9" if name in ("tokens", "router_flips", "excluded_tokens") else ":value" for name in FIGURES
-        )
+        first = r0001_ledger.FIGURES
+        names = ", ".join(first)
+        marks = ", ".join("9" if name in r0001_ledger.INTEGERS else ":value" for name in first)
         connection.execute(
             sa.text(f"INSERT INTO figures (attempt_id, kind, step, {names}) VALUES (1, 'overall', :step, {marks})"),
             [{"step": step, "value": value} for step, value in enumerate(values.tolist())],
@@ -120,10 +122,25 @@ def test_many_new_files_opened_by_several_at_once(tmp_path: Path) -> None:
     assert errors == []
 
 
-def test_a_sample_of_an_older_ledger_is_that_of_rank_0(url: str) -> None:
+def test_whoever_opens_a_ledger_waits_for_a_migration_that_takes_longer_than_a_write(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1)
+    migrating = Database(url)
+    upgrade(migrating, "r0001")
+    with ThreadPoolExecutor() as pool:
+        with migrating.write():
+            opening = pool.submit(Ledger.open, url)
+            with pytest.raises(TimeoutError):
+                opening.result(2.5)
+        opening.result().close()
+    migrating.close()
+
+
+def test_samples_of_an_older_ledger_are_those_of_rank_0(url: str) -> None:
     old = Database(url)
     upgrade(old, "r0003")
-    record = records(rows=1)
+    kept = records(rows=2)
     with old.write() as connection:
         connection.execute(sa.text("INSERT INTO runs (run, created, config) VALUES ('run', 1.0, '{}')"))
         connection.execute(sa.text("INSERT INTO attempts (id, run, attempt, started) VALUES (1, 'run', 0, 1.0)"))
@@ -133,15 +150,17 @@ def test_a_sample_of_an_older_ledger_is_that_of_rank_0(url: str) -> None:
                 "verdict, training) VALUES (1, 3, 1.0, '', 0, 1, 9, '', '{}', '{}')"
             )
         )
-        connection.execute(
-            sa.text(
-                "INSERT INTO samples (attempt_id, step, sample, place, kind, figures, record) "
-                "VALUES (1, 3, 'p0', 0, 'text', '{}', :record)"
-            ),
-            {"record": record.packed()},
-        )
+        for place, name in enumerate(kept.samples):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO samples (attempt_id, step, sample, place, kind, figures, record) "
+                    "VALUES (1, 3, :sample, :place, 'text', '{}', :record)"
+                ),
+                {"sample": name, "place": place, "record": kept.row(place).packed()},
+            )
     old.close()
     with Ledger.open(url) as ledger:
-        found = ledger.sample(StepKey("run", 0, 3), "p0", rank=0)
-        assert found.record.to_json() == record.to_json()
-        assert found.kept.rank == 0
+        for place, name in enumerate(kept.samples):
+            found = ledger.sample(StepKey("run", 0, 3), name, rank=0)
+            assert found.record.to_json() == kept.row(place).to_json()
+            assert found.kept.rank == 0

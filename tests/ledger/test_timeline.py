@@ -72,6 +72,37 @@ def test_no_extreme_is_lost_at_any_scale(run: Ledger, count: int, width: int) ->
     assert len(few.at()) == len(few.line(MEAN))
 
 
+@pytest.mark.parametrize(("severities", "need"), [([3, 0, 1], "warn"), ([0, 0, 3], "pause")])
+def test_a_run_that_is_brought_in_needs_what_its_last_step_says(run: Ledger, severities: list[int], need: str) -> None:
+    steps = np.arange(len(severities))
+    bring_in(run, "run", 0, steps, {MEAN: spiky(len(steps))}, severity=np.array(severities)).result()
+    assert run.one_listed("run").need.label == need
+
+
+@pytest.mark.parametrize("points", [5000, 64])
+def test_a_bucket_says_when_its_last_step_was_sealed(run: Ledger, points: int) -> None:
+    steps = np.arange(0, 9000, 2)
+    bring_in(run, "run", 0, steps, {MEAN: spiky(len(steps))}).result()
+    sealed = {row.key.step: row.sealed for row in run.steps("run", 0, limit=len(steps))}
+    found = run.timeline("run", 0, [MEAN], points=points)
+    for first, last, at in zip(found.first.tolist(), found.last.tolist(), found.sealed.tolist(), strict=True):
+        assert at == sealed[max(step for step in range(first, last + 1) if step in sealed)]
+
+
+def test_some_steps_are_spread_over_all_of_them(run: Ledger) -> None:
+    steps = np.concatenate([np.arange(0, 600, 3), [5000]])
+    bring_in(run, "run", 0, steps, {MEAN: spiky(len(steps))}).result()
+
+    def spread(**asked: int) -> list[int]:
+        return [row.key.step for row in run.steps_spread("run", 0, **asked)]
+
+    assert spread(points=6000) == steps.tolist()
+    assert spread(last=599, points=10) == [*range(0, 600, 60), 597]
+    assert spread(after=99, last=200, points=4) == [102, 129, 153, 177, 198]
+    assert spread(points=10) == [0, 501, 5000]
+    assert spread(after=5000) == []
+
+
 def test_a_range_is_what_was_asked_for(run: Ledger) -> None:
     """Buckets at its ends cover steps beyond it, and say what they cover as far as was asked."""
     steps, values = np.arange(0, 30_000, 3), spiky(10_000)

@@ -13,8 +13,8 @@ from PIL import Image
 from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.renderer import Renderer
-from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound
+from omni_rl.tasks.samples import demo_prompts
 
 pytestmark = pytest.mark.slow
 

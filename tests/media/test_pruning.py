@@ -10,9 +10,9 @@ import pytest
 from omni_rl.errors import PromptError
 from omni_rl.media.pruning import kept_count
 from omni_rl.media.renderer import Renderer
-from omni_rl.media.samples import demo_prompts
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Video
+from omni_rl.tasks.samples import demo_prompts
 
 COUNTS = FeatureCounts(side=32, frames=2, halvings=3)
 RATE = 0.6

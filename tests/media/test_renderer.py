@@ -17,8 +17,8 @@ from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.digests import tensor_digest
 from omni_rl.media.engine_input import to_engine_input
 from omni_rl.media.renderer import Renderer
-from omni_rl.media.samples import demo_prompts
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
+from omni_rl.tasks.samples import demo_prompts
 
 RawPrompt = Callable[[Prompt], dict[str, Any]]
 IMAGE_TOKEN, SOUND_TOKEN = 18, 27

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from omni_rl.errors import MediaError
-from omni_rl.media.samples import clip_path
 from omni_rl.media.sounds import MODEL_RATE, read_sound, to_mono_16k
 from omni_rl.media.types import Sound
+from omni_rl.tasks.samples import clip_path
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 
 from omni_rl.errors import MediaError
-from omni_rl.media.samples import clip_path
 from omni_rl.media.videos import read_frames
+from omni_rl.tasks.samples import clip_path
 
 FPS = 10
 FRAMES = 40

@@ -11,7 +11,7 @@ from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.packed import PackedMedia
 
 LANGUAGE: dict[str, Any] = {
     "vocab_size": 300,

@@ -1,6 +1,7 @@
 """Two context-parallel ranks against one: logits, and the gradients of all weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGenerat
 BATCH, LENGTH = 2, 24
 
 
-def _prompt() -> dict[str, torch.Tensor]:
+def _prompt() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(40, 300, (BATCH, LENGTH), generator=generator)
     ids[:, 5:9] = 18

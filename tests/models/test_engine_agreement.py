@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl.bench.scoring.policies import load_transformers
 from omni_rl.kinds import KINDS
 from omni_rl.media.renderer import Renderer
-from omni_rl.media.samples import demo_prompts
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
+from omni_rl.tasks.samples import demo_prompts
 from omni_rl.train.packing import pack
+from omni_rl_bench.scoring.policies import load_transformers
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from transformers.models.nemotron_h_omni import NemotronH_Omni_Reasoning_V3, Nem
 from omni_rl.errors import ConfigError, MediaError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedSequences
 
 from .conftest import CONFIG, LANGUAGE
 
@@ -350,7 +350,9 @@ def test_a_batch_prepared_for_context_parallelism_may_be_a_mapping(
     ids[0, 1:5] = omni.img_context_token_id
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        given = omni.prepare_model_inputs_for_cp({"input_ids": ids, "pixel_values": pixels, "labels": ids})
+        given = omni.prepare_model_inputs_for_cp(
+            {"input_ids": ids, "pixel_values": pixels, "labels": ids}, num_chunks=2
+        )
         expected = omni.prepare_model_inputs_for_cp(ids, pixels)
     assert given.keys() == expected.keys()
     assert torch.equal(given["inputs_embeds"], expected["inputs_embeds"])

@@ -11,10 +11,11 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 
 from omni_rl.errors import CheckpointError
-from omni_rl.models.nemotron_omni.checkpoint import read_released, released_state
+from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
 from omni_rl.models.nemotron_omni.parallel import shard
+from omni_rl.models.packed import PackedMedia, PackedSequences
+from tests.released import read_released
 
 pytestmark = pytest.mark.slow
 

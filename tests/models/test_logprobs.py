@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omni_rl.models.nemotron_omni.logprobs import token_logprobs
+from omni_rl.models.logprobs import token_logprobs
 
 
 def _inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,18 +1,20 @@
 """What transformers' own class saved loads here, and comes out as engines read it."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omni_rl.bench.scoring.policies import load_transformers
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.files.weights import weight_files
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.vision import radio_config
+from omni_rl_bench.scoring.policies import load_transformers
+from tools import frameworks
 
 Model = NemotronOmniForConditionalGeneration
 
@@ -50,6 +52,28 @@ def test_it_is_saved_in_the_released_spelling(native: Path, omni: Model, tmp_pat
     assert not any("layer_scale" in name or "summary_idxs" in name for name in weights)
     again = Model.from_pretrained(tmp_path / "saved").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in omni.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("radio", ["wrapped", "native"])
+def test_what_nemo_automodel_writes_is_the_same_model(radio: str, automodel: Path, saved: Path, tmp_path: Path) -> None:
+    Model.from_pretrained(automodel / radio).save_pretrained(tmp_path / "again")
+    again, expected = (
+        {name: tensor for path in weight_files(directory) for name, tensor in load_file(path).items()}
+        for directory in (tmp_path / "again", saved)
+    )
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.fixture(scope="module")
+def automodel(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`saved` as nemo_automodel's adapter reads and writes it, for each of its classes of RADIO."""
+    out = tmp_path_factory.mktemp("automodel")
+    command = [str(frameworks.python("nemo_automodel")), "-m", "tests.models.automodel_driver", str(saved), str(out)]
+    done = subprocess.run(command, cwd=frameworks.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
 
 
 def test_a_scale_that_does_something_is_refused(native: Path) -> None:

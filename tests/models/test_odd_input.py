@@ -9,7 +9,7 @@ import torch
 from omni_rl.errors import ConfigError, MediaError, PromptError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedSequences
 
 from .conftest import CONFIG, LANGUAGE
 

@@ -31,7 +31,9 @@ def test_every_adapter_learns_and_merging_loading_and_scoring_agree(found: dict[
     assert adapters["without gradient"] == []
     assert adapters["losses"][-1] < adapters["losses"][0] - 0.5
     for comparison in ("merged", "loaded", "saved", "scored"):
-        assert adapters[comparison] < 2e-5, comparison
+        mean, greatest = adapters[comparison]
+        assert mean < 1e-5, comparison
+        assert greatest < 1e-4, comparison
 
 
 @pytest.mark.parametrize("way", ["plain", "causal"])

@@ -9,7 +9,7 @@ from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.language.mamba import StateDecay
 from omni_rl.models.nemotron_omni.language.moe import Router
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.packed import PackedMedia
 
 from .conftest import randomise
 

@@ -8,7 +8,7 @@ import torch
 from omni_rl.errors import PromptError
 from omni_rl.models.nemotron_omni.features import video_embeddings
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedPruning, PackedSequences
 
 PLACEHOLDER = 18
 START = 5  # where the video's span begins in the packed ids

@@ -11,7 +11,7 @@ from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedSequences
 
 from .conftest import CONFIG, LANGUAGE
 from .resources import Watch

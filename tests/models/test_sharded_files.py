@@ -87,8 +87,7 @@ def _rank(rank: int, ranks: int, source: str, out: str) -> None:
         partial(
             checkpoint.write,
             Path(out, "state"),
-            model.config,
-            model.companions,
+            model.write_beside,
             stored_tensors(model, torch.float32),
             state,
             {},

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from omni_rl import torchvision_schemas
-from omni_rl.vllm_plugin import AGENT, ENGINE
+from omni_rl.vllm_engine import ENGINE
+from omni_rl.vllm_plugin import AGENT
 from tests.packaging.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ for owner in (EngineCore, WorkerWrapperBase):
     code = {name: getattr(one, "__code__", None) for name, one in vars(owner).items()}
     print("seats", sorted(name for name in code if code[name] and code[name].co_filename.endswith("agent/install.py")))
 """
-OURS = "ours ['omni_rl.vllm_plugin']"
+OURS = "ours ['omni_rl.vllm_engine', 'omni_rl.vllm_plugin']"
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,23 @@ def test_commands_of_our_pair_say_what_they_lack(light: Path, tmp_path: Path) ->
     assert "our pair" in done.stdout
 
 
+@pytest.mark.parametrize("command", [["bench", "sync", "--syncs", "3"], ["sabotage", "--fault", "x"], ["soak"]])
+def test_commands_of_a_checkout_say_so(light: Path, tmp_path: Path, command: list[str]) -> None:
+    done = started(light, tmp_path, "-m", "omni_rl", *command)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"omni-rl {command[0]} runs from a checkout" in line
+
+
+def test_it_plans_with_what_was_measured_for_it(light: Path, tmp_path: Path) -> None:
+    done = started(light, tmp_path, "-m", "omni_rl", "plan", "--json")
+    assert done.returncode == 0, done.stderr
+    here = subprocess.run(
+        [sys.executable, "-m", "omni_rl", "plan", "--json"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert json.loads(done.stdout) == json.loads(here.stdout)
+
+
 def test_it_serves_and_judges_what_is_posted(light: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-m", "omni_rl", "serve", "--port", "0"]
     bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(light), "PYTHONUNBUFFERED": "1"}

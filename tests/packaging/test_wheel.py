@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.vllm_plugin import AGENT, ENGINE, unsupported
+from omni_rl.vllm_engine import ENGINE, unsupported
+from omni_rl.vllm_plugin import AGENT
 from tests.packaging.conftest import ROOT, Run
 
 PLUGIN = """
@@ -72,7 +73,7 @@ def test_vllms_entry_point_is_the_standard_library_and_sets_nothing(
     assert done.returncode == 0, done.stderr
     imported, same_environment = json.loads(done.stdout)
     foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign == {"omni_rl", "omni_rl.vllm_plugin"}
+    assert foreign == {"omni_rl", "omni_rl.vllm_engine", "omni_rl.vllm_plugin"}
     assert same_environment
     assert done.stderr == ""
 
@@ -87,7 +88,7 @@ def test_another_vllm_is_left_alone_with_one_warning(wheel: Path, run: Run, tmp_
     assert done.returncode == 0, done.stderr
     imported, same_environment = json.loads(done.stdout)
     foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign == {"omni_rl", "omni_rl.vllm_plugin", "vllm"}
+    assert foreign == {"omni_rl", "omni_rl.vllm_engine", "omni_rl.vllm_plugin", "vllm"}
     assert same_environment
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"was proven with vLLM 0.32.*, not {version}" in done.stderr
@@ -105,7 +106,7 @@ def test_the_agent_leaves_a_vllm_that_it_does_not_know_with_one_warning(
     assert done.returncode == 0, done.stderr
     imported, same_environment = json.loads(done.stdout)
     foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign == {"omni_rl", "omni_rl.vllm_plugin", "vllm"}
+    assert foreign == {"omni_rl", "omni_rl.vllm_engine", "omni_rl.vllm_plugin", "vllm"}
     assert same_environment
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"the agent knows vLLM 0.12.*, 0.25.*, 0.32.*, not {version}" in done.stderr

@@ -69,8 +69,7 @@ def write_saved_run(runs: Path) -> None:
         head.step()
         checkpoint.write(
             saved.path(following),
-            model.config,
-            None,
+            model.write_beside,
             stored_tensors(model, torch.float32),
             checkpoint.optimizer_tensors(model, optimizer),
             head.tensors(),

@@ -9,7 +9,7 @@ import torch
 
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.jobs.saved import SavedSteps
-from omni_rl.models.nemotron_omni.checkpoint import read_released, released_state
+from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.train import checkpoint
 from omni_rl.train.group import TrainerGroup
@@ -19,6 +19,7 @@ from omni_rl.train.value import ValueHead
 from tests.pinned.checkpoint_content import PARAMETERS, SETTINGS, described, in_one
 from tests.pinned.kept_meaning import lost
 from tests.pinned.pinned_files import pinned_json, unpacked
+from tests.released import read_released
 
 FILES = {"weights": "model.safetensors", "optimizer": "training/optimizer.safetensors"}
 

@@ -18,11 +18,12 @@ from omni_rl.errors import (
     SyncRunningError,
 )
 from omni_rl.media.types import RenderedPrompt
-from omni_rl.policies import attach, patience
+from omni_rl.policies import attach, retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.policies.dealing import ASKED
 from omni_rl.rollout.types import SamplingSettings
 
+TRAINER = "the trainer that the job began with"
 SAMPLING = SamplingSettings(max_tokens=2)
 PROMPTS = [RenderedPrompt(str(number), "text", np.array([number])) for number in range(4)]
 
@@ -64,7 +65,7 @@ def committed(**values: Any) -> SyncAnswer:
 
 
 def attached(coordinator: Coordinator, *engines: Engine) -> AttachedPair:
-    return AttachedPair("up-1", cast(Any, engines), cast(Any, None), cast(Client, coordinator))
+    return AttachedPair("up-1", cast(Any, engines), cast(Any, TRAINER), cast(Client, coordinator))
 
 
 def sampled(pair: AttachedPair) -> list[str]:
@@ -73,7 +74,7 @@ def sampled(pair: AttachedPair) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "LOOK_SECONDS", 0.0)
 
 
 def test_a_living_engine_answers_for_a_dead_one_and_nobody_waits_for_a_successor() -> None:
@@ -86,7 +87,9 @@ def test_whoever_takes_a_dead_engines_place_is_asked_for_and_answers(monkeypatch
     found: list[tuple[Engine, ...]] = [(), (Engine("rollout-0", dead=True),), (Engine("rollout-1"),)]
     with on_ray(monkeypatch, found):
         coordinator = Coordinator([committed()])
-        assert sampled(attached(coordinator, Engine("rollout-0", dead=True))) == ["rollout-1"] * 4
+        pair = attached(coordinator, Engine("rollout-0", dead=True))
+        assert sampled(pair) == ["rollout-1"] * 4
+    assert pair.trainer == cast(Any, TRAINER)
     # None was there after the first time, one that died at once after the second.
     assert coordinator.asked == ["served"] * 3
     assert ASKED == 3
@@ -100,8 +103,8 @@ def test_an_engine_that_dies_of_the_request_itself_ends_the_job(monkeypatch: pyt
         assert len(left) == 9 - (ASKED - 1)
 
 
-def test_where_no_engine_comes_the_error_is_said_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "MEND_SECONDS", 0.05)
+def test_where_no_engine_comes_the_error_is_said_after_the_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "REPLACE_SECONDS", 0.05)
     failing = Coordinator([SyncRunningError("another"), QuarantinedError("no replica serves"), committed()])
     with on_ray(monkeypatch, []), pytest.raises(EngineDeadError, match="has no rollout engine"):
         attach._found("up-1", cast(Client, failing))
@@ -134,6 +137,7 @@ def test_after_a_sync_every_engine_that_serves_is_known(
     with on_ray(monkeypatch, [serving, serving]):
         pair.follow(answer)
     assert pair.rollouts == cast(Any, serving)
+    assert pair.trainer == cast(Any, TRAINER), "another has not learnt what this one has"
 
 
 def test_an_engine_that_is_out_gets_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,5 +169,5 @@ def on_ray(monkeypatch: pytest.MonkeyPatch, found: list[tuple[Engine, ...]]) -> 
     with monkeypatch.context() as patch:
         patch.setattr("ray.util.list_named_actors", names)
         patch.setattr("omni_rl.rollout.actor.RolloutHandle.attach", lambda name, namespace: engines[name])
-        patch.setattr(attach, "_trainer", lambda run: None)
+        patch.setattr(attach, "_trainer", lambda run: "the one that took its place")
         yield found

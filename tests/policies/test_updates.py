@@ -11,12 +11,12 @@ import pytest
 from omni_rl.api.runs import RunBody
 from omni_rl.api.updates import UpdateAnswer
 from omni_rl.client import Client
-from omni_rl.media.samples import demo_prompts
 from omni_rl.policies.local import LocalPair, started
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.sabotage import patches, syncs, weights
+from omni_rl.tasks.samples import demo_prompts
 from omni_rl.train.settings import TrainSettings
+from omni_rl_bench.sabotage import patches, syncs, weights
 from tests.services.live import live
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -75,7 +75,7 @@ WRONG = {
     "router's bias": Wrong(damaged(weights.round_router_bias), "the trainer's rounded to bfloat16", CORRUPT),
     "tower's buffers": Wrong(damaged(weights.rescale_tower_buffers), "running_var", CORRUPT),
     # It comes last: what is sampled with it is lost.
-    "not finite": Wrong(damaged(weights.not_a_number), "not finite in 1 elements in the engine", CORRUPT),
+    "not finite": Wrong(damaged(weights.not_a_number), "not finite in 1 element in the engine", CORRUPT),
 }
 """For the last of two engines, one a step."""
 

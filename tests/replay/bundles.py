@@ -37,7 +37,7 @@ def write_played(path: Path, prompt: Prompt, rollout: Rollout, score: Score) -> 
         contents[digest] = data
         return digest
 
-    media = media_entries(rollout, score, keep_media(prompt, rollout.prompt.items, keep))
+    media = media_entries(rollout, score, keep_media(prompt, keep))
     posted = record_of(prompt, rollout, score, None, media, lambda ids: " ".join(map(str, ids)))
     (record,) = StepRecords.of([posted]).to_json()["records"]
     return write(path, record, contents)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from omni_rl.kinds import KINDS, Kind
-from omni_rl.media.samples import demo_prompts
 from omni_rl.policies.local import LocalPair
 from omni_rl.replay.findings import Replay
 from omni_rl.replay.reading import read_bundle
 from omni_rl.replay.run import replay, replay_pair
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.sabotage import patches
-from omni_rl.sabotage.media import normalised_twice
+from omni_rl.tasks.samples import demo_prompts
+from omni_rl_bench.sabotage import patches
+from omni_rl_bench.sabotage.media import normalised_twice
 from tests.replay.bundles import write_played
 from tests.test_cli import omni_rl
 

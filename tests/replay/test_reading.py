@@ -86,7 +86,7 @@ def test_sounds_and_videos_come_back_as_they_were_kept(tmp_path: Path) -> None:
         MediaItem("video", 0, 0, 1, np.array([0]), {}, {}, ""),
         MediaItem("audio", 0, 1, 1, np.array([1]), {}, {}, ""),
     ]
-    kept = keep_media(Prompt("p/0", "", sounds=(sound,), videos=(video,)), places, keep)
+    kept = keep_media(Prompt("p/0", "<video><so_embedding>", sounds=(sound,), videos=(video,)), keep)
     media = [
         {"modality": place.modality, "offset": place.offset, "length": 1, "content": digest, "tensors": None}
         for place, digest in zip(places, kept, strict=True)

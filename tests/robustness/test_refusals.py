@@ -198,7 +198,7 @@ def test_a_broken_checkpoint_is_refused_by_the_trainers_model_and_its_tensors_li
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_checkpoint_is_refused_before_vllm_starts(small_checkpoint: Path, tmp_path: Path, name: str) -> None:
     from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-    from omni_rl.rollout.served import check_checkpoint
+    from omni_rl.models.nemotron_omni.whole import check_checkpoint
 
     broken = BROKEN[name].make(small_checkpoint, tmp_path)
     with pytest.raises(CheckpointError) as caught:
@@ -208,7 +208,7 @@ def test_a_broken_checkpoint_is_refused_before_vllm_starts(small_checkpoint: Pat
 
 def test_a_whole_checkpoint_passes_with_derived_tensors_or_without(small_checkpoint: Path, tmp_path: Path) -> None:
     from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
-    from omni_rl.rollout.served import check_checkpoint
+    from omni_rl.models.nemotron_omni.whole import check_checkpoint
 
     config = NemotronOmniConfig.from_pretrained(small_checkpoint)
     check_checkpoint(small_checkpoint, config)

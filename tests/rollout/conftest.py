@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from omni_rl.media.types import Prompt, Sound, Video
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.sync.fill import fill, places_of
 from omni_rl.sync.manifest import end
 from omni_rl.sync.parts import Released
@@ -45,7 +46,7 @@ def prompts(seed: int = 0) -> list[Prompt]:
 def sealed(tensors: dict[str, torch.Tensor], dtype: str, number: int, path: Path) -> SlabRef:
     """Tensors in a new slab at `path`, as version `number` of run "run"."""
     released = [Released(name, tensor) for name, tensor in tensors.items()]
-    places = places_of(released, getattr(torch, dtype))
+    places = places_of(released, getattr(torch, dtype), RELEASED)
     slab = Slab.create(path, end(places))
     manifest = fill(slab, released, places, run="run", attempt=1, number=number, origin="trainer")
     slab.close()

@@ -23,6 +23,7 @@ from omni_rl.errors import (
     ReplicaStoppedError,
     WeightUpdateError,
 )
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings, VersionSpan
@@ -61,7 +62,7 @@ def handle(small_checkpoint: Path) -> Iterator[RolloutHandle]:
 
 def doubled_head(checkpoint: Path, number: int, directory: Path) -> SlabRef:
     """The checkpoint's weights with larger logits, in a slab."""
-    tensors = dict(CheckpointTensors(checkpoint, torch.float32))
+    tensors = dict(CheckpointTensors(checkpoint, torch.float32, RELEASED))
     tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] * 2
     return sealed(tensors, "float32", number, directory / f"{number}.slab")
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.bench.agreement.parity import calls, parities
 from omni_rl.media.renderer import Renderer
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.policies.probe import probe_answers, probe_prompts
 from omni_rl.rollout.engine import RolloutEngine
-from omni_rl.rollout.probe import probe_answers, probe_prompts
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.settings import Numerics
 from omni_rl.train.packing import pack
+from omni_rl_bench.agreement.parity import calls, parities
 
 from .conftest import prompts
 

@@ -12,11 +12,11 @@ from vllm.model_executor.models.nano_nemotron_vl import NemotronH_Nano_VL_V2
 
 from omni_rl.errors import PromptError
 from omni_rl.media.renderer import Renderer
-from omni_rl.media.samples import clip_video, demo_prompts
 from omni_rl.media.types import Prompt, Video
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.tasks.samples import clip_video, demo_prompts
 from omni_rl.train.packing import pack
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.types import Score

@@ -12,6 +12,7 @@ import torch
 from omni_rl.client import publish
 from omni_rl.errors import NonFiniteWeightsError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import opened_journal
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
@@ -37,7 +38,7 @@ def handle(small_checkpoint: Path) -> Iterator[RolloutHandle]:
 def test_published_weights_are_served_after_a_sync(
     handle: RolloutHandle, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    original = dict(CheckpointTensors(small_checkpoint, torch.float32))
+    original = dict(CheckpointTensors(small_checkpoint, torch.float32, RELEASED))
     doubled = original | {HEAD: original[HEAD] * 2}
     answers = handle.sample(handle.render(prompts()), SAMPLING)
     slabs = tmp_path / "slabs"

@@ -15,6 +15,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from omni_rl.client import publish
 from omni_rl.errors import ConfigError, EngineDeadError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import opened_journal
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
@@ -193,7 +194,7 @@ def receive(handle: RolloutHandle, *, but: str = "") -> list[str]:
 def test_a_sync_through_vllms_transfer_is_proven_or_taken_back(small_checkpoint: Path, tmp_path: Path) -> None:
     """A real engine, and vLLM's own calls of its worker. That the projector stays as it was is what vLLM 0.32's reload
     does: it is found, and the engine is replaced by one with the weights that were served before."""
-    original = dict(CheckpointTensors(small_checkpoint, torch.float32))
+    original = dict(CheckpointTensors(small_checkpoint, torch.float32, RELEASED))
     slabs = tmp_path / "slabs"
 
     def published(factor: float, number: int) -> PublishedSource:

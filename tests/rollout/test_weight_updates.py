@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from omni_rl.errors import LayoutError, SlabError
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings, VersionSpan
 from omni_rl.sync.checkpoint import CheckpointTensors
 from omni_rl.sync.replica import SlabRef
@@ -25,7 +26,7 @@ FLOAT32_TOLERANCE = 1e-4
 def moved(checkpoint: Path, dtype: str, number: int = 1) -> dict[str, torch.Tensor]:
     """Every floating tensor of the checkpoint changed visibly, as sync sends them."""
     generator = torch.Generator().manual_seed(number)
-    tensors = dict(CheckpointTensors(checkpoint, getattr(torch, dtype)))
+    tensors = dict(CheckpointTensors(checkpoint, getattr(torch, dtype), RELEASED))
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             scale = 0.05 * tensor.float().abs().mean() + 1e-3
@@ -62,7 +63,7 @@ def test_an_update_equals_a_fresh_load(
     rendered = render(engine)
     before = engine.sample(rendered, SAMPLING)  # fills every cache with the old weights' features
     probe = logprobs(engine.rescore(before, alone=True))
-    same = dict(CheckpointTensors(small_checkpoint, getattr(torch, dtype)))
+    same = dict(CheckpointTensors(small_checkpoint, getattr(torch, dtype), RELEASED))
     update(engine, sealed(same, dtype, 1, tmp_path / "0.slab"))
     assert logprobs(engine.rescore(before, alone=True)) == probe, "a sync of the same weights changed something"
 
@@ -99,7 +100,7 @@ def test_a_single_stale_tensor_would_be_seen(start: Callable[..., Any], small_ch
     engine = start()
     answers = engine.sample(render(engine), SAMPLING)
     before = engine.rescore(answers, alone=True)
-    tensors = dict(CheckpointTensors(small_checkpoint, torch.float32))
+    tensors = dict(CheckpointTensors(small_checkpoint, torch.float32, RELEASED))
     tensors["mlp1.1.weight"] = tensors["mlp1.1.weight"] * 1.5
     update(engine, sealed(tensors, "float32", 1, tmp_path / "1.slab"))
     after = engine.rescore(answers, alone=True)

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from omni_rl.errors import ConfigError
-from omni_rl.sabotage.faults import FAULTS, chosen
-from omni_rl.sabotage.figures import figures, upper_bound
-from omni_rl.sabotage.picture import confusion_svg
-from omni_rl.sabotage.suite import Record
+from omni_rl_bench.sabotage.faults import FAULTS, chosen
+from omni_rl_bench.sabotage.figures import figures, upper_bound
+from omni_rl_bench.sabotage.picture import confusion_svg
+from omni_rl_bench.sabotage.suite import Record
 
 
 def trial(fault: str, moment: str, **values: Any) -> dict[str, Any]:

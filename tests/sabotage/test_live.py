@@ -8,14 +8,14 @@ import pytest
 from omni_rl.api.syncs import CheckBody
 from omni_rl.kinds import KINDS
 from omni_rl.rollout.types import SamplingSettings
-from omni_rl.sabotage import patches
-from omni_rl.sabotage.fault import Fault
-from omni_rl.sabotage.faults import FAULTS
-from omni_rl.sabotage.response import last_event, response
-from omni_rl.sabotage.rig import PAIRS, Rig, prompts_of
-from omni_rl.sabotage.suite import REPLICAS
-from omni_rl.sabotage.trial import BY_HAND, ROLLBACK, run_trial
 from omni_rl.train.worker import TrainWorker
+from omni_rl_bench.sabotage import patches
+from omni_rl_bench.sabotage.fault import Fault
+from omni_rl_bench.sabotage.faults import FAULTS
+from omni_rl_bench.sabotage.response import last_event, response
+from omni_rl_bench.sabotage.rig import PAIRS, Rig, prompts_of
+from omni_rl_bench.sabotage.suite import REPLICAS
+from omni_rl_bench.sabotage.trial import BY_HAND, ROLLBACK, run_trial
 
 pytestmark = pytest.mark.slow
 SEED = 3

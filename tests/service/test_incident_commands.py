@@ -62,7 +62,7 @@ def test_incidents_are_listed_and_the_exit_code_says_whether_one_is_open(broken:
 def test_an_incident_is_shown_taken_and_written_to(broken: Service) -> None:
     code, text = broken.said("incident", "1", "--acknowledge", "--note", "a tokenizer was changed")
     assert code == 0
-    assert "(local has it)" in text
+    assert "(local has it in hand)" in text
     assert "what to do: Align labels" in text
     assert "docs/operating.md#token_shift" in text
     assert "local: a tokenizer was changed" in text

@@ -107,6 +107,7 @@ def test_it_is_ready_judges_and_ends_on_ctrl_c(tmp_path: Path) -> None:
         assert [run.run for run in client.runs()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_commands_find_it_by_its_directory(tmp_path: Path) -> None:
     with serving(tmp_path, "--port", "0"):
         status = [sys.executable, "-m", "omni_rl", "status", "--directory", "runs/serve"]
@@ -115,6 +116,7 @@ def test_commands_find_it_by_its_directory(tmp_path: Path) -> None:
     assert "cluster    none" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
         done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)

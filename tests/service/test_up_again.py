@@ -74,6 +74,7 @@ def test_a_service_that_runs_is_not_asked_for_another_one(tmp_path: Path, monkey
     assert up.up(same, print).url == state.url
 
 
+@pytest.mark.slow
 def test_whoever_interrupts_the_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 

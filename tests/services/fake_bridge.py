@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from omni_rl_services.coordinator.bridge import (
+from omni_rl.bridge.seam import (
     CheckRequest,
     CheckResult,
     ClusterState,
@@ -17,7 +17,6 @@ from omni_rl_services.coordinator.bridge import (
     SyncRequest,
     TokenLegs,
 )
-
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Figures
 from omni_rl.errors import NotFoundError, OmniRLError, RayUnavailableError
@@ -48,7 +47,8 @@ PHASES = (Phase.PREPARE, Phase.PAUSE, Phase.APPLY, Phase.VERIFY, Phase.COMMIT, P
 class FakeBridge:
     """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it. `journal`: where
     it keeps its syncs, as a bridge does. `renamed`: other names of its model's modules. `published`: its engines have
-    weights that were published. `nonfinite`: what is not finite in the next weights, where that is allowed."""
+    weights that were published. `nonfinite`: what is not finite in the next weights, where that is allowed.
+    `gate_error`: why its engines do not move their gates."""
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
@@ -65,6 +65,7 @@ class FakeBridge:
     renamed: dict[str, str] = field(default_factory=dict)
     published: bool = False
     nonfinite: tuple[str, ...] = ()
+    gate_error: OmniRLError | None = None
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -169,6 +170,8 @@ class FakeBridge:
 
     async def pause(self, reason: str) -> None:
         self._called("pause")
+        if self.gate_error is not None:
+            raise self.gate_error
         self.open_gate = False
 
     async def resume(self) -> None:

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from omni_rl_services.coordinator.bridge import SyncRequest
 
+from omni_rl.bridge.seam import SyncRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import ReplicaDeadError
 from omni_rl.sync.result import SyncResult
@@ -28,11 +28,13 @@ class Mended(FakeBridge):
 
 
 async def rest(served: Served, name: str = "digits") -> dict[str, Any]:
-    """The run, when nothing is pursued any more."""
+    """The run, when nothing is pursued any more and the cluster, unless it is down, has followed its gate."""
     async with asyncio.timeout(10):
         while True:
             run: dict[str, Any] = (await served.http.get(f"/v1/runs/{name}")).json()
-            if run["drift"]["pursuit"] == "nothing":
+            gate = (await served.http.get("/v1/state")).json()["gate"]
+            followed = gate["confirmed"] and (gate["gate"] == "open") == (run["drift"]["gate"] == "open")
+            if run["drift"]["pursuit"] == "nothing" and (followed or served.bridge.down is not None):
                 return run
             await asyncio.sleep(0.01)
 

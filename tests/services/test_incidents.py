@@ -37,7 +37,7 @@ async def test_the_story_of_a_posted_fault(served: Served) -> None:
     worst = max(verdict["breaches"], key=lambda breach: breach["value"] / breach["limit"])
     assert found["what"].startswith(f"Step 6, text: {found['figure']['metric']} ")
     assert f", limit {found['figure']['limit']:g}; clean to step 5. " in found["what"]
-    assert (found["figure"]["kind"], found["figure"]["metric"]) == (worst["bucket"], worst["metric"])
+    assert (found["figure"]["kind"], found["figure"]["metric"]) == (worst["kind"], worst["metric"])
     assert verdict["sentence"][1:] in found["what"]
     assert (found["run"], found["kind"], found["severity"], found["cause"]) == ("math", "drift", "pause", "token_shift")
     assert (found["attempt"], found["step"], found["ended"], found["acknowledged"]) == (1, 6, None, None)
@@ -55,7 +55,7 @@ async def test_only_the_kind_that_breaches_is_named(served: Served) -> None:
     await post(served, DRIFTED)
     verdict = await seal(served)
     (found,) = await incidents(served)
-    over = {breach["bucket"] for breach in verdict["breaches"]} & {"text", "image"}
+    over = {breach["kind"] for breach in verdict["breaches"]} & {"text", "image"}
     assert over == {"image"}
     assert found["what"].startswith("Step 12, image only: ")
 
@@ -104,7 +104,10 @@ async def test_two_that_want_it_are_told_of_each_other(serve: Serve) -> None:
         await step(served, 0, SHIFTED)
         await served.coordinator.store.acknowledge(1, "ann")
         refused = await served.http.post("/v1/incidents/1/acknowledge")
-        assert (refused.status_code, refused.json()["detail"]) == (409, "ann has incident 1; write a note to it")
+        assert (refused.status_code, refused.json()["detail"]) == (
+            409,
+            "ann has incident 1 in hand; write a note to it",
+        )
 
 
 async def test_a_halted_run_ends_its_incident_by_being_resumed(served: Served) -> None:

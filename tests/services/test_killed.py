@@ -1,6 +1,7 @@
 """The coordinator killed during an incident: it is there after the restart, and who was told is not told again."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -47,6 +48,13 @@ def post(http: httpx.Client, number: int, rows: list[dict[str, Any]]) -> None:
     http.post(f"{at}/seal", json={}).raise_for_status()
 
 
+def until_kept(directory: Path) -> None:
+    """Wait until the ledger says who was told: one killed before that tells again, which webhooks know by its key."""
+    with sqlite3.connect(directory / "ledger.db") as ledger:
+        while ledger.execute("SELECT count(*) FROM incidents WHERE told = '{}'").fetchone() != (0,):
+            time.sleep(0.01)
+
+
 def open_incidents(http: httpx.Client) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = http.get("/v1/incidents", params={"open": True}).json()
     return found
@@ -60,6 +68,7 @@ def test_a_killed_coordinator_has_its_incident_again_and_tells_of_it_once(tmp_pa
             post(http, 1, SHIFTED)
             (told,) = receiver.wait(1)
             (before,) = open_incidents(http)
+            until_kept(tmp_path)
             process.kill()
             process.wait()
         assert told.json["incident"] == before

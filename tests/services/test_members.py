@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from omni_rl_services.coordinator.bridge import ClusterState, ReplicaState, SyncRequest
-from omni_rl_services.coordinator.members import AWAY_SECONDS, DEAD_SECONDS, Members
+from omni_rl_services.coordinator.members import AWAY_SECONDS, DEAD_SECONDS, Members, fallen
 
+from omni_rl.bridge.seam import ClusterState, ReplicaState, SyncRequest
 from omni_rl.errors import ReplicaDeadError
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
@@ -71,6 +71,30 @@ async def test_an_engine_that_stays_dead_is_one_until_it_answers(served: Served)
     assert (await incidents(served))[0]["ended"] is not None
 
 
+class Seen(FakeBridge):
+    """Its cluster is as it is told."""
+
+    def __init__(self, seen: ClusterState) -> None:
+        super().__init__()
+        self.seen = seen
+
+    async def state(self) -> ClusterState:
+        return self.seen
+
+
+@pytest.mark.parametrize("state", ["dead", "stopped", "quarantined"])
+async def test_the_service_is_not_ready_while_a_member_is_not_well(serve: Serve, state: str) -> None:
+    trainer = ReplicaState("trainer", "trainer", "v1", state, "rank 1 (process 7 on 10.0.0.2)")
+    bridge = Seen(replace(WELL, members=(*WELL.members, trainer)))
+    async with serve(bridge) as served:
+        answer = await served.http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == f"trainer is {state}: rank 1 (process 7 on 10.0.0.2)"
+        bridge.seen = WELL
+        await served.coordinator._look_at_cluster()
+        assert (await served.http.get("/readyz")).json() == {"ready": True, "reason": ""}
+
+
 async def test_a_cluster_that_stays_away_is_one(served: Served) -> None:
     now = [0.0]
     members = Members(served.coordinator.store, lambda: now[0])
@@ -100,3 +124,33 @@ async def test_a_pause_while_the_cluster_is_away_holds_and_is_not_confirmed(serv
     assert (answer.status_code, answer.json()["gate"], answer.json()["confirmed"]) == (200, "closed", False)
     answer = await served.http.post("/v1/resume")
     assert (answer.status_code, answer.json()["gate"], answer.json()["confirmed"]) == (200, "open", False)
+
+
+async def test_a_pause_while_an_engine_is_dead_holds_and_is_not_confirmed(served: Served) -> None:
+    served.bridge.gate_error = ReplicaDeadError("rollout-1: its process ended during Hold; replace it")
+    answer = await served.http.post("/v1/pause", json={"reason": "maintenance"})
+    assert (answer.status_code, answer.json()["gate"], answer.json()["confirmed"]) == (200, "closed", False)
+    served.bridge.gate_error = None
+    await served.coordinator.gate.observe("open")
+    gate = (await served.http.get("/v1/state")).json()["gate"]
+    assert (gate["gate"], gate["confirmed"], served.bridge.open_gate) == ("closed", True, False)
+
+
+async def test_a_service_whose_weights_are_gone_is_not_ready() -> None:
+    assert fallen(WELL) == ""
+    assert fallen(replace(WELL, slabs="slab-0 was cut")) == "slab-0 was cut"
+    assert fallen(replace(DEAD, slabs="slab-0 was cut")) == "rollout-0 is dead: it was killed; slab-0 was cut"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_cluster_that_was_away_from_the_start_is_over_when_it_answers(served: Served, restarted: bool) -> None:
+    now = [0.0]
+    members = Members(served.coordinator.store, lambda: now[0])
+    never = replace(AWAY, run=None)
+    await members.look(never)
+    now[0] += AWAY_SECONDS
+    assert await members.look(never)
+    assert [one["ended"] for one in await incidents(served)] == [None]
+    assert await (Members(served.coordinator.store) if restarted else members).look(WELL)
+    (over,) = await incidents(served)
+    assert over["ended"] is not None

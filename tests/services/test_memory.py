@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omni_rl_services.coordinator.memory import available, budget
+from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.settings import Bounds
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import AsyncClient, Client
 from omni_rl.errors import TooLargeError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.types import StepKey
 from omni_rl.watch.table import step_rows
 from tests.services.live import live
 
@@ -47,6 +49,18 @@ def test_a_step_with_more_tokens_than_can_be_judged_is_refused_when_it_is_posted
         assert client.seal("math", 1, 0, parts=2).verdict.severity == "ok"
 
 
+def test_texts_count_for_what_they_take(tmp_path: Path) -> None:
+    """Few tokens beside megabytes of prompts: each part fits, and not all of them together."""
+    with live(tmp_path, bounds=Bounds(memory=LEAST)) as url, Client(url) as client:
+        client.create_run(described("math"))
+        texts = [{"sample": f"p{n}/0", "prompt_text": "x" * (MIB - 1)} for n in range(10)]
+        values = {"rollout_logprobs": [-1.0], "train_logprobs": [-1.0]}
+        client.put_part("math", 1, 0, 0, StepRecords.of([{**text, **values} for text in texts]))
+        with pytest.raises(TooLargeError, match=r"20 MiB of records.*bounds\.memory = \d+ MiB"):
+            client.put_part("math", 1, 0, 1, StepRecords.of([{**text, **values, "reward": 1.0} for text in texts]))
+        assert client.seal("math", 1, 0, parts=1).verdict.samples == 10
+
+
 def test_the_budget_is_that_of_the_control_group(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     machine = available([limit])
@@ -54,6 +68,17 @@ def test_the_budget_is_that_of_the_control_group(tmp_path: Path) -> None:
     assert available([limit]) == machine
     limit.write_text(f"{512 * MIB}\n")
     assert available([tmp_path / "none", limit]) == 512 * MIB
+
+
+def test_small_parts_count_for_what_they_take() -> None:
+    """An answer of a token is a few hundred bytes of values and a table of thirty columns."""
+    recent = RecentParts(MIB)
+    small = StepRecords.from_arrow(part(16).to_arrow())
+    for step in range(1000):
+        recent.put(StepKey("math", 1, step), 0, small)
+    kept = [step for step in range(1000) if recent.of(StepKey("math", 1, step))]
+    assert kept == list(range(kept[0], 1000))
+    assert 1 <= len(kept) <= 32
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import closing, live
-from omni_rl.demo.run import PHASES, LocalPolicies, Played, run, told
+from omni_rl.demo.report import StepReport
+from omni_rl.demo.run import run
 from omni_rl.jobs.records import record_of
+from omni_rl.jobs.run import Answers
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
 from omni_rl.rollout.settings import Dtype
@@ -44,9 +47,13 @@ class Records:
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
 
-    def keep(self, played: Played, policies: LocalPolicies) -> None:
-        sides = zip(played.prompts, played.rollouts, played.scores, strict=True)
-        self.kept = [record_of(prompt, rollout, score, None, [], policies.decode) for prompt, rollout, score in sides]
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[None, None]:
+        sides = zip(answers.prompts, answers.rollouts, answers.scores, strict=True)
+        self.kept = [record_of(prompt, rollout, score, None, [], str) for prompt, rollout, score in sides]
+        return None, None
+
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        raise AssertionError("nothing is learnt from a run's only step")
 
 
 @pytest.mark.anyio
@@ -75,7 +82,7 @@ async def test_a_step_has_one_verdict_wherever_it_is_looked_at(
 
     asked = DemoSettings(steps=1, prompts_per_kind=PER_KIND, max_tokens=TOKENS, dtype=dtype)
     console, records = Console(file=io.StringIO(), width=160), Records()
-    with live(console, limits_for(dtype), PHASES) as display:
+    with live(console, limits_for(dtype), 1) as display:
         report = run(asked, FakePolicies(spoil), display, records)
     written = report.write(tmp_path)
     closing(console, report, limits_for(dtype), str(written))
@@ -91,7 +98,7 @@ async def test_a_step_has_one_verdict_wherever_it_is_looked_at(
     word = "agree" if severity == "ok" else "disagree"
     stored = json.loads(written.read_text())
     assert (stored["verdict"], stored["steps"][0]["verdict"]) == (word, word)
-    assert [breach.split(": ")[1] for breach in stored["breaches"]] == [each["bucket"] for each in sealed["breaches"]]
+    assert [breach.split(": ")[1] for breach in stored["breaches"]] == [each["kind"] for each in sealed["breaches"]]
     assert isinstance(console.file, io.StringIO)
     (row,) = [line for line in console.file.getvalue().splitlines() if line.split()[:1] == [kind]]
     assert row.split()[-1] == word
@@ -142,7 +149,7 @@ def test_the_demo_agrees_where_the_service_says_ok_and_nowhere_else(seed: int, d
     records = step_of(np.random.default_rng(seed), dtype)
     run_body, columns = RunBody(run="r", model="m", dtype=dtype), StepColumns.of(records)
     judged = judge_posted(columns, PostedStep.of(columns), Yardstick.of(dtype), run_body.terms(), History())
-    there = told(0, "v", judged, 0.0, {})
+    there = StepReport.of(0, "v", 0.0, judged)
     parts = {0: StepRecords.of([posted(record) for record in records])}
     here = judge_step(parts, run_body.judged_by(), run_body.terms(), History(), 2).judgement
     assert there.verdict == ("agree" if here.severity is Severity.OK else "disagree")

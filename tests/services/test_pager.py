@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from omni_rl_services.coordinator import pager
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 
 from omni_rl.errors import ConfigError
-from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from tests.services.conftest import Serve, Served
 from tests.services.receiver import Received, Receiver, receiving
 from tests.services.test_verdicts import CLEAN, RUN, SHIFTED, step
@@ -80,6 +80,17 @@ async def test_each_state_is_told_once_and_signed(serve: Serve, receiver: Receiv
         assert len({one.headers["Idempotency-Key"] for one in got}) == 3
 
 
+async def test_an_incident_that_gets_worse_is_told_again(serve: Serve, receiver: Receiver) -> None:
+    async with serve(pager=told(receiver)) as served:
+        low = {"overall": {"gen_kl_error": {"warn": 1e-13, "mask": 1e-12, "pause": 20.0}}}
+        await served.http.post("/v1/runs", json={**RUN, "limits": low})
+        await step(served, 0, CLEAN)
+        await wait(receiver, 1)
+        await step(served, 1, SHIFTED)
+        got = [one.json for one in await wait(receiver, 2)]
+        assert [(one["state"], one["incident"]["severity"]) for one in got] == [("open", "mask"), ("open", "pause")]
+
+
 async def test_what_was_not_received_is_told_again(serve: Serve, receiver: Receiver) -> None:
     receiver.answers = [500, 302, 429]
     async with serve(pager=told(receiver)) as served:
@@ -108,6 +119,7 @@ async def test_what_is_less_than_asked_for_is_not_told(serve: Serve, receiver: R
     async with serve(pager=told(receiver, least="pause")) as served:
         await served.http.post("/v1/runs", json={**RUN, "silent_after": 0.01})
         await step(served, 0, CLEAN)
+        await asyncio.sleep(0.02)
         await served.coordinator.silence.look()
         assert (await served.http.get("/v1/incidents")).json()[0]["kind"] == "silence"
         await step(served, 1, SHIFTED)

@@ -1,5 +1,6 @@
 """Runs among many: found by a part of their name, sorted by how much they need a person, each in a line."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -124,6 +125,7 @@ async def test_a_run_that_left_memory_is_silent_in_its_time(served: Served, monk
     for name in ("x", "y", "z"):
         await served.http.post("/v1/runs", json={**RUN, "run": name})
     assert "math" not in [run.name for run in served.coordinator._runs]
+    await asyncio.sleep(0.02)
     assert await served.coordinator.silence.look()
     (line,) = await listed(served, need="silent")
     assert line["run"] == "math"

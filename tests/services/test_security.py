@@ -9,8 +9,10 @@ import pytest
 from omni_rl_services.coordinator.auth import MAX_SESSIONS, Caller, Sessions, Tokens, new_token
 from omni_rl_services.coordinator.settings import Bounds, CoordinatorSettings, TokenEntry
 
+from omni_rl.api.runs import LIMITED
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
+from omni_rl.kinds import KINDS
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import RUN
 
@@ -89,6 +91,90 @@ async def test_every_route_asks_for_its_scope(serve: Serve, method: str, path: s
             assert (answer.status_code == 403) == (not have.covers(Scope(scope))), (have, answer.text)
 
 
+def nested(depth: int) -> bytes:
+    return b'{"reason": ' + b'{"a": [' * depth + b"0" + b"]}" * depth + b"}"
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 10_000])
+async def test_a_body_that_is_nested_too_deep_is_refused(served: Served, depth: int) -> None:
+    json_type = {"Content-Type": "application/json"}
+    refused = await served.http.post("/v1/pause", content=nested(depth), headers=json_type)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"kinds": [0] * 4_000},
+        {"kinds": [0] * 300_000},
+        {"limits": {f"k{n}": {"a": 0} for n in range(2_000)}},
+        {"limits": {f"k{n}": {} for n in range(60_000)}},
+        {"limits": {f"k{n}": {} for n in range(7_000)}},
+        {f"k{n}": 0 for n in range(5_000)},
+        {"k" * 500_000: 0},
+    ],
+)
+async def test_of_many_bad_values_not_every_one_is_told(served: Served, more: dict[str, Any]) -> None:
+    """Else a megabyte is answered with thirty, and the event loop stands for seconds."""
+    refused = await served.http.post("/v1/runs", json={**RUN, "run": "other", **more})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert len(refused.content) < 20_000
+
+
+async def test_the_largest_run_there_may_be_is_described(served: Served) -> None:
+    kinds = [f"kind-{n}" for n in range(32)]
+    limits = {"warn": 1.5, "mask": 2.0, "pause": 3.0}
+    buckets = ("overall", "mixed_state", *KINDS, *kinds)
+    described = {
+        **RUN,
+        "run": "large",
+        "kinds": kinds,
+        "limits": {one: dict.fromkeys(LIMITED, limits) for one in buckets},
+    }
+    made = await served.http.post("/v1/runs", json=described)
+    assert made.status_code == 201, made.text
+
+
+async def test_every_whole_number_that_is_sent_has_a_bound(served: Served) -> None:
+    """No database keeps larger ones than 64 bits, and no browser counts beyond 2**53."""
+    document = (await served.http.get("/openapi.json")).json()
+    unbounded: set[str] = set()
+
+    def look(schema: Any, where: str) -> None:
+        if isinstance(schema, list):
+            for one in schema:
+                look(one, where)
+        elif isinstance(schema, dict):
+            if "$ref" in schema:
+                name = schema["$ref"].rpartition("/")[2]
+                if name not in seen:
+                    seen.add(name)
+                    look(document["components"]["schemas"][name], name)
+            if schema.get("type") == "integer" and schema.get("maximum", 2**64) > 2**53:
+                unbounded.add(where)
+            for key, one in schema.get("properties", {}).items():
+                look(one, key)
+            for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties", "patternProperties"):
+                look(schema.get(key), where)
+
+    seen = {"Records"}  # its columns are held to their own types
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                look(parameter["schema"], parameter["name"])
+            for body in operation.get("requestBody", {}).get("content", {}).values():
+                look(body["schema"], "body")
+    assert unbounded == set()
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63, 10**400], ids=["2**31", "2**63", "10**400"])
+async def test_a_check_of_a_step_beyond_all_is_refused(served: Served, number: int) -> None:
+    for body in ({"run": "digits", "attempt": 1, "step": number}, {"run": "digits", "attempt": number, "step": 1}):
+        await served.http.post("/v1/runs", json=RUN)
+        refused = await served.http.post("/v1/checks", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+
+
 async def test_the_table_above_is_complete(served: Served) -> None:
     document = (await served.http.get("/openapi.json")).json()
     there = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
@@ -118,6 +204,12 @@ async def test_events_need_a_token_too(serve: Serve) -> None:
     _, entries = tokens()
     async with serve(tokens=entries) as served:
         assert (await served.http.get("/v1/events")).status_code == 401
+
+
+async def test_a_coordinator_without_tokens_says_that_it_is_open(served: Served) -> None:
+    mine = {"name": "local", "scope": "admin", "open": True}
+    assert (await served.http.post("/v1/session", json={"token": "any"})).json() == mine
+    assert (await served.http.get("/v1/session")).json() == mine
 
 
 async def test_a_session_cookie_for_browsers(serve: Serve) -> None:
@@ -336,5 +428,6 @@ async def test_an_error_of_our_own_tells_nothing(serve: Serve, monkeypatch: pyte
         monkeypatch.setattr(served.bridge, "check", broken)
         answer = await served.http.post("/v1/checks", json={})
         assert (answer.status_code, answer.json()["code"]) == (500, "omni_rl_error")
+        assert answer.json()["title"] == "The coordinator failed."
         assert "hunter2" not in answer.text
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -22,13 +22,21 @@ AFTER = 600.0
 
 
 class Clock:
-    """Unix seconds that pass when a test says so."""
+    """Unix seconds that pass when a test says so, or that somebody sets."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
+        self._set = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.now - self._set
+
+    def set(self, seconds: float) -> None:
+        self.now += seconds
+        self._set += seconds
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def app(tmp_path: Path, clock: Clock) -> Callable[[], FastAPI]:
     def made() -> FastAPI:
         ledger, media = f"sqlite:///{tmp_path / 'ledger.db'}", MediaSettings(directory=tmp_path / "media")
         settings = CoordinatorSettings(ledger=ledger, media=media, silent_after=AFTER)
-        return create_app(settings, bridge=FakeBridge(), clock=clock)
+        return create_app(settings, bridge=FakeBridge(), clock=clock, monotonic=clock.monotonic)
 
     return made
 
@@ -99,6 +107,20 @@ async def test_a_run_is_silent_after_its_time_without_a_step_and_until_the_next_
     await served.coordinator.silence.look()
     assert not await silent(served)
     assert await told(served) == [{"before": "live", "after": "silent"}, {"before": "silent", "after": "live"}]
+
+
+@pytest.mark.parametrize("far", [10 * AFTER, -10 * AFTER])
+async def test_a_clock_that_is_set_makes_no_run_silent_and_keeps_none_from_it_for_ever(
+    served: Served, clock: Clock, far: float
+) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await step(served, 0, CLEAN)
+    clock.set(far)
+    assert not await served.coordinator.silence.look()
+    clock.now += AFTER
+    assert not await served.coordinator.silence.look()
+    clock.now += AFTER if far > 0 else AFTER - far
+    assert await served.coordinator.silence.look()
 
 
 async def test_silence_neither_raises_nor_calms(served: Served, clock: Clock) -> None:

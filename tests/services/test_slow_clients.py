@@ -1,14 +1,18 @@
-"""Clients that send half a head, half a body, or a byte a second: they are let go of, and nobody waits for them."""
+"""Clients that send half a head, half a body, or a byte a second, or do not read: they are let go of, and nobody waits
+for them."""
 
 import contextlib
 import json
+import random
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from blake3 import blake3
 from omni_rl_services.coordinator import bodies, connections, memory
 from omni_rl_services.coordinator.auth import new_token
 from omni_rl_services.coordinator.settings import Bounds, TokenEntry
@@ -20,6 +24,7 @@ from tests.services.live import live
 from tests.services.test_steps import CALM
 
 MIB = 1 << 20
+PICTURE = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 64, 64, 8, 2, 0, 0, 0)
 PART = "/v1/runs/math/attempts/1/steps/{step}/parts/0"
 
 
@@ -30,6 +35,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(memory, "WAIT_SECONDS", 5.0)
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 1.0)
 
 
 @contextlib.contextmanager
@@ -87,6 +93,7 @@ def test_a_body_that_trickles_is_ended(tmp_path: Path) -> None:
             assert answer(slow) == (408, "too_slow")
 
 
+@pytest.mark.slow
 def test_one_that_is_slow_keeps_its_room_unless_others_wait(tmp_path: Path) -> None:
     """200 KiB a second, in a room for one."""
     bounds = Bounds(part=16 * MIB, memory=64 * MIB)  # an eighth is for bodies
@@ -108,6 +115,27 @@ def test_one_that_is_slow_keeps_its_room_unless_others_wait(tmp_path: Path) -> N
                 sends(slow, 20)
             assert answer(slow) == (408, "too_slow")
             assert answer_of_whole(other) == (422, "invalid_records")
+
+
+def test_who_does_not_read_an_answer_is_let_go_of_and_who_reads_slowly_has_all_of_it(tmp_path: Path) -> None:
+    picture = PICTURE + random.Random(0).randbytes(24 * MIB)
+    digest = blake3(picture).hexdigest()
+    asked = f"GET /v1/media/{digest} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    with live(tmp_path) as url, Client(url) as client:
+        assert client.put_media(picture, "image/png").digest == digest
+        with opened(url, send=asked) as slow, opened(url, send=asked) as stalled:
+            received = bytearray()
+            while chunk := slow.recv(4 * MIB):
+                received += chunk
+                time.sleep(0.02)
+            assert received.endswith(picture[-MIB:])
+            assert len(received) > len(picture)
+            time.sleep(2.0)  # twice as long as anybody may
+            unread = 0
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := stalled.recv(MIB):
+                    unread += len(chunk)
+            assert unread < len(picture)
 
 
 def answer_of_whole(connection: socket.socket) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """Steps through the API: parts, seal, verdict, weights, and what is seen of them later."""
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from omni_rl.consistency.comparison import compare_step
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.schema import RecordLimits
 from tests.services.conftest import Serve, Served
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +131,19 @@ async def test_a_restarted_coordinator_gives_the_same_verdict_and_goes_on_where_
         assert (run["attempt"], run["step"], run["drift"]["severity"]) == (1, 12, "pause")
         # Its part came before the restart; the severity falls only after calm steps.
         assert (await seal(served, step=13))["severity"] == "pause"
+
+
+async def test_parts_from_before_a_restart_are_never_forgotten(serve: Serve) -> None:
+    async with serve() as before:
+        await before.http.post("/v1/runs", json=RUN)
+        await post(before, CALM, rank=0)
+    async with serve() as served:
+        await post(served, CALM, rank=1)
+        for _ in range(2):
+            answer = await served.http.post(STEP + "/seal", json={"parts": 1})
+            assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "2 of 1 rank have posted" in answer.json()["detail"]
+        assert (await seal(served, parts=2))["samples"] == 4
 
 
 async def test_logprobs_that_are_no_numbers_are_told_and_the_figures_are_those_of_the_others(served: Served) -> None:
@@ -273,3 +288,25 @@ async def test_what_the_trainer_learns_comes_after_the_seal(served: Served) -> N
     assert [event["data"]["step"] for event in events if event["kind"] == "training"] == [12, 12]
     refused = await served.http.put(f"{STEP}/training", json={"training": {"kl": "much"}})
     assert refused.status_code == 422
+
+
+@pytest.mark.parametrize(("answers", "aside"), [(1, False), (1_000, True)])
+async def test_much_json_is_read_while_others_are_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch, answers: int, aside: bool
+) -> None:
+    """A hundred kilobytes of JSON take as long as megabytes of Arrow."""
+    readers = []
+    read = StepRecords.from_json
+
+    def reading(body: bytes | str, limits: RecordLimits) -> StepRecords:
+        readers.append(threading.get_ident())
+        return read(body, limits)
+
+    monkeypatch.setattr(StepRecords, "from_json", reading)
+    await served.http.post("/v1/runs", json=RUN)
+    row = {"rollout_logprobs": [-0.5] * 4, "train_logprobs": [-0.5] * 4}
+    records = [{"sample": f"p{n}", **row} for n in range(answers)]
+    body = {"schema": "omni_rl.step/1", "records": records}
+    posted = await served.http.put("/v1/runs/digits/attempts/1/steps/12/parts/0", json=body)
+    assert posted.status_code == 200
+    assert [one != threading.get_ident() for one in readers] == [aside]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from omni_rl_services.coordinator import core, jobs
-from omni_rl_services.coordinator.bridge import ClusterState
 
+from omni_rl.bridge.seam import ClusterState
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import BridgeProtocolError, NonFiniteWeightsError, RayUnavailableError, SyncRolledBackError
 from tests.services.conftest import Serve, Served
@@ -60,6 +60,26 @@ async def test_one_sync_at_a_time_and_the_refusal_names_the_other(served: Served
     assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 200
 
 
+@pytest.mark.parametrize(("kind", "status"), [("sync_started", 503), ("sync_ended", 200)])
+async def test_a_sync_that_the_ledger_took_no_event_of_is_over_and_the_next_one_begins(
+    served: Served, kind: str, status: int
+) -> None:
+    """As a full disk has it: nothing that is written about the sync is kept."""
+
+    def write(statement: str) -> "asyncio.Future[object]":
+        writer = served.coordinator.store._ledger.writer
+        return asyncio.wrap_future(writer.submit(lambda connection: connection.exec_driver_sql(statement).close()))
+
+    full = f"NEW.kind = '{kind}' BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+    await write(f"CREATE TRIGGER full BEFORE INSERT ON events WHEN {full}")
+    key = {"Idempotency-Key": "step-12"}
+    assert (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).status_code == status
+    await write("DROP TRIGGER full")
+    assert (await served.http.get("/v1/state")).json()["sync"] is None
+    assert (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()["outcome"] == "committed"
+    assert (await served.http.post("/v1/syncs?wait=true", json={})).json()["outcome"] == "committed"
+
+
 async def test_a_key_is_one_operation_however_often_it_is_sent(served: Served) -> None:
     served.bridge.go.clear()
     key = {"Idempotency-Key": "step-12"}
@@ -84,6 +104,7 @@ async def test_a_key_outlives_the_coordinator(serve: Serve) -> None:
         assert again["sync"] == first["sync"]
         assert (again["outcome"], again["elements_proven"]) == ("committed", 1_480_704)
         assert [phase["phase"] for phase in again["phases"]] == [phase["phase"] for phase in first["phases"]]
+        assert again["phase"] == first["phase"] == "idle"
         assert served.bridge.requests == []
         (listed,) = (await served.http.get("/v1/syncs")).json()
         assert listed["sync"] == first["sync"]

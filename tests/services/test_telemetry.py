@@ -18,6 +18,7 @@ from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.consistency.limits import Limit, Severity
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import DRIFTED, RUN, post, seal
+from tests.services.test_verdicts import CLEAN, step
 
 STEP = JudgedStep(
     Start("digits", 1, 1_795_500_000.0),
@@ -110,6 +111,15 @@ def test_a_runs_pace_is_the_median_of_its_newest_steps() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_method_that_a_route_does_not_have_is_no_series(served: Served) -> None:
+    for method in ("PATCH", "DELETE", "HEAD", "BREW"):
+        assert (await served.http.request(method, "/healthz")).status_code == 405
+    found = samples((await served.http.get("/metrics")).text)
+    methods = {dict(labels)["method"] for name, labels in found if name == "omni_rl_http_requests_total"}
+    assert methods == {"other"}
+
+
+@pytest.mark.anyio
 async def test_the_trainers_figures_are_shown_whenever_they_come(served: Served) -> None:
     await served.http.post("/v1/runs", json=RUN)
     await post(served, DRIFTED)
@@ -140,6 +150,18 @@ async def test_metrics_survive_a_restart(serve: Serve) -> None:
     for key in kept:  # the ledger dates a step when it has it, a moment after the verdict
         near = 1.0 if key[0].endswith("_seconds") else 1e-9
         assert after[key] == pytest.approx(before[key], abs=near, nan_ok=True), key
+
+
+@pytest.mark.anyio
+async def test_the_newest_runs_that_fit_are_shown_after_a_restart(serve: Serve) -> None:
+    async with serve() as served:
+        for name in ("first", "second", "third"):
+            await served.http.post("/v1/runs", json={**RUN, "run": name})
+            await step(served, 0, CLEAN, run=name)
+    async with serve(metrics_runs=2) as served:
+        found = samples((await served.http.get("/metrics")).text)
+    shown = {dict(labels)["run"] for name, labels in found if name == "omni_rl_gen_kl_error"}
+    assert shown == {"second", "third"}
 
 
 @pytest.mark.anyio
@@ -241,3 +263,4 @@ async def test_an_open_alarm_and_what_the_clusters_members_are(serve: Serve) -> 
     assert dict(labels) == {"run": "digits", "incident_kind": "drift", "cause": "unknown", "acknowledged": "no"}
     assert found["omni_rl_incident_open", labels] == 3
     assert found["omni_rl_cluster_members", (("role", "rollout"), ("state", "serving"))] >= 1
+    assert found["omni_rl_cluster_info", (("run", "digits"),)] == 1

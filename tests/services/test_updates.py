@@ -102,6 +102,19 @@ async def test_several_engines_with_the_same_fault_are_counted_in_one_alarm(serv
     assert await alarms(served) == ["update 1: adapter `policy` is not loaded, in 2 of 4 engines"]
 
 
+async def test_an_adapter_with_more_matrices_than_the_trainers_is_another(served: Served) -> None:
+    await make_run(served)
+    part = [["float32", 4, "00000000000000ff"]]
+    adapter: dict[str, Any] = {"name": "policy", "rank": 4, "parts": {"layers.0.q_proj.lora_A": part}}
+    more = {**adapter, "parts": {**adapter["parts"], "layers.1.q_proj.lora_A": part}}
+    await announce(served, 1, trained(1), adapters=[adapter])
+    await tell(served, 1, receipt(trained(1), of=1, adapters=[more]))
+    (sentence,) = await alarms(served)
+    assert sentence == (
+        "update 1: adapter `policy` has 1 matrices that the trainer's has not, layers.1.q_proj.lora_A first"
+    )
+
+
 def share(weights: Weights, number: int, **said: Any) -> dict[str, Any]:
     """What one of two workers tells of its half."""
     body = receipt({name: value.chunk(2)[number] for name, value in weights.items()}, worker=number, workers=2, **said)

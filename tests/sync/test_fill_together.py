@@ -17,16 +17,17 @@ from torch.multiprocessing.spawn import spawn
 
 from omni_rl.client import publish
 from omni_rl.errors import OmniRLError
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.sync import fill
 from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.group import Group
-from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Manifest, end
 from omni_rl.sync.parts import Released
-from omni_rl.sync.released import all_as_sent
 from omni_rl.sync.slab import Slab
+from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import PublishedSource
+from tests.released import all_as_sent
 
 from .conftest import Weights, places, same
 
@@ -75,7 +76,7 @@ def sharded(way: Placement, nan: bool = False) -> list[Released]:
 
 
 def fill_it(slab: Slab | None, tensors: list[Released], dtype: torch.dtype = torch.float32) -> Manifest:
-    at = fill.places_of(sharded(Replicate()), dtype)
+    at = fill.places_of(sharded(Replicate()), dtype, RELEASED)
     return fill.fill(slab, tensors, at, run="r", attempt=1, number=0, origin="trainer", group=Group.default())
 
 
@@ -103,7 +104,7 @@ def work(rank: int, directory: str) -> None:
         for name, dtype in DTYPES.items():
             tensors = sharded(placement)
             sealed = fill_it(Slab.open(where / f"{way}-{name}.weights"), tensors, dtype)
-            alone = fill.digest(tensors, fill.places_of(tensors, dtype), group=Group.default())
+            alone = fill.digest(tensors, fill.places_of(tensors, dtype, RELEASED), group=Group.default())
             found[f"{way}-{name}"] = [sealed.version.digest, alone]
     fill_it(Slab.open(where / "elsewhere-float32.weights") if rank == 0 else None, sharded(Shard(0)))
 
@@ -152,9 +153,9 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
     for name in names:
         Slab.create(where / f"{name}.weights", end(places(masters()))).close()
     flat = {name: tensor for name, tensor in masters().items() if name not in EXPERTS}
-    keeper = Keeper("run", places(all_as_sent(flat, torch.bfloat16)), where)
+    owner = SlabOwner("run", places(all_as_sent(flat, torch.bfloat16)), where)
     spawn(work, (str(where),), nprocs=2)  # type: ignore[no-untyped-call]
-    keeper.close(remove=False)
+    owner.close(remove=False)
     return Worked(where)
 
 

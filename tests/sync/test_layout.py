@@ -15,7 +15,7 @@ from torch import nn
 
 from omni_rl.errors import LayoutError
 from omni_rl.sync.digest import checksums
-from omni_rl.sync.layout import Coverage, Kind, LayoutMap, Mismatch, prepare
+from omni_rl.sync.layout import Coverage, Kind, LayoutMap, MapSeal, Mismatch, file, prepare
 from omni_rl.sync.layout.blocks import Block, Transform
 from omni_rl.sync.released import TensorSpec
 from tests.sync.toy_engine import (
@@ -230,6 +230,19 @@ def test_a_wrong_map_cannot_vouch_for_itself(dtype: torch.dtype) -> None:
     layout.check_fresh(model, model.load)
 
 
+def test_every_entry_of_a_map_that_changed_after_it_was_confirmed_is_named() -> None:
+    _, layout = derived()
+    seal = MapSeal(layout)
+    assert seal.broken(layout) == ()
+    for index, block in enumerate(layout.blocks):
+        moved = with_block(layout, index, target=block.target + 1)
+        (name,) = seal.broken(moved)
+        assert name == list(layout.specs)[block.tensor]
+    for recorded in layout.recorded:
+        others = tuple(one for one in layout.recorded if one is not recorded)
+        assert layout.storages[recorded.storage].name in seal.broken(replace(layout, recorded=others))
+
+
 def test_tensors_and_engines_that_are_not_the_maps_are_refused_before_anything_is_written() -> None:
     model, layout = derived()
     weights = toy_weights(torch.float32, 1)
@@ -309,8 +322,8 @@ def test_one_storage_in_two_dtypes_is_refused() -> None:
 
 def test_a_map_comes_back_from_its_file(tmp_path: Path) -> None:
     model, layout = derived(torch.bfloat16)
-    layout.save(tmp_path / "map.safetensors")
-    again = LayoutMap.load(tmp_path / "map.safetensors")
+    file.write(layout, tmp_path / "map.safetensors")
+    again = file.read(tmp_path / "map.safetensors")
     assert (again.specs, again.storages, again.blocks) == (layout.specs, layout.storages, layout.blocks)
     assert all(type(block) is Block and type(block.transform) is Transform for block in again.blocks)
     weights = toy_weights(torch.bfloat16, 1)
@@ -323,18 +336,18 @@ def test_a_map_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_map_is_refused(damage: str, tmp_path: Path) -> None:
     _, layout = derived()
     path = tmp_path / "map.safetensors"
-    layout.save(path)
+    file.write(layout, path)
     whole = path.read_bytes()
     if damage == "incomplete":
-        replace(layout, blocks=layout.blocks[1:]).save(path)
+        file.write(replace(layout, blocks=layout.blocks[1:]), path)
     else:
         path.write_bytes(
             {"cut": whole[: len(whole) // 2], "empty": b"", "other": whole.replace(b"format", b"former")}[damage]
         )
     with pytest.raises(LayoutError, match=r"map\.safetensors|layout map"):
-        LayoutMap.load(path)
+        file.read(path)
     with pytest.raises(LayoutError, match="cannot be read"):
-        LayoutMap.load(tmp_path / "none.safetensors")
+        file.read(tmp_path / "none.safetensors")
 
 
 class Loads:
@@ -380,9 +393,9 @@ def test_a_bad_file_in_the_cache_is_made_again(damage: str, tmp_path: Path) -> N
         path.write_bytes(b"no map")
     else:
         index = next(i for i, block in enumerate(good.blocks) if list(good.specs)[block.tensor] == "q")
-        with_block(good, index, tensor=list(good.specs).index("k")).save(path)
+        file.write(with_block(good, index, tensor=list(good.specs).index("k")), path)
     again = prepare(model, weights, model.load, {}, tmp_path)
-    assert again.blocks == LayoutMap.load(path).blocks == good.blocks
+    assert again.blocks == file.read(path).blocks == good.blocks
 
 
 def test_a_changed_file_in_the_cache_is_made_again_though_the_checkpoint_cannot_tell(tmp_path: Path) -> None:
@@ -393,15 +406,15 @@ def test_a_changed_file_in_the_cache_is_made_again_though_the_checkpoint_cannot_
     good = prepare(model, weights, model.load, {}, tmp_path)
     (path,) = tmp_path.iterdir()
     names = list(good.specs)
-    with safe_open(path, framework="pt") as file:
-        metadata, stored = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    with safe_open(path, framework="pt") as opened:
+        metadata, stored = opened.metadata(), {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     tensor = stored["blocks"][:, Block._fields.index("tensor")]
     of_q, of_k = (tensor == names.index(name) for name in ("q", "k"))
     tensor[of_q], tensor[of_k] = names.index("k"), names.index("q")
     save_file(stored, path, metadata=metadata)
 
     again = prepare(model, weights, model.load, {}, tmp_path)
-    assert again.blocks == LayoutMap.load(path).blocks == good.blocks
+    assert again.blocks == file.read(path).blocks == good.blocks
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from omni_rl.checkpoints.build import random_checkpoint
 from omni_rl.errors import LayoutError
 from omni_rl.sync.digest import checksums
 from omni_rl.sync.layout import Kind, LayoutMap, Mismatch, prepare
-from omni_rl.sync.released import all_as_sent
+from tests.released import all_as_sent
 from tests.sync.toy_engine import held, unequal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -16,12 +16,12 @@ from omni_rl.client import publish
 from omni_rl.errors import NonFiniteWeightsError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
 from omni_rl.sync.checksum import Checksum
-from omni_rl.sync.keeper import Keeper
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.nonfinite import NonFinite, told
 from omni_rl.sync.replica import Apply, Command, Deadline, Pause, Proof, ReplicaStatus, Resume, Resumed, Verify
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slab import Slab
+from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import PublishedSource
 from omni_rl.sync.weight_sync import WeightSync
@@ -90,12 +90,12 @@ def test_a_tensor_is_told_with_its_counts_and_of_many_the_first() -> None:
     assert str(NonFinite("layers.3.A_log", 17, 0, 64)) == "layers.3.A_log: 17 NaN of 64 elements"
     assert str(NonFinite("D", 1, 2, 8)) == "D: 1 NaN and 2 infinite of 8 elements"
     many = [NonFinite(f"t{number}", 1, 0, 1) for number in range(12)]
-    assert told(many)[-2:] == ("t9: 1 NaN of 1 elements", "2 more tensors")
+    assert told(many)[-2:] == ("t9: 1 NaN of 1 element", "2 more tensors")
 
 
 @pytest.fixture
 def pair(tmp_path: Path, weights: Weights) -> Iterator[SlabPair]:
-    with Keeper("run", places(weights), tmp_path) as keeper, closing(SlabPair(keeper.directory)) as pair:
+    with SlabOwner("run", places(weights), tmp_path) as owner, closing(SlabPair(owner.directory)) as pair:
         yield pair
 
 
@@ -114,7 +114,7 @@ def test_weights_that_are_not_finite_are_not_sealed(pair: SlabPair, weights: Wei
 def test_infinity_that_comes_of_rounding_is_seen(tmp_path: Path) -> None:
     """What the engine serves counts: float16 has no number for 70,000."""
     served = {"gate": torch.zeros(3, dtype=torch.float16)}
-    with Keeper("run", places(served), tmp_path) as keeper, closing(SlabPair(keeper.directory)) as pair:
+    with SlabOwner("run", places(served), tmp_path) as owner, closing(SlabPair(owner.directory)) as pair:
         published = publish({"gate": torch.tensor([1.0, 7e4, -7e4])}, run="run", number=1, directory=tmp_path)
         with pytest.raises(NonFiniteWeightsError, match="gate: 2 infinite of 3 elements"):
             pair.fill(pair.idle(None), PublishedSource(published.path, published.version))
@@ -199,6 +199,18 @@ def test_nan_that_is_allowed_is_served_and_the_result_says_so(
     assert (result.allow_nonfinite, result.nonfinite) == (True, ("mixer.A_log: 3 NaN of 5 elements",))
     assert result.origin == "published"
     assert SyncResult.from_json(result.to_json()) == result
+
+
+def test_allowed_weights_whose_slabs_were_lost_come_back(
+    sync: WeightSync, pair: SlabPair, journal: LedgerJournal, replica: Obedient, weights: Weights
+) -> None:
+    source = Counted(broken(weights), 1)
+    version = sync.sync(source, allow_nonfinite=True).version
+    for path in pair.paths:
+        pair.at(str(path)).discard()
+    with closing(WeightSync(journal, pair, [replica])) as reopened:
+        reopened.open(source)
+        assert replica.holds == reopened.version == version
 
 
 def test_a_run_does_not_begin_with_weights_that_are_not_finite(

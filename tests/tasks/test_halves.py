@@ -1,7 +1,7 @@
 """Windows of the clip lie in the half that is their answer."""
 
-from omni_rl.media.samples import clip_video
 from omni_rl.tasks.halves import load_halves
+from omni_rl.tasks.samples import clip_video
 
 
 def test_windows_lie_in_their_half_and_the_splits_share_none() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
+from omni_rl.models.packed import PackedScores, PackedSequences
 
 VOCABULARY = 512
 EXPERTS = 4

@@ -11,6 +11,7 @@ from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.errors import CheckpointError
 from omni_rl.files.companions import Companions
 from omni_rl.files.weights import WEIGHTS
+from omni_rl.models.nemotron_omni.checkpoint import write_beside
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.storage import Stored
 from omni_rl.rollout.types import Rollout
@@ -35,8 +36,7 @@ def config(small_checkpoint: Path) -> NemotronOmniConfig:
 def _write(target: Path, config: NemotronOmniConfig, policy: Bigram, optimizer: torch.optim.Optimizer) -> None:
     checkpoint.write(
         target,
-        config,
-        Companions.read(SMALL_CHECKPOINT),
+        lambda directory, dtype: write_beside(directory, config, Companions.read(SMALL_CHECKPOINT), dtype),
         Stored.whole({name: tensor.detach() for name, tensor in policy.named_parameters()}),
         checkpoint.optimizer_tensors(policy, optimizer),
         ValueHead(8, SETTINGS).tensors(),

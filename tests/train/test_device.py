@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from omni_rl.errors import ConfigError
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedPruning, PackedScores, PackedSequences
+from omni_rl.models.packed import PackedMedia, PackedPruning, PackedScores, PackedSequences
 from omni_rl.settings import Numerics
 from omni_rl.train.device import BACKENDS, own_device
 from omni_rl.train.moments import beside

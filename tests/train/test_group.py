@@ -27,7 +27,6 @@ from omni_rl.kinds import KINDS
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.digest import weights_digest
-from omni_rl.sync.released import all_as_sent
 from omni_rl.sync.slab import Slab
 from omni_rl.train import checkpoint
 from omni_rl.train.group import TrainerGroup
@@ -35,6 +34,7 @@ from omni_rl.train.packing import pack
 from omni_rl.train.settings import PLAIN, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
 from omni_rl.train.targets import targets_of
+from tests.released import all_as_sent
 
 from .conftest import MakeRollout
 
@@ -86,6 +86,25 @@ def _weights(group: TrainerGroup, directory: Path) -> dict[str, torch.Tensor]:
     slab = Slab.create(directory / f"{uuid.uuid4().hex}.weights", SLAB_BYTES)
     assert group.fill(slab.path).version == group.version()
     return slab.tensors()
+
+
+def _own_mib(pid: int) -> float:
+    (line,) = (row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def test_job_after_job_takes_no_more_memory(group: TrainerGroup) -> None:
+    """Each begins with a fresh model and optimiser; without care, a few were a tenth of a rank."""
+
+    def after(jobs: int) -> list[float]:
+        for job in range(jobs):
+            group.reset()
+            group.take_snapshot(f"job {job}")
+            group.drop_snapshot()
+        return [_own_mib(pid) for pid in group.pids]
+
+    few, many = after(5), after(25)
+    assert max(more - less for more, less in zip(many, few, strict=True)) < 16
 
 
 def test_scores_are_those_of_the_whole_model_alone(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omni_rl.media.pruning import Pruning
-from omni_rl.models.nemotron_omni.packed import PackedScores, PackedSequences
+from omni_rl.models.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.packing import pack
 from omni_rl.train.scoring import score_pack

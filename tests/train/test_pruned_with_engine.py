@@ -8,12 +8,12 @@ import pytest
 
 from omni_rl.errors import PromptError
 from omni_rl.ledger.sync_journal import opened_journal
-from omni_rl.media.samples import demo_prompts
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sync.sources import FsdpSource
+from omni_rl.tasks.samples import demo_prompts
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.types import Score

@@ -1,9 +1,12 @@
 """A rank that dies, hangs or fails is reported within seconds, by name, and nothing is left running."""
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,11 @@ import ray
 import torch
 import torch.distributed as dist
 
-from omni_rl.errors import CheckpointError, GradientError, TrainerDeadError
+from omni_rl.errors import CheckpointError, GradientError, TrainerDeadError, TrainerStoppedError
+from omni_rl.processes import STOPPED_AFTER
 from omni_rl.train import rendezvous
+from omni_rl.train.actor import TrainerHandle, TrainerStatus
+from omni_rl.train.pulse import HEALTH, Pulse
 from omni_rl.train.ranks import Ranks
 from omni_rl.train.rendezvous import LOOPBACK
 
@@ -106,11 +112,131 @@ def test_a_rank_killed_between_calls_is_named(ranks: Ranks, pids: list[int]) -> 
         ranks.call("add", 1.0)
 
 
+def test_a_rank_that_dies_while_nobody_calls_is_told_of(ranks: Ranks, pids: list[int]) -> None:
+    assert ranks.pulse.gone() == []
+    os.kill(pids[1], signal.SIGKILL)
+    wait_for(lambda: ranks.pulse.gone() == [1])
+
+
 def test_a_silent_rank_is_given_up_after_the_timeout(ranks: Ranks) -> None:
     started = time.monotonic()
     with pytest.raises(TrainerDeadError, match="rank 0 failed"):
         ranks.call("add_but_stop", 1)
     assert TIMEOUT < time.monotonic() - started < TIMEOUT + 15
+
+
+def test_a_stopped_rank_is_named_and_its_call_goes_on_when_it_does(ranks: Ranks, pids: list[int]) -> None:
+    assert not ranks.pulse.look()
+    with ThreadPoolExecutor() as calling, stopped(pids[1]):
+        call = calling.submit(ranks.call, "add", 1.0)
+        wait_for(lambda: f"rank 1 (process {pids[1]} on " in ranks.pulse.look())
+        assert "rank 0" not in ranks.pulse.look()
+        assert not call.done()
+        os.kill(pids[1], signal.SIGCONT)
+        assert call.result() == [2.0, 2.0]
+    assert not ranks.pulse.look()
+
+
+def test_a_rank_that_stays_stopped_ends_the_group() -> None:
+    """Where no peer waits for it, nothing else would."""
+    alone = Ranks([ray.remote(num_cpus=0.25)(Adder).remote(0, 1)], stopped_longest=0.5)
+    alone.locate(60.0)
+    with stopped(*alone.pids), pytest.raises(TrainerDeadError, match=r"rank 0 .* is stopped .*, and has been for"):
+        alone.call("fail_together")
+
+
+class Computer:
+    """A rank that computes without an end."""
+
+    def locate(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), os.getpid()
+
+    @ray.method(concurrency_group=HEALTH)  # type: ignore[untyped-decorator]
+    def alive(self) -> None:
+        return None
+
+    def compute(self) -> None:
+        while True:
+            sum(range(1000))
+
+
+def test_a_busy_rank_of_another_machine_is_told_from_a_stopped_one() -> None:
+    actor: Any = ray.remote(num_cpus=0.25, concurrency_groups={HEALTH: 1})(Computer).remote()
+    _, pid = ray.get(actor.locate.remote())
+    pulse = Pulse(silent_after=1.5)
+    pulse.follow([actor], [("another machine", pid)])
+    actor.compute.remote()
+    for _ in range(6):
+        assert not pulse.look()
+        time.sleep(0.5)
+    with stopped(pid):
+        wait_for(lambda: f"rank 0 (process {pid} on another machine) has answered no ping" in pulse.look())
+    wait_for(lambda: not pulse.look())
+    ray.kill(actor)
+
+
+def test_a_rank_of_another_machine_that_dies_while_nobody_calls_is_told_of() -> None:
+    actor: Any = ray.remote(num_cpus=0.25, concurrency_groups={HEALTH: 1})(Computer).remote()
+    _, pid = ray.get(actor.locate.remote())
+    pulse = Pulse()
+    pulse.follow([actor], [("another machine", pid)])
+    for _ in range(3):
+        assert not pulse.look()
+        assert pulse.gone() == []
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not pulse.look() and pulse.gone() == [0])
+
+
+class Group:
+    """A trainer's process without ranks."""
+
+    def process(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), os.getpid()
+
+    def status(self) -> TrainerStatus:
+        return TrainerStatus("run/1/0/abc")
+
+    def save(self, directory: Path) -> None:
+        time.sleep(1.0)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_whoever_waits_outlives_a_trainer_that_is_stopped_for_a_while(tmp_path: Path, waits: bool) -> None:
+    actor: Any = ray.remote(num_cpus=0.25, max_concurrency=4)(Group).remote()
+    _, pid = ray.get(actor.process.remote())
+    handle = TrainerHandle(actor, "trainer", pid, waits)
+    try:
+        with ThreadPoolExecutor() as calling, stopped(pid):
+            call = calling.submit(handle.save, tmp_path)
+            time.sleep(2 * STOPPED_AFTER)
+            assert call.done() != waits
+            os.kill(pid, signal.SIGCONT)
+            if waits:
+                call.result()
+            else:
+                with pytest.raises(TrainerStoppedError, match=f"process {pid} is stopped"):
+                    call.result()
+    finally:
+        ray.kill(actor)
+
+
+@contextlib.contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = STOPPED_AFTER + 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_a_rank_that_fails_before_a_collective_ends_the_group_with_its_reason(ranks: Ranks) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.models.nemotron_omni.packed import PackedScores
+from omni_rl.models.packed import PackedScores
 from omni_rl.train.settings import Objective
 from omni_rl.train.step import pack_loss
 from omni_rl.train.surrogates import Aggregation, shares

@@ -22,12 +22,15 @@ class FakeTrainer:
         self.state = SimpleNamespace(global_step=0)
         self.accelerator = SimpleNamespace(mixed_precision="no", process_index=0, is_main_process=True)
         self.reward_weights = torch.ones(1)
+        self.pictures: list[list[Any] | None] | None = None
+        """What the engine is handed with the prompts; None: nothing, as where a `rollout_func` asks it."""
+        self.row: dict[str, Any] = {"prompt": "a question"}
         self.scored: Any = (self._output["old_per_token_logps"], None, None)
         self.vllm_generation = FakeGeneration(self._output)
 
     def step(self) -> dict[str, Any]:
         """What a generation hands to the loss."""
-        rows = [{"prompt": "a question"}] * len(self._output["completion_mask"])
+        rows = [self.row] * len(self._output["completion_mask"])
         found: dict[str, Any] = self._generate_and_score_completions(rows)
         self.state.global_step += 1
         return found
@@ -38,7 +41,7 @@ class FakeTrainer:
             del self._output[name]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        self.vllm_generation.generate()
+        self.vllm_generation.generate(prompts=self._output["prompt_ids"].tolist(), images=self.pictures)
         self._get_per_token_logps_and_entropies(self.model)
         return dict(self._output)
 
@@ -77,7 +80,7 @@ class FakeGeneration:
             )
         )
 
-    def generate(self) -> Any:
+    def generate(self, *, prompts: Any, images: Any) -> Any:
         return self.answers
 
     def sync_weights(self) -> None: ...

@@ -53,7 +53,7 @@ def logs(tmp_path: Path) -> Path:
 
 def following(url: str, logs: Path, said: list[str], **options: Any) -> Following:
     def watching(attempt: int | None) -> Watcher:
-        return Watcher(run="nemo", dtype="float32", url=url, attempt=attempt, place=Place(0, 1), patience=60)
+        return Watcher(run="nemo", dtype="float32", url=url, attempt=attempt, place=Place(0, 1), timeout=60)
 
     return Following(logs, watching, said.append, **options)
 

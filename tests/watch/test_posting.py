@@ -154,7 +154,7 @@ def test_a_process_ends_at_once_where_nothing_can_arrive(coordinator: Coordinato
     lines = (
         "from omni_rl.watch import Watcher",
         "from tests.watch.steps import step_of",
-        f"Watcher(url={coordinator.url.replace('http', 'https')!r}, patience=3600).step(**step_of(0))",
+        f"Watcher(url={coordinator.url.replace('http', 'https')!r}, timeout=3600).step(**step_of(0))",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0

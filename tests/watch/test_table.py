@@ -131,14 +131,14 @@ def test_what_is_one_for_all_and_what_is_one_an_answer() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"train_logprobs": [[-1.0], [-2.0]]}, "train_logprobs has 1 values in row 0, rollout_logprobs 3"),
-        ({"train_logprobs": [[-1.0]]}, "train_logprobs has 1 rows, rollout_logprobs 2"),
+        ({"train_logprobs": [[-1.0], [-2.0]]}, "train_logprobs has 1 value in row 0, rollout_logprobs 3"),
+        ({"train_logprobs": [[-1.0]]}, "train_logprobs has 1 row, rollout_logprobs 2"),
         ({"train_logprobs": np.zeros(5)}, r"train_logprobs has shape \(5,\)"),
         ({"mask": [[1, 1], [1, 1]]}, "mask has 2 values in row 0"),
-        ({"groups": [1]}, "1 groups for 2 answers"),
-        ({"samples": ["one"]}, "samples has 1 values for 2 answers"),
+        ({"groups": [1]}, "1 group for 2 answers"),
+        ({"samples": ["one"]}, "samples has 1 value for 2 answers"),
         ({"rewards": [1.0, 2.0, 3.0]}, r"rewards has shape \(3,\)"),
-        ({"prompt_ids": [[1]]}, "prompt_ids has 1 rows for 2 answers"),
+        ({"prompt_ids": [[1]]}, "prompt_ids has 1 row for 2 answers"),
         ({"colour": "red"}, "a step has no colour"),
     ],
 )

@@ -1,22 +1,32 @@
 """Released TRL, watched: a random Qwen2 and a random Qwen2-VL with colocated vLLM on the CPU, against a coordinator."""
 
+import io
+import os
 import random
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from omni_rl import torchvision_schemas
 from omni_rl.api.steps import StepAnswer
 from omni_rl.client import Client
 from tests.services.live import live
 from tests.watch.conftest import CoordinatorProcess
-from tests.watch.trl_process import TrlRun
+from tests.watch.trl_pictures import picture
+from tests.watch.trl_process import ENVIRONMENT, ROOT, TrlRun
+from tools import frameworks
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., TrlRun]
+PICTURE_TOKENS = 4
+"""A picture's placeholders, as `write_qwen_vl` says."""
 CLEAN = 1e-5
 """Mean abs d of float32 on both sides."""
 
@@ -97,6 +107,18 @@ def test_a_clean_run_is_ok_at_every_step(start: Start, url: str, qwen: Path, pro
     assert len(kept["ids"]) == len(kept["rollout_logprobs"])
 
 
+def test_the_example_is_watched_as_it_stands(url: str, qwen: Path, tmp_path: Path) -> None:
+    started = [str(frameworks.python("trl")), str(ROOT / "tests/watch/trl_example.py")]
+    command = [*started, str(ROOT / "examples/trl_grpo.py"), str(qwen), "--steps", "2"]
+    environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    with Client(url) as client:
+        steps = [client.step("trl-grpo", 1, line.step) for line in client.steps("trl-grpo")]
+    assert_clean(steps, 2)
+    assert "'omni_rl/severity': '0'" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("fault", "cause", "options"),
     [
@@ -118,7 +140,7 @@ def test_a_fault_is_named_in_the_step_in_which_it_begins(
 
 
 def test_a_strict_run_stops_before_it_learns_from_a_step_that_is_off(start: Start, url: str, qwen: Path) -> None:
-    run = start(qwen, url, fault="stale", at=2, watch={"strict": True, "patience": 60})
+    run = start(qwen, url, fault="stale", at=2, watch={"strict": True, "timeout": 60})
     run.wait_for_failure()
     assert "RunPausedError" in run.said
     assert "step 2 of" in run.said
@@ -152,6 +174,10 @@ def test_pictures_whose_placeholders_are_expanded_twice_are_named(start: Start, 
     steps = steps_of(url, run)
     assert [step.verdict.cause for step in steps] == ["prompt_mismatch"] * 3
     assert all(step.verdict.severity != "ok" for step in steps)
+    with Client(url) as client:
+        record = client.sample(run.name, 1, 0, steps[0].verdict.worst[0].sample).record
+    # The trainer's prompt is the record's, and its places are those in it.
+    assert [(item["modality"], item["length"]) for item in record["media"]] == [("image", PICTURE_TOKENS)]
 
 
 def test_pictures_whose_placeholders_are_expanded_once_are_ok(start: Start, url: str, qwen_vl: Path) -> None:
@@ -160,6 +186,24 @@ def test_pictures_whose_placeholders_are_expanded_once_are_ok(start: Start, url:
     steps = steps_of(url, run)
     assert_clean(steps, 3)
     assert "image" in steps[0].verdict.figures
+    assert_pictures(url, run, steps[2])
+
+
+def assert_pictures(url: str, run: TrlRun, step: StepAnswer) -> None:
+    """Every kept answer has the picture of its prompt, at the place of its placeholders."""
+    with Client(url) as client:
+        kept = [client.sample(run.name, 1, step.verdict.step, one.sample).record for one in step.verdict.worst]
+        assert len(kept) == 16
+        for record in kept:
+            (item,) = record["media"]
+            number = int(re.search(r"what is (\d+) plus", record["prompt_text"])[1])  # type: ignore[index]
+            seen = Image.open(io.BytesIO(client.media(item["content"])))
+            assert np.array_equal(np.asarray(seen), picture(number))
+            (place,) = set(record["prompt_ids"][item["offset"] : item["offset"] + item["length"]])
+            assert (item["modality"], item["length"]) == ("image", record["prompt_ids"].count(place))
+            assert item["length"] == PICTURE_TOKENS
+        assert len({record["media"][0]["content"] for record in kept}) == 4
+    assert "omni-rl" not in run.said  # nothing to log
 
 
 @pytest.mark.parametrize("fault", [None, "stale"])
@@ -207,7 +251,7 @@ def test_a_coordinator_that_is_killed_again_and_again_costs_the_run_nothing(
     start: Start, coordinator: CoordinatorProcess, qwen: Path
 ) -> None:
     coordinator.start()
-    run = start(qwen, coordinator.url, settings={"max_steps": 60}, watch={"patience": 120})
+    run = start(qwen, coordinator.url, settings={"max_steps": 60}, watch={"timeout": 120})
     seeded = random.Random(0)
     while "omni_rl/severity" not in run.said and run.running:
         time.sleep(0.05)

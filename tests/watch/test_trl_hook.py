@@ -1,11 +1,14 @@
 """What the hook does to a TRL trainer's batches, against a hand-written trainer: weights, and when a run is stopped."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from omni_rl.client import Client
 from omni_rl.errors import ConfigError, RunPausedError
 from omni_rl.watch.trl import watch
 from tests.services.live import live
@@ -77,7 +80,7 @@ def test_weights_are_refused_where_trl_has_no_place_for_them(url: str) -> None:
 
 def test_a_strict_run_is_stopped_before_the_loss_has_the_batch(url: str) -> None:
     trainer = FakeTrainer(output(1.0))
-    watcher = watch(trainer, url=url, run="strict", strict=True, patience=60)
+    watcher = watch(trainer, url=url, run="strict", strict=True, timeout=60)
     with pytest.raises(RunPausedError, match="step 0 of strict"):
         trainer.step()
     watcher.close(30)
@@ -112,9 +115,58 @@ def test_a_trl_that_answers_otherwise_is_told_of_and_goes_on(url: str, caplog: p
     ]
 
 
+def assert_pictures(url: str, run: str, seen: Image.Image, places: list[tuple[int, int]]) -> None:
+    """Every kept answer has that picture, once for each place."""
+    with Client(url) as client:
+        worst = client.step(run, 1, 0).verdict.worst
+        media = [client.sample(run, 1, 0, one.sample).record["media"] for one in worst]
+        assert [[(item["offset"], item["length"]) for item in items] for items in media] == [places] * ANSWERS
+        (digest,) = {item["content"] for items in media for item in items}
+        assert Image.open(io.BytesIO(client.media(digest))).tobytes() == seen.tobytes()
+
+
+@pytest.mark.parametrize("name", ["image_token_id", "image_token_index"])
+def test_pictures_come_along_as_the_engine_was_handed_them(
+    url: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = output()
+    given["prompt_ids"][:, 1:] = 5
+    seen = Image.new("RGB", (7, 5), "red")
+    trainer = FakeTrainer(given | {"num_images": [2] * ANSWERS})  # the second came with a tool's answer
+    trainer.pictures = [[seen]] * ANSWERS
+    monkeypatch.setattr(trainer.model.config, name, 5, raising=False)
+    run = f"handed-{name}"
+    watcher = watch(trainer, url=url, run=run)
+    trainer.step()
+    watcher.close(30)
+    assert_pictures(url, run, seen, [(1, 2)])
+
+
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_a_rollout_functions_pictures_are_the_data_sets(url: str, column: str) -> None:
+    seen = Image.new("RGB", (7, 5), "blue")
+    trainer = FakeTrainer(output() | {"num_images": [1] * ANSWERS})
+    trainer.row = {"prompt": "a question", column: seen if column == "image" else [seen]}
+    watcher = watch(trainer, url=url, run=f"columns-{column}")
+    trainer.step()
+    watcher.close(30)
+    assert_pictures(url, f"columns-{column}", seen, [(0, 0)])  # no token is known for the model's pictures
+
+
+def test_no_picture_leaves_the_machine_if_so_asked(url: str) -> None:
+    trainer = FakeTrainer(output() | {"num_images": [1] * ANSWERS})
+    trainer.pictures = [[Image.new("RGB", (7, 5), "red")]] * ANSWERS
+    watcher = watch(trainer, url=url, run="not-asked", pictures=False)
+    trainer.step()
+    watcher.close(30)
+    with Client(url) as client:
+        record = client.sample("not-asked", 1, 0, "0/0").record
+    assert (record["kind"], record.get("media")) == ("image", None)
+
+
 def test_evaluation_is_not_watched(url: str) -> None:
     trainer = FakeTrainer(output(1.0))
-    watcher = watch(trainer, url=url, run="evaluation", strict=True, patience=60)
+    watcher = watch(trainer, url=url, run="evaluation", strict=True, timeout=60)
     trainer.model.eval()
     trainer.step()
     watcher.close(30)

@@ -1,5 +1,6 @@
 """What is read of verl's configuration and batches, and what the hook does with them; verl itself is not needed."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from omni_rl.client import Client
 from omni_rl.consistency.corrections import Correction
@@ -114,6 +116,32 @@ def test_the_older_trainers_batch_has_prompts_groups_rewards_and_media() -> None
     assert values["rewards"].tolist() == [1.0] * answers
     assert values["kinds"] == ["image", "text"] * (answers // 2)
     assert values["groups"] == [n // 4 for n in range(answers)]
+
+
+def test_the_older_trainers_pictures_come_along(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", url)
+    data, seen = batch(), Image.new("RGB", (7, 5), "red")
+    answers = len(data.batch["responses"])
+    # As verl's data set builds messages: a placeholder in a text becomes a part of its own.
+    told = {"role": "system", "content": "be brief"}
+    parts = [{"type": "image", "image": seen}, {"type": "text", "text": "what is this?"}]
+    data.non_tensor_batch = {
+        "raw_prompt": [[told, {"role": "user", "content": parts}], [told]] * (answers // 2),
+        "multi_modal_inputs": [{"pixel_values": 1}, {}] * (answers // 2),
+    }
+    eyes = VerlWatch()
+    given = config()
+    given["trainer"]["experiment_name"] = "pictures"
+    eyes.begin(given)
+    eyes.scored(data)
+    assert eyes.watcher is not None
+    eyes.watcher.close(30)
+    with Client(url) as client:
+        kept = {n: client.sample(eyes.watcher.run, 1, 0, str(n)).record for n in range(answers)}
+        digests = {record["media"][0]["content"] for n, record in kept.items() if n % 2 == 0}
+        assert all("media" not in record for n, record in kept.items() if n % 2)
+        (content,) = map(client.media, digests)
+    assert Image.open(io.BytesIO(content)).tobytes() == seen.tobytes()
 
 
 def test_the_v1_trainers_rows_have_groups_and_versions() -> None:

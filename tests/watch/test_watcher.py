@@ -164,6 +164,7 @@ def test_a_step_is_sealed_without_a_rank_that_never_posts(url: str, caplog: pyte
     ]
 
 
+@pytest.mark.slow
 def test_ranks_that_could_not_post_while_the_coordinator_was_away_are_waited_for(
     coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,6 +240,7 @@ def test_nobody_there_costs_the_run_nothing_and_the_oldest_steps(caplog: pytest.
     assert len([line for line in said if "is dropped" in line]) == 1
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_killed_and_one_that_hangs_are_met_again(coordinator: CoordinatorProcess) -> None:
     run = watcher(coordinator.url, "met-again")
     run.step(**step_of(0))  # nobody is there yet

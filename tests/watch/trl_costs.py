@@ -1,21 +1,37 @@
-"""What watching costs a real TRL run: processor time of the thread that trains, apart from what TRL itself does in it.
+"""What watching, and announcing its updates, costs a real TRL run: processor time of the thread that trains, apart from
+what TRL itself does in it.
 
     python -m tests.watch.trl_costs URL
 
-trains a random Qwen2 in TRL's environment, posts to the coordinator at URL, and prints a JSON list: of each step the
-milliseconds that watching took of its thread, and the seconds from its begin to the next one's.
+trains random Qwen2s of two sizes, and a Qwen2-VL whose prompts have pictures, in TRL's environment, with OMNI_RL_AGENT
+set, posts to the coordinator at URL, and prints a JSON object: for each model the run's name, how many parameters it
+has, and of each step the milliseconds that watching and announcing took of its thread, and the seconds from its begin
+to the next one's.
 """
 
 import json
+import math
+import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omni_rl.watch import trl, trl_engine
+from safetensors import safe_open
 
+from omni_rl.watch import trl, trl_engine, trl_updates
+from omni_rl.watch.place import run_name
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {},
+    "small": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8},
+}
+"""What is not as in the tests' models: one of them, and one with more to hash."""
+PICTURES = "picture"
+"""The model whose prompts have a picture each."""
 STEPS = 12
 
 
@@ -24,20 +40,20 @@ class Costs:
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
-        self._own = 0.0
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._began = 0.0
 
     def install(self) -> None:
         """Measure every method that is wrapped from now on."""
-        modules: tuple[Any, ...] = (trl, trl_engine)
-        for module in modules:
-            module.wrap = self._measuring(module.wrap)
+        modules: dict[Any, str] = {trl: "watching", trl_engine: "watching", trl_updates: "announcing"}
+        for module, kind in modules.items():
+            module.wrap = self._measuring(module.wrap, kind)
 
     def write(self, path: Path) -> None:
         self._end_step()
         path.write_text(json.dumps(self.steps))
 
-    def _measuring(self, wrap: Callable[..., None]) -> Callable[..., None]:
+    def _measuring(self, wrap: Callable[..., None], kind: str) -> Callable[..., None]:
         def measured_wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
             def measured(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
                 if name == "_generate_and_score_completions":
@@ -56,7 +72,7 @@ class Costs:
                 try:
                     return around(timed, *args, **kwargs)
                 finally:
-                    self._own += time.thread_time() - began - below
+                    self._spent[kind] += time.thread_time() - began - below
 
             wrap(owner, name, measured)
 
@@ -65,8 +81,10 @@ class Costs:
     def _end_step(self) -> None:
         now = time.perf_counter()
         if self._began:
-            self.steps.append({"milliseconds": 1e3 * self._own, "seconds": now - self._began})
-        self._own, self._began = 0.0, now
+            spent = {kind: 1e3 * self._spent[kind] for kind in ("watching", "announcing")}
+            self.steps.append({**spent, "seconds": now - self._began})
+        self._spent.clear()
+        self._began = now
 
 
 def main() -> None:
@@ -74,13 +92,27 @@ def main() -> None:
     from tests.watch.trl_process import TrlRun
 
     torchvision_schemas.install()
-    from tests.watch.trl_models import write_qwen
+    from tests.watch.trl_models import write_qwen, write_qwen_vl
 
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = write_qwen(Path(folder) / "qwen")
-        run = TrlRun(Path(folder) / "bench-trl", model, sys.argv[1], costs=True, settings={"max_steps": STEPS})
-        run.wait()
-        sys.stdout.write((Path(folder) / "bench-trl" / "costs.json").read_text())
+        models = {name: write_qwen(Path(folder) / name, **sizes) for name, sizes in SIZES.items()}
+        models[PICTURES] = write_qwen_vl(Path(folder) / PICTURES)
+        for name, model in models.items():
+            output, sees = Path(folder) / f"bench-{name}", name == PICTURES
+            os.environ |= {"OMNI_RL_AGENT": sys.argv[1], "OMNI_RL_RUN": run_name(output.name)}
+            settings = {"max_steps": STEPS}
+            run = TrlRun(output, model, sys.argv[1], costs=True, images=sees, collapse=sees, settings=settings)
+            run.wait()
+            steps = json.loads((output / "costs.json").read_text())
+            found[name] = {"run": run.name, "parameters": _parameters(model), "steps": steps}
+    sys.stdout.write(json.dumps(found))
+
+
+def _parameters(model: Path) -> int:
+    with safe_open(model / "model.safetensors", "np") as weights:
+        names = weights.keys()
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
 
 
 if __name__ == "__main__":

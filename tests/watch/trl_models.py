@@ -32,11 +32,11 @@ SURE = 30.0
 as trained ones are, and not next to even over its vocabulary."""
 
 
-def write_qwen(directory: Path) -> Path:
-    """A random Qwen2 of 0.2 M parameters, in float32."""
+def write_qwen(directory: Path, **sizes: int) -> Path:
+    """A random Qwen2 of 0.2 M parameters, or of other `sizes`, in float32."""
     tokenizer = _tokenizer()
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**_language(tokenizer), **_ends(tokenizer)))
+    model = Qwen2ForCausalLM(Qwen2Config(**(_language(tokenizer) | sizes), **_ends(tokenizer)))
     return _write(directory, model, tokenizer)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import trl.generation.vllm_generation as colocated
 import trl.trainer.grpo_trainer as grpo
@@ -28,6 +27,7 @@ from trl.generation.vllm_client import VLLMClient
 
 from omni_rl.watch.trl import watch
 from tests.watch.trl_costs import Costs
+from tests.watch.trl_pictures import picture
 from tests.watch.trl_server import send_weights_by_files
 
 TURN = 16
@@ -36,11 +36,7 @@ TURN = 16
 
 def main() -> None:
     options: dict[str, Any] = {"dtype": "float32", "fault": None, "trainer": "grpo", **json.loads(sys.argv[1])}
-    plain_linears()
-    # TRL passes no dtype to its engine, which then takes the checkpoint's.
-    colocated.LLM = lambda **settings: vllm.LLM(
-        enforce_eager=True, dtype=options["dtype"], skip_mm_profiling=True, **settings
-    )
+    engine_on_the_cpu(options["dtype"])
     if server := options.get("server"):
         send_weights_by_files(VLLMClient, Path(server["directory"]))
         remote = {"vllm_mode": "server", "vllm_server_base_url": server["url"]}
@@ -57,6 +53,13 @@ def main() -> None:
         (Path(options["output"]) / "log.json").write_text(json.dumps(trainer.state.log_history))
     if options.get("costs"):
         costs.write(Path(options["output"]) / "costs.json")
+
+
+def engine_on_the_cpu(dtype: str) -> None:
+    """Have TRL start engines of that dtype as they run on a CPU."""
+    plain_linears()
+    # TRL passes no dtype to its engine, which then takes the checkpoint's.
+    colocated.LLM = lambda **settings: vllm.LLM(enforce_eager=True, dtype=dtype, skip_mm_profiling=True, **settings)
 
 
 def plain_linears() -> None:
@@ -119,8 +122,7 @@ def row(number: int, *, chat: bool, image: bool) -> dict[str, Any]:
         return {"prompt": question}
     found: dict[str, Any] = {"prompt": [{"role": "user", "content": question}]}
     if image:
-        pixels = np.random.default_rng(number).integers(0, 255, (56, 56, 3), dtype=np.uint8)
-        found["image"] = Image.fromarray(pixels)
+        found["image"] = Image.fromarray(picture(number))
     return found
 
 

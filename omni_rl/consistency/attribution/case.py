@@ -1,4 +1,4 @@
-"""What the search for a cause begins with: a step, its worst samples, and what their records tell."""
+"""What the search for a cause begins with: a step's worst samples, and what the checks of their records found."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.attribution.reported import Rescore, Values
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import PostedStep
@@ -19,10 +19,13 @@ from omni_rl.consistency.yardstick import Yardstick
 
 @dataclass(frozen=True)
 class Case:
-    """`records`: the worst samples of a step, worst first, each by a name of its own, of the tokens that count.
-    `known`: what the checks of its records found, in their order. `temperature`: what the samples were sampled at, None
-    where that differs. `counted` bool [T]: which tokens of a sample count, by its name; without an entry all
-    of them do."""
+    """The worst samples of a step, and what is known of them.
+
+    `records` are these samples, worst first, each by a name of its own, with the tokens that count. `known` is what the
+    checks of the step's records found, in their order. `temperature` is what the samples were sampled at, None where
+    they differ in that. `counted` bool [T] says which tokens of a sample count, by its name; without an entry all of
+    them do.
+    """
 
     records: Sequence[SampleRecord]
     known: Sequence[Finding] = ()
@@ -31,7 +34,7 @@ class Case:
 
     @classmethod
     def of(cls, step: PostedStep, records: Sequence[SampleRecord], known: Sequence[Finding]) -> "Case":
-        """`records` of all tokens; `step` of these, and it may have more samples than they are."""
+        """Return the case of a step. `records` have all tokens; `step` has these samples and may have more."""
         starts = dict(zip(step.samples, zip(step.offsets[:-1], step.offsets[1:], strict=True), strict=True))
         masks = {record.sample: step.counted[slice(*starts[record.sample])] for record in records}
         temperatures = set(step.temperatures.tolist())
@@ -43,26 +46,29 @@ class Case:
         )
 
     def cut(self, values: Values) -> Values:
-        """Values of all tokens, or of the first ones, to those of the tokens that count."""
+        """Reduce values of all tokens, or of the first ones, to those of the tokens that count."""
         return {
             name: each[self.counted[name][: len(each)]] if name in self.counted else each
             for name, each in values.items()
         }
 
     def cutting(self, rescore: Rescore) -> Rescore:
-        """The same of what rescoring gives."""
+        """Return a `rescore` that gives values of only the tokens that count."""
         return lambda temperature, names: self.cut(rescore(temperature, names))
 
 
 def found_in(columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms) -> tuple[Finding, ...]:
-    """What the checks of a posted step find in one that no service has sealed; nothing in one that is ok. `columns` and
-    `step` are of the same records."""
+    """Return what the checks of a posted step find in one that no service has sealed; nothing in one that is ok.
+    `columns` and `step` are of the same records."""
     found = judge_posted(columns, step, yardstick, terms, History()).explanation
     return () if found is None else found.findings
 
 
 def _of_counted(record: SampleRecord, counted: NDArray[np.bool_]) -> SampleRecord:
-    """Where tokens do not count, choices of experts, which are by position, are left out with them."""
+    """Return a record of only the tokens that count.
+
+    Where some do not, the choices of experts are left out, because they are by position.
+    """
     if counted.all():
         return record
     return replace(

@@ -1,4 +1,5 @@
-"""Checks that cost a forward pass or more: the difference taken apart in legs, and measured against float32."""
+"""Checks that cost a forward pass or more: they split the difference into legs, and measure both sides against
+float32."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.attribution.parting import SHARE, apart, held, kinds_outside, mean_of, outside
 from omni_rl.consistency.attribution.reported import LEFT, Values
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.comparison import compare
+from omni_rl.consistency.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.left_out import NOTHING, TIES
 from omni_rl.consistency.localisation import INPUTS, TOWERS, ModuleDifference, first_outside, flips_by_layer
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.router import first_flip
+from omni_rl.counting import counted
 
 SEMANTIC = 4.0
 """How many times further from float32 than the other side a side must be to be the one that computes something else."""
@@ -23,16 +25,17 @@ ROUNDED = 2.0
 """How many times the two sides' distances from float32 a step may be apart, if they are why: its furthest kind of
 prompt need not be that of either side."""
 MOST = 0.7
-"""Share of a step's difference that must lie in answers of which a leg holds its share, answer by answer."""
+"""The share of a step's difference that must lie in answers of which a leg holds its share, answer by answer."""
 
 
 @dataclass(frozen=True)
 class Legs:
-    """The same answers at temperature 1, each leg as `SampleRecord`s of its two sides.
+    """The same answers at temperature 1, computed in different ways: each leg has the two sides that it compares as
+    records.
 
-    `cold`: the engine's batch as it was found against the same batch after its caches were dropped. `decoded`: what the
-    engine's logits give of the step's own tokens while it decodes these, at each answer's temperature; empty where
-    their answers are not at hand.
+    `cold` compares the engine's batch as it was found with the same batch after its caches were dropped. `decoded` is
+    what the engine's logits give of the step's own tokens while it decodes these, at each answer's temperature; empty
+    where their answers are not at hand.
     """
 
     train_vs_prefill: Sequence[SampleRecord]
@@ -44,8 +47,8 @@ class Legs:
 
 @dataclass(frozen=True)
 class Reference:
-    """Mean abs distance of the logprobs of trainer and engine to a float32 computation with the same weights; of the
-    worst kind of prompt, `kind`."""
+    """The mean abs distances of the trainer's and the engine's logprobs from a float32 computation with the same
+    weights, of the kind of prompt that is furthest, `kind`."""
 
     train: float
     engine: float
@@ -53,8 +56,8 @@ class Reference:
 
 
 def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Bands) -> Finding:
-    """Whether the engine's decode of the step's own tokens disagrees with its prefill of them, answer by answer, and
-    the trainer agrees with that prefill: then nothing else is left of the step's difference."""
+    """Check whether the engine's decode of the step's own tokens disagrees with its prefill of them, answer by answer,
+    and the trainer agrees with that prefill: then nothing else is left of the step's difference."""
     leg = apart(legs.prefill_vs_decode, bands)
     numbers = {"mean": leg, **_later(legs.prefill_vs_decode)}
     if not outside(leg, step, bands):
@@ -81,7 +84,7 @@ def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Band
 
 
 def batch(legs: Legs, step: float, bands: Bands) -> Finding:
-    """Whether the engine's answer depends on what it was batched with, or on what its caches held."""
+    """Check whether the engine's answer depends on what it was batched with, or on what its caches held."""
     leg, warm = apart(legs.batch_vs_alone, bands), apart(legs.cold, bands)
     numbers = {"mean": leg} | ({"cold_mean": warm} if legs.cold else {})
     if not outside(leg, step, bands):
@@ -109,7 +112,7 @@ def batch(legs: Legs, step: float, bands: Bands) -> Finding:
 
 
 def train(legs: Legs, step: float, bands: Bands) -> Finding:
-    """Whether trainer and engine disagree although the engine agrees with itself."""
+    """Check whether trainer and engine disagree although the engine agrees with itself."""
     leg = apart(legs.train_vs_prefill, bands)
     if not outside(leg, step, bands):
         return Finding(
@@ -125,7 +128,7 @@ def train(legs: Legs, step: float, bands: Bands) -> Finding:
 
 
 def reference(found: Reference, step: float, bands: Bands) -> Finding:
-    """Whether a side computes something else, or both round, by as much as the step is apart."""
+    """Check whether a side computes something else, or both round, by as much as the step is apart."""
     near, far = sorted((found.train, found.engine))
     numbers = {"train_mean": found.train, "engine_mean": found.engine}
     if not np.isfinite(far) or far > max(SEMANTIC * near, bands.mean):
@@ -162,8 +165,8 @@ def reference(found: Reference, step: float, bands: Bands) -> Finding:
 
 
 def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
-    """Whether router flips at ties explain it: with the tokens that they touch it is more than noise, and without them
-    nothing is left, of the mean or of a single token."""
+    """Check whether router flips at ties explain the difference: with the tokens that they touch it is more than noise,
+    and without them nothing is left, of the mean or of a single token."""
     flips = [flip for record in records if (flip := first_flip(record)) is not None]
     by_layer = flips_by_layer(list(records))
     layers = tuple(f"moe.{layer}" for layer in by_layer)
@@ -186,8 +189,8 @@ def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
         return Finding(
             Check.ROUTER,
             "explains",
-            f"{len(flips)} sequences flip at a tie of the router (margin at most {widest:.2g}), first in MoE layer "
-            f"{flips[0].layer}; without them {left:.2g} is left",
+            f"{counted(len(flips), 'sequence flips', 'sequences flip')} at a tie of the router (margin at most "
+            f"{widest:.2g}), first in MoE layer {flips[0].layer}; without them {left:.2g} is left",
             Cause.ROUTER,
             numbers,
             samples=tuple(flip.sample for flip in flips),
@@ -196,22 +199,22 @@ def router(records: Sequence[SampleRecord], bands: Bands) -> Finding:
     return Finding(
         Check.ROUTER,
         "suspicious",
-        f"{len(flips)} sequences chose other experts, by margins up to {widest:.2g}; without what follows them "
-        f"{left:.2g} is left: {why}",
+        f"{counted(len(flips), 'sequence')} chose other experts, by margins up to {widest:.2g}; without what follows "
+        f"them {left:.2g} is left: {why}",
         numbers=numbers,
         layers=layers,
     )
 
 
 def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
-    """The first module outside its noise band, and what that says."""
+    """Name the first module outside its noise band, and what that says."""
     first = first_outside(modules)
     profile = {module.module: (module.relative, module.band) for module in modules}
     if first is None:
         return Finding(
             Check.LOCALISATION,
             "clear",
-            f"all {len(modules)} modules agree on sample {sample}",
+            f"all {counted(len(modules), 'module agrees', 'modules agree')} on sample {sample}",
             samples=(sample,),
             modules=profile,
         )
@@ -232,10 +235,11 @@ def localisation(modules: list[ModuleDifference], sample: str) -> Finding:
 
 
 def _cause_of(module: str, *, towers: bool) -> Cause:
-    """Weights, media tensors and prompts are proven equal by the time that this is asked, where that can be proven.
+    """Return the cause that the first module to part stands for.
 
-    Embeddings that part although all before them agrees: features of the `towers` are not where they belong, or, where
-    none ran, the ids are others.
+    Weights, media tensors and prompts are proven equal by the time that this is asked, where that can be proven. Where
+    the embeddings part although all before them agrees, features of the `towers` are not where they belong, or, where
+    no tower ran, the ids are others.
     """
     if module in INPUTS or (module == "embeddings" and towers):
         return Cause.MEDIA_MISMATCH
@@ -243,7 +247,7 @@ def _cause_of(module: str, *, towers: bool) -> Cause:
 
 
 def _later(records: Sequence[SampleRecord]) -> dict[str, float]:
-    """Means of the first and of the second half of the answers: state that decays shows in the second."""
+    """Return the means of the first and of the second half of the answers: state that decays shows in the second."""
     halves: list[list[NDArray[np.float64]]] = [[], []]
     for record in records:
         d = record.train_logprobs - record.rollout_logprobs

@@ -1,12 +1,12 @@
-"""The trainer against itself: an answer scored in a pack with others, alone, and alone once more."""
+"""Checks the trainer against itself: an answer scored in a pack with others, alone, and alone once more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.attribution.parting import apart, kinds_outside, outside
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.records import SampleRecord
 
 
@@ -19,7 +19,7 @@ class Packing:
 
 
 def packing(found: Packing, step: float, bands: Bands) -> Finding:
-    """Whether what the trainer gives an answer depends on the answers that share its pack, or on chance."""
+    """Check whether what the trainer gives an answer depends on the answers that share its pack, or on chance."""
     leg, again = apart(found.packed_vs_alone, bands), apart(found.alone_twice, bands)
     numbers = {"mean": leg, "again_mean": again}
     if outside(again, step, bands):

@@ -5,47 +5,49 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import mean_abs
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare_step
+from omni_rl.consistency.evidence import mean_abs
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.records import SampleRecord
 
 SHARE = 0.3
-"""A leg explains a step's difference if it holds at least this share of it."""
+"""The share of a step's difference that a leg must hold, at least, to explain it."""
 
 
 def apart(records: Sequence[SampleRecord], bands: Bands) -> float:
-    """Mean abs d of the kind of prompt that is furthest apart: a fault of one modality must not drown in the others.
-    What router flips touch is left out, of a leg as of the step that it has to explain."""
+    """Return the mean abs d of the kind of prompt that is furthest apart: a fault of one modality must not drown in the
+    others. Tokens that router flips touch are left out, of a leg as of the step that it has to explain."""
     means = by_kind(records, bands).values()
     return max(means, default=0.0, key=lambda value: np.inf if np.isnan(value) else value)
 
 
 def by_kind(records: Sequence[SampleRecord], bands: Bands) -> Mapping[str, float]:
-    """Mean abs d of each kind of prompt."""
+    """Return the mean abs d of each kind of prompt."""
     found = compare_step(StepColumns.of(records), TIES[bands.dtype]).by_kind
     return {kind: mean_of(of.metrics) for kind, of in found.items()}
 
 
 def mean_of(metrics: Metrics) -> float:
-    """Mean abs d, 0.0 of no tokens."""
+    """Return the mean abs d, or 0.0 where there are no tokens."""
     return metrics.logprob_abs_diff_mean if metrics.tokens else 0.0
 
 
 def outside(leg: float, step: float, bands: Bands) -> bool:
-    """Whether a leg is more than noise, and as much of the `step` as it has to be to explain it. The step is NaN where
-    it is not known. Of noise there is nothing to explain: a leg of other answers, of a few tokens, may well be
-    wider."""
+    """Return whether a leg is more than noise, and as much of the `step` as it has to be to explain it.
+
+    `step` is NaN where it is not known. A step within noise needs no explanation: a leg of other answers, of a few
+    tokens, may well be wider.
+    """
     if step <= bands.mean:
         return False
     return not leg <= max(bands.mean, 0.0 if np.isnan(step) else SHARE * step)
 
 
 def kinds_outside(records: Sequence[SampleRecord], bands: Bands) -> tuple[str, ...]:
-    """The kinds of prompt that are further apart than noise."""
+    """Return the kinds of prompt that are further apart than noise."""
     return tuple(kind for kind, value in by_kind(records, bands).items() if not value <= bands.mean)
 
 
@@ -54,7 +56,7 @@ def pairs(
     one: Mapping[str, NDArray[np.float64]],
     other: Mapping[str, NDArray[np.float64]],
 ) -> list[SampleRecord]:
-    """Two computations of the same answers as records, by the names of the samples; those that both have."""
+    """Return two computations of the same answers as records, for those samples whose names both have."""
     return [
         SampleRecord(sample.sample, sample.kind, sample.prompt_tokens, one[sample.sample], other[sample.sample])
         for sample in samples
@@ -63,8 +65,8 @@ def pairs(
 
 
 def held(leg: Sequence[SampleRecord], samples: Sequence[SampleRecord]) -> float:
-    """The share of the step's difference that lies in answers of which the leg holds `SHARE` or more, answer by answer;
-    0.0 where the leg has none of the step's answers."""
+    """Return the share of the step's difference that lies in answers of which the leg holds `SHARE` or more, answer by
+    answer; 0.0 where the leg has none of the step's answers."""
     of_leg = {record.sample: _mean(record) for record in leg}
     known = [(_mean(sample) * len(sample.train_logprobs), sample) for sample in samples if sample.sample in of_leg]
     whole = sum(size for size, _ in known)

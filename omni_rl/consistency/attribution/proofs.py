@@ -3,25 +3,27 @@
 from collections.abc import Sequence
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Audit, Check, Finding, TrainerAudit, named
+from omni_rl.consistency.evidence import Audit, Check, Finding, TrainerAudit, named
+from omni_rl.counting import agreeing, counted
 
 
 def weights(audits: Sequence[Audit]) -> Finding:
-    """Whether every replica holds, byte for byte, what it says it serves."""
+    """Check whether every replica holds, byte for byte, what it says it serves."""
     broken = [audit for audit in audits if audit.wrong]
     elements = sum(audit.elements for audit in audits)
     if not broken:
         return Finding(
             Check.WEIGHTS,
             "clear",
-            f"all {elements} elements of {len(audits)} replicas are those of the version they serve",
+            f"all {counted(elements, 'element')} of {counted(len(audits), 'replica')} "
+            f"{agreeing(elements, 'is that', 'are those')} of the version they serve",
             numbers={"elements": elements},
         )
     audit = broken[0]
     stale = all(tensor.stale for tensor in audit.wrong)
     names = tuple(tensor.tensor for tensor in audit.wrong)
     wrong = sum(tensor.elements for tensor in audit.wrong)
-    what = "still holds the version before" if stale else f"holds {wrong} elements that nobody sent"
+    what = "still holds the version before" if stale else f"holds {counted(wrong, 'element')} that nobody sent"
     return Finding(
         Check.WEIGHTS,
         "explains",
@@ -33,7 +35,7 @@ def weights(audits: Sequence[Audit]) -> Finding:
 
 
 def trainer_weights(audit: TrainerAudit) -> Finding:
-    """Whether the trainer scores with the weights that its version names."""
+    """Check whether the trainer scores with the weights that its version names."""
     if audit.held == audit.version:
         return Finding(Check.TRAINER_WEIGHTS, "clear", f"the trainer holds the weights of {audit.version}")
     where = f" in {named(audit.tensors)}" if audit.tensors else ""

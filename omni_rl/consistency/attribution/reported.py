@@ -1,4 +1,4 @@
-"""Checks of what a side posted against what its own logits give: another temperature, a penalty, a cut support, rounded
+"""Compares what a side posted with what its own logits give: another temperature, a penalty, a cut support, rounded
 numbers, another answer's.
 
 Shapes: T sampled tokens of one answer.
@@ -11,51 +11,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.attribution.parting import SHARE, apart, pairs
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.evidence import Check, Finding, mean_abs
 from omni_rl.consistency.left_out import TIES, kept
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.counting import agreeing, counted
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]
 """Logprobs float64 [T] of the sampled tokens, by the name of the sample."""
 Rescore = Callable[[float, Sequence[str] | None], Values]
-"""What the trainer's logits give at a temperature, of the samples of these names; None: of all."""
+"""Gives the logprobs that the trainer's logits have at a temperature, for the samples of these names; None: for all."""
 Side = Literal["engine", "trainer"]
 
 LEFT = 0.4
-"""What is left of the difference, at most, once a hypothesis about it is applied."""
+"""The share of the difference that may be left once a hypothesis about it is applied."""
 TAIL = 0.05
-"""Share of the tokens, those on which the own logits are furthest from the other side, that rounding may have far off:
-router flips make a mean abs d of 0.09 in bfloat16 of what is 0.005 in the median."""
+"""The share of the tokens, those on which the own logits are furthest from the other side, that rounding may have far
+off: router flips make a mean abs d of 0.09 in bfloat16 of what is 0.005 in the median."""
 BESIDE = 0.15
-"""What is left of the difference of the other tokens, at most, once a side's own logits stand in for what it posted."""
+"""The share of the other tokens' difference that may be left once a side's own logits stand in for what it posted."""
 SEVERAL = 3
-"""Tokens that are far off, below which they may be accidents of the router's."""
+"""The number of far tokens below which they may be accidents of the router."""
 MOST = 0.7
-"""Share of what far tokens are off by that has to lie where a side posted something else."""
+"""The share of what far tokens are off by that has to lie where a side posted something else."""
 TEMPERATURES = (0.1, 10.0)
 TRIES = 14
-"""Steps of a golden section over the logarithm of TEMPERATURES: to 1 %."""
+"""Steps of a golden section over the logarithm of TEMPERATURES, which find a temperature to 1 %."""
 GOLDEN = (np.sqrt(5) - 1) / 2
 ONE_SIDED = 0.02
-"""Share of tokens that may lie on the wrong side of a one-sided difference."""
+"""The share of tokens that may lie on the wrong side of a one-sided difference."""
 LEANING = 0.2
 """The mean of signed differences that noise may have, as a share of its mean abs d: most of it cancels."""
 FITTED = 2
-"""Answers that a temperature is fitted to."""
+"""The number of answers that a temperature is fitted to."""
 FAR = 4.0
-"""How many times the noise's mean abs d a token is off."""
+"""How many times the noise's mean abs d a token must be off to count as off."""
 FEW = 8
-"""Tokens that are off, below which their correlation says nothing."""
+"""The number of tokens that are off below which their correlation says nothing."""
 TOGETHER = 0.5
-"""Correlation with the own logits' values below which posted ones are another answer's."""
+"""The correlation with the own logits' values below which posted ones are another answer's."""
 ONE_WAY = 0.8
 """The mean of signed differences, as a share of their mean abs, above which posted values are no other answer's: 0.15
 in the median and 0.6 in 95 % of these, 0.89 to 0.95 for weights so far off that they hardly correlate."""
 ROUNDED = 0.1
-"""What is left of the difference, at most, where posted values are the own ones in another dtype."""
+"""The share of the difference that may be left where posted values are the own ones in another dtype."""
 UNRELATED = 0.7
 """How far posted values lie from the own logits' at least, as a share of how far these lie from each other, if they are
 another answer's."""
@@ -64,11 +65,10 @@ another answer's."""
 def reported(
     samples: Sequence[SampleRecord], own: Values, side: Side, asked: float, rescore: Rescore | None, bands: Bands
 ) -> Finding:
-    """Whether a side posted something else than its own logits give, and that is all there is between the sides.
+    """Check whether a side posted something else than its own logits give, and that is all there is between the sides.
 
-    `own`: what the side's logits give for the same tokens, or the first of them, at the temperature that was `asked`
-    for. `rescore` gives what
-    the trainer's logits do at another one; None: no temperature is looked for.
+    `own` is what the side's logits give for the same tokens, or the first of them, at the temperature that was `asked`
+    for. `rescore` gives what the trainer's logits do at another one; None: no temperature is looked for.
     """
     check = Check.ENGINE_REPORTED if side == "engine" else Check.TRAINER_REPORTED
     known = [sample for sample in samples if sample.sample in own]
@@ -101,7 +101,7 @@ def reported(
 
 
 def _is_all_but_noise(samples: Sequence[SampleRecord], own: Values, said: Values, other: Values) -> bool:
-    """Whether little is left of the difference, but for the few tokens that rounding has far off."""
+    """Return whether little is left of the difference, but for the few tokens that rounding has far off."""
     mine, posted, against = _joined(samples, own, said, other)
     left, before = np.abs(mine - against), np.abs(posted - against)
     most = np.argsort(left, kind="stable")[: int((1 - TAIL) * len(left))]
@@ -109,8 +109,8 @@ def _is_all_but_noise(samples: Sequence[SampleRecord], own: Values, said: Values
 
 
 def _is_what_is_far(samples: Sequence[SampleRecord], own: Values, said: Values, other: Values, bands: Bands) -> bool:
-    """Whether the tokens that are further off than noise has one are those that a side posted otherwise than its own
-    logits give, which agree with the other side there: a few tokens of many need not move a mean."""
+    """Return whether the tokens that are further off than noise explains are those that a side posted otherwise than
+    its own logits give, which agree with the other side there: a few tokens of many need not move a mean."""
     if not samples:
         return False
     counted = np.concatenate([kept(one, TIES[bands.dtype])[: len(own[one.sample])] for one in samples])
@@ -122,7 +122,8 @@ def _is_what_is_far(samples: Sequence[SampleRecord], own: Values, said: Values, 
 
 
 def enough(before: float, bands: Bands) -> float:
-    """What may be left of a difference that a hypothesis explains: noise, if that is less than what there was."""
+    """Return what may be left of a difference that a hypothesis explains: noise, if that is less than what there
+    was."""
     return min(max(bands.mean, LEFT / 20 * before), LEFT * before) if np.isfinite(before) else bands.mean
 
 
@@ -134,7 +135,7 @@ def _reading(
     rescore: Rescore | None,
     bands: Bands,
 ) -> tuple[Cause, str, dict[str, float]]:
-    """What the posted values are, in words, and the numbers behind it."""
+    """Return the cause that the posted values show, what they are, in words, and the numbers behind it."""
     mine, theirs = _joined(samples, own, said)
     by = theirs - mine
     if rescore is not None and (fit := _temperature(samples, said, rescore, mean_abs(by), bands)) is not None:
@@ -159,24 +160,26 @@ def _reading(
                 f"they were rounded to {dtype} on their way; hand them on as they were computed",
                 {},
             )
+    wrong = int(off.sum())
+    some = f"{wrong} of {counted(len(off), 'token')}"
     if _is_unrelated(mine, theirs, off):
         return (
             Cause.SAMPLE_PAIRING,
-            f"{int(off.sum())} of {len(off)} tokens have values that are no function of them: those of another answer, "
-            "or of another place",
+            f"{some} {agreeing(wrong, 'has a value that is', 'have values that are')} no function of them: those of "
+            "another answer, or of another place",
             {"tokens": float(off.sum())},
         )
     if side == "trainer":
         # Nothing is applied to a trainer's logits but a temperature.
         return (
             Cause.STALE_WEIGHTS,
-            f"{int(off.sum())} of {len(off)} tokens are off by {mean_abs(by):.2g} in the mean, as those of other "
+            f"{some} {agreeing(wrong, 'is', 'are')} off by {mean_abs(by):.2g} in the mean, as those of other "
             "weights than its version names: a snapshot, or a rank that was left behind",
             {"tokens": float(off.sum())},
         )
     return (
         Cause.LOGPROB_POSTPROCESSING,
-        f"{int(off.sum())} of {len(off)} tokens were changed after the logits, by {mean_abs(by):.2g} in the mean: a "
+        f"{some} {agreeing(wrong, 'was', 'were')} changed after the logits, by {mean_abs(by):.2g} in the mean: a "
         "penalty, a bias",
         {"tokens": float(off.sum())},
     )
@@ -187,16 +190,16 @@ def _float16(values: Array) -> Array:
 
 
 def _bfloat16(values: Array) -> Array:
-    """Rounded to nearest, the half of the last bit upwards."""
+    """Round to the nearest bfloat16, the half of the last bit upwards."""
     bits = values.astype(np.float32).view(np.uint32) + np.uint32(0x8000)
     found: Array = (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
     return found
 
 
 def _is_unrelated(mine: Array, theirs: Array, off: NDArray[np.bool_]) -> bool:
-    """Whether posted values are no function of the own ones, where they are off: few of them, by their distance; more,
-    because they do not go together. Another answer's are as often higher as lower; other weights' are lower, since the
-    answers were not sampled from these."""
+    """Return whether posted values are no function of the own ones, where they are off: few of them, by their distance;
+    more, because they do not correlate. Another answer's are as often higher as lower; other weights' are lower, since
+    the answers were not sampled from these."""
     if not off.any():
         return False
     by = theirs[off] - mine[off]
@@ -212,7 +215,7 @@ def _is_unrelated(mine: Array, theirs: Array, off: NDArray[np.bool_]) -> bool:
 def _temperature(
     samples: Sequence[SampleRecord], said: Values, rescore: Rescore, before: float, bands: Bands
 ) -> float | None:
-    """The other temperature at which the logits give what was posted; None if there is none."""
+    """Return the other temperature at which the logits give what was posted; None if there is none."""
 
     def left(at: float, of: Sequence[SampleRecord]) -> float:
         found = rescore(at, [sample.sample for sample in of])
@@ -229,7 +232,7 @@ def _temperature(
 
 
 def _minimum(cost: Callable[[float], float]) -> tuple[float, float]:
-    """The temperature of the smallest cost, by a golden section over its logarithm, and that cost."""
+    """Return the temperature of the smallest cost, by a golden section over its logarithm, and that cost."""
     low, high = np.log(TEMPERATURES)
     inner = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
     costs = [cost(float(np.exp(at))) for at in inner]
@@ -247,7 +250,7 @@ def _minimum(cost: Callable[[float], float]) -> tuple[float, float]:
 
 
 def _joined(samples: Sequence[SampleRecord], *of: Values) -> list[Array]:
-    """The values of all samples, one after the other."""
+    """Return the values of all samples, one after the other, for each of the mappings."""
     return [np.concatenate([values[sample.sample] for sample in samples]) for values in of]
 
 

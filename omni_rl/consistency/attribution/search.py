@@ -1,12 +1,11 @@
-"""The search for the cause on our own pair: what the records told, then every experiment in its order, until one
-explains, or the time is over."""
+"""The search for the cause on our own pair: what the records showed, then every experiment in its order, until one
+explains the difference, or the time is over."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -14,28 +13,29 @@ import numpy as np
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution import legs, proofs
 from omni_rl.consistency.attribution.case import Case
-from omni_rl.consistency.attribution.evidence import PATTERNS, UNREAD, Audit, Check, Finding, TrainerAudit, mean_abs
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.packing import Packing, packing
 from omni_rl.consistency.attribution.parting import apart
 from omni_rl.consistency.attribution.reported import Rescore, reported
 from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.evidence import PATTERNS, UNREAD, Audit, Check, Finding, TrainerAudit, mean_abs
 from omni_rl.consistency.localisation import ModuleDifference
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.errors import OmniRLError
+from omni_rl.once import once
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Experiments:
-    """What costs more than looking at arrays: asked for in the order of the search, and only if nothing explained it
-    before. None: it cannot be had here, or was not asked for.
+    """The experiments, which cost more than looking at arrays: each is asked for in the order of the search, and only
+    if nothing explained the difference before. None: it cannot be had here, or was not asked for.
 
-    `audit`: every replica's bytes read back; `trainer`: the trainer's. `packing`: the trainer against itself.
-    `rescore`: what the trainer's logits give of the step's own answers at a temperature; None where these are not at
-    hand. `reference`: distances to float32. `localise`: module outputs of both sides on a sample, by its name, or on
-    another that it names.
+    `audit` reads every replica's bytes back, `trainer` the trainer's. `packing` compares the trainer with itself.
+    `rescore` gives what the trainer's logits give of the step's own answers at a temperature; None where these are not
+    at hand. `reference` measures distances to float32. `localise` returns the module outputs of both sides on a sample,
+    by its name, or on another that it names.
     """
 
     audit: Callable[[], Sequence[Audit]] | None = None
@@ -49,7 +49,8 @@ class Experiments:
 
 @dataclass(frozen=True)
 class Attribution:
-    """One cause; `sentence` is that of the check that explains. `seconds` by check."""
+    """The cause that was found; `sentence` is that of the check that explains. `seconds` has the time that each check
+    took."""
 
     cause: Cause
     sentence: str
@@ -60,9 +61,9 @@ class Attribution:
 def attribute(case: Case, experiments: Experiments, bands: Bands, *, seconds: float) -> Attribution:
     """Find out why a step's samples part.
 
-    The first check that explains it ends the search. After `seconds` the experiment that runs is abandoned, its answer
-    thrown away, and the cause is unknown: whoever asked decides without one. So it is where an experiment fails. What
-    the records leave open (`UNREAD`) is the cause where no experiment knows better.
+    The first check that explains the difference ends the search. After `seconds` the experiment that runs is abandoned,
+    its answer thrown away, and the cause is unknown: whoever asked decides without one. The same holds where an
+    experiment fails. What the records leave open (`UNREAD`) is the cause where no experiment knows better.
     """
     search = _Search(case, experiments, bands, time.monotonic() + seconds)
     found = search.explaining()
@@ -81,7 +82,7 @@ class _Search:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def explaining(self) -> Finding | None:
-        """The finding that explains the step's difference."""
+        """Return the finding that explains the step's difference; None if there is none."""
         known: Finding | None = None
         for finding in self.case.known:
             self.findings.append(finding)
@@ -127,9 +128,9 @@ class _Search:
                 lambda found: legs.localisation(found[1], found[0]),
             )
 
-    @cached_property
+    @once
     def step(self) -> float:
-        """What a leg has to explain; NaN without samples."""
+        """The difference that a leg has to explain; NaN without samples."""
         return apart(self.case.records, self.bands) if self.case.records else np.nan
 
     def _trainer_reported(self) -> Iterator[Finding]:
@@ -160,7 +161,7 @@ class _Search:
         return any(f.check == Check.TRAIN_AGAINST_PREFILL and f.result == "clear" for f in self.findings)
 
     def _give_up(self, known: Finding | None) -> None:
-        """What the records told is a suspicion where an experiment knows the cause."""
+        """Make what the records showed a suspicion, where an experiment knows the cause."""
         if known is not None:
             self.findings[self.findings.index(known)] = replace(known, result="suspicious")
 
@@ -205,7 +206,11 @@ def _size(record: SampleRecord) -> float:
 
 
 def _within(seconds: float, do: Callable[[], T]) -> T:
-    """What `do` gives; raises `TimeoutError` if it has not by then. It runs on, in a thread that nobody waits for."""
+    """Return what `do` gives. It runs on after `seconds`, in a thread that nobody waits for.
+
+    Raises:
+        TimeoutError: `do` has not returned within `seconds`.
+    """
     future: Future[T] = Future()
 
     def work() -> None:

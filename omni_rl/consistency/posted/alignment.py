@@ -1,35 +1,39 @@
-"""Checks of what belongs to what: one side's tokens shifted against the other's, or one answer's against another's."""
+"""Checks of alignment: one side's tokens shifted against the other's, or one answer's logprobs paired with
+another's."""
 
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding, named
+from omni_rl.consistency.evidence import Check, Finding, named
 from omni_rl.consistency.posted.step import Array, Index, PostedStep
+from omni_rl.counting import agreeing, counted
 
 SHIFTS = (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8)
 FEWEST = 8
-"""Tokens that an answer needs after a shift, or a pair of answers in common, to be told from chance."""
+"""The tokens that an answer needs after a shift, or a pair of answers in common, to be told from chance."""
 EXPLAINED = 0.4
-"""What is left of the difference, at most, once a hypothesis that explains it is applied."""
+"""The share of the difference that may be left once a hypothesis that explains it is applied."""
 ALONE = 0.6
-"""Share of what a shift explains that one token has at most: a token out of its place is missing from another one."""
+"""The largest share of what a shift explains that one token may have: a token out of its place is missing from
+another."""
 STANDS_OUT = 0.15
 """How far the answer that another's logprobs belong to is from these at most, as a share of the other answers' median:
 0.02 to 0.1 where rows were swapped, from 0.2 on where the nearest of 20 answers is so by chance."""
 TOKENS = 65_536
-"""As many of the furthest answers' tokens are looked at."""
+"""How many tokens of the furthest answers are searched for shifts."""
 ROWS = 256
-"""So many of the furthest answers are compared with all others."""
+"""How many of the furthest answers are compared with all others."""
 FIRST = 32
-"""By so many of their first tokens."""
+"""How many of their first tokens answers are compared by."""
 
 
 def token_shift(whole: PostedStep, noise: float) -> Finding:
-    """Whether the trainer's logprobs are the engine's of some tokens before or after, from a place in each answer on:
-    an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place.
+    """Check whether the trainer's logprobs are the engine's of some tokens before or after, from a place in each answer
+    on: an off-by-one of everything, or a prompt or answer that was tokenised anew and lost its place.
 
-    `noise`: the mean abs d of two correct computations. Of a step where few answers are further off, these alone have
-    to be explained."""
+    `noise` is the mean abs d of two correct computations. Where few answers of a step are further off than that, these
+    alone have to be explained.
+    """
     step = whole.furthest(TOKENS)
     best, shift, start = _shifts(step)
     moved = np.flatnonzero(best > FEWEST * noise)
@@ -43,15 +47,16 @@ def token_shift(whole: PostedStep, noise: float) -> Finding:
         return Finding(Check.TOKEN_SHIFT, "clear", "no shift of tokens explains it", numbers=numbers)
     by = np.unique(shift[moved])
     whole_answers = bool((start[moved] <= FEWEST).all())
-    far = f"{abs(by[0])} token{'s' if abs(by[0]) > 1 else ''}" if len(np.unique(np.abs(by))) == 1 else "several tokens"
+    far = counted(int(abs(by[0])), "token") if len(np.unique(np.abs(by))) == 1 else "several tokens"
     direction = " after" if (by > 0).all() else " before" if (by < 0).all() else ""
     names = [step.samples[n] for n in moved[np.argsort(-best[moved], kind="stable")]]
     return Finding(
         Check.TOKEN_SHIFT,
         "explains",
-        f"the engine's logprobs are the trainer's of {far}{direction} in {len(moved)} of {len(whole)} answers"
-        f"{'' if whole_answers else ', from the middle on'} ({named(names)}): shifted, the mean abs d falls from "
-        f"{step.size:.2g} to {left:.2g}; compare how each side cuts or re-tokenises prompt and answer",
+        f"the engine's logprobs are the trainer's of {far}{direction} in {len(moved)} of "
+        f"{counted(len(whole), 'answer')}{'' if whole_answers else ', from the middle on'} ({named(names)}): "
+        f"shifted, the mean abs d falls from {step.size:.2g} to {left:.2g}; compare how each side cuts or "
+        "re-tokenises prompt and answer",
         Cause.TOKEN_SHIFT,
         numbers | {"shift": float(by[0])},
         samples=tuple(names[:8]),
@@ -59,7 +64,8 @@ def token_shift(whole: PostedStep, noise: float) -> Finding:
 
 
 def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
-    """For each answer: by how much the sum of abs d falls with its best shift, which that is, and from where on."""
+    """Return for each answer by how much the sum of abs d falls with its best shift, which shift that is, and the token
+    from which on it applies."""
     count, size = len(step), len(step.rollout)
     best, shift, start = np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.int64)
     filled = np.flatnonzero(np.diff(step.offsets) > 0)
@@ -95,10 +101,11 @@ def _shifts(step: PostedStep) -> tuple[Array, Index, Index]:
 
 
 def sample_pairing(step: PostedStep, noise: float) -> Finding:
-    """Whether one answer's logprobs by the engine are another answer's by the trainer: rows swapped in a group, ranks
-    gathered in another order, scores handed back to the wrong samples.
+    """Check whether one answer's logprobs by the engine are another answer's by the trainer: rows swapped in a group,
+    ranks gathered in another order, scores handed back to the wrong samples.
 
-    `noise`: the mean abs d of two correct computations. Answers that are no further off need no explanation."""
+    `noise` is the mean abs d of two correct computations. Answers that are no further off need no explanation.
+    """
     sums = step.by_answer(np.abs(step.d))
     rows = np.argsort(-sums, kind="stable")[:ROWS]
     rows = rows[(np.diff(step.offsets)[rows] >= FEWEST) & (sums[rows] > noise * step.lengths[rows])]
@@ -130,10 +137,10 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
     return Finding(
         Check.SAMPLE_PAIRING,
         "explains",
-        f"{len(off)} answers carry another answer's logprobs: the engine's of {step.samples[off[0]]} are the trainer's "
-        f"of {step.samples[other[0]]}; paired so, the mean abs d of their first tokens falls from "
-        f"{numbers['abs_diff_mean']:.2g} to {numbers['paired']:.2g}; look at how rows are gathered over ranks and "
-        "groups",
+        f"{counted(len(off), 'answer carries', 'answers carry')} another answer's logprobs: the engine's of "
+        f"{step.samples[off[0]]} are the trainer's of {step.samples[other[0]]}; paired so, the mean abs d of "
+        f"{agreeing(len(off), 'its', 'their')} first tokens falls from {numbers['abs_diff_mean']:.2g} to "
+        f"{numbers['paired']:.2g}; look at how rows are gathered over ranks and groups",
         Cause.SAMPLE_PAIRING,
         numbers,
         samples=tuple(step.samples[n] for n in off[:8]),
@@ -141,7 +148,7 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
 
 
 def _heads(step: PostedStep, values: Array) -> Array:
-    """The first judged logprobs of each answer, [N, FIRST]; NaN where there is none."""
+    """Return the first judged logprobs of each answer, [N, FIRST]; NaN where there is none."""
     found = np.full((len(step), FIRST), np.nan)
     for column in range(FIRST):
         at = step.offsets[:-1] + column

@@ -7,30 +7,31 @@ from collections.abc import Mapping
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.posted.step import CAP, Array, Mask, PostedStep
+from omni_rl.counting import counted
 
 FEWEST = 64
-"""Judged tokens without which no function is told from chance."""
+"""The number of judged tokens below which no function can be told from chance."""
 LEFT = 0.2
-"""What is left of the difference, at most, once it is undone: there is nothing but noise."""
+"""The share of the difference that may be left once the change is undone: nothing but noise."""
 FACTORS = (0.1, 10.0)
 BASES = {"10": math.log(10), "2": math.log(2)}
 HELD = 4
-"""Tokens at the floor, at least."""
+"""The fewest tokens at a floor that show it."""
 BELOW = 0.95
-"""Share of the tokens at one side's floor that lie below it on the other side, at least."""
+"""The smallest share of the tokens at one side's floor that must lie below it on the other side."""
 BITS: Mapping[str, int] = {"bfloat16": 8, "float16": 11}
-"""Of a number's significand."""
+"""The bits of a number's significand, by dtype."""
 ON_GRID = 0.995
-"""Share of the tokens whose difference is within the rounding of their logprobs, at least."""
+"""The smallest share of the tokens whose difference must be within the rounding of their logprobs."""
 TOKEN = 10.0
-"""How many times the noise's mean abs d a single token may be off beside."""
+"""How many times the noise's mean abs d a single token may be off beside the rounding."""
 
 
 def scaled(step: PostedStep) -> Finding:
-    """Whether the engine's logprobs are the trainer's times a factor and plus a constant: logarithms to another base,
-    a sum over two tokens, a reward that was added."""
+    """Check whether the engine's logprobs are the trainer's times a factor and plus a constant: logarithms to another
+    base, a sum over two tokens, a reward that was added."""
     clear = Finding(Check.TRANSFORM, "clear", "neither side's logprobs are the other's times a factor")
     lr, lt = step.rollout[step.judged], step.train[step.judged]
     if len(lr) < FEWEST or np.ptp(lt) == 0:
@@ -58,7 +59,7 @@ def scaled(step: PostedStep) -> Finding:
 
 
 def clipped(step: PostedStep) -> Finding:
-    """Whether one side's logprobs are cut off at a floor below which the other's go on."""
+    """Check whether one side's logprobs are cut off at a floor below which the other's go on."""
     judged = step.judged
     for side, values, other in step.sides:
         its, others = values[judged], other[judged]
@@ -70,7 +71,8 @@ def clipped(step: PostedStep) -> Finding:
             return Finding(
                 Check.TRANSFORM,
                 "explains",
-                f"none of the {side}'s logprobs is below {floor:g}, which {int((its == floor).sum())} tokens have: "
+                f"none of the {side}'s logprobs is below {floor:g}, which "
+                f"{counted(int((its == floor).sum()), 'token has', 'tokens have')}: "
                 f"with that floor on both sides the mean abs d falls from {step.size:.2g} to {left:.2g}; do not clip "
                 "logprobs",
                 Cause.LOGPROB_POSTPROCESSING,
@@ -80,7 +82,7 @@ def clipped(step: PostedStep) -> Finding:
 
 
 def is_floor(values: Array, other: Array) -> bool:
-    """Whether the lowest of `values` is where they were cut off: several have it, and `other` has less there."""
+    """Return whether the lowest of `values` is where they were cut off: several have it, and `other` has less there."""
     if not len(values):
         return False
     held = values == values.min()
@@ -88,10 +90,10 @@ def is_floor(values: Array, other: Array) -> bool:
 
 
 def kept_in_fewer_bits(step: PostedStep, noise: float) -> Finding:
-    """Whether a side's logprobs were rounded to bfloat16 or float16 after they were computed: all of them lie on its
-    grid, and the difference is within half of a step of it, but for little.
+    """Check whether a side's logprobs were rounded to bfloat16 or float16 after they were computed: all of them lie on
+    the dtype's grid, and nearly all of the difference is within half of a step of that grid.
 
-    `noise`: the mean abs d of two correct computations.
+    `noise` is the mean abs d of two correct computations.
     """
     judged = step.judged
     for dtype, bits in BITS.items():
@@ -126,7 +128,7 @@ def _is_on_grid(values: Array, bits: int) -> bool:
 
 
 def _step(values: Array, bits: int) -> Array:
-    """The distance of neighbouring numbers of so many bits at each value."""
+    """Return the distance of neighbouring numbers of so many bits at each value."""
     _, exponent = np.frexp(values)
     found: Array = np.ldexp(1.0, exponent - bits)
     return found

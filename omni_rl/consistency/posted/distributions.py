@@ -4,32 +4,33 @@ which ids could not be sampled, and whether two distributions are one."""
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.posted.step import PostedStep
+from omni_rl.counting import counted
 
 FEWEST = 8
-"""Tokens that are off, at least, before what all of them have in common means something."""
+"""The fewest tokens that must be off before what all of them have in common means something."""
 CUT = 4
-"""Tokens with an id that could not be sampled, at least: each is proof, and so many are no accident."""
+"""The fewest tokens with an id that could not be sampled: each is proof, and so many are no accident."""
 LEFT = 0.2
-"""What is left of the difference, at most, where a cause explains it."""
+"""The share of the difference that may be left where a cause explains it."""
 SAME = 1e-3
-"""By how much one logprob may differ from itself, as it is written in two places."""
+"""By how much one logprob may differ from itself, as it is written in two places, in nats."""
 FAR = 20.0
-"""How many times the noise's mean abs d no rounding makes of a token."""
+"""How many times the noise's mean abs d a token is off where no rounding can be the reason."""
 CARRIED = 0.6
-"""Share of the difference that lies in far tokens where these explain it."""
+"""The share of the difference that lies in far tokens where these explain it."""
 BROKEN = 0.1
-"""Share of the tokens in which a rule is broken, above which it does not hold."""
+"""The share of the tokens that may break a rule, above which the rule does not hold."""
 OPEN = 0.1
-"""Nats of entropy below which a token has nothing to choose from."""
+"""The entropy, in nats, below which a token has nothing to choose from."""
 ONE_SIDED = 0.3
 """How much more of the difference lies below zero than above, as a share, where support was lost."""
 
 
 def wrong_entry(step: PostedStep, noise: float) -> Finding:
-    """Whether the engine's logprobs are those of other ids than were posted: its own list of likeliest ids has another
-    number for them. `noise`: the mean abs d of two correct computations."""
+    """Check whether the engine's logprobs are those of other ids than were posted: its own list of likeliest ids has
+    another number for the posted ones. `noise` is the mean abs d of two correct computations."""
     if step.top is None or step.ids is None:
         return Finding(Check.TRANSFORM, "not_done", "the records do not have the engine's likeliest ids")
     entry = step.top.ids == step.ids[:, None]
@@ -59,8 +60,8 @@ def wrong_entry(step: PostedStep, noise: float) -> Finding:
 
 
 def other_ids(step: PostedStep, noise: float) -> Finding:
-    """Whether both sides have one distribution where their logprobs are far apart: then these are of different ids,
-    whatever the weights, the media, the temperature and the support are."""
+    """Check whether both sides have one distribution where their logprobs are far apart: then these are of different
+    ids, whatever the weights, the media, the temperature and the support are."""
     if step.entropies is None:
         return Finding(Check.TRANSFORM, "not_done", "the records do not have both sides' entropies")
     far = np.abs(step.d) > FAR * noise
@@ -74,17 +75,17 @@ def other_ids(step: PostedStep, noise: float) -> Finding:
     return Finding(
         Check.TRANSFORM,
         "explains",
-        f"where the logprobs are far apart ({int(far.sum())} tokens), both sides have the same entropy to within "
-        f"{apart:.2g} nats, so that they have one distribution: their logprobs are those of different ids; look at "
-        "which id's entry each side takes",
+        f"where the logprobs are far apart ({counted(int(far.sum()), 'token')}), both sides have the same entropy to "
+        f"within {apart:.2g} nats, so that they have one distribution: their logprobs are those of different ids; "
+        "look at which id's entry each side takes",
         Cause.LOGPROB_POSTPROCESSING,
         {"tokens": float(far.sum()), "entropy_apart": apart, "abs_diff_mean": step.size},
     )
 
 
 def cut_off(step: PostedStep, noise: float) -> Finding:
-    """Whether ids that could not be sampled stand among the engine's likeliest ones, at the tokens that are less likely
-    at the trainer: no softmax gives a probability of 0, and a sampler that cuts does."""
+    """Check whether ids that could not be sampled stand among the engine's likeliest ones, at the tokens that are less
+    likely at the trainer: no softmax gives a probability of 0, and a sampler that cuts does."""
     clear = Finding(Check.SUPPORT, "clear", "the engine's likeliest ids could all be sampled")
     if step.top is None:
         return Finding(Check.SUPPORT, "not_done", "the records do not have the engine's likeliest ids")
@@ -107,8 +108,8 @@ def cut_off(step: PostedStep, noise: float) -> Finding:
 
 
 def one_way(step: PostedStep) -> float | None:
-    """The share of the open tokens at which the same side has the higher entropy: nearly all where one temperature is
-    higher, or support was lost. None where entropies were not posted, or too few tokens are open."""
+    """Return the share of the open tokens at which the same side has the higher entropy: nearly all where one
+    temperature is higher, or support was lost. None where entropies were not posted, or too few tokens are open."""
     if step.entropies is None:
         return None
     engine, trainer = (side[step.judged] for side in step.entropies)

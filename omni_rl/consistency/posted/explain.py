@@ -1,7 +1,8 @@
-"""The cause of a posted step's difference, from its records alone: every check in its order, until one explains it.
+"""Finds the cause of a posted step's difference from its records alone: every check in its order, until one explains
+it.
 
-The order is that of proof: what no policy can have made, what the records state, what realigning or undoing takes away,
-and last what only a pattern tells.
+The order is that of proof: first what no policy can have made, then what the records state, then what realigning or
+undoing takes away, and last what only a pattern shows.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
 from omni_rl.consistency.dtypes import DTYPES
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
 from omni_rl.consistency.posted import alignment, copies, distributions, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
@@ -25,21 +26,25 @@ from omni_rl.kinds import OVERALL
 EVEN = 0.1
 """By how much the share of tokens above zero may miss a half, where rounding is the cause."""
 LIKELY = 3.0
-"""Standard errors of the unit mean from 1 beyond which it does not speak for proper policies either."""
+"""The standard errors of the unit mean from 1 beyond which it does not speak for proper policies either."""
 AT_THE_END = 0.7
-"""Share of a bias that the answers' last tokens carry where it is theirs."""
+"""The share of a bias that the answers' last tokens carry where they are its reason."""
 SURE = 0.2
-"""Standard error of the unit mean, as a share of the mean abs d, above which it does not speak for proper policies."""
+"""The standard error of the unit mean, as a share of the mean abs d, above which it does not speak for proper
+policies."""
 FALLS = 0.01
-"""The probability that chance makes a unit mean of 1 fall as far as a step's that is off in size already."""
+"""The probability that chance moves the unit mean as far from 1 as that of a step that is off in size already."""
 CONSTANT = 3
-"""Earlier steps of the same size that show that a difference stays."""
+"""How many earlier steps of the same size show that a difference stays."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The cause, `unknown` where no check reproduces the difference; a sentence that says it and what to do; and what
-    every check found, in order."""
+    """Why a step is not ok.
+
+    The `cause` is `unknown` where no check reproduces the difference; `sentence` says the cause and what to do;
+    `findings` has what every check found, in order.
+    """
 
     cause: Cause
     sentence: str
@@ -47,7 +52,7 @@ class Explanation:
 
 
 def explain(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Explanation:
-    """Why a step that is not ok is not, as far as its records and `figures` tell."""
+    """Find out why a step is not ok, as far as its records and `figures` tell."""
     findings = []
     for finding in _checks(step, terms, history, seen):
         findings.append(finding)
@@ -95,11 +100,11 @@ def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Ite
 
 
 def _support(step: PostedStep, terms: Terms, seen: Look) -> Finding:
-    """Whether support was lost, in the bucket whose unit mean is off. No sampler cuts the last tokens alone."""
+    """Check whether support was lost, in the subset whose unit mean is off. No sampler cuts the last tokens alone."""
     if not seen.means or (seen.has_unit_mean and not is_biased(step, terms.bias, FALLS)):
         return Finding(Check.SUPPORT, "clear", "the mean of exp(d) is 1: no support was lost")
-    bucket = seen.biased[0] if seen.biased else OVERALL
-    inside = seen.places.inside(bucket)
+    subset = seen.biased[0] if seen.biased else OVERALL
+    inside = seen.places.inside(subset)
     last = inside & seen.places.inside(LAST)
     carried = float(np.expm1(step.d[last]).sum()) / max(float(np.abs(np.expm1(step.d[inside]).sum())), 1e-12)
     if abs(carried) > AT_THE_END and int(last.sum()) < (1 - AT_THE_END) * int(inside.sum()):
@@ -110,11 +115,11 @@ def _support(step: PostedStep, terms: Terms, seen: Look) -> Finding:
             "appended, cut off or replaced)",
             numbers={"carried": abs(carried)},
         )
-    return support(step if bucket == OVERALL else step.without(~inside), seen.means[bucket], terms.noise)
+    return support(step if subset == OVERALL else step.without(~inside), seen.means[subset], terms.noise)
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:
-    """Whether the engine's weights stay behind: the difference grows with every update, and both sides are proper
+    """Check whether the engine's weights stay behind: the difference grows with every update, and both sides are proper
     policies all the while."""
     found = {finding.check: finding for finding, _ in seen.found}
     if Check.GROWTH not in found or not seen.has_unit_mean:
@@ -131,8 +136,8 @@ def _stale(step: PostedStep, seen: Look) -> Finding:
 
 
 def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Finding:
-    """Whether the difference is that of a dtype: every figure is within the dtype's own limits, d is as often above
-    zero as below, nothing else is told, and it was the same at every step since the first."""
+    """Check whether the difference is that of a dtype: every figure is within the dtype's own limits, d is as often
+    above zero as below, nothing else was found, and the difference was the same at every step since the first."""
     clear = Finding(Check.ROUNDING, "clear", "the difference is not that of a dtype")
     moved = step.d[step.d != 0]
     if seen.found or not len(moved) or abs(float((moved > 0).mean()) - 0.5) > EVEN:
@@ -156,7 +161,7 @@ def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look, figu
 
 
 def _unknown(step: PostedStep, seen: Look, findings: list[Finding]) -> str:
-    """The best suspects, by what the unit mean says."""
+    """Return a sentence with the best suspects, by what the unit mean says."""
     told = [finding.sentence for finding in findings if finding.result == "suspicious"]
     if told:
         return "; ".join(told)

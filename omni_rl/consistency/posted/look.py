@@ -1,4 +1,4 @@
-"""What is looked at in every posted step, whether its figures are within their limits or not.
+"""The checks of every posted step, whether its figures are within their limits or not.
 
 These checks cost a few passes over the step's tokens. What they find raises the step's severity by itself: impossible
 values and differences that the records state need no limit, and a biased mean of exp(d) is found at sizes that every
@@ -8,7 +8,7 @@ limit in use lets pass.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import LIMITS, Limits, Severity, Told
 from omni_rl.consistency.posted import proofs, transforms, values
 from omni_rl.consistency.posted.history import ANSWERS, History
@@ -16,6 +16,7 @@ from omni_rl.consistency.posted.outliers import biased_answers, distant_answers,
 from omni_rl.consistency.posted.places import Places, Size
 from omni_rl.consistency.posted.step import Array, PostedStep
 from omni_rl.consistency.posted.support import UnitMean
+from omni_rl.counting import counted
 from omni_rl.kinds import OVERALL
 
 NOISE: Mapping[str, float] = {"float32": 1e-5, "float16": 1.25e-2, "bfloat16": 0.05, "fp8": 0.1}
@@ -26,14 +27,15 @@ log-softmax."""
 BIASED = {Severity.PAUSE: 0.5, Severity.MASK: 0.1, Severity.WARN: 0.0}
 """By how much the mean of exp(d) has to be off for a severity, where it is off by more than chance."""
 LARGE = 0.5
-"""Share of the noise's mean abs d below which a growth is not told: as a policy becomes surer or less sure, so does the
-rounding of both sides."""
+"""The share of the noise's mean abs d below which a growth is not reported: as a policy becomes surer or less sure, the
+rounding of both sides changes too."""
 MANY = 1e-3
-"""Share of tokens with an impossible value that stops a run; fewer are masked."""
+"""The share of tokens with an impossible value that stops a run; fewer are masked."""
 PATTERN = 8_192
-"""Tokens of a step in which a temperature or a penalty is looked for, whatever the step's size: more tell no more."""
+"""The tokens of a step in which a temperature or a penalty is searched for, whatever the step's size: more tell no
+more."""
 HOLES = 0.01
-"""Share of counted placeholders that is masked; fewer are told."""
+"""The share of counted placeholders above which a step is masked; fewer are a warning."""
 
 
 Found = Iterator[tuple[Finding, Severity]]
@@ -41,9 +43,12 @@ Found = Iterator[tuple[Finding, Severity]]
 
 @dataclass(frozen=True)
 class Terms:
-    """How a run's records are to be read. `noise`: the mean abs d of two correct computations in its dtypes. `bias`:
-    what rounding may leave in the mean of exp(d). `limits`: those of the run's figures. `lag`: how many weight versions
-    the engine may be behind; None: not said."""
+    """How a run's records are to be read.
+
+    `noise` is the mean abs d of two correct computations in the run's dtypes. `bias` is what rounding may leave in the
+    mean of exp(d). `limits` are those of the run's figures. `lag` is how many weight versions the engine may be behind;
+    None: not said.
+    """
 
     noise: float
     bias: float
@@ -52,21 +57,22 @@ class Terms:
 
     @classmethod
     def of(cls, dtype: str, lag: int | None = None, limits: Limits | None = None) -> "Terms":
-        """Of a dtype; `limits`: a run's own in place of the dtype's."""
+        """Return the terms of a dtype; `limits` are a run's own in place of the dtype's."""
         return cls(NOISE[dtype], ROUNDING[dtype], limits or LIMITS[dtype], lag)
 
     def noise_of_versions(self, history: History) -> float:
-        """The mean abs d above which older weights are a difference's cause: within a lag that the run states, the
-        dtype's, as such weights are expected to be further off than the trainer's own."""
+        """Return the mean abs d above which older weights are a difference's cause: within a lag that the run states,
+        the dtype's, as such weights are expected to be further off than the trainer's own."""
         return history.noise(self.noise) if self.lag is None else self.noise
 
     def far(self, step: PostedStep) -> float:
-        """The mean abs d above which a position's tokens are told: the widest limit from which those of a whole kind
-        are masked, as some positions are less sure than others."""
+        """Return the mean abs d above which a position's tokens are reported: the widest limit from which those of a
+        whole kind are masked, as some positions are less sure than others."""
         return max(self._mean_limit(kind, Severity.MASK) for kind in {OVERALL, *step.kinds})
 
     def far_answer(self, step: PostedStep) -> float:
-        """The mean abs d above which an answer is told by itself: what stops a run where all answers show it."""
+        """Return the mean abs d above which an answer is reported by itself: what stops a run where all answers show
+        it."""
         return max(self._mean_limit(kind, Severity.PAUSE) for kind in {OVERALL, *step.kinds})
 
     def _mean_limit(self, kind: str, severity: Severity) -> float:
@@ -75,9 +81,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class Look:
-    """What was found, each with the severity that it asks for. `places`: the step's unit means and sizes; `means`:
-    those by bucket (`overall`, kinds, positions) that count: none of raw logprobs, nor of answers that were chosen.
-    `biased`: the buckets whose unit mean is off, `overall` first."""
+    """What the checks of every step found, each finding with the severity that it asks for.
+
+    `places` has the step's unit means and sizes. `means` has the unit means that count, by subset (`overall`, kinds,
+    positions): none of raw logprobs, nor of answers that were chosen. `biased` names the subsets whose unit mean is
+    off, `overall` first.
+    """
 
     found: tuple[tuple[Finding, Severity], ...]
     places: Places
@@ -100,16 +109,17 @@ class Look:
 
 
 def look(step: PostedStep, terms: Terms, history: History, errors: Array) -> Look:
-    """Everything that needs no experiment and no search. `errors` float64 [N]: the mean exp(abs d) of each answer."""
+    """Make every check that needs no experiment and no search. `errors` float64 [N] is the mean exp(abs d) of each
+    answer."""
     places = Places.of(step)
     # Of raw logprobs, or of answers that were chosen, the mean of exp(d) is not 1, and its sign names nothing.
     means = places.unit_means if step.logprobs_of == "processed" and not step.filtered else {}
-    # Each bucket's mean and size is a test, all answers together are one, and so are all tokens of a small step.
+    # Each subset's mean and size is a test, all answers together are one, and so are all tokens of a small step.
     answers = [mean.answers for mean in means.values()] + [size.answers for size in places.positions.values()]
     tests = sum(of >= ANSWERS for of in answers) + 2
     biased = tuple(
-        bucket
-        for bucket, mean in means.items()
+        subset
+        for subset, mean in means.items()
         if mean.is_beyond(terms.bias) and history.significant(mean.t, mean.answers, tests)
     )
     if means and not biased and is_biased(step, terms.bias, history.share / tests):
@@ -122,7 +132,7 @@ def look(step: PostedStep, terms: Terms, history: History, errors: Array) -> Loo
 
 
 def _values(step: PostedStep) -> Found:
-    """What no logprob can be, and what stands for one."""
+    """Yield what no logprob can be, and what stands for one."""
     found = values.nonfinite(step)
     if found.result == "explains":
         yield found, Severity.PAUSE
@@ -136,7 +146,7 @@ def _values(step: PostedStep) -> Found:
 
 
 def _patterns(step: PostedStep) -> Found:
-    """What leaves every figure small, and shows in which tokens are off."""
+    """Yield what leaves every figure small, and shows in which tokens are off."""
     some = step.some(PATTERN)
     for found in (transforms.temperature(some), transforms.penalty(some)):
         if found.result == "explains":
@@ -144,7 +154,7 @@ def _patterns(step: PostedStep) -> Found:
 
 
 def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
-    """What the records state of both sides."""
+    """Yield what the records state of both sides."""
     noise = history.noise(terms.noise)
     for found in (
         proofs.versions(step, terms.noise_of_versions(history), terms.lag),
@@ -159,12 +169,12 @@ def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
 def _means(
     places: Places, means: Mapping[str, UnitMean], biased: Sequence[str], terms: Terms, history: History, share: float
 ) -> Found:
-    """The unit mean of all tokens and of each kind; where these are 1, of each bin of positions, and of each answer,
-    whose tests all together may have a `share` of false alarms; and over steps."""
-    whole = [bucket for bucket in biased if bucket in (OVERALL, *places.step.kinds)]
-    for bucket in whole:
-        at = abs(means[bucket].excess)
-        yield _biased(bucket, means[bucket]), next(s for s, least in BIASED.items() if at >= least)
+    """Yield what is off in the unit mean of all tokens and of each kind; where these are 1, of each bin of positions,
+    and of each answer, whose tests all together may have a `share` of false alarms; and over steps."""
+    whole = [subset for subset in biased if subset in (OVERALL, *places.step.kinds)]
+    for subset in whole:
+        at = abs(means[subset].excess)
+        yield _biased(subset, means[subset]), next(s for s, least in BIASED.items() if at >= least)
     if biased and not whole:
         yield _biased(biased[0], means[biased[0]]), Severity.WARN
     if not biased and (off := biased_answers(places, terms.bias, share)) is not None:
@@ -174,7 +184,8 @@ def _means(
 
 
 def _sizes(places: Places, errors: Array, terms: Terms, history: History, tests: int) -> Found:
-    """How far apart each bin of positions is, and each answer; and whether that grows from step to step."""
+    """Yield which bins of positions and which answers are far apart, and whether the difference grows from step to
+    step."""
     step, far = places.step, terms.far(places.step)
     over = {
         place: size
@@ -190,13 +201,13 @@ def _sizes(places: Places, errors: Array, terms: Terms, history: History, tests:
         yield _growing(step, *grown), Severity.WARN
 
 
-def _biased(bucket: str, mean: UnitMean) -> Finding:
+def _biased(subset: str, mean: UnitMean) -> Finding:
     side = "less" if mean.excess < 0 else "more"
     return Finding(
         Check.UNIT_MEAN,
         "suspicious",
-        f"{bucket}: the trainer gives the sampled tokens {abs(mean.excess):.2%} {side} probability than a policy's own "
-        f"samples have ({abs(mean.t):.0f} standard errors over {mean.answers} answers)",
+        f"{subset}: the trainer gives the sampled tokens {abs(mean.excess):.2%} {side} probability than a policy's own "
+        f"samples have ({abs(mean.t):.0f} standard errors over {counted(mean.answers, 'answer')})",
         numbers={"unit_mean": 1 + mean.excess, "error": mean.error, "answers": float(mean.answers)},
     )
 
@@ -205,7 +216,8 @@ def _distant(place: str, size: Size, step: PostedStep) -> Finding:
     return Finding(
         Check.POSITIONS,
         "suspicious",
-        f"{place} of {size.answers} answers have a mean abs d of {size.mean:.2g}, while that of all is {step.size:.2g}",
+        f"{place} of {counted(size.answers, 'answer')} have a mean abs d of {size.mean:.2g}, while "
+        f"that of all is {step.size:.2g}",
         numbers={"abs_diff_mean": size.mean, "error": size.error, "answers": float(size.answers)},
     )
 
@@ -215,8 +227,8 @@ def _staying(excess: float, history: History) -> Finding:
     return Finding(
         Check.BIAS,
         "suspicious",
-        f"over {history.clean_steps} steps the trainer gives the sampled tokens {abs(excess):.3%} {side} probability "
-        "than a policy's own samples have: too little for one step to show, and it stays",
+        f"over {counted(history.clean_steps, 'step')} the trainer gives the sampled tokens {abs(excess):.3%} {side} "
+        "probability than a policy's own samples have: too little for one step to show, and it stays",
         numbers={"unit_mean": 1 + excess, "steps": float(history.clean_steps)},
     )
 
@@ -225,6 +237,7 @@ def _growing(step: PostedStep, smallest: float, steps: int) -> Finding:
     return Finding(
         Check.GROWTH,
         "suspicious",
-        f"the mean abs d has grown with every update, from {smallest:.2g} to {step.size:.2g} in {steps} steps",
+        f"the mean abs d has grown with every update, from {smallest:.2g} to {step.size:.2g} in "
+        f"{counted(steps, 'step')}",
         numbers={"smallest": smallest, "abs_diff_mean": step.size, "steps": float(steps)},
     )

@@ -1,4 +1,4 @@
-"""The unit mean and the size of a step by kind, by position and by answer, from one pass over its tokens.
+"""Computes the unit mean and the size of a step by kind, by position and by answer, from one pass over its tokens.
 
 Shapes: N answers, T sampled tokens of all of them, B bins of positions.
 """
@@ -6,7 +6,6 @@ Shapes: N answers, T sampled tokens of all of them, B bins of positions.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -14,23 +13,24 @@ from omni_rl.consistency.cells import position_bins
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 from omni_rl.consistency.posted.support import LARGEST, UnitMean
 from omni_rl.kinds import OVERALL
+from omni_rl.once import once
 
 LAST = "the last tokens"
-"""The bucket of each answer's last token, unless it is the first, too: its size is looked at, and not its unit mean.
-Which token is the last depends on what was sampled there (an EOS), and of tokens that were chosen by what they are the
-mean of exp(d) is not 1."""
+"""The subset of each answer's last token, unless it is the first, too: its size is tested, and not its unit mean. Which
+token is the last depends on what was sampled there (an EOS), and of tokens that were chosen by what they are the mean
+of exp(d) is not 1."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The mean abs d of a bucket, its standard error over `answers` answers; infinite where there are not two."""
+    """The mean abs d of a subset and its standard error over `answers` answers; infinite where there are not two."""
 
     mean: float
     error: float
     answers: int
 
     def beyond(self, limit: float) -> float:
-        """By how many standard errors it is over `limit`; many where all answers are equally far apart."""
+        """Return by how many standard errors the mean is over `limit`; many where all answers are equally far apart."""
         return (self.mean - limit) / max(self.error, 1e-9 * self.mean)
 
 
@@ -38,9 +38,9 @@ class Size:
 class Places:
     """Sums over the judged tokens of each answer in each bin of positions.
 
-    `bins`: [first, last) of each, the first token by itself. `ratios`, `sizes` float64 [N, B]: of exp(d) - 1, where d
-    counts `LARGEST` at most, and of abs d. `tokens` int64 [N, B]. `capped` float64 [N]: what the cap took from each
-    answer's sum.
+    `bins` has the range [first, last) of each bin; the first token has one by itself. `ratios` float64 [N, B] are the
+    sums of exp(d) - 1, where d counts `LARGEST` at most, and `sizes` float64 [N, B] those of abs d. `tokens` int64 [N,
+    B] counts the tokens. `capped` float64 [N] is what the cap took from each answer's sum.
     """
 
     step: PostedStep
@@ -72,9 +72,10 @@ class Places:
         tokens = counts if step.judged.all() else sums(step.judged).astype(np.int64)
         return cls(step, bins, sums(ratios), sums(np.abs(step.d)), tokens, capped)
 
-    @cached_property
+    @once
     def unit_means(self) -> dict[str, UnitMean]:
-        """Of all tokens, of each kind where there are several, and of each bin of positions where there are several."""
+        """The unit mean of all tokens, of each kind and of each bin of positions; of kinds and of bins only where there
+        are several."""
         ratios, tokens = self.ratios.sum(1), self.tokens.sum(1)
         found = {OVERALL: _unit_mean(ratios, tokens, self.capped)}
         kinds = np.array(self.step.kinds)
@@ -87,7 +88,7 @@ class Places:
             found[name] = _unit_mean(self.ratios[:, number], self.tokens[:, number], self.capped)
         return found
 
-    @cached_property
+    @once
     def positions(self) -> Mapping[str, Size]:
         """The size of each bin of positions, and of the answers' last tokens."""
         found = {
@@ -101,12 +102,12 @@ class Places:
             found[LAST] = _size(np.abs(self.step.d[ends]), np.ones(len(ends), np.int64))
         return found
 
-    @cached_property
+    @once
     def size(self) -> Size:
-        """Of all tokens."""
+        """The size of all tokens."""
         return _size(self.sizes.sum(1), self.tokens.sum(1))
 
-    @cached_property
+    @once
     def of_answers(self) -> tuple[Array, Array, Index]:
         """The sums of exp(d) - 1 and of abs d of each answer, and its judged tokens; [N] each."""
         return self.ratios.sum(1), self.sizes.sum(1), self.tokens.sum(1)
@@ -115,17 +116,17 @@ class Places:
     def _names(self) -> list[str]:
         return ["the first tokens", *(f"tokens {first} to {end - 1}" for first, end in self.bins[1:])]
 
-    def inside(self, bucket: str) -> Mask:
-        """The tokens [T] of a bucket of `unit_means` or `positions`."""
-        if bucket == OVERALL:
+    def inside(self, subset: str) -> Mask:
+        """Return which tokens [T] are of a subset of `unit_means` or `positions`."""
+        if subset == OVERALL:
             return np.ones(len(self.step.rollout), np.bool_)
-        if bucket in self.step.kinds:
-            return self.step.of_answers(np.flatnonzero(np.array(self.step.kinds) == bucket))
+        if subset in self.step.kinds:
+            return self.step.of_answers(np.flatnonzero(np.array(self.step.kinds) == subset))
         place = np.arange(len(self.step.rollout)) - self.step.offsets[self.step.answer]
-        if bucket == LAST:
+        if subset == LAST:
             found: Mask = (place > 0) & (place == np.diff(self.step.offsets)[self.step.answer] - 1)
             return found
-        first, end = self.bins[self._names.index(bucket)]
+        first, end = self.bins[self._names.index(subset)]
         inside: Mask = (place >= first) & (place < end)
         return inside
 
@@ -140,8 +141,8 @@ def _size(sizes: Array, tokens: Index) -> Size:
 
 
 def _ratio(sums: Array, tokens: Index) -> tuple[float, float, int]:
-    """The mean of sums over tokens, its standard error and of how many answers: those with a token. Tokens of one
-    answer are not independent, and answers with more tokens weigh more."""
+    """Return the mean of sums over tokens, its standard error, and how many answers have a token. Tokens of one answer
+    are not independent, and answers with more tokens weigh more."""
     sums, tokens = sums[tokens > 0], tokens[tokens > 0]
     count, whole = len(sums), int(tokens.sum())
     if not whole:

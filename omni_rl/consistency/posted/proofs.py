@@ -1,7 +1,7 @@
 """Checks of what a step's records say of both sides: weight versions, digests of media tensors and of prompts.
 
-A difference that is said is told even where the logprobs are close. It is the cause where the answers that it names
-are the ones that are off.
+A difference that the records state is reported even where the logprobs are close. It is the cause where the answers
+that it names are the ones that are off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,18 @@ from dataclasses import replace
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding, named
+from omni_rl.consistency.evidence import Check, Finding, named
 from omni_rl.consistency.posted.step import Index, PostedStep, Spans
+from omni_rl.counting import agreeing, counted
 
 TWICE = 2.0
-"""How much further apart than all others the named answers are, at least, where what names them is the cause."""
+"""How many times further apart than all others the named answers are, at least, where what names them is the cause."""
 
 
 def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
-    """Whether the weights that sampled are those that scored.
+    """Check whether the weights that sampled are those that scored.
 
-    `lag`: how many versions the engine may be behind, as the run said; None: it said nothing. Then a lag that most
+    `lag` is how many versions the engine may be behind, as the run said; None: it said nothing. Then a lag that most
     answers share is taken for an asynchronous run's, as long as their logprobs are close.
     """
     spans, scored = step.proofs.sampled_by, step.proofs.scored_by
@@ -46,8 +47,9 @@ def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
     return Finding(
         Check.VERSIONS,
         "explains" if explains else "suspicious",
-        f"{len(late)} of {len(step)} answers ({named(names)}) were sampled under {spans.versions[first]} and scored "
-        f"with {scored[spans.answers[first]]}: their mean abs d is {off:.2g}"
+        f"{len(late)} of {counted(len(step), 'answer')} ({named(names)}) {agreeing(len(late), 'was', 'were')} "
+        f"sampled under {spans.versions[first]} and scored with {scored[spans.answers[first]]}: "
+        f"{agreeing(len(late), 'its', 'their')} mean abs d is {off:.2g}"
         + (f", that of the others {rest:.2g}" if rest else "")
         + "; sync the engine's weights, or state the lag that the run allows",
         Cause.STALE_WEIGHTS,
@@ -57,7 +59,7 @@ def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
 
 
 def _behind(spans: Spans, scored: Sequence[str]) -> Index:
-    """The numbers of the spans that other weights sampled than scored."""
+    """Return the numbers of the spans that other weights sampled than scored."""
     return np.array(
         [
             s
@@ -69,8 +71,8 @@ def _behind(spans: Spans, scored: Sequence[str]) -> Index:
 
 
 def _is_told(step: PostedStep, spans: Spans, behind: Index, scored: Sequence[str], lag: int | None) -> bool:
-    """Whether a lag is told although the logprobs are close: one over what the run allows; or, where it says nothing,
-    a few answers by weights that no other answer of the step had."""
+    """Return whether a lag is reported although the logprobs are close: one over what the run allows; or, where the run
+    says nothing, a few answers by weights that no other answer of the step had."""
     if lag is not None:
         each = [_distance(spans.versions[s], scored[spans.answers[s]]) for s in behind.tolist()]
         return any(distance is None or not 0 <= distance <= lag for distance in each)
@@ -83,13 +85,14 @@ def _is_told(step: PostedStep, spans: Spans, behind: Index, scored: Sequence[str
 
 
 def _whole(step: PostedStep, spans: Spans, s: int) -> bool:
-    """Whether a span is its whole answer, which then did not merely begin before an update."""
+    """Return whether a span is its whole answer, which then did not merely begin before an update."""
     answer = int(spans.answers[s])
     return int(spans.last[s] - spans.first[s]) == int(step.offsets[answer + 1] - step.offsets[answer])
 
 
 def _distance(sampled: str, scored: str) -> int | None:
-    """How many versions lie between two of our own, run/attempt/number/digest; None for names of another form."""
+    """Return how many versions lie between two of our own, run/attempt/number/digest; None for names of another
+    form."""
     ours, theirs = sampled.split("/"), scored.split("/")
     if len(ours) != 4 or len(theirs) != 4 or ours[:2] != theirs[:2] or not (ours[2] + theirs[2]).isdigit():
         return None
@@ -97,13 +100,16 @@ def _distance(sampled: str, scored: str) -> int | None:
 
 
 def media(step: PostedStep, noise: float) -> Finding:
-    """Whether both models received the media tensors that were rendered."""
+    """Check whether both models received the media tensors that were rendered."""
     seen, apart = step.proofs.tensors, step.proofs.tensors_apart
     if not seen:
         return Finding(Check.MEDIA, "not_done", "the records have no digests of media tensors")
     if not apart:
         return Finding(
-            Check.MEDIA, "clear", f"all {seen} media tensors have one digest on both sides", numbers={"tensors": seen}
+            Check.MEDIA,
+            "clear",
+            f"all {counted(seen, 'media tensor has', 'media tensors have')} one digest on both sides",
+            numbers={"tensors": seen},
         )
     n, tensor = apart[0]
     sides = [("the engine", tensor.engine), ("the trainer", tensor.train)]
@@ -128,28 +134,31 @@ def media(step: PostedStep, noise: float) -> Finding:
 
 
 def prompt(step: PostedStep, noise: float) -> Finding:
-    """Whether both sides ran the same prompt, by its digest on each."""
+    """Check whether both sides ran the same prompt, by its digest on each."""
     each = step.proofs.prompts or ()
     known = [n for n, (engine, trainer) in enumerate(each) if engine is not None and trainer is not None]
     if not known:
         return Finding(Check.PROMPT, "not_done", "the records have no digests of the prompts that were run")
     answers = [n for n in known if each[n][0] != each[n][1]]
     if not answers:
-        return Finding(Check.PROMPT, "clear", f"both sides ran the same ids of {len(known)} prompts")
+        return Finding(Check.PROMPT, "clear", f"both sides ran the same ids of {counted(len(known), 'prompt')}")
     return _named(
         step,
         answers,
         noise,
         Check.PROMPT,
         Cause.PROMPT_MISMATCH,
-        f"the trainer ran other prompts than the engine in {len(answers)} of {len(known)} answers",
+        f"the trainer ran other prompts than the engine in {len(answers)} of {counted(len(known), 'answer')}",
         "render each prompt once and hand the result to both",
     )
 
 
 def dtypes(step: PostedStep, noise: Mapping[str, float]) -> Finding:
-    """Whether both sides computed in one dtype, as they say themselves. `noise`: the mean abs d of two correct
-    computations in each. Nobody who wants two of them has to say so: closer than the finer one's is close enough."""
+    """Check whether both sides computed in one dtype, as they say themselves.
+
+    `noise` is the mean abs d of two correct computations in each dtype. A run that means to use two dtypes need not say
+    so: a difference within the finer one's noise is clear.
+    """
     said = step.proofs.dtypes
     if said is None or not set(said) <= noise.keys():
         return Finding(Check.ROUNDING, "not_done", "the records do not say in which dtypes both sides computed")
@@ -172,14 +181,15 @@ def dtypes(step: PostedStep, noise: Mapping[str, float]) -> Finding:
 def _named(
     step: PostedStep, answers: Sequence[int], noise: float, check: Check, cause: Cause, what: str, advice: str
 ) -> Finding:
-    """A difference that is said of some answers: their cause where they are the ones that are off."""
+    """Return the finding for a difference that the records state of some answers: their cause where they are the ones
+    that are off."""
     off, rest = step.apart(step.of_answers(answers))
     explains = off > TWICE * rest and (rest > 0 or off > noise)
     names = [step.samples[n] for n in answers]
     return Finding(
         check,
         "explains" if explains else "suspicious",
-        f"{what} ({named(names)}): their mean abs d is {off:.2g}"
+        f"{what} ({named(names)}): {agreeing(len(names), 'its', 'their')} mean abs d is {off:.2g}"
         + (f", that of the others {rest:.2g}" if rest else "")
         + f"; {advice}",
         cause,

@@ -1,29 +1,29 @@
-"""A step's records in columns, as the checks of a posted step look at them.
+"""A step's records in columns, as the checks of a posted step read them.
 
-Shapes: N answers, T sampled tokens of all of them, one answer after the other, answer n from offsets[n] to
-offsets[n + 1]. `d` is the trainer's logprob less the engine's.
+Shapes: N answers, T sampled tokens of all of them, one answer after the other, answer n from offsets[n] to offsets[n +
+1]. `d` is the trainer's logprob less the engine's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rl.consistency.attribution.evidence import TensorSeen
 from omni_rl.consistency.columns import StepColumns
+from omni_rl.consistency.evidence import TensorSeen
+from omni_rl.once import once
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 STRIDE = 7919
-"""A prime: neighbours are of one prompt, and answers that far apart are not."""
+"""A prime by which answers are picked: neighbours are of one prompt, and answers that far apart are not."""
 LogprobsOf = Literal["processed", "raw", "unknown"]
 CAP = 8.0
-"""Nats beyond which a token counts no more in a sum: one token at -inf must not outweigh all others."""
+"""The nats beyond which a token counts no more in a sum: one token at -inf must not outweigh all others."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Spans:
 class Proofs:
     """What the records say of both sides beside their logprobs; None or 0 where nothing was posted.
 
-    `sampled_by`: the weights that sampled. `scored_by`: the version that scored each answer, "" where it is not said.
-    `tensors`: how many digests of media tensors there are; `tensors_apart`: those that are not the same on both sides,
-    each with the number of its answer. `prompts`: digests of the prompt of each answer, as the engine ran it and as the
-    trainer did. `dtypes`: in which the engine computed, and in which the trainer.
+    `sampled_by` has the weights that sampled. `scored_by` has the version that scored each answer, "" where it is not
+    said. `tensors` counts the digests of media tensors; `tensors_apart` has those that are not the same on both sides,
+    each with the number of its answer. `prompts` has the digests of the prompt of each answer, as the engine ran it and
+    as the trainer did. `dtypes` are those that the engine and the trainer computed in.
     """
 
     sampled_by: Spans | None = None
@@ -58,7 +58,8 @@ class Proofs:
 @dataclass(frozen=True)
 class Top:
     """The k ids that the engine found likeliest for each token: `ids` int32 [T, k] and `logprobs` float32 [T, k], -inf
-    for an id that could not be sampled. They are many: as they were posted, without a copy."""
+    for an id that could not be sampled. They are many, so that the arrays are those that were posted, without a
+    copy."""
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
@@ -66,13 +67,16 @@ class Top:
 
 @dataclass(frozen=True)
 class PostedStep:
-    """`rollout`, `train` float64 [T]: logprobs of the sampled tokens by the engine and by the trainer. `counted` bool
-    [T]: the loss mask. `ids`, `prompts`: token ids of the answers [T], and of each prompt; None where they were not
-    posted. `temperatures` float64 [N]: what the engine is said to have sampled at. `proofs` are of all answers.
-    `logprobs_of`: of which distribution the engine's logprobs are: the one that sampled (processed), the raw one, or
-    nobody knows. `filtered`: whether answers were dropped by their reward, length or logprobs, so that those which are
-    left are no sample of the policy. `entropies` float64 [T] of the engine's and of the trainer's distribution, in
-    nats, and `top`, the engine's likeliest ids, are None where they were not posted for all answers."""
+    """A step as it was posted.
+
+    `rollout`, `train` float64 [T] are the logprobs of the sampled tokens by the engine and by the trainer. `counted`
+    bool [T] is the loss mask. `ids`, `prompts` are token ids of the answers [T], and of each prompt; None where they
+    were not posted. `temperatures` float64 [N] are those that the engine is said to have sampled at. `proofs` are of
+    all answers. `logprobs_of` says which distribution the engine's logprobs are of: the one that sampled (processed),
+    the raw one, or unknown. `filtered` says whether answers were dropped by their reward, length or logprobs, so that
+    those which are left are no sample of the policy. `entropies` float64 [T] of the engine's and of the trainer's
+    distribution, in nats, and `top`, the engine's likeliest ids, are None where they were not posted for all answers.
+    """
 
     samples: Sequence[str]
     kinds: Sequence[str]
@@ -91,7 +95,7 @@ class PostedStep:
 
     @classmethod
     def of(cls, columns: StepColumns) -> "PostedStep":
-        """What columns of logprobs say: nothing of ids, nor of proof."""
+        """Return what columns of logprobs say of a step, which is nothing of ids, nor of proof."""
         counted = np.ones(columns.tokens, np.bool_) if columns.loss_mask is None else columns.loss_mask
         if columns.mixed_state is not None:  # such tokens are expected to be apart, and judged by themselves
             counted = counted & ~columns.mixed_state
@@ -113,76 +117,77 @@ class PostedStep:
         """The name of each side, its own logprobs [T], and the other side's."""
         return ("engine", self.rollout, self.train), ("trainer", self.train, self.rollout)
 
-    @cached_property
+    @once
     def answer(self) -> Index:
         """The number of the answer that each token belongs to, [T]."""
         return np.repeat(np.arange(len(self.samples)), np.diff(self.offsets))
 
-    @cached_property
+    @once
     def judged(self) -> Mask:
-        """Tokens that count and have two finite logprobs, [T]."""
+        """Which tokens count and have two finite logprobs, [T]."""
         found: Mask = self.counted & np.isfinite(self.rollout) & np.isfinite(self.train)
         return found
 
-    @cached_property
+    @once
     def d(self) -> Array:
         """The difference of each token, within `CAP`; 0 for tokens that are not judged, [T]."""
         with np.errstate(invalid="ignore"):
             found: Array = np.where(self.judged, np.clip(self.train - self.rollout, -CAP, CAP), 0.0)
         return found
 
-    @cached_property
+    @once
     def tokens(self) -> int:
-        """How many tokens are judged."""
+        """The number of judged tokens."""
         return int(self.judged.sum())
 
-    @cached_property
+    @once
     def size(self) -> float:
-        """Mean abs d of the judged tokens; 0.0 if there is none."""
+        """The mean abs d of the judged tokens; 0.0 if there is none."""
         return self.mean_abs(self.d)
 
     def mean_abs(self, d: Array) -> float:
-        """The sum of abs d over the number of judged tokens; 0.0 if there is none."""
+        """Return the sum of abs d over the number of judged tokens; 0.0 if there is none."""
         return float(np.abs(d).sum()) / self.tokens if self.tokens else 0.0
 
     def by_answer(self, values: Array) -> Array:
-        """The sum of token values [T] in each answer, [N]."""
+        """Return the sum of token values [T] in each answer, [N]."""
         found: Array = np.bincount(self.answer, values, len(self.samples)).astype(np.float64)
         return found
 
-    @cached_property
+    @once
     def lengths(self) -> Index:
-        """Judged tokens of each answer, [N]."""
+        """The number of judged tokens of each answer, [N]."""
         return np.bincount(self.answer[self.judged], minlength=len(self.samples))
 
     def of_answers(self, numbers: Sequence[int] | Index) -> Mask:
-        """The tokens of some answers, [T]."""
+        """Return which tokens [T] are of some answers."""
         chosen = np.zeros(len(self.samples), np.bool_)
         chosen[numbers] = True
         found: Mask = chosen[self.answer]
         return found
 
     def apart(self, tokens: Mask) -> tuple[float, float]:
-        """Mean abs d of the judged tokens among `tokens` [T], and of the others; 0.0 where there is none."""
+        """Return the mean abs d of the judged tokens among `tokens` [T], and of the others; 0.0 where there is none."""
         size = np.abs(self.d)
         inside, outside = self.judged & tokens, self.judged & ~tokens
         return _mean(size[inside]), _mean(size[outside])
 
     def without(self, left_out: Mask) -> "PostedStep":
-        """The same step with some tokens [T] that count no more."""
+        """Return the step with some tokens [T] that count no more."""
         return replace(self, counted=self.counted & ~left_out)
 
     def furthest(self, tokens: int) -> "PostedStep":
-        """The answers that are furthest apart in sum, as many as hold about `tokens`; the step itself if it is smaller.
+        """Return the answers that are furthest apart in sum, as many as hold about `tokens`; the step itself if it is
+        smaller.
 
-        What is looked for in pairs and shifts of tokens costs much more than a sum does.
+        To search for pairs and shifts of tokens costs much more than a sum does.
         """
         if len(self.rollout) <= tokens:
             return self
         return self._first(np.argsort(-self.by_answer(np.abs(self.d)), kind="stable"), tokens)
 
     def some(self, tokens: int) -> "PostedStep":
-        """Answers from all over the step, as many as hold about `tokens`; the step itself if it is smaller."""
+        """Return answers from all over the step, as many as hold about `tokens`; the step itself if it is smaller."""
         if len(self.rollout) <= tokens:
             return self
         places = np.arange(len(self.samples)) * STRIDE % len(self.samples)
@@ -210,7 +215,7 @@ class PostedStep:
         )
 
     def place(self, token: int) -> str:
-        """Where a token stands, for a sentence."""
+        """Return where a token stands, for a sentence."""
         n = int(self.answer[token])
         return f"token {token - int(self.offsets[n])} of {self.samples[n]}"
 

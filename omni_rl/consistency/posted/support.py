@@ -9,31 +9,34 @@ import math
 from dataclasses import dataclass
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.posted.step import Array, PostedStep
 
 LARGEST = math.log(20)
-"""d above which a token counts as this much: a few tokens must not carry the mean."""
+"""The d above which a token counts as this much: a few tokens must not carry the mean."""
 ONE_SIDED = 0.3
 """How much more of the difference lies below zero than above, as a share, where support was lost."""
 BEYOND = 2.0
 """How many times the noise's mean abs d a token is off at least, where few tokens lost support: the noise of all others
 hides them in a sum."""
 BEYOND_SIDED = 0.6
-"""`ONE_SIDED` of these tokens alone."""
+"""The value of `ONE_SIDED` for these tokens alone."""
 FAR = 20.0
-"""How many times the noise's mean abs d no rounding makes of a token."""
+"""How many times the noise's mean abs d a token is off where no rounding can be the reason."""
 ABOVE, ABOVE_OF_FAR, ABOVE_OF_ALL = 2, 0.005, 0.002
-"""So many tokens that far above zero, that share of all far ones and of the difference below zero, speak against it: no
-support makes a token likelier than it is. Of a trainer that has lost its way there, a few are."""
+"""How many tokens that far above zero, what share of all far ones and of the difference below zero, speak against lost
+support, which makes no token likelier at the trainer. A trainer that has lost its way has a few such tokens."""
 FEW = 0.4
-"""Share of the tokens that carry the loss, at most, where it is said to be that of a few positions."""
+"""The largest share of the tokens that carry the loss at which it is said to be that of a few positions."""
 
 
 @dataclass(frozen=True)
 class UnitMean:
-    """`excess`: the mean of exp(d) over judged tokens, less 1; `error` its standard error over answers, whose tokens
-    are not independent; `answers` how many hold a judged token. `capped`: what the cap took from the mean."""
+    """The mean of exp(d) and how sure it is.
+
+    `excess` is the mean of exp(d) over judged tokens, less 1; `error` its standard error over answers, whose tokens are
+    not independent; `answers` how many answers hold a judged token. `capped` is what the cap took from the mean.
+    """
 
     excess: float
     error: float
@@ -46,13 +49,13 @@ class UnitMean:
         return self.excess / self.error if self.error > 0 else 0.0
 
     def is_beyond(self, tolerance: float) -> bool:
-        """Whether it is off by more than `tolerance`. A fall that the cap could explain is none."""
+        """Return whether the mean is off by more than `tolerance`. A fall that the cap could explain does not count."""
         return self.excess > tolerance or self.excess + self.capped < -tolerance
 
 
 def support(step: PostedStep, found: UnitMean, noise: float) -> Finding:
-    """Whether the engine sampled from part of the vocabulary: then d is the log of the mass that its support holds,
-    token by token, and above zero by noise alone. `noise`: the mean abs d of two correct computations."""
+    """Check whether the engine sampled from part of the vocabulary: then d is the log of the mass that its support
+    holds, token by token, and above zero by noise alone. `noise` is the mean abs d of two correct computations."""
     above, below = _sides(step.d, 0.0)
     lopsided = _lopsided(above, below)
     beyond = _lopsided(*_sides(step.d, BEYOND * noise))
@@ -84,7 +87,7 @@ def support(step: PostedStep, found: UnitMean, noise: float) -> Finding:
 
 
 def _sides(d: Array, least: float) -> tuple[float, float]:
-    """The sums of d above zero and below, of tokens that are off by more than `least`."""
+    """Return the sums of d above zero and below, of tokens that are off by more than `least`."""
     return float(d[d > least].sum()), float(-d[d < -least].sum())
 
 

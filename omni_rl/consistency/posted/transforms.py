@@ -10,46 +10,48 @@ import math
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.posted.distributions import one_way
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 
 FEWEST = 512
-"""Judged tokens without which no pattern is told from chance."""
+"""The number of judged tokens below which no pattern can be told from chance."""
 ONE_WAY, NEARLY_ALL = 0.8, 0.95
-"""Share of the open tokens at which a temperature moves the entropy one way, at least; and so many that it takes fewer
-tokens:"""
+"""The smallest share of the open tokens at which a temperature moves the entropy one way; and the share from which on
+`FEWEST_WITH_ENTROPIES` tokens are enough."""
 FEWEST_WITH_ENTROPIES = 64
 BINS = 32
 LEVEL = 0.25
-"""Share of the variance of d that goes with how likely the token is, at least, where the temperatures differ: 0.4 to
+"""The smallest share of the variance of d that goes with how likely the token is, where the temperatures differ: 0.4 to
 0.7 measured for temperatures 0.6 to 1.3, at most 0.06 for other weights (0.33 where these are also 0.8 as hot)."""
 STRAIGHT = 0.45
-"""Share of the variance of the log-odds' difference that one temperature explains, at least."""
+"""The smallest share of the variance of the log-odds' difference that one temperature explains."""
 LEVELS = np.array([0.2, 0.4, 0.6, 0.8, 0.95])
-"""Probabilities between which the most likely tokens are counted apart."""
+"""The probabilities between which the most likely tokens are counted apart."""
 LEVEL_TOKENS = 32
 ABOVE_TOP = 0.05
-"""Share of the tokens that are apart which may be likelier than the most likely, at most."""
+"""The largest share of the tokens that are apart which may be likelier than the most likely."""
 LEAST = 0.02
 """By how much a temperature is off, at least."""
 LIKELY = math.log(0.5)
 SURE = -1e-4
-"""A token of this logprob or more has odds that rounding decides."""
+"""The logprob from which on rounding decides a token's odds."""
 TILTED, ERRORS = 0.2, 5.0
-"""How much more often d is above zero for tokens that were there before, at least: a share, and in standard errors."""
+"""How much more often d is above zero for tokens that were there before, at least: as a share, and in standard
+errors."""
 KNOWN, ALONE = 16.0, 8.0
-"""Pairs of one id, there before and new, below which these do not speak; then the errors that it takes without them."""
+"""The number of pairs of one id, there before and new, below which these do not count; and the standard errors that it
+takes without them."""
 SEEN = 0.05
-"""Share of the variance of d that goes with whether a token was there before, beside how likely it is, at least, or
-else"""
+"""The smallest share of the variance of d that goes with whether a token was there before, beside how likely it is. A
+smaller one is enough where the new tokens' difference is `ONE_SIDED`."""
 ONE_SIDED = 0.3
-"""how much more of the new tokens' difference lies on their side of zero than on the other."""
+"""How much more of the new tokens' difference lies on their side of zero than on the other, at least, as a share."""
 
 
 def most_likely(step: PostedStep, noise: float) -> Finding:
-    """Whether one side reports the most likely token's logprob in place of the sampled one's. `noise`: the mean abs d
-    of two correct computations."""
+    """Check whether one side reports the most likely token's logprob in place of the sampled one's. `noise` is the mean
+    abs d of two correct computations."""
     lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
     if len(d) < FEWEST:
         return Finding(Check.TRANSFORM, "clear", "too few tokens to tell the most likely ones")
@@ -69,8 +71,8 @@ def most_likely(step: PostedStep, noise: float) -> Finding:
 
 
 def _is_most_likely(top: Array, sampled: Array, near: Mask) -> bool:
-    """Whether both sides agree where the top was sampled: with its own probability p, whatever p is; elsewhere the
-    sampled token has at most what the top leaves, 1 - p."""
+    """Return whether both sides agree where the top token was sampled: with its own probability p, whatever p is;
+    elsewhere the sampled token has at most what the top leaves, 1 - p."""
     chance = np.exp(np.minimum(top, 0.0))
     level = np.searchsorted(LEVELS, chance)
     for number in range(len(LEVELS) + 1):
@@ -93,14 +95,15 @@ def _is_most_likely(top: Array, sampled: Array, near: Mask) -> bool:
 
 
 def _near(d: Array, noise: float) -> Mask:
-    """Tokens on which both sides agree, by the noise that the closest quarter of them shows, if that is noise."""
+    """Return on which tokens both sides agree, by the noise that the closest quarter of them shows, if that is
+    noise."""
     found: Mask = np.abs(d) <= max(0.1, 8 * min(noise, float(np.quantile(np.abs(d), 0.25))))
     return found
 
 
 def temperature(step: PostedStep) -> Finding:
-    """Whether the two sides' logprobs differ as those of two temperatures do: the log-odds of a likely token are then
-    the other side's over the temperature, so that likely tokens move one way and unlikely ones the other."""
+    """Check whether the two sides' logprobs differ as those of two temperatures do: the log-odds of a likely token are
+    then the other side's over the temperature, so that likely tokens move one way and unlikely ones the other."""
     lr, lt, d = step.rollout[step.judged], step.train[step.judged], step.d[step.judged]
     clear = Finding(Check.TEMPERATURE, "clear", "the difference does not follow how likely a token is")
     entropies = one_way(step)
@@ -141,8 +144,8 @@ def temperature(step: PostedStep) -> Finding:
 
 
 def penalty(step: PostedStep) -> Finding:
-    """Whether tokens that the answer or its prompt held before are the ones that are off: a repetition, frequency or
-    presence penalty that one side applies alone.
+    """Check whether tokens that the answer or its prompt held before are the ones that are off: a repetition, frequency
+    or presence penalty that one side applies alone.
 
     They are compared with new tokens that are as likely, and with the same ids where these are new: common words come
     again more often, and a policy that learns may move them too.
@@ -180,9 +183,9 @@ def penalty(step: PostedStep) -> Finding:
 
 
 def _tilt(d: Array, seen: Mask, stratum: Index) -> tuple[float, float, float]:
-    """How much more often d is above zero for tokens that were there before than for new ones of the same stratum, that
-    in standard errors, and how many pairs of the two tell it: the test of Mantel and Haenszel (1959). Signs: one token
-    that is far off must not decide it."""
+    """Return how much more often d is above zero for tokens that were there before than for new ones of the same
+    stratum, that in standard errors, and how many pairs of the two tell it: the test of Mantel and Haenszel (1959). It
+    counts signs, because one token that is far off must not decide it."""
     moved = d != 0
     seen, stratum, above = seen[moved], stratum[moved], d[moved] > 0
     count, both = np.bincount(stratum).astype(np.float64), np.bincount(stratum, seen & above)
@@ -196,7 +199,7 @@ def _tilt(d: Array, seen: Mask, stratum: Index) -> tuple[float, float, float]:
 
 
 def _seen(step: PostedStep) -> Mask:
-    """Tokens whose id stands in the same answer before, or in its prompt, [T]."""
+    """Return which tokens [T] have an id that stands before them in the same answer, or in its prompt."""
     assert step.ids is not None
     answers, ids = step.answer, step.ids.astype(np.int64)
     if step.prompts is not None:
@@ -210,14 +213,14 @@ def _seen(step: PostedStep) -> Mask:
 
 
 def quantile_bins(values: Array) -> Index:
-    """The bin of each value among `BINS` of equal counts."""
+    """Return the bin of each value among `BINS` of equal counts."""
     edges = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])
     found: Index = np.searchsorted(edges, values)
     return found
 
 
 def explained(d: Array, bins: Index) -> float:
-    """The share of the variance of d that lies between bins; 0.0 where d does not vary."""
+    """Return the share of the variance of d that lies between bins; 0.0 where d does not vary."""
     whole = float(d.var())
     if whole == 0:
         return 0.0

@@ -1,34 +1,36 @@
-"""Checks of single values: what is no number, what no logprob can be, and what stands for a token nobody sampled."""
+"""Checks of single values: NaN and infinity, what no logprob can be, and what stands for a token nobody sampled."""
 
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Check, Finding
+from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.posted.copies import is_floor
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
+from omni_rl.counting import agreeing, counted
 
 ABOVE_ZERO = 1e-3
-"""A logprob this far above 0 is none. A float32 log-softmax never is; logit less logsumexp may be by its last bit."""
+"""How far above 0 a value is no logprob. A float32 log-softmax never is above 0; logit less logsumexp may be by its
+last bit."""
 CONSTANT_TOKENS = 64
-"""So many counted tokens with one and the same logprob are no distribution's."""
+"""How many counted tokens with one and the same logprob are no distribution's."""
 FAR = 1.0
-"""Nats that no rounding makes of a token that one side calls certain."""
+"""The nats that no rounding makes of a token that one side calls certain."""
 NEAR = 0.05
 REPEATED = 4
-"""So many far tokens with one exact value are a placeholder, unless the value is 0.0, where one is enough: a token of
+"""How many far tokens with one exact value are a placeholder, unless the value is 0.0, where one is enough: a token of
 probability 1 to the last bit has no rival within 16 nats."""
 MOST = 0.7
-"""Share of the far tokens that must be the placeholder's: of a shift or a swap, certain tokens are far too."""
+"""The share of the far tokens that must be the placeholder's: after a shift or a swap, certain tokens are far too."""
 
 
 def nonfinite(step: PostedStep) -> Finding:
-    """Logprobs of counted tokens that are NaN or infinite: whose they are, where, and how many."""
+    """Check for logprobs of counted tokens that are NaN or infinite: whose they are, where, and how many."""
     said, numbers, first = [], {}, []
     for side, values, _ in step.sides:
         for what, wrong in (("NaN", np.isnan(values)), ("infinite", np.isinf(values))):
             at = np.flatnonzero(wrong & step.counted)
             if len(at):
-                said.append(f"{len(at)} of the {side}'s logprobs {'is' if len(at) == 1 else 'are'} {what}")
+                said.append(f"{len(at)} of the {side}'s logprobs {agreeing(len(at), 'is', 'are')} {what}")
                 numbers[f"{side}_{what.lower()}"] = float(len(at))
                 first.append(int(at[0]))
     if not said:
@@ -36,7 +38,8 @@ def nonfinite(step: PostedStep) -> Finding:
     return Finding(
         Check.VALUES,
         "explains",
-        f"{', and '.join(said)} (first: {step.place(min(first))}), of {int(step.counted.sum())} tokens that count; "
+        f"{', and '.join(said)} (first: {step.place(min(first))}), of "
+        f"{counted(int(step.counted.sum()), 'token that counts', 'tokens that count')}; "
         "look at that side's logits there before anything is learnt from the step",
         Cause.NONFINITE_LOGPROBS,
         numbers,
@@ -45,7 +48,8 @@ def nonfinite(step: PostedStep) -> Finding:
 
 
 def impossible(step: PostedStep) -> Finding:
-    """Counted values that no logprob of a sampled token can have: above zero, or one number for every token."""
+    """Check for counted values that no logprob of a sampled token can have: above zero, or one number for every
+    token."""
     for side, values, other in step.sides:
         above = np.flatnonzero(step.judged & (values > ABOVE_ZERO))
         if len(above):
@@ -76,7 +80,7 @@ def _impossible(step: PostedStep, sentence: str, numbers: dict[str, float], at: 
 
 
 def _reading(values: Array, other: Array) -> str:
-    """What values above 0 would be if they were not logprobs, by the other side's."""
+    """Say what values above 0 would be if they were not logprobs, by the other side's."""
     before = float(np.abs(values - other).mean())
     if float(np.abs(-values - other).mean()) <= 0.2 * before:
         return "; with the other sign they agree: they are negative log likelihoods"
@@ -88,8 +92,9 @@ def _reading(values: Array, other: Array) -> str:
 
 
 def placeholders(step: PostedStep) -> Finding:
-    """Tokens that count although one side has a placeholder where the other has a logprob: a tool's output, an EOS that
-    was appended, a mask that begins late. A certain token's logprob is exactly 0.0 too, but on both sides nearly."""
+    """Check for tokens that count although one side has a placeholder where the other has a logprob: a tool's output,
+    an EOS that was appended, a mask that begins late. A certain token's logprob is exactly 0.0 too, but nearly so on
+    both sides."""
     far = step.judged & (np.abs(step.d) > FAR)
     for (side, values, others), (other, _, _) in (step.sides, step.sides[::-1]):
         found = _placeholder(values[far])
@@ -100,13 +105,15 @@ def placeholders(step: PostedStep) -> Finding:
             continue
         rest = step.without(named_tokens)
         answers = np.unique(step.answer[named_tokens])
+        number = int(named_tokens.sum())
+        them = agreeing(number, "it", "them")
         return Finding(
             Check.PLACEHOLDERS,
             "explains",
-            f"{int(named_tokens.sum())} tokens of {len(answers)} answers count although the {side} has the placeholder "
-            f"{found:g} for them where the {other} has a logprob (first: "
-            f"{step.place(int(np.flatnonzero(named_tokens)[0]))}{_where(step, named_tokens)}): nobody sampled them; "
-            f"mask them. Without them the mean abs d is {rest.size:.2g}",
+            f"{counted(number, 'token')} of {counted(len(answers), 'answer')} {agreeing(number, 'counts', 'count')} "
+            f"although the {side} has the placeholder {found:g} for {them} where the {other} has a logprob (first: "
+            f"{step.place(int(np.flatnonzero(named_tokens)[0]))}{_where(step, named_tokens)}): nobody sampled "
+            f"{them}; mask {them}. Without {them} the mean abs d is {rest.size:.2g}",
             Cause.LOSS_MASK,
             {"tokens": float(named_tokens.sum()), "value": float(found), "abs_diff_mean": step.size, "left": rest.size},
             samples=tuple(step.samples[n] for n in answers[:8]),
@@ -115,7 +122,7 @@ def placeholders(step: PostedStep) -> Finding:
 
 
 def _placeholder(far: Array) -> float | None:
-    """The value that stands for a logprob among those of far tokens: 0.0, or one that comes again and again."""
+    """Return the value that stands for a logprob among those of far tokens: 0.0, or one that comes again and again."""
     if np.any(far == 0.0):
         return 0.0
     if len(far) < REPEATED:

@@ -1,4 +1,4 @@
-"""A step judged: its figures against their limits, what every step is looked at for, and why it is not ok."""
+"""Judges a step: its figures against their limits, the checks of every step, and why it is not ok."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,8 @@ from omni_rl.kinds import OVERALL
 
 @dataclass(frozen=True)
 class JudgedStep:
-    """`explanation` of a step that is not ok. `history`: the attempt's, with this step."""
+    """A step with its verdict. `explanation` is that of a step that is not ok. `history` is the attempt's, with this
+    step."""
 
     comparison: StepComparison
     judgement: Judgement
@@ -42,8 +43,8 @@ def judge_posted(
 
 
 def _compare(columns: StepColumns, step: PostedStep, yardstick: Yardstick) -> StepComparison:
-    """The figures of all tokens that are numbers, if any are: what is none is told by its side, place and count, and
-    puts its answer first among the worst."""
+    """Return the figures of all tokens with finite logprobs, if there are any. The others are reported by side, place
+    and count, and put their answer first among the worst."""
     lost = step.counted & ~step.judged
     if not step.tokens or not lost.any():
         return yardstick.compare(columns)

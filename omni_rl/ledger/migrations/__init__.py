@@ -3,6 +3,7 @@
 A change of the tables is a new file in `versions`; files that were released are never edited.
 """
 
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,8 +13,10 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 
 from omni_rl.errors import LedgerVersionError
-from omni_rl.ledger.database import STATEMENT_SECONDS, Database
+from omni_rl.ledger.database import STATEMENT_SECONDS, Database, is_busy
 
+MIGRATION_SECONDS = 60
+"""How long whoever opens a ledger waits while another process brings its tables up to date."""
 SCRIPTS = ScriptDirectory(str(Path(__file__).parent))
 
 
@@ -21,12 +24,22 @@ def upgrade(database: Database, to: str = "head") -> None:
     """Bring the tables to revision `to`, in one transaction; two processes that open the same ledger take turns.
 
     Raises:
-        LedgerVersionError: a newer omni-rl wrote the ledger. It is left as it is.
+        LedgerVersionError: a newer omni-rl wrote the ledger, which is left as it is.
     """
-    with database.read("opened") as connection:  # whoever finds the tables as they should be waits for no writer
-        if MigrationContext.configure(connection).get_current_revision() == SCRIPTS.get_current_head():
-            return
-    with database.reported("opened"), database.write() as connection:
+    deadline = time.monotonic() + MIGRATION_SECONDS
+    while True:
+        with database.read("opened") as connection:  # whoever finds the tables as they should be waits for no writer
+            if MigrationContext.configure(connection).get_current_revision() == SCRIPTS.get_current_head():
+                return None
+        try:
+            return _upgrade(database, to)
+        except sa.exc.SQLAlchemyError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise database.failure("opened", error) from error
+
+
+def _upgrade(database: Database, to: str) -> None:
+    with database.write() as connection:
         if not database.is_sqlite:  # between two statements, a migration may compute for longer than a write may
             connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{STATEMENT_SECONDS}s'")
         current = MigrationContext.configure(connection).get_current_revision()

@@ -1,4 +1,5 @@
-"""From embeddings of a padded batch to loss, logits and hidden states, in the form that transformers gives them.
+"""Computes loss, logits and hidden states from embeddings of a padded batch, in the form that transformers returns
+them.
 
 Shapes: B samples of up to L tokens; V vocabulary.
 """
@@ -7,9 +8,9 @@ import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omni_rl.errors import PromptError
+from omni_rl.models.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
-from omni_rl.models.nemotron_omni.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.packed_rows import RowPacking
 from omni_rl.models.nemotron_omni.padded import PaddedBatch
 
@@ -29,10 +30,10 @@ def causal_output(
 ) -> CausalLMOutputWithPast:
     """Run the language model on `inputs_embeds` [B, L, hidden]; padding (to the right) is not computed and gives zeros.
 
-    `logits_to_keep`: 0 all positions, n the last n, a tensor the positions it holds; logits [B, kept, V].
-    `labels` int64 [B, L] give the mean cross-entropy over shifted positions that are not -100, zero where all are; with
-    `num_items_in_batch` their sum over that number, of all the batches whose gradients are accumulated. `packing` says
-    where a row holds several sequences.
+    `logits_to_keep`: 0 means all positions, n the last n, a tensor the positions that it holds; logits are [B, kept,
+    V]. `labels` int64 [B, L] give the mean cross-entropy over shifted positions that are not -100, zero where all are;
+    with `num_items_in_batch` their sum over that number, of all the batches whose gradients are accumulated. `packing`
+    says where a row holds several sequences.
     """
     batch = PaddedBatch.of(inputs_embeds.shape[:2], attention_mask, inputs_embeds.device, packing)
     layout = PackedLayout.of(batch.cu_seqlens)

@@ -1,11 +1,11 @@
-"""Checkpoints on disk: safetensors in released names, of whole models and of sharded ones."""
+"""Reads and writes checkpoints on disk: safetensors in released names, of whole models and of sharded ones."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -13,11 +13,13 @@ from torch.distributed.tensor import DTensor
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.files.companions import CONFIG, Companions
 from omni_rl.files.saving import saved_directory
-from omni_rl.files.weights import open_weights, weight_files
+from omni_rl.files.weights import weight_files
 from omni_rl.models import storage
 from omni_rl.models.nemotron_omni import placement
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.keywords import Loading
+from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
+from omni_rl.models.nemotron_omni.released import LAYER_SCALES
 from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
@@ -25,29 +27,16 @@ from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import Place, read_places
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.parts import Released
-from omni_rl.sync.released import LAYER_SCALES
-
-if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+M = TypeVar("M", bound=NemotronOmniParts)
 _SHOWN = 5
-"""Names in a message."""
+"""How many names a message has."""
 
 
-def read_released(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every (released name, tensor) of a checkpoint directory, one at a time. Raises as `weight_files` does."""
-    for path in weight_files(directory):
-        with open_weights(path) as stored:
-            for name in stored.keys():  # noqa: SIM118, a safe_open is not a dict
-                yield name, stored.get_tensor(name)
-
-
-def load(
-    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, loading: Loading, *args: Any, **kwargs: Any
-) -> "NemotronOmniForConditionalGeneration":
-    """A model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
+def load(cls: type[M], directory: Path, loading: Loading, *args: Any, **kwargs: Any) -> M:
+    """Return a model of class `cls` from a directory; see `from_pretrained`, whose arguments these are."""
     model = outline(cls, directory, loading, *args, **kwargs)
     if loading.device.type != "meta":
         placement.materialise(model, loading.device)
@@ -55,10 +44,8 @@ def load(
     return model
 
 
-def outline(
-    cls: "type[NemotronOmniForConditionalGeneration]", directory: Path, loading: Loading, *args: Any, **kwargs: Any
-) -> "NemotronOmniForConditionalGeneration":
-    """The model of a directory on the meta device: what it is made of, and what stands beside it, but no weights."""
+def outline(cls: type[M], directory: Path, loading: Loading, *args: Any, **kwargs: Any) -> M:
+    """Return the model of a directory on the meta device: its modules, and what stands beside it, but no weights."""
     weight_files(directory)  # says what is wrong with the directory before anything is built
     config = loading.config
     if config is None:
@@ -72,8 +59,8 @@ def outline(
     return model
 
 
-def require_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> dict[str, Place]:
-    """Where each of a directory's tensors is stored, by its released name; no tensor is read.
+def require_weights(model: NemotronOmniParts, directory: Path) -> dict[str, Place]:
+    """Return where each of a directory's tensors is stored, by its released name; no tensor is read.
 
     Raises `CheckpointError` that lists every tensor that is missing, unexpected or misshapen for `model`.
     """
@@ -82,7 +69,7 @@ def require_weights(model: "NemotronOmniForConditionalGeneration", directory: Pa
     return stored
 
 
-def read_weights(model: "NemotronOmniForConditionalGeneration", directory: Path) -> None:
+def read_weights(model: NemotronOmniParts, directory: Path) -> None:
     """Fill a whole or sharded `model` with a directory's weights, each process its own slices, in the model's dtypes.
 
     Raises `CheckpointError` as `require_weights` does, before anything is read, and for a vision tower with layer
@@ -102,15 +89,14 @@ def read_weights(model: "NemotronOmniForConditionalGeneration", directory: Path)
 
 
 def companions_of(config: NemotronOmniConfig) -> Companions | None:
-    """What stands beside a configuration in the directory that it was read from; None if there is none any more."""
+    """Return what stands beside a configuration in the directory that it was read from; None if the directory is
+    gone."""
     source = Path(config.name_or_path or "")
     return Companions.read(source) if config.name_or_path and (source / CONFIG).is_file() else None
 
 
-def released_state(
-    model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every (released name, whole tensor) in the dtypes that an engine of `dtype` holds, one at a time.
+def released_state(model: NemotronOmniParts, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every (released name, whole tensor) in the dtypes that an engine of `dtype` holds, one at a time.
 
     A sharded tensor is gathered when its turn comes, so all ranks must iterate together, to the end.
     """
@@ -121,7 +107,7 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: torch.dtype, shard_size: int) -> None:
+def save(model: NemotronOmniParts, target: Path, dtype: torch.dtype, shard_size: int) -> None:
     """Write config, weights and what the model was loaded with, so that vLLM serves `target` unchanged.
 
     `target` is replaced at once, by `saved_directory`. The ranks of a sharded model call this together, and each writes
@@ -130,13 +116,13 @@ def save(model: "NemotronOmniForConditionalGeneration", target: Path, dtype: tor
     _require_plain(model)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     group = Group.default() if sharded else ALONE
-    with group_directory(lambda: saved_directory(target), group) as directory:
+    with storage.group_directory(lambda: saved_directory(target), group) as directory:
         companions = _on_first(group, lambda: _companions_for(model, target))
         write_files(directory, model.config, companions, stored_tensors(model, dtype), dtype, shard_size, group)
 
 
-def _require_plain(model: "NemotronOmniForConditionalGeneration") -> None:
-    """Raises `CheckpointError` for a model in which adapters or other heads gave tensors names that nothing loads."""
+def _require_plain(model: NemotronOmniParts) -> None:
+    """Raise `CheckpointError` for a model in which adapters or other heads gave tensors names that nothing loads."""
     names = model.state_dict().keys()
     if changed := sorted(names ^ model.built_names):
         shown = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
@@ -146,28 +132,20 @@ def _require_plain(model: "NemotronOmniForConditionalGeneration") -> None:
         )
 
 
-def _companions_for(model: "NemotronOmniForConditionalGeneration", target: Path) -> Companions | None:
+def _companions_for(model: NemotronOmniParts, target: Path) -> Companions | None:
     companions = model.companions
     if companions is None:
         return None
     if companions.directory == target.resolve() and target.exists():
-        # In place: the files there stay as they are now, which may be newer than the model.
+        # Saved in place: the files there stay as they are now, and may be newer than the model.
         return dataclasses.replace(companions, files={}, left_out=())
     if replaced := companions.differing(target):
         logger.warning("%s in %s are replaced by those that the model was loaded with", replaced, target)
     return companions
 
 
-@contextmanager
-def group_directory(begin: Callable[[], AbstractContextManager[Path]], group: Group) -> Iterator[Path]:
-    """A directory that the first process of `group` begins and ends; what fails in one process is raised in all."""
-    with ExitStack() as stack:
-        yield group.together(lambda: stack.enter_context(begin()) if group.first else Path())[0]
-        group.together(stack.close)
-
-
 def _on_first(group: Group, act: Callable[[], T]) -> T | None:
-    """What `act` gives in the first process, None in the others; its error is everybody's."""
+    """Return what `act` returns in the first process, None in the others; its error is raised in all."""
     found: list[T] = []
     group.together(lambda: found.append(act()) if group.first else None)
     return found[0] if found else None
@@ -182,34 +160,30 @@ def write_files(
     shard_size: int = storage.SHARD_SIZE,
     group: Group = ALONE,
 ) -> list[str]:
-    """Write `weights` (released names), which an engine shall serve in `dtype`, and what stands beside them.
+    """Write `weights` (released names), which an engine shall serve in `dtype`, and what stands beside them; see
+    `storage.write_checkpoint`."""
+    beside = partial(write_beside, directory, config, companions, dtype)
+    return storage.write_checkpoint(directory, weights, beside, shard_size, group)
 
-    All processes of `group` call this with the same ones. `directory` is empty: making it take a checkpoint's place is
-    for the caller. Returns the names of the weight files. Raises `CheckpointError`.
-    """
-    files = storage.weight_files(weights, shard_size)
 
-    def beside() -> None:
-        with storage.saying(CONFIG):
-            served = served_config(config, dtype)
-            text = None if companions is None else respelled(companions.config, served)
-            if text is None:
-                served.save_pretrained(directory)
-            else:
-                (directory / CONFIG).write_bytes(text.encode())
-            if companions is not None:
-                companions.write(directory)
-            storage.write_index(directory, files)
-
-    group.together(lambda: beside() if group.first else None)
-    storage.write(directory, files, group)
-    return list(files)
+def write_beside(
+    directory: Path, config: NemotronOmniConfig, companions: Companions | None, dtype: torch.dtype
+) -> None:
+    """Write config.json, which asks for `dtype`, and the companions. Raises `OSError`."""
+    served = served_config(config, dtype)
+    text = None if companions is None else respelled(companions.config, served)
+    if text is None:
+        served.save_pretrained(directory)
+    else:
+        (directory / CONFIG).write_bytes(text.encode())
+    if companions is not None:
+        companions.write(directory)
 
 
 def parse_dtype(dtype: torch.dtype | str | None, config: NemotronOmniConfig) -> torch.dtype:
-    """float32, bfloat16 or float16, as an object or by name; None and "auto": the configuration's.
+    """Return float32, bfloat16 or float16, given as an object or by name; None and "auto" mean the configuration's.
 
-    That is its own, else its language model's, else float32. Raises `ConfigError` for others.
+    The configuration's dtype is its own, else its language model's, else float32. Raises `ConfigError` for others.
     """
     if dtype is None or dtype == "auto":
         section = None if config.llm_config is None else config.llm_config.dtype

@@ -1,4 +1,4 @@
-"""The configuration of Nemotron Omni: one config.json that the training copy and the engine both read."""
+"""Describes Nemotron Omni by one config.json that the training copy and the engine both read."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 
-# The engine sets these itself, always to the same values; a checkpoint that carried them would be refused there.
+# The engine sets these fields itself, always to the same values, and refuses a checkpoint that has them.
 _SOUND_SET_BY_ENGINE = ("scale_input", "attention_bias", "max_position_embeddings")
 
 
 class RadioSectionConfig(PretrainedConfig):  # type: ignore[misc]
-    """`vision_config` of a released checkpoint; `args` (a dict) holds the tower's name, tokens and patch limits."""
+    """The `vision_config` of a released checkpoint; `args` (a dict) holds the tower's name, tokens and patch limits."""
 
     model_type = "radio"
 
 
 class ParakeetSectionConfig(PretrainedConfig):  # type: ignore[misc]
-    """`sound_config` of a released checkpoint: the encoder's shape and the projection's width."""
+    """The `sound_config` of a released checkpoint: the encoder's shape and the projection's width."""
 
     model_type = "parakeet"
 
@@ -85,7 +85,7 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "NemotronOmniConfig":
-        """The configuration that a config.json describes: a released one, or one of transformers' native class.
+        """Return the configuration that a config.json describes: a released one, or one of transformers' native class.
 
         Raises `ConfigError` for another family's, and for a native one that no released configuration describes.
         """
@@ -105,12 +105,13 @@ class NemotronOmniConfig(PretrainedConfig):  # type: ignore[misc]
         return self.llm_config
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
-        """The language model's section; the config itself where there is none, as transformers has it."""
+        """Return the language model's section; the config itself where there is none, as transformers does."""
         return self if self.llm_config is None else self.llm_config
 
 
 def _check_dtypes(**sections: dict[str, Any] | PretrainedConfig | None) -> None:
-    """transformers looks the name up in torch's module, and fails there without saying whose it is."""
+    """Refuse an unknown dtype: transformers looks the name up in torch's module, and its error does not say whose dtype
+    it is."""
     for name, section in sections.items():
         for key in ("dtype", "torch_dtype"):
             value = section.get(key) if isinstance(section, dict) else None
@@ -137,7 +138,7 @@ def _temporal_patch(extra: int | None, vision_config: PretrainedConfig | None) -
 
 
 def register() -> None:
-    """Make `AutoConfig` know the class; also what lets vLLM read the checkpoint. Idempotent."""
+    """Make `AutoConfig` know the class, which also lets vLLM read the checkpoint. Idempotent."""
     AutoConfig.register(NemotronOmniConfig.model_type, NemotronOmniConfig, exist_ok=True)
 
 

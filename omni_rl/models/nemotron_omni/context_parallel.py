@@ -1,4 +1,4 @@
-"""Long sequences over several ranks: each holds two chunks of every sequence, and all hold all weights.
+"""Spreads long sequences over several ranks: each holds two chunks of every sequence, and all hold all weights.
 
 Rank r of n owns chunks r and 2n-1-r of 2n equal chunks, so that causal attention costs every rank the same. Attention
 gathers keys and values; Mamba gathers the whole sequence and computes a share of the heads.
@@ -23,12 +23,13 @@ class Context:
     length: int
 
     def shard(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's chunks, back to back: [B, L, ...] to [B, l, ...]."""
+        """Return this rank's chunks, back to back: [B, L, ...] to [B, l, ...]."""
         chunks = whole.chunk(2 * self.ranks, dim=1)
         return torch.cat([chunks[self.rank], chunks[2 * self.ranks - 1 - self.rank]], dim=1)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
-        """Every rank's [B·l, ...] as whole sequences in order, [T, ...]; the gradient is summed over the ranks."""
+        """Return every rank's [B·l, ...] as whole sequences in order, [T, ...]; the gradient is summed over the
+        ranks."""
         chunk = self.length // (2 * self.ranks)
         by_rank: torch.Tensor = _AllGather.apply(local, self.group)  # type: ignore[no-untyped-call]
         pairs = by_rank.view(self.ranks, self.batch, 2, chunk, *local.shape[1:])
@@ -37,23 +38,24 @@ class Context:
         return ordered.reshape(self.batch * self.length, *local.shape[1:])
 
     def scatter(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's tokens of packed whole sequences: [T, ...] to [B·l, ...]."""
+        """Return this rank's tokens of packed whole sequences: [T, ...] to [B·l, ...]."""
         return self.shard(whole.view(self.batch, self.length, *whole.shape[1:])).flatten(0, 1)
 
     def gather_features(self, local: torch.Tensor) -> torch.Tensor:
-        """Every rank's share of the features, [T, f], side by side: [T, n·f]."""
+        """Return every rank's share of the features, [T, f], side by side: [T, n·f]."""
         by_rank: torch.Tensor = _AllGather.apply(local, self.group)  # type: ignore[no-untyped-call]
         return by_rank.transpose(0, 1).flatten(1)
 
     def chunk_spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Start and end in the sequence of this rank's two chunks."""
+        """Return the start and end in the sequence of this rank's two chunks."""
         chunk = self.length // (2 * self.ranks)
         first, second = self.rank * chunk, (2 * self.ranks - 1 - self.rank) * chunk
         return (first, first + chunk), (second, second + chunk)
 
 
 class _AllGather(torch.autograd.Function):
-    """[...] of every rank to [n, ...]. Every rank's loss depends on every rank's input, so gradients are summed."""
+    """Gathers [...] of every rank to [n, ...]. Every rank's loss depends on every rank's input, so gradients are
+    summed."""
 
     @staticmethod
     def forward(

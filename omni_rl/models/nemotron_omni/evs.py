@@ -1,4 +1,4 @@
-"""Efficient video sampling: which video tokens are kept when pruning is on. Shapes: F tubelets of N tokens."""
+"""Does efficient video sampling: chooses which video tokens stay when pruning is on. Shapes: F tubelets of N tokens."""
 
 import torch
 from torch.nn import functional as F
@@ -7,10 +7,11 @@ from omni_rl.media.pruning import kept_count
 
 
 def retention_mask(embeddings: torch.Tensor, pruning_rate: float) -> torch.Tensor:
-    """bool [F, N]: the tokens of `embeddings` [F, N, hidden] that differ most from their place in the tubelet before.
+    """Return bool [F, N]: True for the tokens of `embeddings` [F, N, hidden] that differ most from the token at their
+    place in the tubelet before.
 
-    The first tubelet is always kept; max(N, int(F·N·(1 - rate))) tokens in all, ties to the earlier token. The rule is
-    the engine's, so that a pruned prompt is the same sequence on both sides.
+    The first tubelet always stays; max(N, int(F·N·(1 - rate))) tokens stay in all, and of equal ones the earlier. The
+    rule is the engine's, so that a pruned prompt is the same sequence on both sides.
     """
     tubelets, tokens = embeddings.shape[:2]
     similarity = F.cosine_similarity(embeddings[1:], embeddings[:-1], dim=-1)

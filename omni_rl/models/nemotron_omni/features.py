@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from omni_rl.errors import MediaError
 from omni_rl.models.nemotron_omni import sound, vision
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
 from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle
-
-if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.packed import PackedMedia
 
 
-def media_features(model: "NemotronOmniForConditionalGeneration", media: Sequence[PackedMedia]) -> list[torch.Tensor]:
-    """Projected features [N, llm_hidden] of each item, in order. Images share one packed pass through the tower."""
+def media_features(model: NemotronOmniParts, media: Sequence[PackedMedia]) -> list[torch.Tensor]:
+    """Return the projected features [N, llm_hidden] of each item, in order. Images share one packed pass through the
+    tower."""
     found: dict[int, torch.Tensor] = {}
     images = [index for index, item in enumerate(media) if item.modality == "image"]
     if images:
@@ -32,10 +30,8 @@ def media_features(model: "NemotronOmniForConditionalGeneration", media: Sequenc
     return [found[index] for index in range(len(media))]
 
 
-def image_embeddings(
-    model: "NemotronOmniForConditionalGeneration", images: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    """[N, llm_hidden] of each image [3, H, W]: tower, pixel shuffle on its own grid, projector."""
+def image_embeddings(model: NemotronOmniParts, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return [N, llm_hidden] of each image [3, H, W]: tower, pixel shuffle on its own grid, projector."""
     weight = model.vision_model.embeddings.patch_projection.weight
     prepared = [image.to(weight) for image in images]
     patches = vision.image_features(model.vision_model, prepared)
@@ -45,8 +41,8 @@ def image_embeddings(
     return list(torch.split(model.vision_projector(merged), [len(rows) // ratio**2 for rows in patches]))
 
 
-def tile_embeddings(model: "NemotronOmniForConditionalGeneration", tiles: torch.Tensor) -> torch.Tensor:
-    """[n, 3, H, W] of one size to [n, N, llm_hidden]."""
+def tile_embeddings(model: NemotronOmniParts, tiles: torch.Tensor) -> torch.Tensor:
+    """Return [n, N, llm_hidden] of tiles [n, 3, H, W] of one size."""
     weight = model.vision_model.embeddings.patch_projection.weight
     with evaluating(model.vision_model):
         patches = vision.tile_features(model.vision_model, tiles.to(weight))
@@ -56,7 +52,7 @@ def tile_embeddings(model: "NemotronOmniForConditionalGeneration", tiles: torch.
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """`module` in eval for the block; its mode comes back even if the block raises."""
+    """Keep `module` in eval for the block; its mode comes back even if the block raises."""
     was_training = module.training
     module.eval()
     try:
@@ -65,26 +61,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def video_embeddings(model: "NemotronOmniForConditionalGeneration", frames: torch.Tensor) -> torch.Tensor:
-    """[F, 3, H, W] of one video to [ceil(F / T), N, llm_hidden]."""
+def video_embeddings(model: NemotronOmniParts, frames: torch.Tensor) -> torch.Tensor:
+    """Return [ceil(F / T), N, llm_hidden] of one video [F, 3, H, W]."""
     weight = model.vision_model.embeddings.patch_projection.weight
     patches = vision.video_features(model.vision_model, frames.to(weight))
     embeddings: torch.Tensor = model.vision_projector(_shuffle(model, patches, frames.shape[-2:]))
     return embeddings
 
 
-def sound_embeddings(
-    model: "NemotronOmniForConditionalGeneration", mel: torch.Tensor, mask: torch.Tensor
-) -> list[torch.Tensor]:
-    """[clips, frames, mel bins] with their mask to [N, llm_hidden] of each clip, trimmed to its valid length."""
+def sound_embeddings(model: NemotronOmniParts, mel: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    """Return [N, llm_hidden] of each clip of [clips, frames, mel bins] with their mask, trimmed to the clip's valid
+    length."""
     projected, lengths = padded_sound_embeddings(model, mel, mask)
     return [clip[:length] for clip, length in zip(projected, lengths.tolist(), strict=True)]
 
 
 def padded_sound_embeddings(
-    model: "NemotronOmniForConditionalGeneration", mel: torch.Tensor, mask: torch.Tensor | None
+    model: NemotronOmniParts, mel: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[clips, frames, mel bins] to ([clips, N, llm_hidden], valid lengths int64 [clips])."""
+    """Return ([clips, N, llm_hidden], valid lengths int64 [clips]) of [clips, frames, mel bins]."""
     if model.sound_encoder is None or model.sound_projection is None:
         raise MediaError("this checkpoint has no sound tower (its config has no sound_config); leave sounds out")
     weight = model.sound_encoder.subsampling.linear.weight
@@ -98,7 +93,7 @@ def padded_sound_embeddings(
     return model.sound_projection(features), lengths
 
 
-def _shuffle(model: "NemotronOmniForConditionalGeneration", patches: torch.Tensor, pixels: torch.Size) -> torch.Tensor:
+def _shuffle(model: NemotronOmniParts, patches: torch.Tensor, pixels: torch.Size) -> torch.Tensor:
     height, width = (side // model.patch_size for side in pixels)
     grid = patches.reshape(len(patches), height, width, -1)
     return pixel_shuffle(grid, model.downsample_ratio, model.ps_version).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Gradient accumulation under FSDP: reduce once, with the last backward."""
+"""Accumulates gradients under FSDP: they are reduced once, with the last backward."""
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -8,11 +8,12 @@ class MoEFSDPSyncMixin:
     """Turns gradient reduction off for the accumulation steps and on for the last, on every FSDP unit."""
 
     def prepare_for_grad_accumulation(self, pp_enabled: bool = False) -> None:
-        """Before the first of several backwards."""
+        """Turn gradient reduction off; to be called before the first of several backwards."""
         self._set_gradient_sync(False)
 
     def prepare_for_final_backward(self, pp_enabled: bool = False) -> None:
-        """Before the last backward of a step. With `pp_enabled` the pipeline's schedule reduces gradients itself."""
+        """Turn gradient reduction on; to be called before the last backward of a step. With `pp_enabled` the pipeline's
+        schedule reduces gradients itself."""
         if not pp_enabled:
             self._set_gradient_sync(True)
 

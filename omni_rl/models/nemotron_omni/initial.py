@@ -1,4 +1,4 @@
-"""Random weights for a model that no checkpoint fills."""
+"""Makes random weights for a model that no checkpoint fills."""
 
 import math
 

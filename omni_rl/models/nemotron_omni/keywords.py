@@ -1,4 +1,4 @@
-"""The keywords that transformers' users give `from_pretrained`: what each means here, and what cannot be had."""
+"""Reads the keywords that transformers' users give `from_pretrained`: what each means here, and which are refused."""
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ import torch
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 
-# They change nothing here: no remote code is run, nothing is fetched, weights are read once into their place.
+# These keywords change nothing here: no remote code is run, nothing is fetched, weights are read once into their place.
 _WITHOUT_EFFECT = ("trust_remote_code", "low_cpu_mem_usage", "local_files_only", "use_safetensors", "cache_dir")
 _OURS = "sdpa"
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Where a model is loaded to, in which dtype (None: the checkpoint's), and by which configuration (None: its)."""
+    """The device that a model is loaded to, its dtype (None: the checkpoint's), and its configuration (None: the
+    checkpoint's)."""
 
     device: torch.device
     dtype: torch.dtype | str | None = None
@@ -24,7 +25,8 @@ class Loading:
 
     @classmethod
     def taken_from(cls, keywords: MutableMapping[str, Any]) -> "Loading":
-        """Of `from_pretrained`'s keywords, which lose theirs. Raises `ConfigError` for a value that cannot be had."""
+        """Take what is meant for loading out of `from_pretrained`'s keywords. Raises `ConfigError` for a value that is
+        not supported."""
         for name in _WITHOUT_EFFECT:
             if keywords.pop(name, None) is False and name == "use_safetensors":
                 raise ConfigError("use_safetensors=False asks for pickled weights, which can run code; leave it out")
@@ -56,7 +58,7 @@ def _device(keywords: MutableMapping[str, Any]) -> torch.device:
 
 
 def _one_of(keywords: MutableMapping[str, Any], name: str, other: str) -> Any:
-    """The value of two names of one thing. Raises `ConfigError` if both are given and differ."""
+    """Return the value of two names of one thing. Raises `ConfigError` if both are given and differ."""
     first, second = keywords.pop(name, None), keywords.pop(other, None)
     if first is not None and second is not None and first != second:
         raise ConfigError(f"{name} is {first!r}, but {other} is {second!r}; give one of them")

@@ -1,4 +1,4 @@
-"""The layers that every part of the model shares."""
+"""Holds the layers that every part of the model shares."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """float32 for smaller dtypes; float64 stays, so that a double model is a reference for every part."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from omni_rl.models.precision import at_least_float32
 
 
 def as_autocast(*matrices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The factors of a product, in autocast's dtype inside of one, for products that autocast itself passes over."""
+    """Return the factors of a product, in autocast's dtype inside of one, for products that autocast itself passes
+    over."""
     device = matrices[0].device.type
     if not torch.is_autocast_enabled(device):
         return matrices
@@ -22,7 +20,8 @@ def as_autocast(*matrices: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def exactly(move: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`move`, what `nn.Module.to` and its like apply to a tensor, but for a dtype that would round float32 values."""
+    """Return `move`, what `nn.Module.to` and its like apply to a tensor, without a change of dtype that would round
+    float32 values."""
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         moved = move(tensor)
@@ -33,26 +32,26 @@ def exactly(move: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Ten
 
 
 class SquaredReLU(nn.Module):
-    """relu(x)²."""
+    """Computes relu(x)²."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return squared_relu(x)
 
 
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    """relu(x)²."""
+    """Return relu(x)²."""
     result: torch.Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
 def rms_normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean of x² over the last dimension + eps), in x's dtype."""
+    """Return x / sqrt(mean of x² over the last dimension + eps), in x's dtype."""
     result: torch.Tensor = _RMSNormalise.apply(x, eps)  # type: ignore[no-untyped-call]
     return result
 
 
 class _SquaredReLU(torch.autograd.Function):
-    """Two passes over the gradient; autograd would take four and keep one tensor more."""
+    """Computes relu(x)² with two passes over the gradient; autograd would take four and store one tensor more."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -68,7 +67,8 @@ class _SquaredReLU(torch.autograd.Function):
 
 
 class _RMSNormalise(torch.autograd.Function):
-    """Keeps its result and one number a row; autograd would keep the input, its square and several products."""
+    """Normalises and stores its result and one number a row; autograd would store the input, its square and several
+    products."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> torch.Tensor:

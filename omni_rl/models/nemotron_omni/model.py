@@ -1,4 +1,4 @@
-"""The training copy of Nemotron Omni: towers, projectors and language model under one root.
+"""Assembles the training copy of Nemotron Omni: towers, projectors and language model under one root.
 
 Shapes: B samples of up to L tokens; T packed tokens; N scored positions; n images; N features.
 """
@@ -9,26 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omni_rl.errors import ConfigError, MediaError
-from omni_rl.files.companions import Companions
-from omni_rl.models.nemotron_omni import features, plain_inputs, scoring, sound, vision
+from omni_rl.models.nemotron_omni import features, plain_inputs, scoring
 from omni_rl.models.nemotron_omni.backend import BackendConfig
 from omni_rl.models.nemotron_omni.causal_output import causal_output
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.grad_sync import MoEFSDPSyncMixin
 from omni_rl.models.nemotron_omni.hf_checkpointing import HFCheckpointingMixin
-from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
 from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
-from omni_rl.models.nemotron_omni.matched.install import match
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
 from omni_rl.models.nemotron_omni.packed_rows import RowPacking
-from omni_rl.models.nemotron_omni.pixel_shuffle import pixel_shuffle, pixel_shuffle_dynamic
+from omni_rl.models.nemotron_omni.parts import _ModelProxy, refuse_unknown
 from omni_rl.models.nemotron_omni.projectors import SoundProjection, VisionProjector
-from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
-from omni_rl.models.nemotron_omni.transformers_interface import TransformersInterface
+from omni_rl.models.packed import PackedMedia, PackedScores, PackedSequences
 
 __all__ = [
     "BackendConfig",
@@ -46,73 +40,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class _ModelProxy:
-    """Lets parallelism find `model.moe_config` and the decoder; no module, so no `model.` enters the state dict."""
-
-    def __init__(self, llm: NemotronHForCausalLM) -> None:
-        self.language_model = llm.model
-        self.moe_config = llm.model.moe_config
-
-
-class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInterface, nn.Module, MoEFSDPSyncMixin):
+class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, MoEFSDPSyncMixin):
     """Nemotron Omni for training: differentiable scores of token sequences with images, sounds and videos.
 
-    `score_packed` is the way for sequences whose media spans are known; `forward` takes padded batches.
+    Use `score_packed` for sequences whose media spans are known; `forward` takes padded batches.
     """
-
-    def __init__(self, config: NemotronOmniConfig, backend: BackendConfig | None = None, **kwargs: Any) -> None:
-        super().__init__()
-        _refuse(kwargs)
-        if config.vision_config is None or config.llm_config is None:
-            raise ConfigError("the configuration needs a vision_config and an llm_config; load it from a checkpoint")
-        self.config = config
-        self.companions: Companions | None = None
-        self.backend = backend or BackendConfig()
-        self.downsample_ratio = config.downsample_ratio
-        self.force_image_size = config.force_image_size
-        self.patch_size = config.patch_size
-        self.ps_version = config.ps_version
-        self.num_image_token = int((self.force_image_size // self.patch_size) ** 2 * self.downsample_ratio**2)
-        self.img_context_token_id = config.img_context_token_id
-        self.video_context_token_id = config.video_context_token_id
-        self.sound_context_token_id = config.sound_context_token_id
-        self.video_temporal_patch_dim = config.video_temporal_patch_size
-        self.state_dict_adapter = NemotronOmniStateDictAdapter()
-
-        llm_hidden = config.llm_config.hidden_size
-        self.vision_model = vision.build_tower(config)
-        self._make_missing_buffers_non_persistent(self.vision_model)
-        self.vision_projector = VisionProjector(
-            config.vit_hidden_size, config.projector_hidden_size, llm_hidden, config.downsample_ratio
-        )
-        self.sound_encoder: sound.SoundEncoder | None = None
-        self.sound_projection: SoundProjection | None = None
-        if config.sound_config is not None:
-            section = config.sound_config
-            self.sound_encoder = sound.build_encoder(config)
-            self.sound_projection = SoundProjection(
-                section.hidden_size, section.projection_hidden_size, llm_hidden, section.projection_bias
-            )
-        self.language_model = NemotronHForCausalLM(config.llm_config)
-        self.model = _ModelProxy(self.language_model)
-        self.built_names = frozenset(self.state_dict())
-        if self.backend.numerics != "reference":
-            match(self, self.backend.numerics)
-
-    @staticmethod
-    def _make_missing_buffers_non_persistent(module: nn.Module) -> None:
-        """Keep `summary_idxs`, which the configuration gives, out of the state dict."""
-        for part in module.modules():
-            if "summary_idxs" in part._buffers:
-                part._non_persistent_buffers_set.add("summary_idxs")
-
-    def pixel_shuffle(self, x: torch.Tensor, scale_factor: float = 0.5) -> torch.Tensor:
-        """[n, W, H, C] to [n, W·s, H·s, C/s²], in the order of the configured `ps_version`."""
-        return pixel_shuffle(x, scale_factor, self.ps_version)
-
-    def _pixel_shuffle_dynamic_res(self, x: torch.Tensor, imgs_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Patches [1, p of all images, C] to [1, p / r² of all images, C·r²]; each image on its own grid."""
-        return pixel_shuffle_dynamic(x, imgs_sizes, self.patch_size, self.downsample_ratio, self.ps_version)
 
     @overload
     def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor: ...
@@ -121,7 +53,8 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
     def extract_feature(self, pixel_values: list[torch.Tensor]) -> list[torch.Tensor]: ...
 
     def extract_feature(self, pixel_values: plain_inputs.Pixels) -> torch.Tensor | list[torch.Tensor]:
-        """Tiles [n, C, H, W] of one size to [n, N, llm_hidden]; of a list, whose sizes differ, a list of the same."""
+        """Return [n, N, llm_hidden] of tiles [n, C, H, W] of one size; for a list, whose sizes differ, a list of the
+        same."""
         if isinstance(pixel_values, torch.Tensor):
             return features.tile_embeddings(self, pixel_values)
         if not pixel_values:
@@ -131,7 +64,8 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
     def extract_feature_dynamic(
         self, pixel_values: plain_inputs.Pixels, imgs_sizes: torch.Tensor | list[tuple[int, int]]
     ) -> torch.Tensor:
-        """Images of their own sizes (h, w) in a padded batch [n, C, H, W], or a list, to [1, N of all, llm_hidden].
+        """Return [1, N of all, llm_hidden] of images of their own sizes (h, w) in a padded batch [n, C, H, W], or a
+        list.
 
         Raises `MediaError` (a ValueError) that names the image whose size is missing, too large or no multiple of the
         patch.
@@ -140,13 +74,13 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         return torch.cat(images).unsqueeze(0)
 
     def extract_video_feature(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """One video [F, C, H, W] to [ceil(F / T), N, llm_hidden], T frames a tubelet."""
+        """Return [ceil(F / T), N, llm_hidden] of one video [F, C, H, W], T frames a tubelet."""
         return features.video_embeddings(self, pixel_values_videos)
 
     def extract_sound_feature(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Mel clips [c, frames, bins] to [c, N, llm_hidden]; rows past a clip's own length are padding."""
+        """Return [c, N, llm_hidden] of mel clips [c, frames, bins]; rows past a clip's own length are padding."""
         return features.padded_sound_embeddings(self, input_features, attention_mask)[0]
 
     def prepare_model_inputs_for_cp(
@@ -158,11 +92,15 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         pixel_values_videos: torch.Tensor | None = None,
         sound_features: torch.Tensor | None = None,
         sound_attention_mask: torch.Tensor | None = None,
+        *,
+        num_chunks: int = 1,
     ) -> dict[str, torch.Tensor]:
-        """`inputs_embeds` [B, L, hidden] of whole sequences with their media, to be sharded by context afterwards.
+        """Return `inputs_embeds` [B, L, hidden] of whole sequences with their media, to be sharded by context
+        afterwards.
 
         `input_ids` may be a whole batch, a mapping that holds the other arguments too, as newer callers give it; what
-        else is in it is left to them.
+        else is in it is left to them. They also say into how many parts they will cut it, `num_chunks`, which changes
+        nothing here.
         """
         if isinstance(input_ids, Mapping):
             names = inspect.signature(self.prepare_inputs_embeds_for_cp).parameters
@@ -189,7 +127,7 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         sound_features: torch.Tensor | None = None,
         sound_attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What `prepare_model_inputs_for_cp` gives under `inputs_embeds`."""
+        """Return what `prepare_model_inputs_for_cp` returns under `inputs_embeds`."""
         return self.prepare_model_inputs_for_cp(
             input_ids,
             pixel_values,
@@ -222,19 +160,20 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         _pre_embed_only: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...] | dict[str, torch.Tensor]:
-        """Loss, logits and, if asked for, the final hidden states of a batch `input_ids` [B, L] padded on the right.
+        """Return loss, logits and, if asked for, the final hidden states of a batch `input_ids` [B, L] padded on the
+        right.
 
         Media are given by the plain arguments, whose features go to their placeholder ids, or by `media` (a sequence of
         `PackedMedia` with positions in the flattened batch, B·L), which knows its spans. `inputs_embeds` [B, L, hidden]
-        skips both. `_pre_embed_only` gives what `prepare_model_inputs_for_cp` gives. Rows may hold several sequences
-        (see `RowPacking`): `position_ids` that restart, a mask of 1, 2, ..., `cu_seqlens` or `seq_idx` tell them apart.
-        Positions mean nothing else, for there is no rotary embedding, and `use_cache` nothing at all. See
+        skips both. `_pre_embed_only` returns what `prepare_model_inputs_for_cp` returns. Rows may hold several
+        sequences (see `RowPacking`): `position_ids` that restart, a mask of 1, 2, ..., `cu_seqlens` or `seq_idx` tell
+        them apart. Positions mean nothing else, for there is no rotary embedding, and `use_cache` has no effect. See
         `causal_output` for the other arguments, `num_items_in_batch` among them.
         """
         media: Sequence[PackedMedia] = kwargs.pop("media", ())
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         packing = RowPacking.taken_from(kwargs, position_ids)
-        _refuse(kwargs)
+        refuse_unknown(kwargs)
         if past_key_values is not None or output_attentions:
             raise ConfigError("the training copy has no cache and keeps no attention weights; leave both out")
         if inputs_embeds is None:
@@ -269,7 +208,7 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         return output.to_tuple() if return_dict is False else output
 
     def embed_packed(self, ids: torch.Tensor, media: Sequence[PackedMedia]) -> torch.Tensor:
-        """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
+        """Return embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places."""
         return scoring.embed(self, ids, media)[0]
 
     def score_packed(
@@ -280,18 +219,12 @@ class NemotronOmniForConditionalGeneration(HFCheckpointingMixin, TransformersInt
         logprob_chunk: int | None = None,
         record_routing: bool = True,
     ) -> PackedScores:
-        """Differentiable logprobs of the tokens under `batch.score_mask`, media included, in one call.
+        """Return differentiable logprobs of the tokens under `batch.score_mask`, media included, in one call.
 
         `temperature` divides the float32 logits: a number, or float32 [N] for the N scored tokens. `logprob_chunk`
         positions have their logits in memory at once. Raises `PromptError` where media and placeholders differ.
         """
         return scoring.score(self, batch, temperature, logprob_chunk or self.backend.logprob_chunk, record_routing)
-
-
-def _refuse(unknown: dict[str, Any]) -> None:
-    """A misspelt media argument that is ignored would be an image that only one side sees."""
-    if unknown:
-        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
 
 
 ModelClass = NemotronOmniForConditionalGeneration

@@ -1,4 +1,5 @@
-"""The configuration that transformers' native class saves (`nemotron_h_omni`), in the released checkpoint's terms.
+"""Translates the configuration that transformers' native class saves (`nemotron_h_omni`) to the released checkpoint's
+terms.
 
 Its weights have the released names, beside some that are derived; only config.json differs.
 """
@@ -18,12 +19,12 @@ _RENAMED = {
     "video_token_id": "video_context_token_id",
     "audio_token_id": "sound_context_token_id",
 }
-# The released 30B's, for what only the engine's tiler reads and a native configuration does not have.
+# The released 30B's values of what only the engine's tiler reads and a native configuration does not have.
 _MIN_PATCHES, _MAX_PATCHES = 1024, 13312
 
 
 def from_native(native: Mapping[str, Any]) -> dict[str, Any]:
-    """The released config.json of what a native one describes.
+    """Return the released config.json of what a native one describes.
 
     Patch limits, which a native one lacks, are the released model's, or what its largest image holds. Raises
     `ConfigError` for a vision tower of a size without a name.
@@ -59,7 +60,7 @@ def _vision(radio: Mapping[str, Any]) -> dict[str, Any]:
             "min_num_patches": min(_MIN_PATCHES, patches),
             "max_num_patches": min(_MAX_PATCHES, patches),
             "cpe_max_size": largest,
-            # Prefix tokens, classes and registers together, fill a multiple.
+            # Prefix tokens (classes and registers together) fill up to a multiple.
             "register_multiple": classes + registers if registers else None,
             "cls_token_per_teacher": True,
             "teachers": [

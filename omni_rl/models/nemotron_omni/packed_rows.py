@@ -1,4 +1,5 @@
-"""Rows that hold several sequences, in the ways that other trainers say so; ignored, they would leak into each other.
+"""Finds the sequences of rows that hold several, in the forms that other trainers use; unnoticed, they would leak into
+each other.
 
 Shapes: B rows of up to L tokens.
 """
@@ -18,14 +19,17 @@ _SPELLINGS: Mapping[str, str] = {
     "cu_seq_lens_k": "cu_seqlens",
     "seq_idx": "seq_idx",
 }
-"""The names under which collators pass things on (transformers' for flash-attention, and Mamba's), and ours."""
+"""Our names, by the names under which collators pass things on (transformers' for flash-attention, and Mamba's)."""
 _DERIVED = ("max_length_q", "max_length_k", "max_seqlen")
 
 
 @dataclass(frozen=True)
 class RowPacking:
-    """`position_ids` int [B, L] (or one row for all) that begin at 0 with every sequence; `cu_seqlens` int [S + 1],
-    starts of the sequences in B·L tokens and the end; `seq_idx` int [B, L], each token's sequence."""
+    """Where a row's sequences begin, in any of three forms.
+
+    `position_ids` int [B, L] (or one row for all) begin at 0 with every sequence; `cu_seqlens` int [S + 1] has the
+    starts of the sequences in B·L tokens and the end; `seq_idx` int [B, L] has each token's sequence.
+    """
 
     position_ids: torch.Tensor | None = None
     cu_seqlens: torch.Tensor | None = None
@@ -33,7 +37,8 @@ class RowPacking:
 
     @classmethod
     def taken_from(cls, arguments: MutableMapping[str, Any], position_ids: torch.Tensor | None) -> "RowPacking":
-        """Of a forward's other arguments, which lose theirs. Raises `PromptError` if two of one meaning differ."""
+        """Take the packing out of a forward's other arguments. Raises `PromptError` if two arguments of one meaning
+        differ."""
         found: dict[str, torch.Tensor] = {}
         for spelling, name in _SPELLINGS.items():
             value = arguments.pop(spelling, None)
@@ -48,13 +53,15 @@ class RowPacking:
 
     @property
     def given(self) -> bool:
-        """Whether it says anything."""
+        """Whether any of the three forms is given."""
         return any(getattr(self, each.name) is not None for each in fields(self))
 
 
 def starts(marks: torch.Tensor, packing: RowPacking) -> torch.Tensor:
-    """Where sequences begin, bool [B, L], by `marks` int64 [B, L] (0 padding, else the number in the row) and
-    `packing`; every row begins one. Raises `PromptError` that names the sample where sequences are not in one piece.
+    """Return where sequences begin, bool [B, L], by `marks` int64 [B, L] (0 padding, else the number in the row) and
+    `packing`; every row begins one.
+
+    Raises `PromptError` that names the sample where sequences are not in one piece.
     """
     found = _changes(marks, "attention_mask", marks > 0)
     if packing.position_ids is not None:
@@ -100,7 +107,7 @@ def _cut(cu_seqlens: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
 
 
 def _fitting(numbers: torch.Tensor, shape: torch.Size, name: str) -> torch.Tensor:
-    """[B, L] of `numbers` that are given so, or in one row for all samples."""
+    """Return [B, L] of `numbers` that have this shape, or are one row for all samples."""
     if numbers.shape[-1:] != shape[-1:] or numbers.numel() not in (shape.numel(), shape[-1]):
         raise PromptError(f"{name} has the shape {list(numbers.shape)}, the tokens have {list(shape)}")
     return numbers.reshape(-1, shape[-1]).expand(shape).long()

@@ -1,4 +1,4 @@
-"""Padded batches as packed sequences and back.
+"""Turns padded batches into packed sequences and back.
 
 Shapes: B samples of up to L tokens; T tokens that are no padding; S sequences, one or more a sample.
 """
@@ -27,7 +27,8 @@ class PaddedBatch:
         device: torch.device,
         packing: RowPacking | None = None,
     ) -> "PaddedBatch":
-        """Of `shape` (B, L), with `attention_mask` [B, L] (ones, then zeros to the right) or without padding.
+        """Describe a batch of `shape` (B, L), with `attention_mask` [B, L] (ones, then zeros to the right) or without
+        padding.
 
         A mask of whole numbers 1, 2, ... and `packing` say where a row holds several sequences; these restart. Raises
         `PromptError` (a ValueError) for a mask of another shape, padding on the left, holes, no tokens at all, and
@@ -44,17 +45,17 @@ class PaddedBatch:
         return cls(valid, torch.cat([starts, starts.new_tensor([int(valid.sum())])]).int())
 
     def pack(self, values: torch.Tensor) -> torch.Tensor:
-        """[B, L, ...] to [T, ...]."""
+        """Return [T, ...] of values [B, L, ...]."""
         return values[self.valid]
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
-        """[T, ...] to [B, L, ...] with zeros in the padding."""
+        """Return [B, L, ...] of values [T, ...], with zeros in the padding."""
         padded = values.new_zeros(*self.valid.shape, *values.shape[1:])
         return padded.index_put((self.valid,), values)
 
 
 def _marks(mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """int64 [B, L]: 0 for padding, else the number of the sequence in its row."""
+    """Return int64 [B, L]: 0 for padding, else the number of the sequence in its row."""
     if mask.shape != shape:
         raise PromptError(
             f"attention_mask has the shape {list(mask.shape)}, the tokens have {list(shape)}; a mask of pairs of "

@@ -1,4 +1,4 @@
-"""FSDP2: which parts are sharded together, and in which precision they compute."""
+"""Applies FSDP2: which parts are sharded together, and in which precision they compute."""
 
 from pathlib import Path
 
@@ -31,7 +31,8 @@ def load_sharded(
     compute_dtype: torch.dtype = torch.float32,
     backend: BackendConfig | None = None,
 ) -> NemotronOmniForConditionalGeneration:
-    """The model of a checkpoint directory over `mesh`, with float32 master weights, of which each rank reads its own.
+    """Return the model of a checkpoint directory over `mesh`, with float32 master weights, of which each rank reads its
+    own.
 
     See `shard`. Raises `CheckpointError` as `from_pretrained` does.
     """

@@ -1,4 +1,4 @@
-"""Pixel shuffle: four neighbouring patches become one token with four times the channels."""
+"""Shuffles pixels: four neighbouring patches become one token with four times the channels."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from omni_rl.errors import MediaError
 
 
 def pixel_shuffle(x: torch.Tensor, scale_factor: float = 0.5, ps_version: str = "v2") -> torch.Tensor:
-    """[N, W, H, C] to [N, W·s, H·s, C/s²]; the channels of a merged cell are ordered (dy, dx, c).
+    """Return [N, W·s, H·s, C/s²] of [N, W, H, C]; the channels of a merged cell are ordered (dy, dx, c).
 
-    `ps_version` "v1" leaves the two spatial axes transposed, as early checkpoints were trained, and warns.
-    Raises `MediaError` (a ValueError) for a grid that does not divide.
+    `ps_version` "v1" leaves the two spatial axes transposed, as early checkpoints were trained, and warns. Raises
+    `MediaError` (a ValueError) for a grid that does not divide.
     """
     images, width, height, channels = x.shape
     ratio = round(1 / scale_factor)
@@ -33,7 +33,8 @@ def pixel_shuffle(x: torch.Tensor, scale_factor: float = 0.5, ps_version: str = 
 def pixel_shuffle_dynamic(
     x: torch.Tensor, sizes: Sequence[tuple[int, int]], patch_size: int, scale_factor: float, ps_version: str
 ) -> torch.Tensor:
-    """Patches [1, p, C] of images of `sizes` (h, w) pixels, back to back, to [1, p·s², C/s²], each on its own grid."""
+    """Return [1, p·s², C/s²] of patches [1, p, C] of images of `sizes` (h, w) pixels, back to back, each on its own
+    grid."""
     grids = [(int(height) // patch_size, int(width) // patch_size) for height, width in sizes]
     parts = torch.split(x, [rows * columns for rows, columns in grids], dim=-2)
     merged = [

@@ -1,30 +1,28 @@
-"""The plain arguments of `forward` (padded ids, tiles or padded images, frames, mel features) as embeddings."""
+"""Turns the plain arguments of `forward` (padded ids, tiles or padded images, frames, mel features) into embeddings."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
 from omni_rl.errors import MediaError, PromptError
 from omni_rl.models.nemotron_omni.features import media_features
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
 from omni_rl.models.nemotron_omni.pruned import place
 from omni_rl.models.nemotron_omni.scatter import scatter_features
 from omni_rl.models.nemotron_omni.slots import fill_slots
 from omni_rl.models.nemotron_omni.sound import subsampled_lengths
-from omni_rl.models.nemotron_omni.touch import touch_unused
-
-if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.unused import zero_gradients_of_unused
+from omni_rl.models.packed import PackedMedia
 
 Pixels = torch.Tensor | list[torch.Tensor]
 Sizes = torch.Tensor | list[tuple[int, int]]
 
 
 def merge(
-    model: "NemotronOmniForConditionalGeneration",
+    model: NemotronOmniParts,
     input_ids: torch.Tensor,
     pixel_values: Pixels | None,
     image_flags: torch.Tensor | None,
@@ -34,7 +32,7 @@ def merge(
     sound_attention_mask: torch.Tensor | None,
     media: Sequence[PackedMedia] = (),
 ) -> torch.Tensor:
-    """Embeddings [B, L, hidden] of `input_ids` [B, L] with all media in place; `media` by their spans in B·L.
+    """Return embeddings [B, L, hidden] of `input_ids` [B, L] with all media in place; `media` by their spans in B·L.
 
     A modality without input leaves its placeholder ids ordinary tokens. Raises `PromptError` for images and video
     together: they share one placeholder id, and without spans nobody knows whose is whose.
@@ -58,13 +56,14 @@ def merge(
         embeds = scatter_features(embeds.flatten(0, 1), placed.media, placed.features).view_as(embeds)
     plain = {"image": pixel_values, "video": pixel_values_videos, "audio": sound_features}
     present = [name for name, given in plain.items() if given is not None]
-    return touch_unused(model, embeds, [*present, *(item.modality for item in media)])
+    return zero_gradients_of_unused(model, embeds, [*present, *(item.modality for item in media)])
 
 
-def _public(model: "NemotronOmniForConditionalGeneration", name: str) -> Callable[..., Any]:
-    """The model's own method, which a subclass or a caller may have replaced.
+def _public(model: NemotronOmniParts, name: str) -> Callable[..., Any]:
+    """Return the model's own method, which a subclass or a caller may have replaced.
 
-    Under FSDP without the wrapper that gathers parameters: they are gathered, and its hooks do not nest.
+    Under FSDP it is the method without the wrapper that gathers parameters: they are gathered, and its hooks do not
+    nest.
     """
     if isinstance(model, FSDPModule):
         return partial(getattr(type(model), name), model)
@@ -73,7 +72,8 @@ def _public(model: "NemotronOmniForConditionalGeneration", name: str) -> Callabl
 
 
 def crop(pixel_values: Pixels, imgs_sizes: Sizes) -> list[torch.Tensor]:
-    """Each image of a padded batch [n, C, H, W], or of a list [C, H, W], at its own size (h, w): padding never matters.
+    """Return each image of a padded batch [n, C, H, W], or of a list [C, H, W], cut to its own size (h, w), so that
+    padding never matters.
 
     Raises `MediaError` (a ValueError) that names the image whose size is missing or larger than what is given.
     """
@@ -93,7 +93,7 @@ def crop(pixel_values: Pixels, imgs_sizes: Sizes) -> list[torch.Tensor]:
 
 
 def _image_items(
-    model: "NemotronOmniForConditionalGeneration",
+    model: NemotronOmniParts,
     pixel_values: Pixels,
     image_flags: torch.Tensor | None,
     imgs_sizes: Sizes | None,
@@ -111,10 +111,8 @@ def _image_items(
     return [tile for tile, real in zip(tiles, flags, strict=True) if real == 1]
 
 
-def _clips(
-    model: "NemotronOmniForConditionalGeneration", sound_features: torch.Tensor, mask: torch.Tensor | None
-) -> list[torch.Tensor]:
-    """[N, llm_hidden] of each clip, trimmed to its own length."""
+def _clips(model: NemotronOmniParts, sound_features: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+    """Return [N, llm_hidden] of each clip, trimmed to its own length."""
     if mask is not None and mask.shape != sound_features.shape[:2]:
         raise MediaError(
             f"sound_attention_mask has the shape {list(mask.shape)}, sound_features have {list(sound_features.shape)}"

@@ -1,4 +1,4 @@
-"""From the towers' features to the language model's embeddings."""
+"""Projects the towers' features to the language model's embeddings."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from omni_rl.models.nemotron_omni.layers import RMSNorm, SquaredReLU
 
 
 class VisionProjector(nn.Module):
-    """Norm, linear, relu², linear, without biases: [..., vit_hidden · r²] to [..., llm_hidden].
+    """Applies norm, linear, relu², linear, without biases: [..., vit_hidden · r²] to [..., llm_hidden].
 
     r = 1 / downsample_ratio, the number of patches merged along each axis.
     """
@@ -28,7 +28,7 @@ class VisionProjector(nn.Module):
 
 
 class SoundProjection(nn.Module):
-    """The same shape for sound: [..., sound_hidden] to [..., llm_hidden]. `bias` applies to both linears."""
+    """Applies the same to sound: [..., sound_hidden] to [..., llm_hidden]. `bias` applies to both linears."""
 
     def __init__(
         self, sound_hidden_size: int, projection_hidden_size: int, llm_hidden_size: int, bias: bool = False

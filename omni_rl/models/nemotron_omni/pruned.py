@@ -1,4 +1,4 @@
-"""The sequence that the engine embeds for pruned videos, rebuilt once their features are known.
+"""Rebuilds the sequence that the engine embeds for pruned videos, once their features are known.
 
 A prompt's ids hold all slots of a pruned video in its first tubelet; embedded, each tubelet's kept features stand
 behind its own time stamp. Shapes: T packed tokens, F tubelets of N tokens, K kept tokens of a video.
@@ -11,15 +11,16 @@ import torch
 
 from omni_rl.errors import PromptError
 from omni_rl.models.nemotron_omni.evs import retention_mask
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.packed import PackedMedia
 
 
 @dataclass(frozen=True)
 class Placed:
-    """`ids` int64 [T] as they are embedded; `media` and `features` with only what is kept, at its real positions.
+    """The pack after pruning: `ids` int64 [T] as they are embedded; `media` and `features` with only what is kept, at
+    its real positions.
 
-    `kept`, for each item: bool [F, N], the tokens that the features themselves say are kept, or None for an item that
-    is not pruned.
+    `kept` has for each item bool [F, N], the tokens that the features themselves choose to keep, or None for an item
+    that is not pruned.
     """
 
     ids: torch.Tensor
@@ -55,7 +56,8 @@ def place(ids: torch.Tensor, media: Sequence[PackedMedia], features: Sequence[to
 
 
 def _move(ids: torch.Tensor, item: PackedMedia, kept: torch.Tensor) -> torch.Tensor:
-    """Put the span's text and slots in `ids` in the order in which they are embedded; the slots' positions [K]."""
+    """Put the span's text and slots in `ids` in the order in which they are embedded; return the slots' positions
+    [K]."""
     assert item.pruning is not None
     start, end = item.pruning.span
     slots = item.positions.to(ids.device) - start

@@ -1,4 +1,4 @@
-"""RADIO sizes by name: checkpoints name their vision tower's size instead of giving it.
+"""Names RADIO's sizes: checkpoints name their vision tower's size instead of giving it.
 
 Imports nothing, because the rollout side reads it too, before it loads anything heavy.
 """
@@ -9,6 +9,6 @@ RADIO_SIZES: dict[str, tuple[int, int, int, int]] = {
     "vit_base_patch16_224": (768, 12, 12, 3072),
     "vit_large_patch16_224": (1024, 24, 16, 4096),
     "vit_huge_patch16_224": (1280, 32, 16, 5120),
-    # Ours, for checkpoints that a CPU samples and trains in seconds.
+    # This size is ours, for checkpoints that a CPU samples and trains in seconds.
     "omni_tiny": (64, 2, 2, 256),
 }

@@ -1,4 +1,4 @@
-"""Layers that keep their inputs alone, and are computed once more in backward (activation checkpointing)."""
+"""Defines layers that store their inputs alone, and are computed once more in backward (activation checkpointing)."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class Recomputable(nn.Module):
 
 
 def set_recomputed(stack: nn.ModuleList, every: int | None) -> None:
-    """Recompute every so many of a stack's layers, the first among them; None: no layer."""
+    """Recompute each `every`-th layer of a stack, the first among them; None: no layer."""
     for index, layer in enumerate(stack):
         assert isinstance(layer, Recomputable)
         layer.recomputed = every is not None and index % every == 0

@@ -1,4 +1,4 @@
-"""The public 30B-A3B Omni: its shape through our classes, on the meta device, and what it takes to train it.
+"""Builds the public 30B-A3B Omni's shape through our classes, on the meta device, and computes what training it takes.
 
 The numbers are those of config.json of nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16 (Hugging Face), without the
 fields that no side reads. `python -m omni_rl.models.nemotron_omni.released_shape` prints the table.
@@ -90,11 +90,11 @@ _STATE_BYTES = 4 * _FLOAT32
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB a rank of FSDP2, activations and logits apart.
+    """The GiB that a rank of FSDP2 needs, without activations and logits.
 
-    `state`: sharded float32 weights, gradients and AdamW moments. `root`: bfloat16 copies of the root unit, gathered
-    from forward to the end of backward. `blocks`: two gathered blocks (one at work, one prefetched) in bfloat16 and
-    one block's unsharded bfloat16 gradients.
+    `state` are sharded float32 weights, gradients and AdamW moments. `root` are bfloat16 copies of the root unit,
+    gathered from forward to the end of backward. `blocks` are two gathered blocks (one at work, one prefetched) in
+    bfloat16 and one block's unsharded bfloat16 gradients.
     """
 
     state: float
@@ -107,18 +107,18 @@ class Memory:
 
 
 def build() -> NemotronOmniForConditionalGeneration:
-    """The released shape on the meta device: no memory, no values."""
+    """Return the released shape on the meta device: no memory, no values."""
     with torch.device("meta"):
         return NemotronOmniForConditionalGeneration(NemotronOmniConfig(**json.loads(json.dumps(RELEASED))))
 
 
 def parameters_by_part(model: NemotronOmniForConditionalGeneration) -> dict[str, int]:
-    """Parameters of each child of the root, by name."""
+    """Return the number of parameters of each child of the root, by its name."""
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
 
 
 def memory(model: NemotronOmniForConditionalGeneration, ranks: int) -> Memory:
-    """What training takes on each of `ranks` GPUs."""
+    """Return the memory that training takes on each of `ranks` GPUs."""
     blocks = sorted(sum(p.numel() for p in m.parameters()) for m in model.modules() if isinstance(m, Block))
     everything = sum(parameter.numel() for parameter in model.parameters())
     gib = 1 / 2**30
@@ -130,7 +130,7 @@ def memory(model: NemotronOmniForConditionalGeneration, ranks: int) -> Memory:
 
 
 def released_names(model: NemotronOmniForConditionalGeneration) -> Iterator[tuple[str, torch.Size]]:
-    """Every tensor's released name and shape."""
+    """Yield every tensor's released name and shape."""
     for name, tensor in model.state_dict().items():
         for released, part in model.state_dict_adapter.convert_single_tensor_to_hf(name, tensor):
             yield released, part.shape

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from omni_rl.errors import PromptError
-from omni_rl.models.nemotron_omni.packed import PackedMedia
+from omni_rl.models.packed import PackedMedia
 
 
 def scatter_features(
     embeds: torch.Tensor, media: Sequence[PackedMedia], features: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """`embeds` [T, hidden] with every item's `features` [N, hidden] at its positions; replaced rows get no gradient.
+    """Return `embeds` [T, hidden] with every item's `features` [N, hidden] at its positions; replaced rows get no
+    gradient.
 
     Raises `PromptError` (a ValueError) that names sample, modality and both counts when an item's positions and
     features differ in number, or its positions lie outside the batch.

@@ -1,39 +1,37 @@
-"""Logprobs of packed sequences with their media.
+"""Computes logprobs of packed sequences with their media.
 
 Shapes: T packed tokens; N scored positions; L MoE layers; K experts a token.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from omni_rl.errors import PromptError
+from omni_rl.models.logprobs import token_logprobs
 from omni_rl.models.nemotron_omni.features import media_features
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.moe import RoutingRecord
-from omni_rl.models.nemotron_omni.logprobs import token_logprobs
-from omni_rl.models.nemotron_omni.packed import PackedMedia, PackedScores, PackedSequences
+from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
 from omni_rl.models.nemotron_omni.pruned import place
 from omni_rl.models.nemotron_omni.scatter import scatter_features
-from omni_rl.models.nemotron_omni.touch import touch_unused
-
-if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl.models.nemotron_omni.unused import zero_gradients_of_unused
+from omni_rl.models.packed import PackedMedia, PackedScores, PackedSequences
 
 
 def embed(
-    model: "NemotronOmniForConditionalGeneration", ids: torch.Tensor, media: Sequence[PackedMedia]
+    model: NemotronOmniParts, ids: torch.Tensor, media: Sequence[PackedMedia]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-    """Embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places.
+    """Return embeddings [T, hidden] of packed `ids` int64 [T], with every media item's features in its places.
 
-    And, for each item, the tokens of a pruned video that its features say are kept; see `pruned.place`.
+    The second result is, for each item, the tokens of a pruned video that its features choose to keep; see
+    `pruned.place`.
     """
     placed = place(ids, media, media_features(model, media))
     embeds: torch.Tensor = model.get_input_embeddings()(placed.ids)
     if media:
         embeds = scatter_features(embeds, placed.media, placed.features)
-    return touch_unused(model, embeds, (item.modality for item in media)), placed.kept
+    return zero_gradients_of_unused(model, embeds, (item.modality for item in media)), placed.kept
 
 
 def _require_sequences(batch: PackedSequences) -> None:
@@ -47,13 +45,13 @@ def _require_sequences(batch: PackedSequences) -> None:
 
 
 def score(
-    model: "NemotronOmniForConditionalGeneration",
+    model: NemotronOmniParts,
     batch: PackedSequences,
     temperature: float | torch.Tensor,
     logprob_chunk: int,
     record_routing: bool,
 ) -> PackedScores:
-    """See `NemotronOmniForConditionalGeneration.score_packed`."""
+    """Score a pack; see `NemotronOmniForConditionalGeneration.score_packed`."""
     _require_sequences(batch)
     layout = PackedLayout.of(batch.cu_seqlens)
     scored = batch.score_mask.nonzero().squeeze(1)

@@ -1,20 +1,17 @@
-"""A model's weights in released names without gathering them: each the model's own tensor, or a row of a stack."""
-
-from typing import TYPE_CHECKING
+"""Lists a model's weights in released names without gathering them: each the model's own tensor, or a row of a
+stack."""
 
 import torch
 
+from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
+from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
 from omni_rl.models.storage import Stored
 from omni_rl.sync.parts import Released
-from omni_rl.sync.released import sent_dtype
-
-if TYPE_CHECKING:
-    from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
 
-def released_tensors(model: "NemotronOmniForConditionalGeneration") -> list[Released]:
-    """Every weight of a sharded or whole `model`, in the model's dtypes; the same list on every rank."""
+def released_tensors(model: NemotronOmniParts) -> list[Released]:
+    """Return every weight of a sharded or whole `model`, in the model's dtypes; the same list on every rank."""
     adapter = NemotronOmniStateDictAdapter()
     found = []
     for name, tensor in model.state_dict().items():
@@ -24,6 +21,6 @@ def released_tensors(model: "NemotronOmniForConditionalGeneration") -> list[Rele
     return found
 
 
-def stored_tensors(model: "NemotronOmniForConditionalGeneration", dtype: torch.dtype) -> list[Stored]:
-    """The same, in the dtypes that an engine of `dtype` holds."""
-    return [Stored(r, sent_dtype(r.name, r.dtype, dtype)) for r in released_tensors(model)]
+def stored_tensors(model: NemotronOmniParts, dtype: torch.dtype) -> list[Stored]:
+    """Return the same weights, in the dtypes that an engine of `dtype` holds."""
+    return Stored.served(released_tensors(model), RELEASED, dtype)

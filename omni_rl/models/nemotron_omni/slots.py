@@ -1,4 +1,4 @@
-"""Media features for the placeholder ids of a padded batch, when no spans are known.
+"""Puts media features in place of the placeholder ids of a padded batch, when no spans are known.
 
 Features go to a modality's placeholder ids in row-major order. An item (image, tile, tubelet, clip) belongs to one
 sample, so the counts are checked sample by sample.
@@ -14,7 +14,8 @@ from omni_rl.errors import PromptError
 def fill_slots(
     embeds: torch.Tensor, input_ids: torch.Tensor, placeholder: int, modality: str, items: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """`embeds` [B, L, hidden] with `items` ([N, hidden] each, in order) where `input_ids` [B, L] is `placeholder`.
+    """Return `embeds` [B, L, hidden] with `items` ([N, hidden] each, in order) where `input_ids` [B, L] is
+    `placeholder`.
 
     Raises `PromptError` (a ValueError) that names sample, modality and both counts where they differ.
     """

@@ -1,4 +1,4 @@
-"""The sound tower, Parakeet. Shapes: c clips of up to M mel frames of B bins; D tower width."""
+"""Builds the sound tower, Parakeet. Shapes: c clips of up to M mel frames of B bins; D tower width."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.recomputing import Recomputable
 
-# Read by the trainer's copy alone: they describe the projection and the extractor, not the encoder.
+# The encoder does not take these fields: they describe the projection and the extractor.
 _NOT_ENCODER = ("projection_hidden_size", "projection_bias", "sampling_rate", "model_type", "transformers_version")
 
 
@@ -20,14 +20,15 @@ class FrozenBatchNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
-        mean, variance, weight, bias = (tensor.to(x.dtype) for tensor in tensors)  # under autocast all are wider
+        mean, variance, weight, bias = (tensor.to(x.dtype) for tensor in tensors)  # under autocast x is narrower
         return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=self.eps)
 
 
 class RelativePositions(nn.Module):
-    """Sines and cosines of the distances between frames, from frequencies that are rounded as the engine holds them.
+    """Returns sines and cosines of the distances between frames, from frequencies that are rounded as the engine holds
+    them.
 
-    [c, M, D] to [c, 2M - 1, D]; Dai et al. 2019 (Transformer-XL), appendix B, sine and cosine interleaved.
+    [c, M, D] become [c, 2M - 1, D]; Dai et al. 2019 (Transformer-XL), appendix B, sine and cosine interleaved.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -45,11 +46,12 @@ class RelativePositions(nn.Module):
 
 
 class SoundLayer(Recomputable, ParakeetEncoderBlock):  # type: ignore[misc]
-    """Parakeet's, which may be recomputed in backward though it is in eval."""
+    """Parakeet's layer, which may be recomputed in backward though it is in eval."""
 
 
 class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
-    """Parakeet's encoder, always in eval: dropout, layer drop and batch statistics would part it from the engine."""
+    """Parakeet's encoder, always in eval: dropout, layer drop and batch statistics would make it differ from the
+    engine."""
 
     def __init__(self, config: ParakeetEncoderConfig) -> None:
         super().__init__(config)
@@ -60,20 +62,20 @@ class SoundEncoder(ParakeetEncoder):  # type: ignore[misc]
         self.eval()
 
     def train(self, mode: bool = True) -> "SoundEncoder":
-        """Stays in eval, whatever `mode` asks for."""
+        """Stay in eval, whatever `mode` asks for."""
         super().train(False)
         return self
 
 
 def build_encoder(config: NemotronOmniConfig) -> SoundEncoder:
-    """The encoder that a released `sound_config` describes, without input scaling and attention biases."""
+    """Return the encoder that a released `sound_config` describes, without input scaling and attention biases."""
     section = {name: value for name, value in config.sound_config.to_dict().items() if name not in _NOT_ENCODER}
     settings = ParakeetEncoderConfig(**section, scale_input=False, attention_bias=False, attn_implementation="sdpa")
     return SoundEncoder(settings)
 
 
 def subsampled_lengths(encoder: SoundEncoder, frames: torch.Tensor) -> torch.Tensor:
-    """Feature counts int64 of clips with `frames` int64 mel frames: three times floor((n - 1) / 2) + 1."""
+    """Return the feature counts, int64, of clips with `frames` int64 mel frames: three times floor((n - 1) / 2) + 1."""
     lengths: torch.Tensor = encoder._get_subsampling_output_length(frames)
     return lengths.long()
 
@@ -81,7 +83,8 @@ def subsampled_lengths(encoder: SoundEncoder, frames: torch.Tensor) -> torch.Ten
 def sound_features(
     encoder: SoundEncoder, mel: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[c, M, B] with `mask` bool [c, M] to ([c, M', D], valid counts int64 [c]); features past a count are padding."""
+    """Return ([c, M', D], valid counts int64 [c]) of [c, M, B] with `mask` bool [c, M]; features past a count are
+    padding."""
     features: torch.Tensor = encoder(input_features=mel, attention_mask=mask).last_hidden_state
     frames = mel.new_full((len(mel),), mel.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
     return features, subsampled_lengths(encoder, frames)

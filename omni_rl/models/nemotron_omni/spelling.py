@@ -1,4 +1,4 @@
-"""A saved configuration keeps the spelling that it was loaded in; only values that changed are written anew.
+"""Keeps the spelling in which a saved configuration was loaded; only values that changed are written anew.
 
 transformers would write it in its own: other keys for the same thing, defaults that the file never had, sorted, and
 floats such as Infinity in a form that only its newest releases read.
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 
 def served_config(config: NemotronOmniConfig, dtype: torch.dtype) -> NemotronOmniConfig:
-    """A copy for weights that are saved to be served in `dtype`."""
+    """Return a copy of the configuration for weights that are saved to be served in `dtype`."""
     served: NemotronOmniConfig = type(config).from_dict(config.to_dict())
     # vLLM's processor casts pixels to the config's dtype, and its language model reads its own section's.
     served.dtype = served.llm_config.dtype = dtype
@@ -33,9 +33,9 @@ def served_config(config: NemotronOmniConfig, dtype: torch.dtype) -> NemotronOmn
 
 
 def respelled(text: str, config: NemotronOmniConfig) -> str | None:
-    """The config.json `text` with the values of `config`, every other byte as it was.
+    """Return the config.json `text` with the values of `config`, every other byte as it was.
 
-    Returns None if that cannot be had: a key was removed, two spellings of one thing would contradict each other, or
+    Returns None if that is not possible: a key was removed, two spellings of one thing would contradict each other, or
     it is transformers' native spelling, which no engine reads.
     """
     if json.loads(text).get("model_type") == MODEL_TYPE:
@@ -43,7 +43,7 @@ def respelled(text: str, config: NemotronOmniConfig) -> str | None:
     before, now = _values(_read(text)), _values(config)
     for path, value in _changes(before, now):
         text = _with(text, path, value)
-    # The proof that nothing was missed: whoever reads the text gets the configuration.
+    # This proves that nothing was missed: a reader of the text gets the configuration.
     return text if _values(_read(text)) == now else None
 
 
@@ -53,13 +53,13 @@ def _read(text: str) -> NemotronOmniConfig:
 
 
 def _plain(values: Any) -> dict[str, Any]:
-    """Infinity as a number, whichever way it was written."""
+    """Return the values with Infinity as a number, whichever way it was written."""
     plain: dict[str, Any] = NemotronOmniConfig._decode_special_floats(values)
     return plain
 
 
 def _values(config: NemotronOmniConfig) -> dict[str, Any]:
-    """Everything in it as plain JSON, but for the paths that transformers notes."""
+    """Return everything in the configuration as plain JSON, without the paths that transformers notes."""
     values = _plain(json.loads(config.to_json_string(use_diff=False)))
     for section in (values, *(values[name] for name in _SECTIONS if values.get(name))):
         section.pop("_name_or_path", None)
@@ -75,11 +75,11 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: Path = ())
 
 
 def _with(text: str, path: Path, value: Any) -> str:
-    """`text` with `value` at `path`, under each of the names that a dtype has there; a new key comes last."""
+    """Return `text` with `value` at `path`, under each of the names that a dtype has there; a new key comes last."""
     members, start = _members(text, 0), 0
     *parents, key = path
     for depth, name in enumerate(parents):
-        if name not in members:  # only a default so far: it comes as a whole
+        if name not in members:  # the section was only a default so far, so all of it is written
             for inner in reversed(path[depth + 1 :]):
                 value = {inner: value}
             key = name
@@ -100,7 +100,7 @@ def _with(text: str, path: Path, value: Any) -> str:
 
 
 def _members(text: str, start: int) -> dict[str, Span]:
-    """Where the values of the object at `start` lie in valid JSON; of two equal keys the last one counts."""
+    """Return where the values of the object at `start` lie in valid JSON; of two equal keys the last one counts."""
     decoder, found = json.JSONDecoder(), {}
     at = _skip(text, _skip(text, start) + 1)
     while text[at] != "}":

@@ -1,4 +1,4 @@
-"""Released checkpoint names to internal names and back, one tensor at a time, bit for bit."""
+"""Translates released checkpoint names to internal names and back, one tensor at a time, bit for bit."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from omni_rl.errors import CheckpointError
-from omni_rl.sync.released import as_sent, is_sent
+from omni_rl.models.nemotron_omni.released import RELEASED
 
-# Some checkpoints store these although their configuration turns them off; the engine passes over them too.
+# Some checkpoints store these biases although their configuration turns them off; the engine ignores them too.
 _SURPLUS = re.compile(r"sound_encoder\.encoder\.layers\.\d+\.conv\.(pointwise_conv[12]|depthwise_conv)\.bias")
 
 # Longest prefix first; the text after a prefix goes on through `_INNER`.
@@ -54,11 +54,11 @@ class NemotronOmniStateDictAdapter:
     """Maps names; experts are stacked internally and single in a checkpoint, everything else is one to one."""
 
     def target(self, released: str) -> Target | None:
-        """Where the released tensor goes, or None if it is derived from the configuration.
+        """Return where the released tensor goes, or None if it is derived from the configuration.
 
         Raises `CheckpointError` for a name that no Nemotron Omni has.
         """
-        if not is_sent(released):
+        if not RELEASED.is_sent(released):
             return None
         internal = _translate(released)
         expert = _RELEASED_EXPERT.fullmatch(internal)
@@ -69,7 +69,7 @@ class NemotronOmniStateDictAdapter:
     def convert_single_tensor_to_hf(
         self, fqn: str, tensor: torch.Tensor, **kwargs: Any
     ) -> list[tuple[str, torch.Tensor]]:
-        """The released tensors that the internal tensor `fqn` holds: one, or one an expert."""
+        """Return the released tensors that the internal tensor `fqn` holds: one, or one an expert."""
         stacked = _STACKED_EXPERTS.fullmatch(fqn)
         if stacked is None:
             return [(_translate(fqn, back=True), tensor)]
@@ -79,7 +79,7 @@ class NemotronOmniStateDictAdapter:
     def to_hf(
         self, state_dict: Mapping[str, torch.Tensor], exclude_key_regex: str | None = None, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        """A whole internal state dict in released names. Experts are views of their stack.
+        """Return a whole internal state dict in released names. Experts are views of their stack.
 
         A tensor is left out if `exclude_key_regex` matches the beginning of its internal or its released name.
         """
@@ -92,7 +92,7 @@ class NemotronOmniStateDictAdapter:
         return found
 
     def from_hf(self, hf_state_dict: Mapping[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """A whole released state dict in internal names, without the derived tensors."""
+        """Return a whole released state dict in internal names, without the derived tensors."""
         whole: dict[str, torch.Tensor] = {}
         experts: dict[str, dict[int, torch.Tensor]] = {}
         for released, tensor in hf_state_dict.items():
@@ -113,7 +113,8 @@ class NemotronOmniStateDictAdapter:
     def require(
         self, model_state: Mapping[str, torch.Tensor], stored: Mapping[str, Sequence[int]]
     ) -> list[tuple[str, Target]]:
-        """Which of the released tensors, given with their shapes, go where in a model's own; all of those get one.
+        """Return which of the released tensors, given with their shapes, go where in a model's own; all of those get
+        one.
 
         Raises `CheckpointError` that lists every missing, unexpected or misshapen tensor.
         """
@@ -172,8 +173,8 @@ def _translate(name: str, back: bool = False) -> str:
 def released_items(
     tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Internal (name, tensor) pairs as released pairs in the dtypes of an engine of `dtype`, one at a time."""
+    """Yield internal (name, tensor) pairs as released pairs in the dtypes of an engine of `dtype`, one at a time."""
     adapter = NemotronOmniStateDictAdapter()
     for name, tensor in tensors:
         for released, value in adapter.convert_single_tensor_to_hf(name, tensor):
-            yield released, as_sent(released, value, dtype)
+            yield released, RELEASED.as_sent(released, value, dtype)

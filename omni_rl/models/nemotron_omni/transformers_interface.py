@@ -1,4 +1,4 @@
-"""What transformers, PEFT and parallelisers ask of a model, beside its forward."""
+"""Provides what transformers, PEFT and parallelisers ask of a model, beside its forward."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ from omni_rl.models.nemotron_omni.sound import SoundEncoder
 
 
 class TransformersInterface:
-    """Embeddings, head, gradient checkpointing, and the attributes by which others find their way."""
+    """Gives access to embeddings, head and gradient checkpointing, and has the attributes that other libraries look
+    for."""
 
     language_model: NemotronHForCausalLM
     vision_model: RadioModel
@@ -22,7 +23,7 @@ class TransformersInterface:
     base_model_prefix = "language_model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    # The Trainer gives `num_items_in_batch` to a model that says so.
+    # transformers' Trainer passes `num_items_in_batch` to a model that has this attribute.
     accepts_loss_kwargs = True
 
     @property
@@ -42,7 +43,7 @@ class TransformersInterface:
         return head
 
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's input embeddings."""
+        """Return the language model's input embeddings."""
         return self.language_model.model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -50,7 +51,7 @@ class TransformersInterface:
         self.language_model.model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
+        """Return the language model's head."""
         return self.language_model.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
@@ -58,7 +59,8 @@ class TransformersInterface:
         self.language_model.lm_head = new_embeddings
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
-        """`forward`'s arguments for whole sequences, as there is no cache; PEFT asks for it of every causal model."""
+        """Return `forward`'s arguments for whole sequences, as there is no cache; PEFT asks for it of every causal
+        model."""
         return {"input_ids": input_ids, **kwargs}
 
     def gradient_checkpointing_enable(
@@ -67,10 +69,10 @@ class TransformersInterface:
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Recompute each block, and each layer of both towers, in backward instead of keeping what is in it.
+        """Recompute each block, and each layer of both towers, in backward instead of storing what is in it.
 
-        With `every_n_layers` only every so many of each stack. `gradient_checkpointing_kwargs` change nothing: the
-        recomputation is torch's that is not reentrant. Raises `ConfigError` for `offload`.
+        With `every_n_layers`, only each n-th layer of a stack is recomputed. `gradient_checkpointing_kwargs` change
+        nothing: the recomputation is torch's that is not reentrant. Raises `ConfigError` for `offload`.
         """
         if offload:
             raise ConfigError("activations are not moved to the host; leave offload out")

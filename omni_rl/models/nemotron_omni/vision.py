@@ -1,4 +1,4 @@
-"""The vision tower, RADIO, and what turns images and videos into its inputs and outputs.
+"""Builds the vision tower, RADIO, and what turns images and videos into its inputs and outputs.
 
 Shapes: n images of H x W pixels and p = (H / patch)·(W / patch) patches; F frames; T frames a tubelet; D tower width.
 """
@@ -20,7 +20,7 @@ _CHANNELS = 3
 
 
 def radio_config(config: NemotronOmniConfig) -> RadioConfig:
-    """transformers' configuration of the tower that a released `vision_config` describes."""
+    """Return transformers' configuration of the tower that a released `vision_config` describes."""
     section = config.vision_config
     name = section.args["model"]
     if name not in RADIO_SIZES:
@@ -61,7 +61,7 @@ def _preferred_size(config: NemotronOmniConfig) -> int:
 
 
 class VisionLayer(Recomputable, RadioLayer):  # type: ignore[misc]
-    """RADIO's, which may be recomputed in backward though it is in eval."""
+    """RADIO's layer, which may be recomputed in backward though it is in eval."""
 
 
 class FusedAttention(nn.Module):
@@ -92,7 +92,8 @@ class FusedAttention(nn.Module):
 
 
 def build_tower(config: NemotronOmniConfig) -> RadioModel:
-    """RADIO with its input conditioner off: the tiler has normalised already, and twice is a silent fault.
+    """Return RADIO with its input conditioner off: the tiler has normalised already, and normalising twice is a silent
+    fault.
 
     Layer scale, which released checkpoints do not have, is left out.
     """
@@ -108,7 +109,7 @@ def build_tower(config: NemotronOmniConfig) -> RadioModel:
 
 
 def image_features(tower: RadioModel, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Patch features [p, D] of each image [3, H, W]; all images go through the tower in one packed call.
+    """Return patch features [p, D] of each image [3, H, W]; all images go through the tower in one packed call.
 
     Raises `MediaError` for a side that is no multiple of the patch.
     """
@@ -122,7 +123,7 @@ def image_features(tower: RadioModel, images: Sequence[torch.Tensor]) -> list[to
 
 
 def tile_features(tower: RadioModel, tiles: torch.Tensor) -> torch.Tensor:
-    """[n, 3, H, W] to [n, p, D]; the position embedding fits the tiles' own size."""
+    """Return [n, p, D] of tiles [n, 3, H, W]; the position embedding fits the tiles' own size."""
     _require_batch(tiles, "tiles")
     _grid(tiles[0], tower.patch_size, "tile 0")
     features: torch.Tensor = tower(tiles).features
@@ -130,7 +131,7 @@ def tile_features(tower: RadioModel, tiles: torch.Tensor) -> torch.Tensor:
 
 
 def video_features(tower: RadioModel, frames: torch.Tensor) -> torch.Tensor:
-    """[F, 3, H, W] to [ceil(F / T), p, D]; the last frame is repeated up to a multiple of T."""
+    """Return [ceil(F / T), p, D] of frames [F, 3, H, W]; the last frame is repeated up to a multiple of T."""
     temporal = tower.config.video_temporal_patch_size
     _require_batch(frames, "video frames")
     _grid(frames[0], tower.patch_size, "video frame 0")

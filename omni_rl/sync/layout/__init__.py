@@ -1,4 +1,4 @@
-"""Where every released element lies in an engine: found out by loading, proven, then used to copy and to verify."""
+"""Finds out by loading where every released element lies in an engine, proves it, and copies and verifies by it."""
 
 from omni_rl.sync.layout.cache import prepare
 from omni_rl.sync.layout.findings import Coverage, Mismatch, named

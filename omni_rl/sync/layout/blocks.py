@@ -1,4 +1,4 @@
-"""Where released elements lie in an engine, as few strided blocks instead of one number per element."""
+"""Describes where released elements lie in an engine, by few strided blocks instead of one number per element."""
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -12,14 +12,14 @@ from omni_rl.sync.layout.kinds import Kind
 
 
 class Transform(IntEnum):
-    """What the engine's loader does to a value. Every one starts with a copy into the engine's dtype."""
+    """What the engine's loader does to a value. Each transform starts with a copy into the engine's dtype."""
 
     COPY = 0
     NEGATIVE_EXPONENTIAL = 1
     """Mamba's A = -exp(A_log), in float32."""
 
     def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`values` as a parameter of `dtype` holds them after loading, bit for bit."""
+        """Return `values` as a parameter of `dtype` holds them after loading, bit for bit."""
         values = values.to(dtype)
         if self is Transform.NEGATIVE_EXPONENTIAL:
             return (-torch.exp(values.float())).to(dtype)
@@ -47,11 +47,12 @@ class Block(NamedTuple):
         return self.rows * self.length
 
     def of_tensor(self, flat: torch.Tensor) -> torch.Tensor:
-        """Its view [rows, length] (or [length], if there is one run) of the released tensor's flat view."""
+        """Return the block's view, [rows, length] (or [length], if there is one run), of the released tensor's flat
+        view."""
         return self._view(flat, self.source, self.source_stride)
 
     def of_storage(self, flat: torch.Tensor) -> torch.Tensor:
-        """Its view of the engine's storage, shaped alike."""
+        """Return the block's view of the engine's storage, of the same shape as that of the tensor."""
         return self._view(flat, self.target, self.target_stride)
 
     @property
@@ -59,7 +60,7 @@ class Block(NamedTuple):
         return Kind.RELEASED if self.transform is Transform.COPY else Kind.TRANSFORMED
 
     def fits(self, released: int, stored: int) -> bool:
-        """Whether it stays inside a released tensor and a storage of so many elements."""
+        """Return whether the block stays inside a tensor of `released` elements and a storage of `stored` elements."""
         last = self.rows - 1
         return (
             min(self.rows, self.length) > 0
@@ -69,7 +70,7 @@ class Block(NamedTuple):
         )
 
     def places(self, positions: torch.Tensor) -> torch.Tensor:
-        """Elements of the storage at row-major `positions` of the view."""
+        """Return the storage's element numbers at row-major `positions` of the view."""
         return self.target + positions // self.length * self.target_stride + positions % self.length
 
     def _view(self, flat: torch.Tensor, offset: int, stride: int) -> torch.Tensor:
@@ -79,7 +80,7 @@ class Block(NamedTuple):
 
 
 class Run(NamedTuple):
-    """`length` neighbours of one tensor that are neighbours in the storage too."""
+    """`length` elements that follow each other in one released tensor and in the storage too."""
 
     tensor: int
     transform: int
@@ -89,10 +90,10 @@ class Run(NamedTuple):
 
 
 def runs(numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first: NDArray[np.int64]) -> Iterator[Run]:
-    """The longest runs of one storage, in its order.
+    """Yield the longest runs of one storage, in its order.
 
-    `numbers` [elements] says which released element lies at each place (negative: none), `first` [tensors + 1] with
-    which number each tensor starts.
+    `numbers` [elements] has the number of the released element at each place (negative: none), and `first` [tensors +
+    1] the number with which each tensor starts.
     """
     if not len(numbers):
         return
@@ -106,7 +107,7 @@ def runs(numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first
 
 
 def _split(number: int, length: int, target: int, transform: int, first: NDArray[np.int64]) -> Iterator[Run]:
-    """Elements from `number` on, cut where one tensor ends and the next begins."""
+    """Yield the elements from `number` on as runs, cut where one tensor ends and the next begins."""
     tensor = int(np.searchsorted(first, number, side="right")) - 1
     while length:
         part = min(length, int(first[tensor + 1]) - number)
@@ -116,7 +117,7 @@ def _split(number: int, length: int, target: int, transform: int, first: NDArray
 
 
 def blocks(storage: int, pieces: Iterable[Run]) -> Iterator[Block]:
-    """Runs of equal length at equal distances, joined."""
+    """Yield blocks: runs of equal length at equal distances are joined."""
     joined: list[Run] = []
     for run in pieces:
         if joined and not _continues(joined, run):

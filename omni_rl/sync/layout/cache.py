@@ -1,4 +1,5 @@
-"""A checked layout map for an engine that has just loaded its checkpoint, derived once and then read from a file."""
+"""Provides a checked layout map for an engine that has just loaded its checkpoint: derived once, then read from a
+file."""
 
 import json
 import logging
@@ -12,6 +13,7 @@ from torch import nn
 
 from omni_rl.errors import LayoutError
 from omni_rl.media.digests import tensor_digest
+from omni_rl.sync.layout import file
 from omni_rl.sync.layout.derive import Load
 from omni_rl.sync.layout.findings import listed
 from omni_rl.sync.layout.map import LayoutMap
@@ -23,13 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def directory() -> Path:
-    """Where maps are kept: $OMNI_RL_CACHE/layout, or ~/.cache/omni-rl/layout."""
+    """Return where map files are: $OMNI_RL_CACHE/layout, or ~/.cache/omni-rl/layout."""
     given = os.environ.get(VARIABLE)
     return (Path(given) if given else Path.home() / ".cache" / "omni-rl") / "layout"
 
 
 def digest(model: nn.Module, specs: Mapping[str, TensorSpec], served: Mapping[str, object]) -> str:
-    """What a map depends on, as 32 hex digits: released tensors, the engine's storages, and how it is `served`."""
+    """Return 32 hex digits over what a map depends on: released tensors, the engine's storages, and how it is
+    `served`."""
     parts = {
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "served": dict(served),
@@ -46,18 +49,20 @@ def prepare(
     served: Mapping[str, object],
     folder: Path | None = None,
 ) -> LayoutMap:
-    """The map of `model`, which the engine has just loaded from a checkpoint; `tensors` are its weights as sent.
+    """Return the map of `model`, which the engine has just loaded from a checkpoint; `tensors` are its weights as sent.
 
-    A map from the cache must explain the engine's every byte as it is. A derived one must, too: it is checked against
+    A map from the cache must explain every byte of the engine as it is. A derived one must, too: it is checked against
     loads of random weights, then applied with `tensors`, after which the engine must be bit for bit what its own full
-    start had made of it. Raises `LayoutError` if that fails, or if a format is not covered; the engine must not be
-    used then. `served` is what else decides where weights land: the engine's version, its configuration, the rank.
+    start had made of it. `served` is what else decides where weights land: the engine's version, its configuration, the
+    rank.
+
+    Raises `LayoutError` if that fails, or if a format is not covered; the engine must not be used then.
     """
     specs = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     path = (folder or directory()) / f"{digest(model, specs, served)}.safetensors"
     if path.exists():
         try:
-            cached = LayoutMap.load(path)
+            cached = file.read(path)
             if not cached.verify(tensors, model):
                 return cached
         except LayoutError:
@@ -78,7 +83,7 @@ def _derived(
             "own load"
         )
     try:
-        layout.save(path)
+        file.write(layout, path)
     except OSError as error:
         log.warning(
             "the layout map is derived at every start: %s cannot be written (%s); set %s", path, error, VARIABLE

@@ -1,4 +1,5 @@
-"""Position codes: values that survive any dtype an engine loads through, and say which released element they were."""
+"""Makes position codes: values that survive any dtype an engine loads through, and tell which released element they
+were."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -20,7 +21,7 @@ CHUNK = 2**15  # elements worked on at a time, so that intermediate values stay 
 
 
 class CodedTensors(Mapping[str, torch.Tensor]):
-    """Digit `digit` (base 256, lowest is 0) of every element's number, plus `shift`, as tensors of `specs`.
+    """Tensors of `specs` whose elements hold digit `digit` (base 256, lowest is 0) of their own number, plus `shift`.
 
     Elements are numbered through all tensors in the order of `specs`. Each tensor is made when it is asked for.
     """
@@ -49,7 +50,7 @@ class CodedTensors(Mapping[str, torch.Tensor]):
 
 
 def first_numbers(specs: Mapping[str, TensorSpec]) -> list[int]:
-    """The number of each tensor's first element, and last the number of all elements."""
+    """Return the number of each tensor's first element, and last the number of all elements."""
     numbers = [0]
     for spec in specs.values():
         numbers.append(numbers[-1] + torch.Size(spec.shape).numel())
@@ -57,7 +58,7 @@ def first_numbers(specs: Mapping[str, TensorSpec]) -> list[int]:
 
 
 def digits_needed(elements: int) -> int:
-    """How many passes of `BASE` values tell `elements` elements apart."""
+    """Return how many passes of `BASE` values tell `elements` elements apart."""
     digits = 1
     while BASE**digits < elements:
         digits += 1
@@ -65,12 +66,13 @@ def digits_needed(elements: int) -> int:
 
 
 def chunks(elements: int) -> Iterator[slice]:
-    """Consecutive slices of at most `CHUNK` elements."""
+    """Yield consecutive slices of at most `CHUNK` elements."""
     return (slice(start, min(start + CHUNK, elements)) for start in range(0, elements, CHUNK))
 
 
 def decode(values: torch.Tensor) -> torch.Tensor:
-    """The code (int16) of each of `values`: its digit plus `BASE` times its `Transform`, `UNDECODED` if it has none."""
+    """Return the code (int16) of each of `values`: its digit plus `BASE` times its `Transform`; `UNDECODED` if it has
+    none."""
     if values.element_size() == 2:
         return _table(values.dtype, values.device)[values.view(torch.int16).int() - SMALLEST]
     return _decode_each(values)
@@ -78,13 +80,13 @@ def decode(values: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Codes of all values of a dtype of 16 bits, ordered by their bits as a signed number."""
+    """Return the codes of all values of a dtype of 16 bits, ordered by their bits as a signed number."""
     everything = torch.arange(SMALLEST, -SMALLEST, dtype=torch.int32, device=device).to(torch.int16)
     return _decode_each(everything.view(dtype))
 
 
 def _decode_each(values: torch.Tensor) -> torch.Tensor:
-    """A plain digit is never negative, a negative exponential always is."""
+    """Decode element by element: a plain digit is never negative, a negative exponential always is."""
     wide = values.float()
     digits = wide / STEP if values.is_floating_point() else wide
     nearest = digits.round()

@@ -1,4 +1,4 @@
-"""Comparisons at the speed of memory."""
+"""Compares tensors at the speed of memory."""
 
 import ctypes
 
@@ -10,14 +10,14 @@ _memcmp.restype = ctypes.c_int
 
 
 def bits(values: torch.Tensor) -> torch.Tensor:
-    """The same bytes as integers: NaN equals itself, and 0 is not -0."""
+    """Return the same bytes as integers: NaN equals itself, and 0 is not -0."""
     return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bytes.
+    """Return whether two tensors of one shape and dtype hold the same bytes.
 
-    C's memcmp where it can read both: several times faster than torch.equal, which compares element by element.
+    Uses C's memcmp where it can read both: several times faster than torch.equal, which compares element by element.
     """
     if _plain(one) and _plain(other):
         return bool(_memcmp(one.data_ptr(), other.data_ptr(), one.nbytes) == 0)
@@ -25,7 +25,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def differing(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Positions (row-major, ascending) at which two tensors of one shape and dtype differ in a bit."""
+    """Return the positions (row-major, ascending) at which two tensors of one shape and dtype differ in a bit."""
     return (bits(one) != bits(other)).flatten().nonzero().flatten()
 
 

@@ -1,4 +1,4 @@
-"""Finds out where an engine's own loader puts every released element, by loading tensors that say so themselves."""
+"""Finds out where an engine's own loader puts every released element, by loading tensors that hold their positions."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from omni_rl.counting import counted
 from omni_rl.errors import LayoutError
 from omni_rl.sync.layout.blocks import Block, Run, blocks, runs
 from omni_rl.sync.layout.codes import BASE, BITS, UNDECODED, CodedTensors, chunks, decode, digits_needed, first_numbers
@@ -26,10 +27,11 @@ MAX_BLOCKS = 4096
 def derive(
     model: nn.Module, specs: Mapping[str, TensorSpec], load: Load
 ) -> tuple[tuple[Storage, ...], tuple[Block, ...], tuple[Recorded, ...]]:
-    """The storages of `model`, the blocks that released elements fill, and what nothing released fills.
+    """Return the storages of `model`, the blocks that released elements fill, and the elements that no released tensor
+    fills.
 
     The model holds codes afterwards. Needs memory for a copy of the model and for 4 bytes an element. Raises
-    `LayoutError`, naming the parameter or the released tensor, if the loader does what blocks cannot say.
+    `LayoutError`, naming the parameter or the released tensor, if the loader does what blocks cannot describe.
     """
     found = storages(model)
     first = np.array(first_numbers(specs))
@@ -54,7 +56,8 @@ def derive(
 def _numbers(
     found: Sequence[Storage], specs: Mapping[str, TensorSpec], load: Load
 ) -> tuple[list[NDArray[np.signedinteger]], list[NDArray[np.int8]]]:
-    """For each storage, which released element every element is (-1: none), and the transform it came through."""
+    """Return for each storage the number of the released element in every place (-1: none), and the transform it came
+    through."""
     load(CodedTensors(specs, digit=0))
     before = [storage.flat.cpu().clone() for storage in found]
     load(CodedTensors(specs, digit=0, shift=BASE // 2))
@@ -67,7 +70,7 @@ def _numbers(
             held = storage.flat[part].cpu()
             code, shifted = decode(old[part]), decode(held)
             written = bits(old[part]) != bits(held)
-            # Half a round further, and through the same transform.
+            # The second code is half a round further than the first, and came through the same transform.
             coded = (code ^ shifted == BASE // 2) & (code != UNDECODED) & (shifted != UNDECODED)
             _refuse_at(storage, part.start, written & ~coded)
             number[part] = torch.where(written, code & BASE - 1, -1)
@@ -93,7 +96,8 @@ def _refuse_at(storage: Storage, start: int, wrong: torch.Tensor) -> None:
 
 
 def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, TensorSpec]) -> None:
-    """Codes are small: they would come through a storage too narrow for real values as well."""
+    """Refuse a storage that is too narrow for a tensor's real values: the codes are small and would come through it as
+    well."""
     named_specs = list(specs.items())
     for tensor in sorted({run.tensor for run in pieces}):
         name, spec = named_specs[tensor]
@@ -105,13 +109,18 @@ def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, Ten
 
 
 def _refuse_lost(pieces: Sequence[Sequence[Run]], specs: Mapping[str, TensorSpec]) -> None:
-    """Every released element has to land somewhere: the trainer computes with it, so the engine must too."""
+    """Refuse released elements that land nowhere: the trainer computes with each of them, so the engine must too."""
     landed = {name: np.zeros(torch.Size(spec.shape).numel(), np.bool_) for name, spec in specs.items()}
     names = list(specs)
     for run in (run for several in pieces for run in several):
         landed[names[run.tensor]][run.source : run.source + run.length] = True
-    lost = [f"{name} ({int((~mask).sum())} of {mask.size} elements)" for name, mask in landed.items() if not mask.all()]
+    lost = [
+        f"{name} ({int((~mask).sum())} of {counted(mask.size, 'element')})"
+        for name, mask in landed.items()
+        if not mask.all()
+    ]
     if lost:
         raise LayoutError(
-            f"{len(lost)} released tensors do not reach the engine, which would compute without them: {listed(lost)}"
+            f"{counted(len(lost), 'released tensor does', 'released tensors do')} not reach the engine, which would "
+            f"compute without them: {listed(lost)}"
         )

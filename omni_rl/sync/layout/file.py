@@ -1,4 +1,4 @@
-"""The layout map as a file: tables of whole numbers and recorded values in safetensors, names in its metadata."""
+"""Stores the layout map as a file: tables of integers and recorded values in safetensors, names in its metadata."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FORMAT = 2
 
 
 def write(layout: LayoutMap, path: Path) -> None:
-    """Write `layout` to `path`: whole or not at all, whoever else writes it at the same time."""
+    """Write `layout` to `path`: the whole file or none of it, also when other processes write it at the same time."""
     head = {
         "format": FORMAT,
         "specs": [[name, _text(spec.dtype), list(spec.shape)] for name, spec in layout.specs.items()],
@@ -44,10 +44,11 @@ def write(layout: LayoutMap, path: Path) -> None:
 
 
 def read(path: Path) -> LayoutMap:
-    """Raises `LayoutError` unless `path` is a complete layout map of this format, as it was written.
+    """Read the layout map at `path`. Raises `LayoutError` unless it is a complete map of this format, as it was
+    written.
 
-    The digest matters: a changed entry between tensors that are equal in a checkpoint (norms, all ones) would explain
-    an engine that has just loaded it, and later vouch for what it wrote wrong.
+    The digest in the file matters: a changed entry between tensors that are equal in a checkpoint (norms, all ones)
+    would explain an engine that has just loaded it, and would later confirm what the engine wrote in the wrong place.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,16 +1,17 @@
-"""The five things that an element of an engine can be."""
+"""Names the five kinds that an element of an engine can be of."""
 
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What every element of the engine is exactly one of."""
+    """The kind of an element of the engine; every element is of exactly one."""
 
     RELEASED = "released"
     TRANSFORMED = "transformed"
     CONSTANT = "constant"
-    """No released tensor fills any of this parameter (RADIO's layer scales)."""
+    """An element of a parameter that no released tensor fills any of (RADIO's layer scales)."""
     DERIVED = "derived"
-    """The same, of a buffer that checkpoints never hold (rotary and positional frequencies)."""
+    """An element of a buffer that no released tensor fills and checkpoints never hold (rotary and positional
+    frequencies)."""
     PADDING = "padding"
-    """Beside released elements in one parameter (rows of the vocabulary up to a multiple of 64)."""
+    """An element beside released ones in the same parameter (rows of the vocabulary up to a multiple of 64)."""

@@ -1,16 +1,17 @@
-"""The layout map: for every element of an engine, the released element it must equal, or the value it must keep."""
+"""The layout map says for every element of an engine which released element it must equal, or which value it must
+hold."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from omni_rl.counting import counted
 from omni_rl.errors import LayoutError
 from omni_rl.sync.checksum import Checksum
 from omni_rl.sync.layout import derive as derivation
@@ -26,14 +27,15 @@ from omni_rl.sync.layout.storages import StorageSpec, storages
 from omni_rl.sync.pieces import in_threads, totals
 from omni_rl.sync.released import TensorSpec
 
-# One wrong element could hold the right value by chance, in bfloat16 once in some thousand; not twice.
+# In one load a wrong element could hold the right value by chance, in bfloat16 once in some thousand; not in two.
 FRESH_LOADS = 2
 MIN_ROW_BYTES = 4096  # below, all rows at once are faster
 
 
 @dataclass(frozen=True)
 class LayoutMap:
-    """One engine's map. Make it with `derive` or `load`; `omni_rl.sync.layout.prepare` does both and checks it."""
+    """The map of one engine. `derive` or `file.read` makes it; `omni_rl.sync.layout.prepare` calls either and checks
+    the map."""
 
     specs: Mapping[str, TensorSpec]
     storages: tuple[StorageSpec, ...]
@@ -42,7 +44,7 @@ class LayoutMap:
 
     @classmethod
     def derive(cls, model: nn.Module, specs: Mapping[str, TensorSpec], load: Load) -> "LayoutMap":
-        """The map of `model`, whose loader is `load`; `specs` are the released tensors as they are sent.
+        """Return the map of `model`, whose loader is `load`; `specs` are the released tensors as they are sent.
 
         The model holds neither old nor new weights afterwards: load some. Raises `LayoutError`, naming the parameter,
         for a format that the map does not cover.
@@ -50,21 +52,8 @@ class LayoutMap:
         found, blocks, recorded = derivation.derive(model, specs, load)
         return cls(dict(specs), tuple(storage.spec for storage in found), blocks, recorded)
 
-    @classmethod
-    def load(cls, path: Path) -> "LayoutMap":
-        """The map that `save` wrote. Raises `LayoutError` if the file is not one."""
-        from omni_rl.sync.layout.file import read
-
-        return read(path)
-
-    def save(self, path: Path) -> None:
-        """Write the map as a safetensors file, whole or not at all."""
-        from omni_rl.sync.layout.file import write
-
-        write(self, path)
-
     def coverage(self) -> Coverage:
-        """Elements by kind, and all that the engine's storages hold."""
+        """Return the number of elements of each kind, and of all that the engine's storages hold."""
         count = dict.fromkeys(Kind, 0)
         for block in self.blocks:
             count[block.kind] += block.elements
@@ -75,8 +64,8 @@ class LayoutMap:
     def apply(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
         """Copy released tensors to where the engine's loader would put them.
 
-        Raises `LayoutError` before anything is written if the tensors or the engine are not the map's. Recorded values
-        are left alone: if one was damaged, `verify` has to see it.
+        Raises `LayoutError` before anything is written if the tensors or the engine are not the map's. Elements with
+        recorded values are not written: if one was damaged, `verify` must find it.
         """
         self._check_names(tensors)
         for name, tensor in tensors.items():
@@ -85,7 +74,7 @@ class LayoutMap:
         deque(in_threads(self._copies(sources, self._flats(model))), maxlen=0)
 
     def verify(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[Mismatch, ...]:
-        """Read every byte of the engine and compare it with what `tensors` and the recorded values say.
+        """Read every byte of the engine and return where it differs from what `tensors` and the recorded values say.
 
         Raises `LayoutError` if the tensors or the engine's storages are not the map's.
         """
@@ -102,9 +91,9 @@ class LayoutMap:
     ) -> tuple[Mismatch, ...]:
         """Read every byte of the engine and compare it with the checksums that the source computed of what it sent.
 
-        Finds what `verify` finds, and what was damaged before the engine got it, at the cost of one read: `tensors`,
-        which the engine was given, are looked at only to say which elements are wrong, and where a loader did more than
-        copy. Raises `LayoutError` if the tensors or the engine's storages are not the map's.
+        Finds what `verify` finds, and also what was damaged before the engine got it, at the cost of one read:
+        `tensors`, which the engine was given, are looked at only to tell which elements are wrong, and where a loader
+        did more than copy. Raises `LayoutError` if the tensors or the engine's storages are not the map's.
         """
         self._check_names(tensors)
         flats = self._flats(model)
@@ -126,9 +115,9 @@ class LayoutMap:
         return (*wrong, *self._kept(flats))
 
     def check_fresh(self, model: nn.Module, load: Load, seed: int = 0) -> None:
-        """Load random weights by the engine's own loader and compare them with what the map says they look like.
+        """Load random weights by the engine's own loader and compare them with what the map says of them.
 
-        Raises `LayoutError` naming what is not as the map says. The model holds random weights afterwards.
+        Raises `LayoutError` naming what differs from the map. The model holds random weights afterwards.
         """
         self.check_complete()
         for number in range(FRESH_LOADS):
@@ -151,12 +140,14 @@ class LayoutMap:
             recorded.of_storage(torch.from_numpy(covered[recorded.storage])).add_(1)
         for spec, times in zip(self.storages, covered, strict=True):
             if wrong := int((times != 1).sum()):
-                raise LayoutError(f"the layout map says nothing, or two things, of {wrong} elements of {spec.name}")
+                raise LayoutError(
+                    f"the layout map does not cover {counted(wrong, 'element')} of {spec.name} exactly once"
+                )
         if lost := [name for name, mask in zip(self.specs, landed, strict=True) if not mask.all()]:
             raise LayoutError(f"the layout map leaves out elements of {listed(lost)}")
 
     def _copies(self, sources: Sequence[torch.Tensor], flats: Sequence[torch.Tensor]) -> Iterator[Callable[[], object]]:
-        """Tasks that write flat released tensors into the engine."""
+        """Yield tasks that write flat released tensors into the engine."""
         if all(tensor.is_cpu for tensor in (*sources, *flats)):
             yield from self._moves.copies(sources, flats)
             blocks = self._other_blocks
@@ -172,7 +163,7 @@ class LayoutMap:
     def _released(
         self, name: str, source: torch.Tensor, blocks: Sequence[Block], flats: Sequence[torch.Tensor]
     ) -> Iterator[Mismatch]:
-        """What is not as `source`, the flat tensor that was released as `name`, says."""
+        """Yield where the engine differs from `source`, the flat tensor that was released as `name`."""
         for block in blocks:
             flat = flats[block.storage]
             expected, held = block.transform(block.of_tensor(source), flat.dtype), block.of_storage(flat)
@@ -181,7 +172,7 @@ class LayoutMap:
                 yield Mismatch(name, self.storages[block.storage].name, block.kind, int(places[0]), len(places))
 
     def _kept(self, flats: Sequence[torch.Tensor]) -> Iterator[Mismatch]:
-        """What is not as it was recorded."""
+        """Yield where the engine differs from the recorded values."""
         for recorded in self.recorded:
             held = recorded.of_storage(flats[recorded.storage])
             values = recorded.values.to(held.device)
@@ -200,7 +191,7 @@ class LayoutMap:
 
     @cached_property
     def _once(self) -> Moves:
-        """The copies of those tensors of which the engine holds each element as it is, and once."""
+        """The copies of those tensors of which the engine holds each element unchanged and exactly once."""
         whole = [
             blocks
             for name, blocks in self._by_tensor()
@@ -218,7 +209,7 @@ class LayoutMap:
         return [spec.dtype for spec in self.specs.values()]
 
     def _is_move(self, block: Block) -> bool:
-        """Whether a copy of bytes does it, in rows that are worth a call of their own."""
+        """Return whether a copy of bytes does the block's work, in rows long enough for a call each."""
         dtype = self._dtypes[block.tensor]
         return (
             block.transform is Transform.COPY
@@ -227,13 +218,13 @@ class LayoutMap:
         )
 
     def _by_tensor(self) -> Iterator[tuple[str, list[Block]]]:
-        """Blocks grouped by released tensor, in order: each tensor is looked up once."""
+        """Yield the blocks grouped by released tensor, in order: each tensor is looked up once."""
         names = list(self.specs)
         for tensor, blocks in groupby(self.blocks, key=lambda block: block.tensor):
             yield names[tensor], list(blocks)
 
     def _flats(self, model: nn.Module) -> list[torch.Tensor]:
-        """The storages of `model`, found anew: a parameter that was replaced must be seen where it is now."""
+        """Return the storages of `model`, found anew: a replaced parameter must be read where it is now."""
         found = storages(model)
         if differing_specs := set(self.storages) ^ {storage.spec for storage in found}:
             names = sorted({spec.name for spec in differing_specs})
@@ -255,5 +246,5 @@ class LayoutMap:
         if TensorSpec(tensor.dtype, tuple(tensor.shape)) != spec:
             raise LayoutError(
                 f"{name} is {tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}; send it as "
-                "omni_rl.sync.released.as_sent gives it"
+                "omni_rl.sync.released.ReleasedFormat.as_sent gives it"
             )

@@ -1,4 +1,4 @@
-"""The plain copies of a layout map as runs of bytes: numbers, so that a sync does no arithmetic on tensors."""
+"""Does the plain copies of a layout map as runs of bytes: numbers, so that a sync does no arithmetic on tensors."""
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,13 @@ Run = tuple[int, int, int, int, int]
 class Moves:
     """The rows of some blocks whose bytes are copied as they are, in pieces.
 
-    A row of `_runs` int64 [runs, 5]: released tensor, storage, first byte in the tensor, first byte in the storage,
-    bytes. `_batches`: runs that are worth a thread's while together.
+    A row of `_runs` int64 [runs, 5] has: released tensor, storage, first byte in the tensor, first byte in the storage,
+    bytes. `_batches` are slices of runs that together are enough work for a thread.
     """
 
     def __init__(self, blocks: Sequence[Block], itemsizes: Sequence[int]) -> None:
-        """`itemsizes`: bytes of an element of each released tensor, and of where it lies in the engine."""
+        """Make the runs. `itemsizes` has the bytes of an element of each released tensor, which are as many in the
+        engine."""
         runs = [run for block in blocks for run in _runs(block, itemsizes[block.tensor])]
         self._runs: NDArray[np.int64] = np.array(runs, np.int64).reshape(-1, 5)
         batch = np.cumsum(self._runs[:, 4]) // PIECE_BYTES
@@ -32,9 +33,10 @@ class Moves:
         self._batches = [slice(*edge) for edge in pairwise(edges)]
 
     def copies(self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Iterator[Callable[[], None]]:
-        """Tasks that copy released tensors into the engine's storages; all of them flat and in this machine's memory.
+        """Return tasks that copy released tensors into the engine's storages; all of them flat and in this machine's
+        memory.
 
-        Whoever runs the tasks keeps both alive.
+        Whoever runs the tasks keeps `sources` and `targets` alive.
         """
         tensor, storage, start, place, nbytes = self._runs.T
         here = np.array([source.data_ptr() for source in sources], np.int64)
@@ -43,7 +45,8 @@ class Moves:
         return (partial(_copy, table[batch].tolist()) for batch in self._batches)
 
     def checksums(self, held: Sequence[torch.Tensor]) -> Iterator[Callable[[], list[tuple[int, Checksum]]]]:
-        """Tasks that read the engine's storages: each released tensor's number with the checksum of what it fills."""
+        """Return tasks that read the engine's storages; each returns released tensors' numbers with the checksums of
+        what they fill."""
         content = [flat.view(torch.uint8) for flat in held]
         read = [flat.numpy() if flat.is_cpu else flat for flat in content]
         return (partial(_checksums, self._runs[batch].tolist(), read) for batch in self._batches)
@@ -59,7 +62,7 @@ def _runs(block: Block, itemsize: int) -> Iterator[Run]:
 
 
 def _copy(table: list[tuple[int, int, int]]) -> None:
-    """C's memmove, which lets go of the GIL."""
+    """Copy by C's memmove, which releases the GIL."""
     for target, source, nbytes in table:
         ctypes.memmove(target, source, nbytes)
 

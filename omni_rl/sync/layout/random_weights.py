@@ -1,4 +1,4 @@
-"""Random released tensors, to compare what a loader does with what a map says."""
+"""Makes random released tensors, to compare what a loader does with what a map says."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,7 +18,8 @@ INTEGERS = 2**20
 
 
 class RandomTensors(Mapping[str, torch.Tensor]):
-    """Values of `specs` of either sign over many magnitudes; the same for the same seed, each made when asked for."""
+    """Random values of `specs`: of either sign, over many magnitudes, equal for equal seeds, each tensor made when
+    asked for."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], seed: int) -> None:
         self._specs, self._seed = specs, seed
@@ -44,6 +45,6 @@ class RandomTensors(Mapping[str, torch.Tensor]):
 
 
 def _signed(mask: int, dtype: torch.dtype) -> int:
-    """The number whose bits in `dtype` are those of `mask`."""
+    """Return the number whose bits in `dtype` are those of `mask`."""
     bits = torch.iinfo(dtype).bits
     return mask - 2**bits if mask >= 2 ** (bits - 1) else mask

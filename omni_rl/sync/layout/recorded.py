@@ -1,4 +1,4 @@
-"""Engine elements that no released tensor fills: what they held when the map was made is what they must hold."""
+"""Records engine elements that no released tensor fills: they must hold what they held when the map was made."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from omni_rl.sync.layout.storages import Storage
 
 
 class Recorded(NamedTuple):
-    """Elements from `start` on of storage number `storage`, which hold `values`."""
+    """Elements of storage number `storage`, from `start` on, which must hold `values`."""
 
     storage: int
     kind: Kind
@@ -22,7 +22,7 @@ class Recorded(NamedTuple):
 
 
 def record(index: int, storage: Storage, mask: torch.Tensor) -> Iterator[Recorded]:
-    """The elements of a storage that `mask` (bool [elements]) marks, as they are now."""
+    """Yield the elements of a storage that `mask` (bool [elements]) marks, with the values that they hold now."""
     if not mask.any():
         return
     kind = Kind.PADDING

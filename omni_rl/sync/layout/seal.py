@@ -1,6 +1,6 @@
-"""Whether a layout map still is the one that a fresh load confirmed.
+"""Checks whether a layout map is still the one that a fresh load confirmed.
 
-The same map says where to write and where to read back, so an entry that went wrong in between would vouch for itself.
+The same map says where to write and where to read back, so an entry that was damaged in between would confirm itself.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class MapSeal:
         self._digests = _digests(layout)
 
     def broken(self, layout: LayoutMap) -> tuple[str, ...]:
-        """The released tensors, and the parameters with recorded values, whose entries are not as they were."""
+        """Return the released tensors, and the parameters with recorded values, whose entries have changed since."""
         now = _digests(layout)
         return tuple(sorted(n for n in self._digests.keys() | now.keys() if self._digests.get(n) != now.get(n)))
 

@@ -1,4 +1,4 @@
-"""Every byte an engine's model is made of, as flat tensors: each storage once, however many names lie on it."""
+"""Lists every byte of an engine's model as flat tensors: each storage once, however many names lie on it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 
 from omni_rl.errors import LayoutError
 
-# What weights are served in. Eight-bit floats, packed integers and the like come with scales and shuffles of their own.
+# The dtypes that weights are served in. Eight-bit floats, packed integers and the like have scales and shuffles.
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
 
 
@@ -25,14 +25,14 @@ class StorageSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage of a running model; `flat` [elements] is all of it, and writing to it writes to the model."""
+    """A storage of a running model; `flat` [elements] is all of it, and writing to `flat` writes to the model."""
 
     spec: StorageSpec
     flat: torch.Tensor
 
 
 def storages(model: nn.Module) -> tuple[Storage, ...]:
-    """All storages under the parameters and buffers of `model`, in their order.
+    """Return all storages under the parameters and buffers of `model`, in their order.
 
     Raises `LayoutError`, naming the parameter, for a format in which no update could be proven.
     """
@@ -55,7 +55,7 @@ def storages(model: nn.Module) -> tuple[Storage, ...]:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Name, tensor, and whether state dicts hold it: parameters first, under every name that they have."""
+    """Yield name, tensor, and whether state dicts hold it: parameters first, under every name that they have."""
     modules = [(f"{name}." if name else "", module) for name, module in model.named_modules(remove_duplicate=False)]
     for prefix, module in modules:
         for name, parameter in module._parameters.items():

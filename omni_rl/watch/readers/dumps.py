@@ -1,4 +1,4 @@
-"""Files of a run as steps: which reader a file needs, and which step of which rank it holds."""
+"""Reads files of a run as steps: which reader a file needs, and which step of which rank it holds."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from omni_rl.watch.readers import nemo_rl, tables
 from omni_rl.watch.readers.lines import STANDARD_INPUT, objects, read_bytes
 
 SUFFIXES = (".arrow", ".json", ".jsonl", ".parquet")
-"""Of files that are looked at in a directory."""
+"""The suffixes of files that are read in a directory."""
 OF_TABLES = (".arrow", ".parquet")
 OF_NEMO_RL = "train_data_step*.jsonl"
 STEP, RANK, LAST = re.compile(r"step[-_.]?(\d+)"), re.compile(r"rank[-_.]?(\d+)"), re.compile(r"(\d+)\D*$")
@@ -21,7 +21,7 @@ STEP, RANK, LAST = re.compile(r"step[-_.]?(\d+)"), re.compile(r"rank[-_.]?(\d+)"
 
 @dataclass(frozen=True)
 class DumpedStep:
-    """A step's records by rank, the files that they are of, and what has to be known of how they were read."""
+    """A step's records by rank, the files that they are from, and `notes` on how the files were read."""
 
     step: int
     parts: Mapping[int, StepRecords]
@@ -41,14 +41,14 @@ class _Part:
 def read_steps(
     paths: Sequence[Path], *, kind: str = "text", logprobs_of: LogprobsOf | None = None
 ) -> Iterator[DumpedStep]:
-    """Yields the steps of files, of the files in directories and of standard input (`-`), in order of their numbers.
+    """Yield the steps of files, of the files in directories and of standard input (`-`), in order of their numbers.
 
     A step's number is what its records say, or else its file's name (`train_data_step12.jsonl`, `rank0-step12.parquet`,
     `12.jsonl`), or else the place in the order given. `kind` and `logprobs_of` are for NeMo RL's files, which do not
     say.
 
     Raises:
-        RecordError: a file is missing, damaged, or of no format that is known; or a step has two parts of a rank.
+        RecordError: A file is missing, damaged, or of no format that is known; or a step has two parts of a rank.
     """
     steps: dict[int, dict[int, _Part]] = {}
     files = list(_files(paths))
@@ -115,7 +115,7 @@ def _parts(path: Path, number: int, kind: str, logprobs_of: LogprobsOf | None) -
 
 
 def _document(content: bytes) -> Mapping[str, object] | None:
-    """One JSON document of records; None for lines of them."""
+    """Return one JSON document of records; None for lines of them."""
     if b'"records"' not in content:
         return None
     try:

@@ -1,4 +1,4 @@
-"""JSON objects, a line each, with the place of each: what is wrong with a dump is told by file and line."""
+"""Reads JSON objects, a line each, with the place of each: errors in a dump name file and line."""
 
 import json
 import sys
@@ -14,13 +14,13 @@ Located = tuple[str, Mapping[str, Any]]
 """A file and line, as an error names it, and the object that stands there."""
 
 STANDARD_INPUT = Path("standard input")
-"""Stands for the process's own, as an error names it."""
+"""The path that stands for the process's standard input, as an error names it."""
 SHOWN = 60
-"""Characters of a value in an error."""
+"""The most characters of a value in an error."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns a file's content, or what standard input has. Raises `RecordError` if it cannot be read, or is empty."""
+    """Return a file's content, or what standard input has. Raises `RecordError` if it cannot be read, or is empty."""
     try:
         content = sys.stdin.buffer.read() if path is STANDARD_INPUT else path.read_bytes()
     except OSError as error:
@@ -31,10 +31,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def objects(path: Path, content: bytes) -> Iterator[Located]:
-    """Yields the objects of JSON lines; blank lines are skipped.
+    """Yield the objects of JSON lines; blank lines are skipped.
 
     Raises:
-        RecordError: a line is no JSON object, by its number.
+        RecordError: A line is no JSON object; the error names the line's number.
     """
     # Lines end with \n alone: JSON may hold U+2028 and its like as they are, at which str.splitlines would cut.
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -51,10 +51,10 @@ def objects(path: Path, content: bytes) -> Iterator[Located]:
 
 
 def checked(path: Path, located: Sequence[Located], limits: RecordLimits = LIMITS) -> StepRecords:
-    """Returns records of the published schema.
+    """Return records of the published schema.
 
     Raises:
-        RecordError: records do not follow it, by file and line where one alone does not.
+        RecordError: Records do not follow the schema; the error names file and line where a single record does not.
     """
     try:
         return StepRecords.of([row for _, row in located], limits)
@@ -68,6 +68,6 @@ def checked(path: Path, located: Sequence[Located], limits: RecordLimits = LIMIT
 
 
 def shortened(value: Any) -> str:
-    """Returns a value as an error shows it."""
+    """Return a value as an error shows it."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -1,4 +1,4 @@
-"""NeMo RL's dump of a training step, in the formats of its releases since 0.2.
+"""Reads NeMo RL's dump of a training step, in the formats of its releases since 0.2.
 
 Source: NeMo RL, `nemo_rl/algorithms/grpo.py` ("Log training data") and `Logger.log_batched_dict_as_jsonl`: one
 `train_data_step<N>.jsonl` a step in the log directory, an object a sequence, each value a slice of the batch, so a list
@@ -35,13 +35,13 @@ FALSE_ZEROS = (
     "them; set it to false, or set grpo.seq_logprob_error_threshold, which needs them"
 )
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
-"""Sequences of a step as NeMo RL holds them, each with the place that errors name."""
+"""The sequences of a step as NeMo RL holds them, each with the place that errors name."""
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """One sequence of T tokens, without padding. `sampled` [T]: tokens that the policy sampled; `counted`: whether the
-    loss takes the sequence."""
+    """One sequence of T tokens, without padding. `sampled` [T] says which tokens the policy sampled; `counted`, whether
+    the loss takes the sequence."""
 
     rollout: NDArray[np.float64]
     train: NDArray[np.float64]
@@ -52,51 +52,52 @@ class _Sequence:
 
     @property
     def start(self) -> int:
-        """Where the first sampled token is, which ends the prompt; between later ones others' tokens may lie."""
+        """The place of the first sampled token, which ends the prompt; others' tokens may lie between later sampled
+        ones."""
         return int(self.sampled.argmax()) if self.sampled.any() else len(self.sampled)
 
 
 def read_dump(path: Path, *, kind: str = "text", logprobs_of: LogprobsOf | None = None) -> StepRecords:
-    """Returns one `train_data_step<N>.jsonl` as records; see `step_values`.
+    """Return one `train_data_step<N>.jsonl` as records; see `step_values`.
 
     Raises:
-        RecordError: the file cannot be read, or is none of NeMo RL's with logprobs, by file and line.
+        RecordError: The file cannot be read, or is none of NeMo RL's with logprobs; the error names file and line.
     """
     return records(path, read_rows(path), kind=kind, logprobs_of=logprobs_of)
 
 
 def read_rows(path: Path) -> Rows:
-    """Returns the sequences of one `train_data_step<N>.jsonl`.
+    """Return the sequences of one `train_data_step<N>.jsonl`.
 
     Raises:
-        RecordError: the file cannot be read, or is not as NeMo RL writes it, by file and line.
+        RecordError: The file cannot be read, or is not as NeMo RL writes it; the error names file and line.
     """
     return rows_of(objects(path, read_bytes(path)))
 
 
 def rows_of(located: Iterable[Located]) -> Rows:
-    """Returns the sequences of such a file's lines. Raises `RecordError` for what NeMo RL does not write, by line."""
+    """Return the sequences of such a file's lines. Raises `RecordError` for what NeMo RL does not write, by line."""
     return [(where, _alone(where, row)) for where, row in located]
 
 
 def records(path: Path, rows: Rows, *, kind: str = "text", logprobs_of: LogprobsOf | None = None) -> StepRecords:
-    """Returns the sequences of a file as records; see `step_values`. Raises `RecordError`, by file and line."""
+    """Return the sequences of a file as records; see `step_values`. Raises `RecordError`, by file and line."""
     values = step_values(rows, kind, logprobs_of)
     return checked(path, [(where, row) for (where, _), row in zip(rows, step_rows(values), strict=True)])
 
 
 def is_masked(rows: Rows) -> bool:
-    """Returns whether the sequences say which tokens the policy sampled, as they do since 0.6."""
+    """Return whether the sequences say which tokens the policy sampled, as they do since 0.6."""
     return all("token_loss_mask" in row for _, row in rows)
 
 
 def step_values(rows: Rows, kind: str = "text", logprobs_of: LogprobsOf | None = None) -> StepValues:
-    """Returns a step's values. Sequences whose `sample_loss_mask` is 0 keep their logprobs, and count in no figure.
+    """Return a step's values. Sequences whose `sample_loss_mask` is 0 keep their logprobs, and count in no figure.
 
-    `logprobs_of`: as the engine was configured (`vllm_cfg.logprobs_mode`); None: processed since 0.6, unknown before.
+    `logprobs_of` is as the engine was configured (`vllm_cfg.logprobs_mode`); None: processed since 0.6, unknown before.
 
     Raises:
-        RecordError: a sequence lacks values, or has others than NeMo RL writes; or `prev_logprobs` are no logprobs.
+        RecordError: A sequence lacks values, or has others than NeMo RL writes; or `prev_logprobs` are no logprobs.
     """
     found = [_sequence(where, row) for where, row in rows]
     if not any(one.train.any() for one in found) and any(one.rollout.any() for one in found):
@@ -145,7 +146,7 @@ def _sequence(where: str, row: Mapping[str, Any]) -> _Sequence:
 
 
 def _alone(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The only item of each slice of one."""
+    """Return the only item of each list of one."""
     for name in USED:
         if name in row and not (isinstance(row[name], list) and len(row[name]) == 1):
             raise RecordError(f"{where}: {name} is not a list of one item, as NeMo RL writes it")
@@ -167,7 +168,7 @@ def _float(where: str, name: str, value: Any) -> float:
 
 
 def _floats(where: str, name: str, values: Any, length: int) -> NDArray[np.float64]:
-    """The first `length` of a padded row; null is NaN."""
+    """Return the first `length` values of a padded row; null is NaN."""
     array = _array(where, name, values)
     if array.ndim != 1 or len(array) < length:
         raise RecordError(f"{where}: {name} has shape {list(array.shape)} for input_lengths {length}")

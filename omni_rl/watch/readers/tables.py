@@ -1,6 +1,7 @@
-"""Records of the published schema (`omni_rl.ledger.schema`) in files: Parquet, Arrow (stream or file), JSON (lines).
+"""Reads records of the published schema (`omni_rl.ledger.schema`) from files: Parquet, Arrow (stream or file), JSON
+(lines).
 
-Beside the schema's columns, `step` and `rank` may say of which step a record is, and which rank has it.
+Beside the schema's columns, `step` and `rank` may say which step a record is of, and which rank has it.
 """
 
 import json
@@ -19,7 +20,7 @@ from omni_rl.ledger.schema import VERSION, VERSION_KEY, RecordLimits
 from omni_rl.watch.readers.lines import Located, checked
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-"""How such files begin."""
+"""The first bytes of such files."""
 PLACES = ("step", "rank")
 WITHOUT = (
     (
@@ -33,22 +34,22 @@ WITHOUT = (
         "Watch the run: set OMNI_RL_URL",
     ),
 )
-"""Columns by which a dump is known that has no logprobs, and what to do instead."""
+"""The columns by which a dump is known that has no logprobs, and what to do instead."""
 
 Place = tuple[int | None, int | None]
-"""A step and a rank, where the file says so."""
+"""A step and a rank, where the file says them."""
 
 
 def is_table(content: bytes) -> bool:
-    """Returns whether a file is Parquet or Arrow, by how it begins."""
+    """Return whether a file is Parquet or Arrow, by its first bytes."""
     return content.startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
 
 
 def read_table(path: Path, content: bytes) -> Iterator[tuple[Place, StepRecords]]:
-    """Yields the records of a Parquet or Arrow file, by step and rank.
+    """Yield the records of a Parquet or Arrow file, by step and rank.
 
     Raises:
-        RecordError: the file is damaged, or its columns are not the schema's.
+        RecordError: The file is damaged, or its columns are not the schema's.
     """
     try:
         source = pa.BufferReader(content)
@@ -61,15 +62,15 @@ def read_table(path: Path, content: bytes) -> Iterator[tuple[Place, StepRecords]
         table.validate(full=True)
         for place, part in _by_place(path, table):
             yield place, _records(path, part)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of damaged names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last comes of damaged names
         raise RecordError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def read_rows(path: Path, located: Sequence[Located]) -> Iterator[tuple[Place, StepRecords]]:
-    """Yields the records of JSON lines, by step and rank.
+    """Yield the records of JSON lines, by step and rank.
 
     Raises:
-        RecordError: a line is no record of the schema, by its number.
+        RecordError: A line is no record of the schema; the error names its number.
     """
     limits = RecordLimits(kinds=_kinds([row.get("kind") for _, row in located]))
     places: dict[Place, list[Located]] = {}
@@ -83,7 +84,7 @@ def read_rows(path: Path, located: Sequence[Located]) -> Iterator[tuple[Place, S
 
 
 def read_document(path: Path, document: Mapping[str, Any]) -> Iterator[tuple[Place, StepRecords]]:
-    """Yields the records of one JSON document, the form in which a part is posted."""
+    """Yield the records of one JSON document, the form in which a part is posted."""
     if document.get("schema") != VERSION:
         raise RecordError(f'{path}: "schema" is {document.get("schema")!r}; expected {VERSION}')
     records = document.get("records")
@@ -93,7 +94,7 @@ def read_document(path: Path, document: Mapping[str, Any]) -> Iterator[tuple[Pla
 
 
 def refuse_without_logprobs(where: object, columns: Any) -> None:
-    """Raises `RecordError` for a dump of texts and scores alone, by the framework that writes it."""
+    """Raise `RecordError` for a dump of texts and scores alone, by the framework that writes it."""
     if "rollout_logprobs" in columns:
         return
     for known, advice in WITHOUT:
@@ -119,7 +120,7 @@ def _by_place(path: Path, table: pa.Table) -> Iterator[tuple[Place, pa.Table]]:
 
 
 def _records(path: Path, table: pa.Table) -> StepRecords:
-    """Checked as a posted part is: as a stream of the schema's version, which a file may leave unsaid."""
+    """Check a table as a posted part is checked: as a stream of the schema's version, which a file may leave unsaid."""
     empty = [name for name in table.column_names if pa.types.is_null(table.schema.field(name).type)]
     table = table.drop_columns(empty)
     metadata = table.schema.metadata or {}
@@ -135,7 +136,7 @@ def _records(path: Path, table: pa.Table) -> StepRecords:
 
 
 def _kinds(named: Iterable[Any]) -> tuple[str, ...]:
-    """Ours, and those that the file names beside them: a run declares its own, a file has them."""
+    """Return our kinds and those that the file names beside them: a run declares its own kinds, a file has them."""
     return (*KINDS, *sorted({kind for kind in named if isinstance(kind, str)} - {*KINDS}))
 
 

@@ -1,1 +1,2 @@
-"""The coordinator: one process that keeps the ledger, judges drift and answers REST. Imports neither torch nor Ray."""
+"""The coordinator: one process that keeps the ledger, judges drift and answers REST. It imports neither torch nor
+Ray."""

@@ -1,4 +1,5 @@
-"""`python -m omni_rl_services.coordinator [SETTINGS.json]`: the coordinator, with the bridge its settings ask for."""
+"""`python -m omni_rl_services.coordinator [SETTINGS.json]` runs the coordinator, with the bridge that its settings ask
+for."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The app: routes, guards and the coordinator's life around them."""
+"""The app: routes, guards, and the start and end of the coordinator around them."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,13 +11,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl import __version__
+from omni_rl.bridge.seam import Bridge, NoBridge
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
+from omni_rl_services.coordinator.answers import Answers
 from omni_rl_services.coordinator.auth import SESSION_COOKIE, caller_of
 from omni_rl_services.coordinator.bodies import Bodies
-from omni_rl_services.coordinator.bridge import Bridge, NoBridge
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.guard import NoNul, SameOrigin, SecurityHeaders, Unexpected
+from omni_rl_services.coordinator.guard import NoNul, SameOrigin, SecurityHeaders, SmallHead, Unexpected
 from omni_rl_services.coordinator.openapi import complete
 from omni_rl_services.coordinator.problems import add_handlers
 from omni_rl_services.coordinator.routes import (
@@ -36,7 +37,7 @@ from omni_rl_services.coordinator.routes import (
     updates,
 )
 from omni_rl_services.coordinator.settings import CoordinatorSettings
-from omni_rl_services.coordinator.silence import CLOCK, Clock
+from omni_rl_services.coordinator.silence import CLOCK, MONOTONIC, Clock
 from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.telemetry import Telemetry
 
@@ -55,14 +56,16 @@ def create_app(
     bridge: Bridge | None = None,
     sinks: Sequence[Sink] = (),
     clock: Clock = CLOCK,
+    monotonic: Clock = MONOTONIC,
 ) -> FastAPI:
-    """The coordinator as an ASGI app, for one worker: it is the only writer of its runs.
+    """Return the coordinator as an ASGI app, for one worker: the app is the only writer of its runs.
 
-    Without a `ledger` it opens the one that the settings name; without a `bridge` there is no Ray cluster. It closes
-    both at its end. `clock` tells Unix seconds: by it a run is silent.
+    Without a `ledger` the app opens the one that the settings name; without a `bridge` there is no Ray cluster. It
+    closes both at its end. A run counts as silent by `clock`, in Unix seconds, and by `monotonic`, a clock that nobody
+    sets.
 
     Raises:
-        CoordinatorRunningError: another process keeps the ledger.
+        CoordinatorRunningError: another process is the ledger's coordinator.
     """
     opened = ledger or Ledger.open(settings.ledger)
     try:
@@ -70,7 +73,7 @@ def create_app(
     except BaseException:
         opened.close()
         raise
-    coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks, clock)
+    coordinator = Coordinator(settings, opened, bridge or NoBridge(), sinks, clock, monotonic)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,7 +88,8 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        # The pages that FastAPI would serve load scripts from elsewhere.
+        # The pages that FastAPI would serve load scripts from elsewhere; the document is served by `complete`.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -98,14 +102,16 @@ def create_app(
     app.add_middleware(Bodies, bounds=settings.bounds, knows=partial(_knows, coordinator))
     app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
     app.add_middleware(NoNul)
+    app.add_middleware(SmallHead)
     app.add_middleware(Measured, telemetry=coordinator.telemetry)
     app.add_middleware(Unexpected)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Answers)
     return app
 
 
 def _knows(coordinator: Coordinator, request: HTTPConnection) -> bool:
-    """Whether a request's head says who sent it; its route asks again, with the scope that it takes."""
+    """Return whether a request's head says who sent it; the route asks again, with the scope that it needs."""
     scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
     bearer = token if scheme.lower() == "bearer" else None
     session = request.cookies.get(SESSION_COOKIE)
@@ -113,7 +119,7 @@ def _knows(coordinator: Coordinator, request: HTTPConnection) -> bool:
 
 
 class Measured:
-    """Counts requests by route, so that a path with a name in it is not a label of its own."""
+    """Middleware that counts requests by route, so that a path with a name in it is not a label of its own."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
@@ -135,7 +141,8 @@ class Measured:
             await self._app(scope, receive, sending)
         finally:
             route = scope["route"].path if "route" in scope else "none"
-            method = scope["method"] if scope["method"] in METHODS else "other"
+            # A method that a route does not have is no series of its own either.
+            method = scope["method"] if scope["method"] in METHODS and status != 405 else "other"
             self._telemetry.requests.labels(method, route, str(status)).inc()
             self._telemetry.request_seconds.labels(method, route).observe(time.perf_counter() - began)
 

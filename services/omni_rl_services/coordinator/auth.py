@@ -1,4 +1,4 @@
-"""Who is calling, and what they may do: bearer tokens with scopes, and the dashboard's session cookie."""
+"""Who sends a request, and what they may do: bearer tokens with scopes, and the dashboard's session cookie."""
 
 import hashlib
 import hmac
@@ -17,26 +17,27 @@ from omni_rl_services.coordinator.settings import CoordinatorSettings
 logger = logging.getLogger("omni_rl.coordinator")
 SESSION_COOKIE = "omni_rl_session"
 SESSION_SECONDS = 8 * 3600
-"""A working day."""
+"""Seconds for which a session lasts: a working day."""
 ASK_FOR_ONE = "send a token: Authorization: Bearer TOKEN"
 MAX_SESSIONS = 1024
-"""The oldest goes when one more is opened."""
+"""The most sessions at once; the oldest ends when one more is opened."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sent a request, by the name of their token."""
+    """The sender of a request, by the name of their token."""
 
     name: str
     scope: Scope
 
 
 LOCAL = Caller("local", Scope.ADMIN)
-"""Everyone, where there are no tokens: the coordinator then listens on this machine alone."""
+"""The caller that everyone is where there are no tokens: the coordinator then listens on this machine alone."""
 
 
 def new_token() -> tuple[str, str]:
-    """A token of 256 random bits, and the hash of it that is kept. No salt: what is random cannot be guessed."""
+    """Return a token of 256 random bits, and its hash, which is stored. The hash has no salt: what is random cannot be
+    guessed."""
     token = f"orl_{secrets.token_urlsafe(32)}"
     return token, hash_token(token)
 
@@ -47,7 +48,7 @@ def hash_token(token: str) -> str:
 
 class Tokens:
     """The tokens of a coordinator by their hashes. A tokens file that changes is read again at the next request, so
-    that a new token counts, and one that was taken out does not, without a restart.
+    that a new token counts, and a removed one does not, without a restart.
 
     Raises `ConfigError` if the file cannot be used at the start. Later, tokens stay as they were until it can.
     """
@@ -61,7 +62,7 @@ class Tokens:
         return bool(self._entries)
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token this is. Looks at every entry, so that time tells nothing about any."""
+        """Return whose token this is. Every entry is compared, so that the time taken tells nothing about any."""
         self._refresh()
         given, found = hash_token(token).encode(), None
         for known, caller in self._entries:
@@ -70,7 +71,7 @@ class Tokens:
         return found
 
     def includes(self, caller: Caller) -> bool:
-        """Whether one of the tokens is this caller's, with the same scope."""
+        """Return whether one of the tokens is this caller's, with the same scope."""
         self._refresh()
         return any(caller == known for _, known in self._entries)
 
@@ -88,7 +89,8 @@ class Tokens:
         return [(entry.sha256.encode(), Caller(entry.name, entry.scope)) for entry in self._settings.all_tokens()]
 
     def _stamp(self) -> tuple[int, int, int] | None:
-        """Differs after every change of the file: its writers replace it, so that its inode changes too."""
+        """Return a value that differs after every change of the file: its writers replace it, so that its inode changes
+        too."""
         if self._settings.tokens_file is None:
             return None
         try:
@@ -99,7 +101,7 @@ class Tokens:
 
 
 def caller_of(tokens: Tokens, sessions: "Sessions", bearer: str | None, session: str | None) -> Caller | None:
-    """Whoever has this token or this session's cookie. A token counts before a cookie."""
+    """Return who has this token or this session's cookie, or None if nobody has. A token counts before a cookie."""
     if not tokens:
         return LOCAL
     if bearer is not None:
@@ -117,7 +119,7 @@ class Sessions:
         self._open: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
 
     def begin(self, caller: Caller) -> str:
-        """The cookie's value."""
+        """Open a session, and return the cookie's value."""
         session = secrets.token_urlsafe(32)
         self._open[hash_token(session)] = (caller, self._clock() + SESSION_SECONDS)
         while len(self._open) > MAX_SESSIONS:

@@ -1,4 +1,5 @@
-"""Bodies on their way in: from whom, how long, how fast, and how many bytes of them at once."""
+"""Admits or refuses request bodies: by who sends them, how long they are, how fast they come, and how many bytes of
+them are in memory."""
 
 import asyncio
 import re
@@ -16,27 +17,27 @@ from omni_rl_services.coordinator.problems import respond
 from omni_rl_services.coordinator.settings import Bounds
 
 SILENT_SECONDS = 10.0
-"""How long the next bytes of a body may take."""
+"""Seconds that the next bytes of a body may take."""
 GRACE_SECONDS = 5.0
-"""A body's speed is not looked at before."""
+"""Seconds of a body's begin in which its speed is not looked at."""
 SLOWEST = 16 << 10
-"""Bytes a second that a body has to come with, on average."""
+"""The fewest bytes a second with which a body must come, on average."""
 SLOWEST_WHILE_WAITED_FOR = 1 << 20
-"""The same while others wait for the room that it holds."""
+"""The fewest bytes a second with which a body must come while others wait for the memory that it holds."""
 SMALL = 64 << 10
-"""Bytes of a body that takes no room, and of one whose sender is not known."""
+"""The most bytes of a body that no memory is set aside for, and of one whose sender is not known."""
 CLOSE = {"Connection": "close"}
-"""What is left of a body is not read."""
+"""The headers of an answer after which the rest of the body is not read."""
 _PART = re.compile(r"^/v1/runs/[^/]+/attempts/[^/]+/steps/[^/]+/parts/[^/]+$")
 _MEDIA = re.compile(r"^/v1/media/[^/]+$")
 _UPDATE = re.compile(r"^/v1/runs/[^/]+/(engines/[^/]+/)?updates/[^/]+$")
 
 
 class Bodies:
-    """Lets a body in whose sender is known, that is no longer than its route takes, that comes fast enough, and for
-    which there is room until it is answered; others are refused before they are read, or as soon as it shows.
+    """Middleware that admits a body if its sender is known, it is no longer than its route takes, it comes fast enough,
+    and there is memory for it until it is answered. Others are refused before they are read, or as soon as it shows.
 
-    `knows`: whether a request's sender is known, or need not be.
+    `knows` says whether a request's sender is known, or need not be.
     """
 
     def __init__(self, app: ASGIApp, bounds: Bounds, knows: Callable[[HTTPConnection], bool]) -> None:
@@ -88,7 +89,8 @@ class _Body:
         self._began = time.monotonic()
 
     async def receive(self) -> Message:
-        """The next message. FastAPI turns any exception but an HTTPException inside the reading of a body into 400."""
+        """Return the next message. FastAPI turns any exception but an HTTPException inside the reading of a body into
+        400."""
         if not self._more:  # what follows a body is that its sender left, whenever that is
             return await self._receive()
         try:
@@ -121,7 +123,7 @@ class _Body:
 
 
 def _announced(request: HTTPConnection, limit: int) -> int:
-    """Bytes of a request's body, by its head; `limit` of one that does not say, 0 without a body."""
+    """Return the bytes of a request's body, by its head: `limit` if the head does not say, 0 without a body."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal():
         return int(announced)

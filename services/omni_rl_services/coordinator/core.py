@@ -13,6 +13,7 @@ from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.api.runs import RunBody, RunLine
 from omni_rl.api.state import ClusterAnswer, GateAnswer, MemberAnswer, ReadyAnswer, StateAnswer
 from omni_rl.api.syncs import CheckAnswer, CheckBody
+from omni_rl.bridge.seam import Bridge, CheckRequest, ClusterState, NoBridge
 from omni_rl.consistency.limits import limits_for
 from omni_rl.consistency.policy import Outcome
 from omni_rl.errors import ConflictError, NotFoundError, OmniRLError, RayUnavailableError
@@ -20,21 +21,22 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore
 from omni_rl.ledger.run_list import Wanted
 from omni_rl.ledger.types import Incident, StepKey
+from omni_rl_services.coordinator.allocator import keep_trimmed
 from omni_rl_services.coordinator.auth import Sessions, Tokens
-from omni_rl_services.coordinator.bridge import Bridge, CheckRequest, ClusterState, NoBridge
 from omni_rl_services.coordinator.checks import Checks
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers, show_again
 from omni_rl_services.coordinator.gate import PERSON, Gate
 from omni_rl_services.coordinator.incidents import pursued
 from omni_rl_services.coordinator.jobs import Jobs
-from omni_rl_services.coordinator.members import Members
+from omni_rl_services.coordinator.members import Members, fallen
+from omni_rl_services.coordinator.memory import budget
 from omni_rl_services.coordinator.pager import Pager
 from omni_rl_services.coordinator.responder import Evidence, Responder
 from omni_rl_services.coordinator.roster import Roster
 from omni_rl_services.coordinator.runs import Run, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
-from omni_rl_services.coordinator.silence import CLOCK, Clock, Silence
+from omni_rl_services.coordinator.silence import CLOCK, MONOTONIC, Clock, Silence
 from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.steps import Steps
 from omni_rl_services.coordinator.store import Store
@@ -45,15 +47,15 @@ from omni_rl_services.coordinator.views import ALARMS, alarm_answer, incident_an
 
 logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
-"""How often the cluster is asked how it is."""
+"""Seconds between two looks at the state of the cluster."""
 OPEN = 100
-"""Open incidents that the state tells of."""
+"""The most open incidents that the state lists."""
 TIDY_SECONDS = 600.0
-"""How often media that are too old go."""
+"""Seconds between two times that media which are too old are dropped."""
 
 
 class Coordinator:
-    """`open` comes first, `close` last; everything between runs in one event loop."""
+    """The coordinator. `open` is called first, `close` last; everything between runs in one event loop."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Coordinator:
         bridge: Bridge,
         sinks: Sequence[Sink] = (),
         clock: Clock = CLOCK,
+        monotonic: Clock = MONOTONIC,
     ):
         self.settings = settings
         self.tokens = Tokens(settings)
@@ -80,11 +83,11 @@ class Coordinator:
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._runs = Roster(self.store, settings.settle, settings.silent_after)
         self._followers = Followers(settings, sinks, self.store, self._runs, self.telemetry)
-        self.updates = Updates(self.store, self.events)
+        self.updates = Updates(self.store, self.events, budget(settings.bounds.memory).updates)
         self.steps = Steps(
             settings, self.store, self.events, self.telemetry, self._followers, self._responder, self.updates, clock
         )
-        self.silence = Silence(self._runs, self.store, self.gate, clock)
+        self.silence = Silence(self._runs, self.store, self.gate, clock, monotonic)
         self.pager = Pager(settings.pager, self.store, self.telemetry)
         self.events.hear(self._heard)
         self._members = Members(self.store)
@@ -93,7 +96,7 @@ class Coordinator:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Take up every run where the ledger has it, with its gate and what was pursued."""
+        """Take up every run where the ledger has it, with its gate and its search for a cause."""
         await self._runs.open()
         for run in self._runs:
             if run.drift.gate != "open":
@@ -109,12 +112,12 @@ class Coordinator:
         wrong = await self.store.incidents(still_open=True, kind="update", limit=OPEN)
         for name in {one.run for one in wrong if one.run is not None}:
             await self.updates.take_up(await self.run(name))
-        beside = (self.events.pump(), self._watch(), self._tidy())
+        beside = (self.events.pump(), self._watch(), self._tidy(), keep_trimmed())
         self._tasks = [asyncio.create_task(work) for work in beside]
         self.pager.open()
 
     async def close(self) -> None:
-        """End what runs beside; nothing that was acknowledged is lost by it."""
+        """End the background tasks; nothing that was acknowledged is lost by it."""
         self.events.close()
         await self.pager.close()
         for task in self._tasks:
@@ -129,7 +132,7 @@ class Coordinator:
         await self.store.close()
 
     async def create_run(self, body: RunBody) -> tuple[Run, bool]:
-        """The run, and whether it is new. Raises `ConflictError`."""
+        """Register a run; return it, and whether it is new. Raises `ConflictError`."""
         row, stored = await self.store.put_run(body)
         run = self._runs.add(row)
         if stored == "new":
@@ -137,11 +140,11 @@ class Coordinator:
         return run, stored == "new"
 
     async def run(self, name: str) -> Run:
-        """Raises `NotFoundError`."""
+        """Return a run. Raises `NotFoundError`."""
         return await self._runs.one(name)
 
     async def end_run(self, name: str) -> Run:
-        """The run says that it is over: its silence is none. A step makes it live again. Raises `NotFoundError`."""
+        """Record that a run is over, so that it is never silent; a step makes it live again. Raises `NotFoundError`."""
         run = await self.run(name)
         async with run.turn:
             if run.activity != "ended":
@@ -151,25 +154,25 @@ class Coordinator:
         return run
 
     async def listed(self, wanted: Wanted) -> tuple[list[RunLine], int]:
-        """A page of runs, and how many there are on all pages."""
+        """Return a page of runs, and how many there are on all pages."""
         found, total = await self.store.listed(replace(wanted, unseen=self._unseen))
         return [run_line(self._runs.read(one.run), one) for one in found], total
 
     async def line(self, name: str) -> RunLine:
-        """One run's. Raises `NotFoundError`."""
+        """Return one run's line of the list. Raises `NotFoundError`."""
         await self.run(name)
         one = await self.store.one_listed(name, self._unseen)
         return run_line(self._runs.read(one.run), one)
 
     @property
     def _unseen(self) -> tuple[str, ...]:
-        """The run that a cluster samples for which does not answer."""
+        """The run that a cluster samples for which does not answer, if there is one."""
         cluster = self._cluster
         return (cluster.run,) if not (self._alone or cluster.connected or cluster.run is None) else ()
 
     async def pause(self, reason: str) -> GateAnswer:
-        """A person holds the gate. Held even where the cluster does not answer: it is closed when it comes back, and
-        not confirmed until then.
+        """Hold the gate for a person. It is held even where the cluster does not answer: generation then stops when the
+        cluster is back, and the gate is not confirmed until then.
 
         Raises:
             RayUnavailableError: this coordinator has no cluster to hold; nothing has changed.
@@ -181,8 +184,8 @@ class Coordinator:
         return await self._settled()
 
     async def resume(self, reason: str, name: str | None = None) -> GateAnswer:
-        """A person vouches for a run, which ends its incident; or for what a person stopped, and the one run whose
-        drift holds the gate.
+        """Resume one run for a person who vouches for it, which ends its incident. Without a name, end the person's own
+        hold and that of the one run whose drift holds the gate.
 
         Raises:
             NotFoundError: there is no run of that name.
@@ -207,23 +210,23 @@ class Coordinator:
         return await self._settled()
 
     async def _settled(self) -> GateAnswer:
-        """The gate as everyone wants it; where the cluster does not answer it is not confirmed, and moves later."""
+        """Move the cluster's gate to where it is to be, and return it: unconfirmed while an engine does not answer."""
         try:
             await self.gate.settle()
-        except RayUnavailableError as error:
-            logger.warning("the gate moves when the cluster is back: %s", error)
+        except OmniRLError as error:
+            logger.warning("the gate moves once every engine answers: %s", error)
         return self.gate.answer()
 
     def incident_answer(self, incident: Incident) -> IncidentAnswer:
-        """With links to the guide as the operator's settings have it."""
+        """Return an incident with links to the guide as the operator's settings have it."""
         return incident_answer(incident, self.settings.pager.guide)
 
     async def end_incident(self, number: int, by: str) -> Incident:
-        """A person says that an incident is over. Of a run that drifts, whoever says so vouches for the next step.
+        """End an incident for a person, who vouches for the next step of its run if that drifts.
 
         Raises:
-            NotFoundError: there is none of that number.
-            ConflictError: its run's gate is shut; resuming the run ends it.
+            NotFoundError: there is no incident of that number.
+            ConflictError: its run's gate is shut; resuming the run ends the incident.
         """
         found = await self.store.incident(number)
         why = f"ended by {by}"
@@ -240,9 +243,9 @@ class Coordinator:
         return ended
 
     async def check(self, body: CheckBody) -> CheckAnswer:
-        """Compare both policies now, by the limits of the run that is named, or else of the cluster's. A step of a run
-        that the cluster does not sample for, or while it does not answer, is explained from its records, unless more is
-        asked for."""
+        """Compare both policies now, by the limits of the run that is named, or else of the cluster's run. A step is
+        explained from its records, without asking the pair, if the cluster does not answer, or if its run is not
+        sampled by the cluster and nothing more is asked for."""
         if body.run is not None and body.attempt is not None and body.step is not None:
             run = await self.run(body.run)
             asks_the_pair = run.body.gated or body.reference or body.localise
@@ -257,19 +260,23 @@ class Coordinator:
         return (await self.checks.make(CheckRequest(**body.model_dump()), limits)).answer
 
     async def ready(self) -> ReadyAnswer:
-        """Whether the ledger answers, and every actor of the cluster, if there is to be one."""
+        """Return whether the ledger answers and, if there is to be a cluster, none of its actors is dead, stopped or in
+        quarantine, and its weights are there."""
         try:
             await self.store.ready()
         except OmniRLError as error:
             return ReadyAnswer(ready=False, reason=str(error))
         if self._alone:
             return ReadyAnswer(ready=True)
-        return ReadyAnswer(ready=self._cluster.connected, reason=self._cluster.reason)
+        if not self._cluster.connected:
+            return ReadyAnswer(ready=False, reason=self._cluster.reason)
+        reason = fallen(self._cluster)
+        return ReadyAnswer(ready=not reason, reason=reason)
 
     async def metrics(self) -> bytes:
-        """The text that Prometheus scrapes: what is open is read from the ledger, so that a restart ends no alert."""
+        """Return the text that Prometheus scrapes, with the ledger's open incidents: a restart ends no alert."""
         self.telemetry.open_incidents(await self.store.incidents(still_open=True, limit=OPEN))
-        return self.telemetry.expose()
+        return await asyncio.to_thread(self.telemetry.expose)  # thousands of lines
 
     async def state(self) -> StateAnswer:
         cluster = self._cluster
@@ -294,7 +301,7 @@ class Coordinator:
         )
 
     async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
-        """What changed between two steps: durable, then true."""
+        """Make what changed between two steps durable, and only then set the run's drift."""
         seen, over = pursued(run, outcome, evidence)
         key = None if run.latest is None else StepKey(run.name, *run.latest)
         events = transition_events(run.name, outcome)

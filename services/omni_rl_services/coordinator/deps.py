@@ -1,4 +1,4 @@
-"""What routes ask for: the coordinator, and a caller whose scope reaches far enough."""
+"""Dependencies of routes: the coordinator, and a caller whose scope reaches far enough."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ async def caller(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     session: Annotated[str | None, Security(_cookie)],
 ) -> Caller:
-    """Whoever sent the request."""
+    """Return the sender of a request. Raises `UnauthenticatedError` if it is not known."""
     token = None if bearer is None else bearer.credentials
     found = caller_of(coordinator.tokens, coordinator.sessions, token, session)
     if found is None:

@@ -1,4 +1,4 @@
-"""The event stream: read from the ledger in order by one reader, and handed to everyone who listens."""
+"""The event stream: one reader reads events from the ledger in order, and hands them to everyone who listens."""
 
 import asyncio
 import bisect
@@ -11,17 +11,18 @@ from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 
 KEPT = 1024
-"""Events in memory; a client that was away for longer is served from the ledger first. A kilobyte or two each."""
+"""The number of events in memory, a kilobyte or two each; a client that was away for longer is served from the ledger
+first."""
 PAGE = 512
-"""Events read at once."""
+"""The number of events that are read at once."""
 POLL_SECONDS = 1.0
-"""How soon events of another process (the bridge writes syncs to the same ledger) are seen."""
+"""Seconds between two looks for events of another process (the bridge writes syncs to the same ledger)."""
 HEARTBEAT_SECONDS = 15.0
-"""Proxies close a stream that is silent for a minute."""
+"""Seconds between two heartbeats: proxies close a stream that is silent for a minute."""
 
 
 class Events:
-    """`publish` makes an event durable; `stream` replays and follows."""
+    """The events. `publish` makes one durable; `stream` replays and follows."""
 
     def __init__(self, store: Store, telemetry: Telemetry, subscribers: int) -> None:
         self._store = store
@@ -37,16 +38,16 @@ class Events:
 
     @property
     def kept(self) -> range:
-        """Numbers of the events in memory."""
+        """The numbers of the events in memory."""
         return range(self._recent[0].id, self._last + 1) if self._recent else range(0)
 
     async def publish(self, kind: str, run: str | None = None, /, **data: Any) -> None:
-        """Durable when this returns; listeners have it a moment later."""
+        """Make an event durable before this returns; listeners have it a moment later."""
         await self._store.add_event(kind, run, data)
         self.poke()
 
     def poke(self) -> None:
-        """There is something new in the ledger."""
+        """Have the ledger looked at, since it has a new event."""
         self._poke.set()
 
     def hear(self, listener: Callable[[EventAnswer], None]) -> None:
@@ -59,7 +60,7 @@ class Events:
         self._wake()
 
     async def pump(self) -> None:
-        """Reads for all; runs as long as the coordinator does."""
+        """Read new events for all streams, until `close`."""
         self._last = await self._store.last_event()
         while not self._closed:
             self._poke.clear()
@@ -72,7 +73,8 @@ class Events:
                 continue
 
     async def stream(self, after: int | None, run: str | None = None) -> AsyncIterator[EventAnswer | None]:
-        """Events after number `after` (None: from now on), oldest first and for ever; None where a heartbeat is due.
+        """Return events after number `after` (None: from now on), oldest first and for ever, with None where a
+        heartbeat is due.
 
         Raises:
             TooManyError: as many streams are open as may be.

@@ -1,4 +1,5 @@
-"""Who follows what is judged: metric systems beside the coordinator, and what `/metrics` shows from before a start."""
+"""Sends what is judged to metric systems beside the coordinator, and shows again on `/metrics` what was there before a
+restart."""
 
 import asyncio
 import logging
@@ -21,13 +22,13 @@ from omni_rl_services.coordinator.wandb_sink import WandbSink
 
 logger = logging.getLogger("omni_rl.coordinator")
 SYNCS = 32
-"""Newest syncs among which the latest that brought weights is looked for."""
+"""The number of newest syncs among which the latest that brought weights is looked for."""
 TOLD = ("opened", "ended")
-"""What happens to an incident that followers are told of: between them it only grows."""
+"""The changes of an incident that sinks are told of: between these it only grows."""
 
 
 class Followers:
-    """Every sink, each beside the others."""
+    """All sinks; a slow one holds up no other."""
 
     def __init__(
         self, settings: CoordinatorSettings, sinks: Sequence[Sink], store: Store, roster: Roster, telemetry: Telemetry
@@ -46,17 +47,17 @@ class Followers:
         self._telling: set[asyncio.Task[None]] = set()
 
     def step(self, step: JudgedStep) -> None:
-        """A step was judged."""
+        """Send a judged step to every sink."""
         for aside in self._asides:
             aside.step(step)
 
     def learnt(self, of: Start, step: int, training: Training) -> None:
-        """The trainer learnt from a step."""
+        """Send the trainer's figures of a step that it learnt from to every sink."""
         for aside in self._asides:
             aside.learnt(of, step, training)
 
     def heard(self, event: EventAnswer) -> None:
-        """An incident of a run was opened, or is over."""
+        """Send an incident of a run to every sink if the event says that it was opened or ended."""
         if self._asides and event.run is not None and event.data["what"] in TOLD:
             task = asyncio.create_task(self._tell(event.run, event.data["incident"]))
             self._telling.add(task)
@@ -89,7 +90,7 @@ async def show_again(runs: Iterable[Run], count: int, store: Store, telemetry: T
         assert run.latest is not None, "those without a step were left out"
         attempt, number = run.latest
         found = await store.step(StepKey(run.name, attempt, number))
-        rows = await store.steps(run.name, attempt, number - RECENT - 1, RECENT + 1)
+        rows = await store.steps(run.name, attempt, after=number - RECENT - 1, limit=RECENT + 1)
         figures = {kind: {**vars(metrics)} for kind, metrics in found.by_kind.items()}
         # A step that was judged elsewhere has no verdict of ours; ours have what is derived from the metrics too.
         for kind, told in found.verdict.get("figures", {}).items():
@@ -98,7 +99,7 @@ async def show_again(runs: Iterable[Run], count: int, store: Store, telemetry: T
         severity, limits = run.drift.severity, run.yardstick.limits
         step = JudgedStep(of, number, severity, figures, found.row.training, found.row.sealed, limits)
         telemetry.runs.step(step, [row.sealed for row in rows if row.key.step < number])
-    for sync in await store.syncs(SYNCS):
+    for sync in await store.syncs(limit=SYNCS):
         record = sync.record
         if record.result is not None and record.finished is not None:
             result = SyncResult.from_json(record.result)

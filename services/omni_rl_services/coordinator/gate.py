@@ -1,16 +1,16 @@
-"""The gate of generation: closed while anything holds it, and moved until every replica has said so."""
+"""The gate of generation: closed while anything holds it, and moved until every replica has followed."""
 
 import asyncio
 import logging
 import time
 
 from omni_rl.api.state import GateAnswer, Hold
+from omni_rl.bridge.seam import Bridge
 from omni_rl.errors import OmniRLError
-from omni_rl_services.coordinator.bridge import Bridge
 
 logger = logging.getLogger("omni_rl.coordinator")
 PERSON = "person"
-"""The holder where somebody asked for it; a run's holder is `run:NAME`."""
+"""The holder's name where a person asked for it; a run's is `run:NAME`."""
 
 
 class Gate:
@@ -28,7 +28,7 @@ class Gate:
 
     @property
     def reason(self) -> str | None:
-        """Why it is closed, None while nothing holds it."""
+        """Why generation is stopped, or None while nothing holds the gate."""
         return "; ".join(hold.reason for hold in self._holds.values()) or None
 
     def answer(self) -> GateAnswer:
@@ -37,17 +37,17 @@ class Gate:
         )
 
     def hold(self, holder: str, reason: str) -> None:
-        """The gate is to be closed; `settle` does it. The first reason of a holder stands."""
+        """Add a holder; `settle` then closes the cluster's gate. The first reason of a holder stands."""
         self._holds.setdefault(holder, Hold(holder=holder, reason=reason, since=time.time()))
         self._confirmed = False
 
     def release(self, holder: str) -> None:
-        """This holder no longer wants it closed."""
+        """Remove a holder, which no longer wants the gate closed."""
         self._holds.pop(holder, None)
         self._confirmed = False
 
     async def settle(self) -> None:
-        """Bring the cluster's gate to where it is to be. Raises what the bridge raises; `observe` tries again later."""
+        """Move the cluster's gate to where it is to be. Raises what the bridge raises; `observe` tries again later."""
         async with self._turn:
             reason = self.reason
             if reason is not None:
@@ -57,7 +57,8 @@ class Gate:
             self._confirmed = self.closed == (reason is not None)
 
     async def observe(self, actual: str) -> None:
-        """What the cluster says of its gate, seen now: a replica that came up anew knows of no hold."""
+        """Compare what the cluster says of its gate with what it should be, and settle it if they differ: a replica
+        that came up anew knows of no hold."""
         self._confirmed = actual == ("closed" if self.closed else "open")
         if self._confirmed or actual == "unknown":
             return

@@ -1,4 +1,5 @@
-"""What every request passes before a route sees it: whose page sent it, and what goes back with it."""
+"""What every request passes before a route sees it: whose page sent it, how large its head is, and which headers go
+back with the answer."""
 
 import logging
 import re
@@ -9,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError
+from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError, TooLargeError
 from omni_rl_services.coordinator.problems import respond
 
 logger = logging.getLogger("omni_rl.coordinator")
@@ -26,11 +27,16 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+TARGET_BYTES = 16 << 10
+"""The most bytes of a path and its query."""
+HEADERS, HEADER_BYTES = 128, 64 << 10
+"""The most headers, and the most bytes of all their names and values. Each header that is wanted is looked for among
+all."""
 _NUL = re.compile(rb"\x00|%00")
 
 
 class SecurityHeaders:
-    """Strict headers on every answer; nothing of the API is cached."""
+    """Middleware that puts strict headers on every answer; no answer of the API is cached."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,7 +58,7 @@ class SecurityHeaders:
 
 
 class Unexpected:
-    """The process boundary: a fault of ours is logged, and the client is told nothing of our insides."""
+    """Middleware at the process boundary: a fault of ours is logged, and the client is told no detail of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -77,11 +83,11 @@ class Unexpected:
 
 
 class SameOrigin:
-    """Refuses what another site's page sends through the reader's browser.
+    """Middleware that refuses what another site's page sends through the reader's browser.
 
     A page may send requests to any address, and by rebinding its own name it may even read answers. Browsers name the
-    page in `Origin` and `Sec-Fetch-Site`; other programs send neither. `hosts`: where there are no tokens, the only
-    names under which we answer.
+    page in `Origin` and `Sec-Fetch-Site`; other programs send neither. `hosts` are, where there are no tokens, the only
+    names under which the coordinator answers.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] | None) -> None:
@@ -108,8 +114,33 @@ class SameOrigin:
         return None
 
 
+class SmallHead:
+    """Middleware that refuses a head that is larger than any client's, before anything looks through it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refused := self._refusal(scope)) is not None:
+            # The body may be as large as it is said to be: nobody reads it.
+            await respond(TooLargeError, *refused, {"Connection": "close"})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and the reason of a refusal, or None."""
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_BYTES:
+            return 414, f"the path and its query are longer than {TARGET_BYTES:,} bytes"
+        headers = scope["headers"]
+        if len(headers) > HEADERS:
+            return 431, f"{len(headers):,} headers; at most {HEADERS} are read"
+        if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
+            return 431, f"the headers are longer than {HEADER_BYTES:,} bytes"
+        return None
+
+
 class NoNul:
-    """Refuses a NUL in a path or a query: no name has one, and PostgreSQL takes no text with one."""
+    """Middleware that refuses a NUL in a path or a query: no name has one, and PostgreSQL takes no text with one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -122,7 +153,7 @@ class NoNul:
 
 
 def _parsed(url: str) -> SplitResult:
-    """The parts of what a header calls a URL; of what is none (`http://[`), the parts of the empty one."""
+    """Return the parts of what a header calls a URL; where it is none (`http://[`), the parts of the empty URL."""
     try:
         return urlsplit(url)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What a run's steps and pursuits show that a person has to look at, and what persons do about it."""
+"""What a run's steps and the search for a cause show that a person has to look at, as incidents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omni_rl.api.steps import Verdict
@@ -14,17 +14,18 @@ from omni_rl_services.coordinator.verdicts import done_about
 
 
 def is_worth(drift: Drift) -> bool:
-    """Whether a drift is an incident: what its steps teach is changed or stopped. At WARN it is worth a look alone."""
+    """Return whether a drift is an incident: steps are masked or generation is stopped. A drift at WARN is none."""
     return drift.severity >= Severity.MASK or drift.gate == "halted"
 
 
 def severity_of(drift: Drift) -> int:
-    """A run that waits for a person is as urgent as one whose figures are at their worst."""
+    """Return an incident's severity. A run that waits for a person is as urgent as one whose figures are at their
+    worst."""
     return int(Severity.PAUSE if drift.gate == "halted" else drift.severity)
 
 
 def seen_at(run: Run, key: StepKey, judged: Judged, drift: Drift, verdict: Verdict) -> tuple[NewIncident, ...]:
-    """What a judged step, after which the run stands at `drift`, shows of an incident."""
+    """Return what a judged step, after which the run stands at `drift`, shows of an incident."""
     judgement = judged.judgement
     if not is_worth(drift) or judgement.severity <= Severity.WARN:
         return ()
@@ -48,7 +49,7 @@ _NONE = {"tokens": 0}
 
 
 def over_at(run: Run, drift: Drift, reason: str) -> tuple[IncidentEnd, ...]:
-    """What ends with a live step after which the run stands at `drift`."""
+    """Return the incidents that end with a live step after which the run stands at `drift`."""
     ends = []
     if is_worth(run.drift) and not is_worth(drift):
         ends.append(IncidentEnd("drift", reason))
@@ -60,7 +61,8 @@ def over_at(run: Run, drift: Drift, reason: str) -> tuple[IncidentEnd, ...]:
 def pursued(
     run: Run, outcome: Outcome, evidence: Mapping[str, Any]
 ) -> tuple[tuple[NewIncident, ...], tuple[IncidentEnd, ...]]:
-    """What changes between two steps: the cause was found, something was done about it, or it is over."""
+    """Return what opens, grows or ends between two steps: the cause was found, something was done about it, or it is
+    over."""
     before, after = run.drift, outcome.drift
     reason = "; ".join(dict.fromkeys(change.reason for change in outcome.transitions))
     if not is_worth(after):
@@ -81,11 +83,11 @@ def pursued(
 
 
 def sentence(text: str) -> str:
-    """With a capital, and a stop at its end; empty if there is none."""
+    """Return a text with a capital at its begin and a full stop at its end; "" if it is empty."""
     text = text.strip()
     return "" if not text else f"{text[0].upper()}{text[1:]}{'' if text[-1] in '.?!' else '.'}"
 
 
-def by_check(findings: list[dict[str, Any]]) -> dict[str, Any]:
-    """What each check found, by its name."""
+def by_check(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what each check found, by the check's name."""
     return {entry["check"]: {name: value for name, value in entry.items() if name != "check"} for entry in findings}

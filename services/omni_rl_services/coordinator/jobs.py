@@ -1,4 +1,5 @@
-"""Jobs: the coordinator names them, the bridge runs them. One that ended never changes, and is kept here."""
+"""Jobs: the coordinator names them, and the bridge runs them. A job that has ended never changes, and stays in memory
+here."""
 
 import asyncio
 import contextlib
@@ -7,18 +8,19 @@ import uuid
 from dataclasses import asdict
 
 from omni_rl.api.jobs import ENDED, GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
+from omni_rl.bridge.seam import Bridge, Job, JobRequest
 from omni_rl.errors import ConflictError, IdempotencyError, NotFoundError
 from omni_rl.tasks.settings import require_task
-from omni_rl_services.coordinator.bridge import Bridge, Job, JobRequest
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.store import Store
 
 KEPT = 256
-"""Jobs in memory, the newest, each with the end of its output if it failed. Ray is asked about one before them."""
+"""The number of newest jobs in memory, each with the end of its output if it failed. Ray is asked about earlier
+ones."""
 
 
 class Jobs:
-    """Submission with names of our own: a key gives the same name, and so the same job."""
+    """Submits jobs under names of our own: a key gives the same name, and so the same job."""
 
     def __init__(self, bridge: Bridge, store: Store, events: Events) -> None:
         self._bridge = bridge
@@ -46,7 +48,7 @@ class Jobs:
         return _answer(job)
 
     async def _require_possible(self, parameters: GrpoParameters | PpoParameters) -> None:
-        """What the job would find out minutes later, in a log."""
+        """Raise what the job would find out minutes later, in a log."""
         require_task(parameters.task)
         run = parameters.run
         trains = [job.job for job in self._newest() if job.status not in ENDED and job.parameters.get("run") == run]
@@ -90,7 +92,7 @@ class Jobs:
     async def _again_asked(self, name: str) -> None:
         try:
             await self._one(name)
-        except NotFoundError:  # it went with the Ray that had it
+        except NotFoundError:  # the Ray cluster that had it is gone
             self._known.pop(name, None)
 
     def _keep(self, job: Job) -> Job:

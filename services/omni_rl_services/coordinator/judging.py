@@ -1,6 +1,6 @@
-"""From a step's records to figures, a judgement and weights; runs in a worker thread, in numpy alone."""
+"""Turns a step's records into figures, a judgement and weights; runs in a worker thread, with numpy alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from omni_rl.api.steps import VERDICT_KEY, SampleWeights
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.evidence import Finding
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import StepComparison, compare_each
 from omni_rl.consistency.corrections import Correction, weights
-from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.posted.explain import Explanation
 from omni_rl.consistency.posted.history import History
@@ -23,19 +22,19 @@ from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.lists import single
 from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.types import WorstSamples
 
 LEFT_OVER = frozenset({Cause.UNKNOWN, Cause.STALE_WEIGHTS, Cause.ROUNDING, Cause.KERNEL, Cause.ROUTER})
-"""Causes that nothing in a step's records proves."""
+"""The causes that nothing in a step's records proves."""
 Ranks = NDArray[np.int64]
-"""Which rank posted each sample of a step, [N]."""
+"""Which rank posted each sample of a step, int64 [N]."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A step, reduced. `worst`: the numbers of the samples that are furthest apart, worst first, `kept` their ranks,
-    rows and figures. `explanation` of a step that is not ok. `history`: the attempt's, with this step. `flips` by MoE
-    layer, None where no choices were posted. `versions`: the weights that sampled
-    it."""
+    """A judged step. `worst` are the numbers of the samples that are furthest apart, worst first. `explanation` is
+    there for a step that is not ok. `history` is the attempt's, with this step. `flips` are by MoE layer, None where no
+    choices were posted. `versions` are the weights that sampled the step."""
 
     columns: StepColumns
     ranks: Ranks
@@ -44,14 +43,15 @@ class Judged:
     explanation: Explanation | None
     history: History
     worst: tuple[int, ...]
-    kept: tuple[tuple[int, StepRecords, Metrics], ...]
+    kept: WorstSamples
     flips: tuple[int, ...] | None
     versions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class StepWeights:
-    """`values` float32, token by token of the step's columns; 0 where the loss mask is."""
+    """The weights of a step's tokens. `values` is float32, token by token of the step's columns; 0 where the loss mask
+    is."""
 
     method: str
     values: NDArray[np.float32]
@@ -62,16 +62,14 @@ class StepWeights:
 def judge_step(
     parts: Mapping[int, StepRecords], yardstick: Yardstick, terms: Terms, history: History, worst: int
 ) -> Judged:
-    """Reduce the parts of all ranks, in the order given, judge them, explain what is wrong, and keep the `worst`
-    samples."""
+    """Reduce the parts of all ranks, in the order given, judge them, explain what is wrong, and pick the `worst`
+    samples to store."""
     columns = StepColumns.joined([part.columns for part in parts.values()])
     ranks = np.repeat(np.array(list(parts), np.int64), [len(part) for part in parts.values()])
     found = judge_posted(columns, posted_step(parts, columns), yardstick, terms, history)
     numbers = found.comparison.worst(worst)
     alone = compare_each(columns.take(numbers), yardstick.ties)
-    kept = tuple(
-        (int(ranks[number]), _row(parts, number), metrics) for number, metrics in zip(numbers, alone, strict=True)
-    )
+    kept = WorstSamples(tuple(ranks[numbers].tolist()), tuple(alone), _rows(tuple(parts.values()), numbers))
     versions = sorted({version for part in parts.values() for version in _versions(part)})
     flips = _flips(columns, found.comparison)
     return Judged(
@@ -89,8 +87,8 @@ def judge_step(
 
 
 def proven(judged: Judged, fault: Finding | None) -> Judged:
-    """The same step, with what is known to be wrong with the update that its engine sampled with as its cause, unless
-    the records themselves prove another."""
+    """Return the same step whose cause is `fault`, what is known to be wrong with the update that its engine sampled
+    with, unless the step's records themselves prove another cause."""
     explained = judged.explanation
     if fault is None or fault.cause is None or explained is None or explained.cause not in LEFT_OVER:
         return judged
@@ -98,13 +96,13 @@ def proven(judged: Judged, fault: Finding | None) -> Judged:
     return replace(judged, explanation=found)
 
 
-def _row(parts: Mapping[int, StepRecords], number: int) -> StepRecords:
-    """A sample by its number among those of all parts."""
-    for part in parts.values():
-        if number < len(part):
-            return part.row(number)
-        number -= len(part)
-    raise AssertionError("no such sample")
+def _rows(parts: Sequence[StepRecords], numbers: Sequence[int]) -> StepRecords:
+    """Return the samples of these numbers among those of all parts."""
+    ends = np.cumsum([len(part) for part in parts])
+    rows = [parts[0].table.slice(0, 0)]
+    for number, of in zip(numbers, np.searchsorted(ends, numbers, side="right").tolist(), strict=True):
+        rows.append(parts[of].table.slice(number - int(ends[of]) + len(parts[of]), 1))
+    return StepRecords(pa.concat_tables(rows).combine_chunks())
 
 
 def _versions(part: StepRecords) -> list[str]:
@@ -113,7 +111,7 @@ def _versions(part: StepRecords) -> list[str]:
 
 
 def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] | None:
-    """First flips of sequences, by MoE layer."""
+    """Return the number of sequences whose first flip is in each MoE layer, or None without choices."""
     layers = max((choices.margins.shape[1] for choices in columns.choices.values()), default=None)
     if layers is None:
         return None
@@ -122,7 +120,8 @@ def _flips(columns: StepColumns, comparison: StepComparison) -> tuple[int, ...] 
 
 
 def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
-    """Weights of a step's tokens, what share of those that count was clipped or masked, and Kish's sample size."""
+    """Return the weights of a step's tokens, what share of those that count was clipped or masked, and Kish's sample
+    size."""
     with np.errstate(invalid="ignore"):  # infinity minus infinity is no number, and gets no weight
         d = columns.train_logprobs - columns.rollout_logprobs
     counted = np.ones(len(d), np.bool_) if columns.loss_mask is None else columns.loss_mask
@@ -136,7 +135,7 @@ def weigh(columns: StepColumns, correction: Correction) -> StepWeights:
 
 
 def sample_weights(columns: StepColumns, ranks: Ranks, found: StepWeights) -> list[SampleWeights]:
-    """The same by sample."""
+    """Return the weights of a step's tokens, sample by sample."""
     values = found.values.tolist()
     starts, ends = columns.offsets[:-1].tolist(), columns.offsets[1:].tolist()
     bounds = zip(ranks.tolist(), columns.samples, starts, ends, strict=True)
@@ -144,7 +143,8 @@ def sample_weights(columns: StepColumns, ranks: Ranks, found: StepWeights) -> li
 
 
 def weights_stream(columns: StepColumns, ranks: Ranks, found: StepWeights | None, verdict: str) -> bytes:
-    """An Arrow stream with a row a sample: `rank`, `sample`, `weights` (null: all 1); the verdict in the metadata."""
+    """Return an Arrow stream with a row for each sample: `rank`, `sample`, `weights` (null: all 1), and the verdict in
+    the metadata."""
     names = pa.array(columns.samples, pa.string())
     if found is None:
         lists = pa.nulls(len(columns.samples), pa.list_(pa.float32()))

@@ -1,8 +1,9 @@
-"""What a run's line on the first screen says beside its drift: carried from step to step, so that no step is read."""
+"""What a run's line on the first screen says beside its drift. It is carried from step to step, so that no step is read
+for it."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from omni_rl.consistency.incidents import Figure, GoodStep, figure_of
@@ -13,15 +14,16 @@ from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.judging import Judged
 
 RECENT = 32
-"""Steps that a line draws."""
+"""The number of steps that a line draws."""
 REWARD = "reward"
-"""The trainer's figure that a line draws."""
+"""The name of the trainer's figure that a line draws."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """`attempt`, `step`, `sealed` and `own` severity of the latest step; `figure`: the worst of what the run drifts by;
-    `good`: its last step that was ok; `recent`: number, reward and mean abs d of the newest steps."""
+    """A run's line. `attempt`, `step`, `sealed` and `own` severity are of the latest step; `figure` is the worst of
+    those by which the run drifts; `good` is its last step that was ok; `recent` has number, reward and mean abs d of
+    the newest steps."""
 
     attempt: int | None = None
     step: int | None = None
@@ -34,7 +36,7 @@ class Line:
     def after(
         self, key: StepKey, judged: Judged, drift: Drift, training: Mapping[str, float | None], sealed: float
     ) -> "Line":
-        """With one more step, after which the run stands at `drift`."""
+        """Return the line after one more step, after which the run stands at `drift`."""
         own = judged.judgement.severity
         figure = figure_of(judged.judgement) or self.figure
         mean = judged.comparison.figures[OVERALL]["logprob_abs_diff_mean"]
@@ -43,18 +45,13 @@ class Line:
         calm = drift.severity is Severity.OK and drift.gate == "open"
         return Line(key.attempt, key.step, sealed, own, None if calm else figure, good, recent)
 
-    def with_reward(self, step: int, reward: float | None) -> "Line":
-        """With the reward of one of its newest steps, which came after it."""
-        recent = tuple((at, _number(reward) if at == step else known, mean) for at, known, mean in self.recent)
-        return replace(self, recent=recent)
-
     def to_json(self) -> dict[str, Any]:
-        """As the ledger keeps it."""
+        """Return the line as the ledger stores it."""
         return {**asdict(self), "own": None if self.own is None else int(self.own)}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Line":
-        """A line that this version wrote, or a migration, which knows less."""
+        """Return a line that this version wrote, or one with fewer fields that a migration wrote."""
         own, figure, good = (kept.get(name) for name in ("own", "figure", "good"))
         return cls(
             kept["attempt"],

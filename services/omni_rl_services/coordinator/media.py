@@ -1,4 +1,4 @@
-"""What a media item is and how large it would be unpacked, from its header alone: nothing is decoded here."""
+"""What a media item is and how large it would be unpacked, read from its header alone: nothing is decoded here."""
 
 import struct
 from collections.abc import Iterator
@@ -17,11 +17,13 @@ _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 PIECES = 4096
-"""Segments, chunks or boxes of a header: real ones have some hundred. A file of nothing else would take seconds."""
+"""The most segments, chunks or boxes of a header: real ones have some hundred. A file of nothing else would take
+seconds."""
 
 
 class Extent(NamedTuple):
-    """Pixels of a picture or frame, frames of a video, samples (of each channel) of a sound."""
+    """The size of a media item: pixels of a picture or frame, frames of a video, samples (of each channel) of a
+    sound."""
 
     pixels: int = 0
     frames: int = 0
@@ -29,7 +31,7 @@ class Extent(NamedTuple):
 
 
 def kind_of(content: bytes) -> str:
-    """The content type that the first bytes speak of. Raises `UnsupportedMediaTypeError`."""
+    """Return the content type that the first bytes show. Raises `UnsupportedMediaTypeError`."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
     if content.startswith(b"\xff\xd8\xff"):
@@ -42,10 +44,10 @@ def kind_of(content: bytes) -> str:
 
 
 def check(content: bytes, content_type: str, bounds: Bounds) -> str:
-    """Its content type, if it is what it says and within bounds.
+    """Return the content's type, if it is what `content_type` says and within bounds.
 
     Raises:
-        UnsupportedMediaTypeError: of a type that is not taken, or not of the one it says.
+        UnsupportedMediaTypeError: the content is of a type that is not taken, or not of the one that is said.
         MediaError: its header is broken.
         TooLargeError: unpacked it would have too many pixels, frames or samples.
     """
@@ -64,7 +66,7 @@ def check(content: bytes, content_type: str, bounds: Bounds) -> str:
 
 
 def extent_of(content: bytes, kind: str) -> Extent:
-    """From the header. Raises `MediaError` where that is broken."""
+    """Return the size of a media item, from its header. Raises `MediaError` where that is broken."""
     try:
         match kind:
             case "image/png":
@@ -111,7 +113,7 @@ def _wav(content: bytes) -> Extent:
 
 
 def _mp4(content: bytes) -> Extent:
-    """The largest picture track (ISO/IEC 14496-12: moov, trak, mdia, minf, stbl, stsz and tkhd)."""
+    """Return the size of the largest picture track (ISO/IEC 14496-12: moov, trak, mdia, minf, stbl, stsz and tkhd)."""
     boxes = _Boxes()
     moov = boxes.one(memoryview(content), b"moov")
     if moov is None:
@@ -132,13 +134,13 @@ def _mp4(content: bytes) -> Extent:
 
 
 class _Boxes:
-    """The boxes of one file, `PIECES` at most."""
+    """The boxes of one file, of which at most `PIECES` are read."""
 
     def __init__(self) -> None:
         self._left = PIECES
 
     def of(self, view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-        """Name and body of each box in a box's body."""
+        """Yield name and body of each box in a box's body."""
         at = 0
         while at + 8 <= len(view):
             self._left -= 1
@@ -157,11 +159,11 @@ class _Boxes:
             at += length
 
     def one(self, view: memoryview, wanted: bytes) -> memoryview | None:
-        """The body of the first box of a name."""
+        """Return the body of the first box of a name, or None."""
         return next((body for name, body in self.of(view) if name == wanted), None)
 
     def inside(self, box: memoryview | None, *path: bytes) -> memoryview | None:
-        """The body of a box in a box, and so on."""
+        """Return the body of a box in a box, and so on along `path`, or None where one is missing."""
         for name in path:
             box = None if box is None else self.one(box, name)
         return box

@@ -1,47 +1,50 @@
-"""Engines, the trainer and the cluster that do not answer: told when they have not for a while, over when they do."""
+"""Incidents of engines, the trainer and the cluster: opened when one has not answered for a while, ended when it
+does."""
 
 import time
 from collections.abc import Callable, Iterator
 
+from omni_rl.bridge.seam import ClusterState, ReplicaState
 from omni_rl.consistency.limits import Severity
 from omni_rl.ledger.types import IncidentEnd, NewIncident
-from omni_rl_services.coordinator.bridge import ClusterState
 from omni_rl_services.coordinator.store import Store
 
 DEAD_SECONDS = 10.0
-"""How long a member is dead before that is told: a sync replaces an engine in less."""
+"""Seconds for which a member is dead before an incident opens: a sync replaces an engine in less."""
 AWAY_SECONDS = 60.0
-"""The same of the whole cluster, whose bridge starts again by itself."""
+"""Seconds for which the whole cluster is away before an incident opens: its bridge starts again by itself."""
 CLUSTER = "cluster"
-FALLEN = frozenset({"dead", "quarantined"})
+FALLEN = frozenset({"dead", "stopped", "quarantined"})
 
 
 class Members:
-    """What was seen of each, and since when it is not well."""
+    """What was seen of each member, and since when it is not well."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
         self._since: dict[str, float] = {}
-        self._open: set[str] | None = None
+        self._open: dict[str, str | None] | None = None
 
     async def look(self, seen: ClusterState) -> bool:
-        """Tell of what has not been well for long enough, and of what is well again. Returns whether anything was."""
+        """Open incidents for what has not been well for long enough, end those of what is well again, and return
+        whether there were any."""
         if self._open is None:
-            self._open = {one.subject for one in await self._store.incidents(still_open=True, kind="engine")}
+            self._open = {one.subject: one.run for one in await self._store.incidents(still_open=True, kind="engine")}
         sick = dict(_sick(seen))
         now, told = self._clock(), False
         self._since = {name: self._since.get(name, now) for name in sick}
         for name, (incident, after) in sick.items():
             if name not in self._open and now - self._since[name] >= after:
                 await self._store.see_incident(seen.run, incident)
-                self._open.add(name)
+                self._open[name] = seen.run
                 told = True
-        for name in sorted(self._open - sick.keys()):
+        for name in sorted(self._open.keys() - sick.keys()):
             if not seen.connected and name != CLUSTER:
                 continue  # what cannot be seen is not known to be well
-            await self._store.end_incidents(seen.run, IncidentEnd("engine", f"{name} answers again", name))
-            self._open.discard(name)
+            # A cluster that never answered before has no run that anybody knew of.
+            await self._store.end_incidents(self._open[name], IncidentEnd("engine", f"{name} answers again", name))
+            del self._open[name]
             told = True
         return told
 
@@ -53,7 +56,15 @@ def _sick(seen: ClusterState) -> Iterator[tuple[str, tuple[NewIncident, float]]]
         return
     for member in seen.members:
         if member.state in FALLEN:
-            detail = f": {member.detail}" if member.detail else ""
-            headline = f"{member.name} is {member.state}{detail}."
-            incident = NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=member.name)
+            incident = NewIncident(int(Severity.PAUSE), f"{_told(member)}.", kind="engine", subject=member.name)
             yield member.name, (incident, DEAD_SECONDS)
+
+
+def fallen(seen: ClusterState) -> str:
+    """Return who does not do its part, and why, and whether the weights are still there; "" if all is well."""
+    told = [_told(member) for member in seen.members if member.state in FALLEN]
+    return "; ".join([*told, seen.slabs] if seen.slabs else told)
+
+
+def _told(member: ReplicaState) -> str:
+    return f"{member.name} is {member.state}" + (f": {member.detail}" if member.detail else "")

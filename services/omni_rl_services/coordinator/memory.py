@@ -1,5 +1,5 @@
-"""How much memory what clients send may take, and what that comes to: bodies, parts that wait for a seal, a step that
-is judged."""
+"""How much memory the coordinator may use for what clients send, and how it is divided: bodies, parts that wait for a
+seal, and steps that are judged."""
 
 import asyncio
 import os
@@ -11,45 +11,61 @@ from pathlib import Path
 from omni_rl.errors import TooManyError
 
 SHARE = 0.75
-"""Of what this process may have; the rest is the program, and what the libraries keep."""
+"""The share of the memory that this process may have; the rest is for the program, and for what the libraries keep."""
 MOST = 16 << 30
 PER_TOKEN = 128
-"""Bytes that judging takes for each token of a step, at most: 66 of one that is ok, 102 of one that has to be
-explained, and its records, 20."""
+"""Bytes that judging takes for each token of a step, at most: 66 for one that is ok, 102 for one that has to be
+explained, and 20 for its records."""
+RECORD = 20
+"""Bytes of a token's records that are part of `PER_TOKEN`."""
+PER_BYTE = 2
+"""Bytes that judging takes for each byte of a step's records beyond `RECORD` a token, for texts and router choices:
+they are read, and the parts of all ranks put together."""
+UPDATES = 16
+"""One part in so many of all memory is for fingerprints of weights."""
 WAIT_SECONDS = 20.0
-"""How long anybody waits for room; below what clients wait for an answer."""
+"""Seconds that anybody waits for memory; fewer than clients wait for an answer."""
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """One budget, in bytes."""
+    """One budget of memory, in bytes."""
 
     whole: int
 
     @property
     def bodies(self) -> int:
-        """Of all bodies that arrive at once: each is in memory up to three times while it is kept."""
+        """Bytes for all bodies that arrive at once: each is in memory up to three times while it is stored."""
         return self.whole // 8
 
     @property
     def recent(self) -> int:
-        """Of parts in memory between their arrival and their step's seal."""
+        """Bytes for parts in memory between their arrival and their step's seal."""
         return self.whole // 16
 
     @property
+    def updates(self) -> int:
+        """Bytes for the fingerprints that engines and trainers posted, with which the next ones are compared."""
+        return self.whole // UPDATES
+
+    @property
     def judging(self) -> int:
-        """Of all steps that are judged at once."""
+        """Bytes for all steps that are judged at once."""
         return self.whole // 2
+
+    def to_judge(self, tokens: int, size: int) -> int:
+        """Return the bytes for judging a step with so many tokens, whose records are of `size` bytes."""
+        return PER_TOKEN * tokens + PER_BYTE * max(0, size - RECORD * tokens)
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one step."""
+        """The most tokens of one step."""
         return self.judging // PER_TOKEN
 
 
 def available(cgroups: Iterable[Path] = _CGROUPS) -> int:
-    """Bytes that this process may have: the machine's, or fewer where its control group says so."""
+    """Return the bytes that this process may have: the machine's, or fewer where its control group says so."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in cgroups:
         try:
@@ -62,12 +78,12 @@ def available(cgroups: Iterable[Path] = _CGROUPS) -> int:
 
 
 def budget(asked: int | None) -> Memory:
-    """What was asked for, or what this process may have."""
+    """Return the budget of `asked` bytes, or that of what this process may have."""
     return Memory(min(MOST, int(SHARE * available())) if asked is None else asked)
 
 
 class Room:
-    """Bytes that may be held at once; who finds none waits, and is then told to come back."""
+    """Bytes that may be held at once. A caller that finds too few free waits for a while, and is then refused."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -77,12 +93,12 @@ class Room:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether somebody waits."""
+        """Whether a caller waits for bytes."""
         return self._waiting > 0
 
     @asynccontextmanager
     async def taken(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes (at most all there are). Raises `TooManyError`."""
+        """Hold `size` bytes (at most all there are) in the context. Raises `TooManyError` after `WAIT_SECONDS`."""
         size = min(size, self._limit)
         self._waiting += 1
         try:

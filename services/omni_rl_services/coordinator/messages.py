@@ -5,7 +5,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from omni_rl.api.incidents import IncidentAnswer
-from omni_rl.service.webhooks import PagerSettings
+from omni_rl_services.coordinator.webhooks import PagerSettings
 
 VERSION = 1
 Standing = Literal["open", "acknowledged", "ended"]
@@ -15,20 +15,21 @@ ACTIONS: dict[Standing, str] = {"open": "trigger", "acknowledged": "acknowledge"
 
 
 def standing(incident: IncidentAnswer) -> Standing:
-    """Whether it waits for somebody, somebody has it, or it is over."""
+    """Return whether an incident waits for somebody, is taken care of, or has ended."""
     if incident.ended is not None:
         return "ended"
     return "open" if incident.acknowledged is None else "acknowledged"
 
 
 def state(incident: IncidentAnswer) -> str:
-    """What it is told by: the same state is told once. A worse figure of the same severity is no news to a pager."""
+    """Return the state of an incident that is sent: the same state is sent once. A worse figure of the same severity is
+    no news to a pager."""
     now = standing(incident)
     return now if now == "ended" else f"{now} {incident.severity} {incident.cause}"
 
 
 def plain(incident: IncidentAnswer, settings: PagerSettings) -> dict[str, Any]:
-    """The incident as the API has it, with where it stands and a link to the page."""
+    """Return the incident as the API has it, with its standing and a link to the page."""
     return {
         "version": VERSION,
         "state": standing(incident),
@@ -38,7 +39,7 @@ def plain(incident: IncidentAnswer, settings: PagerSettings) -> dict[str, Any]:
 
 
 def slack(incident: IncidentAnswer, settings: PagerSettings) -> dict[str, Any]:
-    """A message for an incoming webhook of Slack's. What runs are called and what happened is text, never markup."""
+    """Return a message for an incoming webhook of Slack's. Names of runs and what happened are text, never markup."""
     page = link(incident, settings)
     lines = [f"{_title(incident)}", incident.what]
     lines += [] if incident.ended is not None else [f"What to do: {incident.remedy}", incident.guide]
@@ -51,7 +52,7 @@ def slack(incident: IncidentAnswer, settings: PagerSettings) -> dict[str, Any]:
 
 
 def pagerduty(incident: IncidentAnswer, settings: PagerSettings, routing_key: str) -> dict[str, Any]:
-    """An event of PagerDuty's Events API v2: one incident is one alert there, from trigger to resolve."""
+    """Return an event of PagerDuty's Events API v2: one incident is one alert there, from trigger to resolve."""
     page = link(incident, settings)
     return {
         "routing_key": routing_key,
@@ -71,7 +72,8 @@ def pagerduty(incident: IncidentAnswer, settings: PagerSettings, routing_key: st
 
 
 def link(incident: IncidentAnswer, settings: PagerSettings) -> str | None:
-    """The page of the incident's run; None where nobody said how people reach it."""
+    """Return the address of the page of the incident's run, or None where the settings do not say how people reach
+    it."""
     if settings.page is None:
         return None
     page = settings.page.rstrip("/")
@@ -84,7 +86,7 @@ def _title(incident: IncidentAnswer) -> str:
         case "ended":
             return f"{of}: over ({incident.kind})"
         case "acknowledged" if incident.acknowledged is not None:
-            return f"{of}: {incident.kind}, {incident.severity}; {incident.acknowledged.by} has it"
+            return f"{of}: {incident.kind}, {incident.severity}; {incident.acknowledged.by} has it in hand"
         case _:
             return f"{of}: {incident.kind}, {incident.severity}" + (f", {incident.cause}" if incident.cause else "")
 

@@ -1,15 +1,19 @@
-"""What the OpenAPI document says beyond what FastAPI finds out by itself: problems, and the schema of records."""
+"""Adds to the OpenAPI document what FastAPI does not find out by itself: problems, and the schema of records."""
 
+import asyncio
+import json
+import threading
 from typing import Any
 
 import pyarrow as pa
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from pydantic.json_schema import models_json_schema
 
 from omni_rl.api.updates import AnnouncementBody, ReceiptBody
 from omni_rl.ledger.schema import COLUMNS, Column
 from omni_rl_services.coordinator.problems import MEDIA_TYPE
 
+PATH = "/openapi.json"
 REF = "#/components/schemas/{model}"
 TOLD = (ReceiptBody, AnnouncementBody)
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
@@ -17,14 +21,27 @@ INVALID = {"$ref": "#/components/schemas/HTTPValidationError"}
 
 
 def complete(app: FastAPI, version: str) -> None:
-    """Make the app's document say that problems are problem+json, and what `Records` are."""
-    generate = app.openapi
+    """Make the app's document say that problems are problem+json, and what `Records` are; and serve it."""
+    generate, turn = app.openapi, threading.Lock()
+    written: bytes | None = None
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _complete(generate(), version)
-        assert app.openapi_schema is not None, "FastAPI keeps what it generates"
-        return app.openapi_schema
+        with turn:
+            if app.openapi_schema is None:
+                _complete(generate(), version)
+            assert app.openapi_schema is not None, "FastAPI keeps what it generates"
+            return app.openapi_schema
+
+    def text() -> bytes:
+        nonlocal written
+        if written is None:
+            written = json.dumps(openapi()).encode()
+        return written
+
+    # FastAPI's own route makes the document while the event loop waits, which takes a few tenths of a second.
+    @app.get(PATH, include_in_schema=False)
+    async def document() -> Response:
+        return Response(await asyncio.to_thread(text), media_type="application/json")
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -46,7 +63,7 @@ def _complete(document: dict[str, Any], version: str) -> None:
 
 
 def records_schema(version: str) -> dict[str, Any]:
-    """JSON schema of the columns that `omni_rl.ledger.schema` publishes."""
+    """Return the JSON schema of the columns that `omni_rl.ledger.schema` publishes."""
     record = {
         "type": "object",
         "additionalProperties": False,

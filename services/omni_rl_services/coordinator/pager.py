@@ -14,25 +14,25 @@ import httpx
 from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.consistency.limits import Severity
 from omni_rl.errors import ConfigError, OmniRLError
-from omni_rl.service.webhooks import PagerSettings, WebhookSettings
 from omni_rl_services.coordinator import messages
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.views import incident_answer
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 
 logger = logging.getLogger("omni_rl.coordinator")
 LOOK_SECONDS = 5.0
-"""How soon what nobody poked for is told."""
+"""Seconds after which incidents are looked at although nothing was poked."""
 LATE_SECONDS = 86_400.0
-"""How long ago an incident may have ended for its end to be told still."""
+"""Seconds since an incident's end within which its end is still sent."""
 TIMEOUT_SECONDS = 10.0
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
-"""Seconds between two tries, which double."""
+"""Seconds between the first two tries, and the most between any two; each wait doubles the one before."""
 
 
 class Pager:
-    """One task a webhook, so that a receiver that hangs holds up no other. What was told is in the ledger: a restart
-    tells nothing twice that it knows to be received, and nothing is lost."""
+    """Sends incidents to webhooks, in one task for each, so that a receiver that hangs holds up no other. What was sent
+    is in the ledger: a restart sends nothing twice that it knows to be received, and nothing is lost."""
 
     def __init__(
         self,
@@ -50,19 +50,19 @@ class Pager:
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
-        """Begin to tell."""
+        """Begin to send."""
         self._tasks = [
             asyncio.create_task(self._serve(one), name=f"webhook {one.name}") for one in self._settings.webhooks
         ]
 
     async def close(self) -> None:
-        """What is not told yet is told after the next start."""
+        """End the tasks. What is not sent yet is sent after the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def poke(self) -> None:
-        """There may be something new."""
+        """Have the incidents looked at, since there may be something new."""
         for news in self._news.values():
             news.set()
 
@@ -90,7 +90,8 @@ class Pager:
                     continue
 
     async def _tell_all(self, client: httpx.AsyncClient, webhook: WebhookSettings) -> None:
-        """Everything that this webhook does not know yet, oldest first. Raises what the first failure raises."""
+        """Send everything that this webhook has not received yet, oldest first. Raises what the first failure
+        raises."""
         least = Severity[webhook.least.upper()]
         for kept in await self._store.incidents_since(time.time() - LATE_SECONDS):
             incident = incident_answer(kept, self._settings.guide)
@@ -125,23 +126,25 @@ class Pager:
 
 
 def delivery(incident: int, state: str) -> str:
-    """The name of what is told: a receiver that gets it twice, because its answer was lost, knows it again."""
+    """Return the name of a delivery: a receiver that gets it twice, because its answer was lost, recognises it."""
     return f"{incident}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
-    """`t=SECONDS,v1=HEX`: HMAC-SHA256 of the seconds, a full stop and the body. A receiver refuses an old one."""
+    """Return `t=SECONDS,v1=HEX`: HMAC-SHA256 of the seconds, a full stop and the body. A receiver refuses an old
+    one."""
     signed = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256)
     return f"t={at},v1={signed.hexdigest()}"
 
 
 def _why(error: Exception) -> str:
-    """Without the address, which may be a secret."""
+    """Return an error's text without the address, which may be a secret."""
     return str(error) if type(error) is httpx.HTTPError or isinstance(error, OmniRLError) else type(error).__name__
 
 
 def _secret(webhook: WebhookSettings) -> str | None:
-    """Raises `ConfigError` where the file cannot be read, or others may read it."""
+    """Return a webhook's secret, if it has one. Raises `ConfigError` where the file cannot be read, or others may read
+    it."""
     path = webhook.secret_file
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Every error as problem+json (RFC 9457) with the stable code of its class."""
+"""Answers every error as problem+json (RFC 9457) with the stable code of its class."""
 
 import inspect
 import logging
@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from omni_rl import errors
+from omni_rl.api.base import MOST_ERRORS
 from omni_rl.errors import OmniRLError, SyncRunningError
 
 logger = logging.getLogger("omni_rl.coordinator")
 MEDIA_TYPE = "application/problem+json"
+DETAIL, WHERE = 4096, 256
+"""The most characters of a problem's detail, and of the path to a value: they quote what was sent."""
 
 STATUS: Mapping[type[OmniRLError], int] = {
     errors.InvalidRequestError: 422,
@@ -46,13 +49,15 @@ STATUS: Mapping[type[OmniRLError], int] = {
     errors.QuarantinedError: 503,
     errors.EngineDeadError: 503,
     errors.TrainerDeadError: 503,
+    errors.TrainerStoppedError: 503,
     errors.ReplicaSilentError: 503,
     errors.ReplicaStoppedError: 503,
     errors.SlabError: 503,
     errors.SourceError: 503,
     errors.WeightUpdateError: 503,
 }
-"""The most specific class of an error decides; what is not here is a fault of ours: 500."""
+"""The HTTP status of each class of error. The most specific class decides; one that is not here is a fault of ours:
+500."""
 
 OF_STATUS: Mapping[int, type[OmniRLError]] = {
     401: errors.UnauthenticatedError,
@@ -63,11 +68,11 @@ OF_STATUS: Mapping[int, type[OmniRLError]] = {
     413: errors.TooLargeError,
     415: errors.UnsupportedMediaTypeError,
 }
-"""What the framework itself refuses."""
+"""The class of error for what the framework itself refuses, by status."""
 
 
 class SyncIsRunningError(SyncRunningError):
-    """Carries the running sync's name beside the message."""
+    """The error of a sync under way, which carries the sync's name beside the message."""
 
     def __init__(self, sync: str) -> None:
         super().__init__(f"sync {sync} is under way; wait for it: GET /v1/syncs/{sync}")
@@ -77,12 +82,12 @@ class SyncIsRunningError(SyncRunningError):
 class FieldProblem(BaseModel):
     """One value that is not as it should be."""
 
-    where: str = Field(description="The path to it, as in `body.limits.text.warn`.")
+    where: str = Field(description="The path to the value, as in `body.limits.text.warn`.")
     message: str
 
 
 class Problem(BaseModel):
-    """What every error looks like. Programs branch on `code`, people read `detail`."""
+    """The form of every error. Programs branch on `code`, people read `detail`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -103,8 +108,8 @@ class Problem(BaseModel):
     status: int
     detail: str
     code: str
-    fields: list[FieldProblem] | None = Field(default=None, description="With `invalid_request`: every bad value.")
-    sync: str | None = Field(default=None, description="With `sync_running`: which one.")
+    fields: list[FieldProblem] | None = Field(default=None, description="With `invalid_request`: the bad values.")
+    sync: str | None = Field(default=None, description="With `sync_running`: the sync under way.")
 
 
 def status_of(error: OmniRLError) -> int:
@@ -120,7 +125,7 @@ def respond(
         else (inspect.getdoc(kind) or kind.__name__).split("\n\n")[0].replace("\n", " ")
     )
     problem = Problem(
-        type=f"urn:omni-rl:{kind.code}", title=title, status=status, detail=detail, code=kind.code, **more
+        type=f"urn:omni-rl:{kind.code}", title=title, status=status, detail=detail[:DETAIL], code=kind.code, **more
     )
     return JSONResponse(
         problem.model_dump(exclude_none=True), status, headers=dict(headers or {}), media_type=MEDIA_TYPE
@@ -143,7 +148,10 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # Pydantic's own report quotes what was sent, which may be a token.
-        found = [FieldProblem(where=".".join(map(str, item["loc"])), message=item["msg"]) for item in error.errors()]
+        found = [
+            FieldProblem(where=".".join(map(str, item["loc"]))[:WHERE], message=item["msg"][:DETAIL])
+            for item in error.errors()[:MOST_ERRORS]
+        ]
         detail = "; ".join(f"{item.where}: {item.message}" for item in found[:5])
         return respond(errors.InvalidRequestError, 422, detail, fields=found)
 
@@ -156,7 +164,8 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: which problems it may answer with. A body may be too slow, or find no room."""
+    """Return the `responses` of a route: the problems that it may answer with. A body may be too slow, or find no
+    memory."""
     if 413 in statuses:
         statuses = tuple(sorted({*statuses, 408, 429}))
     return {status: {"model": Problem, "description": _DESCRIBED[status]} for status in statuses}
@@ -166,7 +175,7 @@ _DESCRIBED = {
     401: "No token, or an unknown one (`unauthenticated`).",
     403: "The token's scope does not reach that far, or another site's page sent it (`forbidden`).",
     404: "No such thing (`not_found`).",
-    405: "Not with this method.",
+    405: "The path does not take this method.",
     408: "The body comes too slowly (`too_slow`).",
     409: "It contradicts what is there (`conflict`, `idempotency_mismatch`, `sync_running`), or a sync changed nothing "
     "(`sync_rolled_back`, `non_finite_weights`).",

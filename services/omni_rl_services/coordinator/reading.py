@@ -1,4 +1,4 @@
-"""A ledger that no coordinator has open, read as a coordinator would answer: nothing is judged, and nothing written."""
+"""Reads a ledger that no coordinator has open, and answers as one would: nothing is judged, and nothing written."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from omni_rl_services.coordinator.views import incident_answer, run_line
 
 
 class Reading:
-    """The methods of the client of the same names."""
+    """Has the methods of the client that have the same names."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -28,7 +28,7 @@ class Reading:
         needs: Sequence[NeedName] = (),
         sort: Literal["newest", "need"] = "newest",
     ) -> list[RunLine]:
-        """A line each."""
+        """Return the runs, a line for each."""
         wanted = Wanted(search, tuple(Need[name.upper()] for name in needs), sort, 0, limit)
         found, _ = self._ledger.listed(wanted)
         return [run_line(read_run(one.run, settle=1, silent_after=math.inf), one) for one in found]
@@ -36,6 +36,6 @@ class Reading:
     def incidents(
         self, limit: int = 100, *, is_open: bool | None = None, run: str | None = None, kind: IncidentKind | None = None
     ) -> list[IncidentAnswer]:
-        """The newest first."""
+        """Return the incidents, the newest first."""
         found = self._ledger.incidents(still_open=is_open, run=run, kind=kind, limit=limit)
         return [incident_answer(one) for one in found]

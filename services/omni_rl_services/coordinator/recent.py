@@ -1,36 +1,32 @@
-"""Parts in memory between their arrival and their step's seal."""
+"""The parts in memory between their arrival and their step's seal."""
 
 from collections import OrderedDict
 
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import StepKey
 
+EACH = 48 << 10
+"""Bytes that a part takes beside its values: some thirty columns, most of them empty, and the buffers they came in."""
+
 
 class RecentParts:
-    """The latest parts up to `limit` bytes; the ledger has all."""
+    """The parts of the latest steps up to `limit` bytes; the ledger has all parts."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = 0
-        self._parts: OrderedDict[tuple[StepKey, int], StepRecords] = OrderedDict()
+        self._steps: OrderedDict[StepKey, dict[int, StepRecords]] = OrderedDict()
 
     def put(self, key: StepKey, rank: int, records: StepRecords) -> None:
-        self._drop(key, rank)
-        self._parts[key, rank] = records
-        self._bytes += records.table.nbytes
+        self._steps.setdefault(key, {})[rank] = records
+        self._bytes += EACH + records.nbytes
         while self._bytes > self._limit:
-            self._drop(*next(iter(self._parts)))
+            self.forget(next(iter(self._steps)))
 
-    def get(self, key: StepKey, rank: int, digest: str) -> StepRecords | None:
-        """The part, if it is still here and is the one that the ledger has."""
-        found = self._parts.get((key, rank))
-        return found if found is not None and found.digest == digest else None
+    def of(self, key: StepKey) -> dict[int, StepRecords]:
+        """Return the parts of a step that are still here, by rank."""
+        return dict(sorted(self._steps.get(key, {}).items()))
 
     def forget(self, key: StepKey) -> None:
-        """A step is sealed."""
-        for rank in [rank for step, rank in self._parts if step == key]:
-            self._drop(key, rank)
-
-    def _drop(self, key: StepKey, rank: int) -> None:
-        if (gone := self._parts.pop((key, rank), None)) is not None:
-            self._bytes -= gone.table.nbytes
+        """Drop the parts of a step that is sealed, or whose parts are the oldest."""
+        self._bytes -= sum(EACH + records.nbytes for records in self._steps.pop(key, {}).values())

@@ -1,38 +1,41 @@
-"""Carries out what the policy commands for a gated run, and feeds the results back until the incident rests."""
+"""Carries out what the policy commands for a gated run, and feeds the results back until nothing is under way."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from omni_rl.api.syncs import SyncBody
+from omni_rl.bridge.seam import CheckRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.consistency.policy import Command, Drift, Outcome
 from omni_rl.errors import OmniRLError
 from omni_rl.ledger.types import StepKey
-from omni_rl_services.coordinator.bridge import CheckRequest
 from omni_rl_services.coordinator.checks import Checks, proven
 from omni_rl_services.coordinator.gate import Gate
+from omni_rl_services.coordinator.incidents import by_check
 from omni_rl_services.coordinator.problems import SyncIsRunningError
 from omni_rl_services.coordinator.runs import Run
 from omni_rl_services.coordinator.syncs import Syncs
 
 logger = logging.getLogger("omni_rl.coordinator")
 GATE_SECONDS = 5.0
-"""How long the answer to a step waits for the gate to move; if it has not by then, it is moved later."""
+"""Seconds that the answer to a step waits for the gate to move; if it has not moved by then, it is moved later."""
 ATTRIBUTION_SECONDS = 60.0
-"""When the search for a cause gives up."""
+"""Seconds after which the search for a cause gives up."""
 
 Evidence = Mapping[str, Any]
-"""What each check found, by its name."""
+"""What each check found, by the check's name."""
 Record = Callable[[Run, Outcome, Evidence], Awaitable[None]]
-"""Makes an outcome durable with its events and alarm, and sets the run's drift. The run's turn is held."""
+"""Makes an outcome durable with its events and incident, and sets the run's drift. The caller holds the run's
+`turn`."""
 
 
 class Responder:
-    """One pursuit a run at a time; a person's word ends it."""
+    """Runs one pursuit (the search for a cause, a resync and its recheck) for a run at a time; a person's word ends
+    it."""
 
     def __init__(self, checks: Checks, gate: Gate, syncs: Syncs, record: Record) -> None:
         self._checks = checks
@@ -42,19 +45,19 @@ class Responder:
         self._pursuits: dict[str, asyncio.Task[None]] = {}
 
     async def respond(self, run: Run, outcome: Outcome) -> None:
-        """Move the gate before this returns, and pursue the cause beside."""
+        """Move the gate before this returns, and pursue the cause in a task."""
         await self._move(run, outcome)
         if Command.ATTRIBUTE in outcome.commands:
             self.pursue(run)
 
     def pursue(self, run: Run) -> None:
-        """Begin, or after a restart go on with, what the run's drift says is under way."""
+        """Begin, or after a restart continue, what the run's drift says is under way."""
         assert run.latest is not None, "a run that drifted has a step"
         self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest))
         pursuit.add_done_callback(partial(self._ended, run.name))
 
     async def forget(self, run: Run) -> None:
-        """End what is pursued for a run."""
+        """End the pursuit of a run."""
         if (task := self._pursuits.pop(run.name, None)) is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -94,7 +97,7 @@ class Responder:
     async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
         known = await self._checks.explained(StepKey(run.name, attempt, step))
         if known is not None and known.proven:
-            return known.cause, known.sentence, _by_check(known.evidence)
+            return known.cause, known.sentence, by_check(known.evidence)
         request = CheckRequest(
             run=run.name,
             attempt=attempt,
@@ -110,14 +113,15 @@ class Responder:
             failed = f"the search for the cause failed: {error}"
             if known is None:
                 return Cause.UNKNOWN, failed, {}
-            return known.cause, f"{known.sentence}; {failed}", _by_check(known.evidence)
-        evidence = _by_check(found.evidence)
+            return known.cause, f"{known.sentence}; {failed}", by_check(known.evidence)
+        evidence = by_check(found.evidence)
         if found.cause is None:
             return Cause.UNKNOWN, found.sentence or "no check explained it", evidence
         return found.cause, found.sentence, evidence
 
     async def _resync(self) -> str | None:
-        """None if it went through, else why not. One that runs already may have begun before the cause was found.
+        """Sync the weights again, and return None if that went through, else why not. A sync that runs already may have
+        begun before the cause was found, so another follows it.
 
         Weights that were published, or came from a directory, are brought anew: the trainer's do not take their place.
         """
@@ -132,7 +136,8 @@ class Responder:
             return None if result.outcome == "committed" else result.reason
 
     async def _recheck(self, run: Run, attempt: int, step: int) -> Judgement | None:
-        """Of the probe, and of the step's own samples and prompts: what the probe does not show, they do."""
+        """Compare the policies again, on the probe and on the step's own samples and prompts, which may show what the
+        probe does not. Return None if they could not be compared."""
         request = CheckRequest(run.name, attempt, step, legs=False, resample=True)
         try:
             checked = await self._checks.make(request, run.yardstick.limits)
@@ -159,7 +164,3 @@ class Responder:
                 await self._gate.settle()
         except (OmniRLError, TimeoutError) as error:
             logger.warning("the gate did not move for run %s yet: %s", run.name, error)
-
-
-def _by_check(findings: Sequence[Mapping[str, Any]]) -> Evidence:
-    return {entry["check"]: {name: value for name, value in entry.items() if name != "check"} for entry in findings}

@@ -1,10 +1,11 @@
-"""The runs that are in memory: the newest, those in use, and those where something is under way. The ledger has all."""
+"""The runs that are in memory: the newest, those in use, and those where something is under way. The ledger has all
+runs."""
 
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from omni_rl.api.runs import RunBody
+from omni_rl.api.runs import MAX_LAG, RunBody
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.types import Run as Row
 from omni_rl_services.coordinator.lines import Line
@@ -12,13 +13,13 @@ from omni_rl_services.coordinator.runs import Run
 from omni_rl_services.coordinator.store import Store
 
 KEPT = 256
-"""Runs in memory, some kilobytes each. More only where more of them are not at rest."""
+"""The number of runs in memory, some kilobytes each. There are more only where more of them are not at rest."""
 NEWEST = 100
-"""Of them, which stay: every state tells of them."""
+"""The number of newest runs that stay in memory: every state lists them."""
 
 
 class Roster:
-    """One object a run at a time, whose turn its writers share: one that is not at rest never leaves."""
+    """One object for each run, whose `turn` its writers share: a run that is not at rest never leaves memory."""
 
     def __init__(self, store: Store, settle: int, silent_after: float) -> None:
         self._store = store
@@ -27,7 +28,7 @@ class Roster:
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
     def __iter__(self) -> Iterator[Run]:
-        """Those in memory."""
+        """Iterate over the runs in memory."""
         return iter(list(self._runs.values()))
 
     async def open(self) -> None:
@@ -35,7 +36,7 @@ class Roster:
             self.add(row)
 
     def add(self, row: Row) -> Run:
-        """The run, as the ledger has it unless it is in memory."""
+        """Return a run's object: the one in memory, or else one made from the ledger's row."""
         run = self._runs.get(row.run)
         if run is None:
             run = self._runs[row.run] = self.read(row)
@@ -44,7 +45,7 @@ class Roster:
         return run
 
     async def one(self, name: str) -> Run:
-        """Raises `NotFoundError`."""
+        """Return a run. Raises `NotFoundError`."""
         run = self._runs.get(name)
         if run is not None:
             self._runs.move_to_end(name)
@@ -56,15 +57,15 @@ class Roster:
         return self.add(row)
 
     def newest(self) -> list[Run]:
-        """Those that stay, the newest first."""
+        """Return the runs that stay in memory, the newest first."""
         return heapq.nlargest(NEWEST, self._runs.values(), key=_created)
 
     def read(self, row: Row) -> Run:
-        """A run as the ledger has it, for reading alone: it does not come into memory."""
+        """Return a run as the ledger has it, for reading alone: it is not put into memory."""
         return read_run(row, self._settle, self._silent_after)
 
     def _trim(self, used: Run) -> None:
-        """Let go of those that were used longest ago; not of the one that is about to be."""
+        """Drop the runs that were used longest ago, but not `used`, which is about to be."""
         if len(self._runs) <= KEPT:
             return
         stay = {run.name for run in heapq.nlargest(NEWEST, self._runs.values(), key=_created)} | {used.name}
@@ -76,9 +77,12 @@ class Roster:
 
 
 def read_run(row: Row, settle: int, silent_after: float) -> Run:
-    """A run as the ledger has it."""
-    run = Run.of(RunBody.model_validate(row.config), row.created, settle, silent_after)
-    if row.latest is not None:  # what older ledgers do not say
+    """Return a run as the ledger has it."""
+    config = dict(row.config)
+    if (lag := config.get("lag")) is not None:  # older versions took any
+        config["lag"] = min(lag, MAX_LAG)
+    run = Run.of(RunBody.model_validate(config), row.created, settle, silent_after)
+    if row.latest is not None:  # older ledgers have no line in the state
         run.latest, run.activity = (row.latest.attempt, row.latest.step), "live"
         run.line = Line(row.latest.attempt, row.latest.step, row.sealed)
     if row.state is not None:

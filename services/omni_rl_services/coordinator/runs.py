@@ -1,4 +1,4 @@
-"""Runs as the coordinator holds them: how each is judged, and where its drift stands. One writer each."""
+"""Runs as the coordinator holds them: how each is judged, and where its drift stands. Each has one writer."""
 
 import asyncio
 import math
@@ -20,8 +20,8 @@ from omni_rl_services.coordinator.lines import Line
 
 @dataclass
 class Run:
-    """`turn` is held by whoever changes `drift`, `line` or `activity`, from its judgement to its row in the ledger.
-    `silent_after`: seconds without a step after which it is silent."""
+    """A run. `turn` is held by whoever changes `drift`, `line` or `activity`, from the judgement to the row in the
+    ledger. `silent_after` is the seconds without a step after which the run is silent."""
 
     body: RunBody
     created: float
@@ -51,26 +51,27 @@ class Run:
 
     @property
     def holder(self) -> str:
-        """Under which name its drift holds the gate."""
+        """The name under which the run's drift holds the gate."""
         return f"run:{self.name}"
 
     @property
     def at_rest(self) -> bool:
-        """Whether all there is to know of it is in the ledger, and nobody is at work on it."""
+        """Whether all there is to know of the run is in the ledger, and nobody is at work on it."""
         drift = self.drift
         return drift.gate == "open" and drift.pursuit == "nothing" and not drift.alarming and not self.turn.locked()
 
     def is_live(self, attempt: int) -> bool:
-        """Whether an attempt is the latest: an older one's steps are judged, and move nothing."""
+        """Return whether an attempt is the latest: an older one's steps are judged, and change nothing about the
+        run."""
         return self.latest is None or attempt >= self.latest[0]
 
     def history_of(self, attempt: int) -> History:
-        """What its earlier steps showed: a new attempt has none."""
+        """Return what the attempt's earlier steps showed: nothing for a new attempt."""
         return self.history if self.latest is not None and attempt == self.latest[0] else History()
 
     @property
     def sealed(self) -> float | None:
-        """When its latest step was, in Unix seconds."""
+        """When the run's latest step was sealed, in Unix seconds."""
         return self.line.sealed
 
     def after(
@@ -82,7 +83,8 @@ class Run:
         line: Line | None = None,
         **told: Any,
     ) -> NewState:
-        """What the ledger is to keep of where the run stands once these have changed, with what is `told` of it."""
+        """Return what the ledger is to store of where the run stands once these have changed, with the events and
+        incidents in `told`."""
         drift, line, activity = drift or self.drift, line or self.line, activity or self.activity
         state = {
             **asdict(drift),
@@ -94,7 +96,7 @@ class Run:
         return NewState(state, Place(int(need_of(drift, activity, line.own)), line.sealed, due), **told)
 
     def take_up(self, state: dict[str, Any]) -> None:
-        """Stand where the ledger says."""
+        """Restore the drift, the activity, the line and the history from the ledger's state."""
         self.drift = _drift(state)
         self.activity = state.get("activity", self.activity)
         if (line := state.get("line")) is not None:
@@ -103,19 +105,20 @@ class Run:
             self.history = History(**{**history, "sizes": tuple(map(tuple, history["sizes"]))})
 
     def weighs(self, severity: Severity) -> bool:
-        """Whether a step of this severity gets weights."""
+        """Return whether a step of this severity gets weights."""
         if self.body.correction.method == "none":
             return False
         return severity >= Severity.MASK or self.body.correction.when == "always"
 
     def attempt(self, wanted: int | None) -> int | None:
-        """The one that is wanted, or else the latest; None before the first step."""
+        """Return the attempt that is wanted, or else the latest; None before the first step."""
         if wanted is not None:
             return wanted
         return None if self.latest is None else self.latest[0]
 
     def answer(self) -> RunAnswer:
-        """Made anew where it has changed: every state tells of a hundred runs, most of which are at rest."""
+        """Return the run as the API has it. The answer is made again only if the run has changed: every state lists a
+        hundred runs, most of which are at rest."""
         now = (self.drift, self.line, self.activity)
         if self._told is None or self._told[0] != now:
             self._told = now, self._answer()
@@ -157,7 +160,7 @@ _DRIFT = frozenset(field.name for field in fields(Drift))
 
 
 def transition_events(run: str, outcome: Outcome, **where: Any) -> tuple[NewEvent, ...]:
-    """An event for each transition."""
+    """Return an event for each transition."""
     return tuple(
         NewEvent(change.what, {**where, "before": change.before, "after": change.after, "reason": change.reason}, run)
         for change in outcome.transitions

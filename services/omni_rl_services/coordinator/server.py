@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import socket
@@ -12,30 +13,31 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from omni_rl.bridge.seam import Bridge
 from omni_rl.errors import ConfigError, CoordinatorRunningError, ServiceError
 from omni_rl.ledger.ledger import Ledger
+from omni_rl_services.coordinator.allocator import share_heaps
 from omni_rl_services.coordinator.app import create_app
-from omni_rl_services.coordinator.bridge import Bridge
 from omni_rl_services.coordinator.connections import connection_class
 from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.settings import CoordinatorSettings, TlsSettings
 
 logger = logging.getLogger("omni_rl.coordinator")
 GRACE_SECONDS = 10
-"""How long requests under way may take to end when the process is asked to."""
+"""Seconds that requests under way may take to end when the process is asked to."""
 BACKLOG = 2048
 STANDBY_SECONDS = 0.5
-"""Between two looks at whether the ledger is free."""
+"""Seconds between two looks at whether the ledger is free."""
 
 
 class Server(uvicorn.Server):
-    """Ends event streams first when it is asked to stop: they would never end by themselves."""
+    """A server that ends event streams first when it is asked to stop: they would never end by themselves."""
 
     def __init__(self, config: uvicorn.Config, coordinator: Coordinator) -> None:
         super().__init__(config)
         self._coordinator = coordinator
         self.on_start: Callable[[str], None] = lambda address: None
-        """Hears the address once the coordinator answers there."""
+        """Called with the address once the coordinator answers there."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -49,7 +51,7 @@ class Server(uvicorn.Server):
         self.on_start(self.address())
 
     def address(self) -> str:
-        """Where it listens, once it does."""
+        """Return the address at which the server listens."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "https" if self.config.is_ssl else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -60,13 +62,14 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: FastAPI) -> Server:
-    """A server of `create_app`'s app, at the address of its settings."""
+    """Return a server of `create_app`'s app, at the address of the app's settings."""
     coordinator: Coordinator = app.state.coordinator
     settings = coordinator.settings
     tls = settings.tls
     config = uvicorn.Config(
         app,
         http=connection_class(),
+        ws="none",  # uvicorn's WebSocket library would answer in plain text
         host=settings.host,
         port=settings.port,
         workers=1,
@@ -92,20 +95,26 @@ def serve(
 ) -> None:
     """Run a coordinator until SIGINT, after which this returns, or SIGTERM, which ends the process.
 
-    `on_start` hears the address once the coordinator answers there; by default it is logged. `on_wait` hears whom a
-    coordinator in standby waits for, once. It listens only when the ledger is its own.
+    `on_start` is called with the address once the coordinator answers there; by default it is logged. `on_wait` is
+    called once, with the coordinator that one in standby waits for. A coordinator in standby does not listen before the
+    ledger is its own.
 
     Raises:
         ServiceError: the address is taken, or is none of this machine's; nothing was opened.
-        CoordinatorRunningError: another process keeps the ledger, and this one is not in standby.
+        CoordinatorRunningError: another process is the ledger's coordinator, and this one is not in standby.
         ConfigError, LedgerError: the TLS files, the tokens or the ledger cannot be used.
     """
     if settings.tls is not None:
         _check(settings.tls)
+    share_heaps()
     ledger = _taken(settings.ledger, on_wait) if settings.standby else None
     with contextlib.closing(bind(settings.host, settings.port)) as listening:
         app = create_app(settings, ledger=ledger, bridge=bridge)
         server = make_server(app)
+        # What is there now is there to the end. A full collection would look through all of it, a tenth of a second in
+        # which the event loop stands.
+        gc.collect()
+        gc.freeze()
         server.on_start = on_start or (lambda address: logger.info("coordinator at %s, %s", address, access(app)))
         # Uvicorn ends what is under way first, and then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
@@ -115,7 +124,7 @@ def serve(
 
 
 def _taken(url: str, on_wait: Callable[[str], None]) -> Ledger:
-    """The ledger, once no other coordinator keeps it."""
+    """Return the ledger, once no other process is its coordinator."""
     ledger, waits = Ledger.open(url), False
     try:
         while True:
@@ -133,7 +142,8 @@ def _taken(url: str, on_wait: Callable[[str], None]) -> Ledger:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, before anything else is opened. Raises `ServiceError` if it cannot be had."""
+    """Return a socket that listens at the address, before anything else is opened. Raises `ServiceError` if that
+    fails."""
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -155,7 +165,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _check(tls: TlsSettings) -> None:
-    """Raises `ConfigError` where the files are not a certificate and its key."""
+    """Raise `ConfigError` where the files are not a certificate and its key."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key)
     except OSError as error:  # ssl.SSLError is one
@@ -163,7 +173,7 @@ def _check(tls: TlsSettings) -> None:
 
 
 def access(app: FastAPI) -> str:
-    """Who may do what, in a sentence."""
+    """Return who may do what, in a sentence."""
     coordinator: Coordinator = app.state.coordinator
     if coordinator.tokens:
         return "for those with a token"

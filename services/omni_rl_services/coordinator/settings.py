@@ -1,4 +1,4 @@
-"""What the coordinator is started with; what would be unsafe is refused, and said."""
+"""The coordinator's settings; unsafe ones are refused, with the reason."""
 
 import ipaddress
 import json
@@ -12,14 +12,14 @@ from omni_rl.api.state import Scope
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import ConfigError
 from omni_rl.ledger.media_store import MediaRules
-from omni_rl.service.webhooks import PagerSettings
 from omni_rl.settings import StrictSettings
+from omni_rl_services.coordinator.webhooks import PagerSettings
 
 MIB = 1 << 20
 
 
 class TokenEntry(StrictSettings):
-    """A token as it is kept: its holder's name, what it may do, and its SHA-256. The token itself is nowhere."""
+    """A token as it is stored: its holder's name, what it may do, and its SHA-256. The token itself is nowhere."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
     scope: Scope
@@ -27,33 +27,35 @@ class TokenEntry(StrictSettings):
 
 
 class Bounds(StrictSettings):
-    """How much a client may send or hold. Bytes unless said."""
+    """How much a client may send or hold, in bytes unless another unit is named."""
 
     body: int = Field(default=MIB, gt=0)
-    """Of any request but those below."""
+    """The most bytes of a request's body, where no other bound names its kind."""
     part: int = Field(default=256 * MIB, gt=0)
-    """Of one rank's records as an Arrow stream."""
+    """The most bytes of one rank's records as an Arrow stream."""
     json_part: int = Field(default=8 * MIB, gt=0)
-    """Of one rank's records as JSON, which is parsed while nothing else runs."""
+    """The most bytes of one rank's records as JSON."""
     update: int = Field(default=32 * MIB, gt=0)
-    """Of what an engine or a trainer tells of an update of weights: fingerprints, part by part."""
+    """The most bytes of an engine's or a trainer's report of a weight update: fingerprints, part by part."""
     media: int = Field(default=32 * MIB, gt=0)
-    """Of one media item."""
+    """The most bytes of one media item."""
     pixels: int = Field(default=89_478_485, gt=0)
-    """Of one picture, or of one frame (Pillow's own limit)."""
+    """The most pixels of one picture, or of one frame (Pillow's own limit)."""
     frames: int = Field(default=4096, gt=0)
-    """Of one video."""
+    """The most frames of one video."""
     samples: int = Field(default=57_600_000, gt=0)
-    """Of one sound: an hour at 16 kHz."""
+    """The most samples of one sound: an hour at 16 kHz."""
     memory: int | None = Field(default=None, ge=64 * MIB)
-    """That all of this may take together: an eighth for bodies that arrive at once (more have to wait), half for a step
-    that is judged (128 a token). None: three quarters of what the process may have, 16 GiB at most."""
+    """The memory for all of this together: an eighth for bodies that arrive at once (more have to wait), half for a
+    step that is judged (128 bytes a token, and 2 for each byte of texts and router choices), a sixteenth for
+    fingerprints that later ones are compared with. None: three quarters of what the process may have, at most 16
+    GiB."""
     subscribers: int = Field(default=512, gt=0)
-    """Open event streams."""
+    """The most event streams that are open at once."""
 
 
 class MediaSettings(StrictSettings):
-    """Media of kept samples: where they lie, and for how long; `keep` False keeps them out."""
+    """Where the media of stored samples lie, and for how long; with `keep` False no media are stored."""
 
     directory: Path = Path("runs/media")
     keep: bool = True
@@ -66,7 +68,7 @@ class MediaSettings(StrictSettings):
 
 
 class TlsSettings(StrictSettings):
-    """Files in PEM: the certificate with those that vouch for it, and its key."""
+    """PEM files: the certificate, with those that vouch for it, and its key."""
 
     certificate: Path
     key: Path
@@ -83,47 +85,50 @@ class TensorboardSettings(StrictSettings):
     """Write every step's figures as TensorBoard's event files; needs `pip install omni-rl[tensorboard]`."""
 
     directory: Path
-    """Where they go, into a directory for each run and attempt."""
+    """The directory for the files, with one directory in it for each run and attempt."""
 
 
 class CoordinatorSettings(StrictSettings):
-    """Without a token anyone who reaches the port may do anything, so only this machine is let near it."""
+    """The coordinator's settings. Without a token anyone who reaches the port may do anything, so a coordinator without
+    tokens listens on this machine alone."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     address_file: Path | None = None
-    """Where the coordinator writes its address once it answers; with port 0 nobody else knows it."""
+    """The file into which the coordinator writes its address once it answers; with port 0 nobody else knows it."""
     ledger: str = "sqlite:///runs/ledger.db"
-    """sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
+    """The ledger's URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."""
     standby: bool = False
-    """Where another coordinator keeps the ledger: wait until it has ended, and then go on in its place."""
+    """Whether to wait, where another coordinator keeps the ledger, until that one has ended, and then to go on in its
+    place."""
     media: MediaSettings = MediaSettings()
     tokens: tuple[TokenEntry, ...] = ()
     tokens_file: Path | None = None
-    """JSON: a list of token entries; only its owner may read it. It is read again when it changes."""
+    """A JSON file with a list of token entries; only its owner may read it. It is read again when it changes."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names besides its own addresses under which browsers may reach a coordinator without tokens."""
+    """Names besides the coordinator's own addresses under which browsers may reach it without tokens."""
     tls: TlsSettings | None = None
-    """None: plain HTTP, for this machine, or behind a proxy that has TLS."""
+    """The TLS certificate and key. None: plain HTTP, for this machine, or behind a proxy that has TLS."""
     secure_cookies: bool = False
     """True behind a proxy with TLS: the session cookie is then sent over TLS alone, as it is with `tls`."""
     weight_roots: tuple[Path, ...] = ()
-    """Directories from which a sync may take safetensors; none: only from the trainer and from `publish`."""
+    """Directories from which a sync may take safetensors; with none, weights come from the trainer and from `publish`
+    alone."""
     bounds: Bounds = Bounds()
     metrics_runs: int = Field(default=16, ge=1)
-    """Runs that `/metrics` has figures of; the one that was silent longest goes first."""
+    """The number of runs that `/metrics` has figures of; the one that has been silent longest is dropped first."""
     metrics_threads: int = Field(default=1, ge=1)
     worst_samples: int = Field(default=16, ge=0)
-    """Samples of a step that are kept with their tokens."""
+    """The number of samples of a step that are stored with their tokens."""
     silent_after: float = Field(default=1800.0, gt=0)
-    """Seconds without a step after which a run is silent, unless it states its own."""
+    """Seconds without a step after which a run is silent, unless the run states its own."""
     settle: int = Field(default=3, ge=1)
-    """Calm steps before a severity falls."""
+    """The number of calm steps before a severity falls."""
     wandb: WandbSettings | None = None
     tensorboard: TensorboardSettings | None = None
     pager: PagerSettings = PagerSettings()
     cluster: ClusterSettings | None = None
-    """The Ray cluster that it keeps; none: it judges what other frameworks post."""
+    """The Ray cluster that the coordinator keeps. None: it judges what other frameworks post."""
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
@@ -150,7 +155,7 @@ class CoordinatorSettings(StrictSettings):
             return False
 
     def all_tokens(self) -> tuple[TokenEntry, ...]:
-        """Those given and those of the file.
+        """Return the tokens of the settings and those of the tokens file.
 
         Raises:
             ConfigError: the file cannot be read, is no list of tokens, or others may read it.
@@ -159,7 +164,7 @@ class CoordinatorSettings(StrictSettings):
 
 
 def load_tokens(path: Path) -> tuple[TokenEntry, ...]:
-    """Token entries of a file that only its owner may read."""
+    """Return the token entries of a file that only its owner may read. Raises `ConfigError` as `all_tokens` does."""
     try:
         mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
     except OSError as error:

@@ -1,4 +1,5 @@
-"""Which runs' steps stop coming: told once when they do, and over with the next step or the run's end."""
+"""Finds runs whose steps stop coming: an incident opens once when they do, and ends with the next step or the run's
+end."""
 
 import time
 from collections.abc import Callable
@@ -14,34 +15,44 @@ from omni_rl_services.coordinator.store import Store
 
 Clock = Callable[[], float]
 LOOKED_AT = 100
-"""Runs at one look; those that are overdue longest come first."""
+"""The most runs at one look; those that are overdue longest come first."""
 CLOCK: Clock = time.time
-"""Unix seconds: the ledger's, so that a run is as old after a restart as before."""
+"""Unix seconds. The ledger's times are of this clock, so that a run is as old after a restart as before."""
+MONOTONIC: Clock = time.monotonic
+"""Seconds that pass evenly, however the other clock is set."""
+SET_SECONDS = 5.0
+"""Seconds by which the two clocks differ more between two looks if somebody set one, or the machine was asleep."""
 
 
 class Silence:
-    """Of all runs of the ledger, in memory or not."""
+    """Watches all runs of the ledger, in memory or not."""
 
-    def __init__(self, roster: Roster, store: Store, gate: Gate, clock: Clock = CLOCK) -> None:
+    def __init__(
+        self, roster: Roster, store: Store, gate: Gate, clock: Clock = CLOCK, monotonic: Clock = MONOTONIC
+    ) -> None:
         self._roster = roster
         self._store = store
         self._gate = gate
         self._clock = clock
+        self._monotonic = monotonic
+        self._apart = clock() - monotonic()
+        self._set: float | None = None
 
     async def look(self) -> bool:
-        """Tell of every live run whose steps stopped. Returns whether there was one."""
+        """Make every live run silent whose steps stopped, and return whether there was one."""
         told = False
+        self._see_clocks()
         for name in await self._store.overdue(self._clock(), LOOKED_AT):
             run = await self._roster.one(name)
             if self._is_overdue(run):
                 async with run.turn:
-                    if self._is_overdue(run):  # no step came while its turn was waited for
+                    if self._is_overdue(run):  # no step came while this waited for `turn`
                         await self.enter(run, "silent")
                         told = True
         return told
 
     async def enter(self, run: Run, activity: Activity) -> None:
-        """Change what a run does, durably. The caller holds its turn."""
+        """Change what a run does, durably. The caller holds the run's `turn`."""
         event = NewEvent("activity", {"before": run.activity, "after": activity}, run.name)
         seen = (self._of(run),) if activity == "silent" else ()
         over = () if seen else (IncidentEnd("silence", f"the run is {activity}"),)
@@ -59,7 +70,18 @@ class Silence:
         return NewIncident(int(Severity.MASK), headline, kind="silence", good=run.line.good)
 
     def _is_overdue(self, run: Run) -> bool:
-        """While its gate is closed a run is not silent: its steps are held, and everyone is told so."""
+        """Return whether a live run has been without a step for too long. A run whose gate is closed is not silent: its
+        steps are held, and everyone is told so."""
         if run.activity != "live" or run.sealed is None or (run.body.gated and self._gate.closed):
             return False
+        if self._set is not None and self._monotonic() - self._set <= run.silent_after:
+            return False
         return self._clock() - run.sealed > run.silent_after
+
+    def _see_clocks(self) -> None:
+        """Notice that the clock was set, or that the machine slept. The clock then does not tell how long nothing came,
+        so every run gets its full time again."""
+        apart = self._clock() - self._monotonic()
+        if abs(apart - self._apart) > SET_SECONDS:
+            self._set = self._monotonic()
+        self._apart = apart

@@ -1,4 +1,4 @@
-"""The seam to metric systems. A sink only listens: whatever it does, no step waits for it and no run stops."""
+"""The interface to metric systems. A sink only listens: whatever it does, no step waits for it and no run stops."""
 
 import logging
 import queue
@@ -12,16 +12,16 @@ from omni_rl.consistency.limits import Figures, Limits, Severity
 
 logger = logging.getLogger("omni_rl.coordinator")
 BACKLOG = 1024
-"""Calls that a slow sink may be behind; then they are dropped for it."""
+"""The most calls that a slow sink may be behind; further ones are dropped for it."""
 CLOSE_SECONDS = 5.0
-"""How long a sink may take to finish at the end."""
+"""Seconds that a sink may take to finish at the end."""
 Training = Mapping[str, float | None]
 """The trainer's own figures by name; None where one is not a number."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a run. `created`: when the ledger first heard of the run, in Unix seconds; a run of that name in
+    """One attempt of a run. `created` is when the ledger first heard of the run, in Unix seconds; a run of that name in
     another ledger is another run."""
 
     run: str
@@ -31,8 +31,8 @@ class Start:
 
 @dataclass(frozen=True)
 class JudgedStep:
-    """What is told of a sealed step: where the run stands after it, its figures, the limits that they were held
-    against, and when it was `sealed`, in Unix seconds."""
+    """What a sink gets of a sealed step: where the run stands after it, its figures, the limits that these were
+    compared with, and when it was `sealed`, in Unix seconds."""
 
     of: Start
     step: int
@@ -47,20 +47,21 @@ class Sink(Protocol):
     """Takes what happens, in order, in a thread of its own."""
 
     def step(self, step: JudgedStep) -> None:
-        """A step was judged."""
+        """Take a step that was judged."""
 
     def learnt(self, of: Start, step: int, training: Training) -> None:
-        """The trainer learnt from a step that was judged before."""
+        """Take the trainer's figures of a step that was judged before."""
 
     def incident(self, of: Start, incident: IncidentAnswer) -> None:
-        """An incident of a run was opened, or is over."""
+        """Take an incident of a run that was opened or has ended."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Finish: nothing more comes."""
 
 
 class Aside:
-    """Runs a sink beside the coordinator: bounded, and deaf to its failures. `dropped` counts the calls it missed."""
+    """Runs a sink in a thread, with a bounded queue; its failures are logged and reach nobody else. `dropped` counts
+    the calls that the sink missed."""
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
@@ -80,11 +81,11 @@ class Aside:
         self._put(lambda: self._sink.incident(of, incident))
 
     def count(self) -> int:
-        """Calls it missed so far."""
+        """Return how many calls the sink missed so far."""
         return self.dropped
 
     def close(self) -> None:
-        """Let it finish what it has; one that hangs is left behind."""
+        """Let the sink finish what it has; one that hangs is left behind."""
         try:
             self._calls.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:

@@ -1,9 +1,10 @@
-"""Steps on their way in: parts are taken in, a seal judges them, and what was judged is durable before it is told."""
+"""Takes in steps: parts are read and stored, a seal judges them, and a verdict is durable before it is sent."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,6 +15,7 @@ from omni_rl.api.steps import PartAnswer, SealBody, Verdict
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Outcome
+from omni_rl.counting import agreeing, counted
 from omni_rl.errors import ConflictError, NotFoundError, TooLargeError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
@@ -22,7 +24,7 @@ from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
-from omni_rl_services.coordinator.memory import PER_TOKEN, Room, budget
+from omni_rl_services.coordinator.memory import Room, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
 from omni_rl_services.coordinator.runs import Run, transition_events
@@ -35,13 +37,16 @@ from omni_rl_services.coordinator.verdicts import severity_of, verdict_of
 
 T = TypeVar("T")
 SMALL = 2**19
-"""Bytes of records that are worked on at once: for fewer, the way to another thread and back takes longer than the
-work, which is then a few milliseconds."""
+"""Bytes of records up to which work is done in the event loop: for fewer, the way to another thread and back takes
+longer than the work, which is a few milliseconds."""
+JSON = 16
+"""How many bytes of Arrow a byte of JSON counts for: it is parsed into objects, one for each number."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A verdict, and the weights it asks for; `columns` None where there are none and nobody needs the samples."""
+    """A sealed step: its verdict, and the weights that the verdict asks for. `columns` are empty where the step's
+    records were dropped."""
 
     verdict: Verdict
     columns: StepColumns
@@ -50,7 +55,8 @@ class Sealed:
 
 
 class Steps:
-    """Reading and judging much runs in threads of their own: numpy and Arrow let the event loop go on meanwhile."""
+    """Takes in and seals the steps of all runs. Reading and judging many bytes runs in threads of their own: numpy and
+    Arrow let the event loop go on meanwhile."""
 
     def __init__(
         self,
@@ -82,12 +88,14 @@ class Steps:
     async def put(self, run: Run, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
         """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`; `TooLargeError` where the
         step would have more tokens than there is memory to judge."""
-        records = await self.work(len(body), _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
-        self._fits(key, records.tokens + await self._tokens(key, beside=rank))
-        stored = await self._store.put_part(key, rank, records)
+        size = len(body) if arrow else JSON * len(body)
+        records = await self.work(size, _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
+        stored = await self._store.put_part(key, rank, records, partial(self._fits, key))
         self._telemetry.parts.labels(stored).inc()
         if stored == "new":
             self._recent.put(key, rank, records)
+            if size <= SMALL:  # while whoever posts is on its way back
+                asyncio.get_running_loop().call_soon(_prepare, records)
             self._telemetry.tokens.inc(records.tokens)
         return PartAnswer(
             **key._asdict(),
@@ -103,24 +111,23 @@ class Steps:
 
         Raises:
             NotFoundError: no rank has posted.
-            ConflictError: not as many ranks have posted as `body.parts` says, or one posted while this judged.
+            ConflictError: not as many ranks have posted as `body.parts` says, or one posted while the step was judged.
             TooLargeError: the step has more tokens than there is memory to judge.
-            TooManyError: others are judged, and it did not come to its turn.
+            TooManyError: other steps are judged, and this one found no memory in time.
         """
         began = time.perf_counter()
-        async with run.turn, self._judging.taken(PER_TOKEN * await self._tokens(key)):
+        async with run.turn, AsyncExitStack() as room:
             try:
-                parts = await self._parts(key)
+                parts = await self._parts(key, body.parts, room)
             except NotFoundError as gone:
                 return await self._long_ago(key, gone)
-            self._fits(key, sum(part.tokens for part in parts.values()))
             if body.parts is not None and len(parts) != body.parts:
                 raise ConflictError(
-                    f"{len(parts)} of {body.parts} ranks have posted for {key}: {', '.join(map(str, parts))}; seal it "
-                    "when all have"
+                    f"{len(parts)} of {counted(body.parts, 'rank')} {agreeing(len(parts), 'has', 'have')} posted for "
+                    f"{key}: {', '.join(map(str, parts))}; seal it when all have"
                 )
             judged = await self.work(
-                sum(part.table.nbytes for part in parts.values()),
+                sum(part.nbytes for part in parts.values()),
                 judge_step,
                 parts,
                 run.yardstick,
@@ -150,7 +157,12 @@ class Steps:
                 seen=seen_at(run, key, judged, outcome.drift, verdict) if live else (),
                 over=over_at(run, outcome.drift, judged.judgement.reason) if live else (),
             )
-            if await self._store.seal(_new_step(key, body, digests, judged, severity, verdict, after)) == "same":
+            try:
+                stored = await self._store.seal(_new_step(key, body, digests, judged, severity, verdict, after))
+            except ConflictError:
+                self._recent.forget(key)  # other parts are there than here
+                raise
+            if stored == "same":
                 return await self._again(run, key, judged)
             run.drift, run.history, run.line = outcome.drift, history, line
             run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
@@ -164,46 +176,43 @@ class Steps:
         return Sealed(verdict, judged.columns, judged.ranks, weights)
 
     async def learnt(self, run: Run, key: StepKey, training: Mapping[str, float | None]) -> None:
-        """Keep what the trainer knows of a sealed step, and tell whoever follows. Raises `NotFoundError`."""
+        """Store the trainer's figures of a sealed step, and send them to the sinks. Raises `NotFoundError`."""
         await self._store.add_training(key, training)
         self._telemetry.runs.learnt(run.name, key.attempt, training)
         self._followers.learnt(Start(run.name, key.attempt, run.created), key.step, training)
 
     async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
-        """Run what reads `size` bytes of records, in a worker thread unless they are few."""
+        """Call a function that reads `size` bytes of records, in a worker thread unless they are few."""
         if size <= SMALL:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
 
-    def _fits(self, key: StepKey, tokens: int) -> None:
-        if tokens > self._memory.step_tokens:
-            needed = -(-2 * PER_TOKEN * tokens // MIB)
+    def _fits(self, key: StepKey, tokens: int, size: int) -> None:
+        needed = self._memory.to_judge(tokens, size)
+        if needed > self._memory.judging:
             raise TooLargeError(
-                f"{key} has {tokens:,} tokens, and there is memory to judge {self._memory.step_tokens:,}: give the "
-                f"coordinator more (bounds.memory = {needed} MiB), or post its answers as several steps"
+                f"{key} has {tokens:,} tokens and {size // MIB:,} MiB of records, and there is memory to judge "
+                f"{self._memory.step_tokens:,} tokens, or fewer with texts and router choices: give the coordinator "
+                f"more (bounds.memory = {-(-2 * needed // MIB)} MiB), or post its answers as several steps"
             )
 
-    async def _tokens(self, key: StepKey, *, beside: int | None = None) -> int:
-        """Of the parts of a step, but for that of the rank `beside`."""
-        try:
-            return sum(part.tokens for part in await self._store.parts(key) if part.rank != beside)
-        except NotFoundError:
-            return 0
-
-    async def _parts(self, key: StepKey) -> dict[int, StepRecords]:
-        """By rank: those of the ledger, from memory where they are still there."""
-        parts = {}
-        for part in await self._store.parts(key):
-            found = self._recent.get(key, part.rank, part.digest)
-            if found is None:
-                return await self._store.records(key)
-            parts[part.rank] = found
-        if not parts:
-            raise NotFoundError(f"{key} has no parts; post them before it is sealed")
-        return parts
+    async def _parts(self, key: StepKey, expected: int | None, room: AsyncExitStack) -> dict[int, StepRecords]:
+        """Return a step's parts by rank, once `room` holds the memory to judge them: those in memory where all are
+        still there (the ledger confirms that as it takes the seal), else those of the ledger."""
+        parts = self._recent.of(key)
+        tokens, size = sum(part.tokens for part in parts.values()), sum(part.nbytes for part in parts.values())
+        if len(parts) != expected:
+            posted = await self._store.parts(key)
+            tokens, size = sum(part.tokens for part in posted), sum(part.size for part in posted)
+            if {rank: part.digest for rank, part in parts.items()} != {part.rank: part.digest for part in posted}:
+                parts = {}
+        self._fits(key, tokens, size)
+        await room.enter_async_context(self._judging.taken(self._memory.to_judge(tokens, size)))
+        return parts or await self._store.records(key)
 
     async def _long_ago(self, key: StepKey, gone: NotFoundError) -> Sealed:
-        """The verdict of a step whose records were dropped since, without weights. Raises `gone` if there is none."""
+        """Return the verdict of a step whose records were dropped since, without weights. Raises `gone` if there is
+        none."""
         try:
             step = await self._store.step(key)
         except NotFoundError:
@@ -211,7 +220,7 @@ class Steps:
         return Sealed(Verdict.model_validate(step.verdict), StepColumns.of([]), np.empty(0, np.int64), None)
 
     async def _again(self, run: Run, key: StepKey, judged: Judged) -> Sealed:
-        """The verdict that was given before; weights come from the same records, so they are the same."""
+        """Return the verdict that was given before; weights come from the same records, so they are the same."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
         columns, weights = judged.columns, None
         if verdict.weights is not None:
@@ -241,8 +250,13 @@ def _read(body: bytes, limits: RecordLimits, arrow: bool) -> StepRecords:
     return records
 
 
+def _prepare(records: StepRecords) -> None:
+    """Compute what a seal first asks of a part; the part remembers it."""
+    _ = records.columns
+
+
 def _began_again(run: Run) -> Iterator[NewEvent]:
-    """What is told where a step ends a silence, or what a run had said of its end."""
+    """Yield an event where a step ends a silence, or comes after the run said that it was over."""
     if run.activity in ("silent", "ended"):
         yield NewEvent("activity", {"before": run.activity, "after": "live"}, run.name)
 

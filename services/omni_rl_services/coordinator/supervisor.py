@@ -26,21 +26,27 @@ from omni_rl.bridge.protocol import (
     pack,
     unpack,
 )
+from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
+from omni_rl.processes import StopClock
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
-from omni_rl_services.coordinator.bridge import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
 
 logger = logging.getLogger("omni_rl.coordinator")
 COMMAND = (sys.executable, "-m", "omni_rl.bridge")
 STATE_SECONDS = 10.0
-"""For the bridge to say how the cluster is; it asks every actor, which have 3 s."""
+"""Seconds for the bridge to report the state of the cluster; it asks every actor, which have 3 s."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between two starts: doubled each time, until one has lived for `STEADY_SECONDS`."""
+"""Seconds between the first two starts, and the most between any two: doubled each time, until a bridge has lived for
+`STEADY_SECONDS`."""
 STEADY_SECONDS = 30.0
+STOPPED_SECONDS = 5.0
+"""Seconds for which a bridge may be stopped (SIGSTOP, a debugger) before it is killed. Callers would wait for its
+answers for ever; its successor finds everything that it had."""
+LOOK_SECONDS = 1.0
 EXIT_SECONDS = 5.0
-"""For a bridge to end once it is let go; then it is killed."""
+"""Seconds for a bridge to end once its connection is closed, before it is killed."""
 
 
 @dataclass
@@ -51,8 +57,7 @@ class _Asked:
 
 
 class SupervisedBridge:
-    """`omni_rl_services.coordinator.bridge.Bridge` over a child process. `command` gets the number of a socket as its
-    last argument."""
+    """`omni_rl.bridge.seam.Bridge` over a child process. `command` gets the number of a socket as its last argument."""
 
     def __init__(
         self,
@@ -60,12 +65,15 @@ class SupervisedBridge:
         command: Sequence[str] = COMMAND,
         *,
         first_pause: float = FIRST_PAUSE,
+        stopped_seconds: float = STOPPED_SECONDS,
     ) -> None:
         self._settings = settings
         self._command = tuple(command)
         self._first_pause = first_pause
+        self._stopped_seconds = stopped_seconds
         self._hold: str | None = None
         self._reason = "the bridge is starting"
+        self._stopped = ""
         self._writer: asyncio.StreamWriter | None = None
         self._asked: dict[int, _Asked] = {}
         self._last = 0
@@ -74,7 +82,7 @@ class SupervisedBridge:
 
     @property
     def pid(self) -> int | None:
-        """The child's, while there is one."""
+        """The child's process id, or None while there is no child."""
         return None if self._process is None else self._process.pid
 
     async def open(self, hold: str | None) -> None:
@@ -165,7 +173,7 @@ class SupervisedBridge:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _live(self) -> None:
-        """One child, from its start to its end."""
+        """Run one child, from its start to its end."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -176,12 +184,14 @@ class SupervisedBridge:
         except BaseException:
             ours.close()
             raise
+        watch = asyncio.create_task(self._end_stopped(process), name="stopped bridge")
         try:
             writer.write(encode(Start(VERSION, self._settings, self._hold)))
             self._writer = writer
             while line := await self._line(reader):
                 self._hear(decode(line))
         finally:
+            watch.cancel()
             self._writer = None
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -189,6 +199,18 @@ class SupervisedBridge:
             code = await _ended(process)
             self._process = None
             self._fail(code)
+
+    async def _end_stopped(self, process: asyncio.subprocess.Process) -> None:
+        """Kill the child once it has been stopped for too long."""
+        clock = StopClock(process.pid)
+        while True:
+            await asyncio.sleep(min(LOOK_SECONDS, self._stopped_seconds))
+            stopped = clock.seconds()
+            if stopped is not None and stopped >= self._stopped_seconds:
+                self._stopped = f"the bridge to Ray (process {process.pid}) was stopped (SIGSTOP or frozen), and killed"
+                logger.error("%s", self._stopped)
+                process.kill()
+                return
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -215,14 +237,17 @@ class SupervisedBridge:
                 asked.reply.set_exception(message.error())
 
     def _fail(self, code: int) -> None:
-        """Nobody will answer what was asked of this child."""
+        """Fail every call that this child has not answered."""
         logger.warning("the bridge ended with code %s: %s", code, self._reason)
+        what = self._stopped or f"the bridge to Ray ended (code {code})"
+        if self._stopped:
+            self._reason, self._stopped = f"{what}; it is being started again", ""
         for asked in self._asked.values():
             if not asked.reply.done():
                 asked.reply.set_exception(
                     RayUnavailableError(
-                        f"the bridge to Ray ended (code {code}) before it answered {asked.method}; it is being started "
-                        "again, and finishes or rolls back what was under way"
+                        f"{what} before it answered {asked.method}; it is being started again, and finishes or rolls "
+                        "back what was under way"
                     )
                 )
 

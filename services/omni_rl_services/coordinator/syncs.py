@@ -1,8 +1,9 @@
-"""Weight syncs: one at a time, one operation a key, followed phase by phase. The bridge carries them out and keeps the
-journal, which is part of the ledger; here is who asked for what, and who waits."""
+"""Weight syncs: one at a time, one operation for each key, followed phase by phase. The bridge carries them out and
+writes the journal, which is part of the ledger; this module knows who asked for which sync, and who waits for it."""
 
 import asyncio
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -10,26 +11,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_rl.api.syncs import SyncAnswer, SyncBody, SyncPhase
+from omni_rl.bridge.seam import Bridge, SyncRequest
 from omni_rl.consistency.limits import Severity
-from omni_rl.errors import IdempotencyError, InvalidRequestError, NotFoundError, OmniRLError, RayUnavailableError
+from omni_rl.counting import counted
+from omni_rl.errors import (
+    IdempotencyError,
+    InvalidRequestError,
+    JournalError,
+    LedgerError,
+    NotFoundError,
+    OmniRLError,
+    RayUnavailableError,
+)
 from omni_rl.ledger.types import IncidentEnd, NewIncident
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
-from omni_rl_services.coordinator.bridge import Bridge, SyncRequest
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.problems import SyncIsRunningError
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.views import sync_answer, told
 
+logger = logging.getLogger("omni_rl.coordinator")
+UNKNOWN = (RayUnavailableError, LedgerError, JournalError)
+"""The errors after which only the ledger knows whether a sync began, and what came of it."""
 REMEMBERED = 64
-"""Syncs of this process in memory; the ledger has all."""
+"""The number of this process's syncs in memory; the ledger has all."""
 
 
 @dataclass
 class _Begun:
-    """A sync of this process. `run`: whom the cluster samples for. `phases` as they came; `result` or `error` when it
-    is over; `task` ends after that."""
+    """A sync of this process. `run` is the one that the cluster samples for. `phases` are in the order in which they
+    came; `result` or `error` is set when the sync is over; `task` ends after that."""
 
     sync: str
     body: SyncBody
@@ -44,7 +57,7 @@ class _Begun:
 
 
 class Syncs:
-    """`begin` and `result` are one call for who waits, two for who does not."""
+    """Begins and follows syncs. A caller who waits calls `begin` and `result`, one who does not wait `begin` alone."""
 
     def __init__(
         self,
@@ -55,7 +68,8 @@ class Syncs:
         roots: tuple[Path, ...],
         look: Callable[[], Awaitable[None]],
     ) -> None:
-        """`look` sees how the cluster is: whoever hears that a sync is over finds its weights in the state."""
+        """`look` reads the state of the cluster, so that whoever hears that a sync is over finds its weights in the
+        state."""
         self._bridge = bridge
         self._store = store
         self._events = events
@@ -70,12 +84,13 @@ class Syncs:
         return next((begun.sync for begun in self._begun.values() if begun.finished is None), None)
 
     async def begin(self, body: SyncBody, key: str | None, *, heal: bool = False) -> str:
-        """The sync's name; with a key that came before, that one's. `heal`: see `SyncRequest`.
+        """Begin a sync and return its name, or that of the earlier sync with the same key. For `heal` see
+        `SyncRequest`.
 
         Raises:
-            SyncIsRunningError: another one is under way.
+            SyncIsRunningError: another sync is under way.
             IdempotencyError: the key came before, with another body.
-            InvalidRequestError: a path that the operator has not allowed.
+            InvalidRequestError: the operator has not allowed the path.
             RayUnavailableError: there is no cluster to bring weights to.
         """
         path = self._allowed(body)
@@ -96,43 +111,44 @@ class Syncs:
             return begun.sync
 
     async def result(self, sync: str) -> SyncResult:
-        """What came of a sync of this process, when it is over. Raises what it failed with. A caller who leaves does
-        not end it."""
+        """Wait until a sync of this process is over, and return what came of it. Raises what the sync failed with. A
+        caller who leaves does not end the sync."""
         begun = self._begun[sync]
         assert begun.task is not None, "begin() starts it"
         return await asyncio.shield(begun.task)
 
     async def wait(self, sync: str) -> None:
-        """Until it is over. Raises what it failed with, for a sync of this process; the ledger has those before."""
+        """Wait until a sync is over. Raises what it failed with, for a sync of this process; an earlier one is over
+        already, and the ledger has it."""
         if sync in self._begun:
             await self.result(sync)
 
     async def over(self, sync: str) -> None:
-        """When a sync of this process is over, whatever came of it."""
+        """Wait until a sync of this process is over, whatever came of it."""
         begun = self._begun.get(sync)
         if begun is not None and begun.task is not None:
             await asyncio.wait([begun.task])
 
     async def look(self, sync: str) -> SyncAnswer:
-        """A sync with its phases. Raises `NotFoundError`."""
+        """Return a sync with its phases. Raises `NotFoundError`."""
         begun = self._begun.get(sync)
         if begun is None:
             return sync_answer(await self._store.sync(sync))
-        if isinstance(begun.error, RayUnavailableError):
-            # The bridge died over it; what its successor made of it is in the ledger, if it got that far.
+        if isinstance(begun.error, UNKNOWN):
+            # The bridge died over it, say; what its successor made of it is in the ledger, if it got that far.
             with contextlib.suppress(NotFoundError):
                 return sync_answer(await self._store.sync(sync))
         return _answer(begun)
 
     async def newest(self, limit: int) -> list[SyncAnswer]:
-        """The newest first, without phases."""
-        kept = await self._store.syncs(limit)
+        """Return syncs, the newest first, without phases."""
+        kept = await self._store.syncs(limit=limit)
         ours = {sync: _answer(begun).model_copy(update={"phases": []}) for sync, begun in self._begun.items()}
         ours |= {answer.sync: answer for answer in map(sync_answer, kept) if answer.sync not in ours}
         return sorted(ours.values(), key=lambda answer: answer.started, reverse=True)[:limit]
 
     async def close(self) -> None:
-        """Stop following. What the bridge has begun it, or its successor, finishes or rolls back."""
+        """Stop following. A sync under way is finished or rolled back by the bridge or its successor."""
         tasks = [begun.task for begun in self._begun.values() if begun.task is not None]
         for task in tasks:
             task.cancel()
@@ -144,8 +160,8 @@ class Syncs:
             return await self._store.sync_by_key(key)
         if begun.body != body:
             raise IdempotencyError(f"this key came before, for sync {begun.sync} of other weights; use a new key")
-        if isinstance(begun.error, RayUnavailableError):
-            # The bridge died over it, maybe before it began. Its successor knows, by the ledger.
+        if isinstance(begun.error, UNKNOWN):
+            # The bridge died over it, maybe before it began, or the ledger took no word of it: the ledger knows.
             del self._begun[begun.sync]
             return await self._store.sync_by_key(key)
         return begun.sync
@@ -160,6 +176,18 @@ class Syncs:
         return str(path)
 
     async def _run(self, begun: _Begun, path: str | None, heal: bool) -> SyncResult:
+        try:
+            return await self._carried_out(begun, path, heal)
+        except OmniRLError as error:
+            # A ledger that took no event of it, say. Were it not over now, no other sync would ever begin.
+            begun.finished = begun.finished or time.time()
+            if begun.result is not None:
+                logger.warning("sync %s is over, and that was not told: %s", begun.sync, error)
+                return begun.result
+            begun.error = begun.error or error
+            raise
+
+    async def _carried_out(self, begun: _Begun, path: str | None, heal: bool) -> SyncResult:
         body = begun.body
         request = SyncRequest(
             begun.sync,
@@ -176,16 +204,18 @@ class Syncs:
         try:
             result = await self._bridge.sync(request, lambda event: self._observe(begun, event))
         except OmniRLError as error:
+            begun.error = error
             await self._look()
-            begun.error, begun.finished = error, time.time()
+            begun.finished = time.time()
             self._telemetry.syncs.labels("failed").inc()
             await self._store.see_incident(begun.run, _failed(str(error)))
             await self._events.publish(
                 "sync_ended", sync=begun.sync, outcome="failed", code=error.code, reason=str(error)
             )
             raise
+        begun.result = result
         await self._look()
-        begun.result, begun.finished = result, time.time()
+        begun.finished = time.time()
         self._telemetry.synced(result, begun.finished, weights=body.source != "served")
         if (incident := _wrong(result)) is not None:
             await self._store.see_incident(begun.run, incident)
@@ -234,12 +264,13 @@ def _answer(begun: _Begun) -> SyncAnswer:
 
 
 def _wrong(result: SyncResult) -> NewIncident | None:
-    """What a person has to look at of a sync that is over."""
+    """Return the incident that a sync which is over shows, or None."""
     if result.outcome != "committed":
         return _failed(result.reason)
     if result.elements_proven < result.elements:
         lost = result.elements - result.elements_proven
-        headline = f"A sync was committed with {lost} of {result.elements} storage elements not proven."
+        of = counted(result.elements, "storage element")
+        headline = f"A sync was committed with {lost} of {of} not proven."
         return NewIncident(int(Severity.PAUSE), headline, kind="sync")
     return None
 
@@ -250,6 +281,6 @@ def _failed(reason: str) -> NewIncident:
 
 
 def _seen(task: "asyncio.Task[SyncResult]") -> None:
-    """Where nobody waits for a failure, it is still told: in the events and by `look`."""
+    """Mark a task's failure as seen. Where nobody waits for it, it is still told: in the events and by `look`."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Prometheus: the field's names with the prefix `omni_rl_`, in a registry of our own."""
+"""The figures for Prometheus: the field's names with the prefix `omni_rl_`, in a registry of our own."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -8,9 +8,9 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from omni_rl.bridge.seam import ReplicaState
 from omni_rl.ledger.types import Incident
 from omni_rl.sync.result import Outcome, SyncResult
-from omni_rl_services.coordinator.bridge import ReplicaState
 from omni_rl_services.coordinator.run_metrics import RunMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -18,7 +18,7 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
 class Telemetry:
-    """Every figure that `/metrics` shows; `runs` has those of the newest steps of as many runs."""
+    """Every figure that `/metrics` shows; `runs` has those of as many runs' newest steps."""
 
     def __init__(self, runs: int) -> None:
         self.registry = CollectorRegistry()
@@ -26,13 +26,15 @@ class Telemetry:
         self.tokens = self._counter("ingested_tokens", "Sampled tokens taken in.")
         self.parts = self._counter("ingested_parts", "Parts taken in, by whether they were new.", "stored")
         self.seals = self._counter("sealed_steps", "Steps judged, by severity.", "severity")
-        self.seal_seconds = self._histogram("seal_seconds", "From the seal's arrival to its verdict.")
+        self.seal_seconds = self._histogram("seal_seconds", "Seconds from a seal's arrival to its verdict.")
         self.requests = self._counter("http_requests", "Requests, by route and status.", "method", "route", "status")
-        self.request_seconds = self._histogram("http_request_seconds", "To the end of an answer.", "method", "route")
+        self.request_seconds = self._histogram(
+            "http_request_seconds", "Seconds from a request to the end of its answer.", "method", "route"
+        )
         self.syncs = self._counter("syncs", "Weight syncs, by outcome.", "outcome")
-        self.sync_seconds = self._gauge("sync_phase_seconds", "Of the latest sync.", "phase")
+        self.sync_seconds = self._gauge("sync_phase_seconds", "Seconds of the latest sync, by phase.", "phase")
         self.sync_stall = self._gauge("sync_stall_seconds", "Longest time without an engine step, latest sync.")
-        self.sync_bytes = self._gauge("sync_bytes", "Of the latest sync.")
+        self.sync_bytes = self._gauge("sync_bytes", "Bytes of weights in the latest sync.")
         self.sync_elements = self._gauge("sync_elements", "Storage elements of an engine, latest sync.", "proven")
         self.last_sync = self._gauge("last_sync_timestamp_seconds", "When the latest sync was committed.")
         self.gate_closed = self._gauge("gate_closed", "1 while generation is held.")
@@ -47,7 +49,7 @@ class Telemetry:
         self.events = self._counter("events", "Events, by kind.", "event")
         self.subscribers = self._gauge("event_subscribers", "Open event streams.")
         self.webhook_told = self._counter("webhook_deliveries", "Incidents' states that a webhook received.", "webhook")
-        self.webhook_failures = self._counter("webhook_failures", "Tries to tell a webhook that failed.", "webhook")
+        self.webhook_failures = self._counter("webhook_failures", "Deliveries to a webhook that failed.", "webhook")
         # A series that begins with its first failure has no increase for an alert to see.
         for outcome in (*get_args(Outcome), "failed"):
             self.syncs.labels(outcome)
@@ -57,7 +59,7 @@ class Telemetry:
         self._gauge(f"sink_{name}_dropped_steps", "Steps that the sink missed.").set_function(dropped)
 
     def members(self, members: Iterable[ReplicaState]) -> None:
-        """Show how many there are in each state."""
+        """Show how many members there are in each state."""
         self._members.clear()
         for (role, state), count in Counter((member.role, member.state) for member in members).items():
             self._members.labels(role, state).set(count)
@@ -69,7 +71,7 @@ class Telemetry:
             self._cluster.labels(run).set(1)
 
     def open_incidents(self, incidents: Iterable[Incident]) -> None:
-        """Show the incidents that are not over; of those that are alike, the worst."""
+        """Show the open incidents; of those with the same labels, the worst."""
         worst: dict[tuple[str, str, str, str], int] = {}
         for one in incidents:
             labels: tuple[str, str, str, str] = (
@@ -84,7 +86,7 @@ class Telemetry:
             self._incidents.labels(*key).set(severity)
 
     def synced(self, result: SyncResult, finished: float, *, weights: bool) -> None:
-        """`weights`: whether it was to bring new ones."""
+        """Count a sync, and show it if `weights` says that it was to bring new ones."""
         self.syncs.labels(result.outcome).inc()
         if weights:
             self.show_sync(result, finished)
@@ -102,7 +104,7 @@ class Telemetry:
             self.last_sync.set(finished)
 
     def expose(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:

@@ -1,4 +1,5 @@
-"""TensorBoard: event files, a directory for each start of a run; what a restarted coordinator adds lies beside them."""
+"""TensorBoard: event files, a directory for each attempt of a run; the files of a restarted coordinator lie beside the
+earlier ones."""
 
 import importlib
 import math

@@ -1,4 +1,4 @@
-"""What is said of a judged step, and of what was done about it."""
+"""What the coordinator says of a judged step, and of what was done about it."""
 
 import math
 
@@ -14,13 +14,14 @@ HELD = {Severity.WARN: "at warn", Severity.MASK: "masked", Severity.PAUSE: "paus
 
 
 def severity_of(judged: Judged, drift: Drift, *, live: bool) -> Severity:
-    """What is said of a step: where the run stands after it; of a step that moves no run, what it is by itself."""
+    """Return the severity that a step is given: where the run stands after it, or the step's own if it does not move
+    the run."""
     own = judged.judgement.severity
     return drift.severity if live and own is not Severity.UNJUDGED else own
 
 
 def _reason(judged: Judged, drift: Drift, settle: int, *, live: bool) -> str:
-    """What the step's severity comes from: its own figures, or those of steps before it."""
+    """Return what the step's severity comes from: its own figures, or those of steps before it."""
     judgement = judged.judgement
     if not live:
         return f"{judgement.reason}; a newer attempt of the run is under way, which this does not move"
@@ -35,8 +36,9 @@ def _reason(judged: Judged, drift: Drift, settle: int, *, live: bool) -> str:
 def verdict_of(
     key: StepKey, judged: Judged, drift: Drift, weights: StepWeights | None, settle: int, *, live: bool
 ) -> Verdict:
-    """`drift`: after this step; `settle`: calm steps until it falls; `live`: whether the step's attempt moves the run.
-    The samples' own weights are left out: they are not kept."""
+    """Return the verdict on a step. `drift` is where the run stands after it, `settle` the calm steps until a severity
+    falls, and `live` whether the step's attempt moves the run. The samples' own weights are left out: they are not
+    stored."""
     return Verdict(
         run=key.run,
         attempt=key.attempt,
@@ -48,7 +50,7 @@ def verdict_of(
         evidence=[] if judged.explanation is None else [f.as_dict() for f in judged.explanation.findings],
         breaches=[
             BreachAnswer(
-                bucket=breach.bucket,
+                kind=breach.kind,
                 metric=breach.metric,
                 value=_finite(breach.value),
                 limit=breach.limit,
@@ -67,7 +69,7 @@ def verdict_of(
                 kind=judged.columns.kinds[number],
                 error=_finite(metrics.seq_mult_prob_error_mean),
             )
-            for number, (rank, _, metrics) in zip(judged.worst, judged.kept, strict=True)
+            for number, rank, metrics in zip(judged.worst, judged.kept.ranks, judged.kept.figures, strict=True)
         ],
         weights=None
         if weights is None
@@ -80,7 +82,8 @@ def verdict_of(
 
 
 def done_about(drift: Drift, gated: bool) -> str:
-    """What an alarm says was done, by where the run stands as it opens; `gated`: whether generation is ours to stop."""
+    """Return what an incident says was done about it, by where the run stands as it opens. `gated` says whether
+    generation is ours to stop."""
     if not gated:
         return "the trainer was told"
     if drift.gate == "halted":

@@ -1,4 +1,4 @@
-"""Rows of the ledger as answers."""
+"""Turns rows of the ledger into answers of the API."""
 
 import math
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ from omni_rl.api.runs import Recent, RunLine
 from omni_rl.api.state import AlarmAnswer
 from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
 from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
+from omni_rl.bridge.seam import CheckResult
 from omni_rl.consistency.guidance import GUIDE, remedy, section
 from omni_rl.consistency.incidents import Figure
 from omni_rl.consistency.limits import Judgement, Severity
@@ -25,11 +26,10 @@ from omni_rl.ledger.run_list import Listed
 from omni_rl.ledger.types import Incident, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
-from omni_rl_services.coordinator.bridge import CheckResult
 from omni_rl_services.coordinator.runs import Run
 
 ALARMS = ("drift", "update")
-"""Kinds of incident that version 0.1 called alarms."""
+"""The kinds of incident that version 0.1 called alarms."""
 
 
 def step_line(row: StepRow) -> StepLine:
@@ -73,7 +73,7 @@ def sample_answer(sample: Sample) -> SampleAnswer:
 
 
 def incident_answer(incident: Incident, guide: str = GUIDE) -> IncidentAnswer:
-    """`guide`: where the operating guide is read."""
+    """Return an incident as the API has it. `guide` is where the operating guide is read."""
     acknowledged = incident.acknowledged
     return IncidentAnswer(
         incident=incident.id,
@@ -99,7 +99,7 @@ def _figure(figure: Figure | None) -> FigureAnswer | None:
 
 
 def alarm_answer(incident: Incident) -> AlarmAnswer:
-    """As version 0.1 told of it."""
+    """Return an incident in the form of version 0.1."""
     return AlarmAnswer(
         alarm=incident.id,
         run=incident.run or "",
@@ -143,6 +143,7 @@ def timeline_answer(run: str, attempt: int, found: Timeline) -> TimelineAnswer:
         first=found.first.tolist(),
         last=found.last.tolist(),
         steps=found.steps.tolist(),
+        sealed=found.sealed.tolist(),
         severity=[Severity(severity).label for severity in found.severity.tolist()],
         broken=found.broken.tolist(),
         low={name: _numbers(values.tolist()) for name, values in found.low.items()},
@@ -171,7 +172,7 @@ def sync_answer(sync: Sync) -> SyncAnswer:
 
 
 def told(answer: SyncAnswer, result: SyncResult) -> SyncAnswer:
-    """With what came of it."""
+    """Return a sync's answer with the result added."""
     fields = result.to_json()
     del fields["sync"], fields["origin"]
     if result.origin in ("trainer", "published", "directory"):
@@ -182,7 +183,7 @@ def told(answer: SyncAnswer, result: SyncResult) -> SyncAnswer:
 
 
 def check_document(found: CheckResult, judgement: Judgement) -> dict[str, Any]:
-    """What the ledger keeps of a check."""
+    """Return what the ledger stores of a check."""
     return {
         "version": found.version,
         "severity": judgement.severity.label,

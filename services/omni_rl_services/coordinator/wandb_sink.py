@@ -1,4 +1,4 @@
-"""Weights & Biases: one run there for each start of a run here, the same one after the coordinator was restarted."""
+"""Weights & Biases: one run there for each attempt of a run here, the same one after the coordinator was restarted."""
 
 import hashlib
 import importlib
@@ -16,7 +16,7 @@ LEVELS = {"pause": "ERROR", "mask": "WARN"}
 
 
 class WandbSink:
-    """The package is imported when the first step comes."""
+    """Sends figures and alerts to Weights & Biases; the package is imported when the first step comes."""
 
     def __init__(self, settings: WandbSettings) -> None:
         self._settings = settings
@@ -65,7 +65,8 @@ class WandbSink:
 
 
 def identity(of: Start) -> str:
-    """The same for the same start of the same run, whichever process asks; a project keeps it for ever."""
+    """Return an id that is the same for the same attempt of the same run, whichever process asks; a project keeps it
+    for ever."""
     return hashlib.sha256(f"{of.run}/{of.attempt}/{of.created!r}".encode()).hexdigest()[:16]
 
 

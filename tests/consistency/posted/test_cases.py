@@ -1,5 +1,6 @@
 """Faults that real teams reported, other members of their kinds, and steps where nothing is wrong."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -66,6 +67,9 @@ def test_guided_decoding_at_few_places_of_a_small_step_is_lost_support(seed: int
     found = Judge().rows(records(world.logprobs(allowed, ids), world.logprobs(world.logits, ids), ids))
     assert (found.severity > Severity.OK, found.cause) == (True, "sampling_support"), found
     assert "guided decoding or banned tokens, at " in found.sentence
+    share = re.search(r"and (\d+)% of the difference lies on one side", found.sentence)
+    assert share is not None
+    assert 80 < int(share[1]) <= 100
 
 
 def test_common_words_that_training_makes_rarer_are_no_penalty() -> None:
@@ -119,3 +123,62 @@ def test_rows_that_are_off_are_no_swap_because_another_certain_answer_comes_near
     assert Judge().rows(records(rollout, stale, ids)).cause != "sample_pairing"
     rollout[[0, 1, 2, 3]] = rollout[[1, 0, 3, 2]]
     assert Judge().rows(records(rollout, train, ids)).cause == "sample_pairing"
+
+
+def test_swapped_rows_are_told_with_what_swapping_them_back_leaves() -> None:
+    world = World(8, 12, 24, 64, 1e-7)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    rollout[[2, 5]] = rollout[[5, 2]]
+    apart = np.abs(rollout - train)[[2, 5]].mean()
+    found = Judge("float32").rows(records(rollout, train, ids))
+    assert "2 answers carry another answer's logprobs" in found.sentence
+    assert f"the mean abs d of their first tokens falls from {apart:.2g} to " in found.sentence
+
+
+@pytest.mark.parametrize(("answers", "proper"), [(2, False), (64, True)])
+def test_few_answers_do_not_show_that_both_sides_are_proper_policies(answers: int, proper: bool) -> None:
+    """Other weights: of many answers the unit mean is surely near 1, of two it says nothing."""
+    world = World(20, answers, 24, 64, 1e-7)
+    engine = world.elsewhere(2.0)
+    ids = world.sample(engine)
+    found = Judge("float32").rows(records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids))
+    assert (found.severity, found.cause) == (Severity.PAUSE, "unknown")
+    assert ("both sides are proper policies" in found.sentence) is proper
+
+
+@pytest.mark.parametrize(("until", "cause"), [(300, "stale_weights"), (150, None)])
+def test_one_whole_answer_by_weights_that_no_other_had_is_told_and_one_that_began_before_an_update_is_not(
+    until: int, cause: str | None
+) -> None:
+    world = World(3, 16, 300, 64, 2e-7)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    spans = [[{"version": "r/1/7/aa", "start": 0, "end": 300}] for _ in range(16)]
+    rest = [{"version": "r/1/7/aa", "start": until, "end": 300}] if until < 300 else []
+    spans[3] = [{"version": "r/1/6/bb", "start": 0, "end": until}, *rest]
+    rows = records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids, version_spans=spans)
+    found = Judge("float32").rows([row | {"train_version": "r/1/7/aa"} for row in rows])
+    assert found.cause == cause
+    assert ("1 of 16 answers (p0/3) was sampled under r/1/6/bb" in found.sentence) is (cause is not None)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "lag", "severity"),
+    [
+        ("r/1/7/aa", 2, Severity.OK),
+        ("r/1/7/aa", 1, Severity.WARN),
+        ("r/1/10/aa", 2, Severity.WARN),  # it is ahead
+        ("r/2/8/aa", 2, Severity.WARN),  # of another attempt
+        ("step-8", 2, Severity.WARN),  # nobody knows how far
+        ("r/1/8", 2, Severity.WARN),
+    ],
+)
+def test_a_lag_within_what_the_run_allows_is_not_told(sampled: str, lag: int, severity: Severity) -> None:
+    world = World(3, 16, 32, 64, 2e-7)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    rows = records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids, train_version="r/1/9/bb")
+    spans = [{"version": sampled, "start": 0, "end": 32}]
+    assert Judge("float32", lag).rows([row | {"version_spans": spans} for row in rows]).severity is severity

@@ -1,4 +1,4 @@
-"""Grouped-query causal attention over packed sequences, without rotary embedding."""
+"""Computes grouped-query causal attention over packed sequences, without rotary embedding."""
 
 import torch
 from torch import nn
@@ -10,7 +10,8 @@ from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 
 
 class Attention(nn.Module):
-    """[T, hidden] to [T, hidden]; every token sees its own sequence up to itself, scores scaled by head_dim^-½."""
+    """Attention from [T, hidden] to [T, hidden]; every token sees its own sequence up to itself, scores scaled by
+    head_dim^-½."""
 
     def __init__(self, config: NemotronHConfig) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Attention(nn.Module):
 
 
 def _over_sequences(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-    """[heads, T, head_dim] of queries, keys and values: [T, heads·head_dim]."""
+    """Return [T, heads·head_dim] for queries, keys and values of [heads, T, head_dim]."""
     parts = zip(*(torch.split(states, list(layout.lengths), dim=1) for states in (query, key, value)), strict=True)
     mixed = [
         F.scaled_dot_product_attention(
@@ -48,7 +49,8 @@ def _over_sequences(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
 
 
 def _over_context(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: Context) -> torch.Tensor:
-    """[heads, B·l, head_dim] of this rank's queries against the keys and values of all ranks: [B·l, heads·head_dim]."""
+    """Attend with this rank's queries [heads, B·l, head_dim] to the keys and values of all ranks; return [B·l,
+    heads·head_dim]."""
     keys, values = (context.gather(states.transpose(0, 1)) for states in (key, value))
     keys, values = (s.view(context.batch, context.length, *s.shape[1:]).transpose(1, 2) for s in (keys, values))
     queries = query.transpose(0, 1).reshape(context.batch, -1, len(query), query.shape[-1]).transpose(1, 2)

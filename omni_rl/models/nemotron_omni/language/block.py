@@ -1,4 +1,4 @@
-"""One block: norm, mixer, residual."""
+"""One block consists of norm, mixer and residual."""
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from omni_rl.models.nemotron_omni.recomputing import Recomputable
 
 
 class Block(Recomputable):
-    """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP; `number` counts its kind.
+    """One block; `kind` is the pattern's letter: M Mamba2, * attention, E MoE, - MLP; `number` counts the blocks of its
+    kind.
 
-    Takes and gives the last mixer's output and the residual stream apart, so that the sum is formed, and rounded,
-    in the next norm.
+    Takes and returns the last mixer's output and the residual stream apart, so that the sum is formed, and rounded, in
+    the next norm.
     """
 
     def __init__(self, config: NemotronHConfig, index: int) -> None:
@@ -36,12 +37,13 @@ class Block(Recomputable):
         layout: PackedLayout,
         record: RoutingRecord | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(mixer output, residual stream), [T, hidden] each; `record`, if given, takes the routing of a MoE block."""
+        """Return (mixer output, residual stream), [T, hidden] each; `record`, if given, takes the routing of a MoE
+        block."""
         normed, residual = self.norm(mixed, residual)
         return self.mix(normed, layout, record), residual
 
     def mix(self, normed: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None) -> torch.Tensor:
-        """The mixer's output [T, hidden]."""
+        """Return the mixer's output [T, hidden]."""
         mixed: torch.Tensor
         if self.kind == "E":
             mixed, routing = self.mixer(normed, None if record is None else record.replayed(self.number))
@@ -67,7 +69,7 @@ def _mixer(config: NemotronHConfig, kind: str, index: int) -> nn.Module:
 
 
 def _width(config: NemotronHConfig, index: int) -> int:
-    """The MLP's width; a config may give one for all, or one for each MLP block."""
+    """Return the MLP's width; a config may have one for all, or one for each MLP block."""
     widths = config.intermediate_size
     if not isinstance(widths, list):
         return int(widths)

@@ -1,26 +1,26 @@
-"""Depthwise causal convolution over packed sequences; nothing leaks from one sequence into the next.
+"""Computes the depthwise causal convolution over packed sequences; nothing leaks from one sequence into the next.
 
 Shapes: T packed tokens, D channels, K taps.
 """
 
 import torch
 
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.precision import at_least_float32
 
 
 def causal_conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, position: torch.Tensor
 ) -> torch.Tensor:
-    """y[t] = bias + sum over k of weight[K-1-k] · x[t-k], terms before the sequence's start left out.
+    """Return y[t] = bias + sum over k of weight[K-1-k] · x[t-k], terms before the sequence's start left out.
 
-    `x` [T, D], `weight` [D, K], `bias` [D], `position` int64 [T] in its sequence; result float32 [T, D].
+    `x` is [T, D], `weight` [D, K], `bias` [D], `position` int64 [T] in its sequence; the result is float32 [T, D].
     """
     result: torch.Tensor = _CausalConv.apply(x, weight, bias, position)  # type: ignore[no-untyped-call]
     return result
 
 
 class _CausalConv(torch.autograd.Function):
-    """Saves the input alone; autograd would keep a shifted float32 copy of it for every tap."""
+    """The convolution, which saves its input alone; autograd would store a shifted float32 copy of it for every tap."""
 
     @staticmethod
     def forward(

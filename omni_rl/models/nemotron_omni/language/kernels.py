@@ -1,4 +1,4 @@
-"""The one place that decides what the Mamba mixer runs on between its projections.
+"""Decides, in this one place, what the Mamba mixer runs on between its projections.
 
 CPU: compiled loops. CUDA, bfloat16: causal-conv1d's and mamba-ssm's kernels where both are installed (signatures of
 causal-conv1d 1.7 and mamba-ssm 2.3). Elsewhere, and in float32 on a GPU: torch.
@@ -20,24 +20,25 @@ from omni_rl.models.nemotron_omni.language.conv import causal_conv
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights, TorchMixing
 from omni_rl.models.nemotron_omni.language.scan import chunk_scan
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.precision import at_least_float32
 
 # Beyond this size torch's Q x Q blocks cost more than the states between chunks that they save.
 _MAX_TORCH_CHUNK = 32
 
 
 class MambaKernels(Protocol):
-    """What lies between a Mamba2 mixer's projections."""
+    """Computes what lies between a Mamba2 mixer's projections."""
 
     def mix(
         self, projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
     ) -> torch.Tensor:
-        """[T, W] to [T, I] in the same dtype; state in float32, restarted at every sequence's first token."""
+        """Return [T, I] for `projected` [T, W], in the same dtype; state in float32, restarted at every sequence's
+        first token."""
         ...
 
 
 class TorchKernels(TorchMixing):
-    """Any device."""
+    """The kernels for any device, in torch."""
 
     def convolve(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
@@ -61,7 +62,7 @@ class TorchKernels(TorchMixing):
 
 
 class CompiledKernels:
-    """CPU: one pass of compiled loops; the scan has no chunks."""
+    """The kernels for the CPU: one pass of compiled loops; the scan has no chunks."""
 
     def mix(
         self, projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
@@ -70,7 +71,8 @@ class CompiledKernels:
 
 
 class CudaKernels(TorchMixing):
-    """causal-conv1d and mamba-ssm: a batch of one row, whose sequences `seq_idx` int32 [1, T] tells apart."""
+    """The kernels of causal-conv1d and mamba-ssm: a batch of one row, whose sequences `seq_idx` int32 [1, T] tells
+    apart."""
 
     def __init__(self) -> None:
         self._conv = import_module("causal_conv1d").causal_conv1d_fn
@@ -102,7 +104,7 @@ class CudaKernels(TorchMixing):
 
 
 def mamba_kernels(device: torch.device, dtype: torch.dtype) -> MambaKernels:
-    """What tensors of `dtype` on `device` run on."""
+    """Return what tensors of `dtype` on `device` run on."""
     return _chosen(device.type, dtype)
 
 
@@ -112,7 +114,7 @@ def _chosen(device_type: str, dtype: torch.dtype) -> MambaKernels:
 
 
 def choose(device_type: str, dtype: torch.dtype, installed: Callable[[str], bool]) -> MambaKernels:
-    """The rule, with `installed` telling whether a package can be imported."""
+    """Return the kernels by the rule above, with `installed` telling whether a package can be imported."""
     if device_type == "cpu":
         return CompiledKernels()
     # mamba-ssm multiplies float32 in TF32, Triton's default: ten bits of mantissa, where float32 is what was asked for.

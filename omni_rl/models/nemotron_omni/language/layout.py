@@ -1,4 +1,4 @@
-"""Where sequences begin and end in a packed batch, computed once a forward for every layer.
+"""Holds where sequences begin and end in a packed batch, computed once a forward for every layer.
 
 Shapes: T packed tokens, S sequences.
 """
@@ -13,7 +13,7 @@ from omni_rl.models.nemotron_omni.context_parallel import Context
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """`lengths` of the S sequences; for each token its `sequence` and its `position` there, int64 [T].
+    """The `lengths` of the S sequences; for each token its `sequence` and its `position` there, int64 [T].
 
     With a `context` the layout is that of the whole sequences, while a rank's tensors hold its own tokens only.
     """
@@ -25,7 +25,7 @@ class PackedLayout:
 
     @classmethod
     def of(cls, cu_seqlens: torch.Tensor) -> "PackedLayout":
-        """From `cu_seqlens` int [S + 1], starts of the sequences and the end."""
+        """Return the layout of `cu_seqlens` int [S + 1], starts of the sequences and the end."""
         starts = cu_seqlens.long()
         counts = starts.diff()
         sequence = torch.repeat_interleave(torch.arange(len(counts), device=starts.device), counts)
@@ -34,7 +34,8 @@ class PackedLayout:
 
     @classmethod
     def sharded(cls, context: Context, device: torch.device) -> "PackedLayout":
-        """Of a context-parallel batch. Raises `ConfigError` if the sequences cannot be cut in 2n equal chunks."""
+        """Return the layout of a context-parallel batch. Raises `ConfigError` if the sequences cannot be cut in 2n
+        equal chunks."""
         if context.length % (2 * context.ranks):
             raise ConfigError(
                 f"sequences of {context.length} tokens cannot be cut in {2 * context.ranks} equal chunks for "

@@ -1,4 +1,5 @@
-"""The Mamba2 mixer over packed sequences. Shapes: T packed tokens, H heads of P channels, G groups, N states."""
+"""Computes the Mamba2 mixer over packed sequences. Shapes: T packed tokens, H heads of P channels, G groups, N
+states."""
 
 import itertools
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.kernels import mamba_kernels
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
-from omni_rl.models.nemotron_omni.layers import at_least_float32, exactly
+from omni_rl.models.nemotron_omni.layers import exactly
+from omni_rl.models.precision import at_least_float32
 
 
 class StateDecay(nn.Module):
-    """Holds `A_log` [H] and gives A = -exp(A_log), in float32 whatever the model computes in, as the engine does.
+    """Holds `A_log` [H] and returns A = -exp(A_log), in float32 whatever the model computes in, as the engine does.
 
-    A module of its own so that it can be an FSDP unit of its own, out of the block's mixed precision.
+    It is a module so that it can be an FSDP unit of its own, out of the block's mixed precision.
     """
 
     def __init__(self, heads: int) -> None:
@@ -27,7 +29,7 @@ class StateDecay(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(heads, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "StateDecay":
-        """What `to`, `half` and the like do, but A_log stays exact."""
+        """Do what `to`, `half` and the like do, but without rounding A_log."""
         super()._apply(exactly(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -51,11 +53,11 @@ class HeadShare:
     ranks: int = 1
 
     def of(self, size: int) -> slice:
-        """This share of `size` channels."""
+        """Return this share of `size` channels."""
         return slice(self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks)
 
     def among(self, *sizes: int) -> torch.Tensor:
-        """Indices of this share of each of several sets of channels that lie one after the other."""
+        """Return the indices of this share of each of several sets of channels that lie one after the other."""
         starts = itertools.accumulate(sizes, initial=0)
         return torch.cat(
             [torch.arange(size)[self.of(size)] + start for size, start in zip(sizes, starts, strict=False)]
@@ -63,7 +65,8 @@ class HeadShare:
 
 
 class MambaMixer(nn.Module):
-    """[T, hidden] to [T, hidden]; convolution and state restart at each sequence's first token, state in float32."""
+    """The mixer from [T, hidden] to [T, hidden]; convolution and state restart at each sequence's first token, state in
+    float32."""
 
     def __init__(self, config: NemotronHConfig) -> None:
         super().__init__()
@@ -78,7 +81,7 @@ class MambaMixer(nn.Module):
         self.dt_range = (config.time_step_min, config.time_step_max, config.time_step_floor)
         self.chunk = config.chunk_size
         self.in_proj = nn.Linear(config.hidden_size, self.inner + self.conv_dim + self.heads, bias=config.use_bias)
-        # Holds the convolution's parameters by their released names; `kernels` applies them, Conv1d cannot restart.
+        # Holds the convolution's parameters by their released names; `kernels` applies them: Conv1d cannot restart.
         self.conv1d = nn.Conv1d(
             self.conv_dim, self.conv_dim, config.conv_kernel, groups=self.conv_dim, bias=config.use_conv_bias
         )
@@ -99,7 +102,7 @@ class MambaMixer(nn.Module):
         return result
 
     def _mix(self, projected: torch.Tensor, layout: PackedLayout, share: HeadShare) -> torch.Tensor:
-        """Convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
+        """Apply convolution, scan and norm of one share of the heads: [T, in_proj's width] to [T, inner / ranks]."""
         if share.ranks > 1:
             state = self.groups * self.states
             projected = projected[:, share.among(self.inner, self.inner, state, state, self.heads)]

@@ -1,4 +1,4 @@
-"""What a Mamba2 mixer computes between its two projections, in torch, with convolution and scan left open.
+"""Computes in torch what a Mamba2 mixer does between its two projections, with convolution and scan left open.
 
 Shapes: T packed tokens, K taps, H heads of P channels, I = H·P; G groups of N states; D = I + 2·G·N convolved channels;
 W = I + D + H columns: gate, x, B, C, dt.
@@ -11,12 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
+from omni_rl.models.nemotron_omni.layers import rms_normalise
+from omni_rl.models.precision import at_least_float32
 
 
 @dataclass(frozen=True)
 class MixerSizes:
-    """H, P, G and N; the limits of dt; the norm's eps; tokens of a chunk, for scans that have chunks."""
+    """The numbers H, P, G and N; the limits of dt; the norm's eps; tokens of a chunk, for scans that have chunks."""
 
     heads: int
     channels: int
@@ -37,7 +38,7 @@ class MixerSizes:
 
 @dataclass(frozen=True)
 class MixerWeights:
-    """`taps` [D, K], `bias` [D] or None; `dt_bias` [H]; `a` float32 [H], A itself; `d` [H]; `norm` [I]."""
+    """The weights: `taps` [D, K], `bias` [D] or None; `dt_bias` [H]; `a` float32 [H], A itself; `d` [H]; `norm` [I]."""
 
     taps: torch.Tensor
     bias: torch.Tensor | None
@@ -48,13 +49,13 @@ class MixerWeights:
 
 
 class TorchMixing(ABC):
-    """`mix` from a convolution and a scan; both restart at every sequence's first token and give x's dtype."""
+    """Does `mix` by a convolution and a scan; both restart at every sequence's first token and return x's dtype."""
 
     @abstractmethod
     def convolve(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: PackedLayout
     ) -> torch.Tensor:
-        """silu of the causal depthwise convolution of `x` [T, D] with `weight` [D, K] and `bias` [D]: [T, D]."""
+        """Return silu of the causal depthwise convolution of `x` [T, D] with `weight` [D, K] and `bias` [D]: [T, D]."""
 
     @abstractmethod
     def scan(
@@ -68,15 +69,16 @@ class TorchMixing(ABC):
         layout: PackedLayout,
         chunk: int,
     ) -> torch.Tensor:
-        """The state space scan plus D·x, [T, H, P]; state in float32.
+        """Return the state space scan plus D·x, [T, H, P]; state in float32.
 
-        `x` [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a`, `d` float32 [H]; `b`, `c` [T, G, N].
+        `x` is [T, H, P]; `dt` float32 [T, H], after bias, softplus and limits; `a`, `d` float32 [H]; `b`, `c` [T, G,
+        N].
         """
 
     def mix(
         self, projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
     ) -> torch.Tensor:
-        """[T, W] to [T, I] in the same dtype."""
+        """Return [T, I] for `projected` [T, W], in the same dtype."""
         gate, convolved, dt = torch.split(projected, [sizes.inner, sizes.convolved, sizes.heads], -1)
         convolved = self.convolve(convolved, weights.taps, weights.bias, layout)
         state = sizes.groups * sizes.states

@@ -1,4 +1,4 @@
-"""The dense feed-forward: up, relu², down."""
+"""Computes the dense feed-forward: up, relu², down."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from omni_rl.models.nemotron_omni.layers import SquaredReLU
 
 
 class MLP(nn.Module):
-    """[T, hidden] to [T, hidden]."""
+    """The feed-forward from [T, hidden] to [T, hidden]."""
 
     def __init__(self, config: NemotronHConfig, intermediate_size: int) -> None:
         super().__init__()

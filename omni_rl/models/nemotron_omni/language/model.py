@@ -1,4 +1,5 @@
-"""NemotronH: embeddings, blocks, final norm, head. Shapes: T packed tokens, L MoE layers, K experts a token."""
+"""Assembles NemotronH: embeddings, blocks, final norm, head. Shapes: T packed tokens, L MoE layers, K experts a
+token."""
 
 from dataclasses import dataclass
 
@@ -25,7 +26,8 @@ class MoEConfig:
 
 
 def _refuse_what_is_not_computed(config: NemotronHConfig) -> None:
-    """Neither this copy nor, where it has them, the engine's would be the same function."""
+    """Refuse a configuration with which this copy, or where it has them the engine's, would not be the same
+    function."""
     expected = {
         "mlp_hidden_act": "relu2",
         "mamba_hidden_act": "silu",
@@ -75,7 +77,7 @@ class NemotronHModel(nn.Module):
     def forward(
         self, inputs_embeds: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None = None
     ) -> torch.Tensor:
-        """[T, hidden] to the final hidden states [T, hidden], after the last norm."""
+        """Return the final hidden states [T, hidden], after the last norm, for embeddings [T, hidden]."""
         mixed, residual = inputs_embeds, None
         for layer in self.layers:
             mixed, residual = layer(mixed, residual, layout, record)
@@ -93,6 +95,6 @@ class NemotronHForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, inputs_embeds: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """Logits [T, vocabulary] of packed embeddings [T, hidden]."""
+        """Return logits [T, vocabulary] of packed embeddings [T, hidden]."""
         logits: torch.Tensor = self.lm_head(self.model(inputs_embeds, layout))
         return logits

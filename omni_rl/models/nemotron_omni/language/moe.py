@@ -1,4 +1,5 @@
-"""Mixture of experts: a float32 sigmoid router, relu² experts, one shared expert, optional latent projections.
+"""Computes a mixture of experts: a float32 sigmoid router, relu² experts, one shared expert, optional latent
+projections.
 
 Shapes: T tokens, E experts of width I, K experts chosen a token.
 """
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig
 
 from omni_rl.models.nemotron_omni.language.mlp import MLP
-from omni_rl.models.nemotron_omni.layers import as_autocast, at_least_float32, exactly
+from omni_rl.models.nemotron_omni.layers import as_autocast, exactly
+from omni_rl.models.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Routing:
     """One layer's choices: `experts` int64 [T, K], best first; `weights` float32 [T, K]; `margins` float32 [T].
 
     A margin is the gap between the last chosen and the first refused biased score: how near the choice was to another.
-    `own` int64 [T, K]: what the router chose by itself, where `experts` were replayed.
+    `own` int64 [T, K] has what the router chose by itself, where `experts` were replayed.
     """
 
     experts: torch.Tensor
@@ -32,7 +34,7 @@ class Routing:
 
     @classmethod
     def joined(cls, parts: "Sequence[Routing]") -> "Routing":
-        """Of sequences that were routed one by one."""
+        """Return the routing of sequences that were routed one by one."""
         return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
@@ -40,7 +42,8 @@ class RoutingRecord:
     """Takes every MoE layer's routing during a forward; a layer that is recomputed replaces its own.
 
     Given `replay` int [T, L, K], it also has the experts that layers use in place of their own choice (R3: Ma et al.
-    2025, "Stabilizing MoE Reinforcement Learning by Aligning Training and Inference Routers"); a row of -1: the own.
+    2025, "Stabilizing MoE Reinforcement Learning by Aligning Training and Inference Routers"); a row of -1 means the
+    layer's own choice.
 
     A plain object on purpose: FSDP rebuilds the dicts, lists and dataclasses that it finds among a unit's arguments.
     """
@@ -50,15 +53,16 @@ class RoutingRecord:
         self._replay = replay
 
     def replayed(self, number: int) -> torch.Tensor | None:
-        """int [T, K] of MoE layer `number`, counted among the MoE layers."""
+        """Return the replayed experts, int [T, K], of MoE layer `number`, counted among the MoE layers; None without
+        replay."""
         return None if self._replay is None else self._replay[:, number]
 
     def experts(self) -> torch.Tensor:
-        """The routers' own choices, int16 [T, L, K], layers in the model's order."""
+        """Return the routers' own choices, int16 [T, L, K], layers in the model's order."""
         return torch.stack([self.layers[index].own.to(torch.int16) for index in sorted(self.layers)], dim=1)
 
     def margins(self) -> torch.Tensor:
-        """float32 [T, L]."""
+        """Return the margins, float32 [T, L]."""
         return torch.stack([self.layers[index].margins for index in sorted(self.layers)], dim=1)
 
 
@@ -78,11 +82,11 @@ class Router(nn.Module):
         self.groups_kept = config.topk_group
         self.normalise = config.norm_topk_prob
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        # Rounded to bfloat16 it would change most choices; a buffer is out of mixed precision's reach.
+        # The bias is a buffer, which mixed precision leaves alone: rounded to bfloat16 it would change most choices.
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Router":
-        """What `to`, `half` and the like do, but the bias stays exact."""
+        """Do what `to`, `half` and the like do, but without rounding the bias."""
         bias, keep = self.e_score_correction_bias, exactly(fn)
         super()._apply(lambda tensor: keep(tensor) if tensor is bias else fn(tensor), recurse)  # type: ignore[no-untyped-call]
         return self
@@ -99,14 +103,14 @@ class Router(nn.Module):
         return Routing(experts, weights, margins, own)
 
     def _scores(self, rows: torch.Tensor) -> torch.Tensor:
-        """[T, hidden] to [T, E], at least float32."""
+        """Return the scores [T, E] of rows [T, hidden], at least in float32."""
         return F.linear(rows, at_least_float32(self.weight)).sigmoid()
 
     def _choose(self, biased: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._best(self._limit(biased))
 
     def _limit(self, biased: torch.Tensor) -> torch.Tensor:
-        """[T, E] with -inf in the groups that take no part."""
+        """Return [T, E] with -inf in the groups that take no part."""
         if self.groups == 1:
             return biased
         grouped = biased.view(len(biased), self.groups, -1)
@@ -115,7 +119,7 @@ class Router(nn.Module):
         return grouped.masked_fill(refused.unsqueeze(-1), -torch.inf).flatten(1)
 
     def _best(self, limited: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The K best of [T, E], best first, and their margins."""
+        """Return the K best of [T, E], best first, and their margins."""
         best, experts = limited.topk(min(self.top_k + 1, limited.shape[1]), dim=-1)
         if best.shape[1] == self.top_k:
             return experts, best.new_full(best.shape[:1], torch.inf)
@@ -132,14 +136,14 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, width))
 
     def forward(self, hidden_states: torch.Tensor, routing: Routing) -> torch.Tensor:
-        """The weighted sum over each token's experts, accumulated in float32, in the input's dtype."""
+        """Return the weighted sum over each token's experts, accumulated in float32, in the input's dtype."""
         matrices = as_autocast(hidden_states, self.up_proj, self.down_proj)
         summed: torch.Tensor = _Sorted.apply(*matrices, routing.weights, routing.experts)  # type: ignore[no-untyped-call]
         return summed
 
 
 class _Sorted(torch.autograd.Function):
-    """Experts over rows sorted by expert, R = T·K of them, into buffers for all experts.
+    """Runs the experts over rows sorted by expert, R = T·K of them, into buffers for all experts.
 
     Autograd would cut those and join them again, and with them the weights and their gradients.
     """
@@ -166,7 +170,9 @@ class _Sorted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        with torch.autocast(grad.device.type, enabled=False):  # whoever calls backward inside of one: sums stay exact
+        with torch.autocast(
+            grad.device.type, enabled=False
+        ):  # sums stay exact even if backward is called under autocast
             return _Sorted._gradients(ctx, grad)
 
     @staticmethod
@@ -191,7 +197,8 @@ class _Sorted(torch.autograd.Function):
 
 
 def _at_tokens(rows: torch.Tensor, order: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Rows [R, hidden], of which row i is number order[i] of all tokens' choices, summed at their tokens: [T, hidden].
+    """Return rows [R, hidden], of which row i is number order[i] of all tokens' choices, summed at their tokens: [T,
+    hidden].
 
     On a device `index_add_` adds in another order every time: two scorings by the same weights would differ.
     """
@@ -201,14 +208,15 @@ def _at_tokens(rows: torch.Tensor, order: torch.Tensor, tokens: int) -> torch.Te
 
 
 def sum_by_token(rows: torch.Tensor, order: torch.Tensor, tokens: int) -> torch.Tensor:
-    """`_at_tokens` in the order of each token's choices, without an addition that another one may overtake."""
+    """Do what `_at_tokens` does, adding each token's choices in their order, so that no addition overtakes another."""
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return rows.index_select(0, back).view(tokens, len(order) // tokens, -1).sum(1)
 
 
 class MoE(nn.Module):
-    """[T, hidden] to [T, hidden] and the routing that led there; `replayed` int [T, K] takes the router's place."""
+    """Returns [T, hidden] for [T, hidden], and the routing that led there; `replayed` int [T, K] takes the router's
+    place."""
 
     def __init__(self, config: NemotronHConfig) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-"""The Mamba2 state space scan in chunks, over packed sequences.
+"""Computes the Mamba2 state space scan in chunks, over packed sequences.
 
 h[t] = exp(dt[t]·A)·h[t-1] + dt[t]·x[t] ⊗ B[t],  y[t] = C[t]·h[t],  h = 0 before each sequence's first token
 (Dao and Gu 2024, "Transformers are SSMs", listing 1: chunks in matrix form, a recurrence between chunks.)
 
-Chunks cut the packed tokens every Q, wherever sequences end: masks keep sequences apart, so short sequences cost
-no padding. Shapes: T tokens, K chunks of Q, H heads of P channels, G groups of B and C, N states.
+Chunks cut the packed tokens every Q, wherever sequences end: masks keep sequences apart, so short sequences cost no
+padding. Shapes: T tokens, K chunks of Q, H heads of P channels, G groups of B and C, N states.
 """
 
 import torch
 from torch.nn import functional as F
 
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.precision import at_least_float32
 
 
 def chunk_scan(
@@ -22,9 +22,9 @@ def chunk_scan(
     sequence: torch.Tensor,
     chunk: int,
 ) -> torch.Tensor:
-    """The scan, in float32 (float64 if the inputs are): [T, H, P].
+    """Return the scan, in float32 (float64 if the inputs are): [T, H, P].
 
-    `x` [T, H, P], `dt` [T, H], `a` [H], `b` and `c` [T, G, N]; `sequence` int64 [T] numbers the sequences.
+    `x` is [T, H, P], `dt` [T, H], `a` [H], `b` and `c` [T, G, N]; `sequence` int64 [T] numbers the sequences.
     """
     tokens, heads, channels = x.shape
     groups, states = b.shape[1:]
@@ -53,7 +53,7 @@ def chunk_scan(
     weight = since * (sequence[:-1] == end).unsqueeze(1)
     added = (x[:-1] * weight.unsqueeze(-1)).transpose(2, 3) @ b[:-1].repeat_interleave(share, 1)  # KHPN
 
-    # The recurrence between chunks; a sequence that ends inside a chunk takes its state with it.
+    # The recurrence between chunks; no state passes the end of a sequence.
     from_start = torch.exp(coarse + fine)  # KHQ
     across = from_start[1:-1, :, -1] * (end[1:] == end[:-1])
     states_before = [added[0]]
@@ -67,10 +67,10 @@ def chunk_scan(
 
 
 def _prefix_sums(dt: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Running sums of dt·A within a chunk as float32 pairs (coarse, fine).
+    """Return running sums of dt·A within a chunk as float32 pairs (coarse, fine).
 
-    Differences of two running sums are needed. In float32 alone one large step early in a chunk would cost every
-    later difference its low bits; the pair keeps them, at a fraction of float64's price.
+    Differences of two running sums are needed. In float32 alone one large step early in a chunk would cost every later
+    difference its low bits; the pair keeps them, at a fraction of float64's price.
     """
     exact = (dt.double() * a.double().view(-1, 1)).cumsum(-1)
     coarse = exact.to(dt.dtype)
@@ -79,7 +79,8 @@ def _prefix_sums(dt: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def _decay(coarse: torch.Tensor, fine: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
-    """exp(sum[i] - sum[j]) where token i is j or follows it in its sequence, else 0: [K, H, Q, Q], row i, column j."""
+    """Return exp(sum[i] - sum[j]) where token i is j or follows it in its sequence, else 0: [K, H, Q, Q], row i, column
+    j."""
     chunk = sequence.shape[1]
     past = torch.ones(chunk, chunk, dtype=torch.bool, device=sequence.device).tril()
     visible = (sequence.unsqueeze(-1) == sequence.unsqueeze(-2)) & past
@@ -88,7 +89,7 @@ def _decay(coarse: torch.Tensor, fine: torch.Tensor, sequence: torch.Tensor) -> 
 
 
 class _Decay(torch.autograd.Function):
-    """One buffer of Q x Q, worked on in place; autograd would keep four."""
+    """Computes the decay in one buffer of Q x Q, in place; autograd would store four."""
 
     @staticmethod
     def forward(

@@ -1,18 +1,18 @@
-"""Attention by vLLM's CPU operator."""
+"""Computes attention by vLLM's CPU operator."""
 
 import torch
 from torch.nn import functional as F
 
 from omni_rl.models.nemotron_omni.language.attention import Attention
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
-from omni_rl.models.nemotron_omni.layers import at_least_float32
 from omni_rl.models.nemotron_omni.matched.forward import engine_forward
 from omni_rl.models.nemotron_omni.matched.operators import attend
 from omni_rl.models.nemotron_omni.matched.sequences import sequences
+from omni_rl.models.precision import at_least_float32
 
 
 class MatchedAttention(Attention):
-    """[T, hidden] to [T, hidden], one sequence after the other."""
+    """Attention from [T, hidden] to [T, hidden], one sequence after the other."""
 
     def forward(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         return torch.cat([self._alone(rows) for rows in sequences(hidden_states, layout)])
@@ -26,7 +26,7 @@ class MatchedAttention(Attention):
 
 
 def _reference(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """As `operators.attend`, in float32 up to the result."""
+    """Compute what `operators.attend` computes, in float32 up to the result."""
     q, k, v = (at_least_float32(states).transpose(0, 1).unsqueeze(0) for states in (query, key, value))
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     return mixed.squeeze(0).transpose(0, 1).to(query.dtype)

@@ -1,4 +1,4 @@
-"""One block whose mixer is given one sequence after the other."""
+"""One block whose mixer gets one sequence after the other."""
 
 import torch
 
@@ -9,7 +9,7 @@ from omni_rl.models.nemotron_omni.matched.sequences import sequences
 
 
 class MatchedBlock(Block):
-    """As `Block`; the mixers that take a layout keep sequences apart themselves."""
+    """A `Block` whose mixer gets single sequences; the mixers that take a layout keep sequences apart themselves."""
 
     def mix(self, normed: torch.Tensor, layout: PackedLayout, record: RoutingRecord | None) -> torch.Tensor:
         if self.kind == "-":

@@ -1,4 +1,4 @@
-"""A forward by the engine's operators with the backward of the reference."""
+"""Runs a forward by the engine's operators with the backward of the reference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ Compute = Callable[..., torch.Tensor]
 
 
 def engine_forward(engine: Compute, reference: Compute, *tensors: torch.Tensor) -> torch.Tensor:
-    """`engine(*tensors)`, whose gradients are those of `reference(*tensors)`.
+    """Return `engine(*tensors)`, whose gradients are those of `reference(*tensors)`.
 
     Both compute the same up to rounding. Backward runs `reference` once more on the same inputs, so that nothing of the
-    engine's insides has to be known, and only the inputs are kept.
+    engine's insides has to be known, and only the inputs are stored.
     """
     result: torch.Tensor = _EngineForward.apply(engine, reference, *tensors)  # type: ignore[no-untyped-call]
     return result

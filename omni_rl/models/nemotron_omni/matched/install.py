@@ -35,8 +35,10 @@ _MODULES: Mapping[Numerics, Mapping[type[nn.Module], type[nn.Module]]] = {
 
 
 def match(model: nn.Module, numerics: Numerics) -> None:
-    """Give every module of `model` that rounds elsewhere than the engine a forward that does not; the parameters, and
-    their names, stay. Raises `ConfigError` where vLLM's CPU operators are missing."""
+    """Give every module of `model` that rounds elsewhere than the engine a forward that rounds where the engine does.
+
+    The parameters, and their names, stay. Raises `ConfigError` where vLLM's CPU operators are missing.
+    """
     operators()
     for module in model.modules():
         if type(module) in _MODULES[numerics]:

@@ -1,4 +1,4 @@
-"""The Mamba2 mixer by vLLM's CPU operators. Shapes as in `language.mixing`."""
+"""Computes the Mamba2 mixer by vLLM's CPU operators. Shapes as in `language.mixing`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,19 +11,20 @@ from omni_rl.models.nemotron_omni.language.compiled.mixer import compiled_mix
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mamba import HeadShare, MambaMixer
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
-from omni_rl.models.nemotron_omni.layers import at_least_float32, rms_normalise
+from omni_rl.models.nemotron_omni.layers import rms_normalise
 from omni_rl.models.nemotron_omni.matched.forward import engine_forward
 from omni_rl.models.nemotron_omni.matched.operators import ScanInput, convolve, scan, scan_as_decoded
 from omni_rl.models.nemotron_omni.matched.sequences import sequences
+from omni_rl.models.precision import at_least_float32
 
 
 class MatchedMambaMixer(MambaMixer):
-    """[T, hidden] to [T, hidden], one sequence after the other."""
+    """The mixer from [T, hidden] to [T, hidden], one sequence after the other."""
 
     scan: Callable[..., torch.Tensor] = staticmethod(scan)
 
     def forward(self, hidden_states: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        # Once for all sequences: under FSDP it is a collective, and ranks have different numbers of them.
+        # Called once for all sequences: under FSDP it is a collective, and ranks have different numbers of sequences.
         weights, sizes = self._weights(HeadShare()), self._sizes(HeadShare())
         given = {name: tensor for name, tensor in vars(weights).items() if tensor is not None}
         engine, reference = (_with(mix, sizes, list(given)) for mix in (partial(_engine, self.scan), _reference))
@@ -35,13 +36,13 @@ class MatchedMambaMixer(MambaMixer):
 
 
 class InvariantMambaMixer(MatchedMambaMixer):
-    """With the state update of decode."""
+    """The mixer with the state update of decode."""
 
     scan = staticmethod(scan_as_decoded)
 
 
 def _with(mix: Callable[..., torch.Tensor], sizes: MixerSizes, names: Sequence[str]) -> Callable[..., torch.Tensor]:
-    """`mix` as a function of tensors alone: the projected rows, and the weights of these names."""
+    """Return `mix` as a function of tensors alone: the projected rows, and the weights of these names."""
 
     def of_tensors(projected: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         weights: dict[str, Any] = {"bias": None, **dict(zip(names, tensors, strict=True))}
@@ -57,7 +58,7 @@ def _reference(projected: torch.Tensor, weights: MixerWeights, sizes: MixerSizes
 def _engine(
     scan: Callable[..., torch.Tensor], projected: torch.Tensor, weights: MixerWeights, sizes: MixerSizes
 ) -> torch.Tensor:
-    """[T, W] of one sequence to [T, I]."""
+    """Return [T, I] for the projected rows [T, W] of one sequence."""
     gate, convolved, dt = torch.split(projected, [sizes.inner, sizes.convolved, sizes.heads], -1)
     state = sizes.groups * sizes.states
     x, b, c = torch.split(convolve(convolved, weights.taps, weights.bias), [sizes.inner, state, state], -1)

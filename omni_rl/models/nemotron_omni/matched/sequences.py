@@ -1,4 +1,4 @@
-"""Every mixer of a matched model gets one sequence after the other."""
+"""Cuts a pack into its sequences: every mixer of a matched model gets one after the other."""
 
 import torch
 
@@ -7,7 +7,7 @@ from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 
 
 def sequences(rows: torch.Tensor, layout: PackedLayout) -> tuple[torch.Tensor, ...]:
-    """`rows` [T, ...] of a pack, cut into its sequences.
+    """Return `rows` [T, ...] of a pack, cut into its sequences.
 
     Raises `ConfigError` for context parallelism: the engine's operators need a sequence as a whole.
     """

@@ -1,4 +1,4 @@
-"""What a run is judged by, and what it rang for."""
+"""Routes for the limits that a run is judged by, and the alarms of version 0.1."""
 
 from fastapi import APIRouter
 
@@ -14,10 +14,11 @@ router = APIRouter(prefix="/v1/runs/{run}", tags=["runs"])
 
 @router.get("/limits", responses=documented(401, 403, 404, 422))
 async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> dict[str, dict[str, LimitValues]]:
-    """By bucket and metric: the dtype's own, with the run's in their place. A kind without any has `overall`'s."""
+    """Return the limits by kind and metric: the dtype's own, replaced by those that the run states. A kind without
+    limits has `overall`'s."""
     return {
-        bucket: {name: LimitValues(warn=one.warn, mask=one.mask, pause=one.pause) for name, one in metrics.items()}
-        for bucket, metrics in (await coordinator.run(run)).yardstick.limits.items()
+        kind: {name: LimitValues(warn=one.warn, mask=one.mask, pause=one.pause) for name, one in metrics.items()}
+        for kind, metrics in (await coordinator.run(run)).yardstick.limits.items()
     }
 
 
@@ -25,6 +26,7 @@ async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> d
 async def alarms(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[AlarmAnswer]:
-    """A run's incidents of the kinds drift and update as version 0.1 told of them; `GET /v1/incidents` says more."""
+    """Return a run's incidents of the kinds drift and update in the form of version 0.1; `GET /v1/incidents` says
+    more."""
     await coordinator.run(run)
     return [alarm_answer(one) for one in await coordinator.store.incidents(run=run, limit=limit) if one.kind in ALARMS]

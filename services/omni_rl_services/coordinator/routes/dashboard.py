@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 router = APIRouter(include_in_schema=False)
 ROOT = Path(__file__).resolve().parents[2] / "dashboard"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""Others (licences, notes) are not served."""
+"""The content types of files that are served, by suffix; others (licences, notes) are not served."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ ASSETS = {
 
 @router.get("/")
 async def page(request: Request) -> Response:
-    """The page itself."""
+    """Return the page itself."""
     return _send(ASSETS["index.html"], request)
 
 
 @router.get("/dashboard/{path:path}")
 async def asset(path: str, request: Request) -> Response:
-    """What the page loads: only files that were there at the start."""
+    """Return a file that the page loads: only files that were there at the start."""
     if path not in ASSETS:
         raise HTTPException(404, "the dashboard has no such file")
     return _send(ASSETS[path], request)

@@ -1,4 +1,4 @@
-"""What happens, as it happens."""
+"""Routes for events, as they happen and page by page."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -14,12 +14,12 @@ from omni_rl_services.coordinator.problems import documented
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 RETRY_MS = 2000
-"""How long a browser waits before it comes back."""
-After = Annotated[int | None, Query(ge=0, le=MAX_ID, description="Events after this number.")]
+"""Milliseconds that a browser waits before it comes back."""
+After = Annotated[int | None, Query(ge=0, le=MAX_ID, description="Only events after this number.")]
 LastEventId = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="What a browser sends when it comes back.")
 ]
-OfRun = Annotated[str | None, Query(pattern=NAME, description="Of this run alone.")]
+OfRun = Annotated[str | None, Query(pattern=NAME, description="Only events of this run.")]
 
 
 @router.get(
@@ -33,7 +33,7 @@ OfRun = Annotated[str | None, Query(pattern=NAME, description="Of this run alone
 async def follow(
     coordinator: CoordinatorDep, caller: Reader, after: After = None, run: OfRun = None, last: LastEventId = None
 ) -> StreamingResponse:
-    """Server-sent events, from `Last-Event-ID` (or `after`) on; without either, from now on."""
+    """Follow events as server-sent events, from `Last-Event-ID` (or `after`) on; without either, from now on."""
     stream = await coordinator.events.stream(after if last is None else last, run)
     return StreamingResponse(_messages(stream), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -42,7 +42,7 @@ async def follow(
 async def page(
     coordinator: CoordinatorDep, caller: Reader, after: After = None, limit: LimitQuery = 512
 ) -> list[EventAnswer]:
-    """The same, one page at a time; without `after` the last ones."""
+    """Return one page of events, after number `after`; without it, the last ones."""
     if after is None:
         after = max(0, await coordinator.store.last_event() - limit)
     return await coordinator.store.events(after=after, limit=limit)

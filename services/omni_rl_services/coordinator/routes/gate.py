@@ -1,4 +1,4 @@
-"""The gate of generation, and the state of everything."""
+"""Routes for the gate of generation, and for the state of everything."""
 
 from fastapi import APIRouter
 
@@ -11,7 +11,7 @@ router = APIRouter(prefix="/v1", tags=["state"])
 
 @router.get("/state", responses=documented(401, 403))
 async def state(coordinator: CoordinatorDep, caller: Reader) -> StateAnswer:
-    """Gate, cluster, runs, the sync under way, and open alarms."""
+    """Return the state of the gate, the cluster and the runs, the sync under way, and the open incidents."""
     return await coordinator.state()
 
 
@@ -23,6 +23,6 @@ async def pause(body: PauseBody, coordinator: CoordinatorDep, caller: Admin) -> 
 
 @router.post("/resume", responses=documented(401, 403, 404, 409, 413, 422, 503))
 async def resume(coordinator: CoordinatorDep, caller: Admin, body: ResumeBody | None = None) -> GateAnswer:
-    """Let generation go on. Whoever says so vouches for the run whose drift had closed the gate; where several hold it,
+    """Let generation go on. The caller vouches for the run whose drift had closed the gate; where several runs hold it,
     each is resumed by its name."""
     return await coordinator.resume(f"resumed by {caller.name}", None if body is None else body.run)

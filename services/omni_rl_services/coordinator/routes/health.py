@@ -1,4 +1,4 @@
-"""For whoever keeps the process alive, and for Prometheus."""
+"""Routes for whatever keeps the process alive, and for Prometheus."""
 
 from fastapi import APIRouter, Response
 
@@ -12,13 +12,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", responses=documented(403))
 async def healthz() -> dict[str, str]:
-    """This process answers."""
+    """Answer, so that a supervisor sees that this process runs."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={503: {"model": ReadyAnswer}, **documented(403)})
 async def readyz(coordinator: CoordinatorDep, response: Response) -> ReadyAnswer:
-    """The ledger can be written, and every actor of the cluster answered (where there is a cluster)."""
+    """Return whether the ledger can be written, and every actor of the cluster answered (where there is a cluster)."""
     answer = await coordinator.ready()
     response.status_code = 200 if answer.ready else 503
     return answer
@@ -28,5 +28,5 @@ async def readyz(coordinator: CoordinatorDep, response: Response) -> ReadyAnswer
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401, 403)}
 )
 async def metrics(coordinator: CoordinatorDep, caller: Reader) -> Response:
-    """Prometheus."""
+    """Return the metrics in Prometheus' text format."""
     return Response(await coordinator.metrics(), media_type=CONTENT_TYPE)

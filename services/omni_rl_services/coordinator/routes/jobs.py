@@ -1,4 +1,4 @@
-"""Jobs on the Ray cluster."""
+"""Routes for jobs on the Ray cluster."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ Key = Annotated[
 async def submit(
     body: JobBody, coordinator: CoordinatorDep, caller: Admin, response: Response, key: Key = None
 ) -> JobAnswer:
-    """Submit a GRPO or PPO job. A run that is there is trained again only to be resumed, and by one job at a time."""
+    """Submit a GRPO or PPO job. A run that exists is trained again only to be resumed, and by one job at a time."""
     job = await coordinator.jobs.submit(body, key)
     response.headers["Location"] = f"/v1/jobs/{job.job}"
     return job
@@ -34,13 +34,13 @@ async def submit(
 
 @router.get("", responses=documented(401, 403, 422, 503))
 async def all_jobs(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[JobAnswer]:
-    """Jobs, the newest first. One that ended is answered for without Ray; of those, the newest are remembered."""
+    """Return jobs, the newest first. Ended jobs are answered for without Ray; of those, the newest are remembered."""
     return await coordinator.jobs.newest(limit)
 
 
 @router.get("/{job}", responses=documented(401, 403, 404, 422, 503))
 async def one(job: JobPath, coordinator: CoordinatorDep, caller: Reader) -> JobAnswer:
-    """One job."""
+    """Return one job."""
     return await coordinator.jobs.look(job)
 
 
@@ -56,5 +56,5 @@ async def stop(job: JobPath, coordinator: CoordinatorDep, caller: Admin) -> JobA
     responses={200: {"content": {"text/plain": {}}}, **documented(401, 403, 404, 422, 503)},
 )
 async def logs(job: JobPath, coordinator: CoordinatorDep, caller: Reader) -> PlainTextResponse:
-    """Everything that the job has printed."""
+    """Return everything that the job has printed."""
     return PlainTextResponse(await coordinator.jobs.logs(job))

@@ -1,4 +1,4 @@
-"""The dashboard's login: a token for a cookie that no script can read."""
+"""Routes for the dashboard's login, which gives a cookie that no script can read for a token."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/session", tags=["session"])
 
 @router.post("", responses=documented(401, 403, 413, 422))
 async def begin(body: SessionBody, coordinator: CoordinatorDep, response: Response) -> SessionAnswer:
-    """Log in: sets a cookie that lasts a working day."""
+    """Log in: the answer sets a cookie that lasts a working day."""
     if not coordinator.tokens:
         return SessionAnswer(name=LOCAL.name, scope=LOCAL.scope, open=True)
     caller = coordinator.tokens.caller(body.token.get_secret_value())
@@ -34,7 +34,7 @@ async def begin(body: SessionBody, coordinator: CoordinatorDep, response: Respon
 
 @router.get("", responses=documented(401, 403))
 async def look(caller: Reader, coordinator: CoordinatorDep) -> SessionAnswer:
-    """Who is asking, and what they may do."""
+    """Return who is asking, and what they may do."""
     return SessionAnswer(name=caller.name, scope=caller.scope, open=not coordinator.tokens)
 
 
@@ -42,7 +42,7 @@ async def look(caller: Reader, coordinator: CoordinatorDep) -> SessionAnswer:
 async def end(
     coordinator: CoordinatorDep, response: Response, session: Annotated[str | None, Cookie(alias=SESSION_COOKIE)] = None
 ) -> None:
-    """Log out."""
+    """Log out: the session ends."""
     if session is not None:
         coordinator.sessions.end(session)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")

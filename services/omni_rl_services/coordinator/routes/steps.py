@@ -1,4 +1,4 @@
-"""Steps: posted in parts, sealed once, looked at for ever."""
+"""Routes for steps, which are posted in parts, sealed once, and read for ever."""
 
 from typing import Annotated
 
@@ -30,11 +30,12 @@ ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 STEP = "/attempts/{attempt}/steps/{step}"
 MAX_JSON_WEIGHTS = 500_000
-"""Tokens whose weights are spelled out as JSON; more come as an Arrow stream."""
+"""The most tokens whose weights are spelled out as JSON; for more, ask for an Arrow stream."""
 Accept = Annotated[
-    str, Header(description=f"{ARROW}: a row a sample with its weights; the verdict is in the schema's metadata.")
+    str,
+    Header(description=f"{ARROW}: a row for each sample, with its weights; the verdict is in the schema's metadata."),
 ]
-OfAttempt = Annotated[int | None, Query(ge=0, le=MAX_INT, description="Of this attempt; else of the latest.")]
+OfAttempt = Annotated[int | None, Query(ge=0, le=MAX_INT, description="The attempt; without it, the latest.")]
 
 RECORDS = {
     JSON: {
@@ -72,9 +73,10 @@ async def put_part(
     caller: Syncer,
     content_type: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> PartAnswer:
-    """One rank's records of a step, as an Arrow stream of the published schema or as JSON. Durable when this answers.
+    """Post one rank's records of a step, as an Arrow stream of the published schema or as JSON. They are durable when
+    this answers.
 
-    The same content again is fine, however it is laid out; other content is a conflict.
+    Posting the same content again changes nothing, however it is laid out; other content is a conflict.
     """
     kind = content_type.split(";")[0].strip().lower()
     if kind not in (ARROW, JSON):
@@ -100,12 +102,12 @@ async def seal(
     coordinator: CoordinatorDep,
     caller: Syncer,
     accept: Annotated[
-        str, Header(description=f"{ARROW}: a row a sample with its weights, the verdict in the metadata.")
+        str, Header(description=f"{ARROW}: a row for each sample, with its weights; the verdict is in the metadata.")
     ] = JSON,
 ) -> Response:
-    """Close a step: no rank may add to it, and it is judged. The same again gives the same verdict.
+    """Close a step: no rank may add to it, and it is judged. Sealing it again gives the same verdict.
 
-    From severity `mask` on (or always, if the run says so) it comes with a weight for each token.
+    From severity `mask` on (or always, if the run says so) the verdict comes with a weight for each token.
     """
     sealed = await coordinator.steps.seal(await coordinator.run(run), StepKey(run, attempt, step), body)
     if ARROW in accept:
@@ -137,7 +139,8 @@ async def add_training(
     coordinator: CoordinatorDep,
     caller: Syncer,
 ) -> StepLine:
-    """What the trainer knows once it has learnt from a sealed step, beside the figures it was sealed with."""
+    """Add the trainer's figures of a sealed step, known once it has learnt from it, to those that the step was sealed
+    with."""
     key = StepKey(run, attempt, step)
     await coordinator.steps.learnt(await coordinator.run(run), key, body.training)
     await coordinator.events.publish("training", run, attempt=attempt, step=step)
@@ -150,14 +153,23 @@ async def lines(
     coordinator: CoordinatorDep,
     caller: Reader,
     attempt: OfAttempt = None,
-    after: Annotated[int, Query(ge=-1, le=MAX_INT, description="Steps after this number.")] = -1,
+    after: Annotated[int, Query(ge=-1, le=MAX_INT, description="Only steps after this number.")] = -1,
     limit: LimitQuery = 1000,
+    last: Annotated[int | None, Query(ge=0, le=MAX_INT, description="With `points`: to this step, inclusive.")] = None,
+    points: Annotated[
+        int | None, Query(ge=1, le=4096, description="Instead of `limit`: about so many, at even distances.")
+    ] = None,
 ) -> list[StepLine]:
-    """Sealed steps, in order, a line each."""
+    """Return sealed steps, in order, a line for each."""
     of = (await coordinator.run(run)).attempt(attempt)
     if of is None:
         return []
-    return [step_line(row) for row in await coordinator.store.steps(run, of, after, limit)]
+    if points is not None:
+        return [
+            step_line(row)
+            for row in await coordinator.store.steps_spread(run, of, after=after, last=last, points=points)
+        ]
+    return [step_line(row) for row in await coordinator.store.steps(run, of, after=after, limit=limit)]
 
 
 @router.get("/timeline", responses=documented(401, 403, 404, 422))
@@ -170,16 +182,20 @@ async def timeline(
     first: Annotated[int | None, Query(ge=0, le=MAX_INT, description="From this step on.")] = None,
     last: Annotated[int | None, Query(ge=0, le=MAX_INT, description="To this step, inclusive.")] = None,
     points: Annotated[int, Query(ge=1, le=4096, description="At most so many buckets.")] = 1000,
-    metric: Annotated[list[Metric] | None, Query(max_length=len(METRICS), description="These; else all.")] = None,
+    metric: Annotated[
+        list[Metric] | None, Query(max_length=len(METRICS), description="These metrics; without it, all.")
+    ] = None,
 ) -> TimelineAnswer:
-    """Figures over steps, decimated so that every spike stays."""
+    """Return figures over steps, in fewer points than steps but with every spike."""
     found = await coordinator.run(run)
     if kind not in (OVERALL, *found.body.every_kind):
         raise NotFoundError(f"run {run} has no prompts of kind {kind}: {', '.join(found.body.every_kind)}")
     of = found.attempt(attempt)
     if of is None:
         return TimelineAnswer.empty(run, kind)
-    steps = await coordinator.store.timeline(run, of, metric or METRICS, kind, first, last, points)
+    steps = await coordinator.store.timeline(
+        run, of, metric or METRICS, kind=kind, first=first, last=last, points=points
+    )
     return timeline_answer(run, of, steps)
 
 
@@ -187,7 +203,7 @@ async def timeline(
 async def one(
     run: RunPath, attempt: AttemptPath, step: StepPath, coordinator: CoordinatorDep, caller: Reader
 ) -> StepAnswer:
-    """One sealed step: verdict, figures by position, worst samples."""
+    """Return one sealed step: its verdict, figures by position and worst samples."""
     await coordinator.run(run)
     return step_answer(await coordinator.store.step(StepKey(run, attempt, step)))
 
@@ -201,9 +217,10 @@ async def sample(
     coordinator: CoordinatorDep,
     caller: Reader,
     rank: Annotated[
-        int | None, Query(ge=0, le=MAX_INT, description="That this rank posted; else the one that is furthest apart.")
+        int | None,
+        Query(ge=0, le=MAX_INT, description="The rank that posted it; without it, the sample that is furthest apart."),
     ] = None,
 ) -> SampleAnswer:
-    """A kept sample's tokens, logprobs and media."""
+    """Return a stored sample's tokens, logprobs and media."""
     await coordinator.run(run)
     return sample_answer(await coordinator.store.sample(StepKey(run, attempt, step), sample, rank))

@@ -1,4 +1,4 @@
-"""Weight syncs: transactions over every replica."""
+"""Routes for weight syncs, which are transactions over every replica, and for checks."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ SyncPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$", examples=["3f1c9
     "/syncs",
     status_code=202,
     responses={
-        200: {"model": SyncAnswer, "description": "It is over (with `wait=true`, or a key that came before)."},
+        200: {"model": SyncAnswer, "description": "The sync is over (with `wait=true`, or a key that came before)."},
         **documented(401, 403, 409, 413, 422, 503),
     },
 )
@@ -39,7 +39,7 @@ async def begin(
     wait: Wait = False,
     key: Key = None,
 ) -> SyncAnswer:
-    """Bring weights to every replica, proven byte by byte. While one runs, another is refused, naming it."""
+    """Bring weights to every replica, proven byte by byte. While a sync runs, another is refused, naming the first."""
     sync = await coordinator.syncs.begin(body, key)
     if wait:
         await coordinator.syncs.wait(sync)
@@ -51,19 +51,20 @@ async def begin(
 
 @router.get("/syncs", responses=documented(401, 403, 422))
 async def history(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[SyncAnswer]:
-    """Syncs, the newest first."""
+    """Return syncs, the newest first."""
     return await coordinator.syncs.newest(limit)
 
 
 @router.get("/syncs/{sync}", responses=documented(401, 403, 404, 422))
 async def one(sync: SyncPath, coordinator: CoordinatorDep, caller: Reader) -> SyncAnswer:
-    """One sync with its phases."""
+    """Return one sync with its phases."""
     return await coordinator.syncs.look(sync)
 
 
 @router.post("/checks", responses=documented(401, 403, 404, 409, 413, 422, 503))
 async def check(body: CheckBody, coordinator: CoordinatorDep, caller: Syncer) -> CheckAnswer:
-    """Compare both policies now: the canonical probe, or a step's worst samples. Kept; changes nothing else."""
+    """Compare both policies now, on the canonical probe or on a step's worst samples. The result is stored; nothing
+    else changes."""
     return await coordinator.check(body)
 
 
@@ -72,15 +73,18 @@ async def checks(
     coordinator: CoordinatorDep,
     caller: Reader,
     limit: LimitQuery = 100,
-    run: Annotated[str | None, Query(pattern=NAME, description="About steps of this run alone.")] = None,
-    attempt: Annotated[int | None, Query(ge=0, le=MAX_INT, description="Of this attempt.")] = None,
-    step: Annotated[int | None, Query(ge=0, le=MAX_INT, description="About this step.")] = None,
+    run: Annotated[str | None, Query(pattern=NAME, description="Only checks about steps of this run.")] = None,
+    attempt: Annotated[
+        int | None, Query(ge=0, le=MAX_INT, description="Only checks about steps of this attempt.")
+    ] = None,
+    step: Annotated[int | None, Query(ge=0, le=MAX_INT, description="Only checks about this step.")] = None,
 ) -> list[CheckAnswer]:
-    """Checks that were made, the newest first, with their evidence alone: one by its number has its figures too."""
+    """Return checks, the newest first, with their evidence alone; one that is asked for by its number has its figures
+    too."""
     return await coordinator.checks.newest(limit, run, attempt, step)
 
 
 @router.get("/checks/{check}", responses=documented(401, 403, 404, 422))
 async def one_check(check: CheckPath, coordinator: CoordinatorDep, caller: Reader) -> CheckAnswer:
-    """One check, whole."""
+    """Return one check, whole."""
     return await coordinator.checks.one(check)

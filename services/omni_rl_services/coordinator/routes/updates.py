@@ -1,4 +1,5 @@
-"""Updates of weights in engines that are not ours: told by agents and trainers, compared at once."""
+"""Routes for updates of weights in engines that are not ours: agents and trainers report them, and they are compared at
+once."""
 
 from typing import Any
 
@@ -14,7 +15,7 @@ router = APIRouter(prefix="/v1/runs/{run}", tags=["updates"])
 
 
 def _body(model: type[ReceiptBody] | type[AnnouncementBody]) -> dict[str, Any]:
-    """The body in the OpenAPI document: it is read in a thread of its own, not by FastAPI."""
+    """Return the body for the OpenAPI document: it is read in a thread of its own, not by FastAPI."""
     schema = {"$ref": REF.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -32,9 +33,10 @@ async def put_receipt(
     coordinator: CoordinatorDep,
     caller: Syncer,
 ) -> UpdateAnswer:
-    """What one worker of an engine holds after an update. Compared with the trainer's weights once all have told.
+    """Report what one worker of an engine holds after an update. It is compared with the trainer's weights once all
+    workers have reported.
 
-    The same content again is fine; other content is a conflict.
+    Reporting the same content again changes nothing; other content is a conflict.
     """
     of = await coordinator.run(run)
     return await coordinator.updates.receive(of, engine, update, await request.body())
@@ -52,9 +54,9 @@ async def put_announcement(
     coordinator: CoordinatorDep,
     caller: Syncer,
 ) -> UpdateAnswer:
-    """What the trainer's weights are, told before they are sent to any engine.
+    """Announce the trainer's weights, before they are sent to any engine.
 
-    The same content again is fine; other content is a conflict.
+    Announcing the same content again changes nothing; other content is a conflict.
     """
     of = await coordinator.run(run)
     return await coordinator.updates.announce(of, update, await request.body())
@@ -64,6 +66,6 @@ async def put_announcement(
 async def newest(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[UpdateAnswer]:
-    """Updates of a run, the engines' and the trainer's, the newest first."""
+    """Return updates of a run, the engines' and the trainer's, the newest first."""
     await coordinator.run(run)
     return await coordinator.updates.newest(run, limit)

@@ -27,5 +27,5 @@ export function joined(timelines) {
   const metrics = [...new Set(timelines.flatMap((one) => Object.keys(one.high)))];
   const values = (end) => Object.fromEntries(metrics.map((metric) => [metric, timelines.flatMap((one) => one[end][metric] ?? one.first.map(() => undefined))]));
   const [low, high] = ENDS.map(values);
-  return { ...first, width: Math.max(...all("width")), first: all("first"), last: all("last"), steps: all("steps"), severity: all("severity"), broken: all("broken"), low, high };
+  return { ...first, width: Math.max(...all("width")), first: all("first"), last: all("last"), steps: all("steps"), sealed: all("sealed"), severity: all("severity"), broken: all("broken"), low, high };
 }

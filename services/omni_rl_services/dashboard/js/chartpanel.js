@@ -2,7 +2,7 @@
 
 import { behind, csvButton } from "./table.js";
 import { Chart } from "./charts.js";
-import { count, figure } from "./format.js";
+import { clock, count, figure } from "./format.js";
 import { go } from "./place.js";
 import { h, panel } from "./dom.js";
 import { pngButton } from "./save.js";
@@ -16,7 +16,7 @@ export class ChartPanel {
     const zoom = (first, last) => go({ x: `${first}-${last}` });
     this.chart = new Chart({ title, lines, shift, zoom, pick, tall });
     const value = h("span", { className: "num hovered" });
-    this.chart.hover = (at) => { value.textContent = at === null || at === undefined || !this.data ? "" : hovered(this.data, lines, at, this.chart.marks.moments); };
+    this.chart.hover = (at) => { value.textContent = at === null || at === undefined || !this.data ? "" : hovered(this.data, lines, at, this.chart); };
     const rows = () => rowsOf(this.data);
     this.table = behind(columns, rows, title);
     const names = lines.length > 1 ? lines.map((line) => h("span", {}, h("i", { className: `swatch${line.dash ? " dash" : ""}`, style: { borderColor: `var(--${line.colour})` } }), line.name)) : [];
@@ -44,9 +44,9 @@ export class ChartPanel {
 const rowsOf = (data) => (data?.first ?? []).map((first, index) => ({ first, last: data.last[index], low: at(data.low, index), high: at(data.high, index) }));
 const at = (columns, index) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[index]]));
 
-function hovered(data, lines, index, moments) {
+function hovered(data, lines, index, chart) {
   const [first, last] = [data.first[index], data.last[index]];
-  const where = first === last ? `step ${count(first)}` : `steps ${count(first)}–${count(last)}`;
-  const then = moments.filter(({ step }) => first <= step && step <= last).map(({ sign, text }) => `${sign} ${text}`);
+  const where = (first === last ? `step ${count(first)}` : `steps ${count(first)}–${count(last)}`) + (chart.clock ? `, sealed ${clock(data.sealed[index])}` : "");
+  const then = chart.marks.moments.filter(({ step }) => first <= step && step <= last).map(({ sign, text }) => `${sign} ${text}`);
   return [`${where}: ${lines.map(({ metric, short, name }) => `${short ?? name} ${figure(data.high[metric]?.[index])}`).join(" · ")}`, ...then].join(" · ");
 }

@@ -1,25 +1,25 @@
-// Lines over steps. Each bucket of steps is drawn from its least to its greatest value, so no spike is lost.
+// Lines over steps, or over time. Each bucket of steps is drawn from its least to its greatest value, so no spike is lost.
 
 /* global uPlot */
 import { h } from "./dom.js";
 import { annotate, colour } from "./marks.js";
+import { axisOf, ticksOf } from "./axis.js";
 import { SEVERITIES } from "./limits.js";
 import { round } from "./format.js";
 
 const [HEIGHT, TALL] = [210, 270]; // as the style sheet has them
 const [TOP, SIDE, GUTTER] = [16, 18, 76]; // above, beside, and beside where limits are named
-const WHOLE = Array.from({ length: 24 }, (_, power) => [1, 2, 5][power % 3] * 10 ** Math.floor(power / 3));
 
 /** Columns of a timeline for uPlot: [x, low, high, low, high …]. On a log scale what is 0 lies on the floor. */
-export function columns(timeline, metrics, shift, log) {
+export function columns(timeline, metrics, shift, log, at = timeline.first) {
   const all = metrics.flatMap((metric) => [timeline.low[metric] ?? [], timeline.high[metric] ?? []]);
   const missing = (value) => value === null || value === undefined; // null breaks a line, undefined does not
   const moved = all.map((values) => values.map((value) => (missing(value) ? value : value - shift)));
-  if (!log) return [timeline.first, ...moved];
+  if (!log) return [at, ...moved];
   let floor = Infinity;
   for (const values of moved) for (const value of values) if (value > 0 && value < floor) floor = value;
   if (floor === Infinity) floor = 1e-9;
-  return [timeline.first, ...moved.map((values) => values.map((value) => (missing(value) ? value : Math.max(value, floor / 2))))];
+  return [at, ...moved.map((values) => values.map((value) => (missing(value) ? value : Math.max(value, floor / 2))))];
 }
 
 /**
@@ -37,11 +37,12 @@ export class Chart {
   }
 
   /** Draw a timeline; a change of scale or of columns makes the plot anew, everything else moves it. */
-  show(timeline, { limits = {}, marks, log, range }) {
-    Object.assign(this, { timeline, limits, log, range });
+  show(timeline, { limits = {}, marks, log, range, clock = false }) {
+    Object.assign(this, { timeline, limits, log, range, clock });
     this.marks = marks ?? this.marks;
-    const data = columns(timeline, this.lines.map((line) => line.metric), this.shift, log);
-    const made = `${log} ${Object.keys(limits).length}`;
+    this.axis = axisOf(timeline, clock);
+    const data = columns(timeline, this.lines.map((line) => line.metric), this.shift, log, this.axis.at);
+    const made = `${log} ${clock} ${Object.keys(limits).length}`;
     if (this.plot && this.made === made) {
       this.plot.setData(data);
       return;
@@ -74,13 +75,13 @@ export class Chart {
       height: this.height,
       padding: [TOP, Object.keys(this.limits).length ? GUTTER : SIDE, null, null],
       legend: { show: false },
-      cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
-      scales: { x: { time: false, range: (plot, low, high) => this.across(low, high) }, y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.up(low, high) } },
+      cursor: { sync: { key: this.clock ? "clock" : "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
+      scales: { x: { time: this.clock, range: (plot, low, high) => this.across(low, high) }, y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.up(low, high) } },
       axes: [
-        { ...ink, size: 28, space: 70, label: "step", labelSize: 14, labelGap: 0, labelFont: ink.font, incrs: WHOLE, values: (plot, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+        { ...ink, ...ticksOf(this.clock), size: 28, labelSize: 14, labelGap: 0, labelFont: ink.font },
         { ...ink, ...(this.log ? { grid: { ...ink.grid, filter: decades }, ticks: { ...ink.ticks, filter: decades }, filter: decades } : {}), size: 62, values: (plot, ticks) => ticks.map((tick) => (tick === null ? "" : round(tick))) },
       ],
-      series: [{ label: "step" }, ...series],
+      series: [{ label: this.clock ? "sealed" : "step" }, ...series],
       bands,
       hooks: {
         setSelect: [(plot) => this.selected(plot)],
@@ -92,8 +93,8 @@ export class Chart {
   }
 
   across(low, high) {
-    if (this.range && this.range[0] !== null) return this.range;
-    const room = Math.max(0.2, ((high ?? 1) - (low ?? 0)) * 0.015);
+    if (this.range && this.range[0] !== null && !this.clock) return this.range;
+    const room = Math.max(this.clock ? 1 : 0.2, ((high ?? 1) - (low ?? 0)) * 0.015);
     return [(low ?? 0) - room, (high ?? 1) + room];
   }
 
@@ -110,11 +111,10 @@ export class Chart {
 
   selected(plot) {
     if (plot.select.width < 4) return;
-    const first = Math.max(0, Math.floor(plot.posToVal(plot.select.left, "x")));
-    const last = Math.ceil(plot.posToVal(plot.select.left + plot.select.width, "x"));
+    const found = this.axis.steps(...[0, plot.select.width].map((beyond) => plot.posToVal(plot.select.left + beyond, "x")));
     plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
     this.dragged = true;
-    this.zoom(first, Math.max(last, first + 1));
+    if (found) this.zoom(found[0], Math.max(found[1], found[0] + 1));
   }
 
   clicked(plot) {

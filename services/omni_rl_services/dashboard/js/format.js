@@ -25,6 +25,10 @@ const minus = (text) => text.replaceAll("-", "−");
 
 export const count = (value) => (value === null || value === undefined ? MISSING : value.toLocaleString("en"));
 
+/** The word that goes with so many things; `counted` has the number too: "1 token", "2 tokens". */
+export const agreeing = (value, one, many = `${one}s`) => (value === 1 ? one : many);
+export const counted = (value, one, many) => `${count(value)} ${agreeing(value, one, many)}`;
+
 export function bytes(value) {
   if (!value) return MISSING;
   const units = ["B", "kB", "MB", "GB", "TB"];
@@ -45,6 +49,9 @@ export function seconds(value) {
 export const ago = (at) => (at ? `${seconds(Math.max(1, Math.round(Date.now() / 1000 - at)))} ago` : MISSING);
 /** In the reader's own time zone, which is named; the order of ISO 8601 is the one that nobody misreads. */
 export const clock = (at) => (at ? new Date(at * 1000).toLocaleString("sv", { timeZoneName: "shortOffset" }).replace("GMT", "UTC") : MISSING);
+
+/** As `clock` names it. */
+export const ZONE = new Date().toLocaleString("sv", { timeZoneName: "shortOffset" }).split(" ").at(-1).replace("GMT", "UTC");
 
 /** A weight version is run/attempt/number/digest: the last two tell versions apart. */
 export function version(text) {

@@ -5,14 +5,14 @@ import { get, segment } from "./api.js";
 export const SEVERITIES = ["warn", "mask", "pause"];
 const kept = new Map(); // a run's limits never change
 
-/** By bucket and metric. */
+/** By kind and metric. */
 export async function limitsOf(run, signal) {
   if (!kept.has(run)) kept.set(run, await get(`/v1/runs/${segment(run)}/limits`, {}, signal));
   return kept.get(run);
 }
 
-/** Of one bucket: its own, or else those of all prompts. */
-export const ofBucket = (limits, bucket) => limits[bucket] ?? limits.overall ?? {};
+/** Of one kind: its own, or else those of all prompts. */
+export const ofKind = (limits, kind) => limits[kind] ?? limits.overall ?? {};
 
 /** "ok" or the severity that a value asks for; null, which is no number, is over every limit. */
 export const severityOf = (value, limit) => SEVERITIES.findLast((name) => value === null || value > limit[name]) ?? "ok";

@@ -6,10 +6,11 @@ import { SIGNS, round } from "./format.js";
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const APART = 13; // pixels between two names of limits
 
-/** Drawn over `plot` when its lines are. `limits`: by name; `marks`: { changes: [{ step, severity }], weights: [step], moments: [{ step, sign, colour }] }. */
-export function annotate(plot, { limits, marks, shift }) {
+/** Drawn over `plot` when its lines are. `limits`: by name; `axis`: where a step lies; `marks`: { changes: [{ step, severity }], weights: [step], moments: [{ step, sign, colour }] }. */
+export function annotate(plot, { limits, marks, shift, axis }) {
   const pen = plot.ctx;
   const { left, top, width, height } = plot.bbox;
+  const x = (step) => plot.valToPos(axis.of(step), "x", true);
   const shown = SEVERITIES.map((name) => ({ name, value: limits[name] - shift })).filter(({ value }) => value <= plot.scales.y.max && value >= plot.scales.y.min).map((limit) => ({ ...limit, y: plot.valToPos(limit.value, "y", true) }));
   pen.save();
   Object.assign(pen, { lineWidth: devicePixelRatio, font: `${11 * devicePixelRatio}px system-ui, sans-serif`, textBaseline: "middle", textAlign: "left" });
@@ -27,18 +28,18 @@ export function annotate(plot, { limits, marks, shift }) {
   pen.textAlign = "center";
   const rank = ({ severity }) => Object.keys(SIGNS).indexOf(severity);
   for (const { step, severity } of [...marks.changes].sort((a, b) => rank(a) - rank(b))) { // the worse on top
-    const x = crisp(pen, plot.valToPos(step, "x", true));
+    const at = crisp(pen, x(step));
     pen.strokeStyle = pen.fillStyle = colour(severity);
     pen.globalAlpha = 0.5; // a spike shows through
-    line(pen, x, top, x, top + height);
+    line(pen, at, top, at, top + height);
     pen.globalAlpha = 1;
-    pen.fillText(SIGNS[severity][0], x, top - 7 * devicePixelRatio);
+    pen.fillText(SIGNS[severity][0], at, top - 7 * devicePixelRatio);
   }
   pen.fillStyle = colour("quiet");
-  for (const step of marks.weights) triangle(pen, plot.valToPos(step, "x", true), top + height);
+  for (const step of marks.weights) triangle(pen, x(step), top + height);
   for (const { step, sign, colour: name, above } of stacked(marks.moments)) {
     pen.fillStyle = colour(name);
-    pen.fillText(sign, plot.valToPos(step, "x", true), top + height - (15 + 12 * above) * devicePixelRatio);
+    pen.fillText(sign, x(step), top + height - (15 + 12 * above) * devicePixelRatio);
   }
   pen.restore();
 }

@@ -1,7 +1,7 @@
 // A sample's pictures, sounds and videos, and whether every side saw the same tensors.
 
 import { h } from "./dom.js";
-import { count } from "./format.js";
+import { count, counted } from "./format.js";
 
 const FRAMES = 6;
 const LOAD_MS = 4000;
@@ -13,7 +13,8 @@ export function mediaRow(items) {
 function figureOf(item, index) {
   const name = `${item.modality} ${index + 1}`;
   const same = agreement(item);
-  const caption = h("figcaption", {}, `${name} · ${count(item.length)} tokens from ${count(item.offset)} · `, h("span", { className: same === false ? "pause" : "" }, { true: "✓ same tensors on every side", false: "✗ tensors differ", null: "digests not posted" }[same]));
+  const place = item.length ? `${counted(item.length, "token")} from ${count(item.offset)}` : "place in the prompt not posted";
+  const caption = h("figcaption", {}, `${name} · ${place} · `, h("span", { className: same === false ? "pause" : "" }, { true: "✓ same tensors on every side", false: "✗ tensors differ", null: "digests not posted" }[same]));
   if (!item.content) return h("figure", {}, caption);
   const address = `/v1/media/${encodeURIComponent(item.content)}`;
   const gone = (event) => event.target.replaceWith(h("p", { className: "quiet" }, `${name} is not kept (any more)`));

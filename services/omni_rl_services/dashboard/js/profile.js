@@ -1,7 +1,7 @@
 // Profiles by module: how far the outputs of both sides lie apart, in units of what is noise there.
 
 import { behind, csvButton } from "./table.js";
-import { NOT_A_NUMBER, clock, figure, version } from "./format.js";
+import { NOT_A_NUMBER, agreeing, clock, figure, version } from "./format.js";
 import { h } from "./dom.js";
 import { heatmap, keyOf } from "./heatmap.js";
 import { link } from "./place.js";
@@ -45,7 +45,7 @@ export function profileSummary(check) {
   const wrong = found.filter(([, { times }]) => outside(times));
   if (!wrong.length) return `all ${found.length} lie within their noise bands`;
   const [name, { relative, times }] = wrong[0];
-  return `${wrong.length} of ${found.length} lie outside their noise bands; the first is ${name}, ${relative === null ? NOT_A_NUMBER : `${show(times)} times its band`}`;
+  return `${wrong.length} of ${found.length} ${agreeing(wrong.length, "lies outside its noise band", "lie outside their noise bands")}; the first is ${name}, ${relative === null ? NOT_A_NUMBER : `${show(times)} times its band`}`;
 }
 
 const COLUMNS = [

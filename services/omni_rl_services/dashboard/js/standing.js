@@ -1,5 +1,7 @@
 // How a run stands, in one word: never "ok" without steps that say so, and that came lately.
 
+import { counted } from "./format.js";
+
 /** From the one that needs a person most, as the coordinator sorts them, with a sign and what is said of it. */
 const STANDINGS = {
   halted: ["■ HALTED", "stopped until a person resumes it"],
@@ -35,7 +37,7 @@ export function standingOfAll(needs) {
   const worst = NEEDS.find((need) => needs[need]);
   if (worst === undefined) return NO_RUN;
   const [mark, ...name] = SIGN_OF[worst].split(" ");
-  return { level: worst, sign: `${mark} ${needs[worst]} ${name.join(" ")}`, meaning: `of ${total} run${total === 1 ? "" : "s"}` };
+  return { level: worst, sign: `${mark} ${needs[worst]} ${name.join(" ")}`, meaning: `of ${counted(total, "run")}` };
 }
 
 export const NO_RUN = { level: "none", sign: "○ NO RUN", meaning: "nothing was posted yet" };

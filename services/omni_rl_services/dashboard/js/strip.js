@@ -1,7 +1,7 @@
 // An answer as a strip of tokens, coloured by how far apart the two policies are at each.
 
 import { h } from "./dom.js";
-import { count, figure, shorten } from "./format.js";
+import { counted, figure, shorten } from "./format.js";
 
 const AT_ONCE = 2000; // tokens; more come on request
 const TEXT = 200; // characters of one token
@@ -35,7 +35,7 @@ export function strip(rows, limit) {
     box.append(...next);
     shown += next.length;
     more.hidden = shown >= rows.length;
-    more.textContent = `Show more: ${count(rows.length - shown)} tokens left`;
+    more.textContent = `Show more: ${counted(rows.length - shown, "token")} left`;
   };
   more.addEventListener("click", show);
   show();
@@ -74,7 +74,7 @@ function token(row, scale, at) {
 function told(row) {
   const parts = [`#${row.position} ${JSON.stringify(shorten(row.text, 60))}${row.id === null ? "" : ` id ${row.id}`}`, `rollout ${figure(row.rollout)}`, `train ${figure(row.train)}`, `d ${figure(row.d)}`];
   if (row.version) parts.push(`weights ${row.version}`);
-  if (row.flips !== null) parts.push(`${row.flips} expert flip${row.flips === 1 ? "" : "s"}`);
+  if (row.flips !== null) parts.push(counted(row.flips, "expert flip"));
   if (row.masked) parts.push("not in the loss");
   return parts.join("  ·  ");
 }

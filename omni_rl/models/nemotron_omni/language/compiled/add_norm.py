@@ -1,4 +1,4 @@
-"""The residual sum and its RMS norm in one pass over a row. Shapes: T packed tokens, I channels."""
+"""Computes the residual sum and its RMS norm in one pass over a row. Shapes: T packed tokens, I channels."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from omni_rl.models.nemotron_omni.language.compiled.numbers import rounded
 from omni_rl.models.nemotron_omni.language.compiled.threads import array, compiled, on_threads, ranges
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.precision import at_least_float32
 
 Array = NDArray[Any]
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 def compiled_add_norm(
     mixed: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`norm.AddRMSNorm`, for tensors on the CPU."""
+    """Compute `norm.AddRMSNorm` for tensors on the CPU."""
     bfloat16 = True if mixed.dtype == torch.bfloat16 else None
     addend = mixed.new_empty(0, mixed.shape[1]) if residual is None else residual
     values = (at_least_float32(tensor).contiguous() for tensor in (mixed, addend, weight))
@@ -59,7 +59,7 @@ def _forward(
     total: Array,
     scale: Array,
 ) -> None:
-    """`parts`: ranges of rows; the sum is normalised before it is rounded, and weighted after."""
+    """Normalise the sum before it is rounded, and weight it after. `parts` are ranges of rows."""
     kind = mixed.dtype.type
     summed = np.empty(mixed.shape[1], mixed.dtype)
     for part in range(len(parts)):
@@ -93,7 +93,7 @@ def _backward(
     grad: Array,
     grad_weight: Array,
 ) -> None:
-    """Each part adds to its own row of `grad_weight`."""
+    """Compute the gradients; each part adds to its own row of `grad_weight`."""
     kind = total.dtype.type
     for part in range(len(parts)):
         to_weight = grad_weight[parts[part, 2]]

@@ -1,4 +1,4 @@
-"""silu of the depthwise causal convolution over packed sequences, of some columns of a wider matrix.
+"""Computes silu of the depthwise causal convolution over packed sequences, for some columns of a wider matrix.
 
 Shapes: T packed tokens, W columns, D of them convolved, K taps.
 """
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @compiled
 def _convolve(row: Array, taps: Array, bias: Array, earlier: Array, first: int, out: Array) -> None:
-    """out [d] = bias + taps[0] · row + taps[k] · the rows before; `earlier` [k, W] ends with the nearest."""
+    """Set out [d] = bias + taps[0] · row + taps[k] · the rows before; `earlier` [k, W] ends with the nearest."""
     tap = taps[0]
     for i in range(len(out)):
         out[i] = bias[i] + tap[i] * row[i]
@@ -33,8 +33,11 @@ def _convolve(row: Array, taps: Array, bias: Array, earlier: Array, first: int, 
 def conv_forward(
     parts: Array, x: Array, column: int, taps: Array, bias: Array, position: Array, bfloat16: bool | None, y: Array
 ) -> None:
-    """`parts`: ranges of the D channels; `x` [T, W], convolved from `column` on; `taps` [K, D] from the token itself
-    back; `bias` [D]; `position` [T] in its sequence; to `y` [T, D]."""
+    """Convolve columns of `x` [T, W] from `column` on and write to `y` [T, D].
+
+    `parts` are ranges of the D channels; `taps` [K, D] go from the token itself back; `bias` is [D]; `position` [T] is
+    each token's position in its sequence.
+    """
     for part in range(len(parts)):
         first, last = parts[part, 0], parts[part, 1]
         own_taps, own_bias = taps[:, first:last].copy(), bias[first:last]
@@ -60,7 +63,7 @@ def conv_backward(
     grad_taps: Array,
     grad_bias: Array,
 ) -> None:
-    """Gradients of `conv_forward`; `grad_x` [T, W], `grad_taps` and `grad_bias` start at 0."""
+    """Compute the gradients of `conv_forward`; `grad_x` [T, W], `grad_taps` and `grad_bias` start at 0."""
     for part in range(len(parts)):
         first, last = parts[part, 0], parts[part, 1]
         own_taps, own_bias = taps[:, first:last].copy(), bias[first:last]

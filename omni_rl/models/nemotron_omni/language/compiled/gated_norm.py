@@ -1,4 +1,4 @@
-"""RMS norm of y · silu(gate) in groups of channels, the gate being the first columns of a wider matrix.
+"""Computes the RMS norm of y · silu(gate) in groups of channels, the gate being the first columns of a wider matrix.
 
 Shapes: T packed tokens, W columns, I channels in G groups.
 """
@@ -32,7 +32,7 @@ def _inverse_rms(row: Array, eps: float) -> Any:
 def gated_norm_forward(
     parts: Array, y: Array, gate: Array, weight: Array, groups: int, eps: float, bfloat16: bool | None, out: Array
 ) -> None:
-    """`parts`: ranges of rows; `y` [T, I], `gate` [T, W], `weight` [I]; to `out` [T, I]."""
+    """Write the norm of `y` [T, I], `gate` [T, W] and `weight` [I] to `out` [T, I]. `parts` are ranges of rows."""
     size = y.shape[1] // groups
     gated = np.empty(size, y.dtype)
     for part in range(len(parts)):
@@ -60,7 +60,8 @@ def gated_norm_backward(
     grad_gate: Array,
     grad_weight: Array,
 ) -> None:
-    """Gradients of `gated_norm_forward`; `grad_gate` [T, W]; each part adds to its own row of `grad_weight`."""
+    """Compute the gradients of `gated_norm_forward`; `grad_gate` is [T, W]; each part adds to its own row of
+    `grad_weight`."""
     size = y.shape[1] // groups
     gated, sloped = np.empty(size, y.dtype), np.empty(size, y.dtype)
     one = y.dtype.type(1)

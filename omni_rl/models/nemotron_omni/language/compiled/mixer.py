@@ -1,7 +1,7 @@
-"""What lies between the two projections of a Mamba2 mixer, on a CPU: no matrix is split, none put together again.
+"""Computes what lies between the two projections of a Mamba2 mixer, on a CPU, without splitting or joining matrices.
 
-Shapes: T packed tokens, H heads of P channels, I = H·P; G groups of N states; D = I + 2·G·N convolved channels;
-W = I + D + H columns: gate, x, B, C, dt.
+Shapes: T packed tokens, H heads of P channels, I = H·P; G groups of N states; D = I + 2·G·N convolved channels; W = I +
+D + H columns: gate, x, B, C, dt.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from omni_rl.models.nemotron_omni.language.compiled.scan import scan_backward, s
 from omni_rl.models.nemotron_omni.language.compiled.threads import array, on_threads, ranges
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.mixing import MixerSizes, MixerWeights
-from omni_rl.models.nemotron_omni.layers import at_least_float32
+from omni_rl.models.precision import at_least_float32
 
 
 def compiled_mix(
     projected: torch.Tensor, weights: MixerWeights, layout: PackedLayout, sizes: MixerSizes
 ) -> torch.Tensor:
-    """`mixing.MambaKernels.mix`, for tensors on the CPU."""
+    """Compute `mixing.MambaKernels.mix` for tensors on the CPU."""
     assert sum(layout.lengths) == len(projected), "compiled code does not check its indices"
     bias = torch.zeros_like(weights.taps[:, 0]) if weights.bias is None else weights.bias
     exact = (projected, weights.taps.T.flip(0), bias, weights.dt_bias, weights.a, weights.d, weights.norm)

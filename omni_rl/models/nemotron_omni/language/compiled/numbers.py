@@ -1,4 +1,5 @@
-"""Functions of one number that LLVM vectorises inside a compiled loop; a call into the C library would not be."""
+"""Defines functions of one number that LLVM vectorises inside a compiled loop; it would not vectorise a C library
+call."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _AS_WRITTEN = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _float_with_exponent(_context: Any, _exponent: Any) -> Any:
-    """float32 2^(e - 127) of int32 e, by its bits."""
+    """Return float32 2^(e - 127) of int32 e, by its bits."""
 
     def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         return builder.bitcast(builder.shl(arguments[0], ir.Constant(ir.IntType(32), 23)), ir.FloatType())
@@ -33,7 +34,7 @@ def _float_with_exponent(_context: Any, _exponent: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _as_bfloat16(_context: Any, _value: Any) -> Any:
-    """float32 rounded to the nearest bfloat16, ties to even; NaN stays."""
+    """Return a float32 rounded to the nearest bfloat16, ties to even; NaN stays."""
 
     def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         word = ir.IntType(32)
@@ -47,7 +48,7 @@ def _as_bfloat16(_context: Any, _value: Any) -> Any:
 
 
 def exponential(x: Any) -> Any:
-    """exp(x); of float32 to two units in the last place, cut off below e^-87 and above e^88."""
+    """Return exp(x); for float32 within two units in the last place, cut off below e^-87 and above e^88."""
     raise NotImplementedError("for compiled loops only")
 
 
@@ -69,7 +70,8 @@ def _exponential(x: Any) -> Callable[[Any], Any]:
 
 
 def rounded(x: Any, bfloat16: Any) -> Any:
-    """x, or as bfloat16 has it if `bfloat16` is True and not None: the type decides, so that None costs nothing."""
+    """Return x, rounded to bfloat16 if `bfloat16` is True and not None: the type decides, so that None costs
+    nothing."""
     raise NotImplementedError("for compiled loops only")
 
 
@@ -85,7 +87,7 @@ def _rounded(x: Any, bfloat16: Any) -> Callable[[Any, Any], Any]:
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x))."""
     raise NotImplementedError("for compiled loops only")
 
 

@@ -1,4 +1,4 @@
-"""The Mamba2 scan: the recurrence itself, so that nothing of the size of a chunk squared is built.
+"""Computes the Mamba2 scan as the recurrence itself, so that nothing of the size of a chunk squared is built.
 
 h[t] = exp(dt[t]·A)·h[t-1] + dt[t]·x[t] ⊗ B[t],  y[t] = C[t]·h[t] + D·x[t],  h = 0 before each sequence's first token
 (Dao and Gu 2024, "Transformers are SSMs", equation 2 with a scalar A for each head.)
@@ -8,7 +8,7 @@ gradient, and the states' gradient g from the end for the others. The decay's wo
 
     e[t] = <g[t], exp(dt[t]·A)·h[t-1]> = e[t+1] + <grad y[t], y[t] - D·x[t]> - <g[t], dt[t]·x[t] ⊗ B[t]>
 
-follows from both recurrences and needs neither; every `_STRIDE` tokens it is taken anew from a kept state, so that
+follows from both recurrences and needs neither; every `_STRIDE` tokens it is computed anew from a stored state, so that
 rounding does not grow with the sequence.
 
 Shapes: T tokens, H heads of P channels, G groups of B and C, N states; `mixed` [T, H·P + 2·G·N] holds x, B and C.
@@ -29,7 +29,7 @@ _STRIDE = 16
 
 @lru_cache(maxsize=64)
 def scan_units(lengths: tuple[int, ...], groups: int) -> Array:
-    """Start, end and group of everything that can be scanned by itself, longest first."""
+    """Return start, end and group of everything that can be scanned by itself, longest first."""
     starts = np.cumsum([0, *lengths])
     return np.array(
         [
@@ -46,7 +46,7 @@ def scan_units(lengths: tuple[int, ...], groups: int) -> Array:
 
 @compiled
 def _repeat(scale: Array, wide: Array) -> None:
-    """wide [h·P] = each of scale [h], P times."""
+    """Set wide [h·P] to each of scale [h], P times."""
     channels = len(wide) // len(scale)
     for head in range(len(scale)):
         part, factor = wide[head * channels : (head + 1) * channels], scale[head]
@@ -56,7 +56,7 @@ def _repeat(scale: Array, wide: Array) -> None:
 
 @compiled
 def _scaled(row: Array, scale: Array, wide: Array) -> None:
-    """wide [h·P] = row [h·P] · scale [h]."""
+    """Set wide [h·P] to row [h·P] · scale [h]."""
     channels = len(wide) // len(scale)
     for head in range(len(scale)):
         columns = slice(head * channels, (head + 1) * channels)
@@ -67,7 +67,7 @@ def _scaled(row: Array, scale: Array, wide: Array) -> None:
 
 @compiled
 def scan_forward(units: Array, mixed: Array, dt: Array, decay: Array, d: Array, states: int, y: Array) -> None:
-    """`dt`, `decay` = exp(dt·A) [T, H]; `d` [H]; `states` N; to `y` [T, H·P]."""
+    """Scan and write to `y` [T, H·P]. `dt` and `decay` = exp(dt·A) are [T, H]; `d` is [H]; `states` is N."""
     groups = (mixed.shape[1] - y.shape[1]) // (2 * states)
     width, share = y.shape[1] // groups, dt.shape[1] // groups
     state = np.empty((states, width), mixed.dtype)
@@ -107,7 +107,8 @@ def scan_backward(
     grad_exponent: Array,
     grad_skip: Array,
 ) -> None:
-    """`grad_dt` [T, H]: of dt as a factor of x alone; `grad_exponent`: of dt·A; `grad_skip`: a token's share of D's."""
+    """Compute the gradients. `grad_dt` [T, H] is that of dt as a factor of x alone, `grad_exponent` that of dt·A, and
+    `grad_skip` a token's share of D's gradient."""
     groups = (mixed.shape[1] - y.shape[1]) // (2 * states)
     width, share = y.shape[1] // groups, dt.shape[1] // groups
     channels = width // share
@@ -183,7 +184,7 @@ def scan_backward(
 
 @compiled
 def _copy(state: Array, to: Array) -> None:
-    """Numba's own `to[:] = state` takes five times as long."""
+    """Copy a state by a loop: Numba's own `to[:] = state` takes five times as long."""
     for n in range(state.shape[0]):
         source, target = state[n], to[n]
         for i in range(len(target)):
@@ -192,7 +193,7 @@ def _copy(state: Array, to: Array) -> None:
 
 @compiled
 def _product(one: Array, two: Array, first: int, last: int) -> Any:
-    """Sum of one · two over all rows and the columns from `first` to `last`."""
+    """Return the sum of one · two over all rows and the columns from `first` to `last`."""
     total = one.dtype.type(0)
     for n in range(one.shape[0]):
         left, right = one[n, first:last], two[n, first:last]

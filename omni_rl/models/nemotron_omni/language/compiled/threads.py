@@ -1,4 +1,4 @@
-"""Loops compiled for the CPU, and run on as many threads as torch uses."""
+"""Compiles loops for the CPU, and runs them on as many threads as torch uses."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def compiled(loops: Callable[..., Any]) -> Callable[..., Any]:
-    """`loops` as machine code that lets go of the interpreter's lock; kept on disk, as compiling takes seconds.
+    """Compile `loops` to machine code that releases the GIL; it is stored on disk, as compiling takes seconds.
 
     Sums may be taken in any order and a division by zero is infinite, both of which vectorising needs.
     """
@@ -27,7 +27,8 @@ def compiled(loops: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _cache_of_these_sources() -> Iterator[None]:
-    """numba looks for changes in a function's own file only, and would keep code from before a change in `numbers`."""
+    """Make the cache depend on all files here: numba looks for changes in a function's own file only, and would keep
+    code from before a change in `numbers`."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(Path(before or Path(__file__).parent / "__pycache__") / _sources())
     try:
@@ -43,7 +44,7 @@ def _sources() -> str:
 
 
 def ranges(size: int) -> NDArray[Any]:
-    """Start, end and number of a range of `size` for each thread."""
+    """Return start, end and number of a range of `size` for each thread."""
     return _ranges(size, torch.get_num_threads())
 
 
@@ -54,7 +55,8 @@ def _ranges(size: int, threads: int) -> NDArray[Any]:
 
 
 def on_threads(kernel: Callable[..., Any], units: NDArray[Any], *arguments: Any) -> None:
-    """Run `kernel(units, *arguments)`, `units` dealt out to the threads in turn; they must not write the same element.
+    """Run `kernel(units, *arguments)`, with `units` distributed over the threads in turn; they must not write the same
+    element.
 
     `kernel` has to be `compiled`.
     """
@@ -67,10 +69,10 @@ def on_threads(kernel: Callable[..., Any], units: NDArray[Any], *arguments: Any)
 
 
 def array(tensor: torch.Tensor) -> NDArray[Any]:
-    """The memory of a tensor on the CPU, which has to outlive the array.
+    """Return the memory of a tensor on the CPU as an array, which must not outlive the tensor.
 
-    Not by `Tensor.numpy`: after that torch never resizes the storage again, and FSDP gives back the parameters that it
-    gathered by resizing theirs.
+    `Tensor.numpy` is not used: after it torch never resizes the storage again, and FSDP gives back the parameters that
+    it gathered by resizing theirs.
     """
     if not tensor.numel():  # its memory has no address
         return np.empty(tuple(tensor.shape), np.dtype(str(tensor.dtype).removeprefix("torch.")))
@@ -78,7 +80,7 @@ def array(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 class _Memory:
-    """A tensor's memory by NumPy's own protocol for it, which asks the tensor nothing."""
+    """A tensor's memory by NumPy's array interface, which asks the tensor nothing."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         size = tensor.element_size()

@@ -5,7 +5,7 @@ import { SIGNS, count, figure, round, version } from "../format.js";
 import { csvButton, table } from "../table.js";
 import { get, segment } from "../api.js";
 import { h, panel } from "../dom.js";
-import { limitsOf, ofBucket, severityOf } from "../limits.js";
+import { limitsOf, ofKind, severityOf } from "../limits.js";
 
 /** What is compared of an incident; null where one of both steps is not known. */
 export async function bothSteps({ run, attempt, step, good }, signal) {
@@ -18,8 +18,8 @@ export async function bothSteps({ run, attempt, step, good }, signal) {
 export function againstPanel({ before, now, limits }) {
   const [good, bad] = [before.verdict, now.verdict];
   const kinds = Object.keys(bad.figures).filter((kind) => bad.figures[kind].tokens);
-  const rows = kinds.flatMap((kind) => DRIFT.filter((metric) => metric in ofBucket(limits, kind)).map((metric) => {
-    const limit = ofBucket(limits, kind)[metric];
+  const rows = kinds.flatMap((kind) => DRIFT.filter((metric) => metric in ofKind(limits, kind)).map((metric) => {
+    const limit = ofKind(limits, kind)[metric];
     const value = bad.figures[kind][metric];
     return { kind, metric, before: good.figures[kind]?.[metric], now: value, limit, severity: severityOf(value, limit) };
   }));

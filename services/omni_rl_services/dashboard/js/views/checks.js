@@ -1,6 +1,6 @@
 // Checks of both policies: asked for here, kept by the coordinator, and told as cards.
 
-import { SIGNS, clock, count, figure, seconds, version, words } from "../format.js";
+import { SIGNS, clock, count, counted, figure, seconds, version, words } from "../format.js";
 import { confirmed, failure, h, panel } from "../dom.js";
 import { csvButton, table } from "../table.js";
 import { go, link, place } from "../place.js";
@@ -63,6 +63,6 @@ export function evidence(list, caption = "Evidence") {
 
 function more({ check, name, result, sentence, modules, ...others }) {
   const parts = Object.entries(others).map(([key, value]) => `${words(key)}: ${Number.isInteger(value) ? count(value) : value === null || typeof value === "number" ? figure(value) : Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : value}`);
-  if (modules) parts.push(`${count(Object.keys(modules).length)} modules`);
+  if (modules) parts.push(counted(Object.keys(modules).length, "module"));
   return parts.join("; ");
 }

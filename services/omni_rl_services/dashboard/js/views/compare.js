@@ -8,12 +8,12 @@ import { empty, h } from "../dom.js";
 import { figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
-import { OVERALL, buckets, kindPicker, picker } from "./pickers.js";
+import { OVERALL, kindPicker, picker, shownKinds } from "./pickers.js";
 
 const METRICS = [...DRIFT, "ess", "reward"];
 const PLAIN = ["ess", "reward"]; // never on a logarithmic scale
 const POINTS = 800;
-const LINES = 2000; // steps whose reward is drawn
+const LINES = 2000; // steps whose reward is drawn; of more, so many evenly apart
 const COLOURS = ["s1", "s2", "s3", "s4", "s5", "s6"];
 
 export class CompareView {
@@ -36,7 +36,7 @@ export class CompareView {
     this.destroy();
     this.panel = panelOf(metric, runs);
     renew(this.box,
-      h("div", { className: "bar" }, adder(others, nearest), ...others.map((one, index) => chip(one.run, others, COLOURS[index + 1])), kindPicker(buckets(...runs), kind), picker("metric", "figure", METRICS, metric),
+      h("div", { className: "bar" }, adder(others, nearest), ...others.map((one, index) => chip(one.run, others, COLOURS[index + 1])), kindPicker(shownKinds(...runs), kind), picker("metric", "figure", METRICS, metric),
         h("button", { type: "button", disabled: PLAIN.includes(metric), "aria-pressed": String(log), onclick: () => go({ log: log ? "0" : null }) }, "log"),
         h("button", { type: "button", disabled: range()[0] === null, onclick: () => go({ x: null }) }, "All steps"), h("span", { className: "grow" }), h("span", { className: "keyline" }, `${run.run} is pinned; drag to zoom`)),
       this.panel.box, configurations(runs));
@@ -47,11 +47,11 @@ export class CompareView {
   destroy() { this.panel?.destroy(); this.panel = null; }
 }
 
-async function timelineOf({ run, step }, kind, metric, signal) {
+async function timelineOf({ run }, kind, metric, signal) {
   const [first, last] = range();
   const path = `/v1/runs/${segment(run)}`;
   if (metric !== "reward") return get(`${path}/timeline`, { kind, metric, first, last, points: POINTS }, signal).catch(noSuchKind);
-  const lines = await get(`${path}/steps`, { after: (first ?? Math.max(0, step - LINES + 1)) - 1, limit: LINES }, signal);
+  const lines = await get(`${path}/steps`, { after: (first ?? 0) - 1, last, points: LINES }, signal);
   const reward = lines.map((line) => line.training.reward);
   const steps = lines.map((line) => line.step);
   return { first: steps, low: { reward }, high: { reward } };

@@ -19,7 +19,7 @@ export async function momentsOf(run, lines, signal) {
   return [
     ...syncs.filter((sync) => sync.finished).map((sync) => ({ step: next(sync.finished), ...tone(sync.outcome === ENDED_WELL, "✓", "✗"), text: `sync ${words(sync.outcome ?? sync.state)}` })),
     ...updates.filter((update) => update.engine).map((update) => ({ step: next(update.at), ...tone(!update.findings.length, "↻", "↻"), text: `update of ${update.engine}${update.findings.length ? `: ${update.findings[0].sentence}` : ""}` })),
-    ...incidents.map((incident) => ({ step: incident.step ?? next(incident.opened), sign: "⚑", colour: incident.severity, text: `incident ${incident.incident}: ${incident.cause ? words(incident.cause) : KINDS[incident.kind]}` })),
+    ...incidents.map((incident) => ({ step: incident.step === null ? next(incident.opened) : lines.find((line) => line.step >= incident.step)?.step, sign: "⚑", colour: incident.severity, text: `incident ${incident.incident}: ${incident.cause ? words(incident.cause) : KINDS[incident.kind]}` })),
   ].filter(({ step }) => shown.has(step));
 }
 

@@ -7,7 +7,7 @@ import { count } from "../format.js";
 export const OVERALL = "overall"; // the figures of all prompts, whatever their kind
 
 /** What figures of these runs can be asked for: of all prompts, and of each kind that the API says a run has. */
-export const buckets = (...runs) => [OVERALL, ...new Set(runs.flatMap((run) => run.kinds))];
+export const shownKinds = (...runs) => [OVERALL, ...new Set(runs.flatMap((run) => run.kinds))];
 
 export function picker(name, label, options, chosen) {
   const select = h("select", { "aria-label": label, onchange: (event) => go({ [name]: event.target.value }) },

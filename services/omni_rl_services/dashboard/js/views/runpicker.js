@@ -34,7 +34,8 @@ export class RunPicker {
   }
 
   async look(part) {
+    this.looked = part; // an answer that comes after a later one's question is none
     const found = await get("/v1/runs", { search: part, sort: "need", limit: OFFERED }).catch(() => []); // the page itself says what is wrong
-    if (part === this.input.value.trim() || !part) this.options.replaceChildren(...found.map((run) => h("option", { value: run.run }, SIGN_OF[run.need])));
+    if (part === this.looked) this.options.replaceChildren(...found.map((run) => h("option", { value: run.run }, SIGN_OF[run.need])));
   }
 }

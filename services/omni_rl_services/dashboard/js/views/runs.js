@@ -2,7 +2,7 @@
 
 import { NEEDS, SIGN_OF } from "../standing.js";
 import { changed, renew } from "../renew.js";
-import { count, figure, round, version, words } from "../format.js";
+import { count, counted, figure, round, version, words } from "../format.js";
 import { csvButton, table } from "../table.js";
 import { empty, h, panel } from "../dom.js";
 import { getPage } from "../api.js";
@@ -62,7 +62,7 @@ export class RunsView {
     const first = (page - 1) * A_PAGE;
     const turn = (by, name) => h("button", { type: "button", className: "small", disabled: first + by * A_PAGE < 0 || first + by * A_PAGE >= total, onclick: () => go({ page: Number(page) + by }) }, name);
     const pages = total > A_PAGE ? [turn(-1, "‹ before"), turn(1, "next ›")] : [];
-    const heading = total > rows.length ? `Runs ${count(first + 1)} to ${count(first + rows.length)} of ${count(total)}` : `${count(total)} run${total === 1 ? "" : "s"}`;
+    const heading = total > rows.length ? `Runs ${count(first + 1)} to ${count(first + rows.length)} of ${count(total)}` : counted(total, "run");
     renew(this.list, panel(heading, [...pages, csvButton("runs", COLUMNS, () => rows)], h("div", { className: "whole runs" }, table(COLUMNS, rows, { pick: (row) => go(here(row)), caption: "Runs" }))));
   }
 }
@@ -78,7 +78,7 @@ const COLUMNS = [
   { name: "last good step", tight: true, of: (row) => row.good?.step, show: (step, row) => (row.good ? h("span", {}, count(step), h("span", { className: "quiet" }, row.good.weights ? ` on ${version(row.good.weights)}` : "")) : "none") },
   { name: "last step", tight: true, of: (row) => row.step, show: (step, row) => (step === null ? "none" : h("span", {}, `${count(step)}, `, since(row.sealed))) },
   { name: "in hand of", of: (row) => row.acknowledged?.by, show: (by, row) => by ?? (row.incident === null ? "" : h("span", { className: "sign pause" }, "nobody")) },
-  { name: "reward, drift", of: (row) => row.recent.drift.at(-1), show: (_, { recent }) => h("span", { className: "sparks" }, spark(recent.reward, `reward of the last ${recent.reward.length} steps`, "s1"), spark(recent.drift, `drift of the last ${recent.drift.length} steps`, "s2")) },
+  { name: "reward, drift", of: (row) => row.recent.drift.at(-1), show: (_, { recent }) => h("span", { className: "sparks" }, spark(recent.reward, `reward of the last ${counted(recent.reward.length, "step")}`, "s1"), spark(recent.drift, `drift of the last ${counted(recent.drift.length, "step")}`, "s2")) },
 ];
 
 function filters(needs, chosen) {

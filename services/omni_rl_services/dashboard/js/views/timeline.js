@@ -8,14 +8,15 @@ import { empty, h } from "../dom.js";
 import { NOT_A_NUMBER, count, figure } from "../format.js";
 import { get, segment } from "../api.js";
 import { go, place, range } from "../place.js";
-import { limitsOf, ofBucket } from "../limits.js";
+import { limitsOf, ofKind } from "../limits.js";
 import { momentsOf } from "./moments.js";
-import { OVERALL, attemptPicker, buckets, kindPicker, picker } from "./pickers.js";
+import { OVERALL, attemptPicker, kindPicker, picker, shownKinds } from "./pickers.js";
 import { TrainingFigures } from "./training.js";
 
 const MARKED_STEPS = 1500; // with more in view each step's weights would be a mark of their own
 const NO_MARKS = { weights: [], moments: [] };
-const LINES = 2000; // steps whose training figures are drawn
+const OVER = [{ value: "", name: "steps" }, { value: "clock", name: "wall clock" }];
+const LINES = 2000; // steps whose training figures are drawn; of more, so many evenly apart
 
 export class TimelineView {
   constructor(box) {
@@ -39,39 +40,38 @@ export class TimelineView {
     const { kind, log, attempt } = place();
     const path = `/v1/runs/${segment(run.run)}`;
     const points = Math.min(1600, Math.max(200, Math.round(this.body.clientWidth)));
-    const shown = kind ? [kind] : buckets(run);
+    const shown = kind ? [kind] : shownKinds(run);
     const attempts = await attemptsOf(run, signal);
     const parts = attempt === undefined ? attempts : [{ attempt, until: null }];
-    const part = (bucket, one) => get(`${path}/timeline`, { kind: bucket, first, last: one.until === null ? last : Math.min(last ?? one.until, one.until), points, metric: DRIFT, attempt: one.attempt }, signal);
-    const timeline = async (bucket) => joined(await Promise.all(parts.map((one) => part(bucket, one))));
+    const part = (name, one) => get(`${path}/timeline`, { kind: name, first, last: one.until === null ? last : Math.min(last ?? one.until, one.until), points, metric: DRIFT, attempt: one.attempt }, signal);
+    const timeline = async (name) => joined(await Promise.all(parts.map((one) => part(name, one))));
     const [limits, ...found] = await Promise.all([limitsOf(run.run, signal), ...shown.map(timeline)]);
     const charts = chartsOf(shown, found, limits);
     this.controls(run, charts, attempts, log, first);
     this.tell(found[0]);
-    const options = { log: log !== "0", range: [first, last] };
+    const options = { log: log !== "0", range: [first, last], clock: place().over === "clock" };
     this.draw(charts, options, this.marks ?? NO_MARKS);
     performance.mark("timeline");
-    if (!found[0].first.length) return this.training.show([], [first, last]);
+    if (!found[0].first.length) return this.training.show([], options);
     const lines = await this.lines(path, found[0], parts, signal);
     const few = found[0].last.at(-1) - found[0].first[0] < MARKED_STEPS;
     this.marks = { weights: few ? newWeights(lines) : [], moments: await momentsOf(run, lines, signal) };
     this.draw(charts, options, this.marks);
-    this.training.show(lines, [first, last]);
+    this.training.show(lines, options);
   }
 
-  /** The steps in view, or the latest of them where they are too many. */
+  /** The steps in view, some of them where they are too many. */
   async lines(path, data, parts, signal) {
-    const last = data.last.at(-1);
-    const after = Math.max(data.first[0], last - LINES + 1) - 1;
-    const found = await Promise.all(parts.map((one) => get(`${path}/steps`, { after, limit: LINES, attempt: one.attempt }, signal).then((lines) => lines.filter((line) => line.step <= (one.until ?? last)))));
-    return found.flat();
+    const [first, last] = [data.first[0], data.last.at(-1)];
+    const of = (one) => get(`${path}/steps`, { after: first - 1, last: Math.min(one.until ?? last, last), points: LINES, attempt: one.attempt }, signal);
+    return (await Promise.all(parts.map(of))).flat();
   }
 
   controls(run, charts, attempts, log, first) {
-    const { kind, metric, attempt = "" } = place();
-    const offered = buckets(run);
-    const now = JSON.stringify([kind, metric, charts[0]?.metric, offered, attempts, attempt]);
-    if (this.offered !== now) this.choice.replaceChildren(kindPicker(offered, kind ?? "", true), ...(kind ? [] : [picker("metric", "figure", DRIFT, charts[0]?.metric ?? DRIFT[0])]), ...(attempts.length > 1 ? [attemptPicker(attempts, attempt)] : []));
+    const { kind, metric, attempt = "", over = "" } = place();
+    const offered = shownKinds(run);
+    const now = JSON.stringify([kind, metric, charts[0]?.metric, offered, attempts, attempt, over]);
+    if (this.offered !== now) this.choice.replaceChildren(kindPicker(offered, kind ?? "", true), ...(kind ? [] : [picker("metric", "figure", DRIFT, charts[0]?.metric ?? DRIFT[0])]), picker("over", "over", OVER, over), ...(attempts.length > 1 ? [attemptPicker(attempts, attempt)] : []));
     this.offered = now;
     this.log.setAttribute("aria-pressed", String(log !== "0"));
     this.reset.disabled = first === null;
@@ -83,10 +83,10 @@ export class TimelineView {
   }
 
   draw(charts, options, marks) {
-    const keys = charts.map(({ bucket, metric }) => `${bucket} ${metric}`);
+    const keys = charts.map(({ kind, metric }) => `${kind} ${metric}`);
     for (const [key, panel] of this.charts) if (!keys.includes(key)) { panel.destroy(); this.charts.delete(key); }
-    const panels = charts.map(({ bucket, metric }, index) => {
-      if (!this.charts.has(keys[index])) this.charts.set(keys[index], panelOf(bucket, metric));
+    const panels = charts.map(({ kind, metric }, index) => {
+      if (!this.charts.has(keys[index])) this.charts.set(keys[index], panelOf(kind, metric));
       return this.charts.get(keys[index]);
     });
     const boxes = panels.map(({ box }) => box);
@@ -109,23 +109,23 @@ export class TimelineView {
 
 /** Of each kind the figure that went furthest over a limit, or the one that was asked for; of one kind alone, every figure. */
 function chartsOf(shown, found, limits) {
-  const all = shown.flatMap((bucket, index) => DRIFT.map((metric) => {
-    const limit = ofBucket(limits, bucket)[metric];
-    return { bucket, metric, data: found[index], limits: limit ?? {}, breach: worst(found[index], metric, limit) };
+  const all = shown.flatMap((kind, index) => DRIFT.map((metric) => {
+    const limit = ofKind(limits, kind)[metric];
+    return { kind, metric, data: found[index], limits: limit ?? {}, breach: worst(found[index], metric, limit) };
   })).filter(({ data }) => data.first.length);
   if (shown.length === 1) return all;
   const metric = place().metric ?? [...all].sort((a, b) => byBreach(a.breach, b.breach))[0]?.metric;
-  const order = (chart) => (chart.bucket === OVERALL && chart.breach?.severity !== "ok" ? shown.length : shown.indexOf(chart.bucket)); // a kind says more than all of them
+  const order = (chart) => (chart.kind === OVERALL && chart.breach?.severity !== "ok" ? shown.length : shown.indexOf(chart.kind)); // a kind says more than all of them
   return all.filter((chart) => chart.metric === metric).sort((a, b) => byBreach(a.breach, b.breach) || order(a) - order(b));
 }
 
-function panelOf(bucket, metric) {
+function panelOf(kind, metric) {
   const shift = SHIFT[metric] ?? 0;
   const pick = (first, last) => (first === last ? go({ view: "what", step: first, sample: null }) : go({ x: `${first}-${last}` }));
   const columns = [{ name: "first step", of: (row) => row.first, right: true }, { name: "last step", of: (row) => row.last, right: true },
     ...["low", "high"].map((end) => ({ name: `${metric} ${end === "low" ? "least" : "greatest"}`, of: (row) => row[end][metric], show: figure, right: true }))];
-  const title = `${bucket}: ${shift ? `${metric} − ${shift}` : titleOf(metric)}`;
-  return new ChartPanel({ title, what: what(metric), file: `${bucket}-${metric}`, lines: [{ metric, name: metric, colour: "s1" }], columns, shift, pick });
+  const title = `${kind}: ${shift ? `${metric} − ${shift}` : titleOf(metric)}`;
+  return new ChartPanel({ title, what: what(metric), file: `${kind}-${metric}`, lines: [{ metric, name: metric, colour: "s1" }], columns, shift, pick });
 }
 
 /** Steps that were sampled by other weights than the one before. */

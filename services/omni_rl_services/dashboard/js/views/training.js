@@ -7,7 +7,7 @@ import { h } from "../dom.js";
 import { picker } from "./pickers.js";
 import { titleOf, what } from "../metrics.js";
 
-const FIRST = ["reward", "held_out_reward", "kl", "clipped", "clip_fraction", "ess"]; // what a reader looks for; the others follow
+const FIRST = ["reward", "held_out_reward", "kl", "clipped", "clip_fraction", "staleness", "ess"]; // what a reader looks for; the others follow
 const SMOOTH = [{ value: "", name: "as posted" }, { value: "0.9", name: "smoothed over 10 steps" }, { value: "0.99", name: "smoothed over 100 steps" }];
 
 export class TrainingFigures {
@@ -18,8 +18,8 @@ export class TrainingFigures {
     this.box = h("section", { "aria-label": "Reward and training", className: "stacked", hidden: true }, this.bar, this.panels);
   }
 
-  /** `lines`: steps in order. */
-  show(lines, range) {
+  /** `lines`: steps in order; `range` and `clock` as for `Chart.show`. */
+  show(lines, { range, clock }) {
     const of = (name) => (line) => (name === "ess" ? line.figures.ess : line.training[name]);
     const names = lines.length ? [...new Set(["ess", ...lines.flatMap((line) => Object.keys(line.training))])].sort((a, b) => order(a) - order(b) || a.localeCompare(b)) : [];
     this.box.hidden = !names.length;
@@ -31,9 +31,10 @@ export class TrainingFigures {
       this.panels.replaceChildren(...[...this.charts.values()].map((chart) => chart.box));
     }
     const steps = lines.map((line) => line.step);
+    const sealed = lines.map((line) => line.sealed);
     for (const [name, chart] of this.charts) {
       const values = smoothed(lines.map(of(name)), Number(smooth));
-      chart.show({ first: steps, last: steps, low: { [name]: values }, high: { [name]: values } }, { log: false, range });
+      chart.show({ first: steps, last: steps, sealed, low: { [name]: values }, high: { [name]: values } }, { log: false, range, clock });
     }
   }
 

@@ -1,15 +1,15 @@
 // What drifted: a step's worst samples, their media, and their answers token by token.
 
-import { csvButton, table } from "../table.js";
+import { csvButton, inOrder, table } from "../table.js";
 import { attemptOf, attemptsOf } from "../attempts.js";
 import { checkButton } from "./checks.js";
 import { empty, failure, h, panel } from "../dom.js";
-import { SIGNS, count, figure, shorten, version } from "../format.js";
+import { SIGNS, count, counted, figure, shorten, version } from "../format.js";
 import { changed, renew } from "../renew.js";
 import { get, segment, told } from "../api.js";
 import { go, link, place } from "../place.js";
 import { legBars, legRows, legTokens } from "../legs.js";
-import { limitsOf, ofBucket } from "../limits.js";
+import { limitsOf, ofKind } from "../limits.js";
 import { mediaRow } from "../media.js";
 import { stepPicker } from "./pickers.js";
 import { siblingsOf, siblingsPanel } from "../siblings.js";
@@ -45,7 +45,7 @@ export class WhatView {
     renew(this.bar, stepPicker(step, run.step), h("span", { className: `sign ${found.verdict.severity}` }, SIGNS[found.verdict.severity]), h("span", { className: "quiet" }, found.verdict.reason));
     if (!changed(this, found, sample, sample?.message, legs, siblings)) return; // a new step must not stop a player
     const about = { run: run.run, attempt, step };
-    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample, ofBucket(limits, sample.kind).logprob_abs_diff_mean.pause), ...siblingsPanel(siblings, sample, step), this.told, legsCard(legs, sample.kind, about, this.told)];
+    const cards = sample === null ? [] : sample instanceof Error ? [failure(sample)] : [sampleCard(sample, ofKind(limits, sample.kind).logprob_abs_diff_mean.pause), ...siblingsPanel(siblings, sample, step), this.told, legsCard(legs, sample.kind, about, this.told)];
     const isChosen = (row) => row.sample === chosen && (rank === undefined || row.rank === Number(rank));
     renew(this.found, worstList(found.verdict.worst, step, isChosen), ...cards);
   }
@@ -59,10 +59,12 @@ function worstList(worst, step, isChosen) {
     { name: "kind", of: (row) => row.kind },
     { name: "seq_mult_prob_error", of: (row) => row.error, show: figure, right: true },
   ];
+  const { order = "" } = place();
+  const rows = inOrder(columns, worst, order);
   const list = worst.length
-    ? table(columns, worst, { pick: (row) => go({ sample: row.sample, rank: row.rank, step }), chosen: isChosen, caption: "Worst samples" })
+    ? table(columns, rows, { order, pick: (row) => go({ sample: row.sample, rank: row.rank, step }), chosen: isChosen, caption: "Worst samples" })
     : empty("No sample is kept of this step", "Samples of a step that nothing was wrong with go after a while. If none ever shows: set worst_samples above 0.");
-  return panel(`Worst samples of step ${count(step)}, the worst first`, csvButton(`worst-${step}`, columns, () => worst), h("div", { className: "few" }, list));
+  return panel(`Worst samples of step ${count(step)}${order ? "" : ", the worst first"}`, csvButton(`worst-${step}`, columns, () => rows), h("div", { className: "few" }, list));
 }
 
 function sampleCard(sample, limit) {
@@ -73,7 +75,7 @@ function sampleCard(sample, limit) {
     { name: "rollout logprob", of: (row) => row.rollout, show: figure, right: true }, { name: "train logprob", of: (row) => row.train, show: figure, right: true },
     { name: "d", of: (row) => row.d, show: figure, right: true }, { name: "flips", of: (row) => row.flips, right: true }, { name: "weights", of: (row) => row.version },
   ];
-  const facts = [`${sample.kind} prompt, ${count(record.prompt_tokens ?? record.prompt_ids?.length ?? 0)} tokens`, `answer ${count(rows.length)} tokens`, `temperature ${record.temperature ?? 1}`, record.reward === undefined ? null : `reward ${figure(record.reward)}`, `scored with ${version(record.train_version)}`].filter(Boolean);
+  const facts = [`${sample.kind} prompt, ${counted(record.prompt_tokens ?? record.prompt_ids?.length ?? 0, "token")}`, `answer ${counted(rows.length, "token")}`, `temperature ${record.temperature ?? 1}`, record.reward === undefined ? null : `reward ${figure(record.reward)}`, `scored with ${version(record.train_version)}`].filter(Boolean);
   const tape = strip(rows, limit);
   const all = h("details", {}, h("summary", {}, "Both logprobs side by side"));
   all.addEventListener("toggle", () => { if (all.open && all.children.length === 1) all.append(table(columns, rows, { caption: "Tokens with both logprobs" })); });

@@ -3,18 +3,18 @@
 import { behind, csvButton } from "../table.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
-import { titleOf, what } from "../metrics.js";
+import { DRIFT, titleOf, what } from "../metrics.js";
 import { get, segment, told } from "../api.js";
 import { attemptOf, attemptsOf } from "../attempts.js";
 import { checkButton } from "./checks.js";
 import { heatPng, heatmap, keyOf, sizeKey } from "../heatmap.js";
-import { limitsOf, ofBucket, shadeBy } from "../limits.js";
-import { buckets, picker, stepPicker } from "./pickers.js";
+import { limitsOf, ofKind, shadeBy } from "../limits.js";
+import { picker, shownKinds, stepPicker } from "./pickers.js";
 import { link, place } from "../place.js";
 import { changed, renew } from "../renew.js";
 import { profileCsv, profileMap, profileOf, profileTable } from "../profile.js";
 
-const FIGURES = ["logprob_abs_diff_mean", "logprob_abs_diff_p99", "logprob_abs_diff_max", "gen_kl_error", "token_mult_prob_error", "router_flips"];
+const FIGURES = [...DRIFT, "router_flips"];
 const STEPS = 32; // columns of layer against step
 const CHECKS = 100; // looked through for profiles
 const PROFILES = 24; // columns of module against check
@@ -46,8 +46,14 @@ export class WhereView {
     const { metric = FIGURES[0] } = place();
     const { step, found, steps } = looked;
     if (found instanceof Error) return [h("div", { className: "bar" }, stepPicker(step, run.step)), failure(found)];
-    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", FIGURES, metric)), byPosition(found, metric, buckets(run), limits), byLayer(steps)];
+    return [h("div", { className: "bar" }, stepPicker(found.verdict.step, run.step), picker("metric", "figure", keptOf(found), metric)), byPosition(found, metric, shownKinds(run), limits), byLayer(steps)];
   }
+}
+
+/** The figures that are kept by position. */
+function keptOf(step) {
+  const [bin] = Object.values(step.positions).flat();
+  return bin ? FIGURES.filter((name) => name in bin.figures) : FIGURES;
 }
 
 function byPosition(step, metric, offered, limits) {
@@ -62,8 +68,8 @@ function byPosition(step, metric, offered, limits) {
   const rows = kinds.map((name) => ({ name }));
   const flat = rows.flatMap((row) => columns.map((column) => ({ kind: row.name, bin: column.name, value: of(row, column) })));
   const shown = [{ name: "kind", of: (row) => row.kind }, { name: "positions", of: (row) => row.bin }, { name: metric, of: (row) => row.value, show: figure, right: true }];
-  const limited = kinds.some((kind) => metric in ofBucket(limits, kind));
-  const shade = limited ? (value, row) => shadeBy(ofBucket(limits, row.name)[metric])(value) : undefined;
+  const limited = kinds.some((kind) => metric in ofKind(limits, kind));
+  const shade = limited ? (value, row) => shadeBy(ofKind(limits, row.name)[metric])(value) : undefined;
   const map = heatmap({ rows, columns, of, label: `${metric} by kind and position`, shade });
   const title = `Kind × position in the answer, step ${count(step.verdict.step)}: ${titleOf(metric)}`;
   return panel(h("span", { className: "explained", title: what(metric) }, title), [csvButton("positions", shown, () => flat), heatPng("positions", "Kind by position", map)],

@@ -1,0 +1,1 @@
+"""Runs jobs that learn, jobs that must not, and jobs whose engine samples from another policy."""

@@ -1,0 +1,5 @@
+"""Compares scoring speed and memory, ours with transformers'."""
+
+from omni_rl import torchvision_schemas
+
+torchvision_schemas.install()

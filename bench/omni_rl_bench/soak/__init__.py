@@ -1,0 +1,1 @@
+"""Runs a service under load, with processes that die."""

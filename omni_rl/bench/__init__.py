@@ -1,1 +1,0 @@
-"""Benchmarks: each writes one file into `bench/`, from which the README's numbers come."""

@@ -1,5 +1,0 @@
-"""The training copy and the trainer on a CUDA device, against the same on that machine's CPU."""
-
-from omni_rl import torchvision_schemas
-
-torchvision_schemas.install()

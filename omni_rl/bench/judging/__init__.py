@@ -1,1 +1,0 @@
-"""How seldom a posted step where nothing is wrong is called anything else than ok."""

@@ -1,1 +1,0 @@
-"""Jobs that learn, jobs that must not, and jobs whose engine samples from another policy."""

@@ -1,1 +1,0 @@
-"""A service under load, with processes that die."""

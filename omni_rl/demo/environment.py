@@ -1,0 +1,30 @@
+"""What the demo asks and rewards."""
+
+from omni_rl.config import DemoSettings
+from omni_rl.jobs.environment import Asked
+from omni_rl.kinds import KINDS
+from omni_rl.rollout.types import SamplingSettings
+from omni_rl.tasks.rewards import exact_digit, length
+from omni_rl.tasks.samples import demo_prompts
+
+
+class DemoEnvironment:
+    """`prompts_per_kind` prompts of each kind, other ones in every step; answers of a kind are compared."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self._settings = settings
+
+    def asked(self, step: int) -> Asked:
+        seed, each = self._settings.seed + step, self._settings.prompts_per_kind
+        prompts = [prompt for kind in KINDS for prompt in demo_prompts(kind, each, seed)]
+        sampling = SamplingSettings(
+            max_tokens=self._settings.max_tokens, temperature=1.0, seed=seed * len(prompts), ignore_eos=True
+        )
+        return Asked(prompts, [prompt.id for prompt in prompts], [prompt.kind for prompt in prompts], sampling)
+
+    def held_out(self, step: int) -> None:
+        """The demo measures nothing on held-out prompts."""
+
+    def reward(self, text: str, expected: str | None) -> float:
+        """Exact digit where the prompt has an answer, else the answer's length."""
+        return length(text, expected) if expected is None else exact_digit(text, expected)

@@ -1,0 +1,98 @@
+"""What a loop asks the engines at each step, and what rewards the answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from omni_rl.api.jobs import PolicyGradientParameters
+from omni_rl.media.types import Prompt
+from omni_rl.rollout.types import SamplingSettings
+from omni_rl.tasks.settings import Task
+
+EVALUATION, SHUFFLE = 1, 2
+"""The purposes of seeds, besides 0, which is to sample what is learnt from."""
+SEED_BITS = 31
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked: `copies` answers to each prompt, those to one prompt side by side.
+
+    `names` are those of the answers, and `groups` says which of them are compared with each other. `shuffle` is a seed
+    with which the answers of a group get each other's rewards, as a control; None: each keeps its own.
+    """
+
+    prompts: Sequence[Prompt]
+    names: Sequence[str]
+    groups: Sequence[str]
+    sampling: SamplingSettings
+    copies: int = 1
+    shuffle: Sequence[int] | None = None
+
+    @property
+    def each(self) -> list[Prompt]:
+        """The prompt of every answer."""
+        return [prompt for prompt in self.prompts for _ in range(self.copies)]
+
+
+class Environment(Protocol):
+    """Gives prompts and rewards, by the step's number alone, so that a resumed job goes on as it would have."""
+
+    def asked(self, step: int) -> Asked:
+        """Return what is asked at a step, to learn from."""
+
+    def held_out(self, step: int) -> Asked | None:
+        """Return what is asked before a step to measure the policy with, or None for nothing."""
+
+    def reward(self, text: str, expected: str | None) -> float: ...
+
+
+class TaskEnvironment:
+    """Asks for a task's prompts in the order of the job's seed, with `copies` answers to each."""
+
+    def __init__(self, parameters: PolicyGradientParameters, task: Task, copies: int) -> None:
+        self.reward = task.reward
+        self._parameters = parameters
+        self._task = task
+        self._copies = copies
+
+    def asked(self, step: int) -> Asked:
+        seed = self._parameters.seed
+        numbers = prompts_of(step, self._parameters.prompts, len(self._task.train), seed)
+        shuffle = [seed, step, SHUFFLE] if self._task.shuffled else None
+        return self._asked(self._task.prompts("train", numbers), self._copies, seed_of(step, seed), shuffle)
+
+    def held_out(self, step: int) -> Asked | None:
+        """Ask every held-out prompt, with the same seeds every time, before the steps that the parameters name."""
+        every = self._parameters.evaluate_every
+        if every == 0 or (step % every != 0 and step != self._parameters.steps - 1):
+            return None
+        prompts = self._task.prompts("held_out", list(range(len(self._task.held_out))))
+        return self._asked(prompts, self._parameters.evaluate_answers, seed_of(0, self._parameters.seed, EVALUATION))
+
+    def _asked(self, prompts: list[Prompt], copies: int, seed: int, shuffle: list[int] | None = None) -> Asked:
+        """Return the answers to ask for; a prompt that is there twice is two groups."""
+        groups = [f"{prompt.id}/{place}" for place, prompt in enumerate(prompts)]
+        names = [f"{group}.{copy}" for group in groups for copy in range(copies)]
+        of = self._parameters
+        sampling = SamplingSettings(max_tokens=of.max_tokens, temperature=of.temperature, seed=seed)
+        return Asked(prompts, names, [group for group in groups for _ in range(copies)], sampling, copies, shuffle)
+
+
+def prompts_of(step: int, count: int, available: int, seed: int) -> list[int]:
+    """Return `count` numbers below `available`: epochs one after the other, each in an order of its own."""
+    first = step * count
+    chosen = []
+    for place in range(first, first + count):
+        epoch, index = divmod(place, available)
+        order = np.random.default_rng([seed, epoch]).permutation(available)
+        chosen.append(int(order[index]))
+    return chosen
+
+
+def seed_of(step: int, seed: int, purpose: int = 0) -> int:
+    """Return the seed of a step's first request; those of the others follow it."""
+    state = np.random.SeedSequence([seed, step, purpose]).generate_state(1)
+    return int(state[0]) >> (32 - SEED_BITS + 1)

@@ -1,0 +1,56 @@
+"""A loop's steps as any framework would post them: records, media and training figures, through the client."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omni_rl.api.steps import Verdict
+from omni_rl.client.blocking import Client
+from omni_rl.client.sealed import Sealed
+from omni_rl.jobs.records import Decode, keep_media, media_entries, record_of
+from omni_rl.jobs.run import Answers, Weights
+from omni_rl.media.types import MediaItem, Prompt
+from omni_rl.policies.retries import retried
+
+
+class Posting:
+    """Posts each step of the coordinator's run `run`, in its attempt `attempt`, and has it judged there."""
+
+    def __init__(self, coordinator: Client, run: str, attempt: int, decode: Decode) -> None:
+        self._coordinator = coordinator
+        self._run = run
+        self._attempt = attempt
+        self._decode = decode
+        self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str]] = {}
+
+    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
+        records = []
+        each = zip(answers.prompts, answers.rollouts, answers.scores, answers.rewards, strict=True)
+        for prompt, rollout, score, reward in each:
+            media = media_entries(rollout, score, self._kept(prompt, rollout.prompt.items))
+            records.append(record_of(prompt, rollout, score, reward, media, self._decode))
+        sealed = self.seal(step, records, training)
+        return sealed.verdict, sealed.weights
+
+    def seal(self, step: int, records: Sequence[Mapping[str, Any]], training: Mapping[str, float]) -> Sealed:
+        """Post a step's records and have them judged."""
+        where = self._run, self._attempt, step
+        # The same again changes nothing, whatever the ledger kept of it.
+        retried(lambda: self._coordinator.put_part(*where, 0, records))
+        return retried(lambda: self._coordinator.seal(*where, parts=1, training=training))
+
+    def learnt(self, step: int, training: Mapping[str, float]) -> None:
+        retried(lambda: self._coordinator.add_training(self._run, self._attempt, step, training))
+
+    def end(self) -> None:
+        """Say that the run is over, so that nobody waits for its next step."""
+        retried(lambda: self._coordinator.end_run(self._run))
+
+    def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str]:
+        """Digests of a prompt's media in the store, where they are put once a run: prompts come again and again."""
+        seen = tuple(tuple(sorted(item.digests.items())) for item in items)
+        if seen not in self._media:
+            self._media[seen] = keep_media(prompt, self._keep)
+        return self._media[seen]
+
+    def _keep(self, content: bytes, kind: str) -> str:
+        return retried(lambda: self._coordinator.put_media(content, kind)).digest

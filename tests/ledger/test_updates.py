@@ -1,0 +1,74 @@
+"""What the ledger keeps of updates of weights: every answer, and of the newest what it was made from."""
+
+import pytest
+
+from omni_rl.errors import ConflictError
+from omni_rl.ledger import updates
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.types import NewIncident
+from omni_rl.ledger.updates import TOLD_KEPT, NewUpdate, Told, UpdateKey
+
+
+@pytest.fixture(autouse=True)
+def _runs(ledger: Ledger) -> None:
+    for run in ("math", "other"):
+        ledger.put_run(run, {}).result()
+
+
+def key(number: int, run: str = "math", worker: int = 0, engine: str = "engine-0") -> UpdateKey:
+    return UpdateKey(run, engine, "session", number, worker)
+
+
+def put(ledger: Ledger, of: UpdateKey, body: bytes = b"{}") -> None:
+    ledger.put_update(NewUpdate(of, Told.of(body), {"number": of.number}, {})).result()
+
+
+def test_the_newest_of_each_worker_keep_what_they_were_made_from(ledger: Ledger) -> None:
+    others = [key(0, run="other"), key(0, worker=1), key(0, engine="engine-1")]
+    for other in others:
+        put(ledger, other, b"kept")
+    for number in range(TOLD_KEPT + 2):
+        put(ledger, key(number), b"told %d" % number)
+    told = [ledger.told_update(key(number)) for number in range(TOLD_KEPT + 2)]
+    assert told == [None, None, *(b"told %d" % number for number in range(2, TOLD_KEPT + 2))]
+    assert [ledger.told_update(other) for other in others] == [b"kept"] * 3
+    assert [kept.key for kept in ledger.remembered_updates("math")] == [
+        *others[1:],
+        *(key(number) for number in range(2, TOLD_KEPT + 2)),
+    ]
+    oldest = ledger.update(key(0))
+    assert oldest is not None
+    assert oldest.answer == {"number": 0}
+    assert ledger.update(key(99)) is None
+    assert [kept.key.number for kept in ledger.updates("math", limit=2)] == [TOLD_KEPT + 1, TOLD_KEPT]
+
+
+def test_a_run_keeps_its_newest_updates_whatever_another_does(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "ROWS_KEPT", 3)
+    put(ledger, key(0, run="other"))
+    for number in range(5):
+        put(ledger, key(number))
+    assert [kept.key.number for kept in ledger.updates("math")] == [4, 3, 2]
+    assert [kept.key.number for kept in ledger.updates("other")] == [0]
+
+
+def test_the_same_update_is_kept_once_and_another_under_its_key_is_refused(ledger: Ledger) -> None:
+    for _ in range(2):
+        put(ledger, key(1), b"one")
+    with pytest.raises(ConflictError, match="update 1 of worker 0 was told of with other content"):
+        put(ledger, key(1), b"another")
+    assert len(ledger.updates("math")) == 1
+    assert ledger.told_update(key(1)) == b"one"
+
+
+def test_an_update_comes_with_its_incidents_and_what_it_says_of_others(ledger: Ledger) -> None:
+    put(ledger, key(1))
+    seen = NewIncident(2, "An update reached nothing.", kind="sync")
+    new = NewUpdate(key(2), Told.of(b"{}"), {"number": 2}, {key(1): {"late": True}}, seen=[seen])
+    (number,) = ledger.put_update(new).result()
+    earlier = ledger.update(key(1))
+    assert earlier is not None
+    assert earlier.answer == {"late": True}
+    over = NewUpdate(key(2), None, {"number": 2, "healed": True}, {}, over={number: "it arrived"})
+    assert ledger.change_update(over).result() == []
+    assert ledger.incident(number).ended is not None
