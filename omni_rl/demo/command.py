@@ -8,6 +8,7 @@ import threading
 from omni_rl.config import DemoSettings
 from omni_rl.consistency.limits import limits_for
 from omni_rl.demo.display import closing, console_for, live
+from omni_rl.demo.interrupt import interruptible
 from omni_rl.errors import CheckpointError
 
 ATTEMPT = 1
@@ -34,9 +35,13 @@ def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> b
             served = open_until_told.enter_context(serving(settings))
             console.print(f"dashboard: {served.address}/#run={served.run}", highlight=False, soft_wrap=True)
         journal = None if served is None else served.journal
-        with live(console, limits, settings.steps) as display, demo_pair(settings, journal) as pair:
+        with (
+            interruptible() as check,
+            live(console, limits, settings.steps) as display,
+            demo_pair(settings, journal) as pair,
+        ):
             posting = None if served is None else Posting(served.client, served.run, ATTEMPT, pair.decode)
-            report = run(settings, pair, display, posting)
+            report = run(settings, pair, display, posting, check)
         if posting is not None:
             posting.end()
         path = report.write(settings.out)

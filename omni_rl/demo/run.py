@@ -1,6 +1,6 @@
 """The jobs' loop on a local pair: the same prompts through both policies, judged in this process at every step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -88,8 +88,22 @@ class LocalRun:
         return {leg: compare(pairs, self._yardstick.ties) for leg, pairs in sides.items()}
 
 
-def run(settings: DemoSettings, pair: LocalPolicies, display: Display, beside: Judge[object] | None = None) -> Report:
-    """Run every step and the legs; the report says whether the two policies agreed. Writes nothing."""
+def run(
+    settings: DemoSettings,
+    pair: LocalPolicies,
+    display: Display,
+    beside: Judge[object] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Report:
+    """Run every step and the legs; the report says whether the two policies agreed. Writes nothing.
+
+    `check` is called as each phase of a step begins, and ends the run by raising.
+    """
+
+    def on_phase(step: int, phase: str) -> None:
+        check()
+        display.phase(step, phase)
+
     report = Report(
         dtype=settings.dtype,
         seed=settings.seed,
@@ -100,8 +114,8 @@ def run(settings: DemoSettings, pair: LocalPolicies, display: Display, beside: J
     local = LocalRun(settings.dtype, pair, beside)
     # Nobody would sample what the last step teaches; and the legs need the weights that its answers came from.
     how = LoopSettings(settings.steps, learn_last=False)
-    for done in Loop(how, DemoEnvironment(settings), Reinforce(), pair, local, on_phase=display.phase).run():
-        clock = Clock(partial(display.phase, done.step))
+    for done in Loop(how, DemoEnvironment(settings), Reinforce(), pair, local, on_phase=on_phase).run():
+        clock = Clock(partial(on_phase, done.step))
         if done.step == settings.steps - 1:
             with clock.time("legs"):
                 report.legs = local.legs()
