@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from omni_rl.bridge.answers import Recall, answers_of, same_as_now
 from omni_rl.bridge.elsewhere import Elsewhere, check_elsewhere
-from omni_rl.bridge.experiments import LiveExperiments, Trainer
+from omni_rl.bridge.experiments import LiveExperiments
 from omni_rl.bridge.noise import Noise
 from omni_rl.bridge.now import Now, sampled_now
 from omni_rl.bridge.posted import Posted
@@ -29,6 +29,7 @@ from omni_rl.sync.layout.cache import directory
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.version import same_weights
+from omni_rl.train.trainer import Trainer
 
 TOLD = 1024
 """The most tokens of an answer whose differences are reported one by one."""

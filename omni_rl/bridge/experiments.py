@@ -1,9 +1,8 @@
 """Runs the search's experiments on the live policies: engines through their handles, the trainer through its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +22,10 @@ from omni_rl.sync.journal import Journal
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slabs import SlabPair
-from omni_rl.sync.version import WeightVersion, same_weights
+from omni_rl.sync.version import same_weights
 from omni_rl.train import hooks, pairing
+from omni_rl.train.trainer import Trainer
 from omni_rl.train.types import Score
-from omni_rl.train.worker import TrainWorker
-
-T = TypeVar("T")
-
-
-class Trainer(Protocol):
-    """What the experiments need of `omni_rl.train.group.TrainerGroup`, or of a handle on it."""
-
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]: ...
-    def version(self) -> WeightVersion: ...
-    def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]: ...
 
 
 @dataclass(frozen=True)

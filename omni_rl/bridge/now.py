@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from omni_rl.bridge.experiments import Trainer
 from omni_rl.consistency.attribution.case import Case, found_in
 from omni_rl.consistency.attribution.parting import apart
 from omni_rl.consistency.bands import Bands
@@ -17,6 +16,7 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train import pairing
 from omni_rl.train.evidence import posted_step
+from omni_rl.train.trainer import Trainer
 from omni_rl.train.types import Score
 
 

@@ -58,7 +58,7 @@ class LocalPair(Pair[TrainerGroup]):
     @property
     def actors(self) -> list[Placed]:
         """Where ranks and engines are now."""
-        ranks = [Placed(f"rank-{number}", address) for number, address in enumerate(self.trainer.addresses)]
+        ranks = [Placed(f"rank-{number}", address) for number, address in enumerate(self.trainer.built.addresses)]
         engines = [
             Placed(handle.name, handle.address, "slab" if handle.slabs is None else "object_store")
             for handle in self.rollouts

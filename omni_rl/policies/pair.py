@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.dealing import Ask, Deal
-from omni_rl.policies.types import Trainer
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train.settings import PLAIN, Objective
 from omni_rl.train.targets import Targets
+from omni_rl.train.trainer import Trainer
 from omni_rl.train.types import Score, StepStats
 
 B = TypeVar("B")
@@ -61,17 +61,17 @@ class Pair(Generic[T]):
         )
 
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
-        """The trainer's view of every answer; see `omni_rl.train.group.TrainerGroup.score`."""
+        """The trainer's view of every answer; see `omni_rl.train.trainer.Trainer.score`."""
         return self.trainer.score(rollouts, snapshot, replay=replay)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
     ) -> StepStats:
-        """One optimiser step; see `omni_rl.train.group.TrainerGroup.update`. The engines keep their weights."""
+        """One optimiser step; see `omni_rl.train.trainer.Trainer.update`. The engines keep their weights."""
         return self.trainer.update(rollouts, targets, objective)
 
     def take_snapshot(self, name: str) -> None:
-        """See `omni_rl.train.group.TrainerGroup.take_snapshot`."""
+        """See `omni_rl.train.trainer.Trainer.take_snapshot`."""
         self.trainer.take_snapshot(name)
 
     def drop_snapshot(self, name: str) -> None:

@@ -34,19 +34,6 @@ class Policies(Protocol):
     def drop_snapshot(self, name: str) -> None: ...
 
 
-class Trainer(Protocol):
-    """What the pair needs of a trainer: `omni_rl.train.group.TrainerGroup`, or a handle on one."""
-
-    def score(
-        self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False
-    ) -> list[Score]: ...
-    def update(
-        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
-    ) -> StepStats: ...
-    def take_snapshot(self, name: str) -> None: ...
-    def drop_snapshot(self, name: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class Placed:
     """Where an actor was: its node's address, and by what an engine's weights came; a rank has none of that."""

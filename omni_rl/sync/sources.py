@@ -18,9 +18,9 @@ class Source(Protocol):
     def fill(self, slab: Slab) -> Manifest: ...
 
 
-class Trainer(Protocol):
+class SlabFiller(Protocol):
     """Anything that has the ranks of our training copy write their weights into a slab; see
-    `omni_rl.train.group.TrainerGroup.fill`."""
+    `omni_rl.train.trainer.Trainer.fill`."""
 
     def fill(self, path: Path, claim: str | None = None) -> Manifest: ...
 
@@ -28,11 +28,11 @@ class Trainer(Protocol):
 class FsdpSource:
     """Our trainer's current weights: every rank writes its own shards, and nothing is gathered."""
 
-    def __init__(self, group: Trainer) -> None:
-        self._group = group
+    def __init__(self, trainer: SlabFiller) -> None:
+        self._trainer = trainer
 
     def fill(self, slab: Slab) -> Manifest:
-        return self._group.fill(slab.path, slab.claim())
+        return self._trainer.fill(slab.path, slab.claim())
 
 
 class DirectorySource:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -27,19 +27,13 @@ from omni_rl.errors import (
 )
 from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
-from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.replica import Deadline
-from omni_rl.sync.version import WeightVersion
 from omni_rl.sync.waiting import FOUND, HEARTBEAT, Waiter
+from omni_rl.train.group import TrainerGroup
 from omni_rl.train.ranks import STOPPED_LONGEST
 from omni_rl.train.recent import RecentAnswers
-from omni_rl.train.settings import PLAIN, Objective, TrainSettings
-from omni_rl.train.targets import Targets
-from omni_rl.train.types import Score, StepStats
-
-if TYPE_CHECKING:
-    from omni_rl.train.group import TrainerGroup
-    from omni_rl.train.worker import TrainWorker
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.trainer import Built, Trainer
 
 T = TypeVar("T")
 ENDING = "a trainer that ends loses what it has learnt"
@@ -86,57 +80,36 @@ class TrainerActor:
         # A call that is under way finds the death itself, and ends the other ranks; while nobody calls, nobody would.
         return replace(self._status, stopped=stopped, end=self._status.end or dead)
 
-    async def start(self, model: Path, settings: TrainSettings, run: str, bundles: Sequence[ReservedBundle]) -> None:
-        def start() -> None:
-            from omni_rl.train.group import TrainerGroup
-
+    async def start(self, model: Path, settings: TrainSettings, run: str, bundles: Sequence[ReservedBundle]) -> Built:
+        def start() -> Built:
             self._group = TrainerGroup.start(model, settings, run, bundles=bundles)
             self._status = TrainerStatus(str(self._group.version()))
+            return self._group.built
 
-        await asyncio.get_running_loop().run_in_executor(self._work, start)
+        return await asyncio.get_running_loop().run_in_executor(self._work, start)
 
-    async def score(self, rollouts: Sequence[Rollout], snapshot: str | None, replay: bool) -> list[Score]:
-        scores = await self._do("score", lambda group: group.score(rollouts, snapshot, replay=replay))
-        self._recent.put(rollouts)
-        return scores
+    async def built(self) -> Built:
+        """What `start` gave."""
+        return self._started().built
+
+    async def each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
+        """See `omni_rl.train.trainer.Trainer.each`."""
+        answers = await self._do(method, lambda group: group.each(method, *shares))
+        if method == "score":
+            self._recent.put([rollout for packs in shares[0] for pack in packs for rollout in pack])
+        return answers
 
     async def recall(self, names: Sequence[str]) -> list[Rollout]:
         return self._recent.of(names)
 
-    async def take_snapshot(self, name: str) -> None:
-        await self._do("take_snapshot", lambda group: group.take_snapshot(name))
+    def _started(self) -> TrainerGroup:
+        if self._group is None:
+            raise TrainerDeadError("the trainer was not started")
+        return self._group
 
-    async def drop_snapshot(self, name: str | None) -> None:
-        await self._do("drop_snapshot", lambda group: group.drop_snapshot(name))
-
-    async def update(
-        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
-    ) -> StepStats:
-        return await self._do("update", lambda group: group.update(rollouts, targets, objective))
-
-    async def reset(self) -> None:
-        await self._do("reset", lambda group: group.reset())
-
-    async def version(self) -> WeightVersion:
-        return await self._do("version", lambda group: group.version())
-
-    async def fill(self, path: Path, claim: str | None) -> Manifest:
-        return await self._do("fill", lambda group: group.fill(path, claim))
-
-    async def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
-        return await self._do("on_ranks", lambda group: group.on_ranks(run))
-
-    async def save(self, directory: Path) -> None:
-        await self._do("save", lambda group: group.save(directory))
-
-    async def load(self, directory: Path) -> None:
-        await self._do("load", lambda group: group.load(directory))
-
-    async def _do(self, what: str, call: Callable[["TrainerGroup"], T]) -> T:
+    async def _do(self, what: str, call: Callable[[TrainerGroup], T]) -> T:
         def work() -> T:
-            group = self._group
-            if group is None:
-                raise TrainerDeadError("the trainer was not started")
+            group = self._started()
             before = self._status
             self._status = TrainerStatus(before.version, what)
             try:
@@ -153,8 +126,8 @@ class TrainerActor:
         return await asyncio.get_running_loop().run_in_executor(self._work, work)
 
 
-class TrainerHandle:
-    """A driver's hold on the trainer: the methods of `omni_rl.train.group.TrainerGroup`, which raise what those raise.
+class TrainerHandle(Trainer):
+    """A driver's hold on a trainer whose ranks a `TrainerActor` holds. Make one with `start`, or `attach` to one.
 
     Any number of drivers may have one. `close` ends the trainer for all of them.
 
@@ -195,7 +168,7 @@ class TrainerHandle:
         handle = cls(actor, name, None, waits)
         try:
             handle._locate(PLACEMENT_TIMEOUT)
-            handle._call("start", model.resolve(), settings, run, bundles)
+            handle.built = handle._call("start", model.resolve(), settings, run, bundles)
         except BaseException:
             handle.close()
             raise
@@ -213,7 +186,14 @@ class TrainerHandle:
             return None
         handle._locate(FOUND)
         status = handle.status(FOUND)
-        return None if not status.version or status.end else handle
+        if not status.version or status.end:
+            return None
+        handle.built = handle._get(handle._actor.built.remote(), "built", FOUND)
+        return handle
+
+    def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
+        answers: list[Any] = self._call("each", method, shares, what=method)
+        return answers
 
     def status(self, seconds: float = HEARTBEAT) -> TrainerStatus:
         """Answered at once, whatever the ranks are doing; waited for as long.
@@ -225,47 +205,10 @@ class TrainerHandle:
         )
         return status
 
-    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
-        scores: list[Score] = self._call("score", rollouts, snapshot, replay)
-        return scores
-
     def recall(self, names: Sequence[str]) -> list[Rollout]:
         """The answers to prompts of these names that were scored last, as far as they are still at hand."""
         answers: list[Rollout] = self._call("recall", names)
         return answers
-
-    def take_snapshot(self, name: str) -> None:
-        self._call("take_snapshot", name)
-
-    def drop_snapshot(self, name: str | None = None) -> None:
-        self._call("drop_snapshot", name)
-
-    def update(
-        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
-    ) -> StepStats:
-        stats: StepStats = self._call("update", rollouts, targets, objective)
-        return stats
-
-    def reset(self) -> None:
-        self._call("reset")
-
-    def version(self) -> WeightVersion:
-        version: WeightVersion = self._call("version")
-        return version
-
-    def fill(self, path: Path, claim: str | None = None) -> Manifest:
-        manifest: Manifest = self._call("fill", path, claim)
-        return manifest
-
-    def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
-        found: list[T] = self._call("on_ranks", run)
-        return found
-
-    def save(self, directory: Path) -> None:
-        self._call("save", directory.resolve())
-
-    def load(self, directory: Path) -> None:
-        self._call("load", directory.resolve())
 
     def close(self) -> None:
         """End the trainer's processes. Idempotent."""
@@ -286,13 +229,13 @@ class TrainerHandle:
         except RayError as error:
             raise TrainerDeadError(f"{self.name}: Ray lost the answer to {what}: {error}") from error
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """A long call: no deadline, but a dead or stopped process is noticed."""
+    def _call(self, method: str, *arguments: Any, what: str | None = None) -> Any:
+        """A long call, named `what` in errors: no deadline, but a dead or stopped process is noticed."""
         answer = getattr(self._actor, method).remote(*arguments)
         first: float | None = None
         while True:
             try:
-                return self._waited(lambda waiter: waiter.get(answer, method, None))
+                return self._waited(lambda waiter: waiter.get(answer, what or method, None))
             except TrainerStoppedError:
                 first = first or time.monotonic()
                 if not self.waits or time.monotonic() - first >= STOPPED_LONGEST:

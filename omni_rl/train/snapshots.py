@@ -29,8 +29,16 @@ class Snapshots:
         """Copy the current shards; what had that name before is let go."""
         self._weights[name] = _Weights(version, _copies(model))
 
-    def drop(self, name: str) -> None:
-        self._weights.pop(name, None)
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._weights)
+
+    def drop(self, name: str | None) -> None:
+        """Let one go, if it is there; without a name, all."""
+        if name is None:
+            self._weights.clear()
+        else:
+            self._weights.pop(name, None)
 
     def version(self, name: str) -> str:
         return self._weights[name].version

@@ -183,8 +183,11 @@ class TrainWorker:
         """Hold on to the current weights, to score with them later."""
         self._snapshots.take(name, self._model, str(self.version()))
 
-    def drop_snapshot(self, name: str) -> None:
+    def drop_snapshot(self, name: str | None) -> None:
         self._snapshots.drop(name)
+
+    def snapshot_names(self) -> list[str]:
+        return self._snapshots.names
 
     def score(self, packs: Sequence[Sequence[Rollout]], snapshot: str | None, replay: bool) -> list[list[Score]]:
         version = str(self.version()) if snapshot is None else self._snapshots.version(snapshot)

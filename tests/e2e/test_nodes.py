@@ -117,7 +117,7 @@ def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) ->
         assert {span.version for answer in answers for span in answer.version_spans} == {before}
         assert all_serve(pair, without=lost) == before
         # A rank cannot be made up for: what it had of the optimiser's state is lost.
-        kill_node(pair.trainer.addresses[1])
+        kill_node(pair.trainer.built.addresses[1])
         with pytest.raises(TrainerDeadError, match="rank"):
             pair.score(answers)
 
@@ -142,7 +142,7 @@ def all_serve(pair: LocalPair, *, without: str) -> str:
 
 def only_engines(pair: LocalPair) -> str:
     """Address of a node that has an engine and no rank."""
-    return next(handle.address for handle in pair.rollouts if handle.address not in pair.trainer.addresses)
+    return next(handle.address for handle in pair.rollouts if handle.address not in pair.trainer.built.addresses)
 
 
 def kill_node(address: str) -> None:

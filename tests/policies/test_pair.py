@@ -12,9 +12,9 @@ import pytest
 from omni_rl.errors import EngineDeadError
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.pair import Pair
-from omni_rl.policies.types import Trainer
 from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
+from omni_rl.train.trainer import Trainer
 
 SAMPLING = SamplingSettings(max_tokens=4, seed=100)
 COPIES = 4

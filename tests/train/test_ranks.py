@@ -4,9 +4,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,23 +195,24 @@ class Group:
     def status(self) -> TrainerStatus:
         return TrainerStatus("run/1/0/abc")
 
-    def save(self, directory: Path) -> None:
+    def each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
         time.sleep(1.0)
+        return list(shares[0])
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_whoever_waits_outlives_a_trainer_that_is_stopped_for_a_while(tmp_path: Path, waits: bool) -> None:
+def test_whoever_waits_outlives_a_trainer_that_is_stopped_for_a_while(waits: bool) -> None:
     actor: Any = ray.remote(num_cpus=0.25, max_concurrency=4)(Group).remote()
     _, pid = ray.get(actor.process.remote())
     handle = TrainerHandle(actor, "trainer", pid, waits)
     try:
         with ThreadPoolExecutor() as calling, stopped(pid):
-            call = calling.submit(handle.save, tmp_path)
+            call = calling.submit(handle.each, "save", ["there"])
             time.sleep(2 * STOPPED_AFTER)
             assert call.done() != waits
             os.kill(pid, signal.SIGCONT)
             if waits:
-                call.result()
+                assert call.result() == ["there"]
             else:
                 with pytest.raises(TrainerStoppedError, match=f"process {pid} is stopped"):
                     call.result()

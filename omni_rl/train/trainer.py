@@ -1,0 +1,153 @@
+"""What a trainer is asked for, whoever holds its ranks: checked, dealt out over them, and put together again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omni_rl.errors import ConfigError
+from omni_rl.media.slots import FeatureCounts
+from omni_rl.rollout.types import Rollout
+from omni_rl.sync.manifest import Manifest
+from omni_rl.sync.version import WeightVersion
+from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
+from omni_rl.train.settings import PLAIN, Objective, TrainSettings
+from omni_rl.train.targets import Targets, targets_of
+from omni_rl.train.types import Score, StepStats
+from omni_rl.train.worker import TrainWorker
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a trainer was started with: the checkpoint `model`, what it makes of media, and the `addresses` of the nodes
+    that the ranks are on, by rank."""
+
+    model: Path
+    settings: TrainSettings
+    features: FeatureCounts
+    addresses: tuple[str, ...]
+
+
+class Trainer(ABC):
+    """One policy over several ranks; `omni_rl.train.worker.TrainWorker` is a rank. Rollouts keep their order.
+
+    A rank that dies, or fails inside a collective, ends the trainer: the call raises `TrainerDeadError`, and so does
+    every later one. One that is stopped is waited for, `settings.collective_timeout` seconds.
+    """
+
+    built: Built
+
+    @abstractmethod
+    def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
+        """Call `method` of every rank with its own element of every share; their answers by rank."""
+
+    def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
+        """The trainer's logprobs, router choices and media digests of every answer, by its current weights or by those
+        of a `snapshot`. With `replay` experts are those that the engine used.
+
+        Raises:
+            ConfigError: a rollout is longer than `max_pack_tokens`, there is no snapshot of that name, or the engine
+                recorded no experts to replay.
+            PromptError, MediaError: a media item does not fit its slots in the prompt.
+        """
+        plan = self._plan(rollouts, replay)
+        if snapshot is not None:
+            self._require(snapshot)
+        return restore(plan, self.each("score", distribute(plan, rollouts), *self._alike(snapshot, replay)))
+
+    def take_snapshot(self, name: str) -> None:
+        """Hold on to the current weights, to `score` with them later; they live through `load` and `reset`."""
+        self._all("take_snapshot", name)
+
+    def drop_snapshot(self, name: str | None = None) -> None:
+        """Let the snapshot of that name go, if there is one; without a name, all of them."""
+        self._all("drop_snapshot", name)
+
+    def update(
+        self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
+    ) -> StepStats:
+        """One optimiser step. A target that is a number is the advantage of all tokens of its answer.
+
+        Raises:
+            ConfigError: nothing to learn from; targets too many, too few or not finite; a rollout too long.
+            PromptError, MediaError: a media item does not fit its slots in the prompt.
+            GradientError: the gradient is not finite; weights and version are as before.
+        """
+        found = targets_of(rollouts, targets)
+        plan = self._plan(rollouts, objective.replay_routing)
+        shares = distribute(plan, rollouts), distribute(plan, found)
+        stats: StepStats = self.each("update", *shares, *self._alike(objective))[0]
+        return stats
+
+    def reset(self) -> None:
+        """Take the weights that the trainer started with, and a fresh optimiser; the version's number goes on."""
+        self._all("build", self.built.model, self.version().number + 1)
+
+    def version(self) -> WeightVersion:
+        """The version of the current weights."""
+        version: WeightVersion = self._all("version")[0]
+        return version
+
+    def fill(self, path: Path, claim: str | None = None) -> Manifest:
+        """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, and seal it.
+        `claim`: what the slab was given to the trainer with.
+
+        Raises:
+            SlabError: the slab is not there, too small, being written, or another's by now (its kinds tell); the
+                trainer lives on.
+        """
+        addresses = self.built.addresses
+        here = [address == addresses[0] for address in addresses]
+        paths, claims = self._alike(path, claim)
+        manifest: Manifest = self.each("fill", paths, here, claims)[0]
+        return manifest
+
+    def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]:
+        """What a function that is known in both processes gives of every rank, by rank."""
+        return self._all("run", run)
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint: weights that vLLM serves, optimiser state and record; complete or not at all.
+
+        Raises:
+            CheckpointError: the directory exists or cannot be written; the trainer lives on.
+        """
+        self._all("save", Path(directory).resolve())
+
+    def load(self, directory: Path) -> None:
+        """Continue from a checkpoint: weights, optimiser state and version number.
+
+        Raises:
+            CheckpointError: it is none, or its tensors changed since; the trainer keeps the weights it has.
+        """
+        path = Path(directory).resolve()
+        record = self._all("read_record", path)[0]
+        self._all("build", path, record.number)
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self.each(method, *self._alike(*arguments))
+
+    def _alike(self, *arguments: Any) -> list[list[Any]]:
+        """The shares of ranks that all get the same."""
+        return [[argument] * len(self.built.addresses) for argument in arguments]
+
+    def _require(self, snapshot: str) -> None:
+        there = self._all("snapshot_names")[0]
+        if snapshot not in there:
+            raise ConfigError(
+                f"there is no snapshot {snapshot!r} of the weights; there are: {', '.join(there) or 'none'}"
+            )
+
+    def _plan(self, rollouts: Sequence[Rollout], replay: bool) -> Plan:
+        # A rank that refuses its share would leave the others waiting in a collective.
+        built = self.built
+        built.features.check([rollout.prompt for rollout in rollouts])
+        for rollout in rollouts:
+            built.features.check_kept(rollout.prompt, rollout.kept)
+            if replay and rollout.experts is None:
+                raise ConfigError(f"prompt {rollout.prompt.id!r}: the engine recorded no experts to replay")
+        lengths = [sequence_length(rollout) for rollout in rollouts]
+        return plan_packs(lengths, built.settings.max_pack_tokens, built.settings.world_size)
