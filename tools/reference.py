@@ -36,7 +36,7 @@ from omni_rl.consistency.guidance import OF_KIND
 from omni_rl.consistency.limits import Severity
 from omni_rl.plan.cases import cases
 from omni_rl.plan.links import H100
-from omni_rl.plan.measured import Measured, published
+from omni_rl.plan.measured import MeasuredConstants, published
 from omni_rl.plan.model import PlanSettings, plan
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.rollout.settings import EngineSettings
@@ -162,7 +162,7 @@ def concepts() -> str:
 
 def scale() -> str:
     """Return the page with its tables as the committed results have them."""
-    measured = Measured.read(published())
+    measured = MeasuredConstants.read(published())
     lines = ["## Measured here, and what the model says", "", "| | measured | model | |", "|---|---|---|---|"]
     for case in cases(measured):
         lines.append(_row(case.name, f"{case.measured:.3f} s", f"{case.predicted:.3f} s", f"{case.error:+.0%}"))

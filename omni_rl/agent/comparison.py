@@ -40,7 +40,7 @@ class Different:
 
 
 @dataclass
-class Comparison:
+class WeightComparison:
     """The parts that are equal, those that differ, and why the others are not comparable, by the engine's names."""
 
     equal: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ def compare(
     workers: Sequence[WorkerParts],
     renames: Renames,
     earlier: Mapping[int, Announced] | None = None,
-) -> Comparison:
+) -> WeightComparison:
     """Compare every part of the trainer's with the engine's.
 
     `earlier` has the announcements before this one, by number, which tell a stale part from a wrong one. Parts that
@@ -77,7 +77,7 @@ class _Comparer:
         self, announced: Announced, engine: EngineParts, renames: Renames, earlier: Mapping[int, Announced]
     ) -> None:
         self.announced, self.engine, self.earlier = announced, engine, earlier
-        self.found = Comparison()
+        self.found = WeightComparison()
         self.theirs: dict[str, list[str]] = {}
         for name in announced:
             key = engine.find(renames.candidates(name))
@@ -86,7 +86,7 @@ class _Comparer:
             else:
                 self.theirs.setdefault(key, []).append(name)
 
-    def result(self) -> Comparison:
+    def result(self) -> WeightComparison:
         """Compare every part and return the result."""
         for key, names in self.theirs.items():
             self._compare(key, names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from omni_rl.agent.comparison import Comparison, Different
+from omni_rl.agent.comparison import Different, WeightComparison
 from omni_rl.agent.names import ALL_EXPERTS, expert_of, layer_of, tower_of
 from omni_rl.consistency.actions import Cause
 from omni_rl.counting import agreeing, counted
@@ -32,7 +32,7 @@ class UpdateFault:
 
 
 @dataclass(frozen=True)
-class Told:
+class UpdateReport:
     """What all workers of an engine reported of an update, beside its parts. `update` is the trainer's number of the
     update."""
 
@@ -45,7 +45,7 @@ class Told:
     None: it was last reset at the engine's start."""
 
 
-def weights(told: Told, found: Comparison) -> list[UpdateFault]:
+def weights(told: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
     """Return what is wrong with the weights."""
     stale: dict[int, list[Different]] = {}
     swapped: dict[str, Different] = {}
@@ -79,7 +79,7 @@ def weights(told: Told, found: Comparison) -> list[UpdateFault]:
     return findings
 
 
-def caches(told: Told) -> list[UpdateFault]:
+def caches(told: UpdateReport) -> list[UpdateFault]:
     """Return the caches that outlived a change of weights: what they hold was computed with other weights."""
     findings = []
     for cache, since in told.stale_caches.items():
@@ -99,7 +99,7 @@ def silent(update: int, engine: str, confirmed: int | None, lag: int) -> UpdateF
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, key="silent")
 
 
-def _stale(told: Told, number: int, some: Sequence[Different], found: Comparison) -> UpdateFault:
+def _stale(told: UpdateReport, number: int, some: Sequence[Different], found: WeightComparison) -> UpdateFault:
     names = _names(some)
     every = len(some) == len(found.different)
     whole = every and not found.equal
@@ -118,7 +118,7 @@ def _are(names: Sequence[str]) -> str:
     return agreeing(len(names), "is that", "are those")
 
 
-def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
+def _swapped(told: UpdateReport, swapped: Mapping[str, Different]) -> list[UpdateFault]:
     findings: list[UpdateFault] = []
     done: set[str] = set()
     experts: dict[tuple[str, int | None, frozenset[int]], list[str]] = {}
@@ -147,7 +147,7 @@ def _swapped(told: Told, swapped: Mapping[str, Different]) -> list[UpdateFault]:
     return [*findings[:TOLD_APART], UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, more, "swapped more")]
 
 
-def _some_workers(told: Told, kept: Sequence[Different]) -> UpdateFault:
+def _some_workers(told: UpdateReport, kept: Sequence[Different]) -> UpdateFault:
     numbers = _numbers(kept)
     names = _names(kept)
     verb = agreeing(len(numbers), "has", "have")
@@ -157,7 +157,7 @@ def _some_workers(told: Told, kept: Sequence[Different]) -> UpdateFault:
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
 
 
-def _workers(told: Told, some: Sequence[Different]) -> str:
+def _workers(told: UpdateReport, some: Sequence[Different]) -> str:
     numbers = _numbers(some)
     who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
     return f"{who} of {told.workers}"
@@ -167,7 +167,7 @@ def _numbers(some: Sequence[Different]) -> list[int]:
     return sorted({number for one in some for number in one.workers})
 
 
-def _wrong(told: Told, names: tuple[str, ...], how: str) -> UpdateFault:
+def _wrong(told: UpdateReport, names: tuple[str, ...], how: str) -> UpdateFault:
     verb = agreeing(len(names), "is", "are")
     said = f"{described(names)} {verb} {how}"
     return UpdateFault(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {said}", names, said)

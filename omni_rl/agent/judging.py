@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from omni_rl.agent import compared_adapters, faults
 from omni_rl.agent.columns import HeldColumns, Names, SumColumns
 from omni_rl.agent.compared_adapters import Adapters
-from omni_rl.agent.comparison import Comparison, compare
-from omni_rl.agent.faults import Told, UpdateFault
+from omni_rl.agent.comparison import WeightComparison, compare
+from omni_rl.agent.faults import UpdateFault, UpdateReport
 from omni_rl.agent.names import Renames
 from omni_rl.agent.workers import WorkerParts
 from omni_rl.api.updates import FindingAnswer, ReceiptBody, UpdateAnswer
@@ -122,14 +122,14 @@ class JudgedUpdate:
     holds none. `pending`: it may yet turn out to be an update that the trainer has not announced.
     """
 
-    comparison: Comparison
+    comparison: WeightComparison
     found: tuple[UpdateFault, ...]
     of: int | None
     confirmed: int | None
     pending: bool = False
 
 
-NOTHING = JudgedUpdate(Comparison(), (), None, None)
+NOTHING = JudgedUpdate(WeightComparison(), (), None, None)
 
 
 @dataclass
@@ -243,13 +243,13 @@ class RunUpdates:
         at = max(body.at for body in engine.bodies)
         return max((number for number, one in self.announced.items() if one.at <= at), default=None)
 
-    def _compare(self, engine: EngineUpdates, number: int) -> Comparison:
+    def _compare(self, engine: EngineUpdates, number: int) -> WeightComparison:
         earlier = {other: one.parts for other, one in self.announced.items() if other < number}
         renames = engine.bodies[0].renames
         rules = Renames(renames.substrings, renames.prefixes, renames.suffixes)
         return compare(self.announced[number].parts, _workers(engine), rules, earlier)
 
-    def _told(self, engine: EngineUpdates, update: int) -> Told:
+    def _told(self, engine: EngineUpdates, update: int) -> UpdateReport:
         receipts = engine.bodies
         changed = {"prefix": engine.changed, "encoder": engine.encoders}
         stale: dict[str, int | None] = {}
@@ -257,7 +257,7 @@ class RunUpdates:
             for cache, since in receipt.caches.items():
                 if since < changed.get(cache, 0):
                     stale[cache] = engine.of.get(since)
-        return Told(
+        return UpdateReport(
             update,
             max(receipt.tensors for receipt in receipts),
             max(receipt.changed for receipt in receipts),
@@ -266,7 +266,7 @@ class RunUpdates:
         )
 
     def _with_adapters(
-        self, engine: EngineUpdates, number: int, comparison: Comparison, stale: tuple[UpdateFault, ...]
+        self, engine: EngineUpdates, number: int, comparison: WeightComparison, stale: tuple[UpdateFault, ...]
     ) -> JudgedUpdate:
         wrong = (*self._of_adapters(engine, number), *stale)
         return JudgedUpdate(comparison, wrong, number, number)

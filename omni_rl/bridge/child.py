@@ -14,7 +14,7 @@ from omni_rl.bridge.node import join
 from omni_rl.bridge.protocol import (
     MAX_LINE,
     SIGNATURES,
-    Call,
+    BridgeCall,
     Failure,
     Happened,
     Message,
@@ -31,7 +31,7 @@ from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
 
 if TYPE_CHECKING:
     from omni_rl.bridge.cluster import Cluster
-    from omni_rl.bridge.jobs import Jobs
+    from omni_rl.bridge.jobs import RayJobs
 
 logger = logging.getLogger("omni_rl.bridge")
 THREADS = 16
@@ -53,11 +53,11 @@ one."""
 
 
 @dataclass(frozen=True)
-class Served:
+class Attachment:
     """The cluster and its jobs, which exist once the connection stands."""
 
     cluster: "Cluster"
-    jobs: "Jobs"
+    jobs: "RayJobs"
 
 
 class Child:
@@ -67,7 +67,7 @@ class Child:
         self._parent = parent
         self._lines = parent.makefile("rb")
         self._sending = threading.Lock()
-        self._served: Served | None = None
+        self._served: Attachment | None = None
         self._reason = "connecting"
         self._silent = ""
         self._hold: str | None = None
@@ -82,7 +82,7 @@ class Child:
         threading.Thread(target=self._connect, args=(start.settings,), name="connect", daemon=True).start()
         threads = ThreadPoolExecutor(THREADS, "call")
         while (message := self._read()) is not None:
-            if not isinstance(message, Call):
+            if not isinstance(message, BridgeCall):
                 raise BridgeProtocolError(f"a coordinator does not send {message.kind}")
             threads.submit(self._answer, message)
 
@@ -94,7 +94,7 @@ class Child:
         with self._sending:
             self._parent.sendall(encode(message))
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: BridgeCall) -> None:
         takes, gives = SIGNATURES[call.method]
         try:
             arguments = () if takes is None else (unpack(takes, call.body),)
@@ -107,7 +107,7 @@ class Child:
         else:
             self._send(Reply(call.id, None if gives is None else pack(gives, result)))
 
-    def _do(self, call: Call, *arguments: Any) -> Any:
+    def _do(self, call: BridgeCall, *arguments: Any) -> Any:
         if call.method in ("pause", "resume"):
             with self._holding:
                 # A hold that comes while the cluster is being attached to counts from its first moment on.
@@ -144,7 +144,7 @@ class Child:
 
     def _serve(self, settings: ClusterSettings) -> None:
         from omni_rl.bridge.cluster import Cluster
-        from omni_rl.bridge.jobs import Jobs
+        from omni_rl.bridge.jobs import RayJobs
 
         if settings.join:
             join(settings.address)
@@ -154,7 +154,7 @@ class Child:
             with self._holding:
                 if self._hold != hold:
                     cluster.pause(self._hold) if self._hold is not None else cluster.resume()
-                self._served = Served(cluster, Jobs(settings.dashboard, settings.job_environment))
+                self._served = Attachment(cluster, RayJobs(settings.dashboard, settings.job_environment))
             logger.info("attached to run %s at %s", settings.run, settings.address)
             self._end(self._watch(settings.address, cluster))
 

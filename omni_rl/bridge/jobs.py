@@ -27,7 +27,7 @@ LOG_BYTES = 4 << 20
 """The most bytes of a job's output that are returned, from its end."""
 
 
-class Jobs:
+class RayJobs:
     """The jobs of a cluster whose dashboard is at `address`; only those that were submitted here."""
 
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:

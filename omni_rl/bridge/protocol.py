@@ -48,7 +48,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Call:
+class BridgeCall:
     id: int
     method: Method
     body: Any = None
@@ -84,7 +84,7 @@ class Happened:
     kind: Literal["happened"] = "happened"
 
 
-Message = Start | Call | Reply | Failure | Happened
+Message = Start | BridgeCall | Reply | Failure | Happened
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 

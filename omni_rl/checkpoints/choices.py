@@ -7,7 +7,7 @@ from typing import TypeVar
 Option = TypeVar("Option")
 
 
-class Choices:
+class StableDraws:
     """Draws from `random.Random.random`, the only method of `Random` that is promised to be stable."""
 
     def __init__(self, seed: int) -> None:

@@ -6,7 +6,7 @@ The text is made here, not collected, so that it is the same on every machine an
 
 from collections.abc import Iterator
 
-from omni_rl.checkpoints.choices import Choices
+from omni_rl.checkpoints.choices import StableDraws
 
 # One independent choice a word: a model that knows the grammar perfectly is still unsure of every other token.
 _HOW = (
@@ -38,7 +38,7 @@ _ASKS = (
 
 def chats(seed: int) -> Iterator[tuple[str, str]]:
     """Yield endless pairs of a question and its answer, the same for the same seed."""
-    choices = Choices(seed)
+    choices = StableDraws(seed)
     while True:
         question = choices.pick(_ASKS).format(
             what=choices.pick(_WHAT), where=choices.pick(_WHERE), who=choices.pick(_WHO), how=choices.pick(_HOW)
@@ -46,7 +46,7 @@ def chats(seed: int) -> Iterator[tuple[str, str]]:
         yield question, " ".join(_sentence(choices) for _ in range(1 + choices.below(2)))
 
 
-def _sentence(choices: Choices) -> str:
+def _sentence(choices: StableDraws) -> str:
     who = f"the {choices.pick(_HOW)} {choices.pick(_WHO)}"
     does = f"{choices.pick(_DOES)} the {choices.pick(_HOW)} {choices.pick(_WHAT)}"
     where, when = choices.pick(_WHERE), choices.pick(_WHEN)

@@ -14,7 +14,7 @@ from omni_rl.checkpoints.build import random_checkpoint
 from omni_rl.checkpoints.examples import Example, PromptExamples, chat_examples
 from omni_rl.checkpoints.figures import Figures
 from omni_rl.checkpoints.scenes import scenes
-from omni_rl.checkpoints.training import Material, Plan, greedy_accuracy, sampled_accuracy, train
+from omni_rl.checkpoints.training import Material, TrainingPlan, greedy_accuracy, sampled_accuracy, train
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.files.saving import saved_directory
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
@@ -22,11 +22,11 @@ from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGenerat
 from omni_rl.tasks.digits import load_digits
 from omni_rl.tasks.settings import Split
 
-_DEFAULT = Plan()
+_DEFAULT = TrainingPlan()
 
 
 def make_checkpoint(
-    out: Path, *, seed: int, force: bool, progress: Callable[[str], None], plan: Plan = _DEFAULT
+    out: Path, *, seed: int, force: bool, progress: Callable[[str], None], plan: TrainingPlan = _DEFAULT
 ) -> Figures:
     """Write the small Omni of `seed` and its figures to `out`, in bfloat16. The same seed gives the same bytes.
 
@@ -60,7 +60,7 @@ def make_checkpoint(
     return figures
 
 
-def _train(start: Path, trained: Path, plan: Plan, seed: int, progress: Callable[[str], None]) -> int:
+def _train(start: Path, trained: Path, plan: TrainingPlan, seed: int, progress: Callable[[str], None]) -> int:
     model = NemotronOmniForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     progress(f"{_parameters(model):,} random weights of seed {seed}; preparing the digits")
     tokenizer = AutoTokenizer.from_pretrained(start)
@@ -77,7 +77,7 @@ def _train(start: Path, trained: Path, plan: Plan, seed: int, progress: Callable
     return steps
 
 
-def _measure(directory: Path, seed: int, plan: Plan, steps: int) -> Figures:
+def _measure(directory: Path, seed: int, plan: TrainingPlan, steps: int) -> Figures:
     model = NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
     held_out = held_out_examples(directory)
     return Figures(

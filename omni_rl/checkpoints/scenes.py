@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from omni_rl.checkpoints.choices import Choices
+from omni_rl.checkpoints.choices import StableDraws
 from omni_rl.checkpoints.corpus import question_text
 from omni_rl.media.types import Prompt, Sound, Video
 
@@ -43,7 +43,7 @@ def sentences() -> list[str]:
 def scenes(seed: int) -> Iterator[Prompt]:
     """Yield endless prompts with one medium and an answer: picture, sound, video in turn; the same for the same
     seed."""
-    choices, noise = Choices(seed), np.random.default_rng(seed)
+    choices, noise = StableDraws(seed), np.random.default_rng(seed)
     number = 0
     while True:
         yield _picture(choices, f"picture-{number}")
@@ -52,7 +52,7 @@ def scenes(seed: int) -> Iterator[Prompt]:
         number += 1
 
 
-def _picture(choices: Choices, name: str) -> Prompt:
+def _picture(choices: StableDraws, name: str) -> Prompt:
     colour = choices.pick(list(_COLOURS))
     width, height = choices.pick(_SIDES), choices.pick(_SIDES)
     image = Image.new("RGB", (width, height))
@@ -61,7 +61,7 @@ def _picture(choices: Choices, name: str) -> Prompt:
     return Prompt(name, text, images=(image,), answer=choices.pick(_PICTURE_ANSWERS).format(colour))
 
 
-def _sound(choices: Choices, noise: np.random.Generator, name: str) -> Prompt:
+def _sound(choices: StableDraws, noise: np.random.Generator, name: str) -> Prompt:
     heard = choices.pick((*_PITCHES, _NOISE))
     time = np.arange(int(choices.between(*_SECONDS) * _RATE)) / _RATE
     hiss = noise.standard_normal(len(time))
@@ -72,7 +72,7 @@ def _sound(choices: Choices, noise: np.random.Generator, name: str) -> Prompt:
     return Prompt(name, text, sounds=(sound,), answer=choices.pick(_SOUND_ANSWERS).format(heard))
 
 
-def _video(choices: Choices, name: str) -> Prompt:
+def _video(choices: StableDraws, name: str) -> Prompt:
     first, second = choices.pick(list(_COLOURS)), choices.pick(list(_COLOURS))
     frames = np.empty((_FRAMES, choices.pick(_SIDES), choices.pick(_SIDES), 3), np.uint8)
     frames[: _FRAMES // 2], frames[_FRAMES // 2 :] = _COLOURS[first], _COLOURS[second]

@@ -17,7 +17,7 @@ _SCORED_AT_ONCE = 128  # examples, when nothing is learnt
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long to train: `first_steps` without digits, then at most `digit_steps` with; it stops at `target` held-out
     sampled accuracy.
 
@@ -43,7 +43,7 @@ class Material:
 def train(
     model: NemotronOmniForConditionalGeneration,
     material: Material,
-    plan: Plan,
+    plan: TrainingPlan,
     seed: int,
     progress: Callable[[str], None],
 ) -> int:

@@ -36,11 +36,11 @@ def plan(
     """
     from omni_rl.plan.cases import TOLERANCE, cases
     from omni_rl.plan.links import H100
-    from omni_rl.plan.measured import Measured, published
+    from omni_rl.plan.measured import MeasuredConstants, published
     from omni_rl.plan.model import PlanSettings
     from omni_rl.plan.model import plan as estimate
 
-    measured = Measured.read(published() if bench == MEASURED_HERE and not bench.is_dir() else bench)
+    measured = MeasuredConstants.read(published() if bench == MEASURED_HERE and not bench.is_dir() else bench)
     known = cases(measured)
     missed = [case for case in known if not abs(case.error) <= TOLERANCE]
     settings = PlanSettings(

@@ -62,7 +62,7 @@ def nemo_rl(
     from omni_rl.client import Client
     from omni_rl.commands.verdicts import verdict_line
     from omni_rl.watch.follow_nemo_rl import Following, latest
-    from omni_rl.watch.place import Place, run_name
+    from omni_rl.watch.place import PostingRank, run_name
     from omni_rl.watch.watcher import Watcher
 
     directory = directory.resolve()
@@ -83,7 +83,7 @@ def nemo_rl(
             kinds=() if kind in KINDS else (kind,),
             lag=lag,
             attempt=attempt,
-            place=Place(0, 1),
+            place=PostingRank(0, 1),
             timeout=TIMEOUT,
             on_verdict=tell,
         )

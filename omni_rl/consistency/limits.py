@@ -172,7 +172,7 @@ class Breach:
 
 
 @dataclass(frozen=True)
-class Told:
+class Concern:
     """Something wrong with a step that is no figure over a limit, in a sentence, and the severity that it asks for."""
 
     sentence: str
@@ -192,9 +192,9 @@ class Judgement:
     holding: Severity
     breaches: tuple[Breach, ...]
     spared: tuple[str, ...]
-    told: tuple[Told, ...] = ()
+    told: tuple[Concern, ...] = ()
 
-    def with_told(self, told: tuple[Told, ...]) -> "Judgement":
+    def with_told(self, told: tuple[Concern, ...]) -> "Judgement":
         """Return the judgement with what else is wrong, which raises its severity."""
         worst = max((one.severity for one in told), default=Severity.UNJUDGED)
         return replace(self, severity=max(self.severity, worst), holding=max(self.holding, worst), told=told)

@@ -14,7 +14,7 @@ Gate = Literal["open", "paused", "halted"]
 Pursuit = Literal["nothing", "attributing", "resyncing", "rechecking"]
 
 
-class Command(StrEnum):
+class DriftCommand(StrEnum):
     """What the caller has to do, in order."""
 
     CLOSE = "close"
@@ -29,7 +29,7 @@ class Drift:
     """Where a run stands.
 
     `recent` has the severities that the last judged steps hold, at most as many as it takes to fall. `gate` is paused
-    until a pursuit ends, or halted until a person opens it; always open where the gate is not ours (`Policy.gated`).
+    until a pursuit ends, or halted until a person opens it; always open where it is not ours (`DriftPolicy.gated`).
     `pursuit` is what is under way about the incident, and `at` the severity that the pursuit began with. `resynced`:
     this incident has had its resync; `excused`: its gate was opened again once because noise explained it. `peak` is
     how many times its limit the incident's worst figure was. An incident ends where severity is OK.
@@ -69,12 +69,12 @@ class Outcome:
     """The `drift` after an input, what is to be done, and every change with its reason."""
 
     drift: Drift
-    commands: tuple[Command, ...] = ()
+    commands: tuple[DriftCommand, ...] = ()
     transitions: tuple[Transition, ...] = ()
 
 
 @dataclass(frozen=True)
-class Policy:
+class DriftPolicy:
     """The rules by which a run's drift changes.
 
     `settle` is how many judged steps in a row must hold a lower severity before it falls. `gated`: generation is ours
@@ -107,10 +107,10 @@ class Policy:
         commands = []
         if severity is Severity.PAUSE and drift.gate == "open":
             after = replace(after, gate="paused", recent=())
-            commands.append(Command.CLOSE)
+            commands.append(DriftCommand.CLOSE)
         if drift.pursuit == "nothing" and drift.gate != "halted":
             after = replace(after, pursuit="attributing", at=severity)
-            commands.append(Command.ATTRIBUTE)
+            commands.append(DriftCommand.ATTRIBUTE)
         return _outcome(drift, after, judgement.reason, *commands)
 
     def attributed(self, drift: Drift, cause: Cause, evidence: str) -> Outcome:
@@ -130,7 +130,7 @@ class Policy:
         match action:
             case Action.RESYNC:
                 resyncing = replace(found, pursuit="resyncing", resynced=True, at=drift.severity)
-                return _outcome(drift, resyncing, reason, Command.RESYNC)
+                return _outcome(drift, resyncing, reason, DriftCommand.RESYNC)
             case Action.HALT:
                 return self._halted(drift, found, reason)
             case Action.MASK:
@@ -145,7 +145,7 @@ class Policy:
             return Outcome(drift)
         if failure is not None:
             return self._halted(drift, replace(drift, pursuit="nothing"), f"the resync failed: {failure}")
-        return _outcome(drift, replace(drift, pursuit="rechecking"), "resynced", Command.RECHECK)
+        return _outcome(drift, replace(drift, pursuit="rechecking"), "resynced", DriftCommand.RECHECK)
 
     def rechecked(self, drift: Drift, judgement: Judgement | None) -> Outcome:
         """Take in how the probe batch was judged after the resync; None: it could not be judged."""
@@ -166,22 +166,22 @@ class Policy:
     def resumed(self, drift: Drift, reason: str) -> Outcome:
         """Take in that a person opens the gate and vouches for the run: the incident is over, the next step is judged
         afresh."""
-        return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", Command.OPEN))
+        return _outcome(drift, Drift(), reason, *_if(drift.gate != "open", DriftCommand.OPEN))
 
     def _halted(self, before: Drift, after: Drift, reason: str) -> Outcome:
-        return _outcome(before, replace(after, gate="halted"), reason, *_if(before.gate == "open", Command.CLOSE))
+        return _outcome(before, replace(after, gate="halted"), reason, *_if(before.gate == "open", DriftCommand.CLOSE))
 
     def _opened(self, before: Drift, after: Drift, reason: str) -> Outcome:
         if before.gate != "paused":
             return _outcome(before, after, reason)
-        return _outcome(before, replace(after, gate="open"), reason, Command.OPEN)
+        return _outcome(before, replace(after, gate="open"), reason, DriftCommand.OPEN)
 
 
-def _if(condition: bool, command: Command) -> tuple[Command, ...]:
+def _if(condition: bool, command: DriftCommand) -> tuple[DriftCommand, ...]:
     return (command,) if condition else ()
 
 
-def _outcome(before: Drift, after: Drift, reason: str, *commands: Command) -> Outcome:
+def _outcome(before: Drift, after: Drift, reason: str, *commands: DriftCommand) -> Outcome:
     changes: tuple[tuple[Part, str, str], ...] = (
         ("severity", before.severity.label, after.severity.label),
         ("gate", before.gate, after.gate),

@@ -18,7 +18,7 @@ from omni_rl.demo.report import Report, StepReport
 from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.loop import Loop, LoopSettings
 from omni_rl.jobs.reinforce import Reinforce
-from omni_rl.jobs.run import Answers, Judge
+from omni_rl.jobs.run import Judge, StepAnswers
 from omni_rl.policies.types import Placed, Policies
 from omni_rl.rollout.settings import Dtype
 from omni_rl.rollout.types import Rescore, Rollout
@@ -54,9 +54,9 @@ class LocalRun:
         self._yardstick, self._terms, self._history = Yardstick.of(dtype), Terms.of(dtype, lag=0), History()
         self._pair = pair
         self._beside = beside
-        self._judged: Answers
+        self._judged: StepAnswers
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[StepReport, None]:
+    def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[StepReport, None]:
         if self._beside is not None:
             self._beside.judge(step, answers, training)
         columns = StepColumns.of(pairing.train_against_decode(answers.rollouts, answers.scores))

@@ -20,7 +20,7 @@ from omni_rl.ledger.sync_journal import LedgerJournal
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedDemo:
     """Where the dashboard is, the run's name, a client for its steps, and what takes its syncs."""
 
     address: str
@@ -30,7 +30,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(settings: DemoSettings) -> Iterator[Served]:
+def serving(settings: DemoSettings) -> Iterator[ServedDemo]:
     """A coordinator on `settings.port`, with its ledger and media in `settings.out`, and a run of a new name in it.
 
     Raises:
@@ -56,7 +56,7 @@ def serving(settings: DemoSettings) -> Iterator[Served]:
         with Client(server.address()) as client:
             client.create_run(RunBody(run=run, model=settings.model.name, dtype=settings.dtype))
             with contextlib.closing(LedgerJournal(ledger, run)) as journal:
-                yield Served(server.address(), run, client, journal)
+                yield ServedDemo(server.address(), run, client, journal)
     finally:
         server.should_exit = True
         thread.join()

@@ -8,7 +8,7 @@ Level = Literal["ok", "warn", "missing"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """What was found about one item of the machine. `fix` is empty where there is nothing to do."""
 
     item: str

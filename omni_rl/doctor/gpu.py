@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_rl.doctor.finding import Finding, installed
+from omni_rl.doctor.finding import DoctorFinding, installed
 from omni_rl.doctor.machine import SHARED_MEMORY
 
 DEVICES = Path("/proc/driver/nvidia/gpus")
@@ -51,17 +51,19 @@ def cpu_build() -> str | None:
     return version if "+cpu" in version else None
 
 
-def gpus(devices: Path = DEVICES) -> list[Finding]:
+def gpus(devices: Path = DEVICES) -> list[DoctorFinding]:
     """Return the findings about every device, and about what has to be installed beside them; a single one if there is
     none."""
     count = cuda_devices(devices)
     if not count:
-        return [Finding("gpu", "ok", "none: everything runs on the CPU")]
+        return [DoctorFinding("gpu", "ok", "none: everything runs on the CPU")]
     try:
         found = _ask()
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         fix = "install the driver's tools, and give the container the devices (docker: --gpus all)"
-        return [Finding("gpu", "missing", f"{count} NVIDIA device(s), but nvidia-smi does not tell: {error}", fix)]
+        return [
+            DoctorFinding("gpu", "missing", f"{count} NVIDIA device(s), but nvidia-smi does not tell: {error}", fix)
+        ]
     return [*(_device(device) for device in found), _driver(found[0].driver), *_builds(), _slabs()]
 
 
@@ -74,47 +76,51 @@ def _ask() -> list[Device]:
     return found
 
 
-def _device(device: Device) -> Finding:
+def _device(device: Device) -> DoctorFinding:
     item = f"gpu {device.index}"
     detail = f"{device.name}, {device.memory:.0f} GiB, compute capability {device.capability}"
     if device.mig:
-        return Finding(item, "warn", f"{detail}, MIG", "an engine wants a whole device: nvidia-smi -mig 0")
+        return DoctorFinding(item, "warn", f"{detail}, MIG", "an engine wants a whole device: nvidia-smi -mig 0")
     if device.capability < BFLOAT16:
-        return Finding(item, "missing", detail, "bfloat16 needs compute capability 8.0: use another device")
+        return DoctorFinding(item, "missing", detail, "bfloat16 needs compute capability 8.0: use another device")
     if device.memory < WEIGHTS_GIB:
         fix = "only smaller checkpoints fit: an engine is not spread over several devices"
-        return Finding(item, "warn", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB", fix)
-    return Finding(item, "ok", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB")
+        return DoctorFinding(item, "warn", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB", fix)
+    return DoctorFinding(item, "ok", f"{detail}; the 30B checkpoint's weights are {WEIGHTS_GIB} GiB")
 
 
-def _driver(version: str) -> Finding:
+def _driver(version: str) -> DoctorFinding:
     major = version.split(".")[0]
     if not major.isdigit() or int(major) < DRIVER:
-        return Finding("gpu driver", "missing", version, f"CUDA 12 needs driver {DRIVER} or newer")
-    return Finding("gpu driver", "ok", version)
+        return DoctorFinding("gpu driver", "missing", version, f"CUDA 12 needs driver {DRIVER} or newer")
+    return DoctorFinding("gpu driver", "ok", version)
 
 
-def _builds() -> list[Finding]:
+def _builds() -> list[DoctorFinding]:
     """Return the findings about both policies' packages, which should be built for CUDA."""
     found = []
     if cpu_build() is not None:
         fix = "a new virtual environment with the extra gpu: docs/gpu.md"
-        found.append(Finding("gpu build", "warn", "torch and the engine are CPU builds: the devices stay idle", fix))
+        found.append(
+            DoctorFinding("gpu build", "warn", "torch and the engine are CPU builds: the devices stay idle", fix)
+        )
     for name, purpose in KERNELS.items():
         version = installed(name)
         if version is None:
             found.append(
-                Finding(name, "warn", f"not installed: {purpose} runs in plain PyTorch", f"pip install {name}")
+                DoctorFinding(name, "warn", f"not installed: {purpose} runs in plain PyTorch", f"pip install {name}")
             )
         else:
-            found.append(Finding(name, "ok", f"{version}, {purpose}"))
+            found.append(DoctorFinding(name, "ok", f"{version}, {purpose}"))
     return found
 
 
-def _slabs() -> Finding:
+def _slabs() -> DoctorFinding:
     """Return the finding about shared memory: a host with an engine holds two slabs of all weights."""
     total = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if Path(SHARED_MEMORY).is_dir() else 0.0
     detail = f"{total:.0f} GiB of {SHARED_MEMORY}; two slabs of the 30B checkpoint are {2 * WEIGHTS_GIB} GiB"
     if total < 2 * WEIGHTS_GIB:
-        return Finding("gpu slabs", "warn", detail, f"mount it larger (docker: --shm-size {2 * WEIGHTS_GIB + 8}g)")
-    return Finding("gpu slabs", "ok", detail)
+        return DoctorFinding(
+            "gpu slabs", "warn", detail, f"mount it larger (docker: --shm-size {2 * WEIGHTS_GIB + 8}g)"
+        )
+    return DoctorFinding("gpu slabs", "ok", detail)

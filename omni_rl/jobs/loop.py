@@ -14,7 +14,7 @@ from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.clock import Clock
 from omni_rl.jobs.environment import Asked, Environment
 from omni_rl.jobs.routing import flip_rates
-from omni_rl.jobs.run import Answers, Run, V, Weights
+from omni_rl.jobs.run import JudgedRun, StepAnswers, V, Weights
 from omni_rl.jobs.staleness import score_by_span, staleness
 from omni_rl.jobs.updates import Algorithm
 from omni_rl.policies.types import Policies
@@ -74,7 +74,7 @@ class Loop(Generic[V]):
         environment: Environment,
         algorithm: Algorithm,
         policies: Policies,
-        run: Run[V],
+        run: JudgedRun[V],
         *,
         save: Callable[[int], None] = lambda following: None,
         on_phase: Callable[[int, str], None] = lambda step, phase: None,
@@ -115,7 +115,7 @@ class Loop(Generic[V]):
         if self._settings.max_staleness:
             figures["staleness"] = staleness(rollouts, self._served)
         with clock.time("judge"):
-            answers = Answers(asked.each, rollouts, scores, rewards.values)
+            answers = StepAnswers(asked.each, rollouts, scores, rewards.values)
             verdict, weights = self._run.judge(step, answers, figures)
         if self._settings.learn_last or step < self._settings.steps - 1:
             with clock.time("learn"):
@@ -206,7 +206,7 @@ def _weights(rollouts: Sequence[Rollout], given: Weights | None) -> list[Array]:
     return [np.asarray(given[RANK, rollout.prompt.id], np.float64) for rollout in rollouts]
 
 
-def _rewarded(answers: Answers, groups: Sequence[str], weights: Sequence[Array]) -> Batch:
+def _rewarded(answers: StepAnswers, groups: Sequence[str], weights: Sequence[Array]) -> Batch:
     """Return what a step learns from: its answers that have a reward."""
     kept = [place for place, reward in enumerate(answers.rewards) if reward is not None]
     rewards = [np.nan if reward is None else reward for reward in answers.rewards]

@@ -7,7 +7,7 @@ from omni_rl.api.steps import Verdict
 from omni_rl.client.blocking import Client
 from omni_rl.client.sealed import Sealed
 from omni_rl.jobs.records import Decode, keep_media, media_entries, record_of
-from omni_rl.jobs.run import Answers, Weights
+from omni_rl.jobs.run import StepAnswers, Weights
 from omni_rl.media.types import MediaItem, Prompt
 from omni_rl.policies.retries import retried
 
@@ -22,7 +22,7 @@ class Posting:
         self._decode = decode
         self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str]] = {}
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
+    def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
         records = []
         each = zip(answers.prompts, answers.rollouts, answers.scores, answers.rewards, strict=True)
         for prompt, rollout, score, reward in each:

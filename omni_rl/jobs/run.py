@@ -18,7 +18,7 @@ Weights = Mapping[tuple[int, str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Answers:
+class StepAnswers:
     """The answers of one step, in order: prompts as the task gave them, what both sides say of each, and rewards (None:
     dropped)."""
 
@@ -31,14 +31,14 @@ class Answers:
 class Judge(Protocol[V]):
     """Gives every step a verdict."""
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[V, Weights | None]:
+    def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[V, Weights | None]:
         """Judge a step; returns the verdict, and the weights that its tokens get (None: 1 each)."""
 
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
         """Record the figures of what was learnt from a step that was judged."""
 
 
-class Run(Judge[V], Protocol[V]):
+class JudgedRun(Judge[V], Protocol[V]):
     """A judge that also brings weights to the engines."""
 
     def sync(self, step: int) -> str:

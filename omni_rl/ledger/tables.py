@@ -41,7 +41,7 @@ class Document(sa.TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-class Figure(sa.TypeDecorator[float]):
+class FigureColumn(sa.TypeDecorator[float]):
     """A double; NaN goes in as NULL and NULL comes out as NaN."""
 
     impl = sa.Double
@@ -70,7 +70,8 @@ Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def figure_columns(names: tuple[str, ...]) -> list[sa.Column[Any]]:
     return [
-        sa.Column(name, sa.BigInteger, nullable=False) if name in COUNTS else sa.Column(name, Figure) for name in names
+        sa.Column(name, sa.BigInteger, nullable=False) if name in COUNTS else sa.Column(name, FigureColumn)
+        for name in names
     ]
 
 
@@ -178,7 +179,7 @@ timeline = sa.Table(
     sa.Column("steps", sa.BigInteger, nullable=False),  # how many of them there are
     sa.Column("severity", sa.SmallInteger, nullable=False),
     sa.Column("broken", sa.BigInteger, nullable=False),  # steps with logprobs that are no numbers
-    *(sa.Column(f"{name}_{end}", Figure) for name in FIGURES for end in ("low", "high")),
+    *(sa.Column(f"{name}_{end}", FigureColumn) for name in FIGURES for end in ("low", "high")),
     **_CLUSTERED,
 )
 

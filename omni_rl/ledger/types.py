@@ -27,7 +27,7 @@ class StepKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class SortKeys:
     """The values by which runs are found and sorted: how much a run needs a person (`omni_rl.consistency.need`), when
     its latest step was `sealed`, and when it is `due` to count as silent unless another step comes (None: never); times
     in Unix seconds."""
@@ -197,7 +197,7 @@ class NewState:
     the step of `key`), and those that it ends. `place` is where the run stands among the others."""
 
     state: Any
-    place: Place
+    place: SortKeys
     events: tuple[NewEvent, ...] = ()
     seen: tuple[NewIncident, ...] = ()
     over: tuple[IncidentEnd, ...] = ()

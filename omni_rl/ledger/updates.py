@@ -32,7 +32,7 @@ class UpdateKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Told:
+class StoredReport:
     """A report (JSON) as it is stored. It is compressed before the write begins, since megabytes take a while, for
     which other writes need not wait."""
 
@@ -40,7 +40,7 @@ class Told:
     deflated: bytes
 
     @classmethod
-    def of(cls, body: bytes) -> "Told":
+    def of(cls, body: bytes) -> "StoredReport":
         """Return the stored form of a report; the same content has the same digest."""
         return cls(blake3(body).hexdigest(), zlib.compress(body, 1))
 
@@ -52,7 +52,7 @@ class NewUpdate:
     grow."""
 
     key: UpdateKey
-    told: Told | None
+    told: StoredReport | None
     answer: Mapping[str, Any]
     also: Mapping[UpdateKey, Mapping[str, Any]]
     over: Mapping[int, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from omni_rl.errors import ConfigError
 from omni_rl.kinds import Modality
 from omni_rl.media.slots import FeatureCounts
-from omni_rl.models.recording import Place
+from omni_rl.models.recording import ModuleSide
 from omni_rl.models.training_model import TrainingModel
 from omni_rl.settings import Numerics
 from omni_rl.sync.released import ReleasedFormat
@@ -76,8 +76,8 @@ class Family:
     model_types: tuple[str, ...]
     modalities: tuple[Modality, ...]
     training_at: str
-    in_engine: Mapping[str, Place]
-    in_trainer: Mapping[str, Place]
+    in_engine: Mapping[str, ModuleSide]
+    in_trainer: Mapping[str, ModuleSide]
     released: ReleasedFormat = field(default_factory=ReleasedFormat)
     serving_at: str | None = None
     frame_time: re.Pattern[str] | None = None

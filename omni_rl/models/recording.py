@@ -20,14 +20,14 @@ LOGITS = "logits"
 """The last place: of the answer's tokens alone, on both sides."""
 
 
-class Place(NamedTuple):
+class ModuleSide(NamedTuple):
     """A module by its own name, and which of its sides is taken."""
 
     module: str
     side: Side = "output"
 
 
-def places(model: nn.Module, patterns: Mapping[str, Place]) -> dict[str, tuple[nn.Module, Side]]:
+def places(model: nn.Module, patterns: Mapping[str, ModuleSide]) -> dict[str, tuple[nn.Module, Side]]:
     """Shared name to module and side."""
     found = {}
     for own, module in model.named_modules():

@@ -189,7 +189,7 @@ def read(paths: Sequence[Path], tensors: Sequence[Released]) -> None:
                     _read_into(descriptor, place, wanted)
 
 
-def _read_into(descriptor: int, place: tensor_file.Place, wanted: Released) -> None:
+def _read_into(descriptor: int, place: tensor_file.TensorPlace, wanted: Released) -> None:
     rows = own_rows(wanted)
     if rows is not None and rows[1].is_contiguous():
         tensor_file.read_into(descriptor, place, *rows)
@@ -242,7 +242,7 @@ def digests(directory: Path, files: Sequence[str], group: Group = ALONE) -> dict
     }
 
 
-def _places(path: Path) -> dict[str, tensor_file.Place]:
+def _places(path: Path) -> dict[str, tensor_file.TensorPlace]:
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
     return tensor_file.read_places(path)

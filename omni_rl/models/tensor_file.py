@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a file holds a tensor of `dtype` and `shape`: from its byte `offset` on, in row-major order."""
 
     dtype: torch.dtype
@@ -40,7 +40,7 @@ class Place:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_places(path: Path) -> dict[str, Place]:
+def read_places(path: Path) -> dict[str, TensorPlace]:
     """Where a safetensors file holds its tensors. Raises `CheckpointError` for another file, a damaged one or a dtype
     that torch cannot compute with."""
     with open_weights(path, framework="np"):  # safetensors checks that header and file fit each other
@@ -54,17 +54,19 @@ def read_places(path: Path) -> dict[str, Place]:
             f"{path} holds tensors of {', '.join(unknown)}; convert them to one of {', '.join(DTYPES)}"
         )
     return {
-        name: Place(DTYPES[entry["dtype"]], tuple(entry["shape"]), _LENGTH_BYTES + length + entry["data_offsets"][0])
+        name: TensorPlace(
+            DTYPES[entry["dtype"]], tuple(entry["shape"]), _LENGTH_BYTES + length + entry["data_offsets"][0]
+        )
         for name, entry in header.items()
     }
 
 
-def arrange(tensors: Shapes) -> dict[str, Place]:
+def arrange(tensors: Shapes) -> dict[str, TensorPlace]:
     """Where a new file holds tensors, in safetensors' own order: the widest dtypes first, then by name."""
     header, places = _header(tensors), {}
     offset = len(header)
     for name, (dtype, shape) in _ordered(tensors):
-        places[name] = Place(dtype, shape, offset)
+        places[name] = TensorPlace(dtype, shape, offset)
         offset += places[name].size
     return places
 
@@ -87,7 +89,7 @@ def opened(path: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_into(descriptor: int, place: Place, start: int, out: torch.Tensor) -> None:
+def read_into(descriptor: int, place: TensorPlace, start: int, out: torch.Tensor) -> None:
     """Fill `out`, contiguous, with the tensor's elements from number `start` on, in `out`'s dtype and on its device.
 
     Raises `OSError`.
@@ -106,7 +108,7 @@ def read_into(descriptor: int, place: Place, start: int, out: torch.Tensor) -> N
         offset += len(values) * place.dtype.itemsize
 
 
-def write_from(descriptor: int, place: Place, start: int, values: torch.Tensor) -> None:
+def write_from(descriptor: int, place: TensorPlace, start: int, values: torch.Tensor) -> None:
     """Write `values`, contiguous, from the tensor's element number `start` on in the file's dtype. Raises `OSError`."""
     offset = place.offset + start * place.dtype.itemsize
     for piece in torch.split(values.detach().view(-1), _PIECE // place.dtype.itemsize):
@@ -116,7 +118,7 @@ def write_from(descriptor: int, place: Place, start: int, values: torch.Tensor) 
             content, offset = content[written:], offset + written
 
 
-def pieces(descriptor: int, place: Place) -> Iterator[memoryview]:
+def pieces(descriptor: int, place: TensorPlace) -> Iterator[memoryview]:
     """The tensor's bytes in order, some at a time; each is overwritten by the next. Raises `OSError`."""
     buffer = torch.empty(min(_PIECE, place.size), dtype=torch.uint8)
     for offset in range(0, place.size, _PIECE):

@@ -12,7 +12,7 @@ PHASES = ("prepare", "apply", "verify")
 
 
 @dataclass(frozen=True)
-class Line:
+class StraightLine:
     """Seconds as a function of bytes: `fixed + bytes / rate`."""
 
     fixed: float
@@ -22,26 +22,26 @@ class Line:
         return self.fixed + size / self.rate
 
     @classmethod
-    def through(cls, small: tuple[float, float], large: tuple[float, float]) -> "Line":
+    def through(cls, small: tuple[float, float], large: tuple[float, float]) -> "StraightLine":
         """Return the line through two measured pairs of (bytes, seconds)."""
         rate = (large[0] - small[0]) / (large[1] - small[1])
         return cls(small[1] - small[0] / rate, rate)
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredConstants:
     """The model's constants. `phases` are the seconds of a sync's phases by bytes; `still` the seconds of those that do
     not grow. `check_rate` is the tokens a second of one core, from ingest to verdict. `sync` and `ingest` are the
     results themselves."""
 
-    phases: dict[str, Line]
+    phases: dict[str, StraightLine]
     still: float
     check_rate: float
     sync: dict[str, Any]
     ingest: dict[str, Any]
 
     @classmethod
-    def read(cls, directory: Path) -> "Measured":
+    def read(cls, directory: Path) -> "MeasuredConstants":
         """Read `sync.json` and `ingest.json` in `directory`. Raises `ConfigError` if either is absent or is not one of
         ours."""
         sync, ingest = (_results(directory / name) for name in ("sync.json", "ingest.json"))
@@ -50,7 +50,7 @@ class Measured:
             raise ConfigError(f"{directory / 'sync.json'} has one size; run omni-rl bench sync for both")
         small, large = sizes[0], sizes[-1]
         phases = {
-            name: Line.through(*((case["bytes"], case["phases"][name]["p50"]) for case in (small, large)))
+            name: StraightLine.through(*((case["bytes"], case["phases"][name]["p50"]) for case in (small, large)))
             for name in PHASES
         }
         others = [name for name in large["phases"] if name not in PHASES]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from omni_rl.plan.links import Links
-from omni_rl.plan.measured import Line, Measured
+from omni_rl.plan.measured import MeasuredConstants, StraightLine
 from omni_rl.settings import StrictSettings
 
 MASTER_BYTES = 16
@@ -43,7 +43,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Room:
+class BytesNeeded:
     """The bytes that `what` needs, of which `there` exist (None if that is not known)."""
 
     what: str
@@ -54,7 +54,7 @@ class Room:
 @dataclass(frozen=True)
 class Plan:
     costs: tuple[Cost, ...]
-    rooms: tuple[Room, ...]
+    rooms: tuple[BytesNeeded, ...]
 
     @property
     def stall(self) -> tuple[float, float]:
@@ -63,7 +63,7 @@ class Plan:
         return sum(cost.limit for cost in still), sum(cost.as_built for cost in still)
 
 
-def plan(settings: PlanSettings, links: Links, measured: Measured) -> Plan:
+def plan(settings: PlanSettings, links: Links, measured: MeasuredConstants) -> Plan:
     """Return the cost of a step's parts and the memory that they need. Everything here is arithmetic; docs/scale.md
     explains each line."""
     weights = settings.total * settings.bytes_per_parameter
@@ -98,13 +98,13 @@ def plan(settings: PlanSettings, links: Links, measured: Measured) -> Plan:
         Cost("check", 0.0, settings.tokens / measured.check_rate, "one core of the coordinator"),
     )
     rooms = (
-        Room("an engine, a GPU: weights", share, links.device_memory),
-        Room(
+        BytesNeeded("an engine, a GPU: weights", share, links.device_memory),
+        BytesNeeded(
             "the trainer, a GPU: weights, gradient, moments",
             settings.total * MASTER_BYTES / trainer_gpus,
             links.device_memory,
         ),
-        Room("slabs, in a host's /dev/shm", 2 * weights, None),
+        BytesNeeded("slabs, in a host's /dev/shm", 2 * weights, None),
     )
     return Plan(costs, rooms)
 
@@ -112,6 +112,6 @@ def plan(settings: PlanSettings, links: Links, measured: Measured) -> Plan:
 NETWORK = "the source's port"
 
 
-def _cost(part: str, limit: float, line: Line, size: float, bound: str) -> Cost:
+def _cost(part: str, limit: float, line: StraightLine, size: float, bound: str) -> Cost:
     reached = line.seconds(size)
     return Cost(part, limit, max(limit, reached), bound if reached > limit else "links")

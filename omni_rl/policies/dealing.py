@@ -13,7 +13,7 @@ LOST = (EngineDeadError, QuarantinedError)
 """What a replica ends with that answers nothing until it is replaced."""
 
 
-class Replica(Protocol):
+class UsableReplica(Protocol):
     """A hold on one engine."""
 
     @property
@@ -21,7 +21,7 @@ class Replica(Protocol):
         """False once it is known that its engine is dead."""
 
 
-R = TypeVar("R", bound=Replica)
+R = TypeVar("R", bound=UsableReplica)
 B = TypeVar("B")
 Ask = Callable[[R, list[int]], Sequence[B]]
 """Asks a replica for what stands at those places of a batch; the answers in their order."""

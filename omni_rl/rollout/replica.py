@@ -8,7 +8,7 @@ from ray.exceptions import RayError
 
 from omni_rl.errors import ReplicaDeadError
 from omni_rl.rollout.actor import RolloutHandle
-from omni_rl.sync.replica import Apply, Command, Deadline, Hold, Release, ReplicaStatus, Verify
+from omni_rl.sync.replica import Apply, Command, Deadline, HoldGate, Release, ReplicaStatus, Verify
 
 
 class RolloutReplica:
@@ -33,8 +33,8 @@ class RolloutReplica:
         return self.handle.name
 
     def call(self, command: Command, deadline: Deadline) -> Any:
-        if isinstance(command, Hold | Release):
-            self.held = command.reason if isinstance(command, Hold) else None
+        if isinstance(command, HoldGate | Release):
+            self.held = command.reason if isinstance(command, HoldGate) else None
         if isinstance(command, Apply | Verify):
             command = replace(command, slab=self.handle.local(command.slab))
         return self.handle.obey(command, deadline)

@@ -12,7 +12,7 @@ from omni_rl.sync.replica import (
     Apply,
     Command,
     Fence,
-    Hold,
+    HoldGate,
     InFlight,
     Pause,
     Proof,
@@ -21,7 +21,7 @@ from omni_rl.sync.replica import (
     ReplicaStatus,
     Resume,
     Resumed,
-    Score,
+    ScoreProbe,
     SlabRef,
     Standing,
     Verify,
@@ -118,8 +118,8 @@ class ReplicaService(Generic[E]):
             return self._quarantine(command.reason)
         if isinstance(command, Fence):
             return self.status
-        if isinstance(command, Hold | Release):
-            self._held = command.reason if isinstance(command, Hold) else None
+        if isinstance(command, HoldGate | Release):
+            self._held = command.reason if isinstance(command, HoldGate) else None
             self._set_gate()
             return self.status
         if self._standing == "quarantined":
@@ -130,7 +130,7 @@ class ReplicaService(Generic[E]):
             return self._apply(engine, command)
         if isinstance(command, Verify):
             return self._verify(engine, command)
-        if isinstance(command, Score):
+        if isinstance(command, ScoreProbe):
             self._require(command, "proven")
             return engine.score(command.probe)
         assert isinstance(command, Resume)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from omni_rl_services.coordinator.judging import judge_step
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.verdicts import verdict_of
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ def judge_steps(steps: Sequence[DumpedStep], body: RunBody) -> Iterator[Verdict]
     """Yield a verdict for each step, in order, with what the steps before it show. It is the verdict with which a
     coordinator would have answered the seal of the step."""
     settings = CoordinatorSettings()
-    run = Run.of(body, 0.0, settings.settle)
+    run = LiveRun.of(body, 0.0, settings.settle)
     for step in steps:
         key = StepKey(body.run, ATTEMPT, step.step)
         judged = judge_step(step.parts, run.yardstick, run.terms, run.history_of(ATTEMPT), settings.worst_samples)

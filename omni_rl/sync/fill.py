@@ -11,7 +11,7 @@ from omni_rl.sync.checksum import LANES, Checksum
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, Origin, arrange, root_digest
 from omni_rl.sync.parts import Released, Shares
-from omni_rl.sync.pieces import Part, checksum_of, take_all
+from omni_rl.sync.pieces import TensorPart, checksum_of, take_all
 from omni_rl.sync.released import ReleasedFormat
 from omni_rl.sync.slab import Slab, written
 
@@ -102,7 +102,7 @@ def _sums(
     """Hand this process's shares to `take`; return what it found, [tensors, LANES + 2]: lanes of a checksum, counts of
     NaN and of infinite elements."""
     dtypes = {entry.name: getattr(torch, entry.dtype) for entry in places}
-    parts = (Part(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
+    parts = (TensorPart(released.name, *shares.of(released), dtypes[released.name]) for released in tensors)
     found = take_all(parts, take)
     none = Checksum.total(())
     return np.stack([_numbers(found.get(released.name, none)) for released in tensors])

@@ -22,7 +22,7 @@ AHEAD = 8
 """How many tasks per thread are drawn before the first is done."""
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """Neighbouring elements of the tensor `name`, from element `start` on, to be taken as `dtype`."""
 
     name: str
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     dtype: torch.dtype
 
 
-def take_all(parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]) -> dict[str, Checksum]:
+def take_all(parts: Iterable[TensorPart], take: Callable[[str, torch.Tensor, int], Checksum]) -> dict[str, Checksum]:
     """Hand the parts, in pieces, to `take(name, values, start)`, in threads; return the sum of its results by name."""
     return totals(in_threads(_tasks(parts, take)))
 
@@ -77,10 +77,10 @@ def pieces(elements: int, itemsize: int) -> Iterator[slice]:
 
 
 def _tasks(
-    parts: Iterable[Part], take: Callable[[str, torch.Tensor, int], Checksum]
+    parts: Iterable[TensorPart], take: Callable[[str, torch.Tensor, int], Checksum]
 ) -> Iterator[Callable[[], list[tuple[str, Checksum]]]]:
     """Yield tasks: small pieces are joined until they are enough work for a thread."""
-    joined: list[Part] = []
+    joined: list[TensorPart] = []
     nbytes = 0
     for part in parts:
         flat = part.values.detach().reshape(-1)
@@ -94,5 +94,5 @@ def _tasks(
         yield partial(_taken, take, joined)
 
 
-def _taken(take: Callable[[str, torch.Tensor, int], Checksum], parts: list[Part]) -> list[tuple[str, Checksum]]:
+def _taken(take: Callable[[str, torch.Tensor, int], Checksum], parts: list[TensorPart]) -> list[tuple[str, Checksum]]:
     return [(part.name, take(part.name, part.values.to(part.dtype), part.start)) for part in parts]

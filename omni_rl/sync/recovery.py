@@ -17,7 +17,7 @@ from omni_rl.sync.replica import (
     SlabRef,
     Verify,
 )
-from omni_rl.sync.replica_group import Answers, ReplicaGroup
+from omni_rl.sync.replica_group import ReplicaAnswers, ReplicaGroup
 from omni_rl.sync.states import Machine, Phase
 
 MISMATCHES_IN_REASON = 5
@@ -147,13 +147,13 @@ class Convergence:
 
     def _tell(
         self, phase: Phase, names: Iterable[str], command: Callable[[str], Command], deadline: Deadline
-    ) -> Answers:
+    ) -> ReplicaAnswers:
         answers = self._replicas.tell(phase, {name: command(name) for name in names}, deadline)
         for name, error in answers.failed.items():
             self._lose(name, str(error))
         return answers
 
-    def _note(self, answers: Answers) -> None:
+    def _note(self, answers: ReplicaAnswers) -> None:
         self._at.update(answers.done)
 
     def _lose(self, name: str, reason: str) -> None:

@@ -63,7 +63,7 @@ class Verify(Command):
 
 
 @dataclass(frozen=True)
-class Score(Command):
+class ScoreProbe(Command):
     """Score the canonical probe with the proven weights, gate closed."""
 
     probe: Any
@@ -82,7 +82,7 @@ class Quarantine(Command):
 
 
 @dataclass(frozen=True)
-class Hold(Command):
+class HoldGate(Command):
     """Let nothing be generated until Release. Syncs go on meanwhile, and their Resume opens no gate."""
 
     reason: str

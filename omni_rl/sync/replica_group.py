@@ -30,7 +30,7 @@ class Deadlines:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ReplicaAnswers:
     """What each replica answered, or why it did not, by its name."""
 
     done: dict[str, Any] = field(default_factory=dict)
@@ -55,12 +55,12 @@ class ReplicaGroup:
     def names(self) -> list[str]:
         return list(self._replicas)
 
-    def tell(self, phase: Phase, commands: Mapping[str, Command], deadline: Deadline) -> Answers:
+    def tell(self, phase: Phase, commands: Mapping[str, Command], deadline: Deadline) -> ReplicaAnswers:
         """Give replicas their commands. Raises `FencedError` if one of them has heard a newer coordinator."""
         sync = next(iter(commands.values())).sync if commands else ""
         return self._each(sync, phase, commands, lambda replica: replica.call(commands[replica.name], deadline))
 
-    def order(self, commands: Mapping[str, Command], deadline: Deadline) -> Answers:
+    def order(self, commands: Mapping[str, Command], deadline: Deadline) -> ReplicaAnswers:
         """Give replicas commands that are no part of a sync, as `tell` does, without calling `observe`."""
         return self._each(None, Phase.IDLE, commands, lambda replica: replica.call(commands[replica.name], deadline))
 
@@ -69,7 +69,7 @@ class ReplicaGroup:
         deadline = Deadline("status", self.deadlines.answer)
         return self._each(None, Phase.IDLE, self.names, lambda replica: replica.status(deadline)).done
 
-    def replace(self, sync: str, names: Iterable[str]) -> Answers:
+    def replace(self, sync: str, names: Iterable[str]) -> ReplicaAnswers:
         """Start new processes for the replicas `names`."""
         return self._each(sync, Phase.QUARANTINE, names, lambda replica: replica.replace())
 
@@ -77,9 +77,11 @@ class ReplicaGroup:
         """End the threads; the replicas themselves are not closed."""
         self._threads.shutdown()
 
-    def _each(self, sync: str | None, phase: Phase, names: Iterable[str], call: Callable[[Replica], Any]) -> Answers:
+    def _each(
+        self, sync: str | None, phase: Phase, names: Iterable[str], call: Callable[[Replica], Any]
+    ) -> ReplicaAnswers:
         futures = {self._threads.submit(call, self._replicas[name]): name for name in names}
-        answers = Answers()
+        answers = ReplicaAnswers()
         fenced: FencedError | None = None
         for future in as_completed(futures):
             name = futures[future]

@@ -17,7 +17,7 @@ from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.lock import WriterLock
 from omni_rl.sync.manifest import Entry, Manifest, Written, end
 from omni_rl.sync.nonfinite import NonFinite, count
-from omni_rl.sync.pieces import Part, take_all
+from omni_rl.sync.pieces import TensorPart, take_all
 
 
 class Slab:
@@ -196,7 +196,7 @@ class Slab:
 
     def write_all(self, tensors: Mapping[str, torch.Tensor]) -> Written:
         """Call `write` for whole tensors, in threads."""
-        parts = (Part(name, 0, tensor, tensor.dtype) for name, tensor in tensors.items())
+        parts = (TensorPart(name, 0, tensor, tensor.dtype) for name, tensor in tensors.items())
         found = take_all(parts, self.write)
         return written({name: found.get(name, Checksum.total(())) for name in tensors}, self._places.values())
 

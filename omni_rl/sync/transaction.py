@@ -20,8 +20,8 @@ from omni_rl.errors import (
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.manifest import Origin
 from omni_rl.sync.recovery import Convergence, Settled, defects, end, roll_back
-from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, Score, SlabRef, Verify
-from omni_rl.sync.replica_group import Answers, ReplicaGroup
+from omni_rl.sync.replica import Apply, Command, Deadline, InFlight, Pause, Proof, ScoreProbe, SlabRef, Verify
+from omni_rl.sync.replica_group import ReplicaAnswers, ReplicaGroup
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl.sync.roofline import copy_rate
 from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
@@ -190,15 +190,15 @@ class Transaction:
             found = (mismatch for proof in self._proofs.values() for mismatch in proof.mismatches)
             raise PhaseFailedError(Phase.VERIFY, wrong, tuple(dict.fromkeys(found)))
         if probe is not None:
-            score = Score(self.epoch, self.sync, probe.command)
+            score = ScoreProbe(self.epoch, self.sync, probe.command)
             scores = self._tell(Phase.VERIFY, names, score, Deadline("score", limits.score))
             self._agreement = probe.agreement(scores.done)
 
-    def _all(self, phase: Phase, names: list[str], command: Command, deadline: Deadline) -> Answers:
+    def _all(self, phase: Phase, names: list[str], command: Command, deadline: Deadline) -> ReplicaAnswers:
         self.machine.enter(phase)
         return self._tell(phase, names, command, deadline)
 
-    def _tell(self, phase: Phase, names: list[str], command: Command, deadline: Deadline) -> Answers:
+    def _tell(self, phase: Phase, names: list[str], command: Command, deadline: Deadline) -> ReplicaAnswers:
         answers = self.replicas.tell(phase, dict.fromkeys(names, command), deadline)
         if answers.failed:
             raise PhaseFailedError(phase, answers.failed)

@@ -17,7 +17,7 @@ from omni_rl.errors import (
 )
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
-from omni_rl.sync.replica import Command, Deadline, Hold, InFlight, Release, Replica, SlabRef
+from omni_rl.sync.replica import Command, Deadline, HoldGate, InFlight, Release, Replica, SlabRef
 from omni_rl.sync.replica_group import Deadlines, ReplicaGroup
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Machine, Observer, Phase, SyncEvent
@@ -146,7 +146,7 @@ class WeightSync:
             WeightUpdateError: a replica did not confirm the hold; the message names it.
             FencedError: another coordinator took over.
         """
-        self._order(lambda: Hold(self._epoch, "hold", reason))
+        self._order(lambda: HoldGate(self._epoch, "hold", reason))
 
     def release(self) -> None:
         """End the hold; replicas whose weights are not proven stay closed. Raises what `hold` raises."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from omni_rl.models.recording import LAST_NORM, LOGITS, Place, places, recording
+from omni_rl.models.recording import LAST_NORM, LOGITS, ModuleSide, places, recording
 from omni_rl.models.training_model import TrainingModel
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.manifest import root_digest
@@ -53,7 +53,7 @@ def logprobs(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[n
 
 def _logprobs(
     model: TrainingModel,
-    where: Mapping[str, Place],
+    where: Mapping[str, ModuleSide],
     rollout: Rollout,
     dtype: torch.dtype,
     version: str,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Rows: TypeAlias = list[NDArray[Any]]
 
 
-class Answer(NamedTuple):
+class AnswerTensors(NamedTuple):
     """What is known of an answer of T tokens: the engine's and the trainer's logprobs and the loss mask, tensors
     [T]."""
 
@@ -41,12 +41,12 @@ class MicroBatches:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self._post = post
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, AnswerTensors] = {}
         self._optimizer: int | None = None
         # No framework tells a loss function which step it is in, and every one ends a step with this call.
         self._hook = register_optimizer_step_post_hook(self._stepped)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: AnswerTensors) -> None:
         """Take an answer, unless it was taken already: a loss that is computed again for its gradient comes twice."""
         self._answers.setdefault(id(answer.rollout), answer._replace(train=answer.train.detach()))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.errors import ConfigError
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.micro_batches import Answer, MicroBatches
+from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches
 from omni_rl.watch.miles_place import MegatronPlace
 from omni_rl.watch.watcher import Watcher
 
@@ -92,7 +92,7 @@ def _gather(
     if _gathers is None:
         _gathers = MicroBatches(_posts(args, place))
     for theirs, ours, mask in zip(rollout, train, place.local_masks(args, masks, others), strict=True):
-        _gathers.add(Answer(theirs, ours, mask))
+        _gathers.add(AnswerTensors(theirs, ours, mask))
     return figures
 
 

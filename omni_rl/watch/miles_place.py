@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class MegatronPlace:
     same answers, and posts them. `pieces`: its answers are cut, and other processes have the other pieces.
     """
 
-    part: Place
+    part: PostingRank
     copy: bool
     pieces: bool
     masks: str
@@ -28,13 +28,13 @@ class MegatronPlace:
         state."""
         if parallel is not None:
             inner, outer = parallel.intra_dp_cp, parallel.indep_dp
-            part = Place(outer.rank * inner.size + inner.rank, outer.size * inner.size)
+            part = PostingRank(outer.rank * inner.size + inner.rank, outer.size * inner.size)
             masks = "miles.backends.training_utils.cp_utils"
             return cls(part, parallel.tp.rank > 0, parallel.cp.size > 1, masks)
         from megatron.core import mpu
 
         rank = mpu.get_data_parallel_rank(with_context_parallel=True)
-        part = Place(rank, mpu.get_data_parallel_world_size(with_context_parallel=True))
+        part = PostingRank(rank, mpu.get_data_parallel_world_size(with_context_parallel=True))
         copy, pieces = mpu.get_tensor_model_parallel_rank() > 0, mpu.get_context_parallel_world_size() > 1
         return cls(part, copy, pieces, "slime.backends.megatron_utils.cp_utils")
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.errors import RecordError
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 from omni_rl.watch.readers.nemo_rl import USED, Rows, step_values
 from omni_rl.watch.values import size_of
 from omni_rl.watch.watcher import Watcher
@@ -35,7 +35,7 @@ def watch(logger: Logger, *, kind: str = "text", logprobs_of: LogprobsOf | None 
         logprobs_of: As `vllm_cfg.logprobs_mode` says, where that is set.
         settings: Arguments of the `Watcher`, such as `run`, `dtype`, `train_dtype`.
     """
-    watcher = Watcher(**{"framework": "nemo-rl", "place": Place(0, 1), **settings})
+    watcher = Watcher(**{"framework": "nemo-rl", "place": PostingRank(0, 1), **settings})
     write = logger.log_batched_dict_as_jsonl
 
     def post(step: int, batch: Mapping[str, Any]) -> int:

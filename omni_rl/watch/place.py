@@ -15,14 +15,14 @@ LONGEST = 64
 
 
 @dataclass(frozen=True)
-class Place:
+class PostingRank:
     """This process's rank, from 0, among all that post parts of the same steps."""
 
     rank: int
     world: int
 
     @classmethod
-    def found(cls) -> "Place":
+    def found(cls) -> "PostingRank":
         """Return the rank that the process group says; else the launcher's, by RANK and WORLD_SIZE; else that of a
         single process.
 
@@ -37,7 +37,7 @@ class Place:
         return cls(int(rank), int(world))
 
 
-class Attempt:
+class AttemptNumber:
     """The number of the attempt that this process's steps belong to: the same on every rank, another at every start.
 
     The first rank takes the number after the run's latest, once a part of its own is stored under it, and leaves the
@@ -49,7 +49,7 @@ class Attempt:
     _started: ClassVar[dict[str, int]] = {}
     """How many attempts of each run this process has begun: a notebook may train twice."""
 
-    def __init__(self, run: str, place: Place, number: int | None = None) -> None:
+    def __init__(self, run: str, place: PostingRank, number: int | None = None) -> None:
         self._run = run
         self._place = place
         count = self._started[run] = self._started.get(run, 0) + 1

@@ -14,7 +14,7 @@ from omni_rl.client import Client
 from omni_rl.client.posting import REFUSED, Pace, Post, Poster
 from omni_rl.errors import ConfigError, ConflictError, NotFoundError, OmniRLError, RecordError
 from omni_rl.watch.pictures import StepPictures
-from omni_rl.watch.place import Attempt, Place
+from omni_rl.watch.place import AttemptNumber, PostingRank
 from omni_rl.watch.uploads import Uploads
 
 log = logging.getLogger("omni_rl.watch")
@@ -26,7 +26,7 @@ PIXELS = 1 << 28
 
 
 @dataclass
-class Part:
+class RankPart:
     """This rank's part of a step.
 
     `rows` makes its records, in the poster's thread; None for a step that was dropped or refused, whose part is empty.
@@ -67,8 +67,8 @@ class StepPoster:
         url: str | None,
         token: str | None,
         run: RunBody,
-        place: Place,
-        attempt: Attempt,
+        place: PostingRank,
+        attempt: AttemptNumber,
         on_verdict: Callable[[Verdict], None],
         *,
         steps: int = 64,
@@ -82,7 +82,7 @@ class StepPoster:
         self._on_verdict = on_verdict
         self._others = others
         self._connected = 0.0
-        self._seals: deque[tuple[float, Part]] = deque()
+        self._seals: deque[tuple[float, RankPart]] = deque()
         self._figures: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=steps)
         self._taken: list[StepPictures] = []
         self._uploads = Uploads(PIXELS)
@@ -113,7 +113,7 @@ class StepPoster:
             self._taken.append(StepPictures(each, token, PIXELS - sum(one.size for one in self._taken)))
             return self._taken[-1]
 
-    def put(self, part: Part) -> None:
+    def put(self, part: RankPart) -> None:
         """Hand over a step's part. This never waits."""
         size = part.size + (part.pictures.size if part.pictures else 0)
         with self._poster.changed:
@@ -142,13 +142,13 @@ class StepPoster:
     def _count(self, what: str) -> None:
         self._counts = replace(self._counts, **{what: vars(self._counts)[what] + 1})
 
-    def _empty(self, part: Part) -> Post | None:
+    def _empty(self, part: RankPart) -> Post | None:
         """Return the post of an empty part for a dropped one: the first rank should not wait for what will not come."""
         if part.pictures is not None:
             part.pictures.let_go()
         if self._place.rank == 0:
             return None
-        empty = Part(part.step, None)
+        empty = RankPart(part.step, None)
         return lambda client: self._post(client, empty)
 
     def _later(self) -> Post | None:
@@ -177,7 +177,7 @@ class StepPoster:
         except REFUSED as error:
             raise ConfigError(str(error)) from None
 
-    def _post(self, client: Client, part: Part) -> bool:
+    def _post(self, client: Client, part: RankPart) -> bool:
         attempt = self._attempt.number(client)
         if attempt is None:
             return False
@@ -207,7 +207,7 @@ class StepPoster:
                 self._seals.append((time.monotonic(), part))
         return True
 
-    def _read(self, part: Part) -> list[dict[str, Any]] | None:
+    def _read(self, part: RankPart) -> list[dict[str, Any]] | None:
         """Make the part's records; None where its values cannot be read."""
         try:
             rows = part.rows() if part.rows else []
@@ -221,7 +221,7 @@ class StepPoster:
             self._poster.say("refused", f"step {part.step} was refused: {why}")
             return None
 
-    def _refused(self, part: Part) -> bool:
+    def _refused(self, part: RankPart) -> bool:
         """Count the part as refused, and have its empty part posted where other ranks post too: their parts are sealed
         all the same."""
         with self._poster.changed:
@@ -230,7 +230,7 @@ class StepPoster:
         part.rows = part.pictures = None
         return not again
 
-    def _seal(self, client: Client, posted: float, part: Part) -> bool:
+    def _seal(self, client: Client, posted: float, part: RankPart) -> bool:
         attempt = self._attempt.number(client)
         assert attempt is not None, "a part was posted under it"
         # While the coordinator was away the other ranks could not post either.

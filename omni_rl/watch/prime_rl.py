@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.micro_batches import Answer, MicroBatches
-from omni_rl.watch.place import Place
+from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches
+from omni_rl.watch.place import PostingRank
 from omni_rl.watch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class _Watched:
 
     def _watch(self, inputs: Any) -> dict[str, "torch.Tensor"]:
         if self.gathers is None:
-            self.gathers = MicroBatches(_posts(Place.found(), self.context_parallel))
+            self.gathers = MicroBatches(_posts(PostingRank.found(), self.context_parallel))
         rollout, train, mask = inputs.inference_logprobs, inputs.trainer_logprobs, inputs.loss_mask
-        self.gathers.add(Answer(rollout, train, mask))
+        self.gathers.add(AnswerTensors(rollout, train, mask))
         return _figures((train.detach() - rollout)[mask])
 
 
@@ -78,7 +78,7 @@ def _wrapped(wraps: str, kwargs: Mapping[str, Any]) -> Loss:
     return made
 
 
-def _posts(place: Place, context_parallel: int) -> Callable[..., None]:
+def _posts(place: PostingRank, context_parallel: int) -> Callable[..., None]:
     """Return what posts a step's sequences; it does nothing on a rank whose sequences its neighbour posts."""
     part, copy = divmod(place.rank, context_parallel)
     if copy:
@@ -86,7 +86,7 @@ def _posts(place: Place, context_parallel: int) -> Callable[..., None]:
     watcher = Watcher(
         run=os.environ.get("OMNI_RL_RUN") or "prime-rl",
         framework="prime-rl",
-        place=Place(part, place.world // context_parallel),
+        place=PostingRank(part, place.world // context_parallel),
     )
 
     def post(rollout: Any, train: Any, masks: Any) -> None:

@@ -12,7 +12,7 @@ from omni_rl.agent.install import poster
 from omni_rl.agent.settings import AgentSettings
 from omni_rl.client import Client
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 
 
 class Weights(NamedTuple):
@@ -93,7 +93,7 @@ def update(model: Any, number: int, *, dtype: str | None = "bfloat16", merged: b
 
 @cache
 def _announcer() -> Announcer | None:
-    return guarded(lambda: announcer(posts=Place.found().rank == 0), "updates are not announced")
+    return guarded(lambda: announcer(posts=PostingRank.found().rank == 0), "updates are not announced")
 
 
 def announcer(*, posts: bool) -> Announcer | None:

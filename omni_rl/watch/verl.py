@@ -14,7 +14,7 @@ from typing import Any
 
 from omni_rl.watch import verl_correct
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 from omni_rl.watch.values import size_of, unwritten
 from omni_rl.watch.verl_batch import Rows, pictures_of, step_values
 from omni_rl.watch.verl_config import VerlRun
@@ -89,7 +89,7 @@ class VerlWatch:
                 framework="verl",
                 correct=self._method or "none",
                 # The driver is the only process that posts, whatever a launcher of Ray's nodes says of ranks.
-                place=Place(0, 1),
+                place=PostingRank(0, 1),
             )
         return self.watcher
 

@@ -16,8 +16,8 @@ from omni_rl.consistency.corrections import Correction, Method
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.errors import RecordError, RunPausedError
 from omni_rl.watch.figures import for_coordinator, for_trainer
-from omni_rl.watch.place import Attempt, Place, run_name
-from omni_rl.watch.poster import OTHERS, Counts, Part, StepPoster
+from omni_rl.watch.place import AttemptNumber, PostingRank, run_name
+from omni_rl.watch.poster import OTHERS, Counts, RankPart, StepPoster
 from omni_rl.watch.table import StepValues, step_rows
 from omni_rl.watch.values import Numbers, size_of, snapshot
 from omni_rl.watch.weights import Weights, token_weights
@@ -48,7 +48,7 @@ class Watcher:
         url: str | None = None,
         token: str | None = None,
         attempt: int | None = None,
-        place: Place | None = None,
+        place: PostingRank | None = None,
         strict: bool = False,
         timeout: float = 10.0,
         on_verdict: OnVerdict | None = None,
@@ -90,7 +90,7 @@ class Watcher:
         )
         self._correction = Correction(correct)
         self.run = body.run
-        self.place = place or Place.found()
+        self.place = place or PostingRank.found()
         # Some frameworks have no place for an argument.
         self._strict = strict or os.environ.get("OMNI_RL_STRICT") == "1"
         self._timeout = timeout
@@ -107,7 +107,7 @@ class Watcher:
             token,
             body,
             self.place,
-            Attempt(body.run, self.place, attempt),
+            AttemptNumber(body.run, self.place, attempt),
             self._take,
             steps=queue,
             pace=pace,
@@ -189,7 +189,7 @@ class Watcher:
                 taken = self._poster.take(pictures, picture_token)
             except Exception as error:  # as where values are copied: they are somebody's run's
                 values = partial(_refuse, error)
-        self._poster.put(Part(number, lambda: step_rows(values()), size, taken, for_coordinator(training or {})))
+        self._poster.put(RankPart(number, lambda: step_rows(values()), size, taken, for_coordinator(training or {})))
         if self._strict:
             self._wait(number)
         return number

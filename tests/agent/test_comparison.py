@@ -5,8 +5,8 @@ import torch
 
 from omni_rl.agent import faults
 from omni_rl.agent.bodies import Sums
-from omni_rl.agent.comparison import Comparison, compare
-from omni_rl.agent.faults import Told
+from omni_rl.agent.comparison import WeightComparison, compare
+from omni_rl.agent.faults import UpdateReport
 from omni_rl.agent.fingerprint import Fingerprint
 from omni_rl.agent.loaders import BY_CLASS
 from omni_rl.agent.names import Renames, canonical, expert_of, layer_of
@@ -66,8 +66,8 @@ def worker(weights: Weights, number: int = 0, of: int = 1, changed: bool = True)
     return WorkerParts(number, parts, {}, frozenset(parts) if changed else frozenset())
 
 
-def told(found: Comparison, changed: int = 9, workers: int = 1) -> list[str]:
-    return [one.sentence for one in faults.weights(Told(12, 9, changed, workers), found)]
+def told(found: WeightComparison, changed: int = 9, workers: int = 1) -> list[str]:
+    return [one.sentence for one in faults.weights(UpdateReport(12, 9, changed, workers), found)]
 
 
 def announced(weights: Weights, dtype: torch.dtype = torch.bfloat16) -> Sums:
@@ -245,7 +245,7 @@ def test_swaps_zeros_nan_and_rounding_are_told_apart() -> None:
     broken = {**new, bias: new[bias].bfloat16().float()}
     found = compare(announced(new), [worker(broken)], Renames())
     assert told(found) == ["update 12: layers.1.mlp.gate.e_score_correction_bias is the trainer's rounded to bfloat16"]
-    assert [one.cause for one in faults.weights(Told(12, 9, 9, 1), found)] == ["corrupt_weights"]
+    assert [one.cause for one in faults.weights(UpdateReport(12, 9, 9, 1), found)] == ["corrupt_weights"]
 
 
 @pytest.mark.parametrize("stale", [0, 1])
@@ -268,7 +268,7 @@ def test_one_of_two_workers_that_took_something_else_is_named(broken: int) -> No
     norm = "model.layers.0.input_layernorm.weight"
     workers = [worker(new, 1 - broken, 2), worker({**new, norm: new[norm] * 2}, broken, 2)]
     found = compare(announced(new), workers, Renames(), {11: announced(trained(0))})
-    (finding,) = faults.weights(Told(12, 9, 9, 2), found)
+    (finding,) = faults.weights(UpdateReport(12, 9, 9, 2), found)
     name = "layers.0.input_layernorm.weight"
     assert finding.sentence == f"update 12: {name} is not the same in worker {broken} of 2 as in the others"
     assert finding.cause == Cause.CORRUPT_WEIGHTS
@@ -283,7 +283,7 @@ def test_elements_that_change_places_within_one_part_are_not_seen() -> None:
 
 
 def test_caches_that_outlived_the_update_are_named() -> None:
-    of = Told(12, 9, 9, 1, stale_caches={"prefix": 3, "encoder": None})
+    of = UpdateReport(12, 9, 9, 1, stale_caches={"prefix": 3, "encoder": None})
     assert [one.sentence.split(":")[0] for one in faults.caches(of)] == [
         "prefix cache not reset since update 3",
         "encoder cache not reset since the engine started",

@@ -7,8 +7,8 @@ import pytest
 
 from omni_rl.agent import faults, summed
 from omni_rl.agent.bodies import Sums, announcement, held_parts
-from omni_rl.agent.comparison import Comparison, compare
-from omni_rl.agent.faults import Told
+from omni_rl.agent.comparison import WeightComparison, compare
+from omni_rl.agent.faults import UpdateReport
 from omni_rl.agent.fingerprint import MODULUS, Fingerprint
 from omni_rl.agent.names import Renames
 from omni_rl.agent.workers import Held, WorkerParts
@@ -64,8 +64,8 @@ def _at(name: str, workers: int) -> int | None:
     return int(name.split(".")[4]) % workers if ".experts." in name else None
 
 
-def told(found: Comparison) -> list[str]:
-    return [one.sentence for one in faults.weights(Told(12, 9, 9, 1), found)]
+def told(found: WeightComparison) -> list[str]:
+    return [one.sentence for one in faults.weights(UpdateReport(12, 9, 9, 1), found)]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,18 @@ import os
 import socket
 import sys
 
-from omni_rl.bridge.protocol import SIGNATURES, Call, Failure, Happened, Message, Reply, Start, decode, encode, pack
+from omni_rl.bridge.protocol import (
+    SIGNATURES,
+    BridgeCall,
+    Failure,
+    Happened,
+    Message,
+    Reply,
+    Start,
+    decode,
+    encode,
+    pack,
+)
 from omni_rl.bridge.seam import ClusterState
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
@@ -20,7 +31,7 @@ def main(how: str, descriptor: str) -> None:
             parent.sendall(b"not a message\n")
         for line in lines:
             call = decode(line)
-            assert isinstance(call, Call)
+            assert isinstance(call, BridgeCall)
             if call.method == "pause":
                 held = call.body
             elif call.method == "resume":
@@ -36,7 +47,7 @@ def main(how: str, descriptor: str) -> None:
                 parent.sendall(encode(message))
 
 
-def _answers(call: Call, held: str | None) -> list[Message]:
+def _answers(call: BridgeCall, held: str | None) -> list[Message]:
     match call.method:
         case "state":
             state = ClusterState(True, f"pid {os.getpid()}", gate="open" if held is None else "closed")

@@ -9,7 +9,7 @@ from omni_rl import errors
 from omni_rl.bridge.protocol import (
     SIGNATURES,
     VERSION,
-    Call,
+    BridgeCall,
     Failure,
     Happened,
     Reply,
@@ -33,7 +33,7 @@ SETTINGS = ClusterSettings(
     "message",
     [
         Start(VERSION, SETTINGS, "maintenance\nby ann"),
-        Call(1, "resume"),
+        BridgeCall(1, "resume"),
         Reply(2, [1, {"a": None}]),
         Failure(3, "sync_rolled_back", "it was"),
         Happened(4, SyncEvent("s", Phase.APPLY, "failed", "rollout-0", "why")),

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from omni_rl.checkpoints.build import random_checkpoint
 from omni_rl.checkpoints.make import make_checkpoint
 from omni_rl.checkpoints.tokenizer import build_tokenizer
-from omni_rl.checkpoints.training import Plan
+from omni_rl.checkpoints.training import TrainingPlan
 from omni_rl.errors import CheckpointError, ConfigError
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 
-SHORT = Plan(first_steps=1, digit_steps=1, accepted=(0.0, 1.0))
+SHORT = TrainingPlan(first_steps=1, digit_steps=1, accepted=(0.0, 1.0))
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -75,7 +75,7 @@ def test_training_reaches_every_part(made: Path, tmp_path: Path) -> None:
 
 
 def test_an_accuracy_out_of_range_writes_nothing(tmp_path: Path) -> None:
-    plan = Plan(first_steps=0, digit_steps=0)
+    plan = TrainingPlan(first_steps=0, digit_steps=0)
 
     with pytest.raises(CheckpointError, match=r"seed 0 .* outside 0.4 to 0.55"):
         make_checkpoint(tmp_path / "out", seed=0, force=False, progress=lambda line: None, plan=plan)

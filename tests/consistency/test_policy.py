@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from omni_rl.consistency.actions import CAUSES, NOISE, WEIGHTS, Action, Cause
 from omni_rl.consistency.limits import Judgement, Limit, Severity, judge, limits_for
-from omni_rl.consistency.policy import Command, Drift, Gate, Outcome, Policy
+from omni_rl.consistency.policy import Drift, DriftCommand, DriftPolicy, Gate, Outcome
 from omni_rl.errors import ConfigError
 
 UNJUDGED, OK, WARN, MASK, PAUSE = Severity
@@ -19,10 +19,10 @@ def of(value: float, bucket: str = "overall") -> Judgement:
     return judge({bucket: {"tokens": 10, "gen_kl_error": value}}, LIMITS)
 
 
-def drive(*values: float, policy: Policy | None = None, drift: Drift | None = None) -> list[Outcome]:
+def drive(*values: float, policy: DriftPolicy | None = None, drift: Drift | None = None) -> list[Outcome]:
     outcomes = [Outcome(drift or Drift())]
     for value in values:
-        outcomes.append((policy or Policy()).judged(outcomes[-1].drift, of(value)))
+        outcomes.append((policy or DriftPolicy()).judged(outcomes[-1].drift, of(value)))
     return outcomes[1:]
 
 
@@ -58,11 +58,11 @@ def test_few_tokens_show_that_policies_part_but_not_that_they_agree() -> None:
 def test_an_unjudged_step_neither_raises_nor_calms() -> None:
     nothing = judge({"overall": {"tokens": 0}}, LIMITS)
     for drift in (Drift(), Drift(severity=MASK, recent=(OK, OK)), Drift(severity=PAUSE, gate="paused")):
-        assert Policy().judged(drift, nothing) == Outcome(drift)
+        assert DriftPolicy().judged(drift, nothing) == Outcome(drift)
 
 
 def test_a_worse_figure_in_an_incident_is_news_and_a_like_one_is_not() -> None:
-    outcomes = drive(3.5, 3.4, 9.0, 8.0, policy=Policy(gated=False))
+    outcomes = drive(3.5, 3.4, 9.0, 8.0, policy=DriftPolicy(gated=False))
     assert [outcome.drift.peak for outcome in outcomes] == [pytest.approx(3.5 / 3)] * 2 + [3.0] * 2
 
 
@@ -91,7 +91,7 @@ def test_severity_rises_at_once_and_falls_after_calm_steps() -> None:
 
 
 def test_a_figure_around_its_limit_does_not_flap() -> None:
-    outcomes = drive(*[1.05, 0.95] * 20, policy=Policy(gated=False))
+    outcomes = drive(*[1.05, 0.95] * 20, policy=DriftPolicy(gated=False))
     assert sum(len(outcome.transitions) for outcome in outcomes) == 1
 
 
@@ -101,7 +101,7 @@ def test_severity_falls_to_what_the_figures_still_hold() -> None:
 
 def test_a_pause_closes_the_gate_and_searches_for_the_cause() -> None:
     (outcome,) = drive(5.0)
-    assert outcome.commands == (Command.CLOSE, Command.ATTRIBUTE)
+    assert outcome.commands == (DriftCommand.CLOSE, DriftCommand.ATTRIBUTE)
     assert outcome.drift == Drift(PAUSE, gate="paused", pursuit="attributing", at=PAUSE, peak=5.0 / 3.0)
     assert [(t.what, t.before, t.after) for t in outcome.transitions] == [
         ("severity", "ok", "pause"),
@@ -114,42 +114,46 @@ def test_steps_under_way_when_the_gate_closed_do_not_open_it() -> None:
     assert drive(5.0, *[0.0] * 10)[-1].drift.severity is PAUSE
 
 
-@pytest.mark.parametrize(("gate", "commands"), [("paused", (Command.OPEN,)), ("open", ()), ("halted", ())])
-def test_a_recheck_that_is_ok_opens_a_paused_gate_and_no_other(gate: Gate, commands: tuple[Command, ...]) -> None:
-    outcome = Policy().rechecked(Drift(MASK, gate=gate, pursuit="rechecking", at=MASK), of(0.1))
+@pytest.mark.parametrize(("gate", "commands"), [("paused", (DriftCommand.OPEN,)), ("open", ()), ("halted", ())])
+def test_a_recheck_that_is_ok_opens_a_paused_gate_and_no_other(gate: Gate, commands: tuple[DriftCommand, ...]) -> None:
+    outcome = DriftPolicy().rechecked(Drift(MASK, gate=gate, pursuit="rechecking", at=MASK), of(0.1))
     assert outcome.commands == commands
     assert outcome.drift.gate == ("halted" if gate == "halted" else "open")
 
 
 def test_where_the_gate_is_not_ours_verdicts_advise_only() -> None:
-    outcomes = drive(5.0, 0, 0, 0, policy=Policy(gated=False))
+    outcomes = drive(5.0, 0, 0, 0, policy=DriftPolicy(gated=False))
     assert all(outcome.commands == () and outcome.drift.gate == "open" for outcome in outcomes)
     assert [outcome.drift.severity for outcome in outcomes] == [PAUSE, PAUSE, PAUSE, OK]
 
 
 def test_stale_weights_are_resynced_and_rechecked() -> None:
-    policy, drift = Policy(), drive(5.0)[0].drift
+    policy, drift = DriftPolicy(), drive(5.0)[0].drift
     resync = policy.attributed(drift, Cause.STALE_WEIGHTS, "engine has 7, trainer 8")
     recheck = policy.resynced(resync.drift)
     mended = policy.rechecked(recheck.drift, of(0.1))
-    assert [*resync.commands, *recheck.commands, *mended.commands] == [Command.RESYNC, Command.RECHECK, Command.OPEN]
+    assert [*resync.commands, *recheck.commands, *mended.commands] == [
+        DriftCommand.RESYNC,
+        DriftCommand.RECHECK,
+        DriftCommand.OPEN,
+    ]
     assert mended.drift == Drift(at=PAUSE, resynced=True)
     assert not policy.judged(mended.drift, of(0.1)).drift.resynced, "the next step healed"
 
 
 def test_what_the_probe_does_not_show_is_resynced_once_and_halts_with_the_next_step() -> None:
-    policy, drift = Policy(), drive(5.0)[0].drift
+    policy, drift = DriftPolicy(), drive(5.0)[0].drift
     drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
     drift = policy.rechecked(drift, of(0.1)).drift
     assert (drift.gate, drift.severity) == ("open", OK)
     again = policy.judged(drift, of(5.0)).drift
     halted = policy.attributed(again, Cause.UNKNOWN, "nothing found")
-    assert (halted.drift.gate, Command.RESYNC in halted.commands) == ("halted", False)
+    assert (halted.drift.gate, DriftCommand.RESYNC in halted.commands) == ("halted", False)
     assert "persists after a resync" in halted.transitions[-1].reason
 
 
 def test_what_persists_after_a_resync_halts() -> None:
-    policy, drift = Policy(), drive(5.0)[0].drift
+    policy, drift = DriftPolicy(), drive(5.0)[0].drift
     drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
     halted = policy.rechecked(drift, of(4.0))
     assert (halted.drift.gate, halted.commands) == ("halted", ())
@@ -159,36 +163,36 @@ def test_what_persists_after_a_resync_halts() -> None:
 
 @pytest.mark.parametrize("cause", [Cause.MEDIA_MISMATCH, Cause.PROMPT_MISMATCH, Cause.LOGPROB_POSTPROCESSING])
 def test_faults_that_no_sync_mends_halt(cause: Cause) -> None:
-    halted = Policy().attributed(drive(2.5)[0].drift, cause, "digests differ")
+    halted = DriftPolicy().attributed(drive(2.5)[0].drift, cause, "digests differ")
     assert halted.drift.gate == "halted"
-    assert halted.commands == (Command.CLOSE,)
+    assert halted.commands == (DriftCommand.CLOSE,)
 
 
 def test_noise_is_masked_once_and_halts_when_it_comes_back_as_strong() -> None:
-    policy, drift = Policy(), drive(5.0)[0].drift
+    policy, drift = DriftPolicy(), drive(5.0)[0].drift
     masked = policy.attributed(drift, Cause.ROUNDING, "the reference lies between both")
-    assert masked.commands == (Command.OPEN,)
+    assert masked.commands == (DriftCommand.OPEN,)
     assert masked.drift.severity is MASK
     again = policy.judged(masked.drift, of(5.0))
     assert policy.attributed(again.drift, Cause.ROUNDING, "again").drift.gate == "halted"
 
 
 def test_a_failed_resync_or_recheck_halts() -> None:
-    policy = Policy()
+    policy = DriftPolicy()
     drift = policy.attributed(drive(5.0)[0].drift, Cause.CORRUPT_WEIGHTS, "3 tensors").drift
     assert policy.resynced(drift, "replica 1 is gone").drift.gate == "halted"
     assert policy.rechecked(policy.resynced(drift).drift, None).drift.gate == "halted"
 
 
 def test_a_persons_word_opens_the_gate_and_ends_the_incident() -> None:
-    policy = Policy()
+    policy = DriftPolicy()
     halted = policy.attributed(drive(5.0)[0].drift, Cause.MEDIA_MISMATCH, "digests differ")
     resumed = policy.resumed(halted.drift, "ann")
-    assert (resumed.drift, resumed.commands) == (Drift(), (Command.OPEN,))
+    assert (resumed.drift, resumed.commands) == (Drift(), (DriftCommand.OPEN,))
 
 
 def test_a_result_that_comes_after_a_persons_word_changes_nothing() -> None:
-    policy = Policy()
+    policy = DriftPolicy()
     resumed = policy.resumed(drive(5.0)[0].drift, "ann").drift
     assert policy.attributed(resumed, Cause.MEDIA_MISMATCH, "too late") == Outcome(Drift())
     assert policy.resynced(resumed, "too late") == policy.rechecked(resumed, None) == Outcome(Drift())
@@ -217,7 +221,7 @@ EVENTS = st.lists(
 )
 
 
-def feed(policy: Policy, drift: Drift, event: tuple[str, object]) -> Outcome:
+def feed(policy: DriftPolicy, drift: Drift, event: tuple[str, object]) -> Outcome:
     match event:
         case ("judged", float(value)):
             return policy.judged(drift, of(value))
@@ -232,7 +236,7 @@ def feed(policy: Policy, drift: Drift, event: tuple[str, object]) -> Outcome:
 
 @given(EVENTS)
 def test_over_any_course_of_events(events: list[tuple[str, object]]) -> None:
-    policy, drift, opened, resyncs = Policy(), Drift(), True, 0
+    policy, drift, opened, resyncs = DriftPolicy(), Drift(), True, 0
     for event in events:
         outcome = feed(policy, drift, event)
         before, drift = drift, outcome.drift
@@ -243,9 +247,9 @@ def test_over_any_course_of_events(events: list[tuple[str, object]]) -> None:
         assert all(transition.reason for transition in outcome.transitions)
         # Commands are what moves the real gate: they and the state never part.
         for command in outcome.commands:
-            assert (command is Command.CLOSE) <= opened
-            assert (command is Command.OPEN) <= (not opened)
-            opened = {Command.CLOSE: False, Command.OPEN: True}.get(command, opened)
+            assert (command is DriftCommand.CLOSE) <= opened
+            assert (command is DriftCommand.OPEN) <= (not opened)
+            opened = {DriftCommand.CLOSE: False, DriftCommand.OPEN: True}.get(command, opened)
         assert opened == (drift.gate == "open")
         if event[0] == "judged":
             assert drift.severity >= of(event[1]).severity  # type: ignore[arg-type]
@@ -254,13 +258,13 @@ def test_over_any_course_of_events(events: list[tuple[str, object]]) -> None:
         # Nothing waits for ever without a person being told: a paused gate is always being seen to.
         assert drift.gate != "paused" or drift.pursuit != "nothing"
         # One resync an incident.
-        resyncs = 0 if not drift.resynced else resyncs + (Command.RESYNC in outcome.commands)
+        resyncs = 0 if not drift.resynced else resyncs + (DriftCommand.RESYNC in outcome.commands)
         assert resyncs <= 1
 
 
 @given(st.lists(st.floats(0, 6), min_size=1, max_size=20), st.floats(0, 3))
 def test_worse_figures_never_have_a_lower_severity(values: list[float], more: float) -> None:
-    policy = Policy(gated=False)
+    policy = DriftPolicy(gated=False)
     better = drive(*values, policy=policy)
     worse = drive(*[value + more for value in values], policy=policy)
     assert all(w.drift.severity >= b.drift.severity for w, b in zip(worse, better, strict=True))
@@ -268,5 +272,5 @@ def test_worse_figures_never_have_a_lower_severity(values: list[float], more: fl
 
 def test_severity_falls_to_the_worst_that_its_last_steps_hold() -> None:
     """The last of them alone would let a worse run fall below one that stays at MASK."""
-    found = [outcome.drift.severity for outcome in drive(3.1, 2.3, 2.3, 0.1, 0.1, 0.1, policy=Policy(gated=False))]
+    found = [outcome.drift.severity for outcome in drive(3.1, 2.3, 2.3, 0.1, 0.1, 0.1, policy=DriftPolicy(gated=False))]
     assert found == [PAUSE, PAUSE, PAUSE, MASK, MASK, OK]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_rl.doctor.finding import Finding
+from omni_rl.doctor.finding import DoctorFinding
 from omni_rl.doctor.gpu import cuda_devices, gpus
 
 H100 = "{index}, NVIDIA H100 80GB HBM3, 570.86.15, 81559, 9.0, {mig}"
@@ -27,7 +27,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
 
 
-def by_item(found: list[Finding]) -> dict[str, Finding]:
+def by_item(found: list[DoctorFinding]) -> dict[str, DoctorFinding]:
     return {finding.item: finding for finding in found}
 
 

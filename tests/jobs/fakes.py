@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from omni_rl.api.runs import DriftAnswer
 from omni_rl.api.steps import Verdict
-from omni_rl.jobs.run import Answers, Weights
+from omni_rl.jobs.run import StepAnswers, Weights
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.types import Rollout, SamplingSettings, VersionSpan
 from omni_rl.train.settings import Objective
@@ -30,7 +30,7 @@ class Tabular:
     questions: int
     weights: Weights | None = None
     events: list[str] = field(default_factory=list)
-    posted: list[Answers] = field(default_factory=list)
+    posted: list[StepAnswers] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)
     taught: list[list[Targets]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Tabular:
     def decode(self, ids: NDArray[np.int64]) -> str:
         return "".join(str(number) for number in ids if number != END)
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
+    def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
         self.events.append("judge")
         self.posted.append(answers)
         self.training.append(dict(training))

@@ -15,7 +15,7 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.tables import FIGURES
-from omni_rl.ledger.types import NewEvent, NewState, Place, StepKey
+from omni_rl.ledger.types import NewEvent, NewState, SortKeys, StepKey
 
 from .steps import records, sealed
 
@@ -31,7 +31,7 @@ def test_every_file_says_what_the_ledger_says(ledger: Ledger, tmp_path: Path) ->
     broken = records().to_json()["records"]
     broken[0]["train_logprobs"][0] = math.nan
     for number, part in enumerate((records(), StepRecords.of(broken), records(seed=3))):
-        after = NewState({}, Place(1), (NewEvent("severity", {"n": number}, "run"),))
+        after = NewState({}, SortKeys(1), (NewEvent("severity", {"n": number}, "run"),))
         sealed(ledger, StepKey("run", 0, number), part, training={"reward": 0.5}, flips=(1, 2), after=after)
     sealed(ledger, StepKey("run", 1, 2), records(seed=4))
     sealed(ledger, StepKey("other", 0, 0), records(seed=9))

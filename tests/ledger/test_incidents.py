@@ -14,7 +14,7 @@ from omni_rl.ledger.database import Database
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.run_list import Wanted
-from omni_rl.ledger.types import IncidentEnd, NewIncident, NewState, Place, StepKey
+from omni_rl.ledger.types import IncidentEnd, NewIncident, NewState, SortKeys, StepKey
 
 from .steps import CONFIG, records, sealed
 
@@ -32,7 +32,7 @@ def run(ledger: Ledger) -> Ledger:
 
 
 def test_it_opens_with_its_step_and_is_read_as_it_was_seen(run: Ledger) -> None:
-    sealed(run, KEY, records(), after=NewState({}, Place(5), seen=(SEEN,), key=KEY))
+    sealed(run, KEY, records(), after=NewState({}, SortKeys(5), seen=(SEEN,), key=KEY))
     (found,) = run.incidents(still_open=True)
     assert (found.run, found.attempt, found.step, found.ended) == ("run", 0, 7, None)
     assert (found.figure, found.good, found.what) == (FIGURE, GoodStep(0, 6, "w6"), "Step 7, image only. Why?")

@@ -16,7 +16,7 @@ from omni_rl.ledger.changes import Retention
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import BIN_FIGURES
-from omni_rl.ledger.types import NewEvent, NewState, Place, StepKey
+from omni_rl.ledger.types import NewEvent, NewState, SortKeys, StepKey
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -142,7 +142,7 @@ def test_figures_that_are_no_numbers_come_back_so(run: Ledger) -> None:
 
 
 def test_sealing_is_once(run: Ledger) -> None:
-    step = sealed(run, KEY, records(), after=NewState({}, Place(1), (NewEvent("verdict", {"n": 1}, "run"),)))
+    step = sealed(run, KEY, records(), after=NewState({}, SortKeys(1), (NewEvent("verdict", {"n": 1}, "run"),)))
     assert run.seal(step).result() == "same"
     assert len(run.events()) == 1
     with pytest.raises(ConflictError, match="sealed with other parts"):
@@ -155,7 +155,7 @@ def test_sealing_is_once(run: Ledger) -> None:
 def test_a_step_is_sealed_with_what_was_judged_or_not_at_all(run: Ledger) -> None:
     """A part that came between judgement and seal must not be in a step that was judged without it."""
     post(run, KEY, records(), records(rank=1))
-    step = judged(KEY, records(), after=NewState({"calm": 1}, Place(1), (NewEvent("verdict", {}, "run"),)))
+    step = judged(KEY, records(), after=NewState({"calm": 1}, SortKeys(1), (NewEvent("verdict", {}, "run"),)))
     with pytest.raises(ConflictError, match="other parts than those that were judged: ranks 1"):
         run.seal(step).result()
     assert run.steps("run", 0) == []
@@ -185,9 +185,9 @@ def test_steps_are_paged_in_order(run: Ledger) -> None:
 
 def test_the_policy_and_its_events_go_together(run: Ledger) -> None:
     run.put_state(
-        "run", NewState({"severity": 2}, Place(5), (NewEvent("severity", {"after": "mask"}, "run"),))
+        "run", NewState({"severity": 2}, SortKeys(5), (NewEvent("severity", {"after": "mask"}, "run"),))
     ).result()
-    after = NewState({"severity": 3}, Place(8), (NewEvent("severity", {"after": "pause"}, "run"),))
+    after = NewState({"severity": 3}, SortKeys(8), (NewEvent("severity", {"after": "pause"}, "run"),))
     sealed(run, KEY, records(), after=after)
     assert run.run("run").state == {"severity": 3}
     assert [(event.kind, event.data["after"]) for event in run.events()] == [
@@ -195,7 +195,7 @@ def test_the_policy_and_its_events_go_together(run: Ledger) -> None:
         ("severity", "pause"),
     ]
     with pytest.raises(NotFoundError):
-        run.put_state("other", NewState({}, Place(1), (NewEvent("severity", {}, None),))).result()
+        run.put_state("other", NewState({}, SortKeys(1), (NewEvent("severity", {}, None),))).result()
     assert len(run.events()) == 2
 
 
@@ -226,7 +226,7 @@ def test_old_payloads_go_and_figures_stay(url: str) -> None:
 def test_all_is_there_after_reopening(url: str) -> None:
     with Ledger.open(url) as ledger:
         ledger.put_run("run", CONFIG).result()
-        sealed(ledger, KEY, records(), after=NewState({"calm": 2}, Place(1)))
+        sealed(ledger, KEY, records(), after=NewState({"calm": 2}, SortKeys(1)))
         before = ledger.step(KEY)
     with Ledger.open(url) as ledger:
         assert ledger.step(KEY) == before

@@ -6,7 +6,7 @@ from omni_rl.errors import ConflictError
 from omni_rl.ledger import updates
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.types import NewIncident
-from omni_rl.ledger.updates import TOLD_KEPT, NewUpdate, Told, UpdateKey
+from omni_rl.ledger.updates import TOLD_KEPT, NewUpdate, StoredReport, UpdateKey
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def key(number: int, run: str = "math", worker: int = 0, engine: str = "engine-0
 
 
 def put(ledger: Ledger, of: UpdateKey, body: bytes = b"{}") -> None:
-    ledger.put_update(NewUpdate(of, Told.of(body), {"number": of.number}, {})).result()
+    ledger.put_update(NewUpdate(of, StoredReport.of(body), {"number": of.number}, {})).result()
 
 
 def test_the_newest_of_each_worker_keep_what_they_were_made_from(ledger: Ledger) -> None:
@@ -64,7 +64,7 @@ def test_the_same_update_is_kept_once_and_another_under_its_key_is_refused(ledge
 def test_an_update_comes_with_its_incidents_and_what_it_says_of_others(ledger: Ledger) -> None:
     put(ledger, key(1))
     seen = NewIncident(2, "An update reached nothing.", kind="sync")
-    new = NewUpdate(key(2), Told.of(b"{}"), {"number": 2}, {key(1): {"late": True}}, seen=[seen])
+    new = NewUpdate(key(2), StoredReport.of(b"{}"), {"number": 2}, {key(1): {"late": True}}, seen=[seen])
     (number,) = ledger.put_update(new).result()
     earlier = ledger.update(key(1))
     assert earlier is not None

@@ -21,7 +21,7 @@ from omni_rl.models.nemotron_omni.layers import RMSNorm
 from omni_rl.models.nemotron_omni.matched import operators
 from omni_rl.models.nemotron_omni.matched.attention import MatchedAttention
 from omni_rl.models.nemotron_omni.matched.install import match
-from omni_rl.models.nemotron_omni.matched.mamba import InvariantMambaMixer, MatchedMambaMixer
+from omni_rl.models.nemotron_omni.matched.mamba import InvariantMatchedMambaMixer, MatchedMambaMixer
 from omni_rl.models.nemotron_omni.matched.norms import MatchedRMSNorm
 from omni_rl.models.nemotron_omni.matched.routing import InvariantRouter, MatchedRouter
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
@@ -72,7 +72,7 @@ def _gradients(output: torch.Tensor, module: nn.Module, rows: torch.Tensor) -> d
         (MatchedMambaMixer, _plain_mamba, {}),
         (MatchedMambaMixer, _plain_mamba, {"use_conv_bias": False, "n_groups": 1}),
         (MatchedMambaMixer, _plain_mamba, {"time_step_limit": (0.0, 0.5)}),
-        (InvariantMambaMixer, _plain_mamba, {}),
+        (InvariantMatchedMambaMixer, _plain_mamba, {}),
     ],
 )
 def test_output_and_gradients_are_those_of_autograd(kind: Any, plain: Any, changes: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.places import IN_ENGINE, IN_TRAINER
-from omni_rl.models.recording import LOGITS, Place, places
+from omni_rl.models.recording import LOGITS, ModuleSide, places
 
 
 def test_both_sides_have_the_same_places() -> None:
-    assert {*IN_TRAINER.values(), Place(LOGITS)} == {*IN_ENGINE.values()}
+    assert {*IN_TRAINER.values(), ModuleSide(LOGITS)} == {*IN_ENGINE.values()}
 
 
 def test_the_training_copy_has_every_place(small_checkpoint: Path) -> None:

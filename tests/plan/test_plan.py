@@ -10,28 +10,28 @@ from omni_rl.cli import app
 from omni_rl.errors import ConfigError
 from omni_rl.plan.cases import TOLERANCE, cases
 from omni_rl.plan.links import Links
-from omni_rl.plan.measured import Line, Measured
+from omni_rl.plan.measured import MeasuredConstants, StraightLine
 from omni_rl.plan.model import PlanSettings, plan
 
 BENCH = Path(__file__).parents[2] / "bench"
 ROUND = Links("round numbers", gpus_per_host=8, pcie=10.0, network=5.0, device_flops=1000.0, device_memory=100)
-INSTANT = Line(0.0, 1e12)
-FREE = Measured({"prepare": INSTANT, "apply": INSTANT, "verify": INSTANT}, 0.0, 1e12, {}, {})
+INSTANT = StraightLine(0.0, 1e12)
+FREE = MeasuredConstants({"prepare": INSTANT, "apply": INSTANT, "verify": INSTANT}, 0.0, 1e12, {}, {})
 
 
-def costs(settings: PlanSettings, measured: Measured = FREE) -> dict[str, tuple[float, float]]:
+def costs(settings: PlanSettings, measured: MeasuredConstants = FREE) -> dict[str, tuple[float, float]]:
     return {cost.part: (cost.limit, cost.as_built) for cost in plan(settings, ROUND, measured).costs}
 
 
 def test_the_committed_measurements_are_reproduced() -> None:
-    found = cases(Measured.read(BENCH))
+    found = cases(MeasuredConstants.read(BENCH))
     assert len(found) == 5
     for case in found:
         assert abs(case.error) <= TOLERANCE, f"{case.name}: {case.measured} s measured, {case.predicted} s predicted"
 
 
 def test_a_line_goes_through_both_points() -> None:
-    line = Line.through((10, 3.0), (30, 5.0))
+    line = StraightLine.through((10, 3.0), (30, 5.0))
     assert (line.fixed, line.rate) == (2.0, 10.0)
     assert line.seconds(50) == 7.0
 
@@ -53,7 +53,7 @@ def test_many_hosts_by_hand() -> None:
 
 
 def test_what_is_slower_decides() -> None:
-    slow = Measured({name: Line(1.0, 1.0) for name in FREE.phases}, 0.0, 10.0, {}, {})
+    slow = MeasuredConstants({name: StraightLine(1.0, 1.0) for name in FREE.phases}, 0.0, 10.0, {}, {})
     found = costs(PlanSettings(total=200, active=20, gpus=8, tokens=100), slow)
     assert found["apply"] == pytest.approx((40, 401))
     assert found["check"] == (0.0, 10.0)
@@ -81,4 +81,4 @@ def test_the_command_prints_both_and_refuses_to_extrapolate_from_a_model_that_mi
     assert done.exit_code == 1
     assert "estimate for" not in done.stdout
     with pytest.raises(ConfigError, match=r"sync\.json has no results"):
-        Measured.read(tmp_path / "nowhere")
+        MeasuredConstants.read(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from omni_rl.rollout.actor import RolloutActor
-from omni_rl.sync.replica import Hold, ReplicaStatus
+from omni_rl.sync.replica import HoldGate, ReplicaStatus
 
 
 def test_its_status_is_answered_and_commands_wait() -> None:
@@ -14,6 +14,6 @@ def test_its_status_is_answered_and_commands_wait() -> None:
         actor = RolloutActor()
         assert await actor.status() == ReplicaStatus("", os.getpid(), 0, "closed", None, "the engine is starting")
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(actor.obey(Hold(1, "hold", "maintenance")), 0.05)
+            await asyncio.wait_for(actor.obey(HoldGate(1, "hold", "maintenance")), 0.05)
 
     asyncio.run(ask())

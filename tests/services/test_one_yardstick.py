@@ -28,7 +28,7 @@ from omni_rl.demo.display import closing, live
 from omni_rl.demo.report import StepReport
 from omni_rl.demo.run import run
 from omni_rl.jobs.records import record_of
-from omni_rl.jobs.run import Answers
+from omni_rl.jobs.run import StepAnswers
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
 from omni_rl.rollout.settings import Dtype
@@ -47,7 +47,7 @@ class Records:
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
 
-    def judge(self, step: int, answers: Answers, training: Mapping[str, float]) -> tuple[None, None]:
+    def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[None, None]:
         sides = zip(answers.prompts, answers.rollouts, answers.scores, strict=True)
         self.kept = [record_of(prompt, rollout, score, None, [], str) for prompt, rollout, score in sides]
         return None, None

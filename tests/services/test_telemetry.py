@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omni_rl_services.coordinator import sinks
 from omni_rl_services.coordinator.settings import WandbSettings
-from omni_rl_services.coordinator.sinks import Aside, JudgedStep, Start, Training
+from omni_rl_services.coordinator.sinks import Aside, AttemptStart, SinkStep, Training
 from omni_rl_services.coordinator.telemetry import Telemetry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,8 +20,8 @@ from tests.services.conftest import Serve, Served
 from tests.services.test_steps import DRIFTED, RUN, post, seal
 from tests.services.test_verdicts import CLEAN, step
 
-STEP = JudgedStep(
-    Start("digits", 1, 1_795_500_000.0),
+STEP = SinkStep(
+    AttemptStart("digits", 1, 1_795_500_000.0),
     12,
     Severity.WARN,
     {"overall": {"tokens": 4, "gen_kl_error": 0.02}},
@@ -74,7 +74,7 @@ async def test_requests_are_counted_by_route_and_not_by_name(served: Served) -> 
 def test_runs_that_are_silent_are_forgotten() -> None:
     telemetry = Telemetry(runs=3)
     for number in range(8):
-        telemetry.runs.step(replace(STEP, of=Start(f"r{number}", 1, 0.0)))
+        telemetry.runs.step(replace(STEP, of=AttemptStart(f"r{number}", 1, 0.0)))
     runs = {dict(labels)["run"] for name, labels in samples(telemetry.expose().decode()) if name == "omni_rl_severity"}
     assert len(runs) == 3
     assert "r0" not in runs
@@ -181,13 +181,13 @@ async def test_a_run_that_is_over_or_resumed_is_not_shown_as_it_was(served: Serv
 class Broken:
     """A sink whose every call fails."""
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         raise ConnectionError("no such project")
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         raise ConnectionError("no such project")
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         raise ConnectionError("no such project")
 
     def close(self) -> None:
@@ -201,14 +201,14 @@ class Hanging:
         self.go = threading.Event()
         self.entered = threading.Event()
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         self.entered.set()
         self.go.wait()
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         return None
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         return None
 
     def close(self) -> None:

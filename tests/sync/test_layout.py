@@ -16,7 +16,7 @@ from torch import nn
 from omni_rl.errors import LayoutError
 from omni_rl.sync.digest import checksums
 from omni_rl.sync.layout import Coverage, Kind, LayoutMap, MapSeal, Mismatch, file, prepare
-from omni_rl.sync.layout.blocks import Block, Transform
+from omni_rl.sync.layout.blocks import StridedBlock, Transform
 from omni_rl.sync.released import TensorSpec
 from tests.sync.toy_engine import (
     HEADS,
@@ -325,7 +325,7 @@ def test_a_map_comes_back_from_its_file(tmp_path: Path) -> None:
     file.write(layout, tmp_path / "map.safetensors")
     again = file.read(tmp_path / "map.safetensors")
     assert (again.specs, again.storages, again.blocks) == (layout.specs, layout.storages, layout.blocks)
-    assert all(type(block) is Block and type(block.transform) is Transform for block in again.blocks)
+    assert all(type(block) is StridedBlock and type(block.transform) is Transform for block in again.blocks)
     weights = toy_weights(torch.bfloat16, 1)
     again.apply(weights, model)
     assert found_in(model, again, weights) == found_in(model, layout, weights) == ()
@@ -408,7 +408,7 @@ def test_a_changed_file_in_the_cache_is_made_again_though_the_checkpoint_cannot_
     names = list(good.specs)
     with safe_open(path, framework="pt") as opened:
         metadata, stored = opened.metadata(), {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-    tensor = stored["blocks"][:, Block._fields.index("tensor")]
+    tensor = stored["blocks"][:, StridedBlock._fields.index("tensor")]
     of_q, of_k = (tensor == names.index(name) for name in ("q", "k"))
     tensor[of_q], tensor[of_k] = names.index("k"), names.index("q")
     save_file(stored, path, metadata=metadata)

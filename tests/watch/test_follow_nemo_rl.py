@@ -20,7 +20,7 @@ from omni_rl.client import Client
 from omni_rl.errors import ConfigError
 from omni_rl.watch.follow_nemo_rl import Files, Following, latest
 from omni_rl.watch.nemo_rl import watch
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 from omni_rl.watch.readers.nemo_rl import USED
 from omni_rl.watch.watcher import Watcher
 from tests.services.live import live
@@ -53,7 +53,7 @@ def logs(tmp_path: Path) -> Path:
 
 def following(url: str, logs: Path, said: list[str], **options: Any) -> Following:
     def watching(attempt: int | None) -> Watcher:
-        return Watcher(run="nemo", dtype="float32", url=url, attempt=attempt, place=Place(0, 1), timeout=60)
+        return Watcher(run="nemo", dtype="float32", url=url, attempt=attempt, place=PostingRank(0, 1), timeout=60)
 
     return Following(logs, watching, said.append, **options)
 

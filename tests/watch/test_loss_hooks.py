@@ -11,7 +11,7 @@ import torch
 
 from omni_rl.watch import miles, prime_rl
 from omni_rl.watch.miles_place import MegatronPlace
-from omni_rl.watch.place import Place
+from omni_rl.watch.place import PostingRank
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 TOKENS = 6
@@ -105,7 +105,7 @@ def state(**groups: SimpleNamespace) -> SimpleNamespace:
 
 def test_parts_and_copies_of_megatrons_ranks() -> None:
     found = MegatronPlace.of(state(intra_dp_cp=group(1, 4), indep_dp=group(2, 3), tp=group(1, 2)))
-    assert (found.part, found.copy, found.pieces) == (Place(9, 12), True, False)
+    assert (found.part, found.copy, found.pieces) == (PostingRank(9, 12), True, False)
 
 
 @pytest.mark.parametrize("framework", ["miles", "slime"])
@@ -119,7 +119,7 @@ def test_pieces_of_an_answer_have_the_masks_of_their_own_tokens(
     if framework == "miles":
         known = {"get_local_response_loss_masks": lambda totals, lengths, masks, form, longest: [masks[0][:5]]}
     monkeypatch.setitem(sys.modules, "pieces", SimpleNamespace(**known))
-    place = MegatronPlace(Place(1, 2), False, True, "pieces")
+    place = MegatronPlace(PostingRank(1, 2), False, True, "pieces")
     others = {"total_lengths": [10], "response_lengths": [TOKENS], "max_seq_lens": None}
     (mask,) = place.local_masks(SimpleNamespace(qkv_format="thd"), [torch.arange(TOKENS)], others)
     assert mask.tolist() == [0, 1, 2, 3, 4]

@@ -10,7 +10,7 @@ import torch
 
 from omni_rl.errors import RunPausedError
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.micro_batches import Answer, MicroBatches
+from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def gathers(posted: list[Any]) -> Iterator[MicroBatches]:
     found.close()
 
 
-def answer(length: int) -> Answer:
+def answer(length: int) -> AnswerTensors:
     row = torch.arange(length, dtype=torch.bfloat16)
-    return Answer(row, row.clone().requires_grad_(), torch.ones(length, dtype=torch.bool))
+    return AnswerTensors(row, row.clone().requires_grad_(), torch.ones(length, dtype=torch.bool))
 
 
 def test_a_step_ends_when_the_first_optimizer_steps(gathers: MicroBatches, posted: list[Any]) -> None:

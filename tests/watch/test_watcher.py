@@ -19,7 +19,7 @@ from omni_rl.client.posting import Pace
 from omni_rl.consistency.corrections import Correction, weights
 from omni_rl.errors import ConfigError, RunPausedError
 from omni_rl.watch.figures import for_coordinator
-from omni_rl.watch.place import Place, run_name
+from omni_rl.watch.place import PostingRank, run_name
 from omni_rl.watch.watcher import Watcher
 from tests.services.live import live
 from tests.watch.conftest import CoordinatorProcess
@@ -141,7 +141,7 @@ def test_strict_runs_stop_before_they_learn_from_a_step_that_is_off(url: str) ->
 
 
 def test_every_rank_posts_its_part_and_the_first_one_seals(url: str) -> None:
-    ranks = [watcher(url, "ranks", place=Place(rank, 3), attempt=7) for rank in range(3)]
+    ranks = [watcher(url, "ranks", place=PostingRank(rank, 3), attempt=7) for rank in range(3)]
     for n in range(4):
         for rank in (2, 0, 1):
             ranks[rank].step(**step_of(10 * n + rank))
@@ -153,7 +153,7 @@ def test_every_rank_posts_its_part_and_the_first_one_seals(url: str) -> None:
 
 
 def test_a_step_is_sealed_without_a_rank_that_never_posts(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    run = watcher(url, "alone", place=Place(0, 2), attempt=1, others=0.2)
+    run = watcher(url, "alone", place=PostingRank(0, 2), attempt=1, others=0.2)
     with caplog.at_level(logging.WARNING, "omni_rl.watch"):
         run.step(**step_of(0))
         run.step(**step_of(1))
@@ -169,7 +169,9 @@ def test_ranks_that_could_not_post_while_the_coordinator_was_away_are_waited_for
     coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator.start()
-    first, second = (watcher(coordinator.url, "away", place=Place(rank, 2), attempt=1, others=3.0) for rank in (0, 1))
+    first, second = (
+        watcher(coordinator.url, "away", place=PostingRank(rank, 2), attempt=1, others=3.0) for rank in (0, 1)
+    )
     first.step(**step_of(0))
     until(lambda: first.counts.posted == 1)
     coordinator.kill()
@@ -183,7 +185,7 @@ def test_ranks_that_could_not_post_while_the_coordinator_was_away_are_waited_for
 
 
 def test_a_rank_that_cannot_learn_its_attempt_says_so(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    run = watcher(url, "lost", place=Place(1, 2))
+    run = watcher(url, "lost", place=PostingRank(1, 2))
     with caplog.at_level(logging.WARNING, "omni_rl.watch"):
         run.step(**step_of(0))
         until(lambda: bool(caplog.records))
@@ -299,13 +301,13 @@ def test_weights_are_as_the_consistency_room_computes_them(url: str) -> None:
 def test_where_a_process_stands_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert Place.found() == Place(0, 1)
+    assert PostingRank.found() == PostingRank(0, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert Place.found() == Place(3, 8)
+    assert PostingRank.found() == PostingRank(3, 8)
     monkeypatch.setenv("RANK", "8")
     with pytest.raises(ConfigError, match="RANK=8"):
-        Place.found()
+        PostingRank.found()
 
 
 def test_names_that_the_coordinator_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def parities(
     }
 
 
-def _modules(model: nn.Module, places: Mapping[str, recording.Place]) -> dict[str, nn.Module]:
+def _modules(model: nn.Module, places: Mapping[str, recording.ModuleSide]) -> dict[str, nn.Module]:
     found = recording.places(model, places)
     return {name: module for name, (module, side) in found.items() if side == "output" and name != recording.LOGITS}
 

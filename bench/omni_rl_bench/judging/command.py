@@ -9,7 +9,7 @@ from typing import Any
 
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
-from omni_rl.consistency.policy import Drift, Policy
+from omni_rl.consistency.policy import Drift, DriftPolicy
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.verdict import judge_posted
@@ -65,7 +65,7 @@ class Told:
 def judge_run(shape: Shape, seed: int, steps: int) -> Told:
     """Judge the steps of one run, one after the other."""
     run, told = Run(shape, seed), Told(shape)
-    history, drift, policy = History(), Drift(), Policy(gated=True)
+    history, drift, policy = History(), Drift(), DriftPolicy(gated=True)
     yardstick, terms = Yardstick.of(shape.dtype), Terms.of(shape.dtype, shape.lag)
     for _ in range(steps):
         parts = {rank: StepRecords.of(rows) for rank, rows in enumerate(run.step())}

@@ -20,7 +20,7 @@ from omni_rl.consistency.limits import limits_for
 from omni_rl.errors import EngineDeadError, WeightUpdateError
 from omni_rl.jobs.attached import AttachedRun
 from omni_rl.jobs.clock import Clock
-from omni_rl.jobs.run import Answers
+from omni_rl.jobs.run import StepAnswers
 from omni_rl.jobs.saved import SavedSteps
 from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -180,7 +180,7 @@ class Rig:
         """Post a step's records and seal it; media that no step before had go to the store. `of` are the numbers of the
         prompts that these are answers to; None: of all."""
         prompts = self.prompts if of is None else [self.prompts[number] for number in of]
-        verdict, _ = self._job.judge(number, Answers(prompts, rollouts, scores, [None] * len(rollouts)), {})
+        verdict, _ = self._job.judge(number, StepAnswers(prompts, rollouts, scores, [None] * len(rollouts)), {})
         return verdict
 
     def learn(self, rollouts: Sequence[Rollout], seed: int) -> None:

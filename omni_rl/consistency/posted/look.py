@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_rl.consistency.evidence import Check, Finding
-from omni_rl.consistency.limits import LIMITS, Limits, Severity, Told
+from omni_rl.consistency.limits import LIMITS, Concern, Limits, Severity
 from omni_rl.consistency.posted import proofs, transforms, values
 from omni_rl.consistency.posted.history import ANSWERS, History
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
@@ -99,8 +99,8 @@ class Look:
         return all(finding.check in (Check.BIAS, Check.ROUNDING) for finding, _ in self.found)
 
     @property
-    def told(self) -> tuple[Told, ...]:
-        return tuple(Told(finding.sentence, severity) for finding, severity in self.found)
+    def told(self) -> tuple[Concern, ...]:
+        return tuple(Concern(finding.sentence, severity) for finding, severity in self.found)
 
     @property
     def has_unit_mean(self) -> bool:

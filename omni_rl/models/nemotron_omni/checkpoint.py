@@ -24,7 +24,7 @@ from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
 from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.models.storage import Stored
-from omni_rl.models.tensor_file import Place, read_places
+from omni_rl.models.tensor_file import TensorPlace, read_places
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.parts import Released
 
@@ -59,7 +59,7 @@ def outline(cls: type[M], directory: Path, loading: Loading, *args: Any, **kwarg
     return model
 
 
-def require_weights(model: NemotronOmniParts, directory: Path) -> dict[str, Place]:
+def require_weights(model: NemotronOmniParts, directory: Path) -> dict[str, TensorPlace]:
     """Return where each of a directory's tensors is stored, by its released name; no tensor is read.
 
     Raises `CheckpointError` that lists every tensor that is missing, unexpected or misshapen for `model`.

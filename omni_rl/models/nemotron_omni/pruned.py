@@ -15,7 +15,7 @@ from omni_rl.models.packed import PackedMedia
 
 
 @dataclass(frozen=True)
-class Placed:
+class PrunedPack:
     """The pack after pruning: `ids` int64 [T] as they are embedded; `media` and `features` with only what is kept, at
     its real positions.
 
@@ -29,14 +29,14 @@ class Placed:
     kept: tuple[torch.Tensor | None, ...]
 
 
-def place(ids: torch.Tensor, media: Sequence[PackedMedia], features: Sequence[torch.Tensor]) -> Placed:
+def place(ids: torch.Tensor, media: Sequence[PackedMedia], features: Sequence[torch.Tensor]) -> PrunedPack:
     """Prune the `features` [F * N, hidden] of every item that is to be pruned; all else stays as it is.
 
     Where an item says which tokens the engine kept, these are kept here; where not, the features decide. Only kept
     features get a gradient. Raises `PromptError` that names the sample where the prompt's text and the video differ.
     """
     if all(item.pruning is None for item in media):
-        return Placed(ids, media, features, (None,) * len(media))
+        return PrunedPack(ids, media, features, (None,) * len(media))
     ids = ids.clone()
     new_media, new_features = list(media), list(features)
     chosen: list[torch.Tensor | None] = [None] * len(media)
@@ -52,7 +52,7 @@ def place(ids: torch.Tensor, media: Sequence[PackedMedia], features: Sequence[to
         new_media[index] = replace(item, positions=positions)
         new_features[index] = tubelets[kept]
         chosen[index] = own
-    return Placed(ids, new_media, new_features, tuple(chosen))
+    return PrunedPack(ids, new_media, new_features, tuple(chosen))
 
 
 def _move(ids: torch.Tensor, item: PackedMedia, kept: torch.Tensor) -> torch.Tensor:

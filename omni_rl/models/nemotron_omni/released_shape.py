@@ -89,7 +89,7 @@ _STATE_BYTES = 4 * _FLOAT32
 
 
 @dataclass(frozen=True)
-class Memory:
+class RankMemory:
     """The GiB that a rank of FSDP2 needs, without activations and logits.
 
     `state` are sharded float32 weights, gradients and AdamW moments. `root` are bfloat16 copies of the root unit,
@@ -117,12 +117,12 @@ def parameters_by_part(model: NemotronOmniForConditionalGeneration) -> dict[str,
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
 
 
-def memory(model: NemotronOmniForConditionalGeneration, ranks: int) -> Memory:
+def memory(model: NemotronOmniForConditionalGeneration, ranks: int) -> RankMemory:
     """Return the memory that training takes on each of `ranks` GPUs."""
     blocks = sorted(sum(p.numel() for p in m.parameters()) for m in model.modules() if isinstance(m, Block))
     everything = sum(parameter.numel() for parameter in model.parameters())
     gib = 1 / 2**30
-    return Memory(
+    return RankMemory(
         state=everything * _STATE_BYTES / ranks * gib,
         root=(everything - sum(blocks)) * _BFLOAT16 * gib,
         blocks=3 * blocks[-1] * _BFLOAT16 * gib,

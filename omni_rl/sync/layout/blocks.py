@@ -26,7 +26,7 @@ class Transform(IntEnum):
         return values
 
 
-class Block(NamedTuple):
+class StridedBlock(NamedTuple):
     """`rows` runs of `length` elements: run i is tensor[source + i * source_stride :] at storage[target + ...].
 
     `storage` and `tensor` are numbers in the map's lists; offsets and strides count elements of the flat tensors.
@@ -79,7 +79,7 @@ class Block(NamedTuple):
         return flat.as_strided((self.rows, self.length), (stride, 1), flat.storage_offset() + offset)
 
 
-class Run(NamedTuple):
+class ElementRun(NamedTuple):
     """`length` elements that follow each other in one released tensor and in the storage too."""
 
     tensor: int
@@ -89,7 +89,9 @@ class Run(NamedTuple):
     target: int
 
 
-def runs(numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first: NDArray[np.int64]) -> Iterator[Run]:
+def runs(
+    numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first: NDArray[np.int64]
+) -> Iterator[ElementRun]:
     """Yield the longest runs of one storage, in its order.
 
     `numbers` [elements] has the number of the released element at each place (negative: none), and `first` [tensors +
@@ -106,19 +108,19 @@ def runs(numbers: NDArray[np.signedinteger], transforms: NDArray[np.int8], first
             yield from _split(int(numbers[start]), end - start, start, int(transforms[start]), first)
 
 
-def _split(number: int, length: int, target: int, transform: int, first: NDArray[np.int64]) -> Iterator[Run]:
+def _split(number: int, length: int, target: int, transform: int, first: NDArray[np.int64]) -> Iterator[ElementRun]:
     """Yield the elements from `number` on as runs, cut where one tensor ends and the next begins."""
     tensor = int(np.searchsorted(first, number, side="right")) - 1
     while length:
         part = min(length, int(first[tensor + 1]) - number)
         if part:
-            yield Run(tensor, transform, part, number - int(first[tensor]), target)
+            yield ElementRun(tensor, transform, part, number - int(first[tensor]), target)
         number, target, length, tensor = number + part, target + part, length - part, tensor + 1
 
 
-def blocks(storage: int, pieces: Iterable[Run]) -> Iterator[Block]:
+def blocks(storage: int, pieces: Iterable[ElementRun]) -> Iterator[StridedBlock]:
     """Yield blocks: runs of equal length at equal distances are joined."""
-    joined: list[Run] = []
+    joined: list[ElementRun] = []
     for run in pieces:
         if joined and not _continues(joined, run):
             yield _block(storage, joined)
@@ -128,7 +130,7 @@ def blocks(storage: int, pieces: Iterable[Run]) -> Iterator[Block]:
         yield _block(storage, joined)
 
 
-def _continues(joined: list[Run], run: Run) -> bool:
+def _continues(joined: list[ElementRun], run: ElementRun) -> bool:
     last = joined[-1]
     if (run.tensor, run.transform, run.length) != (last.tensor, last.transform, last.length):
         return False
@@ -141,9 +143,9 @@ def _continues(joined: list[Run], run: Run) -> bool:
     )
 
 
-def _block(storage: int, joined: list[Run]) -> Block:
+def _block(storage: int, joined: list[ElementRun]) -> StridedBlock:
     one, count = joined[0], len(joined)
     step = (joined[1].source - one.source, joined[1].target - one.target) if count > 1 else (0, 0)
-    return Block(
+    return StridedBlock(
         storage, one.tensor, Transform(one.transform), count, one.length, one.source, step[0], one.target, step[1]
     )

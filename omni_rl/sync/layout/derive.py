@@ -9,7 +9,7 @@ from torch import nn
 
 from omni_rl.counting import counted
 from omni_rl.errors import LayoutError
-from omni_rl.sync.layout.blocks import Block, Run, blocks, runs
+from omni_rl.sync.layout.blocks import ElementRun, StridedBlock, blocks, runs
 from omni_rl.sync.layout.codes import BASE, BITS, UNDECODED, CodedTensors, chunks, decode, digits_needed, first_numbers
 from omni_rl.sync.layout.compare import bits
 from omni_rl.sync.layout.findings import listed
@@ -26,7 +26,7 @@ MAX_BLOCKS = 4096
 
 def derive(
     model: nn.Module, specs: Mapping[str, TensorSpec], load: Load
-) -> tuple[tuple[Storage, ...], tuple[Block, ...], tuple[Recorded, ...]]:
+) -> tuple[tuple[Storage, ...], tuple[StridedBlock, ...], tuple[Recorded, ...]]:
     """Return the storages of `model`, the blocks that released elements fill, and the elements that no released tensor
     fills.
 
@@ -95,7 +95,7 @@ def _refuse_at(storage: Storage, start: int, wrong: torch.Tensor) -> None:
         )
 
 
-def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, TensorSpec]) -> None:
+def _refuse_misfits(storage: Storage, pieces: list[ElementRun], specs: Mapping[str, TensorSpec]) -> None:
     """Refuse a storage that is too narrow for a tensor's real values: the codes are small and would come through it as
     well."""
     named_specs = list(specs.items())
@@ -108,7 +108,7 @@ def _refuse_misfits(storage: Storage, pieces: list[Run], specs: Mapping[str, Ten
             )
 
 
-def _refuse_lost(pieces: Sequence[Sequence[Run]], specs: Mapping[str, TensorSpec]) -> None:
+def _refuse_lost(pieces: Sequence[Sequence[ElementRun]], specs: Mapping[str, TensorSpec]) -> None:
     """Refuse released elements that land nowhere: the trainer computes with each of them, so the engine must too."""
     landed = {name: np.zeros(torch.Size(spec.shape).numel(), np.bool_) for name, spec in specs.items()}
     names = list(specs)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from omni_rl.errors import LayoutError
 from omni_rl.media.digests import tensors_digest
-from omni_rl.sync.layout.blocks import Block, Transform
+from omni_rl.sync.layout.blocks import StridedBlock, Transform
 from omni_rl.sync.layout.kinds import Kind
 from omni_rl.sync.layout.map import LayoutMap
 from omni_rl.sync.layout.recorded import Recorded
@@ -31,7 +31,7 @@ def write(layout: LayoutMap, path: Path) -> None:
         "recorded": [[one.storage, one.kind.value, one.start] for one in layout.recorded],
     }
     tensors = {f"values.{index}": one.values for index, one in enumerate(layout.recorded)}
-    tensors["blocks"] = torch.tensor(layout.blocks, dtype=torch.int64).reshape(-1, len(Block._fields))
+    tensors["blocks"] = torch.tensor(layout.blocks, dtype=torch.int64).reshape(-1, len(StridedBlock._fields))
     text = json.dumps(head)
     metadata = {"layout": text, "digest": _digest(text, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def read(path: Path) -> LayoutMap:
             StorageSpec(name, tuple(aliases), _dtype(dtype), elements, persistent)
             for name, aliases, dtype, elements, persistent in head["storages"]
         ),
-        blocks=tuple(Block._make([*row[:2], Transform(row[2]), *row[3:]]) for row in table),
+        blocks=tuple(StridedBlock._make([*row[:2], Transform(row[2]), *row[3:]]) for row in table),
         recorded=tuple(
             Recorded(storage, Kind(kind), start, held)
             for (storage, kind, start), held in zip(head["recorded"], values, strict=True)

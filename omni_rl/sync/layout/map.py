@@ -15,7 +15,7 @@ from omni_rl.counting import counted
 from omni_rl.errors import LayoutError
 from omni_rl.sync.checksum import Checksum
 from omni_rl.sync.layout import derive as derivation
-from omni_rl.sync.layout.blocks import Block, Transform
+from omni_rl.sync.layout.blocks import StridedBlock, Transform
 from omni_rl.sync.layout.compare import differing, same_bits
 from omni_rl.sync.layout.derive import Load
 from omni_rl.sync.layout.findings import Coverage, Mismatch, listed, named
@@ -39,7 +39,7 @@ class LayoutMap:
 
     specs: Mapping[str, TensorSpec]
     storages: tuple[StorageSpec, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[StridedBlock, ...]
     recorded: tuple[Recorded, ...]
 
     @classmethod
@@ -161,7 +161,7 @@ class LayoutMap:
             yield partial(block.of_storage(flat).copy_, values)
 
     def _released(
-        self, name: str, source: torch.Tensor, blocks: Sequence[Block], flats: Sequence[torch.Tensor]
+        self, name: str, source: torch.Tensor, blocks: Sequence[StridedBlock], flats: Sequence[torch.Tensor]
     ) -> Iterator[Mismatch]:
         """Yield where the engine differs from `source`, the flat tensor that was released as `name`."""
         for block in blocks:
@@ -186,7 +186,7 @@ class LayoutMap:
         return Moves([block for block in self.blocks if self._is_move(block)], self._itemsizes)
 
     @cached_property
-    def _other_blocks(self) -> list[Block]:
+    def _other_blocks(self) -> list[StridedBlock]:
         return [block for block in self.blocks if not self._is_move(block)]
 
     @cached_property
@@ -208,7 +208,7 @@ class LayoutMap:
     def _dtypes(self) -> list[torch.dtype]:
         return [spec.dtype for spec in self.specs.values()]
 
-    def _is_move(self, block: Block) -> bool:
+    def _is_move(self, block: StridedBlock) -> bool:
         """Return whether a copy of bytes does the block's work, in rows long enough for a call each."""
         dtype = self._dtypes[block.tensor]
         return (
@@ -217,7 +217,7 @@ class LayoutMap:
             and (block.rows == 1 or block.length * dtype.itemsize >= MIN_ROW_BYTES)
         )
 
-    def _by_tensor(self) -> Iterator[tuple[str, list[Block]]]:
+    def _by_tensor(self) -> Iterator[tuple[str, list[StridedBlock]]]:
         """Yield the blocks grouped by released tensor, in order: each tensor is looked up once."""
         names = list(self.specs)
         for tensor, blocks in groupby(self.blocks, key=lambda block: block.tensor):

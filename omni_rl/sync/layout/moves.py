@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from omni_rl.sync.checksum import Checksum, as_bytes
-from omni_rl.sync.layout.blocks import Block
+from omni_rl.sync.layout.blocks import StridedBlock
 from omni_rl.sync.pieces import PIECE_BYTES
 
 Run = tuple[int, int, int, int, int]
@@ -23,7 +23,7 @@ class Moves:
     bytes. `_batches` are slices of runs that together are enough work for a thread.
     """
 
-    def __init__(self, blocks: Sequence[Block], itemsizes: Sequence[int]) -> None:
+    def __init__(self, blocks: Sequence[StridedBlock], itemsizes: Sequence[int]) -> None:
         """Make the runs. `itemsizes` has the bytes of an element of each released tensor, which are as many in the
         engine."""
         runs = [run for block in blocks for run in _runs(block, itemsizes[block.tensor])]
@@ -52,7 +52,7 @@ class Moves:
         return (partial(_checksums, self._runs[batch].tolist(), read) for batch in self._batches)
 
 
-def _runs(block: Block, itemsize: int) -> Iterator[Run]:
+def _runs(block: StridedBlock, itemsize: int) -> Iterator[Run]:
     for row in range(block.rows):
         start = (block.source + row * block.source_stride) * itemsize
         place = (block.target + row * block.target_stride) * itemsize

@@ -7,7 +7,7 @@ PIECE = 256 << 10
 `connections.UNREAD_SECONDS` at most."""
 
 
-class Answers:
+class ChunkedAnswers:
     """Middleware that splits the bodies of answers: a body that is handed on whole is in memory until its client has
     read all of it."""
 

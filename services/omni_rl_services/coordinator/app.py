@@ -14,7 +14,7 @@ from omni_rl import __version__
 from omni_rl.bridge.seam import Bridge, NoBridge
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.schema import VERSION as RECORDS_VERSION
-from omni_rl_services.coordinator.answers import Answers
+from omni_rl_services.coordinator.answers import ChunkedAnswers
 from omni_rl_services.coordinator.auth import SESSION_COOKIE, caller_of
 from omni_rl_services.coordinator.bodies import Bodies
 from omni_rl_services.coordinator.core import Coordinator
@@ -103,10 +103,10 @@ def create_app(
     app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
     app.add_middleware(NoNul)
     app.add_middleware(SmallHead)
-    app.add_middleware(Measured, telemetry=coordinator.telemetry)
+    app.add_middleware(RequestCounter, telemetry=coordinator.telemetry)
     app.add_middleware(Unexpected)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Answers)
+    app.add_middleware(ChunkedAnswers)
     return app
 
 
@@ -118,7 +118,7 @@ def _knows(coordinator: Coordinator, request: HTTPConnection) -> bool:
     return caller_of(coordinator.tokens, coordinator.sessions, bearer, session) is not None
 
 
-class Measured:
+class RequestCounter:
     """Middleware that counts requests by route, so that a path with a name in it is not a label of its own."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:

@@ -9,7 +9,7 @@ from omni_rl.api.syncs import CheckAnswer
 from omni_rl.bridge.seam import Bridge, CheckRequest, CheckResult
 from omni_rl.consistency.actions import WEIGHTS, Cause
 from omni_rl.consistency.evidence import UNREAD
-from omni_rl.consistency.limits import Judgement, Limits, Severity, Told, judge
+from omni_rl.consistency.limits import Concern, Judgement, Limits, Severity, judge
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.store import Store
@@ -46,15 +46,15 @@ def judged(found: CheckResult, limits: Limits) -> Judgement:
         return judge(found.figures, limits)
     if found.cause is None:
         return proven(Severity.UNJUDGED)
-    return Judgement(Severity.PAUSE, Severity.PAUSE, (), (), (Told(found.sentence, Severity.PAUSE),))
+    return Judgement(Severity.PAUSE, Severity.PAUSE, (), (), (Concern(found.sentence, Severity.PAUSE),))
 
 
 def proven(severity: Severity) -> Judgement:
     """Return the judgement of engines whose every byte is right, and that nothing was compared with."""
-    return Judgement(severity, severity, (), (), (Told(PROVEN, severity),))
+    return Judgement(severity, severity, (), (), (Concern(PROVEN, severity),))
 
 
-class Checks:
+class PolicyChecks:
     """Makes checks of both policies, and reads earlier ones."""
 
     def __init__(self, bridge: Bridge, store: Store, events: Events) -> None:

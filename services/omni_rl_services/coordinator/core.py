@@ -23,7 +23,7 @@ from omni_rl.ledger.run_list import Wanted
 from omni_rl.ledger.types import Incident, StepKey
 from omni_rl_services.coordinator.allocator import keep_trimmed
 from omni_rl_services.coordinator.auth import Sessions, Tokens
-from omni_rl_services.coordinator.checks import Checks
+from omni_rl_services.coordinator.checks import PolicyChecks
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers, show_again
 from omni_rl_services.coordinator.gate import PERSON, Gate
@@ -34,7 +34,7 @@ from omni_rl_services.coordinator.memory import budget
 from omni_rl_services.coordinator.pager import Pager
 from omni_rl_services.coordinator.responder import Evidence, Responder
 from omni_rl_services.coordinator.roster import Roster
-from omni_rl_services.coordinator.runs import Run, transition_events
+from omni_rl_services.coordinator.runs import LiveRun, transition_events
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.silence import CLOCK, MONOTONIC, Clock, Silence
 from omni_rl_services.coordinator.sinks import Sink
@@ -79,7 +79,7 @@ class Coordinator:
         )
         self._bridge = bridge
         self._alone = isinstance(bridge, NoBridge)
-        self.checks = Checks(bridge, self.store, self.events)
+        self.checks = PolicyChecks(bridge, self.store, self.events)
         self._responder = Responder(self.checks, self.gate, self.syncs, self._record)
         self._runs = Roster(self.store, settings.settle, settings.silent_after)
         self._followers = Followers(settings, sinks, self.store, self._runs, self.telemetry)
@@ -131,7 +131,7 @@ class Coordinator:
         await self._followers.close()
         await self.store.close()
 
-    async def create_run(self, body: RunBody) -> tuple[Run, bool]:
+    async def create_run(self, body: RunBody) -> tuple[LiveRun, bool]:
         """Register a run; return it, and whether it is new. Raises `ConflictError`."""
         row, stored = await self.store.put_run(body)
         run = self._runs.add(row)
@@ -139,11 +139,11 @@ class Coordinator:
             await self.events.publish("run", body.run, what="created", framework=body.framework, dtype=body.dtype)
         return run, stored == "new"
 
-    async def run(self, name: str) -> Run:
+    async def run(self, name: str) -> LiveRun:
         """Return a run. Raises `NotFoundError`."""
         return await self._runs.one(name)
 
-    async def end_run(self, name: str) -> Run:
+    async def end_run(self, name: str) -> LiveRun:
         """Record that a run is over, so that it is never silent; a step makes it live again. Raises `NotFoundError`."""
         run = await self.run(name)
         async with run.turn:
@@ -300,7 +300,7 @@ class Coordinator:
             alarms=[alarm_answer(one) for one in found if one.kind in ALARMS],
         )
 
-    async def _record(self, run: Run, outcome: Outcome, evidence: Evidence) -> None:
+    async def _record(self, run: LiveRun, outcome: Outcome, evidence: Evidence) -> None:
         """Make what changed between two steps durable, and only then set the run's drift."""
         seen, over = pursued(run, outcome, evidence)
         key = None if run.latest is None else StepKey(run.name, *run.latest)

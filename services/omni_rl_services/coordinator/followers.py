@@ -11,9 +11,9 @@ from omni_rl.ledger.types import StepKey
 from omni_rl.sync.result import SyncResult
 from omni_rl_services.coordinator.roster import Roster
 from omni_rl_services.coordinator.run_metrics import RECENT
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.settings import CoordinatorSettings
-from omni_rl_services.coordinator.sinks import Aside, JudgedStep, Sink, Start, Training
+from omni_rl_services.coordinator.sinks import Aside, AttemptStart, Sink, SinkStep, Training
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.tensorboard_sink import TensorboardSink
@@ -46,12 +46,12 @@ class Followers:
         self._roster = roster
         self._telling: set[asyncio.Task[None]] = set()
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         """Send a judged step to every sink."""
         for aside in self._asides:
             aside.step(step)
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         """Send the trainer's figures of a step that it learnt from to every sink."""
         for aside in self._asides:
             aside.learnt(of, step, training)
@@ -78,10 +78,10 @@ class Followers:
         attempt = run.latest[0] if incident.attempt is None and run.latest is not None else incident.attempt
         if attempt is not None:  # without a step nobody follows the run yet
             for aside in self._asides:
-                aside.incident(Start(name, attempt, run.created), incident_answer(incident, self._guide))
+                aside.incident(AttemptStart(name, attempt, run.created), incident_answer(incident, self._guide))
 
 
-async def show_again(runs: Iterable[Run], count: int, store: Store, telemetry: Telemetry) -> None:
+async def show_again(runs: Iterable[LiveRun], count: int, store: Store, telemetry: Telemetry) -> None:
     """Show the latest steps of `count` runs, and the latest sync, as they were before a restart: a series that is
     missing would end its alert."""
     known = [run for run in runs if run.latest is not None and run.activity != "ended"]
@@ -95,9 +95,9 @@ async def show_again(runs: Iterable[Run], count: int, store: Store, telemetry: T
         # A step that was judged elsewhere has no verdict of ours; ours have what is derived from the metrics too.
         for kind, told in found.verdict.get("figures", {}).items():
             figures[kind] |= {name: value for name, value in told.items() if value is not None}
-        of = Start(run.name, attempt, run.created)
+        of = AttemptStart(run.name, attempt, run.created)
         severity, limits = run.drift.severity, run.yardstick.limits
-        step = JudgedStep(of, number, severity, figures, found.row.training, found.row.sealed, limits)
+        step = SinkStep(of, number, severity, figures, found.row.training, found.row.sealed, limits)
         telemetry.runs.step(step, [row.sealed for row in rows if row.key.step < number])
     for sync in await store.syncs(limit=SYNCS):
         record = sync.record

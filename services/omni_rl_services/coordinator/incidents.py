@@ -9,7 +9,7 @@ from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift, Outcome
 from omni_rl.ledger.types import IncidentEnd, NewIncident, StepKey
 from omni_rl_services.coordinator.judging import Judged
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.verdicts import done_about
 
 
@@ -24,7 +24,7 @@ def severity_of(drift: Drift) -> int:
     return int(Severity.PAUSE if drift.gate == "halted" else drift.severity)
 
 
-def seen_at(run: Run, key: StepKey, judged: Judged, drift: Drift, verdict: Verdict) -> tuple[NewIncident, ...]:
+def seen_at(run: LiveRun, key: StepKey, judged: Judged, drift: Drift, verdict: Verdict) -> tuple[NewIncident, ...]:
     """Return what a judged step, after which the run stands at `drift`, shows of an incident."""
     judgement = judged.judgement
     if not is_worth(drift) or judgement.severity <= Severity.WARN:
@@ -48,7 +48,7 @@ def seen_at(run: Run, key: StepKey, judged: Judged, drift: Drift, verdict: Verdi
 _NONE = {"tokens": 0}
 
 
-def over_at(run: Run, drift: Drift, reason: str) -> tuple[IncidentEnd, ...]:
+def over_at(run: LiveRun, drift: Drift, reason: str) -> tuple[IncidentEnd, ...]:
     """Return the incidents that end with a live step after which the run stands at `drift`."""
     ends = []
     if is_worth(run.drift) and not is_worth(drift):
@@ -59,7 +59,7 @@ def over_at(run: Run, drift: Drift, reason: str) -> tuple[IncidentEnd, ...]:
 
 
 def pursued(
-    run: Run, outcome: Outcome, evidence: Mapping[str, Any]
+    run: LiveRun, outcome: Outcome, evidence: Mapping[str, Any]
 ) -> tuple[tuple[NewIncident, ...], tuple[IncidentEnd, ...]]:
     """Return what opens, grows or ends between two steps: the cause was found, something was done about it, or it is
     over."""

@@ -10,14 +10,14 @@ from omni_rl.api.syncs import SyncBody
 from omni_rl.bridge.seam import CheckRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement, Severity
-from omni_rl.consistency.policy import Command, Drift, Outcome
+from omni_rl.consistency.policy import Drift, DriftCommand, Outcome
 from omni_rl.errors import OmniRLError
 from omni_rl.ledger.types import StepKey
-from omni_rl_services.coordinator.checks import Checks, proven
+from omni_rl_services.coordinator.checks import PolicyChecks, proven
 from omni_rl_services.coordinator.gate import Gate
 from omni_rl_services.coordinator.incidents import by_check
 from omni_rl_services.coordinator.problems import SyncIsRunningError
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.syncs import Syncs
 
 logger = logging.getLogger("omni_rl.coordinator")
@@ -28,7 +28,7 @@ ATTRIBUTION_SECONDS = 60.0
 
 Evidence = Mapping[str, Any]
 """What each check found, by the check's name."""
-Record = Callable[[Run, Outcome, Evidence], Awaitable[None]]
+Record = Callable[[LiveRun, Outcome, Evidence], Awaitable[None]]
 """Makes an outcome durable with its events and incident, and sets the run's drift. The caller holds the run's
 `turn`."""
 
@@ -37,26 +37,26 @@ class Responder:
     """Runs one pursuit (the search for a cause, a resync and its recheck) for a run at a time; a person's word ends
     it."""
 
-    def __init__(self, checks: Checks, gate: Gate, syncs: Syncs, record: Record) -> None:
+    def __init__(self, checks: PolicyChecks, gate: Gate, syncs: Syncs, record: Record) -> None:
         self._checks = checks
         self._gate = gate
         self._syncs = syncs
         self._record = record
         self._pursuits: dict[str, asyncio.Task[None]] = {}
 
-    async def respond(self, run: Run, outcome: Outcome) -> None:
+    async def respond(self, run: LiveRun, outcome: Outcome) -> None:
         """Move the gate before this returns, and pursue the cause in a task."""
         await self._move(run, outcome)
-        if Command.ATTRIBUTE in outcome.commands:
+        if DriftCommand.ATTRIBUTE in outcome.commands:
             self.pursue(run)
 
-    def pursue(self, run: Run) -> None:
+    def pursue(self, run: LiveRun) -> None:
         """Begin, or after a restart continue, what the run's drift says is under way."""
         assert run.latest is not None, "a run that drifted has a step"
         self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest))
         pursuit.add_done_callback(partial(self._ended, run.name))
 
-    async def forget(self, run: Run) -> None:
+    async def forget(self, run: LiveRun) -> None:
         """End the pursuit of a run."""
         if (task := self._pursuits.pop(run.name, None)) is not None:
             task.cancel()
@@ -71,7 +71,7 @@ class Responder:
         if self._pursuits.get(run) is pursuit:
             del self._pursuits[run]
 
-    async def _pursue(self, run: Run, attempt: int, step: int) -> None:
+    async def _pursue(self, run: LiveRun, attempt: int, step: int) -> None:
         try:
             while run.drift.pursuit != "nothing":
                 advance, evidence = await self._finish(run, attempt, step)
@@ -84,7 +84,7 @@ class Responder:
             # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
             logger.exception("the pursuit of what parts run %s's policies failed", run.name)
 
-    async def _finish(self, run: Run, attempt: int, step: int) -> tuple[Callable[[Drift], Outcome], Evidence]:
+    async def _finish(self, run: LiveRun, attempt: int, step: int) -> tuple[Callable[[Drift], Outcome], Evidence]:
         match run.drift.pursuit:
             case "attributing":
                 cause, sentence, evidence = await self._attribute(run, attempt, step)
@@ -94,7 +94,7 @@ class Responder:
             case _:
                 return partial(run.policy.rechecked, judgement=await self._recheck(run, attempt, step)), {}
 
-    async def _attribute(self, run: Run, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
+    async def _attribute(self, run: LiveRun, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
         known = await self._checks.explained(StepKey(run.name, attempt, step))
         if known is not None and known.proven:
             return known.cause, known.sentence, by_check(known.evidence)
@@ -135,7 +135,7 @@ class Responder:
                 return str(error)
             return None if result.outcome == "committed" else result.reason
 
-    async def _recheck(self, run: Run, attempt: int, step: int) -> Judgement | None:
+    async def _recheck(self, run: LiveRun, attempt: int, step: int) -> Judgement | None:
         """Compare the policies again, on the probe and on the step's own samples and prompts, which may show what the
         probe does not. Return None if they could not be compared."""
         request = CheckRequest(run.name, attempt, step, legs=False, resample=True)
@@ -152,10 +152,10 @@ class Responder:
         logger.warning("the recheck of run %s could not be made: %s", run.name, checked.found.sentence)
         return None
 
-    async def _move(self, run: Run, outcome: Outcome) -> None:
-        if Command.CLOSE in outcome.commands:
+    async def _move(self, run: LiveRun, outcome: Outcome) -> None:
+        if DriftCommand.CLOSE in outcome.commands:
             self._gate.hold(run.holder, outcome.transitions[0].reason)
-        elif Command.OPEN in outcome.commands:
+        elif DriftCommand.OPEN in outcome.commands:
             self._gate.release(run.holder)
         else:
             return

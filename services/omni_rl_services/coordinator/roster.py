@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from omni_rl.api.runs import MAX_LAG, RunBody
 from omni_rl.errors import NotFoundError
-from omni_rl.ledger.types import Run as Row
+from omni_rl.ledger.types import Run
 from omni_rl_services.coordinator.lines import Line
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.store import Store
 
 KEPT = 256
@@ -25,9 +25,9 @@ class Roster:
         self._store = store
         self._settle = settle
         self._silent_after = silent_after
-        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._runs: OrderedDict[str, LiveRun] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[LiveRun]:
         """Iterate over the runs in memory."""
         return iter(list(self._runs.values()))
 
@@ -35,7 +35,7 @@ class Roster:
         for row in await self._store.to_remember(KEPT):
             self.add(row)
 
-    def add(self, row: Row) -> Run:
+    def add(self, row: Run) -> LiveRun:
         """Return a run's object: the one in memory, or else one made from the ledger's row."""
         run = self._runs.get(row.run)
         if run is None:
@@ -44,7 +44,7 @@ class Roster:
         self._trim(run)
         return run
 
-    async def one(self, name: str) -> Run:
+    async def one(self, name: str) -> LiveRun:
         """Return a run. Raises `NotFoundError`."""
         run = self._runs.get(name)
         if run is not None:
@@ -56,15 +56,15 @@ class Roster:
             raise NotFoundError(f"there is no run {name!r}; make it with POST /v1/runs") from None
         return self.add(row)
 
-    def newest(self) -> list[Run]:
+    def newest(self) -> list[LiveRun]:
         """Return the runs that stay in memory, the newest first."""
         return heapq.nlargest(NEWEST, self._runs.values(), key=_created)
 
-    def read(self, row: Row) -> Run:
+    def read(self, row: Run) -> LiveRun:
         """Return a run as the ledger has it, for reading alone: it is not put into memory."""
         return read_run(row, self._settle, self._silent_after)
 
-    def _trim(self, used: Run) -> None:
+    def _trim(self, used: LiveRun) -> None:
         """Drop the runs that were used longest ago, but not `used`, which is about to be."""
         if len(self._runs) <= KEPT:
             return
@@ -76,12 +76,12 @@ class Roster:
                 del self._runs[run.name]
 
 
-def read_run(row: Row, settle: int, silent_after: float) -> Run:
+def read_run(row: Run, settle: int, silent_after: float) -> LiveRun:
     """Return a run as the ledger has it."""
     config = dict(row.config)
     if (lag := config.get("lag")) is not None:  # older versions took any
         config["lag"] = min(lag, MAX_LAG)
-    run = Run.of(RunBody.model_validate(config), row.created, settle, silent_after)
+    run = LiveRun.of(RunBody.model_validate(config), row.created, settle, silent_after)
     if row.latest is not None:  # older ledgers have no line in the state
         run.latest, run.activity = (row.latest.attempt, row.latest.step), "live"
         run.line = Line(row.latest.attempt, row.latest.step, row.sealed)
@@ -90,5 +90,5 @@ def read_run(row: Row, settle: int, silent_after: float) -> Run:
     return run
 
 
-def _created(run: Run) -> float:
+def _created(run: LiveRun) -> float:
     return run.created

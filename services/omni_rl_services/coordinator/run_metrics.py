@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from omni_rl.api.runs import LIMITED
 from omni_rl.consistency.limits import Severity
 from omni_rl.kinds import OVERALL
-from omni_rl_services.coordinator.sinks import JudgedStep
+from omni_rl_services.coordinator.sinks import SinkStep
 
 Labels = tuple[str, ...]
 RECENT = 32
@@ -54,7 +54,7 @@ class RunMetrics:
             )
         }
 
-    def step(self, step: JudgedStep, earlier: Iterable[float] = ()) -> None:
+    def step(self, step: SinkStep, earlier: Iterable[float] = ()) -> None:
         """Show a run's latest step. `earlier` says when steps before it were sealed, where they are not known here."""
         run, attempt = step.of.run, step.of.attempt
         shown = self._shown.setdefault(run, _Shown())
@@ -112,7 +112,7 @@ class RunMetrics:
         self._shown[run].values[name] = values
 
 
-def _limits(step: JudgedStep) -> dict[Labels, float]:
+def _limits(step: SinkStep) -> dict[Labels, float]:
     """Return the limits of a step's figures by labels. A kind without limits of its own is judged by those of all."""
     overall = step.limits.get(OVERALL, {})
     return {

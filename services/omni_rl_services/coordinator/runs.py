@@ -10,22 +10,22 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.need import need_of
-from omni_rl.consistency.policy import Drift, Outcome, Policy
+from omni_rl.consistency.policy import Drift, DriftPolicy, Outcome
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
-from omni_rl.ledger.types import NewEvent, NewState, Place
+from omni_rl.ledger.types import NewEvent, NewState, SortKeys
 from omni_rl_services.coordinator.lines import Line
 
 
 @dataclass
-class Run:
+class LiveRun:
     """A run. `turn` is held by whoever changes `drift`, `line` or `activity`, from the judgement to the row in the
     ledger. `silent_after` is the seconds without a step after which the run is silent."""
 
     body: RunBody
     created: float
-    policy: Policy
+    policy: DriftPolicy
     yardstick: Yardstick
     correction: Correction
     terms: Terms
@@ -39,8 +39,8 @@ class Run:
     _told: tuple[object, RunAnswer] | None = None
 
     @classmethod
-    def of(cls, body: RunBody, created: float, settle: int, silent_after: float = math.inf) -> "Run":
-        policy = Policy(settle=settle, gated=body.gated)
+    def of(cls, body: RunBody, created: float, settle: int, silent_after: float = math.inf) -> "LiveRun":
+        policy = DriftPolicy(settle=settle, gated=body.gated)
         correction = body.correction.correction()
         after = body.silent_after or silent_after
         return cls(body, created, policy, body.judged_by(), correction, body.terms(), after)
@@ -93,7 +93,7 @@ class Run:
             "line": line.to_json(),
         }
         due = None if activity != "live" or line.sealed is None else line.sealed + self.silent_after
-        return NewState(state, Place(int(need_of(drift, activity, line.own)), line.sealed, due), **told)
+        return NewState(state, SortKeys(int(need_of(drift, activity, line.own)), line.sealed, due), **told)
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Restore the drift, the activity, the line and the history from the ledger's state."""

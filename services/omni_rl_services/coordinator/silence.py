@@ -10,7 +10,7 @@ from omni_rl.consistency.limits import Severity
 from omni_rl.ledger.types import IncidentEnd, NewEvent, NewIncident, StepKey
 from omni_rl_services.coordinator.gate import Gate
 from omni_rl_services.coordinator.roster import Roster
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.store import Store
 
 Clock = Callable[[], float]
@@ -51,7 +51,7 @@ class Silence:
                         told = True
         return told
 
-    async def enter(self, run: Run, activity: Activity) -> None:
+    async def enter(self, run: LiveRun, activity: Activity) -> None:
         """Change what a run does, durably. The caller holds the run's `turn`."""
         event = NewEvent("activity", {"before": run.activity, "after": activity}, run.name)
         seen = (self._of(run),) if activity == "silent" else ()
@@ -62,14 +62,14 @@ class Silence:
         )
         run.activity = activity
 
-    def _of(self, run: Run) -> NewIncident:
+    def _of(self, run: LiveRun) -> NewIncident:
         after = timedelta(seconds=run.silent_after)
         headline = f"No step came for longer than {after}: the run ended without saying so, hangs, or posts no more."
         if run.line.step is not None:
             headline = f"Step {run.line.step} was the last. {headline}"
         return NewIncident(int(Severity.MASK), headline, kind="silence", good=run.line.good)
 
-    def _is_overdue(self, run: Run) -> bool:
+    def _is_overdue(self, run: LiveRun) -> bool:
         """Return whether a live run has been without a step for too long. A run whose gate is closed is not silent: its
         steps are held, and everyone is told so."""
         if run.activity != "live" or run.sealed is None or (run.body.gated and self._gate.closed):

@@ -20,7 +20,7 @@ Training = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
-class Start:
+class AttemptStart:
     """One attempt of a run. `created` is when the ledger first heard of the run, in Unix seconds; a run of that name in
     another ledger is another run."""
 
@@ -30,11 +30,11 @@ class Start:
 
 
 @dataclass(frozen=True)
-class JudgedStep:
+class SinkStep:
     """What a sink gets of a sealed step: where the run stands after it, its figures, the limits that these were
     compared with, and when it was `sealed`, in Unix seconds."""
 
-    of: Start
+    of: AttemptStart
     step: int
     severity: Severity
     figures: Figures
@@ -46,13 +46,13 @@ class JudgedStep:
 class Sink(Protocol):
     """Takes what happens, in order, in a thread of its own."""
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         """Take a step that was judged."""
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         """Take the trainer's figures of a step that was judged before."""
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         """Take an incident of a run that was opened or has ended."""
 
     def close(self) -> None:
@@ -71,13 +71,13 @@ class Aside:
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         self._put(lambda: self._sink.step(step))
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         self._put(lambda: self._sink.learnt(of, step, training))
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         self._put(lambda: self._sink.incident(of, incident))
 
     def count(self) -> int:

@@ -27,9 +27,9 @@ from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, jud
 from omni_rl_services.coordinator.memory import Room, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
-from omni_rl_services.coordinator.runs import Run, transition_events
+from omni_rl_services.coordinator.runs import LiveRun, transition_events
 from omni_rl_services.coordinator.settings import MIB, CoordinatorSettings
-from omni_rl_services.coordinator.sinks import JudgedStep, Start
+from omni_rl_services.coordinator.sinks import AttemptStart, SinkStep
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.updates import Updates
@@ -44,7 +44,7 @@ JSON = 16
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedStep:
     """A sealed step: its verdict, and the weights that the verdict asks for. `columns` are empty where the step's
     records were dropped."""
 
@@ -85,7 +85,7 @@ class Steps:
     def close(self) -> None:
         self._workers.shutdown(cancel_futures=True)
 
-    async def put(self, run: Run, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
+    async def put(self, run: LiveRun, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
         """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`; `TooLargeError` where the
         step would have more tokens than there is memory to judge."""
         size = len(body) if arrow else JSON * len(body)
@@ -106,7 +106,7 @@ class Steps:
             stored=stored,
         )
 
-    async def seal(self, run: Run, key: StepKey, body: SealBody) -> Sealed:
+    async def seal(self, run: LiveRun, key: StepKey, body: SealBody) -> SealedStep:
         """Judge a step, once: the same seal again gives the same verdict.
 
         Raises:
@@ -173,13 +173,13 @@ class Steps:
         self._tell(run, key, body, judged, live=live)
         await self._responder.respond(run, outcome)
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
-        return Sealed(verdict, judged.columns, judged.ranks, weights)
+        return SealedStep(verdict, judged.columns, judged.ranks, weights)
 
-    async def learnt(self, run: Run, key: StepKey, training: Mapping[str, float | None]) -> None:
+    async def learnt(self, run: LiveRun, key: StepKey, training: Mapping[str, float | None]) -> None:
         """Store the trainer's figures of a sealed step, and send them to the sinks. Raises `NotFoundError`."""
         await self._store.add_training(key, training)
         self._telemetry.runs.learnt(run.name, key.attempt, training)
-        self._followers.learnt(Start(run.name, key.attempt, run.created), key.step, training)
+        self._followers.learnt(AttemptStart(run.name, key.attempt, run.created), key.step, training)
 
     async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
         """Call a function that reads `size` bytes of records, in a worker thread unless they are few."""
@@ -210,26 +210,26 @@ class Steps:
         await room.enter_async_context(self._judging.taken(self._memory.to_judge(tokens, size)))
         return parts or await self._store.records(key)
 
-    async def _long_ago(self, key: StepKey, gone: NotFoundError) -> Sealed:
+    async def _long_ago(self, key: StepKey, gone: NotFoundError) -> SealedStep:
         """Return the verdict of a step whose records were dropped since, without weights. Raises `gone` if there is
         none."""
         try:
             step = await self._store.step(key)
         except NotFoundError:
             raise gone from None
-        return Sealed(Verdict.model_validate(step.verdict), StepColumns.of([]), np.empty(0, np.int64), None)
+        return SealedStep(Verdict.model_validate(step.verdict), StepColumns.of([]), np.empty(0, np.int64), None)
 
-    async def _again(self, run: Run, key: StepKey, judged: Judged) -> Sealed:
+    async def _again(self, run: LiveRun, key: StepKey, judged: Judged) -> SealedStep:
         """Return the verdict that was given before; weights come from the same records, so they are the same."""
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
         columns, weights = judged.columns, None
         if verdict.weights is not None:
             weights = await self.work(columns.nbytes, weigh, columns, run.correction)
-        return Sealed(verdict, columns, judged.ranks, weights)
+        return SealedStep(verdict, columns, judged.ranks, weights)
 
-    def _tell(self, run: Run, key: StepKey, body: SealBody, judged: Judged, *, live: bool) -> None:
-        step = JudgedStep(
-            Start(key.run, key.attempt, run.created),
+    def _tell(self, run: LiveRun, key: StepKey, body: SealBody, judged: Judged, *, live: bool) -> None:
+        step = SinkStep(
+            AttemptStart(key.run, key.attempt, run.created),
             key.step,
             run.drift.severity,
             judged.comparison.figures,
@@ -255,13 +255,13 @@ def _prepare(records: StepRecords) -> None:
     _ = records.columns
 
 
-def _began_again(run: Run) -> Iterator[NewEvent]:
+def _began_again(run: LiveRun) -> Iterator[NewEvent]:
     """Yield an event where a step ends a silence, or comes after the run said that it was over."""
     if run.activity in ("silent", "ended"):
         yield NewEvent("activity", {"before": run.activity, "after": "live"}, run.name)
 
 
-def _events(run: Run, key: StepKey, outcome: Outcome, verdict: Verdict, *, live: bool) -> tuple[NewEvent, ...]:
+def _events(run: LiveRun, key: StepKey, outcome: Outcome, verdict: Verdict, *, live: bool) -> tuple[NewEvent, ...]:
     where = {"attempt": key.attempt, "step": key.step}
     sealed = {**where, "severity": verdict.severity, "tokens": verdict.tokens, "reason": verdict.reason}
     moved = transition_events(key.run, outcome, **where)

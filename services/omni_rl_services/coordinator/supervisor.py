@@ -14,7 +14,7 @@ from omni_rl.bridge.protocol import (
     MAX_LINE,
     SIGNATURES,
     VERSION,
-    Call,
+    BridgeCall,
     Failure,
     Happened,
     Message,
@@ -152,7 +152,7 @@ class SupervisedBridge:
         asked = _Asked(method, asyncio.get_running_loop().create_future(), observe)
         self._asked[number] = asked
         try:
-            writer.write(encode(Call(number, method, None if takes is None else pack(takes, argument))))
+            writer.write(encode(BridgeCall(number, method, None if takes is None else pack(takes, argument))))
             body = await asked.reply
         finally:
             del self._asked[number]

@@ -8,7 +8,7 @@ from typing import Any
 
 from omni_rl.api.incidents import IncidentAnswer
 from omni_rl_services.coordinator.settings import TensorboardSettings
-from omni_rl_services.coordinator.sinks import JudgedStep, Start, Training
+from omni_rl_services.coordinator.sinks import AttemptStart, SinkStep, Training
 
 
 class TensorboardSink:
@@ -16,9 +16,9 @@ class TensorboardSink:
 
     def __init__(self, settings: TensorboardSettings) -> None:
         self._settings = settings
-        self._writers: dict[Start, Any] = {}
+        self._writers: dict[AttemptStart, Any] = {}
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         writer = self._writer(step.of)
         for kind, figures in step.figures.items():
             for name, value in figures.items():
@@ -26,13 +26,13 @@ class TensorboardSink:
         writer.add_scalar("severity", int(step.severity), step.step, step.sealed)
         self.learnt(step.of, step.step, step.training)
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         writer = self._writer(of)
         for name, value in training.items():
             writer.add_scalar(f"train/{name}", math.nan if value is None else value, step)
         writer.flush()
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         told = f"{incident.what}\n\n**What to do:** {incident.remedy}" if incident.ended is None else "It is over."
         writer = self._writer(of)
         writer.add_text(f"incident {incident.incident}", told, incident.step or 0)
@@ -42,7 +42,7 @@ class TensorboardSink:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, of: Start) -> Any:
+    def _writer(self, of: AttemptStart) -> Any:
         if of not in self._writers:
             package: Any = importlib.import_module("tensorboardX")
             directory = self._settings.directory / of.run / f"attempt-{of.attempt}"

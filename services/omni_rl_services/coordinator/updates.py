@@ -15,7 +15,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.errors import ConflictError
 from omni_rl.ledger.types import NewEvent
-from omni_rl.ledger.updates import NewUpdate, Told, UpdateKey
+from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.live_updates import (
     LiveRuns,
@@ -26,7 +26,7 @@ from omni_rl_services.coordinator.live_updates import (
     sentence_of,
     with_engine,
 )
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.update_bodies import at_once, read_announcement, read_receipt
 
@@ -67,7 +67,7 @@ class Updates:
         """The bytes that what is known of all runs takes."""
         return self._runs.nbytes
 
-    async def take_up(self, run: Run) -> None:
+    async def take_up(self, run: LiveRun) -> None:
         """Read a run from the ledger whose faults an earlier coordinator reported, before any of its engines reports
         more."""
         await self._live(run)
@@ -79,14 +79,14 @@ class Updates:
         await asyncio.gather(*self._later, return_exceptions=True)
         self._workers.shutdown()
 
-    async def receive(self, run: Run, engine: str, number: int, body: bytes) -> UpdateAnswer:
+    async def receive(self, run: LiveRun, engine: str, number: int, body: bytes) -> UpdateAnswer:
         """Take one worker's receipt, and judge the update once all workers' have come.
 
         Raises:
             ConflictError: the same worker reported something else of the same update.
         """
         receipt = await self._read(read_receipt(body), len(body))
-        told = await self._work(len(body), Told.of, body)
+        told = await self._work(len(body), StoredReport.of, body)
         key = UpdateKey(run.name, engine, receipt.body.session, number, receipt.body.worker)
         live = await self._live(run)
         async with live.turn:
@@ -107,14 +107,14 @@ class Updates:
         self._events.poke()
         return answer
 
-    async def announce(self, run: Run, number: int, body: bytes) -> UpdateAnswer:
+    async def announce(self, run: LiveRun, number: int, body: bytes) -> UpdateAnswer:
         """Take the trainer's announcement of its weights, and judge what engines have reported already.
 
         Raises:
             ConflictError: something else was announced under the number.
         """
         announcement = await self._read(read_announcement(number, body), len(body))
-        told = await self._work(len(body), Told.of, body)
+        told = await self._work(len(body), StoredReport.of, body)
         key = UpdateKey(run.name, "", announcement.session, number, 0)
         live = await self._live(run)
         async with live.turn:
@@ -134,7 +134,7 @@ class Updates:
         self._events.poke()
         return answer
 
-    async def before_seal(self, run: Run) -> Finding | None:
+    async def before_seal(self, run: LiveRun) -> Finding | None:
         """Return what is known to be wrong with the weights or caches of the run's engines, silence among it; None if
         nothing.
 
@@ -168,7 +168,7 @@ class Updates:
             found.setdefault(row.key[1:4], UpdateAnswer.model_validate(row.answer))
         return list(found.values())
 
-    async def _known(self, key: UpdateKey, told: Told) -> UpdateAnswer | None:
+    async def _known(self, key: UpdateKey, told: StoredReport) -> UpdateAnswer | None:
         kept = await self._store.update(key)
         if kept is None:
             return None
@@ -176,7 +176,7 @@ class Updates:
             raise ConflictError(f"update {key.number} of worker {key.worker} was told of with other content")
         return UpdateAnswer.model_validate(kept.answer)
 
-    def _settle(self, run: Run, live: LiveUpdates, state: EngineUpdates) -> None:
+    def _settle(self, run: LiveRun, live: LiveUpdates, state: EngineUpdates) -> None:
         """Judge again in `SETTLE_SECONDS`, unless the engine has reported another update by then."""
         number, session = state.number, state.session
 
@@ -254,11 +254,11 @@ class Updates:
             one.incident = number
             live.open[one.fault.key] = one
 
-    async def _live(self, run: Run) -> LiveUpdates:
+    async def _live(self, run: LiveRun) -> LiveUpdates:
         live = self._runs.get(run.name) or await self._from_ledger(run)
         return self._runs.add(run.name, live)
 
-    async def _from_ledger(self, run: Run) -> LiveUpdates:
+    async def _from_ledger(self, run: LiveRun) -> LiveUpdates:
         """Return what an earlier coordinator knew of the run's newest updates."""
         live = LiveUpdates(RunUpdates(run.body.lag or 0))
         for row in await self._store.remembered_updates(run.name):

@@ -26,7 +26,7 @@ from omni_rl.ledger.run_list import Listed
 from omni_rl.ledger.types import Incident, KeptCheck, Sample, Step, StepRow, Sync, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
-from omni_rl_services.coordinator.runs import Run
+from omni_rl_services.coordinator.runs import LiveRun
 
 ALARMS = ("drift", "update")
 """The kinds of incident that version 0.1 called alarms."""
@@ -115,7 +115,7 @@ def alarm_answer(incident: Incident) -> AlarmAnswer:
     )
 
 
-def run_line(run: Run, listed: Listed) -> RunLine:
+def run_line(run: LiveRun, listed: Listed) -> RunLine:
     incident, recent = listed.incident, run.line.recent
     acknowledged = None if incident is None else incident.acknowledged
     return RunLine(

@@ -7,7 +7,7 @@ from typing import Any
 
 from omni_rl.api.incidents import IncidentAnswer
 from omni_rl_services.coordinator.settings import WandbSettings
-from omni_rl_services.coordinator.sinks import JudgedStep, Start, Training
+from omni_rl_services.coordinator.sinks import AttemptStart, SinkStep, Training
 
 STEP = "step"
 """The axis of every figure. W&B's own step only rises, and drops what comes later: a trainer's figures come after the
@@ -20,16 +20,16 @@ class WandbSink:
 
     def __init__(self, settings: WandbSettings) -> None:
         self._settings = settings
-        self._runs: dict[Start, Any] = {}
+        self._runs: dict[AttemptStart, Any] = {}
 
-    def step(self, step: JudgedStep) -> None:
+    def step(self, step: SinkStep) -> None:
         figures = {f"{kind}/{name}": value for kind, found in step.figures.items() for name, value in found.items()}
         self._log(step.of, step.step, {**figures, **_named(step.training), "severity": int(step.severity)})
 
-    def learnt(self, of: Start, step: int, training: Training) -> None:
+    def learnt(self, of: AttemptStart, step: int, training: Training) -> None:
         self._log(of, step, _named(training))
 
-    def incident(self, of: Start, incident: IncidentAnswer) -> None:
+    def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
         run = self._run(of)
         run.summary["incidents"] = incident.incident if incident.ended is None else 0
         if incident.ended is None:
@@ -43,10 +43,10 @@ class WandbSink:
         for run in self._runs.values():
             run.finish()
 
-    def _log(self, of: Start, step: int, values: dict[str, float]) -> None:
+    def _log(self, of: AttemptStart, step: int, values: dict[str, float]) -> None:
         self._run(of).log({**values, STEP: step})
 
-    def _run(self, of: Start) -> Any:
+    def _run(self, of: AttemptStart) -> Any:
         if of not in self._runs:
             wandb: Any = importlib.import_module("wandb")
             run = wandb.init(
@@ -64,7 +64,7 @@ class WandbSink:
         return self._runs[of]
 
 
-def identity(of: Start) -> str:
+def identity(of: AttemptStart) -> str:
     """Return an id that is the same for the same attempt of the same run, whichever process asks; a project keeps it
     for ever."""
     return hashlib.sha256(f"{of.run}/{of.attempt}/{of.created!r}".encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ vLLM serves its own class of it.
 """
 
 from omni_rl.models.family import Family
-from omni_rl.models.recording import LAST_NORM, LOGITS, Place
+from omni_rl.models.recording import LAST_NORM, LOGITS, ModuleSide
 
 FAMILY = Family(
     name="Dense",
@@ -12,14 +12,14 @@ FAMILY = Family(
     modalities=(),
     training_at="tests.models.dense.training:TRAINING",
     in_engine={
-        r"model\.layers\.(\d+)\.self_attn": Place(r"layers.\1.attention"),
-        r"model\.layers\.(\d+)\.mlp": Place(r"layers.\1.mlp"),
-        r"model\.norm": Place(LAST_NORM),
-        r"logits_processor": Place(LOGITS),
+        r"model\.layers\.(\d+)\.self_attn": ModuleSide(r"layers.\1.attention"),
+        r"model\.layers\.(\d+)\.mlp": ModuleSide(r"layers.\1.mlp"),
+        r"model\.norm": ModuleSide(LAST_NORM),
+        r"logits_processor": ModuleSide(LOGITS),
     },
     in_trainer={
-        r"model\.layers\.(\d+)\.self_attn": Place(r"layers.\1.attention"),
-        r"model\.layers\.(\d+)\.mlp": Place(r"layers.\1.mlp"),
-        r"model\.norm": Place(LAST_NORM),
+        r"model\.layers\.(\d+)\.self_attn": ModuleSide(r"layers.\1.attention"),
+        r"model\.layers\.(\d+)\.mlp": ModuleSide(r"layers.\1.mlp"),
+        r"model\.norm": ModuleSide(LAST_NORM),
     },
 )

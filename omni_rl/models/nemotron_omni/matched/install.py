@@ -12,7 +12,7 @@ from omni_rl.models.nemotron_omni.language.norm import AddRMSNorm
 from omni_rl.models.nemotron_omni.layers import RMSNorm
 from omni_rl.models.nemotron_omni.matched.attention import MatchedAttention
 from omni_rl.models.nemotron_omni.matched.block import MatchedBlock
-from omni_rl.models.nemotron_omni.matched.mamba import InvariantMambaMixer, MatchedMambaMixer
+from omni_rl.models.nemotron_omni.matched.mamba import InvariantMatchedMambaMixer, MatchedMambaMixer
 from omni_rl.models.nemotron_omni.matched.norms import MatchedAddRMSNorm, MatchedRMSNorm
 from omni_rl.models.nemotron_omni.matched.operators import operators
 from omni_rl.models.nemotron_omni.matched.routing import InvariantRouter, MatchedRouter
@@ -26,7 +26,7 @@ _MATCHED: Mapping[type[nn.Module], type[nn.Module]] = {
     AddRMSNorm: MatchedAddRMSNorm,
     RMSNorm: MatchedRMSNorm,
 }
-_INVARIANT = {**_MATCHED, MambaMixer: InvariantMambaMixer, Router: InvariantRouter}
+_INVARIANT = {**_MATCHED, MambaMixer: InvariantMatchedMambaMixer, Router: InvariantRouter}
 _MODULES: Mapping[Numerics, Mapping[type[nn.Module], type[nn.Module]]] = {
     "reference": {},
     "matched": _MATCHED,

@@ -35,7 +35,7 @@ class MatchedMambaMixer(MambaMixer):
         return torch.cat([self.out_proj(mixed(rows)) for rows in sequences(hidden_states, layout)])
 
 
-class InvariantMambaMixer(MatchedMambaMixer):
+class InvariantMatchedMambaMixer(MatchedMambaMixer):
     """The mixer with the state update of decode."""
 
     scan = staticmethod(scan_as_decoded)
