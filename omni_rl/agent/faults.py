@@ -45,7 +45,7 @@ class UpdateReport:
     None: it was last reset at the engine's start."""
 
 
-def weights(told: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
+def weights(report: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
     """Return what is wrong with the weights."""
     stale: dict[int, list[Different]] = {}
     swapped: dict[str, Different] = {}
@@ -58,34 +58,34 @@ def weights(told: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
             swapped[one.name] = one
         else:
             rest.append(one)
-    findings = [_stale(told, number, some, found) for number, some in stale.items()]
-    findings += _swapped(told, swapped)
+    findings = [_stale(report, number, some, found) for number, some in stale.items()]
+    findings += _swapped(report, swapped)
     if kept := [one for one in rest if one.workers and one.kept]:
-        findings.append(_some_workers(told, kept))
+        findings.append(_some_workers(report, kept))
     if torn := [one for one in rest if one.workers and not one.kept]:
-        who = _workers(told, torn)
-        findings.append(_wrong(told, _names(torn), f"not the same in {who} as in the others"))
+        who = _workers(report, torn)
+        findings.append(_wrong(report, _names(torn), f"not the same in {who} as in the others"))
     others = [one for one in rest if not one.workers]
     if zero := _names(one for one in others if one.zero):
-        findings.append(_wrong(told, zero, "zero in the engine and not in the trainer"))
+        findings.append(_wrong(report, zero, "zero in the engine and not in the trainer"))
     if broken := [one for one in others if one.nonfinite]:
         count = sum(one.nonfinite for one in broken)
-        findings.append(_wrong(told, _names(broken), f"not finite in {counted(count, 'element')} in the engine"))
+        findings.append(_wrong(report, _names(broken), f"not finite in {counted(count, 'element')} in the engine"))
     for dtype in sorted({one.rounded for one in others if one.rounded}):
         of = _names(one for one in others if one.rounded == dtype)
-        findings.append(_wrong(told, of, f"the trainer's rounded to {dtype}"))
+        findings.append(_wrong(report, of, f"the trainer's rounded to {dtype}"))
     if plain := _names(one for one in others if not (one.zero or one.nonfinite or one.rounded)):
-        findings.append(_wrong(told, plain, "neither the trainer's nor those of an update before"))
+        findings.append(_wrong(report, plain, "neither the trainer's nor those of an update before"))
     return findings
 
 
-def caches(told: UpdateReport) -> list[UpdateFault]:
+def caches(report: UpdateReport) -> list[UpdateFault]:
     """Return the caches that outlived a change of weights: what they hold was computed with other weights."""
     findings = []
-    for cache, since in told.stale_caches.items():
+    for cache, since in report.stale_caches.items():
         when = "since the engine started" if since is None else f"since update {since}"
         sentence = (
-            f"{CACHES[cache]} not reset {when}: it holds what was computed with weights before update {told.update}"
+            f"{CACHES[cache]} not reset {when}: it holds what was computed with weights before update {report.update}"
         )
         findings.append(UpdateFault(Cause.STALE_CACHE, sentence, key=cache))
     return findings
@@ -99,18 +99,18 @@ def silent(update: int, engine: str, confirmed: int | None, lag: int) -> UpdateF
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, key="silent")
 
 
-def _stale(told: UpdateReport, number: int, some: Sequence[Different], found: WeightComparison) -> UpdateFault:
+def _stale(report: UpdateReport, number: int, some: Sequence[Different], found: WeightComparison) -> UpdateFault:
     names = _names(some)
     every = len(some) == len(found.different)
     whole = every and not found.equal
-    if every and told.changed == 0:
+    if every and report.changed == 0:
         sentence = (
-            f"update {told.update} changed 0 of {counted(told.tensors, 'tensor')}: the engine holds update {number}"
+            f"update {report.update} changed 0 of {counted(report.tensors, 'tensor')}: the engine holds update {number}"
         )
     elif whole:
-        sentence = f"update {told.update}: the engine holds the weights of update {number}"
+        sentence = f"update {report.update}: the engine holds the weights of update {number}"
     else:
-        sentence = f"update {told.update}: {described(names)} {_are(names)} of update {number}"
+        sentence = f"update {report.update}: {described(names)} {_are(names)} of update {number}"
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"stale {number}")
 
 
@@ -118,7 +118,7 @@ def _are(names: Sequence[str]) -> str:
     return agreeing(len(names), "is that", "are those")
 
 
-def _swapped(told: UpdateReport, swapped: Mapping[str, Different]) -> list[UpdateFault]:
+def _swapped(report: UpdateReport, swapped: Mapping[str, Different]) -> list[UpdateFault]:
     findings: list[UpdateFault] = []
     done: set[str] = set()
     experts: dict[tuple[str, int | None, frozenset[int]], list[str]] = {}
@@ -134,43 +134,43 @@ def _swapped(told: UpdateReport, swapped: Mapping[str, Different]) -> list[Updat
             continue
         verb = "are swapped" if mutual else f"differ: the first holds what is {other}'s"
         names = (name, other)
-        sentence = f"update {told.update}: {name} and {other} {verb}"
+        sentence = f"update {report.update}: {name} and {other} {verb}"
         findings.append(UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, names, f"swapped {name}"))
     for (tower, layer, both), names_of in experts.items():
         low, high = sorted(both)
-        sentence = f"update {told.update}: {_layer(tower, layer)}'s experts {low} and {high} are swapped"
+        sentence = f"update {report.update}: {_layer(tower, layer)}'s experts {low} and {high} are swapped"
         findings.append(UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, tuple(names_of), f"swapped {layer} {low} {high}"))
     if len(findings) <= TOLD_APART:
         return findings
     more = tuple(name for one in findings[TOLD_APART:] for name in one.parts)
-    sentence = f"update {told.update}: {described(more)} {agreeing(len(more), 'holds', 'hold')} what other parts are"
+    sentence = f"update {report.update}: {described(more)} {agreeing(len(more), 'holds', 'hold')} what other parts are"
     return [*findings[:TOLD_APART], UpdateFault(Cause.CORRUPT_WEIGHTS, sentence, more, "swapped more")]
 
 
-def _some_workers(told: UpdateReport, kept: Sequence[Different]) -> UpdateFault:
+def _some_workers(report: UpdateReport, kept: Sequence[Different]) -> UpdateFault:
     numbers = _numbers(kept)
     names = _names(kept)
     verb = agreeing(len(numbers), "has", "have")
     sentence = (
-        f"update {told.update}: {_workers(told, kept)} {verb} not taken {described(names)}, which the others have"
+        f"update {report.update}: {_workers(report, kept)} {verb} not taken {described(names)}, which the others have"
     )
     return UpdateFault(Cause.STALE_WEIGHTS, sentence, names, f"workers {numbers}")
 
 
-def _workers(told: UpdateReport, some: Sequence[Different]) -> str:
+def _workers(report: UpdateReport, some: Sequence[Different]) -> str:
     numbers = _numbers(some)
     who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers))}"
-    return f"{who} of {told.workers}"
+    return f"{who} of {report.workers}"
 
 
 def _numbers(some: Sequence[Different]) -> list[int]:
     return sorted({number for one in some for number in one.workers})
 
 
-def _wrong(told: UpdateReport, names: tuple[str, ...], how: str) -> UpdateFault:
+def _wrong(report: UpdateReport, names: tuple[str, ...], how: str) -> UpdateFault:
     verb = agreeing(len(names), "is", "are")
     said = f"{described(names)} {verb} {how}"
-    return UpdateFault(Cause.CORRUPT_WEIGHTS, f"update {told.update}: {said}", names, said)
+    return UpdateFault(Cause.CORRUPT_WEIGHTS, f"update {report.update}: {said}", names, said)
 
 
 def _names(some: Iterable[Different]) -> tuple[str, ...]:

@@ -201,8 +201,8 @@ class RunUpdates:
         engine.of[engine.number] = wanted
         for number in sorted(engine.of)[: -8 * KEPT]:
             del engine.of[number]
-        told = self._told(engine, wanted)
-        stale = tuple(faults.caches(told))
+        report = self._report(engine, wanted)
+        stale = tuple(faults.caches(report))
         newest = self._compare(engine, wanted)
         if not newest.different:
             return self._with_adapters(engine, wanted, newest, stale)
@@ -210,7 +210,7 @@ class RunUpdates:
             if number in self.announced and not (other := self._compare(engine, number)).different:
                 return self._with_adapters(engine, number, other, stale)
         known = any(body.of is not None for body in engine.bodies)
-        wrong = (*faults.weights(told, newest), *self._of_adapters(engine, wanted), *stale)
+        wrong = (*faults.weights(report, newest), *self._of_adapters(engine, wanted), *stale)
         return JudgedUpdate(newest, wrong, wanted, None, pending=not known)
 
     def concerns(self, engine: EngineUpdates, number: int) -> bool:
@@ -249,7 +249,7 @@ class RunUpdates:
         rules = Renames(renames.substrings, renames.prefixes, renames.suffixes)
         return compare(self.announced[number].parts, _workers(engine), rules, earlier)
 
-    def _told(self, engine: EngineUpdates, update: int) -> UpdateReport:
+    def _report(self, engine: EngineUpdates, update: int) -> UpdateReport:
         receipts = engine.bodies
         changed = {"prefix": engine.changed, "encoder": engine.encoders}
         stale: dict[str, int | None] = {}

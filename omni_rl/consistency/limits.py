@@ -183,8 +183,8 @@ class Concern:
 class Judgement:
     """What figures amount to.
 
-    `severity` is the one that they reach, and `holding` the one that they still hold against lower limits. `told` is
-    what is wrong beside figures over limits. `spared` has a sentence for each figure that one token, or one router
+    `severity` is the one that they reach, and `holding` the one that they still hold against lower limits. `concerns`
+    are what is wrong beside figures over limits. `spared` has a sentence for each figure that one token, or one router
     flip, alone lifts over a limit.
     """
 
@@ -192,18 +192,18 @@ class Judgement:
     holding: Severity
     breaches: tuple[Breach, ...]
     spared: tuple[str, ...]
-    told: tuple[Concern, ...] = ()
+    concerns: tuple[Concern, ...] = ()
 
-    def with_told(self, told: tuple[Concern, ...]) -> "Judgement":
-        """Return the judgement with what else is wrong, which raises its severity."""
-        worst = max((one.severity for one in told), default=Severity.UNJUDGED)
-        return replace(self, severity=max(self.severity, worst), holding=max(self.holding, worst), told=told)
+    def with_concerns(self, concerns: tuple[Concern, ...]) -> "Judgement":
+        """Return the judgement with these concerns, which raise its severity."""
+        worst = max((one.severity for one in concerns), default=Severity.UNJUDGED)
+        return replace(self, severity=max(self.severity, worst), holding=max(self.holding, worst), concerns=concerns)
 
     @property
     def excess(self) -> float:
         """How many times its limit the worst figure is: at least 1.0 where something else is wrong, 0.0 if nothing is
         wrong, and infinite where a figure is NaN."""
-        return max([*map(_excess, self.breaches), *(1.0 for _ in self.told)], default=0.0)
+        return max([*map(_excess, self.breaches), *(1.0 for _ in self.concerns)], default=0.0)
 
     @property
     def worst(self) -> Breach | None:
@@ -214,9 +214,9 @@ class Judgement:
     def reason(self) -> str:
         """The worst of what is wrong, in one sentence."""
         worst = self.worst
-        told = max(self.told, key=lambda one: one.severity, default=None)
-        if told is not None and (worst is None or told.severity >= worst.severity):
-            return told.sentence
+        concern = max(self.concerns, key=lambda one: one.severity, default=None)
+        if concern is not None and (worst is None or concern.severity >= worst.severity):
+            return concern.sentence
         if worst is not None:
             return str(worst)
         if self.severity is Severity.UNJUDGED:

@@ -1,1 +1,1 @@
-"""The jobs' loop on a local pair, with a terminal: sample, rescore, compare, learn, update, and compare again."""
+"""The demo: it runs the jobs' loop on a local pair of policies and shows each step in a terminal."""

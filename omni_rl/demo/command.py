@@ -1,4 +1,4 @@
-"""`omni-rl demo` around the loop: checks, Ray's start and end, the report, and a clean Ctrl-C."""
+"""Runs `omni-rl demo`: checks, Ray's start and end around the loop, the report, and a clean Ctrl-C."""
 
 import contextlib
 import json
@@ -15,9 +15,11 @@ ATTEMPT = 1
 
 
 def run_demo(settings: DemoSettings, *, as_json: bool, serve: bool = False) -> bool:
-    """Run the demo and write its report; True if every step agreed.
+    """Run the demo, write its report, and return whether every step agreed.
 
-    `serve`: a coordinator takes its steps as they come, and stays up with them until Ctrl-C.
+    With `serve`, a coordinator takes the steps as they come and goes on serving them until Ctrl-C.
+
+    Raises `CheckpointError` if the settings' model is not a checkpoint directory.
     """
     if not (settings.model / "config.json").is_file():
         raise CheckpointError(f"{settings.model} is not a checkpoint directory: it has no config.json")

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a progress bar and one table a step, on standard error with `--json`."""
+"""Shows the demo while it runs: a progress bar and one table a step, on standard error with `--json`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +23,14 @@ PHASES = {
     "learn": "learning",
     "sync": "new weights into the engine",
 }
-"""Those of a step that take long enough to be told, and how."""
+"""The phases of a step that take long enough to be shown, and the words that show them."""
 
 COLUMNS = ("tokens", "|d| mean", "|d| p99", "|d| max", "gen_kl_error", "token_mult_prob_error", "flips")
 WIDE_ONLY = ("|d| p99", "token_mult_prob_error")
 
 
 class Display(Protocol):
-    """What the run tells whoever watches: phases of steps as they begin, and steps when they are over."""
+    """A display, which is told of each phase of a step as it begins, and of each step when it is over."""
 
     def phase(self, step: int, phase: str) -> None: ...
     def step(self, report: StepReport) -> None: ...
@@ -61,20 +61,21 @@ class _Live:
 
 
 def console_for(as_json: bool) -> Console:
-    """Standard output, or standard error where the report takes its place."""
+    """Return a console on standard output, or on standard error if the JSON report goes to standard output."""
     console = Console(stderr=as_json)
     return console if console.is_terminal else Console(stderr=as_json, width=PLAIN_WIDTH)
 
 
 @contextmanager
 def live(console: Console, limits: Limits, steps: int) -> Iterator[Display]:
-    """A progress bar over `steps` for as long as the block runs, in which the pair starts first."""
+    """Show a progress bar over `steps` steps while the block runs, which first starts the pair; yield the display."""
     with progress_on(console, transient=True) as progress:
         yield _Live(console, progress, limits, steps)
 
 
 def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits: Limits, width: int) -> Table:
-    """One row a comparison, with its verdict under `limits`; fewer columns where `width` characters are few."""
+    """Return a table with a row for each comparison and its verdict under `limits`. If `width` is less than
+    `PLAIN_WIDTH` characters, the columns `WIDE_ONLY` are left out."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
     columns = [column for column in COLUMNS if width >= PLAIN_WIDTH or column not in WIDE_ONLY]
@@ -99,7 +100,7 @@ def comparison_table(title: str, first: str, rows: dict[str, Comparison], limits
 
 
 def closing(console: Console, report: Report, limits: Limits, path: str) -> None:
-    """The legs, where the actors were if on several nodes, the run's verdict and where the report is."""
+    """Print the legs, the actors' nodes if there are several, the run's verdict, and the report's path."""
     console.print(comparison_table("where the difference comes from", "leg", report.legs, limits, console.width))
     if len({placed.node for placed in report.actors}) > 1:
         for placed in report.actors:

@@ -1,4 +1,4 @@
-"""What the demo asks and rewards."""
+"""Defines the prompts that the demo asks, and the rewards of their answers."""
 
 from omni_rl.config import DemoSettings
 from omni_rl.jobs.environment import Asked
@@ -9,7 +9,7 @@ from omni_rl.tasks.samples import demo_prompts
 
 
 class DemoEnvironment:
-    """`prompts_per_kind` prompts of each kind, other ones in every step; answers of a kind are compared."""
+    """Asks `prompts_per_kind` prompts of each kind, new ones in every step. The answers to one kind form a group."""
 
     def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
@@ -23,8 +23,8 @@ class DemoEnvironment:
         return Asked(prompts, [prompt.id for prompt in prompts], [prompt.kind for prompt in prompts], sampling)
 
     def held_out(self, step: int) -> None:
-        """The demo measures nothing on held-out prompts."""
+        """Return None, because the demo measures nothing on held-out prompts."""
 
     def reward(self, text: str, expected: str | None) -> float:
-        """Exact digit where the prompt has an answer, else the answer's length."""
+        """Return the reward of an exact digit if the prompt expects one, else a reward for the answer's length."""
         return length(text, expected) if expected is None else exact_digit(text, expected)

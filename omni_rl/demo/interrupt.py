@@ -1,4 +1,4 @@
-"""A Ctrl-C that cannot get lost in a library."""
+"""Makes sure that a Ctrl-C does not get lost in a library."""
 
 import signal
 import threading
@@ -9,13 +9,14 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """Hold on to a Ctrl-C of the block; what this yields raises `KeyboardInterrupt` again if there was one.
+    """Remember a Ctrl-C during the block, and yield a check that raises `KeyboardInterrupt` again if there was one.
 
-    Python raises it wherever the main thread is. numpy's `Generator.choice` swallows one in a hundred there, as does
-    whatever runs in a callback of the interpreter; and `threading.Condition` may raise a `RuntimeError` in its place.
-    So a block that was interrupted ends with `KeyboardInterrupt`, however else it would have ended.
+    Python raises `KeyboardInterrupt` wherever the main thread is. numpy's `Generator.choice` swallows one in a hundred
+    there, as does whatever runs in a callback of the interpreter; and `threading.Condition` may raise a `RuntimeError`
+    in its place. So a block that was interrupted ends with `KeyboardInterrupt`, however else it would have ended.
 
-    Does nothing in another thread than the main one, or where somebody else has said what Ctrl-C does.
+    In a thread other than the main one, or where Ctrl-C already has a handler that is not Python's own, the block runs
+    unchanged and the check does nothing.
     """
     interrupted = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The pair that the demo's settings ask for."""
+"""Starts the pair of policies that the demo's settings ask for."""
 
 import uuid
 from contextlib import AbstractContextManager
@@ -11,11 +11,11 @@ from omni_rl.train.settings import TrainSettings
 
 
 def demo_pair(settings: DemoSettings, journal: Journal | None = None) -> AbstractContextManager[LocalPair]:
-    """See `omni_rl.policies.local.started`."""
+    """Return a context manager that starts the pair the settings ask for; see `omni_rl.policies.local.started`."""
     engine = EngineSettings(
         model=settings.model,
         dtype=settings.dtype,
-        # Runs of one machine have their slabs side by side.
+        # Each run needs its own name, because the slabs of all runs of a machine lie side by side.
         run=f"demo-{uuid.uuid4().hex[:8]}",
         max_num_seqs=5 * settings.prompts_per_kind,
         max_num_batched_tokens=4096,

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `report.json`."""
+"""Writes the report that a run leaves behind, `report.json`."""
 
 import json
 import math
@@ -17,9 +17,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step. `with_flips`: `overall` with the tokens that router flips leave out of it; None where there are none.
+    """The report of one step.
 
-    `breaches` says, one sentence each, why the verdict is not agreement; `seconds` by phase.
+    `with_flips` is `overall` with the tokens that router flips leave out of it, or None if there are none. `breaches`
+    says, in one sentence each, why the two policies do not agree. `seconds` has the duration of each phase.
     """
 
     step: int
@@ -34,9 +35,10 @@ class StepReport:
 
     @classmethod
     def of(cls, step: int, weight_version: str, reward: float, judged: JudgedStep) -> "StepReport":
-        """Agreement means: same weights, same media, and a step in which the service finds nothing to look at."""
+        """Make the report of a judged step. The verdict is "agree" if both sides had the same weights and the same
+        media, and the service would find nothing in the step to look at."""
         comparison, judgement = judged.comparison, judged.judgement
-        found = [*(str(breach) for breach in judgement.breaches), *(one.sentence for one in judgement.told)]
+        found = [*(str(breach) for breach in judgement.breaches), *(one.sentence for one in judgement.concerns)]
         if not found and judgement.severity is not Severity.OK:
             found.append(judgement.reason)
         return cls(
@@ -67,7 +69,7 @@ class StepReport:
 
 @dataclass
 class Report:
-    """A run, filled step by step."""
+    """The report of a run, which is filled step by step."""
 
     dtype: str
     seed: int
@@ -80,12 +82,12 @@ class Report:
 
     @property
     def agreed(self) -> bool:
-        """Every step agreed."""
+        """Whether every step agreed; False before the first step."""
         return bool(self.steps) and all(step.verdict == "agree" for step in self.steps)
 
     @property
     def breaches(self) -> list[str]:
-        """Those of all steps, each with its step."""
+        """The breaches of all steps, each with its step's number."""
         return [f"step {step.step}: {breach}" for step in self.steps for breach in step.breaches]
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class Report:
         }
 
     def write(self, directory: Path) -> Path:
-        """Write `report.json` atomically; a reader never sees half of it."""
+        """Write `report.json` atomically, so that a reader never sees half of it, and return its path."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "report.json"
         partial = directory / f".report.{os.getpid()}.json"
@@ -114,5 +116,5 @@ class Report:
 
 
 def _metrics(comparison: Comparison) -> dict[str, float | None]:
-    """JSON has no NaN or infinity: such a figure is null."""
+    """Return a comparison's metrics, with None for NaN and infinity, which JSON does not have."""
     return {name: value if math.isfinite(value) else None for name, value in comparison.metrics.report().items()}

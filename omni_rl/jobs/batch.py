@@ -1,4 +1,4 @@
-"""What a step has learnt about its answers when the update begins."""
+"""Defines the batch: the answers of a step, with all that is known of them when the update begins."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Batch:
-    """Answers that have a reward, in order; `groups` names the prompt of each, `weights` float64 [T] its tokens' ones
-    that correct for the mismatch. `refer` gives the reference's logprobs, float64 [T] each, if the objective holds on
-    to it: it is asked for those alone that are learnt from."""
+    """The answers of a step that have a reward, in order.
+
+    `groups` names the prompt of each answer. `weights` has float64 [T] for each: the weights of its tokens, which
+    correct for the mismatch of the policies. `refer` returns the reference policy's logprobs, float64 [T] for each of
+    the answers it is given, which are only those that are learnt from; it is None if the objective has no KL term.
+    """
 
     rollouts: Sequence[Rollout]
     scores: Sequence[Score]
@@ -34,11 +37,11 @@ class Batch:
 
     @property
     def finished(self) -> list[bool]:
-        """Whether each answer came to its end by itself."""
+        """Whether each answer ended by itself; False where `max_tokens` cut it off."""
         return [rollout.finish_reason != "length" for rollout in self.rollouts]
 
     def take(self, places: Sequence[int]) -> "Batch":
-        """Some of the answers, in the order given."""
+        """Return a batch of the answers at these places, in the order given."""
         return replace(
             self,
             rollouts=[self.rollouts[place] for place in places],
@@ -49,5 +52,5 @@ class Batch:
         )
 
     def references(self) -> Sequence[Array | None]:
-        """Of each answer."""
+        """Return the reference policy's logprobs of each answer, float64 [T], or None for each without a reference."""
         return [None] * len(self) if self.refer is None else self.refer(self.rollouts)

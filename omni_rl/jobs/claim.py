@@ -1,4 +1,4 @@
-"""One job at a time has the trainer: two would learn into the same weights."""
+"""Lets one job at a time use the trainer: two jobs would update the same weights."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NAME = "job"
 
 
 class Holder:
-    """Lives as long as its job's driver, and with it the name."""
+    """An actor that lives as long as its job's driver, and holds the name `NAME` meanwhile."""
 
     def __init__(self, run: str) -> None:
         self._run = run
@@ -24,10 +24,10 @@ class Holder:
 
 @contextlib.contextmanager
 def claimed(service: str, run: str) -> Iterator[None]:
-    """The policies of `service` are those of `run` inside the block; a driver that dies lets go of them.
+    """Reserve the policies of `service` for `run` inside the block; they are free again if the driver dies.
 
     Raises:
-        ConfigError: another job has them, which is named.
+        ConfigError: another job has the policies; the message names its run.
     """
     options = {"name": NAME, "namespace": namespace_of(service)}
     try:

@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""Measures where a step's time goes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds by phase of one step. `on_phase` is called with each as it begins."""
+    """Measures the seconds of each phase of one step. `on_phase` is called with each phase's name as it begins."""
 
     def __init__(self, on_phase: Callable[[str], object] = lambda phase: None) -> None:
         self.seconds: dict[str, float] = {}

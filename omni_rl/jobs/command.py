@@ -1,4 +1,4 @@
-"""`omni-rl run`: the entry point of every job."""
+"""Runs `omni-rl run`, the entry point of every job."""
 
 import json
 import sys
@@ -19,10 +19,11 @@ Parameters = GrpoParameters | PpoParameters
 
 
 def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]") -> None:
-    """Run a job in the service that the environment names; `tell` gets each step.
+    """Run a job in the service that the environment names; `tell` is called with each step when it is done.
 
     Raises:
-        ConfigError: before any actor is asked for anything: a task that cannot be run, another dtype than is served.
+        ConfigError: the task cannot be run, the service has another dtype, another job has the policies, or the run
+            exists or cannot be resumed; all of these before the trainer is changed.
     """
     task = load_task(parameters.task)
     from omni_rl.jobs.attached import AttachedRun, create_run
@@ -54,7 +55,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]")
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:
             saved.begin(kind, parameters)
-        policies.trainer.drop_snapshot()  # what a job that was killed held on to
+        policies.trainer.drop_snapshot()  # the snapshots of a job that was killed
         if state is None or parameters.kl > 0:
             policies.trainer.reset()
         if parameters.kl > 0:
@@ -70,7 +71,7 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]")
 
 
 def as_line(done: "StepDone[Verdict]") -> str:
-    """A step as one line of JSON."""
+    """Return a step as one line of JSON."""
     return json.dumps(
         {
             "step": done.step,

@@ -1,4 +1,4 @@
-"""What a loop asks the engines at each step, and what rewards the answers."""
+"""Defines what a loop asks the engines at each step, and how the answers are rewarded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from omni_rl.rollout.types import SamplingSettings
 from omni_rl.tasks.settings import Task
 
 EVALUATION, SHUFFLE = 1, 2
-"""The purposes of seeds, besides 0, which is to sample what is learnt from."""
+"""The purposes that a seed is drawn for, besides 0, which is to sample the answers that are learnt from."""
 SEED_BITS = 31
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked: `copies` answers to each prompt, those to one prompt side by side.
+    """What the engines are asked for: `copies` answers to each prompt, the answers to one prompt side by side.
 
-    `names` are those of the answers, and `groups` says which of them are compared with each other. `shuffle` is a seed
-    with which the answers of a group get each other's rewards, as a control; None: each keeps its own.
+    `names` has a name for each answer, and `groups` the group in which the answer is compared with others. `shuffle` is
+    a seed with which the rewards are shuffled within each group, as a control experiment; if it is None, each answer
+    keeps its own reward.
     """
 
     prompts: Sequence[Prompt]
@@ -38,10 +39,11 @@ class Asked:
 
 
 class Environment(Protocol):
-    """Gives prompts and rewards, by the step's number alone, so that a resumed job goes on as it would have."""
+    """Gives prompts and rewards. They depend on the step's number alone, so that a resumed job goes on as if it had
+    never stopped."""
 
     def asked(self, step: int) -> Asked:
-        """Return what is asked at a step, to learn from."""
+        """Return what is asked at a step for the trainer to learn from."""
 
     def held_out(self, step: int) -> Asked | None:
         """Return what is asked before a step to measure the policy with, or None for nothing."""
@@ -50,7 +52,7 @@ class Environment(Protocol):
 
 
 class TaskEnvironment:
-    """Asks for a task's prompts in the order of the job's seed, with `copies` answers to each."""
+    """Asks a task's prompts in an order that the job's seed fixes, with `copies` answers to each."""
 
     def __init__(self, parameters: PolicyGradientParameters, task: Task, copies: int) -> None:
         self.reward = task.reward
@@ -65,7 +67,8 @@ class TaskEnvironment:
         return self._asked(self._task.prompts("train", numbers), self._copies, seed_of(step, seed), shuffle)
 
     def held_out(self, step: int) -> Asked | None:
-        """Ask every held-out prompt, with the same seeds every time, before the steps that the parameters name."""
+        """Return every held-out prompt, with the same seeds every time, before every `evaluate_every`-th step and the
+        last one; None before any other."""
         every = self._parameters.evaluate_every
         if every == 0 or (step % every != 0 and step != self._parameters.steps - 1):
             return None
@@ -73,7 +76,7 @@ class TaskEnvironment:
         return self._asked(prompts, self._parameters.evaluate_answers, seed_of(0, self._parameters.seed, EVALUATION))
 
     def _asked(self, prompts: list[Prompt], copies: int, seed: int, shuffle: list[int] | None = None) -> Asked:
-        """Return the answers to ask for; a prompt that is there twice is two groups."""
+        """Return what to ask for these prompts; a prompt that occurs twice makes two groups."""
         groups = [f"{prompt.id}/{place}" for place, prompt in enumerate(prompts)]
         names = [f"{group}.{copy}" for group in groups for copy in range(copies)]
         of = self._parameters
@@ -82,7 +85,8 @@ class TaskEnvironment:
 
 
 def prompts_of(step: int, count: int, available: int, seed: int) -> list[int]:
-    """Return `count` numbers below `available`: epochs one after the other, each in an order of its own."""
+    """Return the numbers of a step's `count` prompts, out of 0 to `available` - 1. One epoch follows the other, each in
+    a random order of its own."""
     first = step * count
     chosen = []
     for place in range(first, first + count):
@@ -93,6 +97,6 @@ def prompts_of(step: int, count: int, available: int, seed: int) -> list[int]:
 
 
 def seed_of(step: int, seed: int, purpose: int = 0) -> int:
-    """Return the seed of a step's first request; those of the others follow it."""
+    """Return the seed of a step's first request; request i of the step uses this seed plus i."""
     state = np.random.SeedSequence([seed, step, purpose]).generate_state(1)
     return int(state[0]) >> (32 - SEED_BITS + 1)

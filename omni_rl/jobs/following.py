@@ -17,14 +17,15 @@ LOOK_SECONDS = 1.0
 
 
 def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> JobAnswer:
-    """The job as it ended. Its steps go to `lines` as JSON, or else to a progress bar on standard error."""
+    """Wait for a job to end, and return it as it ended. `lines` is called with each step as JSON; if it is None, a
+    progress bar on standard error shows the steps."""
     answer = client.job(job)
     run, total = str(answer.parameters["run"]), int(answer.parameters["steps"])
     seen: StepLine | None = None
     with progress_on(Console(stderr=True), disable=lines is not None) as progress:
         bar = progress.add_task(f"{run}: waiting for its first step", total=total)
         while True:
-            answer = retried(lambda: client.job(job))  # the job outlives a bridge, and so does who watches it
+            answer = retried(lambda: client.job(job))  # the job survives a dead bridge, and so should its watcher
             for step in _steps(client, run, seen):
                 seen = step
                 if lines is not None:
@@ -38,13 +39,14 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
 
 
 def progress_on(console: Console, *, disable: bool = False, transient: bool = False) -> Progress:
-    """A bar over steps. Without a terminal it would print itself once at the end: the steps' own lines do there."""
+    """Return a progress bar over steps. It is disabled where the console is no terminal: there it would print itself
+    once at the end, and the lines of the steps are enough."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=transient)
 
 
 def _steps(client: Client, run: str, seen: StepLine | None) -> list[StepLine]:
-    """New ones. The job makes its run, which may take it a moment."""
+    """Return the steps after `seen`. There are none while the job has not created its run yet."""
     try:
         found = client.steps(run, after=None if seen is None else seen.step)
     except NotFoundError:

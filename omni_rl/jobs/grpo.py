@@ -1,4 +1,4 @@
-"""GRPO: what the answers to one prompt teach about each other. Shao et al. 2024, with DAPO's amendments."""
+"""GRPO, which compares the answers to one prompt with each other: Shao et al. 2024, with DAPO's amendments."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from omni_rl.train.targets import Targets
 
 
 class Grpo:
-    """One update a step."""
+    """The GRPO algorithm, with one update a step."""
 
     def __init__(self, parameters: GrpoParameters) -> None:
         self._parameters = parameters
@@ -23,7 +23,10 @@ class Grpo:
         self.answers_per_prompt = parameters.group
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
-        """Figures of the update; without one where nothing can be learnt. Answers that teach nothing cost nothing."""
+        """Make one update from the answers that teach something, and return its figures and those of the groups.
+
+        Answers that teach nothing are left out, so that they cost no computation; if none is left, there is no update.
+        """
         relative = relative_advantages(batch.rewards, batch.groups, self._baseline)
         figures = {"groups_dropped": float(relative.dropped)}
         taught = relative.kept

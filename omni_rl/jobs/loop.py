@@ -1,4 +1,4 @@
-"""The loop of every job, and of the demo: sample, reward, score, judge, learn, sync."""
+"""Runs the loop of every job and of the demo: sample, reward, score, judge, learn, sync."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from omni_rl.train.advantages import members_of
 from omni_rl.train.types import Score
 
 RANK = 0
-"""The rank that posts: one process has all answers of a step."""
+"""The rank under which every sample is posted, because one process has all answers of a step."""
 REFERENCE = "reference"
 """The name of the trainer's snapshot of the weights that a run began with."""
 Answered = tuple[Asked, list[Rollout]]
@@ -32,10 +32,10 @@ Answered = tuple[Asked, list[Rollout]]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How many steps a loop has, and what else it does; see `omni_rl.api.jobs.PolicyGradientParameters`.
+    """The number of a loop's steps, and its options; see `omni_rl.api.jobs.PolicyGradientParameters`.
 
-    `with_reference` says that the objective holds on to the weights that the run began with, and `learn_last` that the
-    last step is learnt from as any other is; without it, that step is judged and nothing more.
+    `with_reference` says that the objective has a KL term against the weights that the run began with. `learn_last`
+    says that the last step is learnt from like any other; without it, that step ends with its verdict.
     """
 
     steps: int
@@ -52,8 +52,8 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class StepDone(Generic[V]):
-    """What a step ended with: its verdict, and the loop's own figures. `dropped` says of which samples there is no
-    reward, and why."""
+    """The result of a step: its verdict, the loop's own figures, and the `seconds` of each phase. `dropped` has a
+    sentence for each sample without a reward, which says why."""
 
     step: int
     verdict: V
@@ -63,9 +63,10 @@ class StepDone(Generic[V]):
 
 
 class Loop(Generic[V]):
-    """The steps of one run. The trainer holds the weights that the first one begins with.
+    """Runs the steps of one run. The trainer has to hold the weights with which the first step begins.
 
-    `save` keeps the state with which a step begins; `on_phase` is called with each step and phase as it begins.
+    `save` is called with a step's number to save the state with which that step begins, and `on_phase` with the step's
+    number and the phase's name as each phase begins.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Loop(Generic[V]):
         return StepDone(step, verdict, figures, rewards.dropped, clock.seconds)
 
     def _learn(self, step: int, batch: Batch) -> dict[str, float]:
-        """Learn from a step, and return the figures of the updates: none without an answer to learn from."""
+        """Learn from a step's answers, and return the figures of the updates; there are none without an answer."""
         if not len(batch):
             return {}
         if self._settings.with_reference:
@@ -139,7 +140,8 @@ class Loop(Generic[V]):
         return learnt
 
     def _serve(self, step: int) -> None:
-        """Sync, and hold a snapshot of served weights for as long as an answer under way may name them."""
+        """Have the engines serve the trainer's weights. If answers may be stale, hold a snapshot of each served version
+        for as long as an answer under way may name it."""
         self._served.append(self._run.sync(step))
         ahead = self._settings.max_staleness
         if ahead:
@@ -148,9 +150,9 @@ class Loop(Generic[V]):
                 self._policies.drop_snapshot(version)
 
     def _next(self, step: int, sampler: ThreadPoolExecutor) -> Answered:
-        """Return this step's answers, while those of the next `max_staleness` steps are asked for."""
+        """Return this step's answers; those of the next `max_staleness` steps are sampled in the meantime."""
         if not self._settings.max_staleness:
-            # Not in the other thread, which an interrupted driver would have to wait for.
+            # In this thread, because an interrupted driver would have to wait for the sampler's.
             return self._answered(self._environment.asked(step))
         last = min(step + self._settings.max_staleness, self._settings.steps - 1)
         for number in range(step + len(self._ahead), last + 1):
@@ -188,7 +190,7 @@ class Loop(Generic[V]):
         return replace(found, values=tuple(values))
 
     def _evaluate(self, asked: Asked) -> float:
-        """Return the mean reward of sampled answers to held-out prompts, 0 if none has a reward."""
+        """Return the mean reward of sampled answers to held-out prompts, or 0.0 if no answer has a reward."""
         rewards = self._rewards(*self._answered(asked))
         return _reward_figures(rewards).get("reward", 0.0)
 
@@ -200,14 +202,14 @@ def _reward_figures(rewards: Rewards) -> dict[str, float]:
 
 
 def _weights(rollouts: Sequence[Rollout], given: Weights | None) -> list[Array]:
-    """Return the weight of every token of each answer; 1 where the verdict gives none."""
+    """Return the weights of each answer's tokens, float64 [T]; all are 1 if the verdict gives no weights."""
     if given is None:
         return [np.ones(len(rollout.ids)) for rollout in rollouts]
     return [np.asarray(given[RANK, rollout.prompt.id], np.float64) for rollout in rollouts]
 
 
 def _rewarded(answers: StepAnswers, groups: Sequence[str], weights: Sequence[Array]) -> Batch:
-    """Return what a step learns from: its answers that have a reward."""
+    """Return the batch that a step learns from: its answers that have a reward."""
     kept = [place for place, reward in enumerate(answers.rewards) if reward is not None]
     rewards = [np.nan if reward is None else reward for reward in answers.rewards]
     return Batch(answers.rollouts, answers.scores, rewards, groups, weights).take(kept)

@@ -1,4 +1,5 @@
-"""A run's curve as one SVG file: reward, held-out reward and how far the policies were apart. Imports no torch."""
+"""Draws a run's curves as one SVG file: the reward, the held-out reward, and how far the policies were apart. Imports
+no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from omni_rl.counting import counted
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, GAP, BOTTOM = 64, 16, 40, 36, 40
 UPPER = 220
-"""Of the reward's panel; the rest is the difference's."""
+"""The height of the reward's panel in pixels; the panel of the policies' difference has the rest."""
 INK, FAINT = "#1f2933", "#d5dbe1"
 
 
 @dataclass(frozen=True)
 class Series:
-    """`points` of (step, value), joined by a line unless `line` is False."""
+    """A curve of a panel: `points` of (step, value), joined by a line if `line`, and marked with dots if `dots`."""
 
     name: str
     colour: str
@@ -28,7 +29,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A frame from `top`, `height` pixels high, for values from `low` to `high`."""
+    """A frame of the plot, which begins at `top`, is `height` pixels high, and shows values from `low` to `high`.
+    `label` is the format of the values on its axis."""
 
     title: str
     top: float
@@ -43,7 +45,7 @@ class Panel:
 
 
 def plot(run: str, steps: Sequence[StepLine]) -> str:
-    """An SVG document. `steps` of one attempt, in order, at least one."""
+    """Return the run's curves as an SVG document. `steps` are the steps of one attempt in order, at least one."""
     sampled = Series("sampled", "#7b8794", _training(steps, "reward"))
     held_out = Series("held out", "#0b7285", _training(steps, "held_out_reward"), dots=True)
     apart = Series(
@@ -52,7 +54,7 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
         [(step.step, value) for step in steps if (value := step.figures["logprob_abs_diff_mean"]) is not None],
     )
     highest = max([value for _, value in apart.points] or [0.0]) or 1e-9
-    # Above the others, where it is not taken for one of them.
+    # Above all other values, so that a step without a difference is not taken for one of them.
     lost = Series(
         NOT_A_NUMBER,
         "#c92a2a",

@@ -1,4 +1,4 @@
-"""A loop's steps as any framework would post them: records, media and training figures, through the client."""
+"""Posts a loop's steps as any framework would: records, media and training figures, through the client."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from omni_rl.policies.retries import retried
 
 
 class Posting:
-    """Posts each step of the coordinator's run `run`, in its attempt `attempt`, and has it judged there."""
+    """Posts each step of the run `run`, in its attempt `attempt`, to the coordinator, which judges it."""
 
     def __init__(self, coordinator: Client, run: str, attempt: int, decode: Decode) -> None:
         self._coordinator = coordinator
@@ -32,9 +32,9 @@ class Posting:
         return sealed.verdict, sealed.weights
 
     def seal(self, step: int, records: Sequence[Mapping[str, Any]], training: Mapping[str, float]) -> Sealed:
-        """Post a step's records and have them judged."""
+        """Post a step's records, have the coordinator judge them, and return its verdict and the tokens' weights."""
         where = self._run, self._attempt, step
-        # The same again changes nothing, whatever the ledger kept of it.
+        # A retry posts the same part again, which changes nothing, whatever the ledger kept of the first try.
         retried(lambda: self._coordinator.put_part(*where, 0, records))
         return retried(lambda: self._coordinator.seal(*where, parts=1, training=training))
 
@@ -46,7 +46,8 @@ class Posting:
         retried(lambda: self._coordinator.end_run(self._run))
 
     def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str]:
-        """Digests of a prompt's media in the store, where they are put once a run: prompts come again and again."""
+        """Return the digests of a prompt's media in the media store. They are put there once a run, because prompts
+        come again and again."""
         seen = tuple(tuple(sorted(item.digests.items())) for item in items)
         if seen not in self._media:
             self._media[seen] = keep_media(prompt, self._keep)

@@ -1,4 +1,4 @@
-"""PPO: a value head says what to expect, and several updates are made of one step's answers. Schulman et al. 2017."""
+"""PPO, with a value head that estimates the reward to expect, and several updates a step: Schulman et al. 2017."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,8 @@ from omni_rl.train.targets import Targets
 
 
 class Ppo:
-    """`epochs` times through the answers, in `minibatches` of an order that seed, step and epoch fix."""
+    """The PPO algorithm. It goes through a step's answers `epochs` times and makes one update for each of `minibatches`
+    parts, in an order that seed, step and epoch fix."""
 
     answers_per_prompt = 1
 
@@ -37,8 +38,11 @@ class Ppo:
         return figures | learnt(updates)
 
     def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:
-        """The reward comes with an answer's last token; advantages have mean 0 and variance 1 over the batch's tokens,
-        as in OpenAI's baselines."""
+        """Return the targets of each answer, with shares of 0 until a minibatch sets them, and the step's figures.
+
+        The reward comes with an answer's last token. Advantages have mean 0 and variance 1 over the batch's tokens, as
+        in OpenAI's baselines.
+        """
         values, gains = [], []
         for score, reward, length in zip(batch.scores, batch.rewards, batch.lengths, strict=True):
             assert score.values is not None, "the trainer has a value head"

@@ -1,4 +1,4 @@
-"""A step's samples as the published schema has them, with their media as files a browser shows."""
+"""Turns a step's samples into records of the published schema, and their media into files that a browser shows."""
 
 import io
 import wave
@@ -19,15 +19,16 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.train.types import Score
 
 FULL_SCALE = 32767
-"""Of a 16-bit sample."""
+"""The largest value of a 16-bit sound sample."""
 
 Keep = Callable[[bytes, str], str]
-"""Puts bytes of a content type into the media store; returns their digest."""
+"""A function that puts bytes of a content type into the media store and returns their digest."""
 Decode = Callable[[NDArray[np.int64]], str]
 
 
 def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> list[dict[str, Any]]:
-    """An entry an item, in the order of `rollout.prompt.items`; `contents`: the digests that `keep_media` gave."""
+    """Return an entry for each media item, in the order of `rollout.prompt.items`. `contents` are the digests that
+    `keep_media` returned."""
     entries = []
     for index, (item, content) in enumerate(zip(rollout.prompt.items, contents, strict=True)):
         tensors = _tensors(item, rollout.engine_digests[index], score.digests[index])
@@ -50,7 +51,7 @@ def record_of(
     media: Sequence[Mapping[str, Any]],
     decode: Decode,
 ) -> dict[str, Any]:
-    """One sample, named by its rendered prompt."""
+    """Return the record of one sample, which has the name of its rendered prompt."""
     record: dict[str, Any] = {
         "sample": rollout.prompt.id,
         "kind": prompt.kind,
@@ -107,7 +108,7 @@ def _wav(sound: Sound) -> tuple[bytes, str]:
 
 
 def _mp4(video: Video) -> tuple[bytes, str]:
-    """Its sampled frames, one after the other, at the pace they were sampled with."""
+    """Encode a video's sampled frames at the rate they were sampled at; return the file and its content type."""
     span = (video.indices[-1] - video.indices[0]) / video.fps
     rate = max(1, round((len(video.frames) - 1) / span)) if span > 0 else 1
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""REINFORCE with the mean reward of a group as its baseline. Williams 1992."""
+"""REINFORCE with the mean reward of a group as its baseline: Williams 1992."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from omni_rl.train.targets import targets_of
 
 
 class Reinforce:
-    """One update a step, at the trainer's own learning rate."""
+    """The REINFORCE algorithm, with one update a step at the trainer's own learning rate."""
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
         advantages = group_advantages(batch.rewards, batch.groups).tolist()

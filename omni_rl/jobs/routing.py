@@ -1,4 +1,4 @@
-"""How often the trainer's routers would choose other experts than the engine did."""
+"""Measures how often the trainer's routers would choose other experts than the engine did."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from omni_rl.train.types import Score
 
 
 def flip_rates(name: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> dict[str, float]:
-    """`flips_LAYER_name`: the share of positions where a MoE layer's set of experts differs; none without choices."""
+    """Return `flips_LAYER_NAME` for each MoE layer: the share of positions at which trainer and engine choose different
+    sets of experts. The result is empty if no choices were recorded."""
     differs = [
         (np.sort(rollout.experts, -1) != np.sort(score.experts, -1)).any(-1)
         for rollout, score in zip(rollouts, scores, strict=True)

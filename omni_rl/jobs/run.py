@@ -1,4 +1,4 @@
-"""What a loop needs beside the two policies: whoever judges its steps, and whoever serves what it learns."""
+"""Defines what a loop needs besides the two policies: a judge of its steps, and a way to serve its weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.train.types import Score
 
 V = TypeVar("V", covariant=True)
-"""What a judge says of a step."""
+"""The type of a judge's verdict on a step."""
 Weights = Mapping[tuple[int, str], NDArray[np.float32]]
-"""The weights of tokens, float32, by the rank that posted a sample and the sample's name."""
+"""The weights of each sample's tokens, float32 [T], by the rank that posted the sample and the sample's name."""
 
 
 @dataclass(frozen=True)
 class StepAnswers:
-    """The answers of one step, in order: prompts as the task gave them, what both sides say of each, and rewards (None:
-    dropped)."""
+    """The answers of one step, in order: `prompts` as the task gave them, the engine's `rollouts`, the trainer's
+    `scores`, and `rewards`, with None for an answer that was dropped."""
 
     prompts: Sequence[Prompt]
     rollouts: Sequence[Rollout]
@@ -29,18 +29,18 @@ class StepAnswers:
 
 
 class Judge(Protocol[V]):
-    """Gives every step a verdict."""
+    """A judge, which gives every step a verdict."""
 
     def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[V, Weights | None]:
-        """Judge a step; returns the verdict, and the weights that its tokens get (None: 1 each)."""
+        """Judge a step, and return its verdict and the weights of its tokens; None means that each weighs 1."""
 
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
-        """Record the figures of what was learnt from a step that was judged."""
+        """Record the training figures of a step that was judged and learnt from."""
 
 
 class JudgedRun(Judge[V], Protocol[V]):
     """A judge that also brings weights to the engines."""
 
     def sync(self, step: int) -> str:
-        """Have the engines serve the trainer's weights, proven; returns the version that they serve. `step` is the one
-        that was learnt from last; at the start, the number before the first."""
+        """Have the engines serve the trainer's weights, proven, and return the version that they serve. `step` is the
+        step that was learnt from last; at the start, it is the number before the first step."""

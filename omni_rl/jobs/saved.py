@@ -1,4 +1,4 @@
-"""What a run leaves behind to go on from: its parameters, and the trainer's state after some of its steps."""
+"""Keeps what a run needs to be resumed: its parameters, and the trainer's state after some of its steps."""
 
 import json
 import os
@@ -10,23 +10,24 @@ from omni_rl.api.jobs import PolicyGradientParameters
 from omni_rl.errors import ConfigError
 
 DIRECTORY = "OMNI_RL_JOBS"
-"""The variable that names the directory of all runs; it is on the host of the trainer's first rank."""
+"""The environment variable that names the directory of all runs, on the host of the trainer's first rank."""
 STEP = "step-"
 PARAMETERS = "parameters.json"
 KEPT = 2
-"""Saved states; older ones are deleted."""
+"""The number of saved states that are kept; older ones are deleted."""
 FREE = {"steps", "resume", "evaluate_every", "save_every"}
-"""Parameters that a resumed job may have otherwise: they change no step."""
+"""The parameters that a resumed job may change, because they change no step; but for `steps`, on which a decay of the
+learning rate depends."""
 
 
 class SavedSteps:
-    """Of one run. A state is there whole or not at all: the trainer renames it into place."""
+    """The saved states of one run. A state is complete or absent, because the trainer renames it into place."""
 
     def __init__(self, run: str, directory: Path | None = None) -> None:
         self._directory = (directory or Path(os.environ.get(DIRECTORY, "runs/jobs"))).resolve() / run
 
     def begin(self, kind: str, parameters: PolicyGradientParameters) -> None:
-        """A new run. Raises ConfigError if there are saved steps of one of that name."""
+        """Begin a new run by writing down its parameters. Raises ConfigError if a run of that name has saved steps."""
         if self._steps():
             raise ConfigError(
                 f"run {parameters.run} has saved steps in {self._directory}: choose another name, or resume it"
@@ -35,10 +36,10 @@ class SavedSteps:
         (self._directory / PARAMETERS).write_text(json.dumps(_fixed(kind, parameters)))
 
     def resume(self, kind: str, parameters: PolicyGradientParameters) -> tuple[int, Path]:
-        """The step to go on with, and the state to begin it with.
+        """Return the step to go on with, and the path of the state with which it begins.
 
         Raises:
-            ConfigError: nothing was saved, or the run had other parameters, which are named.
+            ConfigError: nothing was saved, or the run had other parameters, which the message names.
         """
         steps = self._steps()
         if not steps:
@@ -53,11 +54,11 @@ class SavedSteps:
         return steps[-1], self.path(steps[-1])
 
     def path(self, following: int) -> Path:
-        """Of the state with which step `following` begins."""
+        """Return the path of the state with which step `following` begins."""
         return self._directory / f"{STEP}{following:08d}"
 
     def tidy(self) -> None:
-        """Delete all but the latest."""
+        """Delete all saved states but the latest `KEPT`."""
         for step in self._steps()[:-KEPT]:
             shutil.rmtree(self.path(step))
 
@@ -66,4 +67,5 @@ class SavedSteps:
 
 
 def _fixed(kind: str, parameters: PolicyGradientParameters) -> dict[str, Any]:
-    return {"kind": kind, **parameters.model_dump(mode="json", exclude=FREE)}
+    free = FREE - {"steps"} if parameters.learning_rate_decay else FREE
+    return {"kind": kind, **parameters.model_dump(mode="json", exclude=free)}

@@ -1,5 +1,5 @@
-"""Answers that were sampled with earlier weights: each token is scored by those that its span names, so that being
-stale is never taken for drift."""
+"""Scores answers that were sampled with earlier weights: each token with the weights that its span names, so that
+staleness is never taken for a mismatch of the policies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,12 +10,12 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.train.types import Score
 
 ScoreWith = Callable[[Sequence[Rollout], str], list[Score]]
-"""Scores answers with the weights of a version."""
+"""A function that scores answers with the weights of a version."""
 
 
 def score_by_span(rollouts: Sequence[Rollout], score: ScoreWith) -> list[Score]:
-    """The score of each answer: logprobs by the version of each token's span; all else by the last one's, with which
-    the engine ended up computing every position."""
+    """Return the score of each answer. Its logprobs are by the version of each token's span; all else is by the version
+    of the last span, with which the engine ended up computing every position."""
     found: dict[str, dict[int, Score]] = {}
     for version in dict.fromkeys(span.version for rollout in rollouts for span in rollout.version_spans):
         places = [at for at, rollout in enumerate(rollouts) if version in _versions(rollout)]
@@ -25,9 +25,9 @@ def score_by_span(rollouts: Sequence[Rollout], score: ScoreWith) -> list[Score]:
 
 
 def staleness(rollouts: Sequence[Rollout], served: Sequence[str]) -> float:
-    """How many syncs ago the weights were served that sampled a token, the mean over all tokens.
+    """Return how many syncs old the weights were that sampled a token, as the mean over all tokens.
 
-    `served`: versions in the order of their syncs, those of the present last.
+    `served` has the served versions in the order of their syncs, the current version last.
     """
     behind = {version: len(served) - 1 - place for place, version in enumerate(served)}
     spans = [span for rollout in rollouts for span in rollout.version_spans]

@@ -1,4 +1,4 @@
-"""Updates as an algorithm sees them, and what each is asked to minimise."""
+"""Defines algorithms and the updates that they make, and what an update minimises."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,19 +14,19 @@ from omni_rl.train.types import StepStats
 
 
 class Update(Protocol):
-    """One optimiser step."""
+    """A function that makes one optimiser step and returns its statistics."""
 
     def __call__(self, rollouts: Sequence[Rollout], targets: Sequence[Targets], objective: Objective) -> StepStats: ...
 
 
 class Algorithm(Protocol):
-    """What a step does with its answers."""
+    """An algorithm, which learns from a step's answers with one or more updates."""
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]: ...
 
 
 def objective_at(step: int, parameters: PolicyGradientParameters, **of_algorithm: float) -> Objective:
-    """What the updates of `step` minimise: what all algorithms share, and some fields of the algorithm's own."""
+    """Return what the updates of `step` minimise. `of_algorithm` has the fields that not all algorithms share."""
     risen = min(1.0, (step + 1) / (parameters.learning_rate_warmup + 1))
     left = 1 - parameters.learning_rate_decay * step / parameters.steps
     return Objective(
@@ -40,7 +40,7 @@ def objective_at(step: int, parameters: PolicyGradientParameters, **of_algorithm
 
 
 def learnt(updates: Sequence[StepStats]) -> dict[str, float]:
-    """Figures of a step's updates: their means; tokens are those of all."""
+    """Return the figures of a step's updates: the mean of each statistic, and the tokens of all updates together."""
     names = [name for name in vars(updates[0]) if name != "tokens"]
     figures = {name: float(np.mean([getattr(stats, name) for stats in updates])) for name in names}
     return figures | {"learnt_tokens": float(sum(stats.tokens for stats in updates))}

@@ -1,1 +1,2 @@
-"""The pair of policies: started here or found where a service hosts them, and asked as one, over all replicas."""
+"""The pair of policies of a run, started here or found where a service hosts them, and used as one over all
+replicas."""

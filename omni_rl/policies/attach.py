@@ -1,4 +1,4 @@
-"""The way in for a Ray job: the run's policies, which the service hosts, by name.
+"""Gives a Ray job its way in: the run's policies, which the service hosts, found by name.
 
 A job's driver does
 
@@ -9,11 +9,12 @@ A job's driver does
         answer = policies.coordinator.sync(key=f"{run}-{step}")  # PREPARE to RESUME; its version is what is served
         policies.follow(answer)
 
-New weights reach the engines through the coordinator alone, which keeps the journal of syncs. It also replaces engines
-that die, with every sync; `follow` finds their successors. Until then those that live answer for them, and where none
-does, successors are asked for.
+New weights reach the engines through the coordinator alone, which keeps the journal of syncs. With every sync, it also
+replaces engines that died; `follow` finds their successors. Until then the living engines take over the requests of the
+dead, and where none lives, the coordinator is asked for successors.
 
-The environment says where: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the API have.
+The environment says where the run is: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the
+API have.
 """
 
 import contextlib
@@ -34,11 +35,11 @@ from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.train.actor import TrainerHandle
 
 PATIENT = Retries(attempts=40)
-"""A job outlives the coordinator's restart: three minutes without an answer."""
+"""The retries of a job, which outlives the coordinator's restart: up to three minutes without an answer."""
 
 
 class AttachedPair(Pair[TrainerHandle]):
-    """Of `run`; `coordinator` is a client with the job's token.
+    """Both policies of `run`, which a service hosts; `coordinator` is a client with the job's token.
 
     The actors live on when the job ends: their handles are never closed here.
     """
@@ -51,10 +52,11 @@ class AttachedPair(Pair[TrainerHandle]):
         self.coordinator = coordinator
 
     def follow(self, answer: SyncAnswer) -> None:
-        """After a sync: find the engines again if it replaced some, or if others serve than those known.
+        """Find the engines again after a sync if it replaced some, or if others serve than those known.
 
-        Another sync than the job's own may have replaced one, and one may have been missing when the job attached. One
-        that is out would keep its share waiting. Raises `EngineDeadError`.
+        Another sync than the job's own may have replaced an engine, and one may have been missing when the job
+        attached. An engine that the sync left out is not used, because it would keep its share of the requests waiting.
+        Raises `EngineDeadError` if no engine is found.
 
         The trainer stays the one that the job began with: another of its name has nothing of what the job learnt, and
         the job has to end with `TrainerDeadError` instead of going on with the weights of the checkpoint.
@@ -65,19 +67,20 @@ class AttachedPair(Pair[TrainerHandle]):
             self.rollouts = _rollouts(self.run, without=answer.out)
 
     def revive(self) -> None:
-        """Have the service replace engines that died, and find all of them again. Raises `EngineDeadError`."""
+        """Have the service replace engines that died, and find all of them again. Raises `EngineDeadError` if none is
+        found."""
         self.rollouts = _of_replaced(self.run, self.coordinator)
 
 
 @contextlib.contextmanager
 def attach(run: str | None = None) -> Iterator[AttachedPair]:
-    """The policies of `run`, or of OMNI_RL_RUN, on the Ray cluster of this process, which connects if it has not.
+    """Find the policies of `run`, or of OMNI_RL_RUN, on the Ray cluster, to which this process connects if it has not.
 
     Where every engine has died, their successors are asked for and waited for.
 
     Raises:
-        ConfigError: nobody says which run.
-        EngineDeadError, TrainerDeadError: its actors are not there, or do not answer.
+        ConfigError: no run is given.
+        EngineDeadError, TrainerDeadError: the run's actors are not there, or do not answer.
     """
     name = run or os.environ.get("OMNI_RL_RUN")
     if not name:
@@ -96,7 +99,7 @@ def _found(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
 
 
 def _of_replaced(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
-    """The engines after dead ones were replaced."""
+    """Have the coordinator replace dead engines, and return the run's engines."""
     for _ in replacements(lambda: coordinator.sync(SyncBody(source="served", probe=False))):
         with contextlib.suppress(EngineDeadError):
             return _rollouts(run)

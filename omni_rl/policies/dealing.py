@@ -1,4 +1,5 @@
-"""Requests dealt over all replicas of the rollout policy; what a dead one had is dealt anew over those that live."""
+"""Deals requests over all replicas of the rollout policy; the requests of a replica that dies are dealt anew over those
+that live."""
 
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -8,30 +9,31 @@ from typing import Generic, Protocol, TypeVar
 from omni_rl.errors import EngineDeadError, QuarantinedError
 
 ASKED = 3
-"""How often a request is asked for at most: the replicas that died may have died of it, and the next would too."""
+"""How often a request is sent at most: the replicas that died may have died of it, and the next would too."""
 LOST = (EngineDeadError, QuarantinedError)
-"""What a replica ends with that answers nothing until it is replaced."""
+"""The errors of a replica that answers nothing until it is replaced."""
 
 
 class UsableReplica(Protocol):
-    """A hold on one engine."""
+    """A handle on one engine."""
 
     @property
     def usable(self) -> bool:
-        """False once it is known that its engine is dead."""
+        """Whether the engine can be used: False once it is known to be dead."""
 
 
 R = TypeVar("R", bound=UsableReplica)
 B = TypeVar("B")
 Ask = Callable[[R, list[int]], Sequence[B]]
-"""Asks a replica for what stands at those places of a batch; the answers in their order."""
+"""Asks a replica for what stands at the given places of a batch; returns the answers in their order."""
 
 
 def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list[list[int]]:
-    """Deal `places` to `count` replicas: each gets as many as any other, give or take one.
+    """Deal `places` to `count` replicas and return the places of each; each gets as many as any other, give or take
+    one.
 
-    `alike[place]` says what stands there. What is equal stays together as far as that allows, because its media are
-    then encoded once; what differs goes to the replicas in turn, so that neighbours of one cost spread over all.
+    `alike[place]` says what stands there. Equal requests stay together as far as that allows, because their media are
+    then encoded once; different ones go to the replicas in turn, so that neighbours of one cost spread over all.
     """
     least, over = divmod(len(places), count)
     dealt: list[list[int]] = [[] for _ in range(count)]
@@ -51,7 +53,7 @@ def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list
 
 @dataclass
 class Deal(Generic[R, B]):
-    """One batch on its way. `replicas` gives those that there are now; `revive` has successors made for the dead."""
+    """One batch on its way. `replicas` gives the present replicas, and `revive` has successors made for the dead."""
 
     replicas: Callable[[], Sequence[R]]
     revive: Callable[[], object]
@@ -62,11 +64,12 @@ class Deal(Generic[R, B]):
     _lost: list[R] = field(default_factory=list)
 
     def run(self) -> list[B]:
-        """The answers by place, each asked for until one replica gave it, and taken once.
+        """Return the answers by place; each request is sent until one replica answers it, and has one answer.
 
         Raises:
             EngineDeadError, QuarantinedError: replicas were lost over a request `ASKED` times.
-            Whatever else a replica raised, and `revive`; what other replicas had begun is awaited first.
+            Whatever else a replica raised, after what other replicas had begun has ended.
+            Whatever `revive` raised, at once.
         """
         failure: BaseException | None = None
         # Its threads wait for replicas: an interrupted caller does not wait for them, and closes the replicas.

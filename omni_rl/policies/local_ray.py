@@ -1,4 +1,4 @@
-"""A Ray of this process's own: one node, or several on this machine which stand for as many hosts."""
+"""Starts a Ray of this process's own: one node, or several on this machine which stand for as many hosts."""
 
 import contextlib
 import logging
@@ -14,21 +14,25 @@ from omni_rl.sync.ownership import SHARED_MEMORY, abandoned
 from omni_rl.sync.slabs import slab_directory
 
 FIRST_HOST = 2
-"""Of the loopback network: Ray takes 127.0.0.1 for the name of whatever address the machine has."""
+"""The last number of the first node's loopback address. It is not 1, because Ray takes 127.0.0.1 for the name of
+whatever address the machine has."""
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Room for a step's media tensors and one set of weights."""
+"""The size of the object store, which has room for a step's media tensors and one set of weights."""
 
 
 @contextlib.contextmanager
 def local_ray(nodes: NodesSettings, run: str) -> Iterator[None]:
-    """Never somebody's running cluster. Nothing is left of it afterwards, nor of the run's slabs on several nodes."""
+    """Start a Ray cluster for the context, never using one that already runs.
+
+    Nothing is left of it afterwards, nor, with several nodes, of the run's slabs.
+    """
     with _one_node() if nodes.count == 1 else _several_nodes(nodes, run):
         yield
 
 
 @contextlib.contextmanager
 def _one_node() -> Iterator[None]:
-    """Without a dashboard; actors' output is only in its log files."""
+    """Start one node without a dashboard; the output of actors is only in its log files."""
     ray.init(
         address="local",
         include_dashboard=False,
@@ -44,7 +48,7 @@ def _one_node() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _several_nodes(nodes: NodesSettings, run: str) -> Iterator[None]:
-    """This process is on the first of them."""
+    """Start several nodes; this process is on the first of them."""
     cluster = RayCluster()
     # A Unix socket's path has 107 bytes at most.
     directory = tempfile.mkdtemp(prefix="omni-rl-")

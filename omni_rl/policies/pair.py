@@ -1,4 +1,4 @@
-"""Both policies of a run, whoever started them: all engines asked as one, and their trainer."""
+"""Combines both policies of a run, whoever started them: all engines, used as one, and their trainer."""
 
 from collections.abc import Hashable, Sequence
 from functools import cached_property
@@ -23,12 +23,13 @@ T = TypeVar("T", bound=Trainer)
 
 
 class Pair(Generic[T]):
-    """`rollouts` by their numbers, started with the same settings, and the `trainer`.
+    """Both policies of a run: the engines `rollouts` in the order of their numbers, started with the same settings, and
+    the `trainer`.
 
-    What engines are asked for is dealt over all of them, and answered in the order of the prompts. Nothing of an answer
-    depends on how many there are: request i of a batch has the seed's i-th successor, whichever engine gets it.
+    Requests are dealt over all engines, and answered in the order of the prompts. No answer depends on how many engines
+    there are: request i of a batch is seeded with `sampling.seed + i`, whichever engine gets it.
 
-    An engine that dies loses its share to those that live; where none does, their successors are asked. A request of
+    When an engine dies, its share goes to those that live; where none does, successors are asked for. A request over
     which engines die again and again raises `EngineDeadError`.
     """
 
@@ -38,40 +39,43 @@ class Pair(Generic[T]):
 
     @property
     def settings(self) -> EngineSettings:
-        """What the engines were started with."""
+        """The settings that the engines were started with."""
         return self.rollouts[0].settings
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
+        """Render each prompt once, for the engines and the trainer; see `omni_rl.media.renderer.Renderer.render`."""
         return self._dealt(range(len(prompts)), lambda engine, share: engine.render([prompts[at] for at in share]))
 
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
-        """One answer a prompt; the one at place i is seeded with `sampling.seed + i`. Copies of a prompt share what its
-        media are encoded to, as far as they can."""
+        """Sample one answer for each prompt; the one at place i is seeded with `sampling.seed + i`.
+
+        Copies of a prompt go to one engine as far as possible, so that their media are encoded once.
+        """
         return self._dealt(
             [_content(prompt) for prompt in prompts],
             lambda engine, share: engine.sample([prompts[at] for at in share], sampling, share),
         )
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
-        """Answers scored by prefill at temperature 1: those of a replica together, or each alone with cold caches."""
+        """Score answers by prefill at temperature 1: those of a replica together or, with `alone`, each by itself with
+        cold caches."""
         return self._dealt(
             [_content(rollout.prompt) for rollout in rollouts],
             lambda engine, share: engine.rescore([rollouts[at] for at in share], alone=alone),
         )
 
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
-        """The trainer's view of every answer; see `omni_rl.train.trainer.Trainer.score`."""
+        """Score every answer with the trainer; see `omni_rl.train.trainer.Trainer.score`."""
         return self.trainer.score(rollouts, snapshot, replay=replay)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
     ) -> StepStats:
-        """One optimiser step; see `omni_rl.train.trainer.Trainer.update`. The engines keep their weights."""
+        """Take one optimiser step; see `omni_rl.train.trainer.Trainer.update`. The engines keep their weights."""
         return self.trainer.update(rollouts, targets, objective)
 
     def take_snapshot(self, name: str) -> None:
-        """See `omni_rl.train.trainer.Trainer.take_snapshot`."""
+        """Have the trainer hold on to its current weights; see `omni_rl.train.trainer.Trainer.take_snapshot`."""
         self.trainer.take_snapshot(name)
 
     def drop_snapshot(self, name: str) -> None:
@@ -82,7 +86,7 @@ class Pair(Generic[T]):
         return text
 
     def revive(self) -> None:
-        """Have successors take the place of engines that died, with the weights that the run serves."""
+        """Replace engines that died by successors with the weights that the run serves."""
         raise NotImplementedError
 
     @cached_property
@@ -95,5 +99,5 @@ class Pair(Generic[T]):
 
 
 def _content(prompt: RenderedPrompt) -> tuple[bytes, tuple[str, ...]]:
-    """Equal for prompts that an engine cannot tell apart."""
+    """Return a key that is equal for prompts that an engine cannot tell apart."""
     return prompt.ids.tobytes(), tuple(item.content_hash for item in prompt.items)

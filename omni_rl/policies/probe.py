@@ -1,4 +1,5 @@
-"""The canonical probe: fixed answers to all that a model takes in, scored so that equal weights give equal bits.
+"""The canonical probe: fixed answers to every kind of prompt that a model takes, scored so that equal weights give
+equal bits.
 
 Each answer is scored alone, in a fixed order, with cold caches, by one number of threads (an engine keeps the one it
 started with): a batch's size, a cache or another split of a sum moves the last bits of a logprob, in float32 too.
@@ -29,7 +30,8 @@ SOUND_RATE = 16000  # what models hear: nothing is resampled
 
 
 def probe_prompts() -> list[Prompt]:
-    """A prompt of text, one of each modality and one of all, from noise: the same everywhere, without any file."""
+    """Return a prompt of text, one of each modality and one of all, made from noise: the same everywhere, without any
+    file."""
     rng = np.random.default_rng(SEED)
     image = Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8))
     sound = Sound((0.1 * rng.standard_normal(SOUND_RATE)).astype(np.float32), SOUND_RATE)
@@ -50,7 +52,8 @@ def probe_prompts() -> list[Prompt]:
 
 
 def probe_answers(rendered: Sequence[RenderedPrompt]) -> tuple[Rollout, ...]:
-    """Each prompt with an answer that nobody sampled: ids spread over the ids of the text prompts."""
+    """Return each prompt with an answer that nobody sampled: its ids are drawn, with a fixed seed, from those of the
+    text prompts."""
     known = np.unique(np.concatenate([prompt.ids for prompt in rendered if not prompt.items]))
     rng = np.random.default_rng(SEED)
     return tuple(
@@ -69,8 +72,10 @@ def probe_answers(rendered: Sequence[RenderedPrompt]) -> tuple[Rollout, ...]:
 
 
 def render_probe(handle: RolloutHandle) -> tuple[Rollout, ...]:
-    """The canonical probe as the handle's engine renders it, of the kinds that its model takes; any engine of the same
-    settings scores it."""
+    """Return the canonical probe as the handle's engine renders it, of the kinds of prompts that its model takes.
+
+    Any engine of the same settings can score it.
+    """
     taken = family_of(handle.settings.model).modalities
     prompts = probe_prompts()
     fit = [
@@ -83,7 +88,7 @@ def render_probe(handle: RolloutHandle) -> tuple[Rollout, ...]:
 
 @dataclass
 class AgreementProbe:
-    """The probe for one sync (`omni_rl.sync.transaction.Probe`): engine against trainer, by kind of prompt.
+    """Compares engine and trainer on the probe by kind of prompt, for one sync (`omni_rl.sync.transaction.Probe`).
 
     `score` is the trainer's, called while generation runs; it has to score with the weights that are synced.
     """
@@ -97,7 +102,7 @@ class AgreementProbe:
         self._trained = self.score(self.command)
 
     def agreement(self, scores: Mapping[str, Sequence[Rescore]]) -> Figures:
-        """For each kind the figures of the replica with the largest mean difference."""
+        """Return for each kind the figures of the replica with the largest mean difference."""
         return furthest([self._figures(scored) for scored in scores.values()])
 
     def _figures(self, scored: Sequence[Rescore]) -> Figures:

@@ -1,4 +1,4 @@
-"""Retries of whoever uses the policies, which outlives a coordinator, a bridge or engines that die and come back."""
+"""Retries calls for users of the policies, who outlive a coordinator, a bridge or engines that die and come back."""
 
 import contextlib
 import time
@@ -26,17 +26,20 @@ WAITS: dict[type[OmniRLError], float] = {
     LedgerError: 180.0,
     JournalError: 180.0,
 }
-"""Seconds for which something is asked for again. A bridge that was restarted attaches to every actor, and finishes or
-rolls back a sync, before it answers; somebody else may have asked for one; and a full disk is freed by somebody."""
+"""The seconds for which a call is repeated after each error. A bridge that was restarted attaches to every actor, and
+finishes or rolls back a sync, before it answers; somebody else may have asked for a sync; and a full disk is freed by
+somebody."""
 UNDONE = (WeightUpdateError, SyncUndecidedError, FencedError, QuarantinedError)
-"""What a sync ends with that changed nothing, or that the next one settles: another may go through."""
+"""The errors of a sync that changed nothing, or that the next one settles: another may succeed."""
 REPLACE_SECONDS = 180.0
-"""For engines that died to have successors: one starts within a minute, and on a busy machine not the first time."""
+"""The seconds that dead engines have to get successors: one starts within a minute, and on a busy machine not at the
+first try."""
 LOOK_SECONDS = 1.0
 
 
 def retried(call: Callable[[], T]) -> T:
-    """Return what `call` returns, which is called again after the errors of `WAITS`, as long as each of these says."""
+    """Return what `call` returns; after an error of `WAITS` it is called again, until that error's seconds have
+    passed."""
     began = time.monotonic()
     while True:
         try:
@@ -51,9 +54,9 @@ def retried(call: Callable[[], T]) -> T:
 
 
 def replacements(replace: Callable[[], object]) -> Iterator[None]:
-    """Have the service `replace` dead engines, and yield after each time, until `REPLACE_SECONDS` have passed.
+    """Have the service `replace` dead engines, and yield after each try, until `REPLACE_SECONDS` have passed.
 
-    A failure that may pass by itself counts as a time; any other is raised.
+    A failure that may pass by itself counts as a try; any other is raised.
     """
     end = time.monotonic() + REPLACE_SECONDS
     while True:

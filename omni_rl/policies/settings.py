@@ -1,4 +1,5 @@
-"""How a pair's actors are named, and the Ray nodes that a local one may have; imports neither torch nor Ray."""
+"""Defines how a pair's actors are named, and the Ray nodes that a local pair may have; imports neither torch nor
+Ray."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -7,16 +8,16 @@ from omni_rl.settings import Strategy
 TRAINER = "trainer"
 """The name of the trainer's actor."""
 ROLLOUT = "rollout-"
-"""What the names of rollout actors begin with; a number follows."""
+"""The beginning of the names of rollout actors; a number follows."""
 
 
 def namespace_of(run: str) -> str:
-    """Where the actors of a run that a service hosts have their names."""
+    """Return the Ray namespace in which the actors of a run that a service hosts have their names."""
     return f"omni-rl-{run}"
 
 
 def rollout_names(replicas: int) -> tuple[str, ...]:
-    """Names of as many rollout actors."""
+    """Return the names of `replicas` rollout actors."""
     return tuple(f"{ROLLOUT}{number}" for number in range(replicas))
 
 

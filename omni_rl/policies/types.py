@@ -1,4 +1,4 @@
-"""What loops need of the pair, and what it tells of itself; imports no torch."""
+"""Defines what loops need of the pair of policies, and what the pair reports of itself; imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,22 +21,23 @@ class Policies(Protocol):
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]: ...
     def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]: ...
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
-        """With the trainer's present weights, or those of a `snapshot`; with `replay`, through the experts that the
-        engine used."""
+        """Score answers with the trainer's current weights, or with those of a `snapshot`; with `replay`, through the
+        experts that the engine used."""
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
     ) -> StepStats: ...
     def decode(self, ids: NDArray[np.int64]) -> str: ...
     def take_snapshot(self, name: str) -> None:
-        """Let the trainer hold on to its present weights under that name."""
+        """Have the trainer hold on to its current weights under that name."""
 
     def drop_snapshot(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where an actor was: its node's address, and by what an engine's weights came; a rank has none of that."""
+    """The place of an actor: the address of its node and, for an engine, the transport by which its weights came; None
+    for a rank of the trainer."""
 
     name: str
     node: str

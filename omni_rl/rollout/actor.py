@@ -1,4 +1,4 @@
-"""A rollout engine and its renderer in a process of their own, and the driver's hold on them."""
+"""Runs a rollout engine and its renderer in a process of their own, and gives the driver a handle on them."""
 
 import asyncio
 import os
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CPUS = 0.5
-"""Ray's share for one engine: asking for whole CPUs, a few actors on a small machine would wait for ever."""
+"""Ray's share of a CPU for one engine: with whole CPUs, a few actors on a small machine would wait for ever."""
 
 
 class RolloutActor:
-    """What runs in the engine's process. `start` comes first: errors of a constructor lose their type on the way.
+    """The Ray actor in the engine's process. `start` must be called first; it is no constructor, because the errors of
+    a constructor lose their type on the way.
 
-    Its methods only wait: the work is done in the engine's own thread, so that a command, or a ping, never queues
-    behind a batch. What comes while the engine starts waits for it, but `status`.
+    The methods only wait: the engine's own thread does the work, so that a command or a ping never queues behind a
+    batch. A call that comes while the engine starts waits for it, except `process`, `alive`, `started` and `status`.
     """
 
     def __init__(self) -> None:
@@ -44,18 +45,19 @@ class RolloutActor:
         self._service: ReplicaService[RolloutEngine] | None = None
 
     async def process(self) -> tuple[str, int]:
-        """Address of the node, and process id; answers as soon as Ray has placed the actor."""
+        """Return the node's address and the process id; answers as soon as Ray has placed the actor."""
         return ray.util.get_node_ip_address(), os.getpid()
 
     async def alive(self) -> None:
-        """Answers whatever the engine is doing, unless the process is stopped."""
+        """Answer whatever the engine is doing, unless the process is stopped."""
 
     async def started(self) -> tuple[EngineSettings, int] | None:
-        """Settings and number of parameters, for a driver that finds the actor; None until `start` is through."""
+        """Return the settings and the number of parameters, for a driver that finds the actor; None until `start` is
+        through."""
         return self._started
 
     async def start(self, settings: EngineSettings, name: str, closed: bool, held: str | None) -> int:
-        """Load the checkpoint; returns its number of parameters. Raises `CheckpointError`, `ConfigError`."""
+        """Load the checkpoint and return its number of parameters. Raises `CheckpointError` or `ConfigError`."""
         require_checkpoint(settings.model)
         require_vllm()
         from omni_rl.media.renderer import Renderer
@@ -118,7 +120,8 @@ class RolloutActor:
 
 @dataclass
 class _Hold:
-    """One engine process: a handle has one after the other. `end` says why it cannot be used any more."""
+    """One engine process; a handle holds one after the other. `end` says why the process cannot be used any more, and
+    is None while it can."""
 
     actor: Any = None
     pid: int | None = None
@@ -127,13 +130,14 @@ class _Hold:
 
 
 class RolloutHandle:
-    """One rollout engine in a Ray actor. Make it with `start`; close it, or use it as a context.
+    """One rollout engine in a Ray actor. Make the handle with `start` or `attach`; close it, or use it as a context.
 
-    Any thread may call; requests of several callers share the engine's steps.
+    Any thread may call its methods; requests of several callers share the engine's steps.
 
     If the engine dies (it threw inside a step, or its process ended), the calls under way and every later one raise
     `EngineDeadError`, until `replace` has started another engine. `pid` is the engine's process if it runs on this
-    node, else None. `slabs`: where its host has the run's slabs, None if it maps those of this host.
+    node, else None. `slabs` is where the engine's host has the run's slabs, or None if the engine maps those of this
+    host.
     """
 
     def __init__(
@@ -165,12 +169,15 @@ class RolloutHandle:
         held: str | None = None,
         bundle: ReservedBundle | None = None,
     ) -> "RolloutHandle":
-        """Start an engine with its checkpoint's weights; `name` and `namespace` let other drivers `attach` to it, and a
-        `detached` one outlives this driver. It, and who takes its place, has the room in `bundle`, if there is one.
+        """Start an engine with the weights of its checkpoint and return a handle on it.
 
-        A `closed` one answers no request until a weight sync has brought it to the run's weights, a `held` one until it
-        is released as well. Raises `CheckpointError` if the checkpoint cannot be served, `ConfigError` if the node's
-        vLLM is not one that the engine was proven with, `EngineDeadError` if Ray could not start it.
+        `name` and `namespace` let other drivers `attach` to the engine, and a `detached` engine outlives this driver.
+        With a `bundle`, the engine and each engine that replaces it run in that bundle. A `closed` engine answers no
+        request to sample or rescore until a weight sync has brought it to the run's weights, and one with a reason in
+        `held` not until it is released.
+
+        Raises `CheckpointError` if the checkpoint cannot be served, `ConfigError` if the node's vLLM is not one that
+        the engine was proven with, `EngineDeadError` if Ray could not start it.
         """
         handle = cls(settings.model_copy(update={"model": settings.model.resolve()}), name, namespace, detached, bundle)
         handle._start(closed, held)
@@ -178,7 +185,8 @@ class RolloutHandle:
 
     @classmethod
     def attach(cls, name: str, namespace: str, bundle: ReservedBundle | None = None) -> "RolloutHandle | None":
-        """The engine that another driver started under that name, or None if there is none, or none that is complete.
+        """Return a handle on the engine that another driver started under that name, or None if there is no such
+        engine, it died or it has not finished starting.
 
         Raises `ReplicaDeadError` if its process does not answer.
         """
@@ -204,28 +212,29 @@ class RolloutHandle:
 
     @property
     def usable(self) -> bool:
-        """False once the handle knows that its engine died or was closed, until `replace` has started another."""
+        """Whether the engine can be used: False once the handle knows that it died or was closed, until `replace` has
+        started another."""
         return self._hold.end is None
 
     @property
     def address(self) -> str:
-        """Of the engine's node."""
+        """The address of the engine's node."""
         return self._hold.address
 
     def local(self, slab: SlabRef) -> SlabRef:
-        """The same weights on the engine's host."""
+        """Return the reference to the same weights on the engine's host."""
         return slab if self.slabs is None else replace(slab, path=str(self.slabs / Path(slab.path).name))
 
     def replace(self, *, closed: bool = False, held: str | None = None) -> None:
-        """End this engine, dead, stopped or alive, and start a fresh one, which has the checkpoint's weights.
+        """End this engine, dead, stopped or alive, and start a fresh one with the checkpoint's weights.
 
-        Without `closed` or `held` it serves them.
+        Without `closed` or `held` the fresh engine serves these weights at once.
         """
         self.close()
         self._start(closed, held)
 
     def render(self, prompts: Sequence[Prompt]) -> list[RenderedPrompt]:
-        """Each prompt rendered once, for both sides; see `omni_rl.media.renderer.Renderer.render`."""
+        """Render each prompt once, for the engine and the trainer; see `omni_rl.media.renderer.Renderer.render`."""
         # A damaged picture would fail while it is pickled, without a name: media become plain data here.
         rendered: list[RenderedPrompt] = self._call("render", [plain(prompt) for prompt in prompts])
         return rendered
@@ -233,25 +242,28 @@ class RolloutHandle:
     def sample(
         self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
     ) -> list[Rollout]:
-        """One answer per prompt, in their order; see `RolloutEngine.sample`."""
+        """Sample one answer for each prompt, in the order of the prompts; see `RolloutEngine.sample`."""
         rollouts: list[Rollout] = self._call("sample", prompts, sampling, places)
         return rollouts
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
-        """Answers scored by prefill at temperature 1, in their order; see `RolloutEngine.rescore`."""
+        """Score answers by prefill at temperature 1, in their order; see `RolloutEngine.rescore`."""
         scores: list[Rescore] = self._call("rescore", rollouts, alone)
         return scores
 
     def check(self, probe: Sequence[Rollout]) -> list[Rescore]:
-        """The canonical probe scored with the engine's weights, at once, whether its gate is open or not.
+        """Score the canonical probe with the engine's weights at once, whether the engine's gate is open or not.
 
-        Raises `WeightUpdateError` while they are not proven.
+        Raises `WeightUpdateError` while the weights are not proven.
         """
         scores: list[Rescore] = self._call("check", probe)
         return scores
 
     def between_steps(self, run: "Callable[[RolloutEngine], T]") -> T:
-        """What a function that is known in both processes gives of the engine, in its thread, whatever the gate is."""
+        """Call `run` with the engine, in the engine's thread between two steps, and return the result.
+
+        The engine's gate may be open or closed. Both processes must be able to import the function `run`.
+        """
         found: T = self._call("between_steps", run)
         return found
 
@@ -260,20 +272,21 @@ class RolloutHandle:
         return self._call("obey", command, deadline=deadline)
 
     def status(self, deadline: Deadline | None = None) -> ReplicaStatus:
-        """Where the replica stands, answered at once whatever the engine is doing."""
+        """Return where the replica stands; answered at once whatever the engine is doing."""
         status: ReplicaStatus = self._call("status", deadline=deadline)
         return status
 
     @property
     def weight_version(self) -> str:
-        """The version of the weights that the engine samples with. Raises `WeightUpdateError` while it has none."""
+        """The version of the weights that the engine samples with. Raises `WeightUpdateError` while its weights are not
+        proven."""
         status = self.status()
         if status.holds is None:
             raise WeightUpdateError(f"{self.name} is {status.standing}: the weights it holds are not proven")
         return status.holds
 
     def close(self) -> None:
-        """End the engine's process and wait until it is gone. Idempotent."""
+        """End the engine's process and, if it runs on this node, wait until it is gone. Idempotent."""
         hold = self._hold
         hold.end = hold.end or "it was closed"
         if hold.actor is not None:
@@ -306,7 +319,8 @@ class RolloutHandle:
             raise
 
     def _place(self) -> None:
-        """Have Ray start a process. Raises `RayActorError` if it ended at once, or never was."""
+        """Have Ray start a process for the engine. Raises `RayActorError` if the process ended at once or could not be
+        started, `EngineDeadError` if its name is taken or Ray does not place it in time."""
         agent = for_actor(self.settings.run, self.name)
         options = {**self._options, **share(CPUS, self.settings.resources, self._bundle, agent), "max_restarts": 0}
         try:
@@ -325,7 +339,8 @@ class RolloutHandle:
             hold.pid = pid
 
     def _require_ray(self) -> None:
-        """Without this, Ray would quietly start a cluster of its own on the next call."""
+        """Raise `ReplicaDeadError` if this process has no connection to Ray: on the next call, Ray would quietly start
+        a cluster of its own."""
         if not ray.is_initialized():
             raise ReplicaDeadError(
                 f"{self.name}: this process has no connection to Ray; connect, and start engines anew"

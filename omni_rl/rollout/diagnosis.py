@@ -1,4 +1,5 @@
-"""What an engine is asked when the policies part; every function runs in its thread, between two steps."""
+"""Asks an engine for evidence when engine and trainer disagree; every function runs in the engine's thread, between two
+steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ SEED = 20
 
 @dataclass(frozen=True)
 class EngineLegs:
-    """The same answers, scored by prefill at temperature 1: in one batch with the caches as they were, alone with cold
-    caches, and in one batch once more with cold caches; and decoded, token by token."""
+    """The same answers, scored in four ways: by prefill at temperature 1 in one `batch` with the caches as they were,
+    each answer `alone` with cold caches, and in one batch with `cold` caches; and `decoded` token by token."""
 
     batch: Sequence[Rescore]
     decoded: Sequence[Decoded]
@@ -28,17 +29,17 @@ class EngineLegs:
 
 
 def checkpoint(engine: RolloutEngine) -> str:
-    """See `RolloutEngine.checkpoint`."""
+    """Return the digest of the weights that the engine was loaded with; see `RolloutEngine.checkpoint`."""
     return engine.checkpoint
 
 
 def audit(engine: RolloutEngine, replica: str, slab: SlabRef, before: SlabRef | None) -> Audit:
-    """See `RolloutEngine.audit`."""
+    """Compare every byte that the engine holds with a slab, changing nothing; see `RolloutEngine.audit`."""
     return engine.audit(replica, slab, before)
 
 
 def legs(engine: RolloutEngine, answers: Sequence[Rollout]) -> EngineLegs:
-    """The legs of answers, whoever sampled them."""
+    """Score answers in the four ways of `EngineLegs`, whoever sampled them."""
     # What the caches hold was there when the step was sampled: nothing may drop it before it was looked at.
     batch = engine.apart(lambda: engine.submit_rescoring(answers))
     decoded = decode(engine, answers)
@@ -49,7 +50,7 @@ def legs(engine: RolloutEngine, answers: Sequence[Rollout]) -> EngineLegs:
 
 
 def sample_again(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Rollout]:
-    """Other answers to the same prompts, as long and at the same temperature, by the engine as it is now."""
+    """Sample other answers to the same prompts, as long and at the same temperature, with the engine as it is now."""
     names: list[str] = []
 
     def submit() -> list[str]:
@@ -62,7 +63,10 @@ def sample_again(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Roll
 
 
 def activations(engine: RolloutEngine, rollout: Rollout) -> dict[str, NDArray[np.float32]]:
-    """Outputs of every place of `Family.in_engine` while the engine scores one answer alone."""
+    """Score one answer alone, and return what the engine computes meanwhile at every place of `Family.in_engine`.
+
+    The logits are among the places only if the whole sequence fits into one chunk of a prefill.
+    """
     with recording(places(engine.model, engine.family.in_engine)) as taken:
         engine.rescore_alone(rollout)
     found = taken()

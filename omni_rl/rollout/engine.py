@@ -1,4 +1,4 @@
-"""vLLM's engine in this process, driven step by step: sampling, rescoring, weight updates between two steps."""
+"""Drives vLLM's engine in this process step by step: sampling, rescoring, and weight updates between two steps."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,13 +31,14 @@ _Arguments = tuple[Request, NDArray[np.int64], SamplingParams, int]
 
 
 class RolloutEngine:
-    """One engine. Once it threw inside a step or an update it is dead: every later call raises `EngineDeadError`.
+    """One vLLM engine. Once a step or an update threw, the engine is dead: every later call raises `EngineDeadError`.
 
-    Every rollout is sampled with the engine's weights of that moment; an update may come between two steps.
+    Every token is sampled with the engine's weights of that moment; an update may come between two steps.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Start vLLM; raises `CheckpointError` if the checkpoint cannot be served."""
+        """Start vLLM with the checkpoint's weights. Raises what `startup.start` and `ServedWeights` raise,
+        `CheckpointError` among it if the checkpoint cannot be served."""
         self.settings = settings
         self.family = family_of(settings.model)
         self.llm_engine = startup.start(settings)
@@ -62,25 +63,25 @@ class RolloutEngine:
 
     @property
     def checkpoint(self) -> str:
-        """Digest of the weights that the engine was loaded with."""
+        """The digest of the weights that the engine was loaded with."""
         return self._digest
 
     @property
     def sampler(self) -> torch.nn.Module:
-        """vLLM's sampler: it is called with the logits of every row of a step."""
+        """The sampler of vLLM, a module that is called with the logits of every row of a step."""
         sampler: torch.nn.Module = self._recorder.runner.sampler
         return sampler
 
     @property
     def sampled_rows(self) -> list[tuple[str, int]]:
-        """Of the step that is under way, for each row of its logits: the request's name, and how many tokens were
-        sampled for it before."""
+        """The request's name, and how many tokens were sampled for it before, for each row of the logits of the step
+        that is under way."""
         known = {request.internal_id: (name, len(request.ids)) for name, request in self._running.items()}
         return [known[internal] for internal in self._recorder.runner.input_batch.req_ids]
 
     @property
     def busy(self) -> bool:
-        """Whether requests are under way."""
+        """Whether the engine has requests under way."""
         return bool(self._running)
 
     def sample(
@@ -90,12 +91,12 @@ class RolloutEngine:
         progress: Callable[[int], None] | None = None,
         places: Sequence[int] | None = None,
     ) -> list[Rollout]:
-        """One answer per prompt, in their order; the request at place i of its batch is seeded with
-        `sampling.seed + i`.
+        """Sample one answer for each prompt and return the answers in the order of the prompts.
 
-        `places` of the prompts in a batch that is dealt over several engines; without them, the prompts are the batch.
-        `progress` is called after each step with the number of tokens sampled so far. Raises `SamplingError` or
-        `PromptError` before anything starts.
+        The request at place i of its batch is seeded with `sampling.seed + i`. `places` are the places of the prompts
+        in a batch that is dealt over several engines; without them, the prompts are the whole batch. `progress` is
+        called after each step with the number of tokens sampled so far. Raises `SamplingError` or `PromptError` before
+        anything starts.
         """
         self._refuse_if_busy()
         names = self.submit(prompts, sampling, places)
@@ -108,9 +109,10 @@ class RolloutEngine:
         return [finished[name] for name in names]
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
-        """Score answers by prefill, at temperature 1, in their order: together, or each alone with cold caches.
+        """Score answers by prefill at temperature 1 and return the scores in the order of the answers.
 
-        The media are the prompt's own tensors, at the prompt's own spans.
+        The answers are scored together or, with `alone`, one at a time with cold caches. The media are the prompt's own
+        tensors, at the prompt's own spans.
         """
         self._refuse_if_busy()
         if alone:
@@ -124,7 +126,8 @@ class RolloutEngine:
     def submit(
         self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
     ) -> list[str]:
-        """Queue one request per prompt and return their names; `step` then works on them. `places` as in `sample`."""
+        """Queue one request per prompt and return the requests' names; `step` then works on them. `places` are those of
+        `sample`."""
         self._refuse_if_dead()
         check_sampling(sampling)
         self._features.check(prompts)
@@ -140,7 +143,7 @@ class RolloutEngine:
         )
 
     def submit_rescoring(self, rollouts: Sequence[Rollout]) -> list[str]:
-        """Queue one request per answer, which `step` finishes with a `Rescore`, and return their names."""
+        """Queue one request per answer and return the requests' names; `step` finishes each with a `Rescore`."""
         self._refuse_if_dead()
         self._features.check([rollout.prompt for rollout in rollouts])
         for rollout in rollouts:
@@ -148,7 +151,7 @@ class RolloutEngine:
         return self._add_all(_rescoring(rollout) for rollout in rollouts)
 
     def step(self) -> dict[str, Rollout | Rescore]:
-        """One step of everything under way; the answers that it finished, by name."""
+        """Take one step of everything under way, and return the answers that it finished, by the requests' names."""
         finished: dict[str, Rollout | Rescore] = {}
         version = self.weight_version
         for output in self._step():
@@ -163,9 +166,10 @@ class RolloutEngine:
         return finished
 
     def rescore_alone(self, rollout: Rollout) -> Rescore:
-        """Score one answer as if nothing else had ever been there; requests under way wait and are not disturbed.
+        """Score one answer as if the engine had never computed anything else; requests under way wait and are not
+        disturbed.
 
-        Raises `SamplingError` if they leave no room for it in the cache.
+        Raises `SamplingError` if the requests under way leave no room for the answer in the cache.
         """
         self._refuse_if_dead()
         with self._fatal("scoring alone"):
@@ -175,9 +179,10 @@ class RolloutEngine:
         return result
 
     def apart(self, submit: Callable[[], Sequence[str]]) -> list[Any]:
-        """Answers of what `submit` queues, in a batch of its own: requests under way wait and are not disturbed.
+        """Run the requests that `submit` queues as a batch of their own, and return the answers in the order of the
+        names that it returns; requests under way wait and are not disturbed.
 
-        Raises `SamplingError` if they leave no room for it in the cache.
+        Raises `SamplingError` if the requests under way leave no room for the batch in the cache.
         """
         self._refuse_if_dead()
         with self._fatal("work apart", OmniRLError), scheduling.alone(self.llm_engine):
@@ -195,27 +200,28 @@ class RolloutEngine:
         return [answers[name] for name in names]
 
     def audit(self, replica: str, slab: SlabRef, before: SlabRef | None) -> Audit:
-        """Read back every byte against the slab, changing nothing; see `ServedWeights.wrong`."""
+        """Compare every byte that the engine holds with the slab, changing nothing; see `ServedWeights.wrong`."""
         wrong = self._ask_worker(WeightsExtension.wrong_tensors, slab, before)
         return Audit(replica, self.weight_version, self._elements, wrong)
 
     def forget_media(self) -> None:
-        """Drop the features that the encoders computed."""
+        """Drop the media features that the encoders computed."""
         self.llm_engine.reset_encoder_cache()
 
     def score(self, probe: Sequence[Rollout]) -> list[Rescore]:
-        """The canonical probe: each answer alone, in the order given, with cold caches."""
+        """Score the answers of the canonical probe: each alone, in the order given, with cold caches."""
         return [self.rescore_alone(rollout) for rollout in probe]
 
     def apply(self, slab: SlabRef, mode: InFlight = "recompute", *, pushed: bool = False) -> None:
         """Write a slab's weights, unless a transport writes them (`pushed`); from the next step on the engine computes
         with them.
 
-        Whatever was computed with other weights is dropped; of requests under way, `recompute` computes their state
-        anew, `keep` leaves it. `verify` and `serve_as` have to follow before anything is sampled.
+        Whatever was computed with other weights is dropped. For requests under way, the mode `keep` leaves the state as
+        it is, and any other has it computed anew. `verify` and `serve_as` have to follow before anything is sampled.
 
         Raises:
-            SlabError, LayoutError: it is not a sealed set of this engine's weights in that version; nothing is written.
+            SlabError, LayoutError: the slab is not a sealed set of this engine's weights in that version; nothing is
+                written.
         """
         self._refuse_if_dead()
         with self._fatal(f"writing {slab.version}", LayoutError, SlabError):
@@ -233,7 +239,7 @@ class RolloutEngine:
                     request.state_of.clear()
 
     def transfer(self, call: str, arguments: Mapping[str, Any]) -> None:
-        """One of the calls by which vLLM's own weight transfer reaches a worker, between `apply` and `verify`."""
+        """Make one of the calls by which vLLM's own weight transfer reaches a worker, between `apply` and `verify`."""
         self._refuse_if_dead()
         with self._fatal(f"{call} of vLLM's weight transfer"):
             self.llm_engine.collective_rpc(call, kwargs=dict(arguments))
@@ -244,12 +250,13 @@ class RolloutEngine:
         return self._ask_worker(WeightsExtension.prove_slab, slab)
 
     def serve_as(self, version: str) -> None:
-        """Name the weights: tokens sampled from now on are of `version`."""
+        """Set the version of the weights: tokens sampled from now on are of `version`."""
         self._refuse_if_dead()
         self.llm_engine.set_weight_version(version)
 
     def close(self) -> None:
-        """Let vLLM go. The engine cannot be used afterwards, nor any other of the process: they share vLLM's groups."""
+        """Shut vLLM down. Neither this engine nor any other of the process can be used afterwards: they share vLLM's
+        process groups."""
         if self._dead is None:
             self._dead = "it was closed"
         self.llm_engine.engine_core.shutdown()
@@ -264,7 +271,7 @@ class RolloutEngine:
         return request.rollout(output.outputs[0], digests, experts, kept)
 
     def _ask_worker(self, method: Callable[..., T], *arguments: Any) -> T:
-        """What a method of the worker's extension gives, in the process that holds the model."""
+        """Call a method of the worker's extension, in the process that holds the model, and return the result."""
         (answer,) = self.llm_engine.collective_rpc(method.__name__, args=arguments)
         found: T = answer
         return found
@@ -278,7 +285,7 @@ class RolloutEngine:
                 request.state_of.add(self.weight_version)
 
     def _restart_rescoring(self) -> None:
-        """Scores have to be of one version: what is half done begins again."""
+        """Begin half-done rescoring again, because all scores of an answer have to be of one version."""
         for name, request in list(self._running.items()):
             if request.rescored is not None:
                 self._discard([name])
@@ -321,8 +328,8 @@ class RolloutEngine:
 
     @contextmanager
     def _fatal(self, what: str, *harmless: type[Exception]) -> Iterator[None]:
-        """Whatever else than `harmless` leaves this block, the engine's state is unknown: vLLM can spin for ever on
-        its next call."""
+        """Mark the engine as dead if anything but a `harmless` error leaves this block: its state is then unknown, and
+        vLLM can spin for ever on its next call."""
         try:
             yield
         except harmless:

@@ -1,5 +1,5 @@
-"""The engine made to decode answers that are given, token by token: what its own decode gives of tokens that it sampled
-before, whatever its sampler would choose or report now.
+"""Makes the engine decode given answers token by token, which shows the logprobs that its decode gives to tokens
+sampled before, whatever its sampler would choose or report now.
 
 Shapes: R rows of one step, V tokens of the vocabulary, T tokens of one answer.
 """
@@ -16,20 +16,21 @@ from omni_rl.rollout.engine import RolloutEngine
 from omni_rl.rollout.types import Rollout, SamplingSettings
 
 LONGEST = 256
-"""Tokens of an answer that are decoded: each costs a step of the engine, and wrongly carried state shows in these."""
+"""The most tokens of an answer that are decoded: each costs a step of the engine, and wrongly carried state shows in
+these."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`plain` float64 [T]: logprobs of the first `LONGEST` tokens of an answer at temperature 1, from the logits before
-    the sampler touched them; `tempered` the same at the answer's temperature."""
+    """The logprobs of the first `LONGEST` tokens of an answer, from the logits before the sampler touched them: `plain`
+    float64 [T] at temperature 1, `tempered` float64 [T] at the answer's temperature."""
 
     plain: NDArray[np.float64]
     tempered: NDArray[np.float64]
 
 
 def decode(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Decoded]:
-    """The answers decoded together, in their order; caches are used as they are."""
+    """Decode the answers together and return what was found for each, in their order; caches are used as they are."""
     forcing = _Forcing(engine)
     sampler = engine.sampler
     hooks = [
@@ -45,8 +46,8 @@ def decode(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Decoded]:
 
 
 class _Forcing:
-    """Sits around the engine's sampler: notes what the logits give of each wanted token, then puts it in the place of
-    the one that was sampled."""
+    """Wraps the engine's sampler: notes the logprobs that the logits give to each wanted token, then puts the token in
+    the place of the one that was sampled."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""A request under way in the engine, and the answer it becomes."""
+"""A request under way in the engine, and the answer that it becomes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,10 +13,12 @@ from omni_rl.rollout.types import Rescore, Rollout, VersionSpan
 
 @dataclass
 class Request:
-    """What a request was made from, and what it has so far: sampled tokens, or, for `rescored`, nothing.
+    """A request under way: what it was made from, and the tokens sampled for it so far. A request that scores the
+    answer `rescored` has none.
 
-    `state_of`: the versions under which its state in the engine (attention's keys and values, Mamba's states) was
-    computed, apart from the one that is served now. `mixed`: for each token, whether that state was another version's.
+    `state_of` holds the versions under which the request's state in the engine (attention's keys and values, Mamba's
+    states) was computed, apart from the one that is served now. `mixed` says for each token whether part of that state
+    was another version's.
     """
 
     prompt: RenderedPrompt
@@ -29,7 +31,7 @@ class Request:
     state_of: set[str] = field(default_factory=set)
 
     def add(self, completion: Any, version: str) -> None:
-        """Take what vLLM sampled in one step."""
+        """Append what vLLM sampled in one step, with the weights of `version`."""
         for token, candidates in zip(completion.token_ids, completion.logprobs, strict=True):
             self.ids.append(int(token))
             self.logprobs.append(candidates[token].logprob)
@@ -38,7 +40,7 @@ class Request:
     def rollout(
         self, completion: Any, digests: Iterable[dict[str, str]], experts: Any, kept: Iterable[Any] = ()
     ) -> Rollout:
-        """The finished answer."""
+        """Return the finished answer."""
         ids = np.array(self.ids, np.int64)
         return Rollout(
             prompt=self.prompt,
@@ -56,7 +58,7 @@ class Request:
         )
 
     def rescore(self, output: Any, experts: Any) -> Rescore:
-        """The scores of the answer that was run as a prompt."""
+        """Return the scores of the answer that was run as a prompt."""
         assert self.rescored is not None
         first = len(self.rescored.prompt.ids)
         logprobs = [
@@ -69,7 +71,7 @@ class Request:
         return Rescore(np.array(logprobs, np.float64), experts, span.version)
 
     def _spans(self, versions: Iterable[Any]) -> Iterable[VersionSpan]:
-        """vLLM's spans, cut where tokens of mixed state begin or end."""
+        """Yield vLLM's spans, cut where tokens of mixed state begin or end."""
         for span in versions:
             start = span.start
             for end in range(start + 1, span.end + 1):

@@ -1,4 +1,4 @@
-"""The thread that owns an engine: requests, commands and longer tasks take turns between its steps."""
+"""Runs the thread that owns an engine: requests, commands and longer tasks take turns between the engine's steps."""
 
 import threading
 from collections import deque
@@ -11,25 +11,26 @@ from omni_rl.errors import EngineDeadError
 
 
 class SteppedEngine(Protocol):
-    """What the loop needs to know of an engine."""
+    """The part of an engine that the loop uses."""
 
     @property
     def busy(self) -> bool:
-        """Whether requests are under way."""
+        """Whether the engine has requests under way."""
 
     def step(self) -> dict[str, Any]:
-        """One step of everything under way; the answers that it finished, by the requests' names."""
+        """Take one step of everything under way, and return the answers that it finished, by the requests' names."""
 
     def close(self) -> None: ...
 
 
+CLOSED = "the engine was closed"
 E = TypeVar("E", bound=SteppedEngine)
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class _Batch:
-    """Requests that are answered together: `names` once they are queued in the engine."""
+    """Requests whose answers are returned together. `names` is empty until they are queued in the engine."""
 
     add: Callable[[Any], Sequence[str]]
     future: "Future[list[Any]]"
@@ -49,9 +50,9 @@ class _Task:
 class EngineLoop(Generic[E]):
     """Builds an engine in a thread of its own and runs it there; every other thread asks through futures.
 
-    While the gate is closed no step is taken and nothing that needs one is begun; what was asked for waits. Commands
-    run in any case. Once the engine died, or the loop was told to `refuse`, everything waiting fails, and everything
-    asked for later.
+    While the gate is closed, the loop takes no step and begins nothing that needs one: such requests and tasks wait.
+    Commands run in any case. Once the engine died or the loop was told to `refuse`, all requests and tasks fail, those
+    that wait and those that come later.
     """
 
     def __init__(self, build: Callable[[], E], *, gate_open: bool) -> None:
@@ -60,6 +61,7 @@ class EngineLoop(Generic[E]):
         self._gate_open = gate_open
         self._refusal: Exception | None = None
         self._closing = False
+        self._ended = False
         self._commands: deque[tuple[Callable[[E], Any], Future[Any]]] = deque()
         self._waiting: deque[_Batch] = deque()
         self._under_way: dict[str, _Batch] = {}
@@ -69,58 +71,65 @@ class EngineLoop(Generic[E]):
         self._thread.start()
 
     def requests(self, add: Callable[[E], Sequence[str]]) -> "Future[list[Any]]":
-        """Queue requests by `add`, which returns their names; the future has their answers in that order."""
+        """Queue requests with `add`, which returns their names; the future has their answers in that order."""
         batch = _Batch(add, Future(), (), {})
         self._put(self._waiting, batch, batch.future)
         return batch.future
 
     def task(self, parts: Callable[[E], Iterator[T]], *, gated: bool) -> "Future[list[T]]":
-        """Run an iterator, one element a turn, so that commands need not wait for all of it.
+        """Run an iterator, one element a turn, so that commands need not wait for all of it; the future has the
+        elements.
 
-        A `gated` one needs proven weights: it begins and goes on while the gate is open.
+        A `gated` task needs proven weights: it begins and goes on only while the gate is open.
         """
         task = _Task(parts, Future(), gated, None, [])
         self._put(self._tasks, task, task.future)
         return task.future
 
     def command(self, run: Callable[[E], T]) -> "Future[T]":
-        """Run something between two steps, before anything else that waits."""
+        """Call `run` with the engine between two steps, before anything else that waits; the future has the result."""
         future: Future[T] = Future()
         with self._work:
-            self._commands.append((run, future))
-            self._work.notify()
+            if not self._ended:
+                self._commands.append((run, future))
+                self._work.notify()
+                return future
+        future.set_exception(EngineDeadError(CLOSED))
         return future
 
     def close(self) -> None:
-        """End the thread after its present turn, and the engine with it."""
+        """End the thread after its present turn, and close the engine."""
         with self._work:
             self._closing = True
             self._work.notify()
         self._thread.join()
 
-    # For commands, in the engine's thread.
+    # What follows is for commands, which run in the engine's thread.
 
     @property
     def gate_open(self) -> bool:
         return self._gate_open
 
     def open_gate(self) -> None:
-        """Does nothing once the loop refuses."""
+        """Open the gate, unless the loop was told to refuse."""
         self._gate_open = self._refusal is None
 
     def close_gate(self) -> None:
         self._gate_open = False
 
     def finish_under_way(self, engine: E, go_on: Callable[[], bool]) -> bool:
-        """Step until nothing is under way, admitting nothing new; False if `go_on` said no before that."""
+        """Step until nothing is under way, admitting nothing new; return False if `go_on` returned False before
+        that. Raise what a step ended in if the engine died of it."""
         while engine.busy:
             if not go_on():
                 return False
             self._step(engine)
+            if self._refusal is not None:
+                raise self._refusal
         return True
 
     def refuse(self, error: Exception) -> None:
-        """Let everything that waits, is under way or comes later fail with `error`."""
+        """Make all requests and tasks that wait, are under way or come later fail with `error`."""
         self._gate_open = False
         with self._work:
             self._refusal = error
@@ -157,7 +166,11 @@ class EngineLoop(Generic[E]):
                     break
                 self._turn(engine)
         finally:
-            self.refuse(EngineDeadError("the engine was closed"))
+            self.refuse(EngineDeadError(CLOSED))
+            with self._work:
+                self._ended = True
+            for _, future in self._commands:
+                future.set_exception(EngineDeadError(CLOSED))
             engine.close()
 
     def _has_work(self, engine: E) -> bool:
@@ -182,7 +195,7 @@ class EngineLoop(Generic[E]):
     def _admit(self, engine: E, batch: _Batch) -> None:
         try:
             batch.names = batch.add(engine)
-        except Exception as error:  # the asker's: a refused prompt, say
+        except Exception as error:  # reported to the caller: a refused prompt, for example
             batch.future.set_exception(error)
             return
         self._under_way.update(dict.fromkeys(batch.names, batch))
@@ -195,7 +208,7 @@ class EngineLoop(Generic[E]):
         except EngineDeadError as error:
             self.refuse(error)
             return
-        except Exception as error:  # this thread must live on, to say so
+        except Exception as error:  # the thread must live on, to report it
             self.refuse(EngineDeadError(f"a step ended in {type(error).__name__}: {error}; replace the engine"))
             return
         for name, answer in finished.items():
@@ -216,7 +229,7 @@ class EngineLoop(Generic[E]):
         except StopIteration:
             self._forget(task)
             task.future.set_result(task.results)
-        except Exception as error:  # the asker's
+        except Exception as error:  # reported to the caller
             self._forget(task)
             task.future.set_exception(error)
             if isinstance(error, EngineDeadError):
@@ -229,7 +242,7 @@ class EngineLoop(Generic[E]):
     def _obey(self, engine: E, run: Callable[[E], Any], future: "Future[Any]") -> None:
         try:
             result = run(engine)
-        except Exception as error:  # whoever gave the command is told
+        except Exception as error:  # reported to whoever gave the command
             future.set_exception(error)
             if isinstance(error, EngineDeadError):
                 self.refuse(error)

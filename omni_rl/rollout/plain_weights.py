@@ -1,5 +1,5 @@
-"""Keeps weights as they were loaded, whatever the model: vLLM packs those of a linear on CPU and drops the plain ones,
-after which no update could reach them."""
+"""Keeps a model's weights as they were loaded. On CPU, vLLM would pack those of linear layers and drop the plain ones,
+which no update could reach any more."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,11 +13,11 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.platforms import current_platform
 
 LOAD_FORMAT = "omni_rl_plain"
-"""By which vLLM finds the loader."""
+"""The load format under which vLLM finds the loader."""
 
 
 class PlainWeightsLoader(DefaultModelLoader):  # type: ignore[misc]
-    """vLLM's loader of safetensors files, for a model that is to be updated in place."""
+    """The loader of safetensors files for a model that is to be updated in place; it extends vLLM's own."""
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(replace(load_config, load_format="safetensors"))
@@ -31,14 +31,15 @@ class PlainWeightsLoader(DefaultModelLoader):  # type: ignore[misc]
 
 
 class PlainEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
-    """The output head multiplies by the weight itself, not by a packed copy made at loading."""
+    """Makes the output head multiply by the weight itself, not by a packed copy made at loading."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         layer.cpu_linear = nn.functional.linear
 
 
 def keep_plain_weights(model: nn.Module) -> None:
-    """Mark every linear of `model` before its weights are loaded, so that vLLM leaves them as they are."""
+    """Mark every linear layer and embedding of `model` before its weights are loaded, so that vLLM leaves them as they
+    are."""
     for module in model.modules():
         if isinstance(module, LinearBase):
             # vLLM's own mark for layers whose weight is read elsewhere: F.linear, nothing packed, nothing dropped.

@@ -1,4 +1,4 @@
-"""What the engine's model received and chose, step by step: the evidence on the rollout's side.
+"""Records what the engine's model received and chose, step by step: the evidence on the rollout's side.
 
 Shapes: R rows of one step (all requests together), L MoE layers, K experts per token.
 """
@@ -15,7 +15,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
 from omni_rl.media.digests import tensor_digest
 
-# Fields of which an item holds several rows, by the field that counts them; of all others an item holds one.
+# The field that counts the rows of an item, for each field of which it holds several; of all others it holds one.
 ROWS_PER_ITEM = {
     "pixel_values_flat_video": "video_num_patches",
     "input_audio_features": "audio_num_clips",
@@ -24,7 +24,8 @@ ROWS_PER_ITEM = {
 
 
 def split_items(batch: Mapping[str, Any], count: int) -> list[dict[str, torch.Tensor]]:
-    """The tensors of each of `count` media items out of one modality's batch, sizes and counts as int64 tensors."""
+    """Split one modality's batch into the tensors of each of its `count` media items; sizes and counts become int64
+    tensors."""
     items: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
     for name, value in batch.items():
         parts = value.split([int(rows) for rows in batch[ROWS_PER_ITEM[name]]]) if name in ROWS_PER_ITEM else value
@@ -35,11 +36,11 @@ def split_items(batch: Mapping[str, Any], count: int) -> list[dict[str, torch.Te
 
 @dataclass
 class StepRecorder:
-    """Attached to one engine's model runner and model; see `attach`.
+    """Records the steps of one engine; see `attach`, which connects it to the engine's model runner and model.
 
-    Expert choices are kept per request and position. A position that is computed again (preemption, new weights)
-    keeps the last choice: it is what the later tokens depended on. Within a position choices are sorted, because the
-    router returns them in no order.
+    Expert choices are kept per request and position. A position that is computed again (preemption, new weights) keeps
+    the last choice, because the later tokens depended on it. Within a position choices are sorted, because the router
+    returns them in no order.
     """
 
     runner: Any
@@ -52,12 +53,13 @@ class StepRecorder:
     _encoded: list[tuple[torch.Tensor, dict[str, str], NDArray[np.bool_] | None]] = field(default_factory=list)
 
     def open(self, request: str, positions: int) -> None:
-        """Expect at most `positions` positions of `request` (the engine's own id)."""
+        """Prepare to record at most `positions` positions of `request` (the engine's own id)."""
         if self.layers:
             self._choices[request] = np.full((positions, self.layers, self.experts_per_token), -1, np.int16)
 
     def close(self, request: str, positions: int) -> NDArray[np.int16] | None:
-        """Choices [positions, L, K] of a finished request, or None for a model that has, or records, none."""
+        """Return the choices int16 [positions, L, K] of a finished request, or None for a model that has no experts or
+        whose choices are not recorded."""
         choices = self._choices.pop(request, None)
         if choices is None:
             return None
@@ -69,36 +71,41 @@ class StepRecorder:
         self._choices.pop(request, None)
 
     def digests(self, content_hash: str) -> dict[str, str]:
-        """Digests of the tensors that the model received for the item of this hash."""
+        """Return the digests of the tensors that the model received for the media item of this hash."""
         return self._digests[content_hash]
 
     def kept(self, content_hash: str) -> NDArray[np.bool_] | None:
-        """bool [tubelets, tokens each]: what the model kept of the pruned video of this hash, else None."""
+        """Return which tokens the model kept of the pruned video of this hash, bool [tubelets, tokens each], or None
+        for any other media item."""
         return self._kept[content_hash]
 
     def forget_evicted(self, needed: Iterable[str]) -> None:
-        """Drop what is known of items that are neither in the encoder cache nor `needed` by a request under way."""
+        """Drop what is known of media items that are neither in the encoder cache nor `needed` by a request under
+        way."""
         kept = self.runner.encoder_cache.keys() | set(needed)
         self._digests = {key: digests for key, digests in self._digests.items() if key in kept}
         self._kept = {key: mask for key, mask in self._kept.items() if key in kept}
 
     def chosen(self, layer: int, topk_ids: torch.Tensor) -> None:
-        """Called by the router of MoE layer `layer` with int [R, K]."""
+        """Take the experts that the router of MoE layer `layer` chose, int [R, K]; the router calls this."""
         self._step[layer] = topk_ids
 
     def received(
         self, batch: Mapping[str, Any], features: tuple[torch.Tensor, ...], kept: Sequence[torch.Tensor] = ()
     ) -> None:
-        """Called by the model after it encoded a batch of media items of one modality.
+        """Take a batch of media items of one modality, which the model received, and their features; the model calls
+        this after it encoded them.
 
-        `kept`, for videos that were pruned: bool [tubelets, tokens each] of each.
+        `kept` has for each video, if they were pruned, bool [tubelets, tokens each]: which of its tokens the model
+        kept.
         """
         masks = [mask.cpu().numpy() for mask in kept] if kept else [None] * len(features)
         for item, feature, mask in zip(split_items(batch, len(features)), features, masks, strict=True):
             self._encoded.append((feature, {name: tensor_digest(tensor) for name, tensor in item.items()}, mask))
 
     def finish_step(self, positions: torch.Tensor) -> None:
-        """Called at the end of the model's forward pass; `positions` int64 [R], padding after the last row."""
+        """Store what was recorded in the step; called at the end of the model's forward pass. `positions` is int64 [R],
+        with padding after the last row."""
         self._name_encoded()
         if not self._step:
             return
@@ -114,7 +121,8 @@ class StepRecorder:
                 kept[where[span]] = choices[span]
 
     def _name_encoded(self) -> None:
-        """Find the cache key of what was just encoded: the very tensor that the runner put into its cache."""
+        """Find the cache key of each media item that was just encoded: its features are the very tensor in the runner's
+        cache."""
         if not self._encoded:
             return
         keys = {id(feature): key for key, feature in self.runner.encoder_cache.items()}
@@ -125,9 +133,9 @@ class StepRecorder:
 
 
 def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
-    """Make `model`, run by vLLM's `runner`, report to a new recorder.
+    """Make `model`, run by vLLM's `runner`, report to a new recorder, and return the recorder.
 
-    A model with towers tells its `recorder` of media; everything else is seen from outside.
+    A model with media encoders tells its `recorder` what they received; everything else is observed from outside.
     """
     routers = [module.router for module in model.modules() if isinstance(module, MoERunner)] if record_experts else []
     recorder = StepRecorder(runner, len(routers), routers[0].top_k if routers else 0)
@@ -152,10 +160,10 @@ def attach(runner: Any, model: Any, record_experts: bool) -> StepRecorder:
 
 
 def split_off_padded(scheduled: Mapping[str, list[int]], requests: Mapping[str, Any]) -> list[dict[str, list[int]]]:
-    """Media items to encode, {request: item numbers}: images together, then each sound and each video by itself.
+    """Split media items to encode, {request: item numbers}: images together, then each sound and each video by itself.
 
-    vLLM pads the sounds of a batch to the longest and its videos to the largest one: a sound's features would depend
-    on the batch, and a video would be seen with black borders, its features at the wrong places.
+    vLLM pads the sounds of a batch to the longest and its videos to the largest one: a sound's features would depend on
+    the batch, and a video would be seen with black borders, its features at the wrong places.
     """
     images: dict[str, list[int]] = {}
     alone: list[dict[str, list[int]]] = []

@@ -14,16 +14,18 @@ from omni_rl.rollout.plain_weights import LOAD_FORMAT, PlainWeightsLoader
 
 @cache
 def register() -> None:
-    """Teach vLLM our way to load weights, and what each family needs. Once in a process."""
+    """Teach vLLM our way to load weights, and what each family needs; further calls in a process do nothing."""
     register_model_loader(LOAD_FORMAT)(PlainWeightsLoader)
     for family in families():
         family.serving.register()
 
 
 def load_class(checkpoint: Path) -> None:
-    """Have vLLM find its own class of a checkpoint's architecture loaded, where no family registered another.
+    """Load the class of a checkpoint's architecture into vLLM's registry, where it is vLLM's own and not one that a
+    family registered.
 
-    Else it would inspect that in a process of its own, ten seconds and without our shim for torchvision.
+    Otherwise vLLM would inspect the class in a process of its own, which takes ten seconds and lacks our shim for
+    torchvision.
     """
     for name in json.loads((checkpoint / "config.json").read_text()).get("architectures") or ():
         known = ModelRegistry.models.get(name)

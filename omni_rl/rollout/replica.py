@@ -1,4 +1,4 @@
-"""A rollout engine as a replica of weight syncs."""
+"""Lets weight syncs reach a rollout engine as a replica."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +12,10 @@ from omni_rl.sync.replica import Apply, Command, Deadline, HoldGate, Release, Re
 
 
 class RolloutReplica:
-    """`omni_rl.sync.replica.Replica` over a handle; the handle stays its owner's to close.
+    """Implements `omni_rl.sync.replica.Replica` with a handle, which the handle's owner closes.
 
-    `held`: what holds it, which also holds the successor of a dead one. `settle` is told of each successor, which may
-    be on another host, before it gets weights.
+    `held` is why the engine must generate nothing, None if it may; it holds the successor of a dead engine as well.
+    `settle` is called with the handle for each successor, which may be on another host, before it gets weights.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class RolloutReplica:
         return self.handle.status(deadline)
 
     def replace(self) -> None:
-        """Start another engine with a closed gate. Raises `ReplicaDeadError` if Ray cannot, `CheckpointError`."""
+        """Start another engine with a closed gate. Raises `EngineDeadError` if Ray cannot start one, `CheckpointError`
+        if the checkpoint cannot be served."""
         try:
             self.handle.replace(closed=True, held=self.held)
             self._settle(self.handle)

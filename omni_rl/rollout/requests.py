@@ -1,4 +1,4 @@
-"""What a caller asks for, checked before anything starts, as vLLM's sampling parameters."""
+"""Checks what a caller asks for before anything starts, and turns it into vLLM's sampling parameters."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ LOWEST_TEMPERATURE = 0.01
 
 
 def check_sampling(sampling: SamplingSettings) -> None:
-    """Raise `SamplingError` for parameters whose logprobs no trainer could be compared with."""
+    """Raise `SamplingError` for parameters that are invalid, or whose logprobs no trainer could be compared with."""
     if sampling.temperature < LOWEST_TEMPERATURE:
         raise SamplingError(
             f"temperature {sampling.temperature}: below {LOWEST_TEMPERATURE} the engine samples at another temperature "
@@ -50,7 +50,7 @@ def check_lengths(prompts: Sequence[RenderedPrompt], max_tokens: int, max_model_
 
 
 def sampling_params(sampling: SamplingSettings, place: int) -> SamplingParams:
-    """Parameters of the request at `place` of a batch."""
+    """Return vLLM's parameters for the request at `place` of a batch."""
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -65,7 +65,10 @@ def sampling_params(sampling: SamplingSettings, place: int) -> SamplingParams:
 
 
 def rescoring_params() -> SamplingParams:
-    """Prefill with logprobs of every prompt token; vLLM insists on sampling one token, which is thrown away."""
+    """Return vLLM's parameters for a prefill with the logprobs of every prompt token.
+
+    vLLM insists on sampling one token, which is thrown away.
+    """
     return SamplingParams(
         max_tokens=1,
         temperature=1.0,

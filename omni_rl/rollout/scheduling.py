@@ -1,4 +1,4 @@
-"""What has to be seen and moved in vLLM's scheduler, which has no interface for it."""
+"""Reads and moves the requests in vLLM's scheduler, which has no interface for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ def _scheduler(engine: Any) -> Any:
 
 
 def computed_tokens(engine: Any, request: str) -> int:
-    """How many tokens of a request (vLLM's own id) have a state in the engine."""
+    """Return how many tokens of a request (vLLM's own id) have a state in the engine."""
     return int(_scheduler(engine).requests[request].num_computed_tokens)
 
 
 @contextmanager
 def alone(engine: Any) -> Iterator[None]:
-    """Hold all requests under way aside, with their state, so that what is added inside runs by itself.
+    """Set all requests under way aside, with their state, so that those added within the context run by themselves.
 
     The model runner is prepared for that: a request that is not in a step keeps its state and comes back later.
     """

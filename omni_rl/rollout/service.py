@@ -1,4 +1,4 @@
-"""One replica of the policy: an engine in its loop, and the rules by which its weights may change."""
+"""Serves one replica of the policy: an engine in its loop, and the rules by which its weights may change."""
 
 import os
 import time
@@ -36,27 +36,28 @@ class UpdatableEngine(SteppedEngine, Protocol):
 
     def apply(self, slab: SlabRef, mode: InFlight, *, pushed: bool = False) -> None:
         """Write the slab's weights, unless a transport writes them (`pushed`), and drop everything computed from older
-        ones, except, with mode `keep`, the state of requests under way. Raises `WeightUpdateError` before anything is
-        written if the slab is not that version.
-        """
+        ones, except, with mode `keep`, the state of requests under way. Raises `SlabError` or `LayoutError` before
+        anything is written if the slab is not a sealed set of the engine's weights in that version."""
 
     def verify(self, slab: SlabRef) -> Proof:
-        """Compare every byte held with the slab, and the slab with its checksums."""
+        """Compare every byte that the engine holds with the slab, and the slab with its checksums."""
 
     def serve_as(self, version: str) -> None:
-        """Name the weights: every token sampled from now on is of `version`."""
+        """Set the version of the weights: every token sampled from now on is of `version`."""
 
     def score(self, probe: Any) -> Any:
-        """Scores of the canonical probe, whatever else is under way."""
+        """Return the scores of the canonical probe, whatever else is under way."""
 
 
 E = TypeVar("E", bound=UpdatableEngine)
 
 
 class ReplicaService(Generic[E]):
-    """Hosts an engine and obeys a coordinator. A closed start opens no gate before the weights were proven.
+    """Hosts an engine and obeys a coordinator. The gate of a replica that starts `closed` stays closed until its
+    weights are proven and a Resume comes.
 
-    The gate is open while the weights are proven and nobody holds it: `held` is why somebody does from the start.
+    The gate is open while the replica is serving and is not held. `held` is the reason for a hold from the start, or
+    None.
     """
 
     def __init__(self, name: str, build: Callable[[], E], *, closed: bool, held: str | None = None) -> None:
@@ -73,7 +74,7 @@ class ReplicaService(Generic[E]):
 
     @property
     def status(self) -> ReplicaStatus:
-        """As of now, from any thread, whatever the engine is doing."""
+        """The replica's present status, for any thread, whatever the engine is doing."""
         return ReplicaStatus(
             self._name, os.getpid(), self._epoch, self._standing, self._holds, self._reason, self._held
         )
@@ -81,8 +82,8 @@ class ReplicaService(Generic[E]):
     def obey(self, command: Command) -> "Future[Any]":
         """Carry out a command between two steps; the answers are those of `omni_rl.sync.replica.Replica.call`.
 
-        The future raises `FencedError`, `QuarantinedError`, `WeightUpdateError` (the command does not fit the
-        replica's standing, or failed), `EngineDeadError`.
+        The future raises `FencedError`, `QuarantinedError`, `WeightUpdateError` (the command does not fit the replica's
+        standing, or failed), `SlabError` or `LayoutError` (the slab cannot be used), or `EngineDeadError`.
         """
         return self.loop.command(lambda engine: self._obey_or_die(engine, command))
 

@@ -1,4 +1,4 @@
-"""How a rollout engine is set up; importable without torch."""
+"""Defines how a rollout engine is set up; importable without torch."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,15 +13,17 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 class EngineSettings(StrictSettings):
-    """One engine. Nothing is left to the checkpoint's or the library's defaults that could move a logprob.
+    """The settings of one engine. Nothing that could move a logprob is left to the defaults of the checkpoint or of
+    vLLM.
 
     `max_model_len` counts prompt and answer; one position of it stays free, because rescoring has to prefill the whole
     sequence and vLLM refuses a prompt that fills its context. `images`, `audios` and `videos` are limits per prompt.
-    `run` names the weights the engine starts with. `threads` is for replicas and a trainer's ranks to have in common:
-    the last bits of float32 follow it. `video_pruning_rate` is the share of a video's tokens that are left out (EVS),
-    on both sides; 0: none. `resources`, by Ray's names, are set aside for the engine beside its share of a CPU.
-    `batch_invariant`, on CPU in bfloat16: prefill has the bits of decode, whatever else is in a batch, and is slower
-    (docs/numerics.md). `weight_transfer`: the backend of vLLM's own weight transfer that is to reach the engine.
+    `run` is the run in the version of the weights that the engine starts with. `threads` should be the same for all
+    replicas and the trainer's ranks: the last bits of float32 depend on it. `video_pruning_rate` is the share of a
+    video's tokens that engine and trainer leave out (EVS, efficient video sampling); 0 leaves out none. `resources`, by
+    Ray's names, are set aside for the engine beside its share of a CPU. With `batch_invariant`, on CPU in bfloat16,
+    prefill has the bits of decode, whatever else is in a batch, and is slower (docs/numerics.md). `weight_transfer` is
+    the backend of vLLM's own weight transfer that is to reach the engine, None if none is.
     """
 
     model: Path
@@ -49,7 +51,8 @@ class EngineSettings(StrictSettings):
 
 
 def require_checkpoint(model: Path) -> None:
-    """Raise `CheckpointError` unless `model` is a directory with what vLLM serves, before anything heavy is loaded."""
+    """Raise `CheckpointError` unless `model` is a directory with what vLLM needs to serve it, before anything heavy is
+    loaded."""
     from omni_rl.files.weights import weight_files  # safetensors is not there where settings are only read
 
     for name in ("config.json", "tokenizer.json"):
@@ -59,8 +62,10 @@ def require_checkpoint(model: Path) -> None:
 
 
 def require_vllm() -> None:
-    """Raise `ConfigError` beside a vLLM that the engine was not proven with; imports vLLM, but nothing of its insides,
-    which other versions do not have."""
+    """Raise `ConfigError` if the engine was not proven with the installed vLLM.
+
+    The check imports vLLM, but none of its internals, which other versions may not have.
+    """
     from vllm import __version__
 
     reason = unsupported(__version__)

@@ -1,4 +1,4 @@
-"""Starting vLLM with every choice that could move a logprob made explicitly."""
+"""Starts vLLM with every choice that could move a logprob made explicitly."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,8 @@ from omni_rl.rollout.worker import EXTENSION
 
 
 class ServeIn:
-    """Makes a checkpoint's config say the dtype it is served in: vLLM casts pixels to the config's dtype.
+    """Sets the dtype in a checkpoint's config to the one that it is served in, because vLLM casts pixels to the
+    config's dtype.
 
     vLLM calls it on the top-level config and, while it reads a checkpoint, on a bare text config as well.
     """
@@ -32,7 +33,7 @@ class ServeIn:
 
 
 def start(settings: EngineSettings) -> LLMEngine:
-    """vLLM's engine in this process.
+    """Start vLLM's engine in this process and return it.
 
     Raises:
         ConfigError: the engine was not proven with this vLLM, this process lacks the environment it computes in, or no
@@ -68,7 +69,7 @@ def _engine_args(settings: EngineSettings) -> EngineArgs:
         video_pruning_rate=settings.video_pruning_rate or None,
         logprobs_mode="processed_logprobs",
         enforce_eager=True,
-        # It crashes with Mamba on CPU at the first prompt longer than a block.
+        # Prefix caching crashes with Mamba on CPU at the first prompt longer than a block.
         enable_prefix_caching=False,
         # The trainer needs the tensors of every rendering; a cache would leave out those that the engine has.
         mm_processor_cache_gb=0,
@@ -88,6 +89,6 @@ def feature_counts(engine: LLMEngine, settings: EngineSettings) -> FeatureCounts
 
 
 def model_runner(engine: LLMEngine) -> Any:
-    """The object of vLLM that runs the model: it knows which row of a step belongs to which request."""
+    """Return vLLM's model runner, which knows which row of a step belongs to which request."""
     (runner,) = engine.collective_rpc(lambda worker: worker.model_runner)
     return runner

@@ -1,4 +1,4 @@
-"""Weight syncs of a run: this host's slab owner and slabs, and the replicas, put together."""
+"""Puts together what the weight syncs of a run need: this host's slab owner and slabs, and the replicas."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -43,17 +43,17 @@ def weight_sync(
     keep: bool = False,
     device: torch.device | None = None,
 ) -> Iterator[WeightSync]:
-    """An opened `WeightSync` of engines that were started with the same settings.
+    """Open a `WeightSync` of engines that were started with the same settings, and close it at the end of the context.
 
-    `journal` is what a successor of this process reads, so it belongs on a disk, not beside the slabs in `base`; it
-    stays its owner's to close. Both slabs are removed at the end, on all hosts, unless a successor is to `keep` them.
-    With the `transport` object_store, engines may be on other hosts than this process and the trainer's first rank.
-    With vllm_nccl and vllm_ipc, vLLM's own weight transfer sends from `device`, or else from a CUDA device of this
-    process; the slabs are still there, to prove every engine against, and for one that starts anew to copy from.
-    `held`: why nothing is to be generated, for engines that take the place of those given.
+    `journal` is what a successor of this process reads, so it belongs on a disk, not beside the slabs in `base`; its
+    owner closes it. Both slabs are removed at the end, on all hosts, unless `keep` leaves them to a successor. With the
+    `transport` object_store, engines may be on other hosts than this process and the trainer's first rank. With
+    vllm_nccl and vllm_ipc, vLLM's own weight transfer sends from `device`, by default from a CUDA device of this
+    process; the slabs are still there, to prove every engine against, and for an engine that starts anew to copy from.
+    `held` is why nothing is to be generated, for engines that take the place of those given.
 
-    Raises what `SlabOwner` and `WeightSync.open` raise, and `ConfigError` before anything is made: there is no CUDA
-    device to send from, or the engines were started for another transport.
+    Raises what `SlabOwner` and `WeightSync.open` raise, and `ConfigError` before anything is made if there is no CUDA
+    device to send from or the engines were started for another transport.
     """
     sender = _sender(transport, handles, device)
     settings = handles[0].settings
@@ -90,10 +90,10 @@ def weight_sync(
 
 
 def sending_device(transport: Transport) -> torch.device | None:
-    """The CUDA device of this process that vLLM's own transfer sends from; None for the transports that need none.
+    """Return the CUDA device of this process that vLLM's own transfer sends from, None for a transport that needs none.
 
-    ipc hands over the memory of an engine's device, the first that Ray deals out; nccl takes a device in once, so it
-    sends from the last. Raises `ConfigError` if there is none.
+    ipc hands over the memory of an engine's device, so it sends from the first, which Ray deals out first. nccl accepts
+    a device only once, so it sends from the last. Raises `ConfigError` if there is no device.
     """
     if transport not in TRANSFERS:
         return None
@@ -108,7 +108,8 @@ def sending_device(transport: Transport) -> torch.device | None:
 def _sender(
     transport: Transport, handles: Sequence[RolloutHandle], device: torch.device | None
 ) -> "VllmTransport | None":
-    """vLLM's own transfer to these engines, if `transport` is one."""
+    """Return vLLM's own transfer to these engines, None if `transport` is another one. Raises `ConfigError` if there is
+    no CUDA device or the engines were started for another transport."""
     if transport not in TRANSFERS:
         return None
     backend, device = TRANSFERS[transport], device or sending_device(transport)
@@ -119,7 +120,7 @@ def _sender(
             f'transport "{transport}" reaches engines that were started for it, and {", ".join(other)} were not; end '
             "them (omni-rl down, if omni-rl up started them) and start them anew"
         )
-    # vLLM is imported by none that does not send with it: a bridge is up sooner without.
+    # Only a process that sends with vLLM imports it: a bridge is up sooner without.
     from omni_rl.rollout.transfer import Engines, init_info
     from omni_rl.rollout.vllm_transport import VllmTransport
 
@@ -127,7 +128,10 @@ def _sender(
 
 
 def owner_at(address: str, owner: SlabOwner) -> SlabOwnerHandle:
-    """The slab owner of the same run on another host; its slabs have their own name, for hosts that share a memory."""
+    """Start the slab owner of the same run on another host.
+
+    Its slabs have a name of their own, because several of Ray's hosts may be one machine with one memory.
+    """
     record = owner.record
     run = f"{record.run}-on-{address.replace(':', '.')}"
     return SlabOwnerHandle.start(run, record.places, base=owner.directory.parent, node=node_at(address))

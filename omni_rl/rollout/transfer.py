@@ -1,4 +1,4 @@
-"""What vLLM's own weight transfer is told of this run's engines: who they are, and where the sender waits for them."""
+"""Tells vLLM's own weight transfer about this run's engines: which they are, and where the sender waits for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class Reached(Protocol):
-    """A handle of an engine, as far as a transfer needs it."""
+    """The part of an engine's handle that a transfer uses."""
 
     def between_steps(self, run: "Callable[[RolloutEngine], Any]") -> Any: ...
 
 
 class Engines:
-    """vLLM's `VLLMWeightSyncClient` over the handles of independent engines, of one worker each.
+    """Implements vLLM's `VLLMWeightSyncClient` with the handles of independent engines, of one worker each.
 
     Every call goes to all engines at once and waits for all, because they meet in the transfer's collectives. An engine
-    that cannot be reached fails the call: a transfer reaches every replica of the run, or none is left as it was.
+    that cannot be reached fails the call, so no replica of the run is left out unnoticed.
     """
 
     def __init__(self, handles: Sequence[Reached]) -> None:
@@ -64,7 +64,8 @@ class Engines:
 
 
 def init_info(backend: TransferBackend, engines: int) -> TrainerInitInfo:
-    """What this process, the only sender, opens a new connection to so many engines with; nccl meets at a free port."""
+    """Return what this process, the only sender, opens a new connection to `engines` engines with; nccl meets at a free
+    port of this node."""
     if backend == "ipc":
         return IPCTrainerInitInfo(rank=0, packed=True)
     return NCCLTrainerInitInfo(

@@ -1,4 +1,4 @@
-"""What the rollout side is asked for and what it answers.
+"""Defines what the rollout side is asked for and what it answers.
 
 Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token.
 """
@@ -15,9 +15,9 @@ from omni_rl.media.types import RenderedPrompt
 class SamplingSettings:
     """Sampling parameters, all explicit; nothing is taken from the checkpoint.
 
-    `seed` is the seed of the first request; request i of a batch uses `seed + i`, whichever replica samples it.
-    `top_k` (-1: off) and `top_p` (1.0: off) cut the support, so behaviour logprobs are normalised over the kept tokens
-    only: refused unless `accept_truncated_support`.
+    `seed` is the seed of the first request; request i of a batch uses `seed + i`, whichever replica samples it. `top_k`
+    (-1: off) and `top_p` (1.0: off) cut the support, so behaviour logprobs are normalised over the kept tokens only;
+    they are refused unless `accept_truncated_support` is set.
     """
 
     max_tokens: int
@@ -31,10 +31,10 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class VersionSpan:
-    """Tokens `start` to `end` (exclusive) of an answer were sampled under `version`.
+    """Says that the tokens `start` to `end` (exclusive) of an answer were sampled under `version`.
 
-    `mixed_state`: the weights were `version`'s, but the request's state (attention's keys and values, Mamba's states)
-    came in part from older ones, because it was kept over a weight update.
+    With `mixed_state`, the weights were `version`'s, but the request's state (attention's keys and values, Mamba's
+    states) came in part from older ones, because it was kept over a weight update.
     """
 
     version: str
@@ -47,11 +47,12 @@ class VersionSpan:
 class Rollout:
     """One sampled answer.
 
-    `ids` int64 [T]; `logprobs` float64 [T], behaviour logprobs at `temperature`; `engine_digests`, one dict a media
-    item in the order of `prompt.items`: what the engine's model received. `experts` int16 [P + T - 1, L, K]: the
-    router's choices for every position that was computed (the last sampled token never is), or None. `kept`, one entry
-    a media item: bool [tubelets, tokens each], which tokens of a pruned video the engine kept, or None. `sequence`:
-    digest of the ids and media places that the engine ran; see `omni_rl.media.digests.sequence_digest`.
+    `ids` int64 [T] are the sampled tokens, `logprobs` float64 [T] their behaviour logprobs at `temperature`.
+    `engine_digests` has one dict per media item, in the order of `prompt.items`: the digests of the tensors that the
+    engine's model received. `experts` int16 [P + T - 1, L, K] are the router's choices for every position that was
+    computed (the last sampled token never is), or None. `kept` has one entry per media item: bool [tubelets, tokens
+    each], which tokens of a pruned video the engine kept, or None. `sequence` is the digest of the ids and media places
+    that the engine ran; see `omni_rl.media.digests.sequence_digest`.
     """
 
     prompt: RenderedPrompt
@@ -68,9 +69,9 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Rescore:
-    """An answer scored again by prefill: `logprobs` float64 [T] at temperature 1; `experts` as in `Rollout`.
+    """An answer scored again by prefill: `logprobs` float64 [T] are at temperature 1, `experts` are as in `Rollout`.
 
-    `version` of the weights that scored all of it; empty for scores that are not an engine's prefill.
+    `version` is that of the weights that scored all of it; it is empty for scores that are not an engine's prefill.
     """
 
     logprobs: NDArray[np.float64]

@@ -1,8 +1,9 @@
-"""vLLM's own weight transfer (nccl, ipc) as a transport, through its documented interface. Not yet run on a GPU.
+"""Uses vLLM's own weight transfer (nccl, ipc) as a transport, through its documented interface. It has not yet been run
+on a GPU.
 
-vLLM's engines load what arrives with their own reload, which has no way back, and which in vLLM 0.32 leaves Omni's
-vision projector as it was: what an engine holds afterwards is proven against the slab like anything else, and a sync of
-a checkpoint whose projector changed is rolled back until vLLM's reload is mended.
+vLLM's engines load what arrives with their own reload, which cannot be undone, and which in vLLM 0.32 leaves Omni's
+vision projector as it was. What an engine holds afterwards is therefore proven against the slab like anything else, and
+a sync of a checkpoint whose projector changed is rolled back until vLLM's reload is mended.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from omni_rl.sync.transport import Rollback
 
 
 class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
-    """A sealed slab as vLLM reads a trainer's weights: one tensor at a time on `device`, in the manifest's order."""
+    """Lets vLLM read a sealed slab as a trainer's weights: one tensor at a time on `device`, in the manifest's
+    order."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -34,18 +36,18 @@ class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
             yield name, tensor.to(self._device)
 
     def staged(self) -> Slab:
-        """Raises `WeightUpdateError` if there is none."""
+        """Return the staged slab. Raises `WeightUpdateError` if there is none."""
         if self.slab is None:
             raise WeightUpdateError("nothing was staged; stage a sealed slab before push()")
         return self.slab
 
 
 class VllmTransport:
-    """Sends from `device` of this process, which is rank 0 of the transfer, to replicas whose control plane is
-    `client`.
+    """Sends weights from `device` of this process, which is rank 0 of the transfer, to the replicas that `client`
+    controls.
 
     `init_info` makes vLLM's `NCCLTrainerInitInfo` or `IPCTrainerInitInfo` for a new connection: its class picks the
-    backend. The connection is made by the first `push` and by the first one after a `close`; the caller pushes while
+    backend. The first `push` makes the connection, and so does the first one after a `close`; the caller pushes while
     the replicas are paused. A push that fails leaves the engines with unknown weights, and the connection is given up.
     """
 
@@ -67,18 +69,19 @@ class VllmTransport:
         return True
 
     def stage(self, slab: Slab) -> None:
-        """Raises `SlabError` unless it is sealed."""
+        """Choose the slab that `push` sends. Raises `SlabError` unless it is sealed."""
         slab.sealed()
         self._weights.slab = slab
 
     def holds(self, slab: SlabRef) -> bool:
-        """Replicas of this transport map nothing."""
+        """Return True: replicas of this transport map no slab that could be missing."""
         return True
 
     def push(self) -> None:
         """Send what was staged into the engines.
 
-        Raises `WeightUpdateError`: there is no way back; quarantine the replicas and load them anew.
+        Raises `WeightUpdateError` if nothing was staged or the transfer failed. A failed transfer cannot be undone: the
+        replicas have to be quarantined and loaded anew.
         """
         version = self._weights.staged().sealed().version
         try:
@@ -102,5 +105,6 @@ class VllmTransport:
             engine.shutdown()
 
     def _as_current(self) -> AbstractContextManager[Any]:
-        """vLLM sends from the thread's current device, and syncs run in threads of their own."""
+        """Return a context in which `device` is the thread's current device: vLLM sends from that, and syncs run in
+        threads of their own."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

@@ -1,4 +1,4 @@
-"""The weights of a running engine: which version they are, how new ones get in, and the proof that they did."""
+"""Holds the weights of a running engine: which they are, how new ones get in, and the proof that they did."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,8 @@ from omni_rl.sync.slab import OpenSlabs
 
 @dataclass(frozen=True)
 class SealedWeights:
-    """A slab's weights: views of the file, valid until it is filled anew. `origin`: whose they are, if known."""
+    """The weights in a sealed slab. `tensors` are views of its file, valid until that is filled anew; `origin` says
+    where the weights come from, if that is known."""
 
     version: str
     origin: Origin | None
@@ -34,7 +35,8 @@ class ServedWeights:
     """The weights of one running engine: what it was loaded from, and where every byte of an update lands in it."""
 
     def __init__(self, model: Any, checkpoint: Path, dtype: torch.dtype) -> None:
-        """`model` has just loaded `checkpoint`. Raises `LayoutError` for an engine that no map covers."""
+        """Map the weights of `model`, which has just loaded `checkpoint`. Raises `LayoutError` for an engine that no
+        map covers."""
         tensors = CheckpointTensors(checkpoint, dtype, family_of(checkpoint).released)
         self._model = model
         self._slabs = OpenSlabs()
@@ -50,7 +52,7 @@ class ServedWeights:
         self.elements = self._layout.coverage().total
 
     def read(self, slab: SlabRef) -> SealedWeights:
-        """The weights in a slab. Raises `SlabError` unless they are sealed and are the version asked for."""
+        """Return the weights in a slab. Raises `SlabError` unless they are sealed and are the version asked for."""
         opened = self._slabs.at(Path(slab.path))
         manifest = opened.sealed()
         if str(manifest.version) != slab.version:
@@ -59,17 +61,17 @@ class ServedWeights:
         return SealedWeights(slab.version, manifest.origin, checksums, opened.tensors())
 
     def write(self, sealed: SealedWeights) -> None:
-        """Copy them into the engine. Raises `LayoutError`, nothing written, if they are not this engine's set, or the
-        layout map is not the one that was confirmed."""
+        """Copy the weights into the engine. Raises `LayoutError`, with nothing written, if they are not this engine's
+        set, or the layout map is not the one that was confirmed."""
         if broken := self._seal.broken(self._layout):
             raise LayoutError("; ".join(map(_broken, broken)))
         self._layout.apply(sealed.tensors, self._model)
 
     def prove(self, sealed: SealedWeights) -> Proof:
-        """Read every byte of the engine, and compare it with the checksums that their source computed.
+        """Read every byte of the engine, and compare it with the checksums that the source of the weights computed.
 
-        These vouch for more than the slab does: damage between the source and the engine shows as well. A layout map
-        that is not the one that was confirmed proves nothing.
+        The checksums vouch for more than the slab does: damage between the source and the engine shows as well. A
+        layout map that is not the one that was confirmed proves nothing.
         """
         if broken := self._seal.broken(self._layout):
             return self._proof(sealed, 0, tuple(map(_broken, broken)))
@@ -78,9 +80,10 @@ class ServedWeights:
         return self._proof(sealed, proven, tuple(map(str, wrong)))
 
     def wrong(self, slab: SlabRef, before: SlabRef | None) -> tuple[WrongTensor, ...]:
-        """What the engine does not hold as the slab says; `before`: the slab of earlier weights, if it still has them.
+        """Return the tensors that the engine does not hold as the slab has them.
 
-        Raises `SlabError` if `slab` is not what it is said to be.
+        `before` is the slab of earlier weights, if it still has them: tensors that the engine holds as in that slab are
+        stale. Raises `SlabError` if `slab` is not sealed or is of another version than it is said to be.
         """
         sealed = self.read(slab)
         apart = self._layout.prove(sealed.tensors, sealed.checksums, self._model)
@@ -109,6 +112,6 @@ def _broken(name: str) -> str:
 
 
 def write_in_place(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy released tensors into the engine's parameters by its own loader, as a fresh load would."""
+    """Copy released tensors into the engine's parameters with the engine's own loader, as a fresh load would."""
     with torch.no_grad():
         model.load_weights(iter(tensors.items()))

@@ -1,4 +1,4 @@
-"""The policy that learns: the FSDP2 copy, packed scoring and the optimiser step."""
+"""The trainer, which holds the policy that learns: its FSDP2 copy, packed scoring, and the optimiser step."""
 
 from omni_rl import torchvision_schemas
 

@@ -1,7 +1,7 @@
-"""The trainer group in a detached actor: the bridge and the jobs' drivers use it in turns.
+"""Runs the trainer group in a detached actor, which the bridge and the jobs' drivers use in turns.
 
-Ranks meet in collectives, so that calls of two drivers must not reach them in different orders; one process that
-deals the work out settles that. It owns the ranks: where it ends, they end.
+The ranks meet in collectives, so the calls of two drivers must reach all ranks in the same order. The actor, a single
+process that deals out the work, ensures that. It owns the ranks: when it ends, they end.
 """
 
 import asyncio
@@ -38,15 +38,19 @@ from omni_rl.train.trainer import Built, Trainer
 T = TypeVar("T")
 ENDING = "a trainer that ends loses what it has learnt"
 WAKE_RANK = f"wake it up (kill -CONT), and ask again; or end it: {ENDING}"
-"""What to do about a stopped rank."""
+"""The advice of an error about a stopped rank."""
 CPUS = 0.01
-"""Ray's share: it waits for the ranks, which have their own."""
+"""The CPUs that Ray sets aside for the actor. It only waits for the ranks, which have CPUs of their own."""
 
 
 @dataclass(frozen=True)
 class TrainerStatus:
-    """`version` of the weights as of the last call that ended; `busy`: with what; `end`: why it cannot be used;
-    `stopped`: which ranks are, with their processes and machines."""
+    """The state of a trainer.
+
+    `version` is the version of the weights after the last call that ended. `busy` is the name of the call under way,
+    `end` the reason why the trainer cannot be used any more, and `stopped` says which ranks are stopped, with their
+    processes and machines; each of these is empty where it does not apply.
+    """
 
     version: str
     busy: str = ""
@@ -55,8 +59,8 @@ class TrainerStatus:
 
 
 class TrainerActor:
-    """What runs in the trainer's process. `start` comes first. Work is done one call after the other, in a thread, so
-    that `status` answers meanwhile."""
+    """The actor that runs in the trainer's process. `start` has to be called first. Calls are worked off one after the
+    other in a thread, so that `status` answers meanwhile."""
 
     def __init__(self) -> None:
         self._group: TrainerGroup | None = None
@@ -65,19 +69,19 @@ class TrainerActor:
         self._recent = RecentAnswers()
 
     async def process(self) -> tuple[str, int]:
-        """Address of the node, and process id."""
+        """Return the address of the actor's node, and its process id."""
         return ray.util.get_node_ip_address(), os.getpid()
 
     async def alive(self) -> None:
-        """Answers whatever the ranks are doing, unless the process is stopped."""
+        """Answer a ping whatever the ranks are doing, unless the process is stopped."""
 
     async def status(self) -> TrainerStatus:
         group = self._group
         if group is None or self._status.end:
             return self._status
-        # Ray's wait, though of no time, is not for an event loop.
+        # Ray's wait blocks the thread, if only for a moment, so it must not run in the event loop.
         stopped, dead = await asyncio.to_thread(lambda: (group.stopped(), group.dead()))
-        # A call that is under way finds the death itself, and ends the other ranks; while nobody calls, nobody would.
+        # A call that is under way finds the death itself and ends the other ranks; without a call, only this look does.
         return replace(self._status, stopped=stopped, end=self._status.end or dead)
 
     async def start(self, model: Path, settings: TrainSettings, run: str, bundles: Sequence[ReservedBundle]) -> Built:
@@ -89,11 +93,11 @@ class TrainerActor:
         return await asyncio.get_running_loop().run_in_executor(self._work, start)
 
     async def built(self) -> Built:
-        """What `start` gave."""
+        """Return what `start` returned."""
         return self._started().built
 
     async def each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
-        """See `omni_rl.train.trainer.Trainer.each`."""
+        """Call a method of every rank; see `omni_rl.train.trainer.Trainer.each`."""
         answers = await self._do(method, lambda group: group.each(method, *shares))
         if method == "score":
             self._recent.put([rollout for packs in shares[0] for pack in packs for rollout in pack])
@@ -127,13 +131,14 @@ class TrainerActor:
 
 
 class TrainerHandle(Trainer):
-    """A driver's hold on a trainer whose ranks a `TrainerActor` holds. Make one with `start`, or `attach` to one.
+    """A driver's handle on a trainer whose ranks a `TrainerActor` holds. Start a trainer with `start`, or get a handle
+    on a running one with `attach`.
 
-    Any number of drivers may have one. `close` ends the trainer for all of them.
+    Any number of drivers may have a handle on the same trainer. `close` ends the trainer for all of them.
 
-    While a rank or the trainer's own process is stopped, calls of one that `waits` go on waiting, `STOPPED_LONGEST`
-    seconds at most; others raise `TrainerStoppedError`, and what they asked for is done, or not, once the process goes
-    on.
+    While a rank or the trainer's own process is stopped, the calls of a handle that `waits` go on waiting,
+    `STOPPED_LONGEST` seconds at most. Those of any other handle raise `TrainerStoppedError`; what they asked for may
+    still be done once the process goes on.
     """
 
     def __init__(self, actor: Any, name: str, pid: int | None, waits: bool = True) -> None:
@@ -154,11 +159,11 @@ class TrainerHandle(Trainer):
         bundles: Sequence[ReservedBundle] = (),
         waits: bool = True,
     ) -> "TrainerHandle":
-        """Start the actor and its ranks, these in `bundles`, with the checkpoint's weights.
+        """Start the actor and its ranks with the checkpoint's weights, each rank in its bundle if `bundles` has any.
 
-        Raises what `TrainerGroup.start` raises.
+        Raises what `TrainerGroup.start` raises, and `TrainerDeadError` if another trainer has the name.
         """
-        # On a node that its ranks may be on too; devices are theirs.
+        # The actor may be only on a node that its ranks may be on too; the devices are for the ranks.
         beside = {name: amount for name, amount in settings.resources.items() if name != "GPU"}
         options = {"name": name, "namespace": namespace, "lifetime": "detached", "max_restarts": 0}
         try:
@@ -176,9 +181,9 @@ class TrainerHandle(Trainer):
 
     @classmethod
     def attach(cls, name: str, namespace: str, *, waits: bool = True) -> "TrainerHandle | None":
-        """The trainer that was started under that name, or None if there is none, or none that can be used.
+        """Return a handle on the trainer that was started under that name, or None if there is none that can be used.
 
-        Raises `TrainerDeadError` if its process does not answer.
+        Raises `TrainerDeadError` if the trainer's process does not answer.
         """
         try:
             handle = cls(ray.get_actor(name, namespace), name, None, waits)
@@ -196,7 +201,8 @@ class TrainerHandle(Trainer):
         return answers
 
     def status(self, seconds: float = HEARTBEAT) -> TrainerStatus:
-        """Answered at once, whatever the ranks are doing; waited for as long.
+        """Return the trainer's status, which the actor answers at once, whatever the ranks are doing. `seconds` is the
+        deadline of that answer.
 
         Raises `TrainerStoppedError` if the trainer's own process is stopped, `TrainerDeadError` if it does not answer.
         """
@@ -206,12 +212,12 @@ class TrainerHandle(Trainer):
         return status
 
     def recall(self, names: Sequence[str]) -> list[Rollout]:
-        """The answers to prompts of these names that were scored last, as far as they are still at hand."""
+        """Return the answers last scored to the prompts of these names, as far as the trainer still holds them."""
         answers: list[Rollout] = self._call("recall", names)
         return answers
 
     def close(self) -> None:
-        """End the trainer's processes. Idempotent."""
+        """End the trainer's processes. The call is idempotent."""
         kill(self._actor)
         wait_until_gone([] if self._pid is None else [self._pid])
 
@@ -230,7 +236,8 @@ class TrainerHandle(Trainer):
             raise TrainerDeadError(f"{self.name}: Ray lost the answer to {what}: {error}") from error
 
     def _call(self, method: str, *arguments: Any, what: str | None = None) -> Any:
-        """A long call, named `what` in errors: no deadline, but a dead or stopped process is noticed."""
+        """Make a call that may take long, named `what` in errors, and return its answer. There is no deadline, but a
+        dead or stopped process is noticed."""
         answer = getattr(self._actor, method).remote(*arguments)
         first: float | None = None
         while True:

@@ -1,4 +1,4 @@
-"""Advantages of GRPO and PPO, as pure functions in float64."""
+"""Computes the advantages of GRPO and PPO, in pure functions and float64."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ Baseline = Literal["normalised", "mean", "leave_one_out"]
 
 # Keeps the division finite where rewards hardly differ; the value is TRL's.
 STD_EPSILON = 1e-4
-WHITENING_EPSILON = 1e-8  # that of OpenAI's baselines
+WHITENING_EPSILON = 1e-8  # the value in OpenAI's baselines
 
 
 @dataclass(frozen=True)
 class GroupAdvantages:
-    """`values` float64 [N]; `kept` bool [N], False in groups whose rewards are all equal; `dropped` of those groups."""
+    """The advantages of N answers: `values` float64 [N]. `kept` bool [N] is False for the answers of groups whose
+    rewards are all equal, and `dropped` is the number of these groups."""
 
     values: Array
     kept: NDArray[np.bool_]
@@ -25,10 +26,11 @@ class GroupAdvantages:
 
 
 def group_advantages(rewards: Sequence[float], groups: Sequence[Hashable]) -> Array:
-    """Reward minus the mean reward of its group (answers to one prompt), float64 [N].
+    """Return each reward minus the mean reward of its group (the answers to one prompt), float64 [N].
 
-    REINFORCE with a baseline: Williams 1992; over a group: Shao et al. 2024 (GRPO), without the division by the
-    standard deviation, which Liu et al. 2025 ("Understanding R1-Zero-like training") show to bias the gradient.
+    This is REINFORCE with a baseline (Williams 1992), taken over a group as in Shao et al. 2024 (GRPO), but without the
+    division by the standard deviation, which Liu et al. 2025 ("Understanding R1-Zero-like training") show to bias the
+    gradient.
     """
     values = np.asarray(rewards, dtype=np.float64)
     advantages = values.copy()
@@ -38,7 +40,7 @@ def group_advantages(rewards: Sequence[float], groups: Sequence[Hashable]) -> Ar
 
 
 def members_of(groups: Sequence[Hashable]) -> dict[Hashable, list[int]]:
-    """Which places each group has, in order of first appearance."""
+    """Return the indices of each group's members, with the groups in order of first appearance."""
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -46,11 +48,11 @@ def members_of(groups: Sequence[Hashable]) -> dict[Hashable, list[int]]:
 
 
 def relative_advantages(rewards: Sequence[float], groups: Sequence[Hashable], baseline: Baseline) -> GroupAdvantages:
-    """Rewards against those of the other answers to the same prompt.
+    """Return each reward relative to the rewards of the other answers to the same prompt.
 
-    `normalised`: (r - mean) / (std + 1e-4) with the sample's std, Shao et al. 2024 (GRPO). `mean`: without the
-    division, Liu et al. 2025 (Dr. GRPO). `leave_one_out`: r less the mean of the others, Ahmadian et al. 2024 (RLOO).
-    A group of equal rewards teaches nothing: Yu et al. 2025 (DAPO) drop it. A group of one is such a group.
+    `normalised` is (r - mean) / (std + 1e-4) with the sample's std, Shao et al. 2024 (GRPO). `mean` is the same without
+    the division, Liu et al. 2025 (Dr. GRPO). `leave_one_out` is r less the mean of the others, Ahmadian et al. 2024
+    (RLOO). A group of equal rewards, such as a group of one, teaches nothing and is dropped: Yu et al. 2025 (DAPO).
     """
     centred = group_advantages(rewards, groups)
     raw = np.asarray(rewards, dtype=np.float64)
@@ -72,10 +74,11 @@ def relative_advantages(rewards: Sequence[float], groups: Sequence[Hashable], ba
 
 
 def generalised_advantages(rewards: Array, values: Array, *, gamma: float, lam: float) -> Array:
-    """GAE of one finished answer, float64 [T]: Schulman et al. 2016, equation 16.
+    """Return the generalised advantage estimates (GAE) of one finished answer, float64 [T]: Schulman et al. 2016,
+    equation 16.
 
-    `rewards` and `values` float64 [T], `values[t]` that of the state in which token t was chosen. The state after the
-    last token is worth 0. The returns a value head learns are the advantages plus `values`.
+    `rewards` and `values` are float64 [T]; `values[t]` is the value of the state in which token t was chosen. The state
+    after the last token is worth 0. The returns that a value head learns are the advantages plus `values`.
     """
     delta = rewards + gamma * np.append(values[1:], 0.0) - values
     advantages = np.empty_like(delta)
@@ -87,7 +90,7 @@ def generalised_advantages(rewards: Array, values: Array, *, gamma: float, lam: 
 
 
 def whitened(advantages: Sequence[Array]) -> list[Array]:
-    """The same with mean 0 and variance 1 over all tokens; an array an answer."""
+    """Return the advantages scaled to mean 0 and variance 1 over all tokens; each array is that of an answer."""
     everything = np.concatenate(advantages)
     mean, scale = everything.mean(), 1 / (everything.std() + WHITENING_EPSILON)
     return [(each - mean) * scale for each in advantages]

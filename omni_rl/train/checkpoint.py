@@ -1,5 +1,5 @@
 """Saves and loads a training state: released weights that vLLM serves, AdamW's state, PPO's value head, and a record.
-No pickle."""
+Nothing is pickled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +24,8 @@ VALUE_HEAD = f"{STATE}/value_head.safetensors"
 
 
 class Record(BaseModel):
-    """`training/step.json`: which weights these are. `digests`: of the tensors in each safetensors file."""
+    """The record of a checkpoint, `training/step.json`, which says what weights it holds. `digests` has a digest of the
+    tensors in each safetensors file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,11 +46,12 @@ def write(
     group: Group = ALONE,
     **record: Any,
 ) -> None:
-    """Write a checkpoint, each process of `group` its own slices; fields of the record but the digests are keywords.
+    """Write a checkpoint. Each process of `group` writes its own slices. `record` has the fields of the record except
+    the digests.
 
-    Weights are the float32 masters; config.json, which `beside` writes (see `TrainingModel.write_beside`), asks for the
-    dtype of the forward that they were trained with, so that an engine serves what was trained. Raises
-    `CheckpointError`, in all processes.
+    The weights are the float32 masters. `beside` writes config.json (see `TrainingModel.write_beside`), which asks for
+    the dtype of the forward that the weights were trained with, so that an engine serves what was trained. A failure
+    raises `CheckpointError` in all processes.
     """
     with storage.group_directory(lambda: atomic_directory(target), group) as directory:
         dtype = getattr(torch, record["dtype"])
@@ -63,12 +65,12 @@ def write(
 
 
 def read_record(directory: Path, group: Group = ALONE) -> Record:
-    """The record of a checkpoint, once its tensors were found to be the ones that were saved.
+    """Check that a checkpoint's tensors are the ones that were saved, and return its record.
 
     All processes of `group` call this, and each reads a share of the files.
 
     Raises:
-        CheckpointError: no checkpoint, one of another schema, or one whose tensors changed; in all processes.
+        CheckpointError: there is no checkpoint, it has another schema, or its tensors changed; in all processes.
     """
     record = group.together(lambda: _record(directory))[0]
     try:
@@ -89,7 +91,7 @@ def _record(directory: Path) -> Record:
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[Stored]:
-    """AdamW's state, each process its own shards, named `moment/parameter`."""
+    """Return AdamW's state as tensors named `moment/parameter`; each process has its own shards of them."""
     return [
         Stored(Released(f"{moment}/{name}", value), value.dtype)
         for name, parameter in model.named_parameters()
@@ -98,7 +100,7 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 
 
 def load_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put a saved state into a fresh optimiser; each rank reads its own shards, whatever the world size was.
+    """Load a saved state into a fresh optimiser. Each rank reads its own shards, whatever the world size was.
 
     Raises:
         CheckpointError: the state names other parameters than the model has.

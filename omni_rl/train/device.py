@@ -1,4 +1,5 @@
-"""Where a rank computes, and what carries its collectives; docs/gpu.md says what of it has met a GPU."""
+"""Chooses the device on which a rank computes, and the backend of its collectives. docs/gpu.md says what of this was
+run on a GPU."""
 
 import torch
 
@@ -9,19 +10,20 @@ from omni_rl.settings import DeviceKind
 CPU = torch.device("cpu")
 BACKENDS: dict[DeviceKind, str] = {
     "cpu": "gloo",
-    # Objects and what lies on the host go over gloo, tensors of devices over nccl.
+    # Python objects and tensors on the host go over gloo, tensors on devices over nccl.
     "cuda": "cpu:gloo,cuda:nccl",
 }
-"""torch.distributed's, by the kind of device."""
+"""The backend of torch.distributed for each kind of device."""
 
 
 def own_device(kind: DeviceKind) -> torch.device:
-    """This process's: on a CUDA machine the first that it sees, for Ray shows a rank those alone that it set aside.
+    """Return the device of this process. For CUDA it is the first device that the process sees, because Ray shows a
+    rank only the devices that it set aside for the rank.
 
-    It becomes the current one, which nccl and FSDP's streams take.
+    A CUDA device becomes the current one, which nccl and FSDP's streams use.
 
     Raises:
-        ConfigError: no CUDA device, or a torch that was built without CUDA.
+        ConfigError: there is no CUDA device, or torch was built without CUDA.
     """
     if kind == "cpu":
         return CPU

@@ -1,4 +1,4 @@
-"""What both sides answered, as the checks of a posted step look at it."""
+"""Turns the answers of both sides into what the checks of a posted step look at."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from omni_rl.train.types import Score
 
 
 def posted_step(columns: StepColumns, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> PostedStep:
-    """A step as the service would see it, were it posted. `columns` are of the same answers in the same order."""
+    """Return a step as the service would see it if it were posted. `columns` has the same answers in the same order."""
     return replace(
         PostedStep.of(columns),
         ids=np.concatenate([np.empty(0, np.int64), *(rollout.ids for rollout in rollouts)]),

@@ -1,4 +1,4 @@
-"""A trainer whose ranks are actors of this process."""
+"""Defines the trainer whose ranks are actors of this process."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -22,7 +22,7 @@ from omni_rl.train.worker import TrainWorker
 
 
 class TrainerGroup(Trainer):
-    """A trainer whose ranks this process holds. Make one with `start`; close it."""
+    """A trainer whose ranks this process holds. Make one with `start`, and end it with `close`."""
 
     def __init__(self, built: Built, ranks: Ranks) -> None:
         self.built = built
@@ -37,12 +37,12 @@ class TrainerGroup(Trainer):
         attempt: int = 1,
         bundles: Sequence[ReservedBundle] = (),
     ) -> "TrainerGroup":
-        """Start the ranks on the checkpoint in `model_path`, whose weights get number 0; where room was reserved for
-        each, in those `bundles`.
+        """Start the ranks with the weights of the checkpoint in `model_path`, which get number 0. Each rank is placed
+        in its bundle if `bundles` were reserved.
 
         Raises:
             CheckpointError, ConfigError: the checkpoint cannot be loaded.
-            ConfigError: ranks are to be on devices, and the cluster has too few.
+            ConfigError: the ranks need devices, and the cluster has too few.
             TrainerDeadError: Ray could not place the ranks, or one failed while starting.
         """
         _require_devices(settings)
@@ -63,7 +63,7 @@ class TrainerGroup(Trainer):
             ranks.call("build", model, 0)
             features: FeatureCounts = ranks.first("feature_counts")
         except TrainerDeadError as error:
-            # No group to be dead yet: a bad checkpoint is the caller's to mend.
+            # The group was never in use, so the caller gets the cause itself, such as a bad checkpoint.
             if isinstance(error.__cause__, OmniRLError):
                 raise error.__cause__ from None
             raise
@@ -77,20 +77,20 @@ class TrainerGroup(Trainer):
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the ranks on this node."""
+        """The process ids of the ranks on this node."""
         return self._ranks.pids
 
     def stopped(self) -> str:
-        """Which ranks are stopped, told at once whatever they compute; empty while all run."""
+        """Return at once which ranks are stopped, whatever they compute; empty while all run."""
         return self._ranks.pulse.look()
 
     def dead(self) -> str:
-        """Which ranks' processes have ended, told at once; empty while none has."""
+        """Return at once which ranks' processes have ended; empty while none has."""
         gone = self._ranks.pulse.gone()
         return died(gone) if gone else ""
 
     def close(self) -> None:
-        """End every rank's process. Idempotent."""
+        """End every rank's process. The call is idempotent."""
         self._ranks.close()
 
     def __enter__(self) -> "TrainerGroup":
@@ -103,7 +103,7 @@ class TrainerGroup(Trainer):
 
 
 def _require_devices(settings: TrainSettings) -> None:
-    """Ray would wait for devices that no node has."""
+    """Raise `ConfigError` if the cluster has too few devices, for which Ray would wait forever."""
     present = ray.cluster_resources().get("GPU", 0.0)
     if settings.device == "cuda" and present < settings.world_size:
         raise ConfigError(
@@ -113,5 +113,6 @@ def _require_devices(settings: TrainSettings) -> None:
 
 
 def _one_machine(addresses: Sequence[str]) -> bool:
-    """Several nodes of one machine have addresses of their own, of the loopback network."""
+    """Return whether all addresses are of one machine; several nodes of one machine have different loopback
+    addresses."""
     return len(set(addresses)) == 1 or all(ip_address(address).is_loopback for address in addresses)

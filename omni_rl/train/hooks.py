@@ -1,5 +1,5 @@
-"""The trainer's half of what is asked when the policies part: module outputs, logprobs straight from its logits, its
-weights read again, and its float32 reference.
+"""Computes what the trainer is asked when the two policies disagree: its module outputs, logprobs straight from its
+logits, the checksums of its weights, and the logprobs of a float32 reference.
 
 Every function is given a rank, and all ranks call it: under FSDP they run the same units in the same order.
 """
@@ -25,7 +25,8 @@ from omni_rl.train.worker import TrainWorker
 
 
 def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.float32]]:
-    """Outputs of every place for one answer, scored by itself; see `recording`."""
+    """Return the output at every place of the model, float32 [N, W] by the place's name, for one answer that is scored
+    by itself; see `recording`."""
     model = worker.model
     with recording(places(model, worker.family.in_trainer)) as taken:
         score_pack(
@@ -41,8 +42,8 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
 
 
 def logprobs(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
-    """Logprobs of each answer at its temperature, straight from the logits of its forward, one answer at a time: what
-    scoring, with its packs and its temperatures, is to give as well."""
+    """Return the logprobs of each answer at its temperature, float64 [T], straight from the logits of its forward, one
+    answer at a time. Scoring, with its packs and temperatures, should give the same."""
     dtype = getattr(torch, worker.settings.dtype)
     version = str(worker.version())
     where = worker.family.in_trainer
@@ -73,12 +74,13 @@ def _logprobs(
 
 
 def _answers(rows: NDArray[np.float32], rollout: Rollout) -> NDArray[np.float32]:
-    """The rows that the answer's tokens are chosen from, of those of the whole sequence."""
+    """Return the rows from which the answer's tokens are chosen, out of the rows of the whole sequence."""
     return rows[-len(rollout.ids) - 1 : -1]
 
 
 def _logits(model: TrainingModel, hidden: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.float32]:
-    """Of rows of the last norm's output, in the forward's dtype: the loss makes them without a module to hook."""
+    """Return the logits of rows of the last norm's output, computed in the forward's dtype. No hook can take them,
+    because the loss computes its logits outside of any module."""
     weight = model.head_weight().detach()
     whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
     logits = F.linear(torch.from_numpy(hidden).to(whole.device, dtype), whole.to(dtype))
@@ -87,9 +89,11 @@ def _logits(model: TrainingModel, hidden: NDArray[np.float32], dtype: torch.dtyp
 
 
 def checksums(worker: TrainWorker) -> tuple[str, str, dict[str, str]]:
-    """The version that the trainer reports, that of the weights which it holds, and their checksums by released name.
+    """Return the version that the trainer reports, the version of the weights that it holds, and their checksums by
+    released name.
 
-    An update renames the weights; what writes to the model past it does not, and is found here.
+    An update gives the weights a new version. Anything else that writes to the model does not, so that the two versions
+    differ here.
     """
     reported = worker.version()
     held = worker.read_back()
@@ -97,10 +101,11 @@ def checksums(worker: TrainWorker) -> tuple[str, str, dict[str, str]]:
 
 
 def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
-    """Logprobs of each answer at its temperature, computed in float32 with the weights as they are sent to an engine.
+    """Return the logprobs of each answer at its temperature, float64 [T], computed in float32 with the weights as they
+    are sent to an engine.
 
-    On rank 0's host, which holds all weights meanwhile; the others give nothing. One answer at a time: nothing is
-    packed.
+    Rank 0 computes them on its host, which holds all weights meanwhile; the other ranks return an empty list. The
+    answers run one at a time, without packing.
     """
     version = str(worker.version())
     dtype, family = getattr(torch, worker.settings.dtype), worker.family

@@ -1,4 +1,4 @@
-"""AdamW's state of a parameter, as checkpoints have it."""
+"""Names AdamW's state of a parameter as checkpoints do, and puts it where AdamW needs it."""
 
 import torch
 
@@ -6,5 +6,5 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def beside(parameter: torch.Tensor, moment: str, value: torch.Tensor) -> torch.Tensor:
-    """A stored moment where AdamW wants it: where its parameter is, but for the count of steps, on the host."""
+    """Return a stored moment on its parameter's device; the count of steps stays on the host, where AdamW needs it."""
     return value if moment == "step" else value.to(parameter.device)

@@ -1,4 +1,4 @@
-"""Puts rollouts of different lengths back to back, under a token budget and evenly over the ranks."""
+"""Packs rollouts of different lengths back to back, under a token budget and evenly over the ranks."""
 
 import heapq
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from omni_rl.rollout.types import Rollout
 Item = TypeVar("Item")
 
 Plan = list[list[list[int]]]
-"""Rank -> its packs -> indices of the sequences in a pack. Every rank has the same number of packs."""
+"""The packs of each rank, and in each pack the indices of its sequences. Every rank has the same number of packs."""
 
 
 def sequence_length(rollout: Rollout) -> int:
-    """Prompt and answer tokens of a rollout."""
+    """Return the number of tokens in a rollout's prompt and answer together."""
     return len(rollout.prompt.ids) + len(rollout.ids)
 
 
 def plan_packs(lengths: Sequence[int], budget: int, world_size: int) -> Plan:
     """Deal sequences of `lengths` tokens into packs of at most `budget` tokens, the same number for every rank.
 
-    Longest first, each into the emptiest pack, with the fewest packs that hold them all: packs come out about
-    equally long, and the n-th packs of the ranks, which run in lockstep, most of all. A pack may be empty.
+    The longest sequences come first, each into the emptiest pack, and there are as few packs as hold them all. So packs
+    come out about equally long, most of all the n-th packs of the ranks, which run in lockstep. A pack may be empty.
 
     Raises:
-        ConfigError: a sequence alone is longer than the budget.
+        ConfigError: a single sequence is longer than the budget.
     """
     longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     if lengths and lengths[longest_first[0]] > budget:
@@ -46,7 +46,7 @@ def plan_packs(lengths: Sequence[int], budget: int, world_size: int) -> Plan:
 
 
 def _deal(order: list[int], lengths: Sequence[int], budget: int, count: int) -> list[list[int]] | None:
-    """`count` packs, or None if a sequence does not fit even in the emptiest of them."""
+    """Return `count` packs, or None if a sequence does not fit even into the emptiest of them."""
     packs: list[list[int]] = [[] for _ in range(count)]
     emptiest = [(0, pack) for pack in range(count)]
     for index in order:
@@ -59,12 +59,12 @@ def _deal(order: list[int], lengths: Sequence[int], budget: int, count: int) -> 
 
 
 def distribute(plan: Plan, items: Sequence[Item]) -> list[list[list[Item]]]:
-    """The plan's shape with an item in place of its index."""
+    """Return the plan with each index replaced by the item of that index."""
     return [[[items[index] for index in pack] for pack in packs] for packs in plan]
 
 
 def restore(plan: Plan, results: Sequence[Sequence[Sequence[Item]]]) -> list[Item]:
-    """Results in the plan's shape, back in the order of the sequences."""
+    """Return results that have the plan's shape in the order of the sequences again."""
     by_index = {
         index: result
         for packs, rank_results in zip(plan, results, strict=True)
@@ -75,11 +75,11 @@ def restore(plan: Plan, results: Sequence[Sequence[Sequence[Item]]]) -> list[Ite
 
 
 def pack(rollouts: Sequence[Rollout], *, replay: bool = False) -> PackedSequences:
-    """Prompt and answer of every rollout back to back; the answer's tokens are scored. With `replay`, experts are
-    those that the engine used.
+    """Pack prompt and answer of every rollout back to back, with the answers' tokens to be scored. With `replay`, the
+    experts are the ones that the engine used.
 
-    Without rollouts: the smallest sequence that can be scored, for a rank that must run along with the others. Its
-    score counts for nothing.
+    Without rollouts, return the smallest sequence that can be scored, for a rank that must run along with the others.
+    Its score counts for nothing.
     """
     if not rollouts:
         return PackedSequences(
@@ -108,14 +108,15 @@ def pack(rollouts: Sequence[Rollout], *, replay: bool = False) -> PackedSequence
 
 
 def _routed(rollout: Rollout) -> torch.Tensor:
-    """int16 [P + T, L, K]; the engine never computes the last token, whose row is free."""
+    """Return the engine's choices of experts, int16 [P + T, L, K]. The last token's row is -1, so that the model
+    chooses by itself: the engine never computes that token."""
     assert rollout.experts is not None, "the driver lets no rollout without choices pass"
     _, layers, chosen = rollout.experts.shape
     return torch.cat([torch.tensor(rollout.experts), torch.full((1, layers, chosen), -1, dtype=torch.int16)])
 
 
 def _placed(rollout: Rollout, index: int, item: MediaItem, start: int) -> PackedMedia:
-    """Item `index` of a rollout's prompt, which begins at packed position `start`."""
+    """Return media item `index` of a rollout whose prompt begins at packed position `start`."""
     pruning = None
     if item.pruning is not None:
         # What the engine kept is part of what it conditioned the answer on: near ties may fall the other way here.
@@ -131,7 +132,7 @@ def _placed(rollout: Rollout, index: int, item: MediaItem, start: int) -> Packed
 
 
 def temperatures(rollouts: Sequence[Rollout]) -> torch.Tensor:
-    """float32 [scored tokens]: the sampling temperature of each scored token of `pack(rollouts)`."""
+    """Return the sampling temperature of each scored token of `pack(rollouts)`, float32 [scored tokens]."""
     if not rollouts:
         return torch.ones(1)
     return torch.cat([torch.full((len(rollout.ids),), rollout.temperature) for rollout in rollouts])

@@ -1,4 +1,4 @@
-"""Turns what the two sides answered into records."""
+"""Pairs what the two sides answered into records to compare."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from omni_rl.train.types import Score
 
 
 def train_against_decode(rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[SampleRecord]:
-    """The comparison that training depends on: trainer's logprobs against the ones that were sampled with."""
+    """Pair the trainer's logprobs with those of sampling: the comparison that training depends on."""
     return [
         _record(rollout, rollout.logprobs, rollout.experts, score.logprobs, score.experts, score.margins)
         for rollout, score in zip(rollouts, scores, strict=True)
@@ -21,7 +21,7 @@ def train_against_decode(rollouts: Sequence[Rollout], scores: Sequence[Score]) -
 def train_against_prefill(
     rollouts: Sequence[Rollout], scores: Sequence[Score], prefill: Sequence[Rescore]
 ) -> list[SampleRecord]:
-    """Trainer against the engine's prefill, both at temperature 1."""
+    """Pair the trainer's scores, which have to be at temperature 1, with those of the engine's prefill, which are."""
     return [
         _record(rollout, leg.logprobs, leg.experts, score.logprobs, score.experts, score.margins)
         for rollout, score, leg in zip(rollouts, scores, prefill, strict=True)
@@ -31,7 +31,7 @@ def train_against_prefill(
 def engine_against_itself(
     rollouts: Sequence[Rollout], first: Sequence[Rescore], second: Sequence[Rescore], scores: Sequence[Score]
 ) -> list[SampleRecord]:
-    """One way of running the engine (`second`) against another (`first`), over the tokens that both have; router
+    """Pair one way of running the engine (`second`) with another (`first`), over the tokens that both have. The router
     margins are the trainer's."""
     return [
         _record(rollout, a.logprobs, a.experts, b.logprobs[: len(a.logprobs)], b.experts, score.margins)
@@ -42,7 +42,7 @@ def engine_against_itself(
 def trainer_against_itself(
     rollouts: Sequence[Rollout], first: Sequence[Score], second: Sequence[Score]
 ) -> list[SampleRecord]:
-    """One way of scoring (`second`) against another (`first`)."""
+    """Pair one way of scoring with the trainer (`second`) with another (`first`)."""
     return [
         _record(rollout, a.logprobs, a.experts, b.logprobs, b.experts, b.margins)
         for rollout, a, b in zip(rollouts, first, second, strict=True)
@@ -50,7 +50,7 @@ def trainer_against_itself(
 
 
 def decode_as_leg(rollouts: Sequence[Rollout]) -> list[Rescore]:
-    """The sampling pass in the shape of a leg."""
+    """Return the logprobs and experts of the sampling pass in the form of a rescoring, to be compared with one."""
     return [Rescore(rollout.logprobs, rollout.experts) for rollout in rollouts]
 
 

@@ -1,4 +1,4 @@
-"""Whether the ranks of a trainer run: a busy one is told from one that is stopped, here and on other machines."""
+"""Finds out whether the ranks of a trainer run, here and on other machines: a busy rank is told from a stopped one."""
 
 import threading
 import time
@@ -12,12 +12,12 @@ from omni_rl.processes import SILENT_AFTER
 from omni_rl.sync.presence import Presence
 
 HEALTH = "health"
-"""The concurrency group of a rank's `alive`: a thread of its own, which answers while the rank computes."""
+"""The concurrency group of a rank's `alive`, which gives it a thread of its own to answer while the rank computes."""
 
 
 @dataclass(frozen=True)
 class _Rank:
-    """Its process `pid` is at `address`."""
+    """A rank whose process `pid` is on the node at `address`."""
 
     number: int
     address: str
@@ -25,14 +25,14 @@ class _Rank:
     presence: Presence
 
     def stopped(self) -> str:
-        """Why it counts as stopped, or nothing."""
+        """Return why the rank counts as stopped; empty while it runs."""
         why = self.presence.look()
         return f"rank {self.number} (process {self.pid} on {self.address}) {why}" if why else ""
 
 
 @dataclass
 class Pulse:
-    """Looks at ranks without waiting for them; any thread may call."""
+    """Looks at ranks without waiting for them. Any thread may call the methods."""
 
     silent_after: float = SILENT_AFTER
     _ranks: list[_Rank] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Pulse:
     _since: float | None = None
 
     def follow(self, actors: Sequence[Any], places: Sequence[tuple[str, int]]) -> None:
-        """From now on look at these ranks, each at its place: the address of its node, and its process id."""
+        """Look at these ranks from now on. Each has a place: the address of its node, and its process id."""
         own = ray.util.get_node_ip_address()
         with self._lock:
             self._ranks = [
@@ -49,15 +49,15 @@ class Pulse:
             ]
 
     def look(self) -> str:
-        """Which ranks execute nothing, and on which machine; empty while all run. Ranks on this machine have to be
-        seen stopped for `STOPPED_AFTER` seconds, others have to be silent for `silent_after`."""
+        """Return which ranks execute nothing, and on which machine; empty while all run. Ranks on this machine count as
+        stopped after `STOPPED_AFTER` seconds, others after they have been silent for `silent_after` seconds."""
         with self._lock:
             found = [why for rank in self._ranks if (why := rank.stopped())]
             self._since = (self._since or time.monotonic()) if found else None
         return "; ".join(found)
 
     def gone(self) -> list[int]:
-        """Ranks whose processes have ended. Nobody else says so of a trainer that is asked for nothing."""
+        """Return the ranks whose processes have ended. While nobody calls the trainer, nothing else notices that."""
         with self._lock:
             return [rank.number for rank in self._ranks if rank.presence.gone]
 
@@ -66,6 +66,6 @@ class Pulse:
 
     @property
     def seconds(self) -> float:
-        """For how long ranks have been found stopped, as of the last look."""
+        """The seconds since a look first found ranks stopped; 0.0 if the last look found none."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since

@@ -1,4 +1,4 @@
-"""The driver's hold on the rank processes: one call to all of them, and a diagnosis when one fails."""
+"""Calls all rank processes of a trainer at once, and diagnoses which one is to blame when a call fails."""
 
 import time
 from collections.abc import Sequence
@@ -13,36 +13,38 @@ from omni_rl.processes import wait_until_gone
 from omni_rl.train.pulse import Pulse
 
 DIAGNOSIS_TIME = 3.0
-"""Seconds to wait, after a rank failed, for the others: the first to fail is often the victim of the one that died."""
+"""The seconds to wait for the others after a rank failed: the first to fail is often the victim of one that died."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the processes while their answers are awaited."""
+"""The seconds between two looks at the processes while their answers are awaited."""
 STOPPED_LONGEST = 300.0
-"""Seconds for which a rank may be stopped during a call: whoever stopped it may wake it up again."""
+"""The seconds for which a rank may be stopped during a call: whoever stopped it may wake it up again."""
 HARMLESS = (CheckpointError, GradientError, SlabError, SourceError)
-"""Raised outside every collective, or by all ranks together: if all have answered, they are still in step."""
+"""The errors that are raised outside every collective, or by all ranks together: if all ranks have answered, they are
+still in step."""
 
 
 class Ranks:
-    """Ray actors that answer the same calls together; `pulse` tells which of them are stopped.
+    """The Ray actors of the ranks, which answer the same calls together. `pulse` tells which of them are stopped.
 
-    A call waits for a rank that is stopped, `stopped_longest` seconds at most."""
+    A call waits for a rank that is stopped, `stopped_longest` seconds at most.
+    """
 
     def __init__(self, actors: Sequence[Any], stopped_longest: float = STOPPED_LONGEST) -> None:
         self._actors = list(actors)
         self._stopped_longest = stopped_longest
         self.pulse = Pulse()
-        self.pids: list[int] = []  # of the ranks on this node
-        self.addresses: list[str] = []  # of every rank's node
+        self.pids: list[int] = []  # the process ids of the ranks on this node
+        self.addresses: list[str] = []  # the address of every rank's node
         self._end: str | None = None
 
     def __len__(self) -> int:
         return len(self._actors)
 
     def locate(self, timeout: float) -> list[str]:
-        """Wait until every rank runs; returns the addresses of their nodes.
+        """Wait until every rank runs, and return the addresses of their nodes by rank.
 
         Raises:
-            TrainerDeadError: one was not started within `timeout` seconds.
+            TrainerDeadError: a rank was not started within `timeout` seconds.
         """
         places = self.collect([actor.locate.remote() for actor in self._actors], timeout)
         here = ray.util.get_node_ip_address()
@@ -52,30 +54,33 @@ class Ranks:
         return self.addresses
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
-        """Call every rank with the same arguments; their answers by rank."""
+        """Call every rank with the same arguments, and return the answers by rank."""
         return self.collect(self.submit(method, [arguments] * len(self)))
 
     def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
-        """Call every rank with its own element of every share; their answers by rank."""
+        """Call every rank with its own element of every share, and return the answers by rank."""
         return self.collect(self.submit(method, list(zip(*shares, strict=True))))
 
     def first(self, method: str, *arguments: Any) -> Any:
-        """Call rank 0 alone."""
+        """Call rank 0 alone, and return its answer."""
         return self.collect(self.submit(method, [arguments]))[0]
 
     def submit(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
-        """Start a call on the ranks from 0 on that have arguments; references to what they will return."""
+        """Start a call with each element of `arguments`, on the ranks from 0 on, and return references to the answers.
+
+        Raises `TrainerDeadError` if the group has ended.
+        """
         if self._end is not None:
             raise TrainerDeadError(f"the trainer group cannot be used: {self._end}; start a new one")
         return [getattr(actor, method).remote(*its) for actor, its in zip(self._actors, arguments, strict=False)]
 
     def collect(self, references: Sequence[Any], timeout: float | None = None) -> list[Any]:
-        """The referenced answers.
+        """Wait for the referenced answers, and return them.
 
         Raises:
             TrainerDeadError: a rank died, failed, did not answer within `timeout` or was stopped for too long; the
                 others are ended too.
-            one of HARMLESS: raised by a rank while all stayed in step; the group lives on.
+            one of HARMLESS: a rank raised it while all ranks stayed in step; the group lives on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pending = list(references)
@@ -100,7 +105,7 @@ class Ranks:
         return [answers[reference] for reference in references]
 
     def close(self) -> None:
-        """End every rank's process and wait until it is gone. Idempotent."""
+        """End every rank's process, and wait until those on this machine are gone. The call is idempotent."""
         self._end = self._end or "it was closed"
         for actor in self._actors:
             kill(actor)
@@ -128,7 +133,7 @@ class Ranks:
 
 
 def died(ranks: Sequence[int]) -> str:
-    """The reason why a group ends whose ranks died."""
+    """Return the reason why a group ends when these ranks have died."""
     return f"the process of rank {', '.join(map(str, ranks))} died"
 
 

@@ -1,18 +1,19 @@
-"""The answers that the trainer scored last, whole: what a step was made of, for as long as it is looked into."""
+"""Holds the answers that the trainer scored last, complete, so that their step can still be looked into."""
 
 from collections.abc import Sequence
 
 from omni_rl.rollout.types import Rollout
 
 RECENT_BYTES = 256 << 20
-"""Of media tensors and router choices: they would be freed otherwise, and a step's fill more."""
+"""The most bytes of answers that are held, mostly media tensors and router choices, which would otherwise be freed.
+Those of a large step need more."""
 RECENT_CALLS = 32
-"""Calls to score whose answers are remembered. A step is scored in one or in a few, and is looked into at once."""
+"""The calls to `score` whose answers are held. A step is scored in one or in a few, and is looked into at once."""
 
 
 class RecentAnswers:
-    """The newest answer to each prompt, by the prompt's name: those of the last `calls` calls, as far as they fit into
-    `limit` bytes."""
+    """Holds the newest answer to each prompt, by the prompt's name: the answers of the last `calls` calls, as far as
+    they fit into `limit` bytes."""
 
     def __init__(self, limit: int = RECENT_BYTES, calls: int = RECENT_CALLS) -> None:
         self._limit = limit
@@ -22,7 +23,7 @@ class RecentAnswers:
         self._answers: dict[str, tuple[int, Rollout]] = {}  # the oldest first
 
     def put(self, answers: Sequence[Rollout]) -> None:
-        """Remember answers that were scored in one call."""
+        """Hold the answers that were scored in one call, and drop answers that are too old or too many."""
         self._call += 1
         for answer in answers:
             self._drop(answer.prompt.id)
@@ -32,7 +33,7 @@ class RecentAnswers:
             self._drop(next(iter(self._answers)))
 
     def of(self, names: Sequence[str]) -> list[Rollout]:
-        """Return the answers to prompts of these names that are still here."""
+        """Return the answers to prompts of these names that are still held."""
         return [self._answers[name][1] for name in names if name in self._answers]
 
     @property
@@ -46,7 +47,7 @@ class RecentAnswers:
 
 
 def size_of(answer: Rollout) -> int:
-    """Bytes of what an answer holds."""
+    """Return the bytes that an answer's arrays and media tensors take."""
     arrays = [answer.prompt.ids, answer.ids, answer.logprobs]
     tensors = [tensor for item in answer.prompt.items for tensor in item.tensors.values()]
     experts = 0 if answer.experts is None else answer.experts.nbytes

@@ -11,7 +11,8 @@ LOOPBACK = "127.0.0.1"
 
 
 def listen(host: str, timeout: float) -> tuple[TCPStore, int]:
-    """Rank 0's store and its port, which the kernel chose: the socket is bound before anyone is told the port."""
+    """Open rank 0's store, and return it and its port. The kernel chooses the port, and the socket is bound before
+    anyone is told the port."""
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
     store = TCPStore(
@@ -26,14 +27,14 @@ def listen(host: str, timeout: float) -> tuple[TCPStore, int]:
 
 
 def connect(host: str, port: int, timeout: float) -> TCPStore:
-    """The store that rank 0 opened."""
+    """Connect to the store that rank 0 opened, and return it."""
     return TCPStore(host, port, timeout=timedelta(seconds=timeout))
 
 
 def join(rank: int, world_size: int, backend: str, host: str, store: TCPStore, timeout: float) -> None:
     """Make this process rank `rank` of the default process group.
 
-    `timeout` (seconds) ends every collective in which a peer stays silent.
+    A collective in which a peer stays silent fails after `timeout` seconds.
     """
     if host == LOOPBACK:
         # gloo picks the address that the host's name resolves to, which need not exist on a laptop or in a sandbox.

@@ -17,7 +17,7 @@ from omni_rl.train.value import ValueHead
 
 
 class Policy(Protocol):
-    """What the trainer needs of a model."""
+    """A model as the trainer needs it: one that scores packed sequences."""
 
     def score_packed(
         self, batch: PackedSequences, *, temperature: float | torch.Tensor, logprob_chunk: int, record_routing: bool
@@ -34,11 +34,11 @@ def score_pack(
     replay: bool = False,
     device: torch.device = CPU,
 ) -> list[Score]:
-    """Score the answers of one pack, in order, on the policy's `device`; scores come back to the host.
+    """Score the answers of one pack on the policy's `device`, and return their scores, in order, on the host.
 
-    Of a pruned video the tokens count that the engine kept, if `version` is what it sampled with; under other weights
-    an engine would choose anew, and so does the policy. With `replay` experts are the engine's, and those in the scores
-    what the routers would have chosen instead.
+    For a pruned video the policy sees the tokens that the engine kept, if the engine sampled with the weights
+    `version`; under other weights an engine would choose anew, and so does the policy. With `replay`, the policy uses
+    the engine's experts, and the experts in the scores are the ones that its routers would have chosen instead.
 
     Without rollouts the policy still runs: under FSDP every rank must run the same units in the same order.
     """
@@ -54,7 +54,7 @@ def score_pack(
     margins = None if packed.margins is None else packed.margins.float().cpu().numpy()
     kept = iter([None if mask is None else mask.cpu().numpy() for mask in packed.kept or (None,) * len(batch.media)])
     digests = iter([{name: tensor_digest(t) for name, t in media.tensors.items()} for media in batch.media])
-    # Of what reached the policy, not of what was sent to it.
+    # The digests below are of what reached the policy, not of what was sent to it.
     ids = batch.ids.cpu().numpy()
     places = iter([media.positions.cpu().numpy() for media in batch.media])
     scores: list[Score] = []
@@ -83,6 +83,6 @@ def score_pack(
 
 
 def _pruned_as(rollout: Rollout, version: str) -> Rollout:
-    """The rollout, with the engine's choice of video tokens if the weights of `version` made it."""
+    """Return the rollout, with the engine's choice of video tokens only if the weights of `version` made it."""
     made_by = [span.version for span in rollout.version_spans[-1:]]
     return rollout if made_by == [version] else replace(rollout, kept=())

@@ -1,4 +1,4 @@
-"""What a trainer group is told; imports no torch, so that the command line can read it at once."""
+"""Defines the settings of a trainer group and of an update. Imports no torch: the command line reads them at once."""
 
 from typing import Self
 
@@ -46,14 +46,16 @@ class TrainSettings(StrictSettings, NumericsSettings):
 
     @property
     def set_aside(self) -> dict[str, float]:
-        """`resources`, and one device where ranks compute on devices."""
+        """The resources that Ray sets aside for each rank: `resources`, and a GPU if the ranks compute on CUDA."""
         return {**self.resources, "GPU": 1.0} if self.device == "cuda" else self.resources
 
 
 class Objective(StrictSettings):
-    """What one update minimises: the clipped surrogate, `kl` times the reference's k3, `value_weight` times the value
-    loss, each where its targets are given. `learning_rate` None: the group's own. `replay_routing`: experts are those
-    that the engine used (R3).
+    """The objective that one update minimises: the clipped surrogate, plus `kl` times the k3 estimate of the KL to the
+    reference, plus `value_weight` times the value loss. The last two count only where their targets are given.
+
+    If `learning_rate` is None, the group's own is used. With `replay_routing`, the experts are the ones that the engine
+    used (R3).
     """
 
     learning_rate: float | None = Field(default=None, ge=0)
@@ -66,4 +68,4 @@ class Objective(StrictSettings):
 
 
 PLAIN = Objective()
-"""Policy gradient at the group's own learning rate."""
+"""The objective of a plain policy gradient at the group's own learning rate."""

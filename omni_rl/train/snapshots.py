@@ -1,6 +1,7 @@
-"""Earlier weights of a rank, to score with: a KL term's reference, and what stale answers were sampled with.
+"""Holds earlier weights of a rank to score with: the reference of a KL term, and the weights that stale answers were
+sampled with.
 
-They lie on the host: a device has no room for several versions.
+They are held on the host, because a device has no memory for several versions.
 """
 
 from collections.abc import Iterator
@@ -20,13 +21,13 @@ class _Weights:
 
 
 class Snapshots:
-    """This rank's shards of earlier weights, by name. Every rank has the same names."""
+    """Holds this rank's shards of earlier weights, by name. Every rank has the same names."""
 
     def __init__(self) -> None:
         self._weights: dict[str, _Weights] = {}
 
     def take(self, name: str, model: nn.Module, version: str) -> None:
-        """Copy the current shards; what had that name before is let go."""
+        """Hold a copy of the current shards under `name`, in place of any earlier snapshot of that name."""
         self._weights[name] = _Weights(version, _copies(model))
 
     @property
@@ -34,7 +35,7 @@ class Snapshots:
         return sorted(self._weights)
 
     def drop(self, name: str | None) -> None:
-        """Let one go, if it is there; without a name, all."""
+        """Drop the snapshot of that name, if there is one; without a name, drop all of them."""
         if name is None:
             self._weights.clear()
         else:
@@ -45,7 +46,7 @@ class Snapshots:
 
     @contextmanager
     def in_place(self, name: str, model: nn.Module) -> Iterator[None]:
-        """The model has these weights inside the block, and its own again afterwards."""
+        """Give the model the weights of a snapshot inside the block, and its own again afterwards."""
         theirs = self._weights[name].shards
         own = _copies(model)
         _write(model, theirs)
@@ -56,7 +57,7 @@ class Snapshots:
 
 
 def _copies(model: nn.Module) -> list[torch.Tensor]:
-    """On the host."""
+    """Return copies, on the host, of the storage of every parameter on this rank."""
     return [shard.to("cpu", copy=True) for shard in _shards(model)]
 
 
@@ -67,7 +68,7 @@ def _write(model: nn.Module, values: list[torch.Tensor]) -> None:
 
 
 def _shards(model: nn.Module) -> list[torch.Tensor]:
-    """The storage of every parameter on this rank."""
+    """Return the storage of every parameter on this rank."""
     if isinstance(model, FSDPModule):
         # After a forward without a backward the root is still gathered, and would hide what is written to its shards.
         model.reshard()

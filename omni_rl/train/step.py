@@ -1,4 +1,4 @@
-"""One optimiser step over a global batch: gradients of all packs, then one clipped AdamW update."""
+"""Makes one optimiser step over a global batch: gradients of all packs, then one clipped AdamW update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from omni_rl.train.value import ValueHead
 
 
 def build_optimizer(model: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the float32 master parameters."""
+    """Return an AdamW optimiser over the float32 master parameters."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -42,11 +42,12 @@ def train_step(
     head: ValueHead | None = None,
     device: torch.device = CPU,
 ) -> StepStats:
-    """Step on this rank's share of the batch: `packs` of rollouts and the targets of each, on the policy's `device`.
+    """Make an optimiser step with this rank's share of the batch, `packs` of rollouts and the targets of each, on the
+    policy's `device`, and return the statistics of the whole batch.
 
-    The loss is a sum over the tokens of all ranks, which their shares weigh, so the step does not depend on how the
-    batch was packed or dealt out. A gradient that is not finite leaves the weights as they were; the returned
-    `grad_norm` tells. With `head` and a value weight, the head learns too.
+    The loss is a sum over the tokens of all ranks, each weighed by its share, so that the step does not depend on how
+    the batch was packed or dealt out. A gradient that is not finite leaves the weights as they were; the returned
+    `grad_norm` shows that. With `head` and a value weight, the head learns too.
     """
     head = head if objective.value_weight > 0 else None
     _set_learning_rate(
@@ -79,7 +80,7 @@ def train_step(
 
 @dataclass(frozen=True)
 class _Columns:
-    """The targets of a pack, float32 [scored tokens]; the token of an empty pack counts for nothing."""
+    """The targets of a pack, float32 [scored tokens] each. The token of an empty pack counts for nothing."""
 
     advantages: torch.Tensor
     shares: torch.Tensor
@@ -106,7 +107,7 @@ class _Columns:
 def pack_loss(
     scores: PackedScores, targets: Sequence[Targets], objective: Objective, head: ValueHead | None
 ) -> tuple[torch.Tensor, "_Sums"]:
-    """A pack's part of the loss, a float32 scalar, and what is reported of it."""
+    """Return a pack's part of the loss, a float32 scalar, and the sums from which the step's statistics are made."""
     columns = _Columns.of(targets, scores.logprobs.device)
     logprobs = scores.logprobs.float()
     old = logprobs.detach() if columns.old is None else columns.old
@@ -132,7 +133,8 @@ def pack_loss(
 
 @dataclass
 class _Sums:
-    """float64 [5], on the host: loss, tokens, and over the tokens: clipped ones, KL, value loss."""
+    """The sums of an update, float64 [5] on the host: the loss, the number of tokens, and over the tokens the number
+    that were clipped, the KL and the value loss."""
 
     values: torch.Tensor
 
@@ -144,7 +146,7 @@ class _Sums:
         self.values += other.values
 
     def reduce(self) -> None:
-        """Over all ranks."""
+        """Add up the sums of all ranks; a collective."""
         if dist.is_initialized():
             dist.all_reduce(self.values)
 
@@ -167,7 +169,8 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
-    """Scale the gradients to a global norm of at most `max_norm`; returns the norm before, the same on every rank."""
+    """Scale the gradients to a global norm of at most `max_norm`, and return the norm they had before, which is the
+    same on every rank."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     if isinstance(norm, DTensor):

@@ -1,4 +1,4 @@
-"""What an update is told about each sampled token; imports no torch.
+"""Defines what an update is told about each sampled token. Imports no torch.
 
 Shapes: T sampled tokens of one answer.
 """
@@ -18,12 +18,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Targets:
-    """Of one answer; every array float64 [T].
+    """The targets of one answer; every array is float64 [T].
 
-    `shares`: how much of the step's loss is each token's, by `surrogates.shares`; 0 masks it. `weights` of the policy
-    gradient alone, which correct it for the mismatch between the policies (`omni_rl.consistency.corrections`). `old`:
-    the logprobs that ratios are taken against; None: the policy's own, so that every ratio is 1. `reference`: logprobs
-    of the policy that the KL term holds on to. `returns` and `old_values`: what a value head learns, together or not.
+    `shares` is each token's share of the step's loss, by `surrogates.shares`; a share of 0 masks the token. `weights`
+    apply to the policy gradient alone, which they correct for the mismatch between the policies
+    (`omni_rl.consistency.corrections`). `old` has the logprobs that ratios are taken against; if it is None, these are
+    the policy's own, so that every ratio is 1. `reference` has the logprobs of the policy that the KL term is taken
+    against. `returns` and `old_values` are what a value head learns from; both are given, or neither is.
     """
 
     advantages: Array
@@ -36,10 +37,11 @@ class Targets:
 
 
 def targets_of(rollouts: Sequence[Rollout], given: Sequence[float | Targets]) -> list[Targets]:
-    """Targets as they are; an advantage alone is that of all tokens of its answer, and the loss their mean.
+    """Return the targets of each rollout. A `Targets` stays as it is; a number is the advantage of all tokens of its
+    answer, whose share of the loss is the same for all tokens of the batch.
 
     Raises:
-        ConfigError: nothing to learn from; targets too many or too few, misshapen or not finite.
+        ConfigError: there is no token to learn from, or targets are too many, too few, misshapen or not finite.
     """
     if len(rollouts) != len(given):
         raise ConfigError(f"{len(rollouts)} rollouts but {len(given)} advantages; give one for each")

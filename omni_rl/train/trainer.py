@@ -1,4 +1,5 @@
-"""What a trainer is asked for, whoever holds its ranks: checked, dealt out over them, and put together again."""
+"""Defines the trainer, whoever holds its ranks: requests are checked, dealt out over the ranks, and their answers put
+together again."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,8 +23,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Built:
-    """What a trainer was started with: the checkpoint `model`, what it makes of media, and the `addresses` of the nodes
-    that the ranks are on, by rank."""
+    """What a trainer was started with: the checkpoint `model`, its `settings`, the rules by which the model makes
+    `features` of media, and the `addresses` of the ranks' nodes, by rank."""
 
     model: Path
     settings: TrainSettings
@@ -32,21 +33,22 @@ class Built:
 
 
 class Trainer(ABC):
-    """One policy over several ranks; `omni_rl.train.worker.TrainWorker` is a rank. Rollouts keep their order.
+    """A trainer, which is one policy over several ranks; `omni_rl.train.worker.TrainWorker` is a rank. Rollouts keep
+    their order.
 
     A rank that dies, or fails inside a collective, ends the trainer: the call raises `TrainerDeadError`, and so does
-    every later one. One that is stopped is waited for, `settings.collective_timeout` seconds.
+    every later one. A call waits for a rank that is stopped, for `settings.collective_timeout` seconds.
     """
 
     built: Built
 
     @abstractmethod
     def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
-        """Call `method` of every rank with its own element of every share; their answers by rank."""
+        """Call `method` of every rank with its own element of every share, and return the answers by rank."""
 
     def score(self, rollouts: Sequence[Rollout], snapshot: str | None = None, *, replay: bool = False) -> list[Score]:
-        """The trainer's logprobs, router choices and media digests of every answer, by its current weights or by those
-        of a `snapshot`. With `replay` experts are those that the engine used.
+        """Return the trainer's logprobs, router choices and media digests of every answer, under its current weights or
+        those of a `snapshot`. With `replay`, the experts are the ones that the engine used.
 
         Raises:
             ConfigError: a rollout is longer than `max_pack_tokens`, there is no snapshot of that name, or the engine
@@ -59,20 +61,22 @@ class Trainer(ABC):
         return restore(plan, self.each("score", distribute(plan, rollouts), *self._alike(snapshot, replay)))
 
     def take_snapshot(self, name: str) -> None:
-        """Hold on to the current weights, to `score` with them later; they live through `load` and `reset`."""
+        """Hold a snapshot of the current weights, to `score` with them later; `load` and `reset` leave it as it is."""
         self._all("take_snapshot", name)
 
     def drop_snapshot(self, name: str | None = None) -> None:
-        """Let the snapshot of that name go, if there is one; without a name, all of them."""
+        """Drop the snapshot of that name, if there is one; without a name, drop all of them."""
         self._all("drop_snapshot", name)
 
     def update(
         self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective = PLAIN
     ) -> StepStats:
-        """One optimiser step. A target that is a number is the advantage of all tokens of its answer.
+        """Make one optimiser step, and return its statistics. A target that is a number is the advantage of all tokens
+        of its answer.
 
         Raises:
-            ConfigError: nothing to learn from; targets too many, too few or not finite; a rollout too long.
+            ConfigError: there is nothing to learn from, targets are too many, too few or not finite, a rollout is too
+                long, or the engine recorded no experts to replay.
             PromptError, MediaError: a media item does not fit its slots in the prompt.
             GradientError: the gradient is not finite; weights and version are as before.
         """
@@ -83,21 +87,21 @@ class Trainer(ABC):
         return stats
 
     def reset(self) -> None:
-        """Take the weights that the trainer started with, and a fresh optimiser; the version's number goes on."""
+        """Return to the weights and the optimiser state that the trainer started with; the version's number goes on."""
         self._all("build", self.built.model, self.version().number + 1)
 
     def version(self) -> WeightVersion:
-        """The version of the current weights."""
+        """Return the version of the current weights."""
         version: WeightVersion = self._all("version")[0]
         return version
 
     def fill(self, path: Path, claim: str | None = None) -> Manifest:
-        """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, and seal it.
-        `claim`: what the slab was given to the trainer with.
+        """Write the current weights, as an engine takes them, into the slab at `path` on rank 0's host, seal the slab,
+        and return its manifest. `claim` is the claim with which the slab was given to the trainer.
 
         Raises:
-            SlabError: the slab is not there, too small, being written, or another's by now (its kinds tell); the
-                trainer lives on.
+            SlabError: the slab is missing, too small, being written, or was given to another writer (a subclass says
+                which); the trainer lives on.
         """
         addresses = self.built.addresses
         here = [address == addresses[0] for address in addresses]
@@ -106,11 +110,12 @@ class Trainer(ABC):
         return manifest
 
     def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]:
-        """What a function that is known in both processes gives of every rank, by rank."""
+        """Call a function with every rank in the rank's own process, which has to be able to import it, and return the
+        results by rank."""
         return self._all("run", run)
 
     def save(self, directory: Path) -> None:
-        """Write a checkpoint: weights that vLLM serves, optimiser state and record; complete or not at all.
+        """Write a checkpoint, complete or not at all: weights that vLLM serves, optimiser state, and a record.
 
         Raises:
             CheckpointError: the directory exists or cannot be written; the trainer lives on.
@@ -118,10 +123,11 @@ class Trainer(ABC):
         self._all("save", Path(directory).resolve())
 
     def load(self, directory: Path) -> None:
-        """Continue from a checkpoint: weights, optimiser state and version number.
+        """Continue from a checkpoint with its weights, optimiser state and version number.
 
         Raises:
-            CheckpointError: it is none, or its tensors changed since; the trainer keeps the weights it has.
+            CheckpointError: the directory is no checkpoint, or its tensors changed since it was written; the trainer
+                keeps the weights it has.
         """
         path = Path(directory).resolve()
         record = self._all("read_record", path)[0]
@@ -131,7 +137,7 @@ class Trainer(ABC):
         return self.each(method, *self._alike(*arguments))
 
     def _alike(self, *arguments: Any) -> list[list[Any]]:
-        """The shares of ranks that all get the same."""
+        """Return shares that give every rank the same arguments."""
         return [[argument] * len(self.built.addresses) for argument in arguments]
 
     def _require(self, snapshot: str) -> None:

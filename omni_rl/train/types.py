@@ -1,4 +1,4 @@
-"""What the trainer answers. Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token."""
+"""Defines the trainer's answers. Shapes: P prompt tokens, T sampled tokens, L MoE layers, K experts per token."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 class Score:
     """The trainer's view of one rollout.
 
-    `logprobs` float64 [T], at the rollout's temperature. `experts` int16 [P + T - 1, L, K] and `margins` float32
-    [P + T - 1, L]: the router's choices and the gap between the last chosen and the first refused biased score.
-    `digests`: of the media tensors the model used, one dict an item in the order of the prompt's items. `version`
-    of the weights that scored. `kept`, one entry a media item: bool [tubelets, tokens each], which tokens of a pruned
-    video the trainer itself would keep (it scores those that the engine kept), or None. `values` float64 [T]: what the
-    value head, if there is one, expects where each token is chosen. `sequence`: as in
-    `Rollout`, of what the trainer ran.
+    `logprobs`, float64 [T], are at the rollout's temperature. `experts`, int16 [P + T - 1, L, K], are the router's
+    choices, and `margins`, float32 [P + T - 1, L], the gaps between the last chosen and the first refused biased score.
+    `digests` are of the media tensors that the model used, one dict a media item in the order of the prompt's items.
+    `version` is the version of the weights that scored. `kept` has one entry a media item: bool [tubelets, tokens
+    each], the tokens of a pruned video that the trainer itself would keep (it scores those that the engine kept), or
+    None. `values`, float64 [T], are what the value head, if there is one, expects where each token is chosen.
+    `sequence` is the digest that `Rollout` explains, of what the trainer ran.
     """
 
     logprobs: NDArray[np.float64]
@@ -31,10 +31,11 @@ class Score:
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimiser step: `loss`, `grad_norm` before clipping, `tokens` that took part.
+    """The statistics of one optimiser step: the `loss`, the `grad_norm` before clipping, and the number of `tokens`
+    that took part.
 
-    Means over those tokens: `clipped`, whether a ratio was held by its clip; `kl`, k3 against the reference;
-    `value_loss`.
+    The others are means over those tokens: `clipped` is the share of ratios that the clip held, `kl` is k3 against the
+    reference, and `value_loss` is the value head's.
     """
 
     loss: float

@@ -1,6 +1,6 @@
-"""PPO's value head: what an answer is worth, read off the hidden state in which a token is chosen.
+"""PPO's value head, which estimates an answer's worth from the hidden state in which a token is chosen.
 
-Every rank holds all of it, hundreds of numbers, and learns from the sum of the ranks' gradients.
+Every rank holds the whole head, hundreds of numbers, and learns from the gradients of all ranks.
 """
 
 from pathlib import Path
@@ -29,12 +29,12 @@ class ValueHead(nn.Module):
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, hidden] in any dtype to float32 [N]."""
+        """Return the values, float32 [N], of hidden states [N, hidden] in any dtype."""
         values: torch.Tensor = self.linear(hidden.float()).squeeze(-1)
         return values
 
     def step(self) -> None:
-        """Learn from the gradients of all ranks, whose mean it takes; a collective."""
+        """Make an optimiser step with the mean of all ranks' gradients; a collective."""
         for parameter in self.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -49,14 +49,14 @@ class ValueHead(nn.Module):
         self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights and AdamW's state, by `kind/parameter`."""
+        """Return the weights as `weight/parameter`, and AdamW's state as `moment/parameter`."""
         found = {f"weight/{name}": parameter.detach() for name, parameter in self.named_parameters()}
         for name, parameter in self.named_parameters():
             found |= {f"{moment}/{name}": value for moment, value in self._optimizer.state[parameter].items()}
         return found
 
     def load(self, path: Path) -> None:
-        """What `tensors` gave, from a safetensors file."""
+        """Load from a safetensors file what `tensors` returned."""
         stored = load_file(path)
         for name, parameter in self.named_parameters():
             with torch.no_grad():

@@ -47,7 +47,7 @@ T = TypeVar("T")
 class TrainWorker:
     """Rank `rank` of `settings.world_size`. Every method that touches the weights is a collective: all ranks call it.
 
-    Args of `score` and `update` are this rank's share: packs of rollouts, as many on every rank.
+    `score` and `update` get this rank's share: packs of rollouts, as many as every other rank gets.
     """
 
     def __init__(self, rank: int, settings: TrainSettings, run: str, attempt: int) -> None:
@@ -70,7 +70,7 @@ class TrainWorker:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes, once it has joined."""
+        """The device on which the rank computes, once it has joined the process group."""
         return self._device
 
     @property
@@ -80,19 +80,19 @@ class TrainWorker:
 
     @property
     def model(self) -> TrainingModel:
-        """The rank's share of it, once it is built."""
+        """The rank's share of the model, once it is built."""
         return self._model
 
     def locate(self) -> tuple[str, int]:
-        """Where this rank runs: its node's address and its process id."""
+        """Return where this rank runs: the address of its node, and its process id."""
         return ray.util.get_node_ip_address(), os.getpid()
 
     @ray.method(concurrency_group=HEALTH)  # type: ignore[untyped-decorator]
     def alive(self) -> None:
-        """Answers whatever the rank computes, unless the process is stopped."""
+        """Answer a ping whatever the rank computes, unless the process is stopped."""
 
     def listen(self, host: str) -> int:
-        """Rank 0 only: open the store that the ranks meet at; returns its port."""
+        """Open the store at which the ranks meet, and return its port; only rank 0 is asked to."""
         self._store, port = rendezvous.listen(host, self._settings.collective_timeout)
         return port
 
@@ -112,7 +112,8 @@ class TrainWorker:
         self._slabs = OpenSlabs()
 
     def build(self, directory: Path, number: int) -> WeightVersion:
-        """Take the weights of a checkpoint, and the optimiser state where there is one; they get number `number`."""
+        """Load the weights of a checkpoint, which get number `number`, and its optimiser state and value head if it has
+        them; return the version."""
         family = family_of(directory)
         model = family.training.load_sharded(directory, self._mesh, self._dtype, self._settings.numerics)
         optimizer = build_optimizer(model, self._settings)
@@ -124,24 +125,24 @@ class TrainWorker:
         self._family, self._model, self._optimizer, self._head = family, model, optimizer, head
         self._number = number
         self._digest: str | None = None
-        # A model has cycles, and one after the other would leave its free memory in heaps that grow with each.
+        # A model has reference cycles: without collecting them, the heaps would grow with each model that is replaced.
         gc.collect()
         return_free_memory()
         return self.version()
 
     def feature_counts(self) -> FeatureCounts:
-        """What the model makes of media; not a collective."""
+        """Return the rules by which the model makes features of media; not a collective."""
         return self._family.training.feature_counts(self._model.config)
 
     def version(self) -> WeightVersion:
-        """The version of the current weights: the digest of exactly the tensors that `fill` writes."""
+        """Return the version of the current weights, with the digest of exactly the tensors that `fill` writes."""
         if self._digest is None:
             tensors = self._model.released_tensors()
             self._digest = fill.digest(tensors, self._places(tensors), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
 
     def read_back(self) -> tuple[Entry, ...]:
-        """Every released tensor with the checksum of the weights that are held now."""
+        """Return the entry of every released tensor, with the checksum of the weights that are held now."""
         tensors = self._model.released_tensors()
         return fill.checksums(tensors, self._places(tensors), group=self._group)
 
@@ -149,8 +150,8 @@ class TrainWorker:
         return fill.places_of(tensors, self._dtype, self._family.released)
 
     def fill(self, path: Path, here: bool, claim: str | None) -> Manifest:
-        """Write the weights into the slab at `path`, each rank its own shards; `here`: it is on this rank's host.
-        `claim`: what the slab was given to the trainer with."""
+        """Write the weights into the slab at `path`, each rank its own shards, and return the slab's manifest. `here`
+        says that the slab is on this rank's host, and `claim` is the claim with which it was given to the trainer."""
 
         def open_it() -> None:
             if here:
@@ -180,7 +181,7 @@ class TrainWorker:
         return Weights(of_shares(tensors, dtype=self._dtype), ())
 
     def take_snapshot(self, name: str) -> None:
-        """Hold on to the current weights, to score with them later."""
+        """Hold a snapshot of the current weights, to score with them later."""
         self._snapshots.take(name, self._model, str(self.version()))
 
     def drop_snapshot(self, name: str | None) -> None:
@@ -225,11 +226,11 @@ class TrainWorker:
         return stats
 
     def run(self, function: "Callable[[TrainWorker], T]") -> T:
-        """What a function gives of this rank; all ranks call it if it runs the model."""
+        """Call a function with this rank, and return its result; if it runs the model, all ranks have to call it."""
         return function(self)
 
     def save(self, directory: Path) -> None:
-        """Write a checkpoint, this rank its own slices."""
+        """Write this rank's slices of a checkpoint."""
         version = self.version()
         checkpoint.write(
             directory,
@@ -245,5 +246,5 @@ class TrainWorker:
         )
 
     def read_record(self, directory: Path) -> checkpoint.Record:
-        """Verify a checkpoint, this rank a share of it."""
+        """Verify this rank's share of a checkpoint's files, and return the checkpoint's record."""
         return checkpoint.read_record(directory, self._group)

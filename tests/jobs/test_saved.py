@@ -34,6 +34,16 @@ def test_other_parameters_are_named(saved: SavedSteps) -> None:
         saved.resume("ppo", PARAMETERS)
 
 
+def test_a_learning_rate_that_falls_over_all_steps_keeps_their_number(tmp_path: Path) -> None:
+    falling = PARAMETERS.model_copy(update={"learning_rate_decay": 1.0})
+    saved = SavedSteps("digits", tmp_path)
+    saved.begin("grpo", falling)
+    saved.path(5).mkdir()
+    assert saved.resume("grpo", falling.model_copy(update={"resume": True})) == (5, saved.path(5))
+    with pytest.raises(ConfigError, match=r"began with steps 20 \(now 40\)"):
+        saved.resume("grpo", falling.model_copy(update={"steps": 40}))
+
+
 def test_without_a_saved_step_there_is_nothing_to_resume(saved: SavedSteps) -> None:
     with pytest.raises(ConfigError, match="no saved step"):
         saved.resume("grpo", PARAMETERS)

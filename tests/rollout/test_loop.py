@@ -1,9 +1,10 @@
 """Turns in the engine's thread: what waits for the gate, what does not, and how everybody hears of an engine's end."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -168,6 +169,17 @@ def test_when_a_step_dies_everybody_hears_of_it(loop: Loop) -> None:
     assert settled(loop.command(lambda engine: "still obeys")) == "still obeys"
 
 
+def test_an_engine_that_dies_while_what_is_under_way_is_finished_is_told_of(loop: Loop) -> None:
+    def drain(engine: CountingEngine) -> bool:
+        engine.dies = True
+        return loop.finish_under_way(engine, lambda: True)
+
+    settled(loop.command(lambda engine: loop.close_gate()))
+    settled(loop.command(lambda engine: engine.submit(2)))
+    with pytest.raises(EngineDeadError, match="ended in a test"):
+        settled(loop.command(drain))
+
+
 def test_what_is_refused_is_refused_for_good(loop: Loop) -> None:
     settled(loop.command(lambda engine: loop.refuse(QuarantinedError("shut"))))
     settled(loop.command(lambda engine: loop.open_gate()))
@@ -187,7 +199,16 @@ def test_closing_fails_what_waits_and_closes_the_engine() -> None:
     loop = EngineLoop(CountingEngine, gate_open=False)
     engine = loop.ready.result(5)
     batch = loop.requests(lambda engine: engine.submit(1))
-    loop.close()
-    with pytest.raises(EngineDeadError, match="closed"):
-        batch.result(5)
+    go = held(loop)
+    with ThreadPoolExecutor() as closing:
+        closed = closing.submit(loop.close)
+        command = loop.command(lambda engine: "never obeyed")
+        go.set()
+        closed.result(5)
+    for future in (batch, loop.command(lambda engine: "too late")):
+        with pytest.raises(EngineDeadError, match="closed"):
+            future.result(5)
+    # Close may have come before the command, or after it: whoever asked hears of it.
+    with contextlib.suppress(EngineDeadError):
+        command.result(5)
     assert engine.events == ["close"]

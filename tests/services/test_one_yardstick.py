@@ -153,5 +153,5 @@ def test_the_demo_agrees_where_the_service_says_ok_and_nowhere_else(seed: int, d
     parts = {0: StepRecords.of([posted(record) for record in records])}
     here = judge_step(parts, run_body.judged_by(), run_body.terms(), History(), 2).judgement
     assert there.verdict == ("agree" if here.severity is Severity.OK else "disagree")
-    wrong = [*map(str, here.breaches), *(one.sentence for one in here.told)]
+    wrong = [*map(str, here.breaches), *(one.sentence for one in here.concerns)]
     assert list(there.breaches) == (wrong or ([] if here.severity is Severity.OK else [here.reason]))

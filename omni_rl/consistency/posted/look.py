@@ -99,7 +99,7 @@ class Look:
         return all(finding.check in (Check.BIAS, Check.ROUNDING) for finding, _ in self.found)
 
     @property
-    def told(self) -> tuple[Concern, ...]:
+    def concerns(self) -> tuple[Concern, ...]:
         return tuple(Concern(finding.sentence, severity) for finding, severity in self.found)
 
     @property

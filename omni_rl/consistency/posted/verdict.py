@@ -32,7 +32,7 @@ def judge_posted(
     """Judge a step by all that its records say. `columns` and `step` are of the same records."""
     comparison = _compare(columns, step, yardstick)
     seen = look(step, terms, history, comparison.sequence_error)
-    judgement = yardstick.judge(comparison).with_told(seen.told)
+    judgement = yardstick.judge(comparison).with_concerns(seen.concerns)
     explanation = None
     if judgement.severity > Severity.OK:
         explanation = explain(step, terms, history, seen, comparison.figures)
