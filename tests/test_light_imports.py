@@ -91,3 +91,9 @@ def test_a_checkpoint_is_looked_at_before_anything_heavy_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & set(json.loads(done.stdout))
+
+
+def test_whoever_drives_the_policies_loads_neither_torch_nor_vllm_before_it_asks_them() -> None:
+    code = "import json, sys, omni_rl.policies.attach; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "vllm"} & set(json.loads(done.stdout)) == set()

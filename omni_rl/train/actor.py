@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -29,11 +29,13 @@ from omni_rl.processes import PLACEMENT_TIMEOUT, wait_until_gone
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.replica import Deadline
 from omni_rl.sync.waiting import FOUND, HEARTBEAT, Waiter
-from omni_rl.train.group import TrainerGroup
 from omni_rl.train.ranks import STOPPED_LONGEST
 from omni_rl.train.recent import RecentAnswers
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.trainer import Built, Trainer
+
+if TYPE_CHECKING:
+    from omni_rl.train.group import TrainerGroup
 
 T = TypeVar("T")
 ENDING = "a trainer that ends loses what it has learnt"
@@ -86,6 +88,8 @@ class TrainerActor:
 
     async def start(self, model: Path, settings: TrainSettings, run: str, bundles: Sequence[ReservedBundle]) -> Built:
         def start() -> Built:
+            from omni_rl.train.group import TrainerGroup  # with torch, which drivers need not load
+
             self._group = TrainerGroup.start(model, settings, run, bundles=bundles)
             self._status = TrainerStatus(str(self._group.version()))
             return self._group.built
@@ -106,12 +110,12 @@ class TrainerActor:
     async def recall(self, names: Sequence[str]) -> list[Rollout]:
         return self._recent.of(names)
 
-    def _started(self) -> TrainerGroup:
+    def _started(self) -> "TrainerGroup":
         if self._group is None:
             raise TrainerDeadError("the trainer was not started")
         return self._group
 
-    async def _do(self, what: str, call: Callable[[TrainerGroup], T]) -> T:
+    async def _do(self, what: str, call: Callable[["TrainerGroup"], T]) -> T:
         def work() -> T:
             group = self._started()
             before = self._status

@@ -11,7 +11,8 @@ from omni_rl.media.digests import sequence_digest, tensor_digest
 from omni_rl.models.packed import PackedScores, PackedSequences
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.device import CPU
-from omni_rl.train.packing import pack, sequence_length, temperatures
+from omni_rl.train.packing import pack, temperatures
+from omni_rl.train.plan import sequence_length
 from omni_rl.train.types import Score
 from omni_rl.train.value import ValueHead
 

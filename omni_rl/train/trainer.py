@@ -5,18 +5,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omni_rl.errors import ConfigError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.manifest import Manifest
 from omni_rl.sync.version import WeightVersion
-from omni_rl.train.packing import Plan, distribute, plan_packs, restore, sequence_length
+from omni_rl.train.plan import Plan, distribute, plan_packs, restore, sequence_length
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.targets import Targets, targets_of
 from omni_rl.train.types import Score, StepStats
-from omni_rl.train.worker import TrainWorker
+
+if TYPE_CHECKING:
+    from omni_rl.train.worker import TrainWorker
 
 T = TypeVar("T")
 
@@ -109,7 +111,7 @@ class Trainer(ABC):
         manifest: Manifest = self.each("fill", paths, here, claims)[0]
         return manifest
 
-    def on_ranks(self, run: Callable[[TrainWorker], T]) -> list[T]:
+    def on_ranks(self, run: "Callable[[TrainWorker], T]") -> list[T]:
         """Call a function with every rank in the rank's own process, which has to be able to import it, and return the
         results by rank."""
         return self._all("run", run)

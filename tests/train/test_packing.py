@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from omni_rl.errors import ConfigError
 from omni_rl.rollout.types import Rollout
-from omni_rl.train.packing import distribute, pack, plan_packs, restore, sequence_length, temperatures
+from omni_rl.train.packing import pack, temperatures
+from omni_rl.train.plan import distribute, plan_packs, restore, sequence_length
 
 from .conftest import MakeRollout
 

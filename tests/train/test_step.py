@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omni_rl.rollout.types import Rollout
-from omni_rl.train.packing import distribute, plan_packs, sequence_length
+from omni_rl.train.plan import distribute, plan_packs, sequence_length
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
 from omni_rl.train.step import build_optimizer, train_step
 from omni_rl.train.surrogates import shares

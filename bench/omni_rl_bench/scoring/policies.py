@@ -14,7 +14,7 @@ from transformers.models.nemotron_h_omni import NemotronH_Omni_Reasoning_V3, Nem
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.vision import radio_config
-from omni_rl.train.packing import plan_packs
+from omni_rl.train.plan import plan_packs
 from omni_rl_bench.scoring.workload import Sample, packed
 
 BUDGET = 2048
