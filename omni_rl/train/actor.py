@@ -102,7 +102,7 @@ class TrainerActor:
 
     async def each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
         """Call a method of every rank; see `omni_rl.train.trainer.Trainer.each`."""
-        answers = await self._do(method, lambda group: group.each(method, *shares))
+        answers = await asyncio.get_running_loop().run_in_executor(self._work, self._each, method, shares)
         if method == "score":
             self._recent.put([rollout for packs in shares[0] for pack in packs for rollout in pack])
         return answers
@@ -115,23 +115,19 @@ class TrainerActor:
             raise TrainerDeadError("the trainer was not started")
         return self._group
 
-    async def _do(self, what: str, call: Callable[["TrainerGroup"], T]) -> T:
-        def work() -> T:
-            group = self._started()
-            before = self._status
-            self._status = TrainerStatus(before.version, what)
-            try:
-                answer = call(group)
-                self._status = TrainerStatus(str(group.version()))
-            except TrainerDeadError as error:
-                self._status = TrainerStatus(before.version, end=str(error))
-                raise
-            except BaseException:
-                self._status = before
-                raise
-            return answer
-
-        return await asyncio.get_running_loop().run_in_executor(self._work, work)
+    def _each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
+        group, before = self._started(), self._status
+        self._status = TrainerStatus(before.version, method)
+        try:
+            answers = group.each(method, *shares)
+            self._status = TrainerStatus(str(group.version()))
+        except TrainerDeadError as error:
+            self._status = TrainerStatus(before.version, end=str(error))
+            raise
+        except BaseException:
+            self._status = before
+            raise
+        return answers
 
 
 class TrainerHandle(Trainer):
