@@ -1,17 +1,18 @@
-"""Deals requests over all replicas of the rollout policy; the requests of a replica that dies are dealt anew over those
-that live."""
+"""Deals requests over all replicas of the rollout policy; the requests of a replica that dies, or is stopped, are dealt
+anew over the others."""
 
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from omni_rl.errors import EngineDeadError, QuarantinedError
+from omni_rl.errors import EngineDeadError, QuarantinedError, ReplicaStoppedError
 
 ASKED = 3
 """How often a request is sent at most: the replicas that died may have died of it, and the next would too."""
-LOST = (EngineDeadError, QuarantinedError)
-"""The errors of a replica that answers nothing until it is replaced."""
+LOST = (EngineDeadError, QuarantinedError, ReplicaStoppedError)
+"""The errors of a replica that answers nothing until it is replaced, or woken up: nobody waits for that while others
+live."""
 
 
 class UsableReplica(Protocol):
@@ -67,7 +68,7 @@ class Deal(Generic[R, B]):
         """Return the answers by place; each request is sent until one replica answers it, and has one answer.
 
         Raises:
-            EngineDeadError, QuarantinedError: replicas were lost over a request `ASKED` times.
+            EngineDeadError, QuarantinedError, ReplicaStoppedError: replicas were lost over a request `ASKED` times.
             Whatever else a replica raised, after what other replicas had begun has ended.
             Whatever `revive` raised, at once.
         """

@@ -1,5 +1,6 @@
 """Two replicas for real: their answers are one replica's, each samples its half, and a death loses nothing."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -163,28 +164,35 @@ def test_the_noise_between_two_tokens_says_which_of_them_is_sampled() -> None:
             logprobs[0, second] -= margins[second] + change
 
 
-def test_an_engine_that_is_killed_while_it_samples_loses_nothing(pair: LocalPair) -> None:
+@pytest.mark.parametrize("strike", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_engine_that_is_killed_or_stopped_while_it_samples_loses_nothing(
+    pair: LocalPair, strike: signal.Signals
+) -> None:
     given, longer = prompts(pair, 4), sampling(4, tokens=160)
     one = alone(pair).sample(given, longer)
     victim = pair.rollouts[1]
     version, pid = pair.weight_version, victim.pid
     assert pid is not None
-    under_way = threading.Thread(target=_kill_once_busy, args=(victim, pid))
+    under_way = threading.Thread(target=_strike_once_busy, args=(victim, pid, strike))
     under_way.start()
-    answers = pair.sample(given, longer)
-    under_way.join()
+    try:
+        answers = pair.sample(given, longer)
+    finally:
+        under_way.join()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     ties = partings(one, answers, longer.seed)
     assert [tie for tie in ties if tie.margin > TIE] == []
     assert len(ties) <= TIES, ties
     assert [len(answer.ids) for answer in answers] == [160] * ANSWERS
-    assert victim.pid not in (None, pid)
+    assert victim.pid == pid if strike == signal.SIGSTOP else victim.pid not in (None, pid)
     assert [handle.weight_version for handle in pair.rollouts] == [version] * 2
 
 
-def _kill_once_busy(handle: Any, pid: int) -> None:
+def _strike_once_busy(handle: Any, pid: int, strike: signal.Signals) -> None:
     while not handle.between_steps(_busy):
         pass
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, strike)
 
 
 def _busy(engine: Any) -> bool:

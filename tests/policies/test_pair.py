@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from omni_rl.errors import EngineDeadError
+from omni_rl.errors import EngineDeadError, OmniRLError, ReplicaStoppedError
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.pair import Pair
 from omni_rl.rollout.actor import RolloutHandle
@@ -22,9 +22,9 @@ COPIES = 4
 
 @dataclass(eq=False)
 class Engine:
-    """Samples ids that are a function of prompt and seed; one that is `doomed` dies of it."""
+    """Samples ids that are a function of prompt and seed, or fails; who died of it is of no use any more."""
 
-    doomed: bool = False
+    fails: OmniRLError | None = None
     usable: bool = True
     sampled: list[str] = field(default_factory=list)
     settings: Any = None
@@ -35,9 +35,9 @@ class Engine:
     def sample(
         self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
     ) -> list[Rollout]:
-        if self.doomed:
-            self.usable = False
-            raise EngineDeadError("its process ended during sample; replace it")
+        if self.fails is not None:
+            self.usable = not isinstance(self.fails, EngineDeadError)
+            raise self.fails
         assert places is not None
         self.sampled += [prompt.id for prompt in prompts]
         return [_answer(prompt, sampling.seed + place) for prompt, place in zip(prompts, places, strict=True)]
@@ -60,12 +60,16 @@ def prompts(count: int) -> list[RenderedPrompt]:
     return [RenderedPrompt(f"p{n // COPIES}.{n % COPIES}", "text", np.array([n // COPIES])) for n in range(count)]
 
 
+DEAD = EngineDeadError("its process ended during sample; replace it")
+STOPPED = ReplicaStoppedError("process 7 is stopped (SIGSTOP or frozen), not dead")
+
+
 @pytest.mark.parametrize("replicas", [2, 3, 5])
-@pytest.mark.parametrize("dead", [0, 1])
-def test_answers_are_those_of_one_engine(replicas: int, dead: int) -> None:
+@pytest.mark.parametrize("fails", [None, DEAD, STOPPED])
+def test_answers_are_those_of_one_engine(replicas: int, fails: OmniRLError | None) -> None:
     asked = prompts(24)
     expected = pair(Engine()).sample(asked, SAMPLING)
-    engines = [Engine(doomed=number < dead) for number in range(replicas)]
+    engines = [Engine(fails if number == 0 else None) for number in range(replicas)]
     found = pair(*engines).sample(asked, SAMPLING)
     assert [answer.prompt.id for answer in found] == [prompt.id for prompt in asked]
     assert [answer.ids.tolist() for answer in found] == [answer.ids.tolist() for answer in expected]
