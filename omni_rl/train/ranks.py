@@ -58,8 +58,9 @@ class Ranks:
         return self.collect(self.submit(method, [arguments] * len(self)))
 
     def each(self, method: str, *shares: Sequence[Any]) -> list[Any]:
-        """Call every rank with its own element of every share, and return the answers by rank."""
-        return self.collect(self.submit(method, list(zip(*shares, strict=True))))
+        """Call every rank with its own element of every share, without arguments if there are no shares, and return the
+        answers by rank."""
+        return self.collect(self.submit(method, list(zip(*shares, strict=True)) if shares else [()] * len(self)))
 
     def first(self, method: str, *arguments: Any) -> Any:
         """Call rank 0 alone, and return its answer."""

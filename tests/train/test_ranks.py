@@ -93,6 +93,8 @@ def ranks(pids: list[int]) -> Iterator[Ranks]:
 
 def test_every_rank_gets_its_share(ranks: Ranks) -> None:
     assert ranks.each("add", [1.0, 2.5]) == [3.5, 3.5]
+    here = ray.util.get_node_ip_address()
+    assert [address for address, _ in ranks.each("locate")] == [here, here], "without shares, no rank was called"
 
 
 @pytest.mark.parametrize("victim", [0, 1])
