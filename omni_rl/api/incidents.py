@@ -64,7 +64,7 @@ class IncidentAnswer(Answer):
     kind: IncidentKind = Field(
         description="drift: the two policies differ. update: an engine did not take an update of weights, or has what "
         "older ones computed. sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the "
-        "cluster does not answer. silence: the run's steps stopped coming."
+        "cluster does not answer, or a trainer was replaced. silence: the run's steps stopped coming."
     )
     what: str = Field(description="The story in a few sentences.")
     remedy: str = Field(description="What to do about it.")

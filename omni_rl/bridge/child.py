@@ -70,6 +70,7 @@ class Child:
         self._served: Attachment | None = None
         self._reason = "connecting"
         self._silent = ""
+        self._lost = ""
         self._hold: str | None = None
         self._holding = threading.Lock()
 
@@ -115,7 +116,7 @@ class Child:
         served = self._served
         if served is None:
             if call.method == "state":
-                return ClusterState(connected=False, reason=self._reason)
+                return ClusterState(connected=False, reason=self._reason, lost=self._lost)
             raise RayUnavailableError(self._reason)
         if call.method == "sync":
             (request,) = arguments
@@ -174,6 +175,7 @@ class Child:
                 return self._silent
             # While a process of Ray's does not answer, it is not known who died.
             if not any(silences.values()) and (died := cluster.trainer_died()):
+                self._lost = died
                 return f"{died}; another trainer is being started, with the weights of the checkpoint"
         return f"no Ray head answers at {head}; omni-rl up starts its own again"
 

@@ -36,9 +36,10 @@ OF_KIND: Mapping[IncidentKind, Guidance] = {
         "Ask for the sync again (`omni-rl sync`).",
     ),
     "engine": Guidance(
-        "An engine, the trainer or the cluster does not answer.",
-        "A dead engine is replaced by the next sync, `omni-rl sync --source served` at once, a dead "
-        "trainer by itself, a dead cluster by `omni-rl up`.",
+        "An engine, the trainer or the cluster does not answer, or a trainer ended and another took its place.",
+        "A dead engine is replaced by the next sync, `omni-rl sync --source served` at once, a dead cluster by "
+        "`omni-rl up`, a dead trainer by itself: with the weights of the checkpoint, so resume its job from the last "
+        "saved state before the next sync.",
     ),
     "silence": Guidance(
         "The run's steps stopped coming: it ended without saying so, it hangs, or its hook posts no more.",

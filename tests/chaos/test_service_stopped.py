@@ -117,6 +117,7 @@ def test_a_rank_that_dies_while_nobody_asks_for_it_is_named_and_a_new_trainer_ta
     assert re.search("the process of rank [01] died", service.reason())
     service.ready()
     assert not set(before) & set(service.pids("ray::TrainerActor"))
+    assert [one.ended is not None for one in service.client.incidents() if "A trainer ended" in one.what] == [True]
     assert service.client.sync(WEIGHTS).outcome == "committed"
 
 

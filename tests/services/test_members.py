@@ -95,6 +95,20 @@ async def test_the_service_is_not_ready_while_a_member_is_not_well(serve: Serve,
         assert (await served.http.get("/readyz")).json() == {"ready": True, "reason": ""}
 
 
+async def test_a_trainer_that_was_replaced_is_one_however_soon_there_was_another(served: Served) -> None:
+    members = Members(served.coordinator.store, lambda: 0.0)
+    died = "the process of rank 1 died"
+    assert await members.look(replace(AWAY, reason=f"{died}; another is being started", lost=died))
+    (found,) = await incidents(served)
+    assert (found["kind"], found["severity"], found["run"], found["ended"]) == ("engine", "pause", "digits", None)
+    assert found["what"] == f"A trainer ended, and with it what it learnt since its last saved state: {died}."
+    assert not await members.look(AWAY), "another is not there yet"
+    assert await members.look(WELL)
+    (found,) = await incidents(served)
+    assert found["ended"] is not None
+    assert found["actions"][-1]["what"] == "another trainer answers, with the weights of the checkpoint"
+
+
 async def test_a_cluster_that_stays_away_is_one(served: Served) -> None:
     now = [0.0]
     members = Members(served.coordinator.store, lambda: now[0])

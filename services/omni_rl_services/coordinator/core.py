@@ -333,9 +333,8 @@ class Coordinator:
         if seen.connected != self._cluster.connected:
             await self.events.publish("cluster", connected=seen.connected, reason=seen.reason)
         if not seen.connected:
-            seen = ClusterState(
-                False, seen.reason, self._cluster.address, self._cluster.run, "unknown", self._cluster.members
-            )
+            known = self._cluster
+            seen = replace(seen, address=known.address, run=known.run, members=known.members)
         self._cluster = seen
         if not self._alone and await self._members.look(seen):
             self.events.poke()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from omni_rl.bridge.seam import ClusterState, ReplicaState
 from omni_rl.consistency.limits import Severity
 from omni_rl.ledger.types import IncidentEnd, NewIncident
+from omni_rl.policies.settings import TRAINER
 from omni_rl_services.coordinator.store import Store
 
 DEAD_SECONDS = 10.0
@@ -25,6 +26,7 @@ class Members:
         self._clock = clock
         self._since: dict[str, float] = {}
         self._open: dict[str, str | None] | None = None
+        self._lost = False
 
     async def look(self, seen: ClusterState) -> bool:
         """Open incidents for what has not been well for long enough, end those of what is well again, and return
@@ -32,6 +34,7 @@ class Members:
         if self._open is None:
             self._open = {one.subject: one.run for one in await self._store.incidents(still_open=True, kind="engine")}
         sick = dict(_sick(seen))
+        self._lost = self._lost or bool(seen.lost)
         now, told = self._clock(), False
         self._since = {name: self._since.get(name, now) for name in sick}
         for name, (incident, after) in sick.items():
@@ -43,13 +46,25 @@ class Members:
             if not seen.connected and name != CLUSTER:
                 continue  # what cannot be seen is not known to be well
             # A cluster that never answered before has no run that anybody knew of.
-            await self._store.end_incidents(self._open[name], IncidentEnd("engine", f"{name} answers again", name))
+            await self._store.end_incidents(self._open[name], IncidentEnd("engine", self._well(name), name))
             del self._open[name]
             told = True
         return told
 
+    def _well(self, name: str) -> str:
+        """Return what ended the incident of a member that is well again."""
+        if name != TRAINER or not self._lost:
+            return f"{name} answers again"
+        self._lost = False
+        return "another trainer answers, with the weights of the checkpoint"
+
 
 def _sick(seen: ClusterState) -> Iterator[tuple[str, tuple[NewIncident, float]]]:
+    if seen.lost:
+        # Nothing brings it back: this is told at once, however soon there is another.
+        headline = f"A trainer ended, and with it what it learnt since its last saved state: {seen.lost}."
+        yield TRAINER, (NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=TRAINER), 0.0)
+        return
     if not seen.connected:
         headline = f"The Ray cluster does not answer: {seen.reason or 'it does not say why'}."
         yield CLUSTER, (NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=CLUSTER), AWAY_SECONDS)
