@@ -1,0 +1,214 @@
+"""Single checks at the edges of what they take for a cause, on steps that are made of numbers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.posted.copies import BELOW, HELD, LEFT, clipped, is_floor, kept_in_fewer_bits, scaled
+from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
+from omni_rl.consistency.posted.places import Places
+from omni_rl.consistency.posted.step import CAP, Array, PostedStep
+from omni_rl.consistency.posted.support import ABOVE, FAR, UnitMean, support
+
+NOISE = 1e-3
+
+
+def step(rollout: Array, train: Array, answers: int = 1) -> PostedStep:
+    """Answers of equal length, all of whose tokens count."""
+    tokens = len(rollout)
+    return PostedStep(
+        [f"a{n}" for n in range(answers)],
+        ["text"] * answers,
+        np.linspace(0, tokens, answers + 1).astype(np.int64),
+        np.asarray(rollout, np.float64),
+        np.asarray(train, np.float64),
+        np.ones(tokens, np.bool_),
+        np.ones(answers),
+    )
+
+
+@pytest.fixture
+def train() -> Array:
+    return -np.random.default_rng(5).gamma(1.0, 1.5, 400)
+
+
+@pytest.mark.parametrize(("base", "factor"), [("10", math.log(10)), ("2", math.log(2))])
+@pytest.mark.parametrize("side", ["engine", "trainer"])
+def test_logarithms_to_another_base_are_named(train: Array, base: str, factor: float, side: str) -> None:
+    other = train / factor
+    found = scaled(step(other, train) if side == "engine" else step(train, other))
+    assert (found.result, found.cause) == ("explains", Cause.LOGPROB_POSTPROCESSING)
+    assert found.sentence.startswith(
+        f"the {side}'s logprobs are logarithms to base {base}: undone, the mean abs d falls"
+    )
+    by = 1 / factor if side == "engine" else factor
+    assert found.numbers["factor"] == pytest.approx(by)
+    assert found.numbers["constant"] == pytest.approx(0.0, abs=1e-9)
+    assert found.numbers["left"] == pytest.approx(0.0, abs=1e-9)
+    # As every mean of differences, this one counts a token as `CAP` at most.
+    assert found.numbers["abs_diff_mean"] == pytest.approx(float(np.minimum(np.abs(other - train), CAP).mean()))
+
+
+@pytest.mark.parametrize(("by", "plus", "said"), [(0.5, 0.7, "0.5 plus 0.7"), (0.5, -0.7, "0.5 less 0.7"), (3, 0, "3")])
+def test_a_factor_and_a_constant_are_told(train: Array, by: float, plus: float, said: str) -> None:
+    found = scaled(step(by * train + plus, train))
+    assert found.sentence.startswith(f"the engine's logprobs are the trainer's times {said}: undone")
+    assert found.numbers["factor"] == pytest.approx(by)
+    assert found.numbers["constant"] == pytest.approx(plus, abs=1e-9)
+
+
+def test_a_factor_of_another_base_with_a_constant_is_no_base(train: Array) -> None:
+    assert "base" not in scaled(step(train / math.log(10) - 1.0, train)).sentence
+
+
+@pytest.mark.parametrize("by", [0.05, 20.0])
+def test_a_factor_beyond_reason_is_none(train: Array, by: float) -> None:
+    assert scaled(step(by * train / 10, train / 10)).result == "clear"
+
+
+@pytest.mark.parametrize(("share", "result"), [(0.75, "explains"), (1.25, "clear")])
+def test_what_is_left_must_be_little(train: Array, share: float, result: str) -> None:
+    """Of what is off, and of how far the values spread."""
+    plain = step(2 * train, train)
+    spread = float(np.minimum(np.abs(2 * train - np.median(2 * train)), CAP).mean())
+    signs = np.where(np.arange(len(train)) % 2, 1.0, -1.0)[np.argsort(np.argsort(train))]
+    found = scaled(step(2 * train + share * LEFT * min(plain.size, spread) * signs, train))
+    assert found.result == result
+
+
+def test_few_tokens_and_constant_ones_are_no_function(train: Array) -> None:
+    assert scaled(step(2 * train[:63], train[:63])).result == "clear"
+    assert scaled(step(2 * train[:64], train[:64])).result == "explains"
+    same = np.full(100, -1.5)
+    assert scaled(step(2 * same, same)).result == "clear"
+
+
+@pytest.mark.parametrize("side", ["engine", "trainer"])
+def test_a_floor_is_told_with_how_many_lie_on_it(train: Array, side: str) -> None:
+    floor = float(np.sort(train)[39])
+    cut = np.maximum(train, floor)
+    found = clipped(step(cut, train) if side == "engine" else step(train, cut))
+    assert (found.result, found.cause) == ("explains", Cause.LOGPROB_POSTPROCESSING)
+    assert f"none of the {side}'s logprobs is below {floor:g}, which 40 tokens have" in found.sentence
+    assert found.numbers["floor"] == floor
+    assert found.numbers["left"] == 0.0
+
+
+@pytest.mark.parametrize(("held", "expected"), [(HELD - 1, False), (HELD, True)])
+def test_a_floor_holds_several(held: int, expected: bool) -> None:
+    values = np.array([-5.0] * held + [-1.0] * 20)
+    other = values.copy()
+    other[:held] = -7.0
+    assert is_floor(values, other) is expected
+    assert not is_floor(values, values)
+    assert not is_floor(np.empty(0), np.empty(0))
+
+
+@pytest.mark.parametrize(("under", "expected"), [(18, False), (19, True)])
+def test_nearly_all_at_a_floor_lie_below_it_on_the_other_side(under: int, expected: bool) -> None:
+    assert 18 / 20 < BELOW <= 19 / 20
+    other = np.array([-7.0] * under + [-5.0] * (20 - under))
+    assert is_floor(np.full(20, -5.0), other) is expected
+
+
+def test_a_floor_beside_another_difference_explains_nothing(train: Array) -> None:
+    floor = float(np.sort(train)[9])
+    assert clipped(step(np.maximum(train, floor) - 0.5, train)).result == "clear"
+
+
+def test_a_dtype_of_few_bits_is_told_of_the_side_that_has_it(train: Array) -> None:
+    halves = train.astype(np.float16).astype(np.float64)
+    found = kept_in_fewer_bits(step(train, halves), 1e-7)
+    assert found.sentence.startswith("the trainer's logprobs are kept in float16: ")
+    assert found.numbers["within"] == 1.0
+    assert kept_in_fewer_bits(step(train, train), 1e-7).result == "clear"
+    assert kept_in_fewer_bits(step(halves[:63], train[:63]), 1e-7).result == "clear"
+    far = halves.copy()
+    far[::50] += 2.0  # still on the grid, and no rounding
+    assert kept_in_fewer_bits(step(np.round(far, 3), train), 1e-7).result == "clear"
+
+
+def lost(d: Array, excess: float, noise: float = NOISE) -> tuple[str, dict[str, float], str]:
+    found = support(step(np.full(len(d), -2.0), d - 2.0), UnitMean(excess, 0.01, 64, 0.0), noise)
+    return found.result, dict(found.numbers), found.sentence
+
+
+def test_a_support_that_was_cut_everywhere_is_told_with_its_numbers() -> None:
+    d = np.full(200, -0.1)
+    d[:10] = 0.015
+    result, numbers, sentence = lost(d, -0.09)
+    above, below = 10 * 0.015, 190 * 0.1
+    assert result == "explains"
+    assert numbers == pytest.approx(
+        {
+            "unit_mean": 0.91,
+            "t": -9.0,
+            "one_sided": (below - above) / (below + above),
+            "far_above": 0.0,
+            "far_below": 190.0,
+            "abs_diff_mean": (above + below) / 200,
+        }
+    )
+    assert "9.0% less probability" in sentence
+    assert "and 99% of the difference lies on one side" in sentence
+    assert "guided decoding or banned tokens" not in sentence, "most tokens carry the loss"
+
+
+def test_a_support_that_was_cut_at_few_tokens_is_told_so() -> None:
+    d = np.tile([NOISE, -NOISE], 500)
+    d[:100] = -0.7
+    result, numbers, sentence = lost(d, -0.05)
+    assert result == "explains"
+    assert numbers["far_below"] == 100.0
+    assert "guided decoding or banned tokens, at 10.0% of the tokens" in sentence
+
+
+def test_a_rise_is_no_lost_support() -> None:
+    assert lost(np.full(200, -0.1), 0.0)[0] == "clear"
+
+
+def test_both_signs_are_no_lost_support() -> None:
+    assert lost(np.tile([0.1, -0.12], 100), -0.02, noise=0.01)[0] == "clear"
+    assert lost(np.tile([0.1, -0.4], 100), -0.1, noise=0.01)[0] == "explains"
+
+
+@pytest.mark.parametrize(("above", "result"), [(ABOVE - 1, "explains"), (ABOVE, "clear")])
+def test_several_tokens_far_above_speak_against_it(above: int, result: str) -> None:
+    d = np.full(200, -0.1)
+    d[:above] = 2 * FAR * NOISE
+    assert lost(d, -0.09)[0] == result
+
+
+def test_an_answer_that_is_off_by_itself_is_told_with_its_mean() -> None:
+    d = np.zeros((40, 50))
+    d[7] = -2.0
+    one = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
+    found = biased_answers(Places.of(one), 1e-4, 0.01)
+    assert found is not None
+    assert found.answers == (7,)
+    assert found.numbers == pytest.approx({"answers": 1.0, "unit_mean": math.exp(-2.0)})
+    assert f"the trainer gives the 50 tokens of a7 {1 - math.exp(-2.0):.2%} less probability" in found.sentence
+    assert found.finding(one).samples == ("a7",)
+    assert biased_answers(Places.of(one), 0.9, 0.01) is None, "it is within the tolerance"
+    assert not is_biased(step(np.full(100, -2.0), np.full(100, -2.0)), 1e-4, 0.01)
+    assert is_biased(step(np.full(100, -2.0), np.full(100, -2.3)), 1e-4, 0.01)
+
+
+def test_an_answer_that_is_far_is_told_unless_one_token_makes_it_so() -> None:
+    d = np.full((40, 50), 0.01)
+    d[3] = 0.4
+    d[5, 20] = 7.0
+    one = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
+    errors = np.exp(np.abs(d)).mean(1)
+    found = distant_answers(Places.of(one), errors, 0.05)
+    assert found is not None
+    assert found.answers == (3,)
+    assert found.numbers == pytest.approx({"answers": 1.0, "abs_diff_mean": 0.4, "median": 0.01})
+    assert "the mean abs d of a3 is 0.4, that of half of all answers at most 0.01" in found.sentence
+    errors[3] = 1.0
+    assert distant_answers(Places.of(one), errors, 0.05) is None, "router flips make it so"
+    d[:8] = 0.4
+    many = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
+    assert distant_answers(Places.of(many), np.exp(np.abs(d)).mean(1), 0.05) is None, "they are no outliers"
