@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,20 @@ def test_one_person_has_it_and_it_takes_notes_when_it_is_over(run: Ledger) -> No
     run.end_incident(other, "mended").result()
     with pytest.raises(ConflictError, match="is over"):
         run.acknowledge(other, "bob").result()
+
+
+def test_it_takes_so_many_notes_and_keeps_the_newest_actions(run: Ledger) -> None:
+    number = run.see_incident("run", SEEN).result()
+    for note in range(256):
+        run.add_note(number, "ann", f"note {note}")
+    with pytest.raises(ConflictError, match=f"incident {number} has 256 notes"):
+        run.add_note(number, "ann", "one more").result()
+    assert len(run.incident(number).notes) == 256
+    for action in range(300):
+        run.see_incident("run", replace(SEEN, action=f"action {action}"))
+    run.end_incident(number, "mended").result()
+    done = [action.what for action in run.incident(number).actions]
+    assert (len(done), done[0], done[-2:]) == (256, "action 45", ["action 299", "mended"])
 
 
 def test_alarms_of_an_older_ledger_are_incidents(url: str) -> None:

@@ -70,6 +70,15 @@ def test_the_budget_is_that_of_the_control_group(tmp_path: Path) -> None:
     assert available([tmp_path / "none", limit]) == 512 * MIB
 
 
+def test_the_budget_is_divided_as_its_users_take_it() -> None:
+    memory = budget(1600 * MIB)
+    assert (memory.bodies, memory.recent, memory.updates) == (200 * MIB, 100 * MIB, 100 * MIB)
+    assert (memory.judging, memory.step_tokens) == (800 * MIB, 800 * MIB // 128)
+    assert memory.to_judge(1000, 20_000) == 128_000, "their logprobs are in it"
+    assert memory.to_judge(1000, 100) == 128_000
+    assert memory.to_judge(1000, 20_500) == 128_000 + 2 * 500
+
+
 def test_small_parts_count_for_what_they_take() -> None:
     """An answer of a token is a few hundred bytes of values and a table of thirty columns."""
     recent = RecentParts(MIB)

@@ -268,7 +268,11 @@ async def test_the_timeline_keeps_a_spike(served: Served) -> None:
     each = (await served.http.get("/v1/runs/digits/timeline?kind=image&first=20&last=22")).json()
     assert (each["width"], each["first"]) == (1, [20, 21, 22])
     assert each["severity"][1] == "pause"
-    assert (await served.http.get("/v1/runs/digits/timeline?metric=kl")).status_code == 422
+    refused = ["timeline?metric=kl", "timeline?points=0", "timeline?points=4097", "steps?points=0", "steps?points=4097"]
+    for query_of in refused:
+        assert (await served.http.get(f"/v1/runs/digits/{query_of}")).status_code == 422, query_of
+    spread = (await served.http.get("/v1/runs/digits/steps?points=1&last=0")).json()
+    assert [line["step"] for line in spread] == [0]
 
 
 async def test_what_the_trainer_learns_comes_after_the_seal(served: Served) -> None:
