@@ -47,9 +47,10 @@ GIVEN_UP = 20
 """How many unanswered questions in a row end the bridge, so that its callers do not wait forever: a call of Ray's own
 has no deadline. They take about a minute."""
 RETRY_SECONDS = 2.0
+"""The seconds between two looks for a head, and for which the reason of an end can be read."""
 LOST = 3
-"""The exit code when the head is gone: a driver's connection cannot be repaired, so the next process makes a new
-one."""
+"""The exit code when the head or the trainer is gone: a driver's connection cannot be repaired, so the next process
+makes a new one."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,6 @@ class Child:
         self._served: Attachment | None = None
         self._reason = "connecting"
         self._silent = ""
-        self._lost = ""
         self._hold: str | None = None
         self._holding = threading.Lock()
 
@@ -116,7 +116,7 @@ class Child:
         served = self._served
         if served is None:
             if call.method == "state":
-                return ClusterState(connected=False, reason=self._reason, lost=self._lost)
+                return ClusterState(connected=False, reason=self._reason)
             raise RayUnavailableError(self._reason)
         if call.method == "sync":
             (request,) = arguments
@@ -175,7 +175,6 @@ class Child:
                 return self._silent
             # While a process of Ray's does not answer, it is not known who died.
             if not any(silences.values()) and (died := cluster.trainer_died()):
-                self._lost = died
                 return f"{died}; another trainer is being started, with the weights of the checkpoint"
         return f"no Ray head answers at {head}; omni-rl up starts its own again"
 

@@ -131,6 +131,7 @@ class Cluster:
             members=(*members, trainer.result()),
             dtype=self._settings.dtype,
             slabs=self._cut(),
+            trainer=self._trainer.process,
         )
 
     def _cut(self) -> str:

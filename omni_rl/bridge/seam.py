@@ -106,7 +106,7 @@ class ClusterState:
     """The state of the cluster. `connected` False: `reason` says what is missing, and `members` is what was known last.
 
     `slabs` says what is wrong with the weights in shared memory that engines would be brought back to; empty if nothing
-    is. `lost` says why a trainer ended in whose place another is being started; empty otherwise.
+    is. `trainer` names the trainer's process: another one has nothing of what this one has learnt.
     """
 
     connected: bool
@@ -117,7 +117,7 @@ class ClusterState:
     members: tuple[ReplicaState, ...] = ()
     dtype: str = "float32"
     slabs: str = ""
-    lost: str = ""
+    trainer: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.shown import shown
 
 IncidentKind = Literal["drift", "update", "sync", "engine", "silence"]
-"""The kinds of incidents. drift: the two policies part. update: an engine did not take an update of weights, or keeps
+"""The kinds of incidents. drift: the two policies differ. update: an engine did not take an update of weights, or keeps
 what older ones computed. sync: a sync of weights failed, or is not proven. engine: an engine, the trainer or the
-cluster does not answer. silence: a run's steps stopped coming."""
+cluster does not answer, or a trainer was replaced. silence: a run's steps stopped coming."""
 KINDS: tuple[IncidentKind, ...] = get_args(IncidentKind)
 
 

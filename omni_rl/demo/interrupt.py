@@ -13,15 +13,16 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
     Python raises `KeyboardInterrupt` wherever the main thread is. numpy's `Generator.choice` swallows one in a hundred
     there, as does whatever runs in a callback of the interpreter; and `threading.Condition` may raise a `RuntimeError`
-    in its place. So a block that was interrupted ends with `KeyboardInterrupt`, however else it would have ended.
+    in its place. So a block that was interrupted ends with `KeyboardInterrupt`, even if it would have ended normally,
+    or with another error.
 
     In a thread other than the main one, or where Ctrl-C already has a handler that is not Python's own, the block runs
     unchanged and the check does nothing.
     """
-    interrupted = threading.Event()
+    interrupted = False
 
     def check() -> None:
-        if interrupted.is_set():
+        if interrupted:
             raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
@@ -30,14 +31,15 @@ def interruptible() -> Iterator[Callable[[], None]]:
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, hear)
     try:
         yield check
     except Exception as error:
-        if interrupted.is_set():
+        if interrupted:
             raise KeyboardInterrupt from error
         raise
     finally:

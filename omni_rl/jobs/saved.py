@@ -16,8 +16,8 @@ PARAMETERS = "parameters.json"
 KEPT = 2
 """The number of saved states that are kept; older ones are deleted."""
 FREE = {"steps", "resume", "evaluate_every", "save_every"}
-"""The parameters that a resumed job may change, because they change no step; but for `steps`, on which a decay of the
-learning rate depends."""
+"""The parameters that a resumed job may change, because no step depends on them. `steps` is not free where the learning
+rate falls over all steps."""
 
 
 class SavedSteps:
@@ -45,6 +45,7 @@ class SavedSteps:
         if not steps:
             raise ConfigError(f"run {parameters.run} has no saved step in {self._directory}; start it without resume")
         before: dict[str, Any] = json.loads((self._directory / PARAMETERS).read_text())
+        before.setdefault("steps", parameters.steps)  # runs of earlier versions did not write it down
         now = _fixed(kind, parameters)
         changed = [
             f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in now if before.get(name) != now[name]

@@ -10,8 +10,8 @@ A job's driver does
         policies.follow(answer)
 
 New weights reach the engines through the coordinator alone, which keeps the journal of syncs. With every sync, it also
-replaces engines that died; `follow` finds their successors. Until then the living engines take over the requests of the
-dead, and where none lives, the coordinator is asked for successors.
+replaces engines that died or are stopped; `follow` finds their successors. Until then the other engines take over their
+requests, and where there are none, the coordinator is asked for successors.
 
 The environment says where the run is: OMNI_RL_RUN, OMNI_RL_URL and OMNI_RL_TOKEN_FILE, which jobs submitted through the
 API have.
@@ -67,7 +67,7 @@ class AttachedPair(Pair[TrainerHandle]):
             self.rollouts = _rollouts(self.run, without=answer.out)
 
     def revive(self) -> None:
-        """Have the service replace engines that died, and find all of them again. Raises `EngineDeadError` if none is
+        """Have the service replace lost engines, and find all of them again. Raises `EngineDeadError` if none is
         found."""
         self.rollouts = _of_replaced(self.run, self.coordinator)
 

@@ -54,7 +54,7 @@ def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list
 
 @dataclass
 class Deal(Generic[R, B]):
-    """One batch on its way. `replicas` gives the present replicas, and `revive` has successors made for the dead."""
+    """One batch on its way. `replicas` gives the present replicas, and `revive` has successors made for the lost."""
 
     replicas: Callable[[], Sequence[R]]
     revive: Callable[[], object]

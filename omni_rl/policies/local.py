@@ -76,7 +76,7 @@ class LocalPair(Pair[TrainerGroup]):
         return self._sync.sync(FsdpSource(self.trainer))
 
     def revive(self) -> None:
-        """Replace engines that died, and bring them to the weights of the last sync. Raises `QuarantinedError` if no
+        """Replace lost engines, and bring them to the weights of the last sync. Raises `QuarantinedError` if no
         engine could be brought to them."""
         self._sync.repair()
 

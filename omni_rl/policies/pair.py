@@ -29,8 +29,8 @@ class Pair(Generic[T]):
     Requests are dealt over all engines, and answered in the order of the prompts. No answer depends on how many engines
     there are: request i of a batch is seeded with `sampling.seed + i`, whichever engine gets it.
 
-    When an engine dies, its share goes to those that live; where none does, successors are asked for. A request over
-    which engines die again and again raises `EngineDeadError`.
+    When an engine dies or is stopped, its share goes to the others; where there are none, successors are asked for. A
+    request over which engines are lost again and again raises the error of the last one.
     """
 
     def __init__(self, rollouts: Sequence[RolloutHandle], trainer: T) -> None:

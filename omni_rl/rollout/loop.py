@@ -119,7 +119,7 @@ class EngineLoop(Generic[E]):
 
     def finish_under_way(self, engine: E, go_on: Callable[[], bool]) -> bool:
         """Step until nothing is under way, admitting nothing new; return False if `go_on` returned False before
-        that. Raise what a step ended in if the engine died of it."""
+        that. Raise the reason if the loop refuses meanwhile, as it does when the engine dies."""
         while engine.busy:
             if not go_on():
                 return False
@@ -156,6 +156,7 @@ class EngineLoop(Generic[E]):
             engine = self._build()
         except BaseException as error:
             self.ready.set_exception(error)
+            self._answer_all()
             return
         self.ready.set_result(engine)
         try:
@@ -166,12 +167,18 @@ class EngineLoop(Generic[E]):
                     break
                 self._turn(engine)
         finally:
-            self.refuse(EngineDeadError(CLOSED))
-            with self._work:
-                self._ended = True
-            for _, future in self._commands:
-                future.set_exception(EngineDeadError(CLOSED))
+            self._answer_all()
             engine.close()
+
+    def _answer_all(self) -> None:
+        """Fail whatever waits, and whatever comes later: the thread ends."""
+        closed = EngineDeadError(CLOSED)
+        self.refuse(closed)
+        with self._work:
+            self._ended = True
+        for _, future in self._commands:
+            if not future.done():
+                future.set_exception(closed)
 
     def _has_work(self, engine: E) -> bool:
         if self._commands:

@@ -49,7 +49,7 @@ CPUS = 0.01
 class TrainerStatus:
     """The state of a trainer.
 
-    `version` is the version of the weights after the last call that ended. `busy` is the name of the call under way,
+    `version` is the version of the weights after the last call that ended. `busy` is what the ranks are called for,
     `end` the reason why the trainer cannot be used any more, and `stopped` says which ranks are stopped, with their
     processes and machines; each of these is empty where it does not apply.
     """
@@ -98,7 +98,7 @@ class TrainerActor:
 
     async def built(self) -> Built:
         """Return what `start` returned."""
-        return self._started().built
+        return self._running().built
 
     async def each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
         """Call a method of every rank; see `omni_rl.train.trainer.Trainer.each`."""
@@ -110,13 +110,13 @@ class TrainerActor:
     async def recall(self, names: Sequence[str]) -> list[Rollout]:
         return self._recent.of(names)
 
-    def _started(self) -> "TrainerGroup":
+    def _running(self) -> "TrainerGroup":
         if self._group is None:
             raise TrainerDeadError("the trainer was not started")
         return self._group
 
     def _each(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
-        group, before = self._started(), self._status
+        group, before = self._running(), self._status
         self._status = TrainerStatus(before.version, method)
         try:
             answers = group.each(method, *shares)
@@ -138,12 +138,13 @@ class TrainerHandle(Trainer):
 
     While a rank or the trainer's own process is stopped, the calls of a handle that `waits` go on waiting,
     `STOPPED_LONGEST` seconds at most. Those of any other handle raise `TrainerStoppedError`; what they asked for may
-    still be done once the process goes on.
+    still be done once the process goes on. `process` names the trainer's own process: no other trainer has had it.
     """
 
     def __init__(self, actor: Any, name: str, pid: int | None, waits: bool = True) -> None:
         self.name = name
         self.waits = waits
+        self.process = ""
         self._actor = actor
         self._pid = pid
 
@@ -223,6 +224,7 @@ class TrainerHandle(Trainer):
 
     def _locate(self, timeout: float) -> None:
         address, pid = self._get(self._actor.process.remote(), "process", timeout)
+        self.process = f"process {pid} on {address}"
         self._pid = pid if address == ray.util.get_node_ip_address() else None
 
     def _get(self, reference: Any, what: str, timeout: float = HEARTBEAT) -> Any:

@@ -22,7 +22,10 @@ from omni_rl.train.worker import TrainWorker
 
 
 class TrainerGroup(Trainer):
-    """A trainer whose ranks this process holds. Make one with `start`, and end it with `close`."""
+    """A trainer whose ranks this process holds. Make one with `start`, and end it with `close`.
+
+    A call waits for a rank that is stopped, for `collective_timeout` seconds of the settings.
+    """
 
     def __init__(self, built: Built, ranks: Ranks) -> None:
         self.built = built

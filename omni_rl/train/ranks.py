@@ -8,7 +8,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from omni_rl.actors import kill
-from omni_rl.errors import CheckpointError, GradientError, OmniRLError, SlabError, SourceError, TrainerDeadError
+from omni_rl.errors import (
+    CheckpointError,
+    ConfigError,
+    GradientError,
+    OmniRLError,
+    SlabError,
+    SourceError,
+    TrainerDeadError,
+)
 from omni_rl.processes import wait_until_gone
 from omni_rl.train.pulse import Pulse
 
@@ -18,7 +26,7 @@ LOOK_EVERY = 0.5
 """The seconds between two looks at the processes while their answers are awaited."""
 STOPPED_LONGEST = 300.0
 """The seconds for which a rank may be stopped during a call: whoever stopped it may wake it up again."""
-HARMLESS = (CheckpointError, GradientError, SlabError, SourceError)
+HARMLESS = (CheckpointError, ConfigError, GradientError, SlabError, SourceError)
 """The errors that are raised outside every collective, or by all ranks together: if all ranks have answered, they are
 still in step."""
 
@@ -34,7 +42,6 @@ class Ranks:
         self._stopped_longest = stopped_longest
         self.pulse = Pulse()
         self.pids: list[int] = []  # the process ids of the ranks on this node
-        self.addresses: list[str] = []  # the address of every rank's node
         self._end: str | None = None
 
     def __len__(self) -> int:
@@ -49,9 +56,8 @@ class Ranks:
         places = self.collect([actor.locate.remote() for actor in self._actors], timeout)
         here = ray.util.get_node_ip_address()
         self.pids = [pid for address, pid in places if address == here]
-        self.addresses = [address for address, _ in places]
         self.pulse.follow(self._actors, places)
-        return self.addresses
+        return [address for address, _ in places]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call every rank with the same arguments, and return the answers by rank."""

@@ -13,6 +13,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from omni_rl.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class _Weights:
@@ -30,10 +32,6 @@ class Snapshots:
         """Hold a copy of the current shards under `name`, in place of any earlier snapshot of that name."""
         self._weights[name] = _Weights(version, _copies(model))
 
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._weights)
-
     def drop(self, name: str | None) -> None:
         """Drop the snapshot of that name, if there is one; without a name, drop all of them."""
         if name is None:
@@ -42,6 +40,11 @@ class Snapshots:
             self._weights.pop(name, None)
 
     def version(self, name: str) -> str:
+        """Return the version of a snapshot's weights. Raises `ConfigError`, on every rank, if there is none of that
+        name."""
+        if name not in self._weights:
+            there = ", ".join(sorted(self._weights)) or "none"
+            raise ConfigError(f"there is no snapshot {name!r} of the weights; there are: {there}")
         return self._weights[name].version
 
     @contextmanager

@@ -39,7 +39,7 @@ class Trainer(ABC):
     their order.
 
     A rank that dies, or fails inside a collective, ends the trainer: the call raises `TrainerDeadError`, and so does
-    every later one. A call waits for a rank that is stopped, for `settings.collective_timeout` seconds.
+    every later one.
     """
 
     built: Built
@@ -58,8 +58,6 @@ class Trainer(ABC):
             PromptError, MediaError: a media item does not fit its slots in the prompt.
         """
         plan = self._plan(rollouts, replay)
-        if snapshot is not None:
-            self._require(snapshot)
         return restore(plan, self.each("score", distribute(plan, rollouts), *self._alike(snapshot, replay)))
 
     def take_snapshot(self, name: str) -> None:
@@ -90,7 +88,7 @@ class Trainer(ABC):
 
     def reset(self) -> None:
         """Return to the weights and the optimiser state that the trainer started with; the version's number goes on."""
-        self._all("build", self.built.model, self.version().number + 1)
+        self._all("build", self.built.model, None)
 
     def version(self) -> WeightVersion:
         """Return the version of the current weights."""
@@ -132,6 +130,7 @@ class Trainer(ABC):
                 keeps the weights it has.
         """
         path = Path(directory).resolve()
+        # Two calls, between which no other driver may ask for an update; jobs hold the policies by a claim.
         record = self._all("read_record", path)[0]
         self._all("build", path, record.number)
 
@@ -141,13 +140,6 @@ class Trainer(ABC):
     def _alike(self, *arguments: Any) -> list[list[Any]]:
         """Return shares that give every rank the same arguments."""
         return [[argument] * len(self.built.addresses) for argument in arguments]
-
-    def _require(self, snapshot: str) -> None:
-        there = self._all("snapshot_names")[0]
-        if snapshot not in there:
-            raise ConfigError(
-                f"there is no snapshot {snapshot!r} of the weights; there are: {', '.join(there) or 'none'}"
-            )
 
     def _plan(self, rollouts: Sequence[Rollout], replay: bool) -> Plan:
         # A rank that refuses its share would leave the others waiting in a collective.

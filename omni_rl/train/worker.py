@@ -58,6 +58,7 @@ class TrainWorker:
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
         self._snapshots = Snapshots()
+        self._number = 0
         self._announcer = guarded(partial(announcer, posts=rank == 0), "updates are not announced")
 
     @property
@@ -111,9 +112,9 @@ class TrainWorker:
         self._group = Group.default()
         self._slabs = OpenSlabs()
 
-    def build(self, directory: Path, number: int) -> WeightVersion:
-        """Load the weights of a checkpoint, which get number `number`, and its optimiser state and value head if it has
-        them; return the version."""
+    def build(self, directory: Path, number: int | None) -> WeightVersion:
+        """Load the weights of a checkpoint, and its optimiser state and value head if it has them; return the version,
+        which has that number, or the next one where `number` is None."""
         family = family_of(directory)
         model = family.training.load_sharded(directory, self._mesh, self._dtype, self._settings.numerics)
         optimizer = build_optimizer(model, self._settings)
@@ -123,7 +124,7 @@ class TrainWorker:
         if (directory / checkpoint.VALUE_HEAD).exists():
             head.load(directory / checkpoint.VALUE_HEAD)
         self._family, self._model, self._optimizer, self._head = family, model, optimizer, head
-        self._number = number
+        self._number = self._number + 1 if number is None else number
         self._digest: str | None = None
         # A model has reference cycles: without collecting them, the heaps would grow with each model that is replaced.
         gc.collect()
@@ -186,9 +187,6 @@ class TrainWorker:
 
     def drop_snapshot(self, name: str | None) -> None:
         self._snapshots.drop(name)
-
-    def snapshot_names(self) -> list[str]:
-        return self._snapshots.names
 
     def score(self, packs: Sequence[Sequence[Rollout]], snapshot: str | None, replay: bool) -> list[list[Score]]:
         version = str(self.version()) if snapshot is None else self._snapshots.version(snapshot)

@@ -77,6 +77,25 @@ def test_answers_are_those_of_one_engine(replicas: int, fails: OmniRLError | Non
     assert sorted(sampled) == sorted(prompt.id for prompt in asked), "one was sampled twice, or by nobody"
 
 
+@pytest.mark.parametrize("fails", [DEAD, STOPPED])
+def test_where_all_are_lost_their_successors_are_asked(fails: OmniRLError) -> None:
+    class Revived(Pair[Trainer]):
+        def revive(self) -> None:
+            self.rollouts = cast(Sequence[RolloutHandle], successors)
+
+    def revived() -> Pair[Trainer]:
+        return Revived(cast(Sequence[RolloutHandle], [Engine(fails), Engine(fails)]), cast(Trainer, None))
+
+    successors = [Engine()]
+    expected = pair(Engine()).sample(prompts(8), SAMPLING)
+    assert [one.ids.tolist() for one in revived().sample(prompts(8), SAMPLING)] == [
+        one.ids.tolist() for one in expected
+    ]
+    successors = [Engine(fails)]
+    with pytest.raises(type(fails)):
+        revived().sample(prompts(8), SAMPLING)
+
+
 def test_every_engine_has_its_part_of_three_steps_and_groups_stay_together() -> None:
     engines = Engine(), Engine()
     both = pair(*engines)

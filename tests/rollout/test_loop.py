@@ -1,10 +1,9 @@
 """Turns in the engine's thread: what waits for the gate, what does not, and how everybody hears of an engine's end."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -191,24 +190,26 @@ def test_an_engine_that_cannot_be_built_is_reported() -> None:
     def build() -> CountingEngine:
         raise PromptError("no checkpoint")
 
+    loop = EngineLoop(build, gate_open=True)
     with pytest.raises(PromptError, match="no checkpoint"):
-        EngineLoop(build, gate_open=True).ready.result(5)
+        loop.ready.result(5)
+    futures: list[Future[Any]] = [loop.command(lambda engine: "obeyed"), loop.requests(lambda engine: ["asked"])]
+    for future in futures:
+        with pytest.raises(EngineDeadError):
+            future.result(5)
 
 
 def test_closing_fails_what_waits_and_closes_the_engine() -> None:
     loop = EngineLoop(CountingEngine, gate_open=False)
     engine = loop.ready.result(5)
     batch = loop.requests(lambda engine: engine.submit(1))
-    go = held(loop)
-    with ThreadPoolExecutor() as closing:
-        closed = closing.submit(loop.close)
-        command = loop.command(lambda engine: "never obeyed")
-        go.set()
-        closed.result(5)
-    for future in (batch, loop.command(lambda engine: "too late")):
+    between: list[Future[str]] = []
+    # Called in the engine's thread, which has taken its last turn by then.
+    batch.add_done_callback(lambda _: between.append(loop.command(lambda engine: "never obeyed")))
+    loop.close()
+    futures: list[Future[Any]] = [batch, *between, loop.command(lambda engine: "too late")]
+    for future in futures:
         with pytest.raises(EngineDeadError, match="closed"):
             future.result(5)
-    # Close may have come before the command, or after it: whoever asked hears of it.
-    with contextlib.suppress(EngineDeadError):
-        command.result(5)
+    assert len(between) == 1
     assert engine.events == ["close"]

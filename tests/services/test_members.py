@@ -96,17 +96,29 @@ async def test_the_service_is_not_ready_while_a_member_is_not_well(serve: Serve,
 
 
 async def test_a_trainer_that_was_replaced_is_one_however_soon_there_was_another(served: Served) -> None:
-    members = Members(served.coordinator.store, lambda: 0.0)
-    died = "the process of rank 1 died"
-    assert await members.look(replace(AWAY, reason=f"{died}; another is being started", lost=died))
+    now = [0.0]
+    members = Members(served.coordinator.store, lambda: now[0])
+    first, second, third = (replace(WELL, trainer=f"process {pid} on 10.0.0.2") for pid in (7, 8, 9))
+    for seen in (AWAY, first, AWAY, first):
+        assert not await members.look(seen)
+    assert await members.look(second)
+    assert not await members.look(second), "told once"
     (found,) = await incidents(served)
-    assert (found["kind"], found["severity"], found["run"], found["ended"]) == ("engine", "pause", "digits", None)
-    assert found["what"] == f"A trainer ended, and with it what it learnt since its last saved state: {died}."
-    assert not await members.look(AWAY), "another is not there yet"
-    assert await members.look(WELL)
-    (found,) = await incidents(served)
+    assert (found["kind"], found["severity"], found["run"]) == ("engine", "pause", "digits")
+    assert found["what"].startswith(
+        "A trainer (process 7 on 10.0.0.2) ended, and with it what it learnt since its last"
+    )
     assert found["ended"] is not None
-    assert found["actions"][-1]["what"] == "another trainer answers, with the weights of the checkpoint"
+    # Seen stopped before it ended: one incident, which says in the end what was lost.
+    stopped = replace(second, members=(ReplicaState("trainer", "trainer", "v1", "stopped", "rank 1"),))
+    await members.look(stopped)
+    now[0] += DEAD_SECONDS
+    assert await members.look(stopped)
+    assert await members.look(third)
+    newest, *others = await incidents(served)
+    assert len(others) == 1
+    assert newest["what"].startswith("A trainer (process 8 on 10.0.0.2) ended")
+    assert newest["ended"] is not None
 
 
 async def test_a_cluster_that_stays_away_is_one(served: Served) -> None:

@@ -1,5 +1,5 @@
 """Incidents of engines, the trainer and the cluster: opened when one has not answered for a while, ended when it
-does."""
+does. A trainer that was replaced is one too."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Members:
         self._clock = clock
         self._since: dict[str, float] = {}
         self._open: dict[str, str | None] | None = None
-        self._lost = False
+        self._trainer = ""
 
     async def look(self, seen: ClusterState) -> bool:
         """Open incidents for what has not been well for long enough, end those of what is well again, and return
@@ -34,8 +34,7 @@ class Members:
         if self._open is None:
             self._open = {one.subject: one.run for one in await self._store.incidents(still_open=True, kind="engine")}
         sick = dict(_sick(seen))
-        self._lost = self._lost or bool(seen.lost)
-        now, told = self._clock(), False
+        now, told = self._clock(), await self._look_at_trainer(seen, self._open)
         self._since = {name: self._since.get(name, now) for name in sick}
         for name, (incident, after) in sick.items():
             if name not in self._open and now - self._since[name] >= after:
@@ -46,25 +45,29 @@ class Members:
             if not seen.connected and name != CLUSTER:
                 continue  # what cannot be seen is not known to be well
             # A cluster that never answered before has no run that anybody knew of.
-            await self._store.end_incidents(self._open[name], IncidentEnd("engine", self._well(name), name))
+            await self._store.end_incidents(self._open[name], IncidentEnd("engine", f"{name} answers again", name))
             del self._open[name]
             told = True
         return told
 
-    def _well(self, name: str) -> str:
-        """Return what ended the incident of a member that is well again."""
-        if name != TRAINER or not self._lost:
-            return f"{name} answers again"
-        self._lost = False
-        return "another trainer answers, with the weights of the checkpoint"
+    async def _look_at_trainer(self, seen: ClusterState, known: dict[str, str | None]) -> bool:
+        """Open and end an incident if there is another trainer than before, and return whether there is: nothing brings
+        back what the one before had learnt, however soon another took its place."""
+        before, self._trainer = self._trainer, seen.trainer or self._trainer
+        if before in ("", self._trainer):
+            return False
+        headline = (
+            f"A trainer ({before}) ended, and with it what it learnt since its last saved state. Another took its "
+            "place, with the weights of the checkpoint."
+        )
+        incident = NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=TRAINER)
+        await self._store.see_incident(seen.run, incident)
+        await self._store.end_incidents(seen.run, IncidentEnd("engine", "another trainer answers", TRAINER))
+        known.pop(TRAINER, None)
+        return True
 
 
 def _sick(seen: ClusterState) -> Iterator[tuple[str, tuple[NewIncident, float]]]:
-    if seen.lost:
-        # Nothing brings it back: this is told at once, however soon there is another.
-        headline = f"A trainer ended, and with it what it learnt since its last saved state: {seen.lost}."
-        yield TRAINER, (NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=TRAINER), 0.0)
-        return
     if not seen.connected:
         headline = f"The Ray cluster does not answer: {seen.reason or 'it does not say why'}."
         yield CLUSTER, (NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=CLUSTER), AWAY_SECONDS)
