@@ -68,7 +68,7 @@ class Child:
         self._parent = parent
         self._lines = parent.makefile("rb")
         self._sending = threading.Lock()
-        self._served: Attachment | None = None
+        self._attachment: Attachment | None = None
         self._reason = "connecting"
         self._silent = ""
         self._hold: str | None = None
@@ -113,21 +113,21 @@ class Child:
             with self._holding:
                 # A hold that comes while the cluster is being attached to counts from its first moment on.
                 self._hold = arguments[0] if arguments else None
-        served = self._served
-        if served is None:
+        attached = self._attachment
+        if attached is None:
             if call.method == "state":
                 return ClusterState(connected=False, reason=self._reason)
             raise RayUnavailableError(self._reason)
         if call.method == "sync":
             (request,) = arguments
-            return served.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
+            return attached.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
         if call.method == "state" and self._silent:
             return ClusterState(connected=False, reason=self._silent)
         if call.method in ("submit", "job", "stop", "logs"):
-            return getattr(served.jobs, call.method)(*arguments)
+            return getattr(attached.jobs, call.method)(*arguments)
         if call.method == "jobs":
-            return served.jobs.all()
-        return getattr(served.cluster, call.method)(*arguments)
+            return attached.jobs.all()
+        return getattr(attached.cluster, call.method)(*arguments)
 
     def _connect(self, settings: ClusterSettings) -> None:
         while True:
@@ -155,7 +155,7 @@ class Child:
             with self._holding:
                 if self._hold != hold:
                     cluster.pause(self._hold) if self._hold is not None else cluster.resume()
-                self._served = Attachment(cluster, RayJobs(settings.dashboard, settings.job_environment))
+                self._attachment = Attachment(cluster, RayJobs(settings.dashboard, settings.job_environment))
             logger.info("attached to run %s at %s", settings.run, settings.address)
             self._end(self._watch(settings.address, cluster))
 
@@ -181,7 +181,7 @@ class Child:
     def _end(self, reason: str) -> None:
         """End this life of the bridge: the next one starts what is missing, and settles a sync that was under way."""
         logger.error("the bridge ends: %s", reason)
-        self._reason, self._served = reason, None
+        self._reason, self._attachment = reason, None
         # The coordinator must have time to read the reason before the next process tries again.
         time.sleep(RETRY_SECONDS)
         os._exit(LOST)

@@ -2,7 +2,7 @@
 again from the file that it was kept as."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,11 @@ def in_order(prompt: Prompt) -> Iterator[tuple[Kind, int, Any]]:
     for kind in marked(prompt.text):
         number, item = next(waiting[kind])
         yield kind, number, item
+
+
+def fits(prompt: Prompt, modalities: Collection[Modality]) -> bool:
+    """Return whether a prompt has no media but of these modalities."""
+    return all(FORMATS[kind].modality in modalities for kind, items in prompt.media.items() if items)
 
 
 def model_text(prompt: Prompt) -> str:

@@ -16,7 +16,7 @@ from omni_rl.consistency.comparison import compare_step, furthest
 from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.limits import Figures
 from omni_rl.consistency.records import SampleRecord
-from omni_rl.media.formats import FORMATS
+from omni_rl.media.formats import fits
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.models.families import family_of
 from omni_rl.rollout.actor import RolloutHandle
@@ -77,13 +77,7 @@ def render_probe(handle: RolloutHandle) -> tuple[Rollout, ...]:
     Any engine of the same settings can score it.
     """
     taken = family_of(handle.settings.model).modalities
-    prompts = probe_prompts()
-    fit = [
-        prompt
-        for prompt in prompts
-        if all(FORMATS[kind].modality in taken for kind, items in prompt.media.items() if items)
-    ]
-    return probe_answers(handle.render(fit))
+    return probe_answers(handle.render([prompt for prompt in probe_prompts() if fits(prompt, taken)]))
 
 
 @dataclass

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import ray
 
+from omni_rl.config import DemoSettings
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity, judge
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.demo.environment import DemoEnvironment
 from omni_rl.errors import ConfigError, PromptError
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.types import Prompt, Sound
@@ -66,6 +68,11 @@ def verdict(rollouts: list[Rollout], trainer: TrainerGroup) -> Severity:
     """What the one yardstick says of the engine's logprobs beside the trainer's."""
     records = train_against_decode(rollouts, trainer.score(rollouts))
     return YARDSTICK.judge(YARDSTICK.compare(StepColumns.of(records))).severity
+
+
+def test_the_demo_asks_what_the_model_takes(dense: Path) -> None:
+    asked = DemoEnvironment(DemoSettings(model=dense, prompts_per_kind=3)).asked(0)
+    assert [prompt.kind for prompt in asked.prompts] == ["text"] * 3
 
 
 def test_both_sides_agree_part_and_agree_again_once_weights_are_synced(
