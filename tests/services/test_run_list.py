@@ -63,6 +63,21 @@ async def test_pages_and_what_is_filtered(served: Served) -> None:
     assert (await served.http.get("/v1/runs?need=nothing")).status_code == 422
 
 
+async def test_a_reward_that_comes_after_the_seal_is_in_the_line(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    for number in range(3):
+        await step(served, number, CLEAN)
+    for number, figures in ((1, {"reward": 0.5, "kl": 0.1}), (2, {"kl": 0.2}), (0, {"reward": None})):
+        answer = await served.http.put(f"/v1/runs/math/attempts/1/steps/{number}/training", json={"training": figures})
+        assert answer.status_code == 200
+    (line,) = await listed(served)
+    assert line["recent"]["reward"] == [None, 0.5, None]
+    await step(served, 3, CLEAN)
+    for _ in range(2):
+        await served.http.put("/v1/runs/math/attempts/1/steps/3/training", json={"training": {"reward": 0.75}})
+    assert (await listed(served))[0]["recent"]["reward"] == [None, 0.5, None, 0.75]
+
+
 async def test_a_line_has_what_the_first_screen_shows(served: Served) -> None:
     await served.http.post("/v1/runs", json=RUN)
     for number in range(3):

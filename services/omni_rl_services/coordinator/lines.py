@@ -3,7 +3,7 @@ for it."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omni_rl.consistency.incidents import Figure, GoodStep, figure_of
@@ -44,6 +44,16 @@ class Line:
         good = GoodStep(key.attempt, key.step, ", ".join(judged.versions)) if own is Severity.OK else self.good
         calm = drift.severity is Severity.OK and drift.gate == "open"
         return Line(key.attempt, key.step, sealed, own, None if calm else figure, good, recent)
+
+    def rewarded(self, key: StepKey, training: Mapping[str, float | None]) -> "Line":
+        """Return the line with the reward of a step that is told after its seal, or this line if it draws no such
+        step."""
+        drawn = [number for number, (step, _, _) in enumerate(self.recent) if step == key.step]
+        if REWARD not in training or key.attempt != self.attempt or not drawn:
+            return self
+        recent = list(self.recent)
+        recent[drawn[-1]] = (key.step, _number(training[REWARD]), recent[drawn[-1]][2])  # others: earlier attempts
+        return replace(self, recent=tuple(recent))
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as the ledger stores it."""

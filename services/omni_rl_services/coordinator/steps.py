@@ -24,6 +24,7 @@ from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.followers import Followers
 from omni_rl_services.coordinator.incidents import over_at, seen_at
 from omni_rl_services.coordinator.judging import Judged, Ranks, StepWeights, judge_step, proven, weigh
+from omni_rl_services.coordinator.lines import REWARD
 from omni_rl_services.coordinator.memory import Room, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.responder import Responder
@@ -178,6 +179,12 @@ class Steps:
     async def learnt(self, run: LiveRun, key: StepKey, training: Mapping[str, float | None]) -> None:
         """Store the trainer's figures of a sealed step, and send them to the sinks. Raises `NotFoundError`."""
         await self._store.add_training(key, training)
+        if REWARD in training:
+            async with run.turn:
+                line = run.line.rewarded(key, training)
+                if line != run.line:
+                    await self._store.put_state(run.name, run.after(line=line))
+                    run.line = line
         self._telemetry.runs.learnt(run.name, key.attempt, training)
         self._followers.learnt(AttemptStart(run.name, key.attempt, run.created), key.step, training)
 
