@@ -1,8 +1,22 @@
 """Returns freed memory to the system, where glibc would hold on to it."""
 
 import ctypes
+import os
 
+ARENAS = 2
+"""The number of heaps that all threads share. Each heap keeps what is freed in it, and Python's threads run one at a
+time anyhow."""
+_M_ARENA_MAX = -8
+"""The number of `mallopt`'s parameter, from malloc.h."""
 _LIBC = ctypes.CDLL(None)
+
+
+def share_heaps() -> None:
+    """Let all threads share a few heaps. Another C library is left as it is, and so is a number that the operator
+    set."""
+    mallopt = getattr(_LIBC, "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def return_free_memory() -> None:

@@ -43,6 +43,7 @@ def test_memory_of_long_bodies_goes_back_to_the_system_between_short_ones_that_s
     program = """
 import asyncio
 from pathlib import Path
+from omni_rl.heap import share_heaps
 from omni_rl_services.coordinator import allocator
 
 def resident():
@@ -54,7 +55,7 @@ async def trimmed():
     await asyncio.sleep(0.5)
     trimming.cancel()
 
-allocator.share_heaps()
+share_heaps()
 first = b"x" * (30 << 20)  # glibc takes such lengths for usual from here on
 del first
 fill = [b"x" * 1000 for _ in range(20_000)]  # what lies free already would take the short ones, apart from the long

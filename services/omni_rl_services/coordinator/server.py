@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from omni_rl.bridge.seam import Bridge
 from omni_rl.errors import ConfigError, CoordinatorRunningError, ServiceError
+from omni_rl.heap import share_heaps
 from omni_rl.ledger.ledger import Ledger
-from omni_rl_services.coordinator.allocator import share_heaps
 from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.connections import connection_class
 from omni_rl_services.coordinator.core import Coordinator
