@@ -7,11 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from omni_rl_services.coordinator import events
+from omni_rl_services.coordinator.repeating import repeat
 from omni_rl_services.coordinator.settings import Bounds
 
+from omni_rl.api.events import EventAnswer
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
-from omni_rl.errors import TooManyError
+from omni_rl.errors import LedgerError, TooManyError
 from tests.services.conftest import Served
 from tests.services.live import live
 
@@ -122,3 +124,42 @@ async def test_events_in_memory_are_bounded(served: Served, monkeypatch: pytest.
         while stream.kept.stop <= newest:
             await asyncio.sleep(0.01)
     assert stream.kept == range(newest - 4, newest + 1)
+
+
+@pytest.mark.anyio
+async def test_events_are_heard_after_the_ledger_could_not_be_read(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, store = served.coordinator.events, served.coordinator.store
+    heard: list[EventAnswer] = []
+    stream.hear(heard.append)
+    read, failures = store.events, [LedgerError("disk I/O error")]
+
+    async def failing(*, after: int, limit: int) -> list[EventAnswer]:
+        if failures:
+            raise failures.pop()
+        return await read(after=after, limit=limit)
+
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(store, "events", failing)
+    await stream.publish("step", "digits", step=1)
+    async with asyncio.timeout(10):
+        while not any(event.kind == "step" for event in heard):
+            await asyncio.sleep(0.01)
+    assert not failures
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [LedgerError("the disk is full"), KeyError("rollout-0")])
+async def test_work_that_is_repeated_goes_on_after_a_failure(error: Exception) -> None:
+    failures, again = [error], asyncio.Event()
+
+    async def work() -> None:
+        if failures:
+            raise failures.pop()
+        again.set()
+
+    task = asyncio.create_task(repeat(work, 0.0, "the work"))
+    async with asyncio.timeout(10):
+        await again.wait()
+    task.cancel()

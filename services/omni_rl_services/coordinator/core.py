@@ -32,6 +32,7 @@ from omni_rl_services.coordinator.jobs import Jobs
 from omni_rl_services.coordinator.members import Members, fallen
 from omni_rl_services.coordinator.memory import budget
 from omni_rl_services.coordinator.pager import Pager
+from omni_rl_services.coordinator.repeating import repeat
 from omni_rl_services.coordinator.responder import Evidence, Responder
 from omni_rl_services.coordinator.roster import Roster
 from omni_rl_services.coordinator.runs import LiveRun, transition_events
@@ -112,7 +113,12 @@ class Coordinator:
         wrong = await self.store.incidents(still_open=True, kind="update", limit=OPEN)
         for name in {one.run for one in wrong if one.run is not None}:
             await self.updates.take_up(await self.run(name))
-        beside = (self.events.pump(), self._watch(), self._tidy(), keep_trimmed())
+        beside = (
+            self.events.pump(),
+            repeat(self._watch, WATCH_SECONDS, "the look at the cluster"),
+            repeat(self.store.tidy_media, TIDY_SECONDS, "dropping old media"),
+            keep_trimmed(),
+        )
         self._tasks = [asyncio.create_task(work) for work in beside]
         self.pager.open()
 
@@ -313,20 +319,10 @@ class Coordinator:
         self.events.poke()
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await self._look_at_cluster()
-                await self.gate.observe(self._cluster.gate)
-                if await self.silence.look():
-                    self.events.poke()
-            except OmniRLError as error:  # a ledger that cannot be written, say: the next look may go through
-                logger.warning("the cluster was not looked at: %s", error)
-
-    async def _tidy(self) -> None:
-        while True:
-            await asyncio.sleep(TIDY_SECONDS)
-            await self.store.tidy_media()
+        await self._look_at_cluster()
+        await self.gate.observe(self._cluster.gate)
+        if await self.silence.look():
+            self.events.poke()
 
     async def _look_at_cluster(self) -> None:
         seen = await self._bridge.state()

@@ -2,14 +2,16 @@
 
 import asyncio
 import bisect
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from omni_rl.api.events import EventAnswer
-from omni_rl.errors import TooManyError
+from omni_rl.errors import OmniRLError, TooManyError
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 
+logger = logging.getLogger("omni_rl.coordinator")
 KEPT = 1024
 """The number of events in memory, a kilobyte or two each; a client that was away for longer is served from the ledger
 first."""
@@ -60,12 +62,19 @@ class Events:
         self._wake()
 
     async def pump(self) -> None:
-        """Read new events for all streams, until `close`."""
-        self._last = await self._store.last_event()
+        """Read new events for all streams, until `close`. While the ledger cannot be read, streams stand still."""
+        begun = False
         while not self._closed:
-            self._poke.clear()
-            while page := await self._store.events(after=self._last, limit=PAGE):
-                self._take(page)
+            try:
+                if not begun:
+                    self._last, begun = await self._store.last_event(), True
+                self._poke.clear()
+                while page := await self._store.events(after=self._last, limit=PAGE):
+                    self._take(page)
+            except OmniRLError as error:
+                logger.warning("events were not read, again in %.0f s: %s", POLL_SECONDS, error)
+                await asyncio.sleep(POLL_SECONDS)
+                continue
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._poke.wait()
