@@ -50,7 +50,8 @@ class FakeTrainer:
 
     def _calculate_rewards(self) -> Any: ...
 
-    def _compute_loss(self, model: Any, inputs: Any) -> Any: ...
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self._get_per_token_logps_and_entropies(model)
 
     def log(self, logs: dict[str, float]) -> None: ...
 

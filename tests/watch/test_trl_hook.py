@@ -89,6 +89,7 @@ def test_a_strict_run_is_stopped_before_the_loss_has_the_batch(url: str) -> None
 def test_an_engines_logprobs_are_posted_where_the_batch_has_none(url: str) -> None:
     given = output()
     del given["importance_sampling_ratio"]
+    given["old_logps"] = given["old_per_token_logps"].sum(1)
     trainer = FakeTrainer(given)
     trainer.drop("sampling_per_token_logps", "old_per_token_logps")
     watcher = watch(trainer, url=url, run="rloo")
@@ -96,6 +97,23 @@ def test_an_engines_logprobs_are_posted_where_the_batch_has_none(url: str) -> No
     verdict = watcher.wait(0, 30)
     assert verdict is not None
     assert (verdict.severity, verdict.tokens) == ("ok", ANSWERS * TOKENS)
+    watcher.close(30)
+
+
+def test_a_references_logprobs_are_not_the_policys(url: str) -> None:
+    """TRL's GRPO with an adapter, beta and no correction scores its reference alone, as the same model."""
+    trainer = FakeTrainer(output())
+    trainer.vllm_importance_sampling_correction = False
+    trainer.drop("old_per_token_logps", "importance_sampling_ratio")
+    policys = trainer.scored
+    trainer.scored = (policys[0] - 1.0, None, None)
+    watcher = watch(trainer, url=url, run="reference")
+    batch = trainer._generate_and_score_completions([trainer.row] * ANSWERS)
+    trainer.scored = policys
+    trainer._compute_loss(trainer.model, batch)
+    verdict = watcher.wait(0, 30)
+    assert verdict is not None
+    assert verdict.figures["overall"]["logprob_abs_diff_max"] == 0.0
     watcher.close(30)
 
 
