@@ -16,6 +16,9 @@ CONSTANT_TOKENS = 64
 FAR = 1.0
 """The nats that no rounding makes of a token that one side calls certain."""
 NEAR = 0.05
+APART = 0.05
+"""The nats that one token at least must differ by before a constant side is a fault: a policy that has converged is
+certain of every token, where one side rounds to 0.0 what the other has as -1e-3, in bfloat16."""
 REPEATED = 4
 """How many far tokens with one exact value are a placeholder, unless the value is 0.0, where one is enough: a token of
 probability 1 to the last bit has no rival within 16 nats."""
@@ -63,7 +66,8 @@ def impossible(step: PostedStep) -> Finding:
             )
     for side, every, others in step.sides:
         values, other = every[step.judged], others[step.judged]
-        if len(values) >= CONSTANT_TOKENS and np.ptp(values) == 0 and np.ptp(other) > 0:
+        constant = len(values) >= CONSTANT_TOKENS and np.ptp(values) == 0 and np.ptp(other) > 0
+        if constant and np.abs(other - values).max() > APART:
             return _impossible(
                 step,
                 f"all {len(values)} of the {side}'s logprobs are {values[0]:g}: they were never computed, or were "

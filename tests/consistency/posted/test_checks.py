@@ -11,6 +11,7 @@ from omni_rl.consistency.posted.outliers import biased_answers, distant_answers,
 from omni_rl.consistency.posted.places import Places
 from omni_rl.consistency.posted.step import CAP, Array, PostedStep
 from omni_rl.consistency.posted.support import ABOVE, FAR, UnitMean, support
+from omni_rl.consistency.posted.values import CONSTANT_TOKENS, impossible
 
 NOISE = 1e-3
 
@@ -212,3 +213,12 @@ def test_an_answer_that_is_far_is_told_unless_one_token_makes_it_so() -> None:
     d[:8] = 0.4
     many = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
     assert distant_answers(Places.of(many), np.exp(np.abs(d)).mean(1), 0.05) is None, "they are no outliers"
+
+
+@pytest.mark.parametrize("side", ["engine", "trainer"])
+def test_zeros_are_no_logprobs_where_the_other_side_is_not_certain(side: str) -> None:
+    zeros, rng = np.zeros(CONSTANT_TOKENS), np.random.default_rng(0)
+    converged, unsure = -rng.uniform(1e-9, 1e-3, len(zeros)), -rng.exponential(0.5, len(zeros))
+    for other, result in ((converged, "clear"), (unsure, "explains")):
+        found = impossible(step(*((zeros, other) if side == "engine" else (other, zeros))))
+        assert found.result == result
