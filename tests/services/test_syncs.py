@@ -284,6 +284,17 @@ async def test_a_person_holds_the_gate_over_a_restart(serve: Serve) -> None:
         assert (await served.http.get("/v1/state")).json()["gate"]["gate"] == "open"
 
 
+async def test_a_person_holds_the_gate_over_a_restart_after_a_run_was_resumed_by_its_name(serve: Serve) -> None:
+    async with serve() as served:
+        (await served.http.post("/v1/runs", json=RUN)).raise_for_status()
+        await served.http.post("/v1/pause", json={"reason": "maintenance"})
+        gate = (await served.http.post("/v1/resume", json={"run": RUN["run"]})).json()
+        assert [hold["holder"] for hold in gate["holds"]] == ["person"]
+    async with serve() as served:
+        gate = (await served.http.get("/v1/state")).json()["gate"]
+        assert [hold["holder"] for hold in gate["holds"]] == ["person"]
+
+
 async def test_jobs(served: Served) -> None:
     body = {"kind": "grpo", "parameters": {"run": "digits", "steps": 50, "group": 4}}
     key = {"Idempotency-Key": "once"}

@@ -212,7 +212,8 @@ class Coordinator:
                 self.gate.release(run.holder)
         if name is None:
             self.gate.release(PERSON)
-        await self.events.publish("hold", what="released", reason=reason)
+            # A restart reads from the newest such event whether a person holds the gate.
+            await self.events.publish("hold", what="released", reason=reason)
         return await self._settled()
 
     async def _settled(self) -> GateAnswer:
