@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator import core
 
 from omni_rl.bridge.seam import SyncRequest
 from omni_rl.consistency.actions import Cause
@@ -219,6 +220,33 @@ async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
     async with serve(bridge) as served:
         run = await rest(served)
         assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
+    assert bridge.open_gate
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_pursuit_waits_after_a_restart_until_the_cluster_is_connected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    monkeypatch.setattr(core, "WATCH_SECONDS", 0.05)
+    bridge = FakeBridge(cause=Cause.STALE_WEIGHTS)
+    bridge.go.clear()
+    async with serve(bridge) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, DRIFTED)
+        await seal(served)
+        async with asyncio.timeout(10):
+            while bridge.requests == []:
+                await asyncio.sleep(0.01)
+    bridge.go.set()
+    bridge.down = "the bridge is starting"
+    async with serve(bridge) as served:
+        if resumed:
+            await served.http.post("/v1/resume", json={"run": "digits"})
+        await asyncio.sleep(0.5)
+        bridge.down = None
+        run = await rest(served)
+        assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
+        assert len(bridge.requests) == (1 if resumed else 2), "a run that was resumed is left alone"
     assert bridge.open_gate
 
 

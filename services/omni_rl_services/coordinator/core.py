@@ -93,6 +93,7 @@ class Coordinator:
         self.events.hear(self._heard)
         self._members = Members(self.store)
         self._cluster = ClusterState(connected=False, reason="the cluster has not answered yet")
+        self._connected = asyncio.Event()
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -109,7 +110,7 @@ class Coordinator:
         await show_again(self._runs, self.settings.metrics_runs, self.store, self.telemetry)
         for run in self._runs:
             if run.drift.pursuit != "nothing":
-                self._responder.pursue(run)
+                self._responder.pursue(run, self._connected)
         wrong = await self.store.incidents(still_open=True, kind="update", limit=OPEN)
         for name in {one.run for one in wrong if one.run is not None}:
             await self.updates.take_up(await self.run(name))
@@ -333,6 +334,8 @@ class Coordinator:
             known = self._cluster
             seen = replace(seen, address=known.address, run=known.run, members=known.members)
         self._cluster = seen
+        if seen.connected or self._alone:
+            self._connected.set()
         if not self._alone and await self._members.look(seen):
             self.events.poke()
         self.telemetry.ray_up.set(seen.connected)

@@ -1,6 +1,7 @@
 """Carries out what the policy commands for a gated run, and feeds the results back until nothing is under way."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -25,6 +26,9 @@ GATE_SECONDS = 5.0
 """Seconds that the answer to a step waits for the gate to move; if it has not moved by then, it is moved later."""
 ATTRIBUTION_SECONDS = 60.0
 """Seconds after which the search for a cause gives up."""
+CONNECT_SECONDS = 300.0
+"""Seconds for which a pursuit waits after a restart until the cluster is connected: its bridge is a process that starts
+anew, and a resync without it would fail and halt the run."""
 
 Evidence = Mapping[str, Any]
 """What each check found, by the check's name."""
@@ -50,10 +54,11 @@ class Responder:
         if DriftCommand.ATTRIBUTE in outcome.commands:
             self.pursue(run)
 
-    def pursue(self, run: LiveRun) -> None:
-        """Begin, or after a restart continue, what the run's drift says is under way."""
+    def pursue(self, run: LiveRun, connected: asyncio.Event | None = None) -> None:
+        """Begin what the run's drift says is under way. After a restart it is continued once the cluster is
+        `connected`, unless a person resumes the run before."""
         assert run.latest is not None, "a run that drifted has a step"
-        self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest))
+        self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest, connected))
         pursuit.add_done_callback(partial(self._ended, run.name))
 
     async def forget(self, run: LiveRun) -> None:
@@ -71,8 +76,12 @@ class Responder:
         if self._pursuits.get(run) is pursuit:
             del self._pursuits[run]
 
-    async def _pursue(self, run: LiveRun, attempt: int, step: int) -> None:
+    async def _pursue(self, run: LiveRun, attempt: int, step: int, connected: asyncio.Event | None) -> None:
         try:
+            if connected is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await connected.wait()
             while run.drift.pursuit != "nothing":
                 advance, evidence = await self._finish(run, attempt, step)
                 async with run.turn:
