@@ -34,7 +34,8 @@ def is_tensor(value: object) -> TypeGuard["torch.Tensor"]:
 
 def snapshot(value: Any) -> Any:
     """Return a copy of a value that its owner may write over at once: tensors without their gradients, on the CPU, in
-    their own dtype; arrays; and lists and mappings of these. Everything else is taken as it is."""
+    their own dtype; arrays; and lists and mappings, of these or of plain numbers. Everything else is taken as it
+    is."""
     if is_tensor(value):
         # Copying from a device waits for it. Every framework's own metrics of these tensors have waited already.
         return _copied(value.detach()) if value.device.type == "cpu" else value.detach().to("cpu")
@@ -43,7 +44,8 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: snapshot(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [snapshot(item) for item in value] if value and not isinstance(value[0], int | float | str) else value
+        # A list of plain numbers may be long, and is copied without a look at each of them.
+        return list(value) if value and isinstance(value[0], int | float | str) else [snapshot(item) for item in value]
     return value
 
 

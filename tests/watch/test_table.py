@@ -86,6 +86,17 @@ def test_a_snapshot_is_not_written_over() -> None:
     assert step_rows(held)[0]["train_logprobs"].tolist() == TRAIN[0]
 
 
+def test_a_snapshot_of_lists_is_not_emptied() -> None:
+    """A trainer may fill the same lists anew at every step."""
+    rollout, rewards = [list(row) for row in ROLLOUT], [1.0, 0.0]
+    held = snapshot({"rollout_logprobs": rollout, "train_logprobs": TRAIN, "rewards": rewards})
+    for values in (*rollout, rollout, rewards):
+        values.clear()
+    rows = step_rows(held)
+    assert [row["rollout_logprobs"].tolist() for row in rows] == ROLLOUT
+    assert [row["reward"] for row in rows] == [1.0, 0.0]
+
+
 def test_a_tools_tokens_are_in_the_answer_and_do_not_count() -> None:
     tool = np.array([[1, 0, 1, 1], [1, 1, 1, 1]])
     found = records(rollout_logprobs=PADDED, train_logprobs=PADDED_TRAIN, mask=MASK, tool_mask=tool)
