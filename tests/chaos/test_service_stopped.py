@@ -75,9 +75,9 @@ class Service:
         self._until(True)
 
     def incident(self, what: str) -> None:
-        """Wait until an incident of that beginning is over."""
+        """Wait until there is an incident of that beginning."""
         deadline = time.monotonic() + PATIENCE
-        while not any(one.ended for one in self.client.incidents() if one.what.startswith(what)):
+        while not any(one.what.startswith(what) for one in self.client.incidents()):
             assert time.monotonic() < deadline, self.client.incidents()
             time.sleep(0.2)
 

@@ -1,16 +1,21 @@
 """Syncs that fail and engines that die are incidents, until a later sync or the engine itself says otherwise."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 from omni_rl_services.coordinator.members import AWAY_SECONDS, DEAD_SECONDS, Members, fallen
+from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
+from pydantic import SecretStr
 
 from omni_rl.bridge.seam import ClusterState, ReplicaState, SyncRequest
-from omni_rl.errors import ReplicaDeadError
+from omni_rl.errors import LedgerError, ReplicaDeadError
+from omni_rl.ledger.types import NewIncident
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
+from tests.services.receiver import receiving
 from tests.services.test_incidents import incidents
 from tests.services.test_steps import RUN
 
@@ -95,7 +100,7 @@ async def test_the_service_is_not_ready_while_a_member_is_not_well(serve: Serve,
         assert (await served.http.get("/readyz")).json() == {"ready": True, "reason": ""}
 
 
-async def test_a_trainer_that_was_replaced_is_one_however_soon_there_was_another(served: Served) -> None:
+async def test_a_trainer_that_was_replaced_is_one_until_a_person_ends_it(served: Served) -> None:
     now = [0.0]
     members = Members(served.coordinator.store, lambda: now[0])
     first, second, third = (replace(WELL, trainer=f"process {pid} on 10.0.0.2") for pid in (7, 8, 9))
@@ -108,17 +113,61 @@ async def test_a_trainer_that_was_replaced_is_one_however_soon_there_was_another
     assert found["what"].startswith(
         "A trainer (process 7 on 10.0.0.2) ended, and with it what it learnt since its last"
     )
-    assert found["ended"] is not None
-    # Seen stopped before it ended: one incident, which says in the end what was lost.
+    assert found["ended"] is None, "that it answers brings nothing back"
+    # Another one while nobody has looked at the first: one incident, which says in the end what was lost.
     stopped = replace(second, members=(ReplicaState("trainer", "trainer", "v1", "stopped", "rank 1"),))
     await members.look(stopped)
     now[0] += DEAD_SECONDS
     assert await members.look(stopped)
     assert await members.look(third)
-    newest, *others = await incidents(served)
-    assert len(others) == 1
-    assert newest["what"].startswith("A trainer (process 8 on 10.0.0.2) ended")
-    assert newest["ended"] is not None
+    members = Members(served.coordinator.store, lambda: now[0])
+    await members.look(third)
+    own, replaced = await incidents(served)
+    assert own["what"] == "trainer is stopped: rank 1."
+    assert own["ended"] is not None
+    assert replaced["incident"] == found["incident"]
+    assert replaced["what"].startswith("A trainer (process 8 on 10.0.0.2) ended")
+    assert replaced["ended"] is None
+    ended = (await served.http.post(f"/v1/incidents/{found['incident']}/end")).json()
+    assert ended["ended"] is not None
+    await members.look(first)
+    assert (await incidents(served))[0]["incident"] not in (own["incident"], replaced["incident"]), "a new one"
+
+
+async def test_a_trainer_that_was_replaced_is_told_of_again_if_it_could_not_be_written(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = served.coordinator.store
+    members = Members(store)
+    first, second = (replace(WELL, trainer=f"process {pid} on 10.0.0.2") for pid in (7, 8))
+    await members.look(first)
+
+    async def failing(run: str | None, new: NewIncident) -> int:
+        raise LedgerError("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "see_incident", failing)
+        with pytest.raises(LedgerError):
+            await members.look(second)
+    assert await members.look(second)
+    assert len(await incidents(served, open=True)) == 1
+
+
+async def test_somebody_is_paged_when_a_trainer_was_replaced(serve: Serve) -> None:
+    first, second = (replace(WELL, trainer=f"process {pid} on 10.0.0.2") for pid in (7, 8))
+    bridge = Seen(first)
+    with receiving() as receiver:
+        pager = PagerSettings(webhooks=(WebhookSettings(name="ops", url=SecretStr(receiver.url)),))
+        async with serve(bridge, pager=pager) as served:
+            bridge.seen = second
+            for _ in range(2):
+                await served.coordinator._look_at_cluster()
+            await asyncio.to_thread(receiver.wait, 1)
+            while not (await served.coordinator.store.incident(1)).told:
+                await asyncio.sleep(0.01)
+    (only,) = receiver.got
+    assert only.json["state"] == "open"
+    assert only.json["incident"]["what"].startswith("A trainer (process 7 on 10.0.0.2) ended")
 
 
 async def test_a_cluster_that_stays_away_is_one(served: Served) -> None:

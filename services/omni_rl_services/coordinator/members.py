@@ -1,5 +1,5 @@
 """Incidents of engines, the trainer and the cluster: opened when one has not answered for a while, ended when it
-does. A trainer that was replaced is one too."""
+does. A trainer that was replaced is one too, until a person ends it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from omni_rl.bridge.seam import ClusterState, ReplicaState
 from omni_rl.consistency.limits import Severity
 from omni_rl.ledger.types import IncidentEnd, NewIncident
-from omni_rl.policies.settings import TRAINER
 from omni_rl_services.coordinator.store import Store
 
 DEAD_SECONDS = 10.0
@@ -15,6 +14,8 @@ DEAD_SECONDS = 10.0
 AWAY_SECONDS = 60.0
 """Seconds for which the whole cluster is away before an incident opens: its bridge starts again by itself."""
 CLUSTER = "cluster"
+REPLACED = "trainer replaced"
+"""The subject of the incident of a trainer that was replaced: not the trainer's own, which ends when it answers."""
 FALLEN = frozenset({"dead", "stopped", "quarantined"})
 
 
@@ -34,14 +35,14 @@ class Members:
         if self._open is None:
             self._open = {one.subject: one.run for one in await self._store.incidents(still_open=True, kind="engine")}
         sick = dict(_sick(seen))
-        now, told = self._clock(), await self._look_at_trainer(seen, self._open)
+        now, told = self._clock(), await self._look_at_trainer(seen)
         self._since = {name: self._since.get(name, now) for name in sick}
         for name, (incident, after) in sick.items():
             if name not in self._open and now - self._since[name] >= after:
                 await self._store.see_incident(seen.run, incident)
                 self._open[name] = seen.run
                 told = True
-        for name in sorted(self._open.keys() - sick.keys()):
+        for name in sorted(self._open.keys() - sick.keys() - {REPLACED}):
             if not seen.connected and name != CLUSTER:
                 continue  # what cannot be seen is not known to be well
             # A cluster that never answered before has no run that anybody knew of.
@@ -50,20 +51,21 @@ class Members:
             told = True
         return told
 
-    async def _look_at_trainer(self, seen: ClusterState, known: dict[str, str | None]) -> bool:
-        """Open and end an incident if there is another trainer than before, and return whether there is: nothing brings
-        back what the one before had learnt, however soon another took its place."""
-        before, self._trainer = self._trainer, seen.trainer or self._trainer
-        if before in ("", self._trainer):
+    async def _look_at_trainer(self, seen: ClusterState) -> bool:
+        """Open an incident if there is another trainer than before, and return whether there is. It stays open until a
+        person ends it: nothing brings back what the trainer before had learnt, however soon another took its place."""
+        after = seen.trainer or self._trainer
+        if self._trainer in ("", after):
+            self._trainer = after
             return False
         headline = (
-            f"A trainer ({before}) ended, and with it what it learnt since its last saved state. Another took its "
-            "place, with the weights of the checkpoint."
+            f"A trainer ({self._trainer}) ended, and with it what it learnt since its last saved state. Another took "
+            "its place, with the weights of the checkpoint."
         )
-        incident = NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=TRAINER)
-        await self._store.see_incident(seen.run, incident)
-        await self._store.end_incidents(seen.run, IncidentEnd("engine", "another trainer answers", TRAINER))
-        known.pop(TRAINER, None)
+        await self._store.see_incident(
+            seen.run, NewIncident(int(Severity.PAUSE), headline, kind="engine", subject=REPLACED)
+        )
+        self._trainer = after  # only now: if the incident was not written, the next look tries again
         return True
 
 
