@@ -30,6 +30,8 @@ BUILT_IN = {
     "slime": "slime.backends.megatron_utils.loss.vanilla_tis_function",
 }
 Framework = Literal["miles", "slime"]
+FIGURES = ("omni_rl/token_mult_prob_error", "omni_rl/gen_kl_error")
+"""The metrics of every token that the function adds."""
 
 
 def tis(
@@ -42,7 +44,8 @@ def tis(
     **others: Any,
 ) -> tuple["torch.Tensor", Sequence["torch.Tensor"], dict[str, "torch.Tensor"]]:
     """Return the loss, the masks and the metrics of the function that it wraps, with `omni_rl/` figures beside them,
-    and post the answers' logprobs to the coordinator that OMNI_RL_URL names.
+    and post the answers' logprobs to the coordinator that OMNI_RL_URL names, if it is set. Figures that cannot be
+    computed are NaN.
 
     Wrapped is the function that OMNI_RL_TIS_FUNCTION names; else, with `--use-tis`, the framework's own; else nothing,
     and the loss stays as it is.
@@ -65,10 +68,13 @@ def tis(
             loss_masks=loss_masks,
             **others,
         )
-    if not os.environ.get("OMNI_RL_URL"):
-        return loss, masks, metrics
-    figures = guarded(lambda: _gather(args, train_log_probs, rollout_log_probs, loss_masks, others))
-    return loss, masks, {**metrics, **(figures or {})}
+    # The frameworks add metrics up over ranks and micro-batches by their position, so that the names must always be the
+    # same ones: with and without a coordinator, and where something fails on one rank.
+    figures = guarded(lambda: _figures(train_log_probs, rollout_log_probs))
+    if train_log_probs is not None and rollout_log_probs is not None and os.environ.get("OMNI_RL_URL"):
+        train, rollout = train_log_probs, rollout_log_probs
+        guarded(lambda: _gather(args, train, rollout, loss_masks, others))
+    return loss, masks, {**metrics, **(figures or dict.fromkeys(FIGURES, pg_loss.detach() * float("nan")))}
 
 
 def framework() -> Framework:
@@ -80,20 +86,16 @@ _gathers: MicroBatches | None = None
 
 
 def _gather(
-    args: Any, train: Sequence[Any] | None, rollout: Sequence[Any] | None, masks: Sequence[Any], others: dict[str, Any]
-) -> dict[str, "torch.Tensor"]:
+    args: Any, train: Sequence[Any], rollout: Sequence[Any], masks: Sequence[Any], others: dict[str, Any]
+) -> None:
     global _gathers
-    if train is None or rollout is None:
-        raise ConfigError("the run does not compute both logprobs: add --get-mismatch-metrics")
-    figures = _figures(train, rollout)
     place = MegatronPlace.of(others.get("parallel_state"))
     if place.copy:
-        return figures
+        return
     if _gathers is None:
         _gathers = MicroBatches(_posts(args, place))
     for theirs, ours, mask in zip(rollout, train, place.local_masks(args, masks, others), strict=True):
         _gathers.add(AnswerTensors(theirs, ours, mask))
-    return figures
 
 
 def _posts(args: Any, place: MegatronPlace) -> Callable[..., None]:
@@ -130,9 +132,13 @@ def _wrapped(args: Any) -> Callable[..., Any] | None:
     return found
 
 
-def _figures(train: Sequence["torch.Tensor"], rollout: Sequence["torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+def _figures(
+    train: Sequence["torch.Tensor"] | None, rollout: Sequence["torch.Tensor"] | None
+) -> dict[str, "torch.Tensor"]:
     """Return figures of every token, [N]: the framework reduces them with its own masks."""
     import torch
 
+    if train is None or rollout is None:
+        raise ConfigError("the run does not compute both logprobs: add --get-mismatch-metrics")
     d = torch.cat(list(train)).detach() - torch.cat(list(rollout))
-    return {"omni_rl/token_mult_prob_error": d.abs().exp(), "omni_rl/gen_kl_error": d.expm1() - d}
+    return dict(zip(FIGURES, (d.abs().exp(), d.expm1() - d), strict=True))

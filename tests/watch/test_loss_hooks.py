@@ -78,10 +78,10 @@ def call_tis(**settings: Any) -> Any:
 def test_the_function_that_a_miles_run_names_is_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMNI_RL_URL", raising=False)
     loss, _, metrics = call_tis()
-    assert (loss.tolist(), metrics) == ([1.0] * TOKENS, {})
+    assert (loss.tolist(), list(metrics)) == ([1.0] * TOKENS, [*miles.FIGURES])
     monkeypatch.setenv("OMNI_RL_TIS_FUNCTION", f"{__name__}.clipped")
     loss, _, metrics = call_tis()
-    assert (loss.tolist(), list(metrics)) == ([0.5] * TOKENS, ["clipped"])
+    assert (loss.tolist(), list(metrics)) == ([0.5] * TOKENS, ["clipped", *miles.FIGURES])
 
 
 def test_a_run_without_both_logprobs_is_told_what_to_add(
@@ -90,8 +90,23 @@ def test_a_run_without_both_logprobs_is_told_what_to_add(
     monkeypatch.setenv("OMNI_RL_URL", "http://127.0.0.1:9")
     args, loss, masks = SimpleNamespace(use_tis=False), torch.ones(TOKENS), [torch.ones(TOKENS)]
     found = miles.tis(args, pg_loss=loss, train_log_probs=None, rollout_log_probs=None, loss_masks=masks)
-    assert found == (loss, masks, {})
+    assert found[:2] == (loss, masks)
     assert "add --get-mismatch-metrics" in caplog.text
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9"])
+@pytest.mark.parametrize("rollout", [None, [torch.zeros(TOKENS + 1)], [torch.zeros(TOKENS)]])
+def test_every_rank_and_micro_batch_of_miles_has_the_same_metrics(
+    monkeypatch: pytest.MonkeyPatch, url: str, rollout: Any
+) -> None:
+    """Miles adds them up by their position: a rank without some would shift the others."""
+    monkeypatch.setenv("OMNI_RL_URL", url)
+    args, loss, train = SimpleNamespace(use_tis=False), torch.ones(TOKENS, requires_grad=True), [torch.zeros(TOKENS)]
+    _, _, metrics = miles.tis(args, pg_loss=loss, train_log_probs=train, rollout_log_probs=rollout, loss_masks=train)
+    assert list(metrics) == ["omni_rl/token_mult_prob_error", "omni_rl/gen_kl_error"]
+    known = rollout is not None and len(rollout[0]) == TOKENS
+    for values in metrics.values():
+        assert (values.shape, values.requires_grad, bool(values.isnan().all())) == ((TOKENS,), False, not known)
 
 
 def group(rank: int = 0, size: int = 1) -> SimpleNamespace:
