@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from omni_rl_services.coordinator import core, jobs
 
-from omni_rl.bridge.seam import ClusterState
+from omni_rl.bridge.seam import ClusterState, SyncRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import BridgeProtocolError, NonFiniteWeightsError, RayUnavailableError, SyncRolledBackError
+from omni_rl.sync.result import SyncResult
+from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import LOST, MODULES, PART, THEIRS, FakeBridge
 from tests.services.test_steps import RUN
@@ -436,6 +438,28 @@ async def test_the_cluster_is_looked_at_again_after_a_look_that_failed(
         async with asyncio.timeout(10):
             while (await served.http.get("/v1/state")).json()["cluster"]["members"][0]["version"] != bridge.version:
                 await asyncio.sleep(0.01)
+
+
+class Broken(FakeBridge):
+    """Its syncs end with an error that nobody foresaw, once."""
+
+    broken = True
+
+    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
+        if self.broken:
+            self.broken = False
+            raise KeyError("rollout-0")
+        return await super().sync(request, observe)
+
+
+async def test_a_sync_that_ends_unexpectedly_keeps_no_other_from_beginning(serve: Serve) -> None:
+    async with serve(Broken()) as served:
+        assert (await served.http.post("/v1/syncs?wait=true", json={})).status_code == 500
+        (failed,) = (await served.http.get("/v1/syncs")).json()
+        assert (failed["state"], failed["outcome"]) == ("finished", "failed")
+        assert "KeyError('rollout-0')" in failed["reason"]
+        answer = await served.http.post("/v1/syncs?wait=true", json={})
+        assert (answer.status_code, answer.json()["outcome"]) == (200, "committed")
 
 
 async def test_ready_when_the_actors_answer(served: Served) -> None:

@@ -179,13 +179,21 @@ class Syncs:
         try:
             return await self._carried_out(begun, path, heal)
         except OmniRLError as error:
-            # A ledger that took no event of it, say. Were it not over now, no other sync would ever begin.
-            begun.finished = begun.finished or time.time()
+            # A ledger that took no event of it, say.
             if begun.result is not None:
                 logger.warning("sync %s is over, and that was not told: %s", begun.sync, error)
                 return begun.result
             begun.error = begun.error or error
             raise
+        except Exception as error:
+            logger.exception("sync %s ended unexpectedly", begun.sync)
+            if begun.result is not None:
+                return begun.result
+            begun.error = begun.error or OmniRLError(f"the sync ended unexpectedly: {error!r}")
+            raise begun.error from error
+        finally:
+            # Whatever ended it: a sync without an end would keep all others from beginning.
+            begun.finished = begun.finished or time.time()
 
     async def _carried_out(self, begun: _Begun, path: str | None, heal: bool) -> SyncResult:
         body = begun.body
