@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from omni_rl.bridge.seam import ClusterState, ReplicaState, SyncRequest
 from omni_rl.errors import LedgerError, ReplicaDeadError
-from omni_rl.ledger.types import NewIncident
+from omni_rl.ledger.types import IncidentEnd, NewIncident
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
@@ -229,3 +229,24 @@ async def test_a_cluster_that_was_away_from_the_start_is_over_when_it_answers(se
     assert await (Members(served.coordinator.store) if restarted else members).look(WELL)
     (over,) = await incidents(served)
     assert over["ended"] is not None
+
+
+async def test_two_looks_at_once_end_an_incident_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = served.coordinator.store
+    now = [0.0]
+    members = Members(store, lambda: now[0])
+    await members.look(DEAD)
+    now[0] += DEAD_SECONDS
+    await members.look(DEAD)
+    end, go = store.end_incidents, asyncio.Event()
+
+    async def slow(run: str | None, over: IncidentEnd) -> None:
+        await go.wait()
+        await end(run, over)
+
+    monkeypatch.setattr(store, "end_incidents", slow)
+    looks = asyncio.gather(members.look(WELL), members.look(WELL))
+    await asyncio.sleep(0.05)
+    go.set()
+    assert await looks == [True, False]
+    assert await incidents(served, open=True) == []

@@ -1,6 +1,7 @@
 """Incidents of engines, the trainer and the cluster: opened when one has not answered for a while, ended when it
 does. A trainer that was replaced is one too, until a person ends it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,10 +29,16 @@ class Members:
         self._since: dict[str, float] = {}
         self._open: dict[str, str | None] | None = None
         self._trainer = ""
+        self._turn = asyncio.Lock()
 
     async def look(self, seen: ClusterState) -> bool:
         """Open incidents for what has not been well for long enough, end those of what is well again, and return
         whether there were any."""
+        # Looks come from the watch and from the end of every sync: two at once would end the same incident.
+        async with self._turn:
+            return await self._look(seen)
+
+    async def _look(self, seen: ClusterState) -> bool:
         if self._open is None:
             self._open = {one.subject: one.run for one in await self._store.incidents(still_open=True, kind="engine")}
         sick = dict(_sick(seen))
@@ -47,7 +54,7 @@ class Members:
                 continue  # what cannot be seen is not known to be well
             # A cluster that never answered before has no run that anybody knew of.
             await self._store.end_incidents(self._open[name], IncidentEnd("engine", f"{name} answers again", name))
-            del self._open[name]
+            self._open.pop(name, None)
             told = True
         return told
 
@@ -81,7 +88,10 @@ def _sick(seen: ClusterState) -> Iterator[tuple[str, tuple[NewIncident, float]]]
 
 
 def fallen(seen: ClusterState) -> str:
-    """Return who does not do its part, and why, and whether the weights are still there; "" if all is well."""
+    """Return why the cluster does not answer, or else who does not do its part, and why, and whether the weights are
+    still there; "" if all is well."""
+    if not seen.connected:
+        return seen.reason or "the cluster does not answer"
     told = [_told(member) for member in seen.members if member.state in FALLEN]
     return "; ".join([*told, seen.slabs] if seen.slabs else told)
 
