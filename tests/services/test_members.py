@@ -231,6 +231,21 @@ async def test_a_cluster_that_was_away_from_the_start_is_over_when_it_answers(se
     assert over["ended"] is not None
 
 
+async def test_an_engine_that_is_still_dead_opens_another_after_a_person_ended_the_first(served: Served) -> None:
+    now = [0.0]
+    served.coordinator._members = members = Members(served.coordinator.store, lambda: now[0])
+    await members.look(DEAD)
+    now[0] += DEAD_SECONDS
+    assert await members.look(DEAD)
+    (first,) = await incidents(served)
+    await served.http.post(f"/v1/incidents/{first['incident']}/end")
+    assert not await members.look(DEAD), "who ended it knows of it"
+    now[0] += DEAD_SECONDS
+    assert await members.look(DEAD)
+    (second,) = await incidents(served, open=True)
+    assert second["incident"] != first["incident"]
+
+
 async def test_two_looks_at_once_end_an_incident_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     store = served.coordinator.store
     now = [0.0]

@@ -92,6 +92,22 @@ async def test_an_update_that_changed_nothing_rings_at_once_and_ends_with_the_ne
     assert await alarms(served) == []
 
 
+async def test_a_fault_that_goes_on_after_a_person_ended_its_incident_opens_another(served: Served) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    await tell(served, 1, receipt(trained(1), of=1))
+    await announce(served, 2, trained(2))
+    await tell(served, 2, receipt(trained(1), trained(1), of=2))
+    (first,) = (await served.http.get("/v1/incidents")).json()
+    await served.http.post(f"/v1/incidents/{first['incident']}/end")
+    assert await alarms(served) == []
+    await announce(served, 3, trained(3))
+    await tell(served, 3, receipt(trained(1), trained(1), of=3))
+    (second,) = (await served.http.get("/v1/incidents?open=true")).json()
+    assert (second["kind"], second["cause"]) == ("update", "stale_weights")
+    assert second["incident"] != first["incident"]
+
+
 async def test_several_engines_with_the_same_fault_are_counted_in_one_alarm(served: Served) -> None:
     await make_run(served)
     adapter = {"name": "policy", "rank": 4, "parts": {"layers.0.q_proj.lora_A": [["float32", 4, "00000000000000ff"]]}}

@@ -247,6 +247,8 @@ class Coordinator:
                     )
                 await self._record(run, run.policy.resumed(run.drift, why), {})
         ended = await self.store.end_incident(number, why)
+        await self.updates.forget(ended)
+        await self._members.forget(ended)
         self.events.poke()
         return ended
 
@@ -274,11 +276,7 @@ class Coordinator:
             await self.store.ready()
         except OmniRLError as error:
             return ReadyAnswer(ready=False, reason=str(error))
-        if self._alone:
-            return ReadyAnswer(ready=True)
-        if not self._cluster.connected:
-            return ReadyAnswer(ready=False, reason=self._cluster.reason)
-        reason = fallen(self._cluster)
+        reason = "" if self._alone else fallen(self._cluster)
         return ReadyAnswer(ready=not reason, reason=reason)
 
     async def metrics(self) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from omni_rl.bridge.seam import ClusterState, ReplicaState
 from omni_rl.consistency.limits import Severity
-from omni_rl.ledger.types import IncidentEnd, NewIncident
+from omni_rl.ledger.types import Incident, IncidentEnd, NewIncident
 from omni_rl_services.coordinator.store import Store
 
 DEAD_SECONDS = 10.0
@@ -37,6 +37,16 @@ class Members:
         # Looks come from the watch and from the end of every sync: two at once would end the same incident.
         async with self._turn:
             return await self._look(seen)
+
+    async def forget(self, ended: Incident) -> None:
+        """Forget an incident that a person ended: its subject has to be unwell for as long again before another
+        opens."""
+        if ended.kind != "engine":
+            return
+        async with self._turn:
+            self._since.pop(ended.subject, None)
+            if self._open is not None:
+                self._open.pop(ended.subject, None)
 
     async def _look(self, seen: ClusterState) -> bool:
         if self._open is None:

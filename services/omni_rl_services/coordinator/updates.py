@@ -14,7 +14,7 @@ from omni_rl.api.updates import UpdateAnswer
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.errors import ConflictError
-from omni_rl.ledger.types import NewEvent
+from omni_rl.ledger.types import Incident, NewEvent
 from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.live_updates import (
@@ -71,6 +71,13 @@ class Updates:
         """Read a run from the ledger whose faults an earlier coordinator reported, before any of its engines reports
         more."""
         await self._live(run)
+
+    async def forget(self, ended: Incident) -> None:
+        """Forget the fault whose incident a person ended: if the next update has it too, that opens another."""
+        live = None if ended.run is None or ended.kind != "update" else self._runs.get(ended.run)
+        if live is not None:
+            async with live.turn:
+                live.open = {key: one for key, one in live.open.items() if one.incident != ended.id}
 
     async def close(self) -> None:
         """Cancel what waits, and end the worker thread."""
