@@ -1,6 +1,7 @@
 """Syncs, checks, the gate and jobs through the API, against a hand-written cluster."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -337,6 +338,27 @@ async def test_a_job_that_could_not_begin_is_refused_at_once(served: Served) -> 
     code, says = await submitted()
     assert (code, "choose another name, or resume it" in says) == (409, True)
     assert (await submitted(resume=True))[0] == 201
+
+
+async def test_one_job_at_a_time_trains_a_run_over_a_restart_too(serve: Serve) -> None:
+    bridge = FakeBridge()
+    body = {"kind": "grpo", "parameters": {"run": RUN["run"]}}
+    again = {"kind": "grpo", "parameters": {"run": RUN["run"], "resume": True}}
+    async with serve(bridge) as served:
+        job = (await served.http.post("/v1/jobs", json=body)).json()["job"]
+        (await served.http.post("/v1/runs", json=RUN)).raise_for_status()
+    async with serve(bridge) as served:
+        refused = await served.http.post("/v1/jobs", json=again)
+        assert (refused.status_code, f"job {job} trains run" in refused.json()["detail"]) == (409, True)
+        # Nobody asked for the job since it ended.
+        bridge.submitted[job] = replace(bridge.submitted[job], status="succeeded")
+        assert (await served.http.post("/v1/jobs", json=again)).status_code == 201
+
+
+async def test_of_two_jobs_for_a_run_that_are_submitted_at_once_one_is_refused(served: Served) -> None:
+    body = {"kind": "grpo", "parameters": {"run": "digits"}}
+    answers = await asyncio.gather(*(served.http.post("/v1/jobs", json=body) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
 
 
 async def test_a_job_that_ended_is_answered_for_without_ray(served: Served) -> None:

@@ -28,6 +28,7 @@ class Jobs:
         self._events = events
         self._known: dict[str, Job] = {}
         self._listed = False
+        self._turn = asyncio.Lock()
 
     async def submit(self, body: GrpoBody | PpoBody, key: str | None) -> JobAnswer:
         """Submit a job, once for each key.
@@ -39,11 +40,13 @@ class Jobs:
         """
         unique = uuid.uuid4().hex if key is None else hashlib.sha256(key.encode()).hexdigest()
         request = JobRequest(f"{body.kind}-{unique[:12]}", body.kind, body.parameters.model_dump(mode="json"))
-        if key is not None:
-            with contextlib.suppress(NotFoundError):
-                return _again(await self._one(request.job), request)
-        await self._require_possible(body.parameters)
-        job = self._keep(await self._bridge.submit(request))
+        # Two submissions at once would both find that no job trains the run.
+        async with self._turn:
+            if key is not None:
+                with contextlib.suppress(NotFoundError):
+                    return _again(await self._one(request.job), request)
+            await self._require_possible(body.parameters)
+            job = self._keep(await self._bridge.submit(request))
         await self._events.publish("job", body.parameters.run, job=job.job, status=job.status, what="submitted")
         return _answer(job)
 
@@ -51,6 +54,7 @@ class Jobs:
         """Raise what the job would find out minutes later, in a log."""
         require_task(parameters.task)
         run = parameters.run
+        await self._refresh()  # a job may have ended since, and a coordinator before this one may have submitted it
         trains = [job.job for job in self._newest() if job.status not in ENDED and job.parameters.get("run") == run]
         if trains:
             raise ConflictError(f"job {trains[0]} trains run {run} now: stop it first, or choose another name")
@@ -64,13 +68,17 @@ class Jobs:
                 raise ConflictError(f"run {run} was there before: choose another name, or resume it (resume=true)")
 
     async def newest(self, limit: int) -> list[JobAnswer]:
+        await self._refresh()
+        return [_answer(job) for job in self._newest()[:limit]]
+
+    async def _refresh(self) -> None:
+        """Ask the bridge for its jobs: for all of them once, and later for those that had not ended."""
         if self._listed:
             await asyncio.gather(*(self._again_asked(job.job) for job in self._newest() if job.status not in ENDED))
         else:
             for job in await self._bridge.jobs():
                 self._keep(job)
             self._listed = True
-        return [_answer(job) for job in self._newest()[:limit]]
 
     async def look(self, name: str) -> JobAnswer:
         return _answer(await self._one(name))
