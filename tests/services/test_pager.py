@@ -3,13 +3,16 @@
 import asyncio
 import hashlib
 import hmac
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from omni_rl_services.coordinator import pager
 from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
+from pydantic import SecretStr
 
 from omni_rl.errors import ConfigError
 from tests.services.conftest import Serve, Served
@@ -102,6 +105,30 @@ async def test_what_was_not_received_is_told_again(serve: Serve, receiver: Recei
         while 'omni_rl_webhook_deliveries_total{webhook="ops"} 1.0' not in metrics:
             metrics = (await served.http.get("/metrics")).text
         assert 'omni_rl_webhook_failures_total{webhook="ops"} 3.0' in metrics
+
+
+async def test_an_incident_that_is_always_refused_keeps_no_other_from_its_receiver(serve: Serve) -> None:
+    heard: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        incident = json.loads(request.content)["incident"]["incident"]
+        heard.append(incident)
+        return httpx.Response(400 if incident == 1 else 200)
+
+    async with serve() as served:
+        for run in ("a", "b"):
+            await served.http.post("/v1/runs", json={**RUN, "run": run})
+            await step(served, 0, SHIFTED, run=run)
+        store = served.coordinator.store
+        settings = PagerSettings(webhooks=(WebhookSettings(name="ops", url=SecretStr("http://ops.example/")),))
+        paging = pager.Pager(settings, store, served.coordinator.telemetry, httpx.MockTransport(answer))
+        paging.open()
+        async with asyncio.timeout(10):
+            while not (await store.incident(2)).told or heard.count(1) < 3:
+                await asyncio.sleep(0.01)
+        await paging.close()
+        assert (await store.incident(1)).told == {}, "it is sent again and again"
+        assert heard.count(2) == 1
 
 
 async def test_a_restart_tells_what_was_missed_and_nothing_twice(serve: Serve, receiver: Receiver) -> None:

@@ -30,6 +30,10 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds between the first two tries, and the most between any two; each wait doubles the one before."""
 
 
+class _RefusedError(httpx.HTTPError):
+    """The receiver answered, and not that it has the message."""
+
+
 class Pager:
     """Sends incidents to webhooks, in one task for each, so that a receiver that hangs holds up no other. What was sent
     is in the ledger: a restart sends nothing twice that it knows to be received, and nothing is lost."""
@@ -90,18 +94,29 @@ class Pager:
                     continue
 
     async def _tell_all(self, client: httpx.AsyncClient, webhook: WebhookSettings) -> None:
-        """Send everything that this webhook has not received yet, oldest first. Raises what the first failure
-        raises."""
+        """Send everything that this webhook has not received yet, oldest first. What the receiver refuses keeps nothing
+        later from it, and is sent again the next time.
+
+        Raises:
+            httpx.HTTPError: the receiver did not answer, or it refused some.
+        """
         least = Severity[webhook.least.upper()]
+        refused: _RefusedError | None = None
         for kept in await self._store.incidents_since(time.time() - LATE_SECONDS):
             incident = incident_answer(kept, self._settings.guide)
             state, told = messages.state(incident), kept.told.get(webhook.name)
             # What began and ended before anybody was told is nobody's news.
             if state == told or kept.severity < least or (told is None and kept.ended is not None):
                 continue
-            await self._send(client, webhook, incident, state)
+            try:
+                await self._send(client, webhook, incident, state)
+            except _RefusedError as error:
+                refused = refused or error
+                continue
             await self._store.incident_told(kept.id, webhook.name, state)
             self._telemetry.webhook_told.labels(webhook.name).inc()
+        if refused is not None:
+            raise refused
 
     async def _send(
         self, client: httpx.AsyncClient, webhook: WebhookSettings, incident: IncidentAnswer, state: str
@@ -113,7 +128,7 @@ class Pager:
             headers["Omni-RL-Signature"] = signature(secret, int(time.time()), body)
         answer = await client.post(webhook.url.get_secret_value(), content=body, headers=headers)
         if not answer.is_success:
-            raise httpx.HTTPError(f"it answered {answer.status_code}")
+            raise _RefusedError(f"it answered {answer.status_code}")
 
     def _body(self, webhook: WebhookSettings, incident: IncidentAnswer) -> dict[str, Any]:
         match webhook.template:
@@ -139,7 +154,7 @@ def signature(secret: str, at: int, body: bytes) -> str:
 
 def _why(error: Exception) -> str:
     """Return an error's text without the address, which may be a secret."""
-    return str(error) if type(error) is httpx.HTTPError or isinstance(error, OmniRLError) else type(error).__name__
+    return str(error) if isinstance(error, _RefusedError | OmniRLError) else type(error).__name__
 
 
 def _secret(webhook: WebhookSettings) -> str | None:
