@@ -1,6 +1,7 @@
 """Runs a check: scores both policies now on the canonical probe, and names the cause if they, or a step's figures,
 differ."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Figures, Severity, judge
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
+from omni_rl.policies.dealing import LOST
 from omni_rl.policies.probe import render_probe
 from omni_rl.rollout import diagnosis
 from omni_rl.rollout.actor import RolloutHandle
@@ -61,8 +63,16 @@ class Checks:
     @property
     def probe(self) -> tuple[Rollout, ...]:
         if self._probe is None:
-            self._probe = render_probe(self._rollouts[0])
+            self._probe = self._rendered()
         return self._probe
+
+    def _rendered(self) -> tuple[Rollout, ...]:
+        """Return the probe as the first engine renders it that is not lost."""
+        *others, last = self._rollouts
+        for handle in others:
+            with contextlib.suppress(*LOST):
+                return render_probe(handle)
+        return render_probe(last)
 
     def run(
         self,

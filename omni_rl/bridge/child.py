@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("omni_rl.bridge")
 THREADS = 16
 """How many calls run at once; a sync and a check take long, everything else moments."""
+OF_JOBS = ("submit", "jobs", "job", "stop", "logs")
+"""The calls that ask Ray's dashboard. They have threads of their own: one that is stopped must not keep a pause
+waiting."""
 PROBE_SECONDS = 2.0
 """The seconds for the head to take a connection."""
 WATCH_SECONDS = 1.0
@@ -81,11 +84,11 @@ class Child:
             raise BridgeProtocolError("the first message is not Start")
         self._hold = start.hold
         threading.Thread(target=self._connect, args=(start.settings,), name="connect", daemon=True).start()
-        threads = ThreadPoolExecutor(THREADS, "call")
+        threads, of_jobs = ThreadPoolExecutor(THREADS, "call"), ThreadPoolExecutor(THREADS, "jobs")
         while (message := self._read()) is not None:
             if not isinstance(message, BridgeCall):
                 raise BridgeProtocolError(f"a coordinator does not send {message.kind}")
-            threads.submit(self._answer, message)
+            (of_jobs if message.method in OF_JOBS else threads).submit(self._answer, message)
 
     def _read(self) -> Message | None:
         line = self._lines.readline(MAX_LINE)
@@ -123,10 +126,10 @@ class Child:
             return attached.cluster.sync(request, lambda event: self._send(Happened(call.id, event)))
         if call.method == "state" and self._silent:
             return ClusterState(connected=False, reason=self._silent)
-        if call.method in ("submit", "job", "stop", "logs"):
-            return getattr(attached.jobs, call.method)(*arguments)
         if call.method == "jobs":
             return attached.jobs.all()
+        if call.method in OF_JOBS:
+            return getattr(attached.jobs, call.method)(*arguments)
         return getattr(attached.cluster, call.method)(*arguments)
 
     def _connect(self, settings: ClusterSettings) -> None:

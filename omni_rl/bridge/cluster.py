@@ -160,7 +160,7 @@ class Cluster:
         trainer by the probe, and only syncs of new weights are recorded in the journal."""
         probe = None
         if request.probe and request.source == "trainer" and not request.heal:
-            probe = AgreementProbe(self._checks.probe, self._trainer.score, self._settings.dtype)
+            probe = AgreementProbe(lambda: self._checks.probe, self._trainer.score, self._settings.dtype)
         self._observe = lambda event: observe(event) if event.sync == request.sync else None
         with self._syncs:
             if request.source == "served":

@@ -23,8 +23,17 @@ STATUSES: Mapping[str, JobStatus] = {
 KIND, PARAMETERS = "omni_rl.kind", "omni_rl.parameters"
 UNKNOWN = "status code 404"
 """The text in the client's error for a job that Ray does not know."""
+TIMEOUT = (2.0, 20.0)
+"""The seconds for Ray's dashboard to take a connection, and to send more of its answer."""
 LOG_BYTES = 4 << 20
 """The most bytes of a job's output that are returned, from its end."""
+
+
+class DeadlineClient(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client, whose requests have a deadline: a dashboard that is stopped would keep their threads for ever."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, timeout=TIMEOUT, **options)
 
 
 class RayJobs:
@@ -33,7 +42,7 @@ class RayJobs:
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
         self._address = address
         self._environment = dict(environment)
-        self._client: JobSubmissionClient | None = None
+        self._client: DeadlineClient | None = None
 
     def submit(self, request: JobRequest) -> Job:
         """Submit a job. A second submission under the same id changes nothing."""
@@ -91,7 +100,7 @@ class RayJobs:
     def _ask(self, call: Callable[[JobSubmissionClient], T]) -> T:
         try:
             # One client serves all calls: making one costs a request of its own.
-            self._client = self._client or JobSubmissionClient(self._address)
+            self._client = self._client or DeadlineClient(self._address)
             return call(self._client)
         except (OSError, RuntimeError) as error:
             raise RayUnavailableError(f"Ray's job server at {self._address}: {error}") from error

@@ -93,9 +93,13 @@ class Loop(Generic[V]):
     def run(self, first: int = 0) -> Iterator[StepDone[V]]:
         """Yield each step when it is done: judged, learnt from, and its weights served."""
         self._serve(first - 1)
-        with ThreadPoolExecutor(1, "sampling") as sampler:
+        sampler = ThreadPoolExecutor(1, "sampling")
+        try:
             for step in range(first, self._settings.steps):
                 yield self._step(step, sampler)
+        finally:
+            # What it waits for may be a closed gate: an error is told without that.
+            sampler.shutdown(wait=False, cancel_futures=True)
 
     def _step(self, step: int, sampler: ThreadPoolExecutor) -> StepDone[V]:
         clock = Clock(partial(self._on_phase, step))
@@ -146,8 +150,12 @@ class Loop(Generic[V]):
         ahead = self._settings.max_staleness
         if ahead:
             self._policies.take_snapshot(self._served[-1])
-            for version in self._served[: -(ahead + 1)]:
-                self._policies.drop_snapshot(version)
+            # A step that taught nothing is served under the version before: what is left may still name it.
+            left = self._served[-(ahead + 1) :]
+            for version in dict.fromkeys(self._served):
+                if version not in left:
+                    self._policies.drop_snapshot(version)
+            self._served = left
 
     def _next(self, step: int, sampler: ThreadPoolExecutor) -> Answered:
         """Return this step's answers; those of the next `max_staleness` steps are sampled in the meantime."""

@@ -108,11 +108,17 @@ def _of_replaced(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
 
 def _rollouts(run: str, without: Collection[str] = ()) -> tuple[RolloutHandle, ...]:
     namespace = namespace_of(run)
-    found = [RolloutHandle.attach(name, namespace) for name in engines(namespace) if name not in without]
-    complete = tuple(handle for handle in found if handle is not None)
-    if not complete:
-        raise EngineDeadError(f"run {run} has no rollout engine on this Ray cluster; see omni-rl status")
-    return complete
+    found, failure = [], None
+    for name in engines(namespace):
+        try:
+            handle = None if name in without else RolloutHandle.attach(name, namespace)
+        except EngineDeadError as error:
+            failure = error  # those that answer have its share until a sync replaces it
+        else:
+            found += [] if handle is None else [handle]
+    if not found:
+        raise EngineDeadError(f"run {run} has no rollout engine on this Ray cluster; see omni-rl status") from failure
+    return tuple(found)
 
 
 def _trainer(run: str) -> TrainerHandle:

@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.sync.ownership import SHARED_MEMORY, abandoned
-from omni_rl.sync.slabs import slab_directory
+from omni_rl.sync.slabs import ON_HOST, slab_directory
 
 FIRST_HOST = 2
 """The last number of the first node's loopback address. It is not 1, because Ray takes 127.0.0.1 for the name of
@@ -73,8 +73,9 @@ def _several_nodes(nodes: NodesSettings, run: str) -> Iterator[None]:
         cluster.shutdown()
         shutil.rmtree(directory, ignore_errors=True)
         # The memory of a host that was lost goes with it; here it is this machine's.
+        own = slab_directory(run).name
         for left in abandoned(SHARED_MEMORY):
-            if left.name.startswith(slab_directory(run).name):
+            if left.name == own or left.name.startswith(f"{own}{ON_HOST}"):
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -84,15 +84,18 @@ def render_probe(handle: RolloutHandle) -> tuple[Rollout, ...]:
 class AgreementProbe:
     """Compares engine and trainer on the probe by kind of prompt, for one sync (`omni_rl.sync.transaction.Probe`).
 
-    `score` is the trainer's, called while generation runs; it has to score with the weights that are synced.
+    `render` gives the probe, by an engine that lives: it is called once lost engines were replaced. `score` is the
+    trainer's, called while generation runs; it has to score with the weights that are synced.
     """
 
-    command: tuple[Rollout, ...]
+    render: Callable[[], tuple[Rollout, ...]]
     score: Callable[[Sequence[Rollout]], Sequence[Score]]
     dtype: Dtype
+    command: tuple[Rollout, ...] = ()
     _trained: Sequence[Score] = ()
 
     def prepare(self) -> None:
+        self.command = self.render()
         self._trained = self.score(self.command)
 
     def agreement(self, scores: Mapping[str, Sequence[Rescore]]) -> Figures:

@@ -21,7 +21,7 @@ from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slab_owner_actor import SlabOwnerHandle, node_at
-from omni_rl.sync.slabs import SlabPair
+from omni_rl.sync.slabs import ON_HOST, SlabPair
 from omni_rl.sync.sources import DirectorySource
 from omni_rl.sync.states import Observer
 from omni_rl.sync.weight_sync import WeightSync
@@ -133,5 +133,5 @@ def owner_at(address: str, owner: SlabOwner) -> SlabOwnerHandle:
     Its slabs have a name of their own, because several of Ray's hosts may be one machine with one memory.
     """
     record = owner.record
-    run = f"{record.run}-on-{address.replace(':', '.')}"
+    run = f"{record.run}{ON_HOST}{address.replace(':', '.')}"
     return SlabOwnerHandle.start(run, record.places, base=owner.directory.parent, node=node_at(address))

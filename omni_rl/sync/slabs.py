@@ -164,6 +164,10 @@ class SlabPair:
         self.record.check(manifest.entries, f"{what} ({manifest.version})")
 
 
+ON_HOST = "-on-"
+"""The part of a slab directory's name between the run and the host, where it is another host's than the bridge's."""
+
+
 def slab_directory(run: str, base: Path = SHARED_MEMORY) -> Path:
     """Return where the slabs of `run` lie on every host. Raises `ConfigError` for a name that is no file name."""
     if not _RUN.fullmatch(run):

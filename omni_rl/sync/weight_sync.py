@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omni_rl.errors import (
+    FencedError,
     NonFiniteWeightsError,
     QuarantinedError,
     SyncRolledBackError,
@@ -55,6 +56,7 @@ class WeightSync:
         self._turn = threading.Lock()
         self._running: _Running | None = None
         self._epoch = 0
+        self._transaction: Transaction | None = None
 
     @property
     def running(self) -> tuple[str, Phase] | None:
@@ -131,11 +133,11 @@ class WeightSync:
                     observe=self._observe,
                     allow_nonfinite=allow_nonfinite,
                 )
-                self._epoch = transaction.epoch
+                self._transaction = transaction
                 try:
                     result = transaction.run(source, mode, probe)
                 finally:
-                    self._epoch = transaction.epoch
+                    self._epoch, self._transaction = transaction.epoch, None
             running.result.set_result(result)
         return self._told(result)
 
@@ -146,11 +148,11 @@ class WeightSync:
             WeightUpdateError: a replica did not confirm the hold; the message names it.
             FencedError: another coordinator took over.
         """
-        self._order(lambda: HoldGate(self._epoch, "hold", reason))
+        self._order(lambda epoch: HoldGate(epoch, "hold", reason))
 
     def release(self) -> None:
         """End the hold; replicas whose weights are not proven stay closed. Raises what `hold` raises."""
-        self._order(lambda: Release(self._epoch, "release"))
+        self._order(lambda epoch: Release(epoch, "release"))
 
     def repair(self, *, name: str | None = None) -> SyncResult:
         """Replace replicas that died, and bring all to the committed weights; those that serve them go on serving.
@@ -169,9 +171,22 @@ class WeightSync:
         """Stop handling the run. Replicas go on serving; another coordinator may open the run."""
         self._replicas.close()
 
-    def _order(self, command: Callable[[], Command]) -> None:
+    @property
+    def _present_epoch(self) -> int:
+        """The epoch of the sync under way, which takes another for its rollback, or else of the last one."""
+        under_way = self._transaction
+        return self._epoch if under_way is None else under_way.epoch
+
+    def _order(self, command: Callable[[int], Command]) -> None:
         deadline = Deadline("answer", self._replicas.deadlines.answer)
-        answers = self._replicas.order({name: command() for name in self._replicas.names}, deadline)
+        while True:
+            epoch = self._present_epoch
+            try:
+                answers = self._replicas.order({name: command(epoch) for name in self._replicas.names}, deadline)
+                break
+            except FencedError:
+                if epoch == self._present_epoch:
+                    raise  # by another coordinator; our own rollback has another epoch by now
         if answers.failed:
             raise WeightUpdateError("; ".join(f"{name}: {error}" for name, error in sorted(answers.failed.items())))
 

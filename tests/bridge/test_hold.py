@@ -1,13 +1,14 @@
 """A hold of generation beside weight syncs: replicas and their gates as they are, an engine by hand."""
 
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from omni_rl.errors import FencedError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import opened_journal
+from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import RUN, NumberSource
 from tests.chaos.in_process import LocalRun
@@ -52,6 +53,23 @@ def test_draining_cannot_be_waited_for_behind_a_hold(run: LocalRun) -> None:
         run.sync.sync(NumberSource(1), mode="drain")
     assert run.sync.version == before
     assert not asked.done()
+
+
+def test_a_hold_that_comes_in_a_rollback_holds(run: LocalRun) -> None:
+    """The rollback has an epoch of its own by then."""
+    run.replicas["r0"].engine.faults.flip_after_apply = True
+    held: list[Future[None]] = []
+    with ThreadPoolExecutor() as person:
+
+        def observe(event: SyncEvent) -> None:
+            if event.phase is Phase.ROLLBACK and event.what == "done" and not held:
+                held.append(person.submit(run.sync.hold, "breach"))
+
+        run.sync._observer = observe
+        with pytest.raises(SyncRolledBackError):
+            run.sync.sync(NumberSource(1))
+    held[0].result(10)
+    assert {replica.service.status.held for replica in run.replicas.values()} == {"breach"}
 
 
 def test_a_coordinator_that_was_replaced_holds_and_releases_nothing(run: LocalRun) -> None:

@@ -114,7 +114,7 @@ def test_a_sync_of_the_same_weights_changes_nothing(real: Real) -> None:
     assert {answer.prompt.kind for answer in real.probe} == set(KINDS)
     before = real.scores()
     assert before["r0"] == before["r1"]
-    probe = AgreementProbe(real.probe, real.trainer.score, "float32")
+    probe = AgreementProbe(lambda: real.probe, real.trainer.score, "float32")
     result = real.sync.sync(FsdpSource(real.trainer), probe=probe)
     assert result.serving == str(real.trainer.version())
     assert result.elements_proven == result.elements > real.handles[0].parameters
@@ -213,7 +213,7 @@ def test_a_wrong_entry_of_the_layout_map_is_named_and_undone(real: Real, phase: 
 
 def test_what_was_learnt_is_served_and_agrees(real: Real) -> None:
     before = real.scores()
-    probe = AgreementProbe(real.probe, real.trainer.score, "float32")
+    probe = AgreementProbe(lambda: real.probe, real.trainer.score, "float32")
     result = real.sync.sync(FsdpSource(real.trainer), probe=probe)
     after = real.scores()
     assert after["r0"] == after["r1"]

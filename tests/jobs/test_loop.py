@@ -1,6 +1,8 @@
 """A job's steps against a policy that is a table: it learns, in the right order, from the right answers."""
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +10,13 @@ import pytest
 
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
 from omni_rl.api.steps import Verdict
+from omni_rl.errors import TrainerDeadError
 from omni_rl.jobs.environment import TaskEnvironment
 from omni_rl.jobs.grpo import Grpo
 from omni_rl.jobs.loop import Loop, LoopSettings, StepDone
 from omni_rl.jobs.ppo import Ppo
+from omni_rl.media.types import RenderedPrompt
+from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.tasks.rewards import RewardFunction, exact_digit
 from omni_rl.tasks.settings import Task
 
@@ -236,6 +241,50 @@ def test_generation_runs_ahead_as_far_as_it_may_and_stale_tokens_have_their_own_
         for rollout, score in zip(answers.rollouts, answers.scores, strict=True):
             assert score.version == rollout.version_spans[0].version
             assert score.logprobs == pytest.approx(rollout.logprobs)
+
+
+class ByUpdates(Tabular):
+    """Its weights have the number of updates that made them, as a trainer's have."""
+
+    def sync(self, step: int) -> str:
+        super().sync(step)
+        self.version = f"run/1/{self.events.count('update')}/abc"
+        self._served = self.logits.copy(), self.version
+        return self.version
+
+
+def test_stale_answers_are_scored_after_a_step_that_taught_nothing() -> None:
+    rated = 0
+
+    def reward(text: str, expected: str | None) -> float:
+        nonlocal rated
+        rated += 1
+        return 1.0 if rated <= 8 * QUESTIONS else exact_digit(text, expected)
+
+    policies = ByUpdates(QUESTIONS)
+    done = run(grpo(steps=6, max_staleness=1), policies, task(reward))
+    assert done[0].figures["groups_dropped"] == QUESTIONS
+    assert policies.events.count("update") > 2
+    assert len(policies.snapshots) <= 2
+
+
+def test_an_error_is_told_while_the_gate_is_closed_for_what_is_sampled_ahead() -> None:
+    opened = threading.Event()
+
+    class Closed(Tabular):
+        def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+            if self.sampled:
+                opened.wait(30)
+            return super().sample(prompts, sampling)
+
+        def learnt(self, step: int, training: Mapping[str, float]) -> None:
+            raise TrainerDeadError("a rank died")
+
+    began = time.monotonic()
+    with pytest.raises(TrainerDeadError):
+        run(grpo(steps=4, max_staleness=2), Closed(QUESTIONS), task())
+    assert time.monotonic() - began < 20
+    opened.set()
 
 
 def test_what_teaches_nothing_is_not_computed() -> None:

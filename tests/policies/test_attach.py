@@ -15,6 +15,7 @@ from omni_rl.errors import (
     OmniRLError,
     QuarantinedError,
     RayUnavailableError,
+    ReplicaDeadError,
     SyncRunningError,
 )
 from omni_rl.media.types import RenderedPrompt
@@ -138,6 +139,24 @@ def test_after_a_sync_every_engine_that_serves_is_known(
         pair.follow(answer)
     assert pair.rollouts == cast(Any, serving)
     assert pair.trainer == cast(Any, TRAINER), "another has not learnt what this one has"
+
+
+def test_after_a_sync_those_that_answer_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"rollout-0": Engine("rollout-0")}
+
+    def one(name: str, namespace: str) -> Engine:
+        if name not in found:
+            raise ReplicaDeadError(f"{name}: its process does not answer")
+        return found[name]
+
+    monkeypatch.setattr(attach, "engines", lambda namespace: ["rollout-0", "rollout-1"])
+    monkeypatch.setattr(attach.RolloutHandle, "attach", one)
+    pair = attached(Coordinator([committed()]), Engine("rollout-0", dead=True), Engine("rollout-1"))
+    pair.follow(committed(replaced={"rollout-0": "it died"}))
+    assert list(pair.rollouts) == list(found.values())
+    found.clear()
+    with pytest.raises(EngineDeadError, match="has no rollout engine"):
+        pair.follow(committed(replaced={"rollout-0": "it died"}))
 
 
 def test_an_engine_that_is_out_gets_no_share(monkeypatch: pytest.MonkeyPatch) -> None:

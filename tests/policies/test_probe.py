@@ -1,10 +1,14 @@
 """The canonical probe: the same everywhere, one answer of each kind, and the worst replica is the one that counts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from omni_rl.bridge import check
+from omni_rl.errors import EngineDeadError, ReplicaStoppedError
 from omni_rl.kinds import MODALITIES
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.policies.probe import ANSWER_TOKENS, AgreementProbe, probe_answers, probe_prompts
@@ -53,13 +57,45 @@ def test_the_trainer_scores_the_very_answers() -> None:
         asked.append(rollouts)
         return trained(rollouts)
 
-    probe = AgreementProbe(answers(), score, "float32")
+    probe = AgreementProbe(answers, score, "float32")
     probe.prepare()
     assert asked == [probe.command]
 
 
+def test_the_first_engine_that_is_not_lost_renders_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SimpleNamespace(dtype="float32")
+    dead, stopped, living = (SimpleNamespace(settings=settings, name=name) for name in ("dead", "stopped", "living"))
+
+    def rendered(handle: SimpleNamespace) -> tuple[Rollout, ...]:
+        if handle is dead:
+            raise EngineDeadError("its process ended; replace it")
+        if handle is stopped:
+            raise ReplicaStoppedError("its process is stopped")
+        return answers()
+
+    monkeypatch.setattr(check, "render_probe", rendered)
+    checks = check.Checks(cast(Any, [dead, stopped, living]), cast(Any, None), "matched")
+    assert len(checks.probe) == len(answers())
+    with pytest.raises(ReplicaStoppedError):
+        _ = check.Checks(cast(Any, [dead, stopped]), cast(Any, None), "matched").probe
+
+
+def test_it_is_rendered_once_lost_engines_were_replaced() -> None:
+    """A sync is what replaces them, and it has the probe before."""
+    rendered: list[bool] = []
+
+    def render() -> tuple[Rollout, ...]:
+        rendered.append(True)
+        return answers()
+
+    probe = AgreementProbe(render, trained, "float32")
+    assert not rendered
+    probe.prepare()
+    assert rendered == [True]
+
+
 def test_the_worst_replica_counts() -> None:
-    probe = AgreementProbe(answers(), trained, "float32")
+    probe = AgreementProbe(answers, trained, "float32")
     probe.prepare()
     off = scored(0.0)
     off[1] = replace(off[1], logprobs=off[1].logprobs + 0.25)
