@@ -89,10 +89,8 @@ def test_both_sides_agree_part_and_agree_again_once_weights_are_synced(
         opened_journal(tmp_path / "ledger.db", "dense") as journal,
         weight_sync([engine], journal, base=tmp_path) as sync,
     ):
-        result = sync.sync(
         probe = AgreementProbe(lambda: render_probe(engine), trainer.score, "float32")
         result = sync.sync(FsdpSource(trainer), probe=probe)
-        )
     assert result.outcome == "committed"
     assert result.agreement is not None
     assert result.agreement.keys() == {"text"}
