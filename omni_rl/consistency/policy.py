@@ -148,11 +148,12 @@ class DriftPolicy:
         return _outcome(drift, replace(drift, pursuit="rechecking"), "resynced", DriftCommand.RECHECK)
 
     def rechecked(self, drift: Drift, judgement: Judgement | None) -> Outcome:
-        """Take in how the probe batch was judged after the resync; None: it could not be judged."""
+        """Take in how the probe batch was judged after the resync. None, or a judgement of nothing: the policies could
+        not be compared."""
         if drift.pursuit != "rechecking":
             return Outcome(drift)
         done = replace(drift, pursuit="nothing")
-        if judgement is None:
+        if judgement is None or judgement.severity is Severity.UNJUDGED:
             return self._halted(drift, done, "the recheck could not be made")
         severity = judgement.severity
         if severity >= drift.at and severity >= Severity.MASK:

@@ -181,7 +181,10 @@ def test_a_failed_resync_or_recheck_halts() -> None:
     policy = DriftPolicy()
     drift = policy.attributed(drive(5.0)[0].drift, Cause.CORRUPT_WEIGHTS, "3 tensors").drift
     assert policy.resynced(drift, "replica 1 is gone").drift.gate == "halted"
-    assert policy.rechecked(policy.resynced(drift).drift, None).drift.gate == "halted"
+    for judgement in (None, judge({"overall": {"tokens": 0}}, LIMITS)):
+        halted = policy.rechecked(policy.resynced(drift).drift, judgement)
+        assert (halted.drift.gate, halted.drift.severity) == ("halted", PAUSE)
+        assert halted.transitions[0].reason == "the recheck could not be made"
 
 
 def test_a_persons_word_opens_the_gate_and_ends_the_incident() -> None:

@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from omni_rl_services.coordinator import core
+from omni_rl_services.coordinator import core, responder
 
 from omni_rl.bridge.seam import SyncRequest
 from omni_rl.consistency.actions import Cause
-from omni_rl.errors import ReplicaDeadError
+from omni_rl.errors import LedgerError, ReplicaDeadError
+from omni_rl.ledger.types import NewState
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
@@ -221,6 +222,28 @@ async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
         run = await rest(served)
         assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
     assert bridge.open_gate
+
+
+async def test_a_pursuit_goes_on_once_the_ledger_can_be_written_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = served.coordinator.store
+    write, failures = store.put_state, [LedgerError("the disk is full"), LedgerError("the disk is full")]
+
+    async def failing(run: str, state: NewState) -> None:
+        if failures:
+            raise failures.pop()
+        await write(run, state)
+
+    monkeypatch.setattr(responder, "RECORD_SECONDS", 0.01)
+    monkeypatch.setattr(store, "put_state", failing)
+    served.bridge.cause = Cause.STALE_WEIGHTS
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    run = await rest(served)
+    assert (run["drift"]["gate"], run["drift"]["severity"], failures) == ("open", "ok", [])
+    assert served.bridge.calls == ["pause", "check", "sync", "check", "resume"]
 
 
 @pytest.mark.parametrize("resumed", [False, True])

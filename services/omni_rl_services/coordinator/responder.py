@@ -12,7 +12,7 @@ from omni_rl.bridge.seam import CheckRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.consistency.policy import Drift, DriftCommand, Outcome
-from omni_rl.errors import OmniRLError
+from omni_rl.errors import LedgerError, OmniRLError, TakenOverError
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.checks import PolicyChecks, proven
 from omni_rl_services.coordinator.gate import Gate
@@ -29,6 +29,8 @@ ATTRIBUTION_SECONDS = 60.0
 CONNECT_SECONDS = 300.0
 """Seconds for which a pursuit waits after a restart until the cluster is connected: its bridge is a process that starts
 anew, and a resync without it would fail and halt the run."""
+RECORD_SECONDS = 2.0
+"""Seconds between two tries to record a result in a ledger that cannot be written."""
 
 Evidence = Mapping[str, Any]
 """What each check found, by the check's name."""
@@ -84,14 +86,28 @@ class Responder:
                         await connected.wait()
             while run.drift.pursuit != "nothing":
                 advance, evidence = await self._finish(run, attempt, step)
+                await self._move(run, await self._recorded(run, advance, evidence))
+        except Exception:
+            # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
+            logger.exception("the pursuit of what parts run %s's policies failed", run.name)
+
+    async def _recorded(self, run: LiveRun, advance: Callable[[Drift], Outcome], evidence: Evidence) -> Outcome:
+        """Record and return what comes of a result, once the ledger takes it: a pursuit that ended over it would leave
+        the gate closed, and nobody at work. Raises `TakenOverError`: another coordinator is at work."""
+        while True:
+            try:
                 async with run.turn:
                     # Steps may have been judged meanwhile: the result is applied to the drift as it is now.
                     outcome = advance(run.drift)
                     await self._record(run, outcome, evidence)
-                await self._move(run, outcome)
-        except Exception:
-            # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
-            logger.exception("the pursuit of what parts run %s's policies failed", run.name)
+                    return outcome
+            except TakenOverError:
+                raise
+            except LedgerError as error:
+                logger.warning(
+                    "run %s's pursuit was not recorded, again in %.0f s: %s", run.name, RECORD_SECONDS, error
+                )
+            await asyncio.sleep(RECORD_SECONDS)
 
     async def _finish(self, run: LiveRun, attempt: int, step: int) -> tuple[Callable[[Drift], Outcome], Evidence]:
         match run.drift.pursuit:
@@ -104,7 +120,11 @@ class Responder:
                 return partial(run.policy.rechecked, judgement=await self._recheck(run, attempt, step)), {}
 
     async def _attribute(self, run: LiveRun, attempt: int, step: int) -> tuple[Cause, str, Evidence]:
-        known = await self._checks.explained(StepKey(run.name, attempt, step))
+        try:
+            known = await self._checks.explained(StepKey(run.name, attempt, step))
+        except LedgerError as error:  # the pair may still say what it was
+            logger.warning("the records of run %s's step %d were not read: %s", run.name, step, error)
+            known = None
         if known is not None and known.proven:
             return known.cause, known.sentence, by_check(known.evidence)
         request = CheckRequest(
