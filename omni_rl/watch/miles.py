@@ -107,6 +107,7 @@ def _posts(args: Any, place: MegatronPlace) -> Callable[..., None]:
         dtype=dtype,
         place=place.part,
         model=args.hf_checkpoint,
+        over_at_exit=False,  # Ray keeps an actor's exception to itself, and no loss knows that training returned
     )
     # SGLang's logprobs are at the temperature; what the cuts leave out is not taken out of them.
     cut = args.rollout_top_p < 1.0 or args.rollout_top_k > 0

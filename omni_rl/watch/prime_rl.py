@@ -87,6 +87,7 @@ def _posts(place: PostingRank, context_parallel: int) -> Callable[..., None]:
         run=os.environ.get("OMNI_RL_RUN") or "prime-rl",
         framework="prime-rl",
         place=PostingRank(part, place.world // context_parallel),
+        over_at_exit=False,  # prime-rl turns an exception into an exit code, and no loss knows that training returned
     )
 
     def post(rollout: Any, train: Any, masks: Any) -> None:

@@ -116,15 +116,23 @@ class TrlWatch:
             model=trainer.model.config._name_or_path or "model",
             framework="trl",
             correct=correct,
+            over_at_exit=False,
             **settings,
         )
         announce_updates(trainer, self._engine.dtype)
+        wrap(trainer, "train", self._train)
         wrap(trainer, "_generate_and_score_completions", self._generate_and_score)
         wrap(trainer, "_get_per_token_logps_and_entropies", self._score)
         wrap(trainer, "_calculate_rewards", self._reward)
         wrap(trainer, "_compute_loss", self._lose)
         wrap(trainer, "log", self._log)
         wrap(trainer.vllm_generation, "generate", self._generate)
+
+    def _train(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.watcher.over_at_exit = False
+        result = inner(*args, **kwargs)
+        self.watcher.over_at_exit = True
+        return result
 
     def _generate_and_score(self, inner: Callable[..., dict[str, Any]], inputs: Any) -> dict[str, Any]:
         training = self._trainer.model.training

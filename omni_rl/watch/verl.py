@@ -37,6 +37,7 @@ class VerlWatch:
         self._run: VerlRun | None = None
         self._step: int | None = None
         self._rows: Rows | None = None
+        self._final = False
         self._method = verl_correct.asked()
         self._posted: int | None = None
         """The step whose batch was seen and whose figures were not logged yet."""
@@ -54,9 +55,9 @@ class VerlWatch:
         if self._method is not None:
             verl_correct.install((verl_correct.HELPER, V1_TRAINER), self._method)
 
-    def scores(self, step: int, rows: Rows | None) -> None:
-        """Take what a trainer knows of the batch that it is about to score."""
-        self._step, self._rows = step, rows
+    def scores(self, step: int, rows: Rows | None, *, final: bool = False) -> None:
+        """Take what a trainer knows of the batch that it is about to score. `final`: it is of the run's last step."""
+        self._step, self._rows, self._final = step, rows, final
 
     def scored(self, data: Any) -> None:
         """Post a batch that has both logprobs. Neither trainer writes to its tensors any more: V1's has them for this
@@ -75,6 +76,7 @@ class VerlWatch:
         # verl has hundreds of figures, and the coordinator takes the first few dozen.
         learnt = {name: value for name, value in metrics.items() if not name.startswith(OF_SPEED)}
         self.watcher.add_training(self._posted, learnt)
+        self.watcher.over_at_exit = self._final
         self._posted = None
         return {**metrics, **self.watcher.figures()}
 
@@ -90,6 +92,8 @@ class VerlWatch:
                 correct=self._method or "none",
                 # The driver is the only process that posts, whatever a launcher of Ray's nodes says of ranks.
                 place=PostingRank(0, 1),
+                # Ray keeps an exception of the task that trains to itself; the run's last step is known, once learnt.
+                over_at_exit=False,
             )
         return self.watcher
 
@@ -137,7 +141,7 @@ def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
     @wraps(compute)
     def _compute_old_log_prob(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         rows = Rows(batch.keys, batch.tags) if hasattr(batch, "tags") else None
-        guarded(lambda: seen.scores(self.global_steps, rows))
+        guarded(lambda: seen.scores(self.global_steps, rows, final=self.global_steps >= self.total_training_steps))
         return compute(self, batch, *args, **kwargs)
 
     _compute_old_log_prob.omni_rl = True  # type: ignore[attr-defined]

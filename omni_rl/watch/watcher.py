@@ -56,6 +56,7 @@ class Watcher:
         pictures: bool = True,
         pace: Pace | None = None,
         others: float = OTHERS,
+        over_at_exit: bool = True,
     ) -> None:
         """Begin a new attempt at the run.
 
@@ -74,6 +75,9 @@ class Watcher:
                 turns that off too.
             pace: When attempts to reach the coordinator are made.
             others: Seconds that the first rank waits for the other ranks' parts of a step.
+            over_at_exit: Whether the end of the process is that of the run, unless an exception ends it. Python does
+                not tell an exit code at the end: for a framework that turns exceptions into codes, the hook says False
+                until it knows that training returned.
 
         Raises:
             ConfigError: The environment contradicts itself.
@@ -94,6 +98,7 @@ class Watcher:
         # Some frameworks have no place for an argument.
         self._strict = strict or os.environ.get("OMNI_RL_STRICT") == "1"
         self._timeout = timeout
+        self.over_at_exit = over_at_exit
         self._told = on_verdict
         self._pictures = pictures and os.environ.get("OMNI_RL_PICTURES") != "0"
         self._verdicts: dict[int, Verdict] = {}
@@ -223,7 +228,7 @@ class Watcher:
 
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is reported.
-        self._close(self._timeout, over=getattr(sys, "last_value", None) is None)
+        self._close(self._timeout, over=self.over_at_exit and getattr(sys, "last_value", None) is None)
 
     def _close(self, seconds: float, *, over: bool) -> None:
         atexit.unregister(self._at_exit)

@@ -35,6 +35,10 @@ class FakeTrainer:
         self.state.global_step += 1
         return found
 
+    def train(self) -> None:
+        """A run of one step."""
+        self.step()
+
     def drop(self, *names: str) -> None:
         """Leave these out of the batches, as RLOO does."""
         for name in names:

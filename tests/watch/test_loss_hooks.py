@@ -1,5 +1,7 @@
 """What the losses that watch return: what they wrap, whoever is watched."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from omni_rl.client import Client
 from omni_rl.watch import miles, prime_rl
 from omni_rl.watch.miles_place import MegatronPlace
 from omni_rl.watch.place import PostingRank
+from tests.services.live import live
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 TOKENS = 6
@@ -60,6 +64,33 @@ def test_a_users_own_loss_is_wrapped(release: ModuleType, monkeypatch: pytest.Mo
     given = inputs(release)
     found = prime_rl.loss(given, wraps=f"{__name__}.custom", scale=2.0)
     assert found.loss == 2.0 * given.trainer_logprobs[given.loss_mask].sum()
+
+
+CRASHES = """
+import sys
+import torch
+from omni_rl.watch.prime_rl import loss
+from prime_rl.trainer.rl.loss import LossInputs
+parameter = torch.nn.Parameter(torch.zeros(()))
+optimizer = torch.optim.SGD([parameter], lr=0.0)
+for _ in range(2):
+    rollout = -torch.rand(64)
+    loss(LossInputs(rollout + parameter, rollout, None, torch.ones(64), torch.ones(64).bool())).loss.backward()
+    optimizer.step()
+try:
+    raise ValueError("out of memory")
+except ValueError:
+    sys.exit(1)
+"""
+"""A trainer of two steps that turns its exception into an exit code, as prime-rl's `clean_exit` does."""
+
+
+def test_a_prime_rl_run_that_crashed_is_not_over(release: ModuleType, tmp_path: Path) -> None:
+    with live(tmp_path) as url, Client(url) as client:
+        environment = {"OMNI_RL_URL": url, "OMNI_RL_RUN": "crashed", "PYTHONPATH": os.pathsep.join(sys.path)}
+        ended = subprocess.run([sys.executable, "-c", CRASHES], env={**os.environ, **environment}, timeout=120)
+        assert ended.returncode == 1
+        assert (client.run("crashed").step, client.run("crashed").activity) == (1, "live")
 
 
 def clipped(args: Any, *, pg_loss: torch.Tensor, loss_masks: Any, **others: Any) -> Any:

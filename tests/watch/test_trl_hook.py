@@ -182,6 +182,18 @@ def test_no_picture_leaves_the_machine_if_so_asked(url: str) -> None:
     assert (record["kind"], record.get("media")) == ("image", None)
 
 
+def test_a_run_is_over_where_training_returned(url: str) -> None:
+    trainer = FakeTrainer(output())
+    watcher = watch(trainer, url=url, run="over")
+    trainer.train()
+    assert watcher.over_at_exit
+    trainer.drop("completion_mask")
+    with pytest.raises(KeyError):
+        trainer.train()
+    assert not watcher.over_at_exit
+    watcher.close(30)
+
+
 def test_evaluation_is_not_watched(url: str) -> None:
     trainer = FakeTrainer(output(1.0))
     watcher = watch(trainer, url=url, run="evaluation", strict=True, timeout=60)

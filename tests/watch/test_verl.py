@@ -160,7 +160,8 @@ def test_a_step_is_judged_and_its_verdict_is_in_its_own_metrics(url: str, monkey
     eyes.begin(config())
     assert eyes.logged({"val/score": 0.5}) == {"val/score": 0.5}
     for step in (7, 8):
-        eyes.scores(step, None)
+        assert eyes.watcher is None or not eyes.watcher.over_at_exit
+        eyes.scores(step, None, final=step == 8)
         eyes.scored(batch(step))
         assert eyes.watcher is not None
         assert eyes.watcher.flush(30)
@@ -168,6 +169,7 @@ def test_a_step_is_judged_and_its_verdict_is_in_its_own_metrics(url: str, monkey
         assert metrics["critic/score/mean"] == 0.25
         assert (metrics["omni_rl/step"], metrics["omni_rl/severity"]) == (float(step), 0.0)
     assert eyes.watcher is not None
+    assert eyes.watcher.over_at_exit
     assert eyes.watcher.flush(30)
     with Client(url) as client:
         run = client.run("maths.run-7")

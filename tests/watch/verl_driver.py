@@ -144,7 +144,7 @@ def older(step: Step, number: int, config: Any) -> dict[str, Any]:
         {"uid": np.array([str(n // 8) for n in range(count)], dtype=object)},
     )
     trainer = RayPPOTrainer.__new__(RayPPOTrainer)
-    trainer.config, trainer.global_steps = config, number
+    trainer.config, trainer.global_steps, trainer.total_training_steps = config, number, number
     trainer.actor_rollout_wg = OlderWorkers(step)
     scored, _ = trainer._compute_old_log_prob(batch)
     found: dict[str, Any] = metrics.calculate_debug_metrics(batch.union(scored))
@@ -174,7 +174,7 @@ def train(name: str, fault: str, changes: list[str], first: int, count: int, v1:
     logprobs = config.actor_rollout_ref.rollout.calculate_log_probs
     weights = []
     for number, step in enumerate(steps(fault, count), first):
-        trainer.global_steps = number
+        trainer.global_steps, trainer.total_training_steps = number, first + count - 1
         workers.step = step
         found: dict[str, Any] = {}
         if not v1:
