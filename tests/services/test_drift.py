@@ -9,7 +9,7 @@ from omni_rl_services.coordinator import core, responder
 from omni_rl.bridge.seam import SyncRequest
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import LedgerError, ReplicaDeadError
-from omni_rl.ledger.types import NewState
+from omni_rl.ledger.types import NewState, NewStep, Stored
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
@@ -222,6 +222,34 @@ async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
         run = await rest(served)
         assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok")
     assert bridge.open_gate
+
+
+async def test_a_seal_whose_acknowledgement_was_lost_is_acted_on_when_it_comes_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = served.coordinator.store
+    write, failures = store.seal, [LedgerError("the connection to the database was lost")]
+
+    async def failing(step: NewStep) -> Stored:
+        stored = await write(step)
+        if failures:
+            raise failures.pop()
+        return stored
+
+    monkeypatch.setattr(store, "seal", failing)
+    served.bridge.cause = Cause.MEDIA_MISMATCH
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    lost = await served.http.post("/v1/runs/digits/attempts/1/steps/12/seal", json={})
+    assert (lost.status_code, served.bridge.open_gate) == (503, True)
+    verdict = await seal(served)
+    assert (verdict["severity"], verdict["drift"]["gate"]) == ("pause", "paused")
+    assert not served.bridge.open_gate
+    run = await rest(served)
+    assert (run["step"], run["drift"]["gate"], run["drift"]["cause"]) == (12, "halted", "media_mismatch")
+    calls = list(served.bridge.calls)
+    assert await seal(served) == verdict
+    assert served.bridge.calls == calls, "once"
 
 
 async def test_a_pursuit_goes_on_once_the_ledger_can_be_written_again(

@@ -163,10 +163,14 @@ class Steps:
             except ConflictError:
                 self._recent.forget(key)  # other parts are there than here
                 raise
-            if stored == "same":
+            before, now = run.latest or (0, 0), (key.attempt, key.step)
+            # A newer step than any in memory is in the ledger by a seal whose acknowledgement was lost: this one is the
+            # first that may act on it.
+            lost = stored == "same" and now > before
+            if stored == "same" and not lost:
                 return await self._again(run, key, judged)
             run.drift, run.history, run.line = outcome.drift, history, line
-            run.latest = max(run.latest or (0, 0), (key.attempt, key.step))
+            run.latest = max(before, now)
             if live:
                 run.activity = "live"
         self._events.poke()
@@ -174,6 +178,8 @@ class Steps:
         self._tell(run, key, body, judged, live=live)
         await self._responder.respond(run, outcome)
         self._telemetry.seal_seconds.observe(time.perf_counter() - began)
+        if lost:
+            return await self._again(run, key, judged)
         return SealedStep(verdict, judged.columns, judged.ranks, weights)
 
     async def learnt(self, run: LiveRun, key: StepKey, training: Mapping[str, float | None]) -> None:
