@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from omni_rl import __version__
+from omni_rl.cli import app
+from omni_rl.errors import ConfigError, ServiceError
 
 
 def omni_rl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,3 +46,40 @@ def test_bad_demo_options_are_refused_before_anything_starts(
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--scope", "read"), "--name"),
+        (("--remove", "ann", "--name", "ann"), "leave out --name"),
+        (("--remove", "ann", "--scope", "read"), "leave out --name and --scope"),
+        (("--name", "ann", "--scope", "write"), "read, sync or admin"),
+    ],
+)
+def test_no_token_but_the_one_that_was_asked_for_is_told(
+    arguments: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, ["token", "--directory", str(tmp_path), *arguments])
+    assert isinstance(done.exception, ConfigError)
+    assert named in str(done.exception)
+    assert done.stdout == ""
+
+
+def test_a_token_without_a_scope_reads(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["token", "--directory", str(tmp_path), "--name", "ann"])
+    assert Path(done.stdout.strip()).is_file()
+
+
+def test_a_directory_that_is_given_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", "http://127.0.0.1:9")
+    done = CliRunner().invoke(app, ["status", "--directory", str(tmp_path)])
+    assert isinstance(done.exception, ServiceError)
+    assert f"no service was started in {tmp_path}" in str(done.exception)
+
+
+def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", "")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["status"])
+    assert "no service was started in runs/up" in str(done.exception)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omni_rl.commands.service import RUNS, Directory, connect, step_named
+from omni_rl.commands.service import AskedDirectory, connect, step_named
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +18,7 @@ def bundle(
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("sample.zip"),
     sample: Annotated[str | None, typer.Option(help="Name of the sample.  [default: the step's worst]")] = None,
     check: Annotated[bool, typer.Option(help="Also have both policies compared now, module by module.")] = True,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
 ) -> None:
     """Save a failing sample with its media, versions and digests, to be looked into elsewhere."""
     from omni_rl.client.bundle import bundle as save

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omni_rl.commands.service import RUNS, AsJson, Directory, connect, print_json, when
+from omni_rl.commands.service import RUNS, AsJson, AskedDirectory, Directory, connect, print_json, when
 from omni_rl.consistency.shown import shown
 from omni_rl.errors import ConfigError
 
@@ -36,7 +36,7 @@ def incidents(
         str | None, typer.Option(help="List one kind alone: drift, update, sync, engine or silence.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 100,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     ledger: OfLedger = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +66,7 @@ def incident(
     acknowledge: Annotated[bool, typer.Option("--acknowledge", help="Say that you have the incident in hand.")] = False,
     note: Annotated[str | None, typer.Option(help="Add this note to the incident.")] = None,
     end: Annotated[bool, typer.Option("--end", help="End the incident; its run is judged afresh.")] = False,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     as_json: AsJson = False,
 ) -> None:
     """Show an incident: its story, what to do, and what was done. Take it, write to it or end it."""
@@ -96,7 +96,7 @@ def runs(
         list[str] | None, typer.Option(help="List runs of this need, such as halted, silent or ok; may be repeated.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 100,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     ledger: OfLedger = None,
     as_json: AsJson = False,
 ) -> None:

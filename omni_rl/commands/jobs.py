@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rl.commands.service import RUNS, AsJson, Directory, connect, print_json
+from omni_rl.commands.service import AsJson, AskedDirectory, connect, print_json
 from omni_rl.errors import ConfigError
 from omni_rl.runtime import prepare
 
@@ -27,7 +27,7 @@ def submit(
     values: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter, name=value; it replaces the file's.")
     ] = None,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     follow: Annotated[bool, typer.Option(help="Show its steps until it ends; exit code 1 if it fails.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +52,7 @@ def submit(
 
 def jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="List at most so many.")] = 20,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of the service, the newest first."""
@@ -69,7 +69,7 @@ def jobs(
 
 def stop(
     job: Annotated[str, typer.Argument(help="The job's name, as omni-rl jobs lists it.")],
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop a job of the service; what it has saved stays."""
@@ -97,7 +97,7 @@ def run(
 def plot(
     run: Annotated[str, typer.Argument(help="The run's name.")],
     out: Annotated[Path | None, typer.Option(help="File to write.  [default: RUN.svg]")] = None,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
 ) -> None:
     """Draw a run's reward, and how far the policies were apart, as an SVG file."""
     from omni_rl.jobs.plot import plot as draw

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from omni_rl.api.runs import RunAnswer
 
 Directory = Annotated[Path, typer.Option(help="Where the service keeps its state.")]
+AskedDirectory = Annotated[
+    Path | None,
+    typer.Option(help="Where the service keeps its state; OMNI_RL_URL does not count then.  \\[default: runs/up]"),
+]
+"""The directory of commands that ask a coordinator; None where it was not given. A bracket needs a backslash in a help
+text, for Rich takes it for markup otherwise."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 RUNS = Path("runs/up")
 TRANSPORTS = get_args(Transport)
@@ -83,7 +89,7 @@ def down(directory: Directory = RUNS, as_json: AsJson = False) -> None:
     typer.echo(json.dumps({"ended": count}) if as_json else told)
 
 
-def status(directory: Directory = RUNS, as_json: AsJson = False) -> None:
+def status(directory: AskedDirectory = None, as_json: AsJson = False) -> None:
     """Show the state of cluster, engines and runs. Exit code 1 if not all answer, or while an incident is open."""
     with connect(directory) as client:
         state = client.state()
@@ -125,7 +131,9 @@ def _doing(run: "RunAnswer") -> str:
 def token(
     directory: Directory = RUNS,
     name: Annotated[str | None, typer.Option(help="Make a token for somebody of this name.")] = None,
-    scope: Annotated[str, typer.Option(help="read, sync or admin; each includes the ones before it.")] = "read",
+    scope: Annotated[
+        str | None, typer.Option(help="read, sync or admin; each includes the ones before it.  \\[default: read]")
+    ] = None,
     remove: Annotated[str | None, typer.Option(help="Remove the token of this name.")] = None,
 ) -> None:
     """Print the path of the file that holds a token, the owner's or a new one; the token itself is never printed.
@@ -136,18 +144,22 @@ def token(
     from omni_rl.service.directory import prepared
     from omni_rl.service.tokens import add_token, owner_token, remove_token
 
-    if scope not in list(Scope):
+    if scope not in (None, *Scope):
         raise ConfigError(f"scope {scope!r}: read, sync or admin")
+    if remove is not None and not (name is scope is None):
+        raise ConfigError("--remove removes a token, and makes none: leave out --name and --scope")
+    if scope is not None and name is None:
+        raise ConfigError("--scope is that of a new token: say whose with --name")
     directory = prepared(directory, "--directory")
     if remove is not None:
         remove_token(directory, remove)
         typer.echo(f"removed {remove}")
         return
-    typer.echo(owner_token(directory) if name is None else add_token(directory, name, Scope(scope)))
+    typer.echo(owner_token(directory) if name is None else add_token(directory, name, Scope(scope or "read")))
 
 
 def sync(
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     source: Annotated[
         str, typer.Option(help="trainer, published, directory or served (nothing new: dead engines are replaced).")
     ] = "trainer",
@@ -177,7 +189,7 @@ def sync(
 
 
 def check(
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     legs: Annotated[
         bool, typer.Option(help="Also measure what each part of the computation adds to the difference.")
     ] = True,
@@ -218,7 +230,7 @@ def check(
 
 def pause(
     reason: Annotated[str, typer.Argument(help="Why; everyone sees it.")],
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop generation between two engine steps, until somebody resumes it."""
@@ -229,7 +241,7 @@ def pause(
 
 def resume(
     run: Annotated[str | None, typer.Option(help="End the hold of this run alone.")] = None,
-    directory: Directory = RUNS,
+    directory: AskedDirectory = None,
     as_json: AsJson = False,
 ) -> None:
     """Let generation go on: end the hold of a person, and that of the one run whose drift stops generation."""
@@ -238,15 +250,17 @@ def resume(
     typer.echo(gate.model_dump_json() if as_json else f"gate {gate.gate}")
 
 
-def connect(directory: Path) -> Any:
-    """Return a client of the coordinator that the environment names, or else of the service of `directory`."""
+def connect(directory: Path | None) -> Any:
+    """Return a client of the service of `directory`; if that is None, of the coordinator that the environment names, or
+    else of the service of the usual directory."""
     from omni_rl.client.blocking import Client
     from omni_rl.service.settings import ADDRESS
     from omni_rl.service.state import ServiceState
     from omni_rl.service.tokens import owner_token
 
-    if "OMNI_RL_URL" in os.environ:
+    if directory is None and os.environ.get("OMNI_RL_URL"):
         return Client()
+    directory = directory or RUNS
     state = ServiceState.read(directory)
     if state is not None:
         return Client(state.url, owner_token(directory).read_text())
