@@ -83,3 +83,14 @@ def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["status"])
     assert "no service was started in runs/up" in str(done.exception)
+
+
+@pytest.mark.parametrize("step", ["run/x/3", "run/1/last", "run/3", "run/1/-3"])
+@pytest.mark.parametrize("command", [("bundle",), ("check", "--step")])
+def test_a_step_that_is_none_is_told_in_one_line(
+    command: tuple[str, ...], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNI_RL_URL", "http://127.0.0.1:9")
+    done = CliRunner().invoke(app, [*command, step])
+    assert isinstance(done.exception, ConfigError)
+    assert "say RUN/ATTEMPT/STEP" in str(done.exception)

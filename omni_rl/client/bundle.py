@@ -28,14 +28,19 @@ def bundle(client: Client, run: str, attempt: int, step: int, sample: str | None
             raise NotFoundError(f"no sample of step {step} of {run} was stored")
         sample = worst[0].sample
     found = client.sample(run, attempt, step, sample)
+    body = CheckBody(run=run, attempt=attempt, step=step, reference=True, localise=True)
+    checked = client.check(body) if check else None
+    media = {}
+    for digest in dict.fromkeys(item["content"] for item in found.record.get("media") or [] if item["content"]):
+        try:
+            media[digest] = client.media(digest)
+        except NotFoundError:
+            continue  # too old, or not stored on purpose: the record has its digest
+    # Nothing is asked any more once the file is there: half a file would be in the way of the next try.
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(RECORD, found.model_dump_json(indent=1))
-        for digest in dict.fromkeys(item["content"] for item in found.record.get("media") or [] if item["content"]):
-            try:
-                file.writestr(f"{MEDIA}/{digest}", client.media(digest))
-            except NotFoundError:
-                continue  # too old, or not stored on purpose: the record has its digest
-        if check:
-            body = CheckBody(run=run, attempt=attempt, step=step, reference=True, localise=True)
-            file.writestr(CHECK, json.dumps(client.check(body).model_dump(mode="json"), indent=1))
+        for digest, content in media.items():
+            file.writestr(f"{MEDIA}/{digest}", content)
+        if checked is not None:
+            file.writestr(CHECK, json.dumps(checked.model_dump(mode="json"), indent=1))
     return out

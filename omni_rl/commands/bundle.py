@@ -25,5 +25,5 @@ def bundle(
 
     named = step_named(step)
     with connect(directory) as client:
-        where = save(client, named["run"], int(named["attempt"]), int(named["step"]), sample, out, check=check)
+        where = save(client, named["run"], named["attempt"], named["step"], sample, out, check=check)
     typer.echo(f"wrote {where}")

@@ -297,10 +297,10 @@ def _body(kind: str, **values: Any) -> Any:
 
 def step_named(step: str) -> dict[str, Any]:
     """Return RUN/ATTEMPT/STEP as the fields of a check's request."""
-    parts = step.rsplit("/", 2)
-    if len(parts) != 3:
-        raise ConfigError(f"step {step!r}: say RUN/ATTEMPT/STEP")
-    return dict(zip(("run", "attempt", "step"), parts, strict=True))
+    run, *numbers = step.rsplit("/", 2)
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"step {step!r}: say RUN/ATTEMPT/STEP; the latter two are numbers")
+    return {"run": run, "attempt": int(numbers[0]), "step": int(numbers[1])}
 
 
 def _table(figures: Any) -> None:

@@ -11,7 +11,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from omni_rl.client.bundle import bundle
 from omni_rl.consistency.actions import Cause
-from omni_rl.errors import ConfigError, NotFoundError
+from omni_rl.errors import ConfigError, NotFoundError, RayUnavailableError
 from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
 from tests.services.test_media import picture
@@ -21,9 +21,14 @@ PICTURE = picture("PNG")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    bridge = FakeBridge()
-    bridge.cause = Cause.MEDIA_MISMATCH
+def bridge() -> FakeBridge:
+    found = FakeBridge()
+    found.cause = Cause.MEDIA_MISMATCH
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(bridge: FakeBridge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with live(tmp_path_factory.mktemp("bundle"), bridge) as url, Client(url) as client:
         client.create_run(RunBody(run="digits", model="small", dtype="bfloat16"))
         kept = client.put_media(PICTURE, "image/png").digest
@@ -59,3 +64,18 @@ def test_what_is_not_there_is_told_and_nothing_is_overwritten(client: Client, tm
     taken.write_text("")
     with pytest.raises(ConfigError, match="name another file"):
         bundle(client, "digits", 1, 12, "a", taken, check=False)
+
+
+def test_a_check_that_fails_leaves_no_file_in_the_way(
+    client: Client, bridge: FakeBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(request: object) -> None:
+        raise RayUnavailableError("no cluster")
+
+    path = tmp_path / "sample.zip"
+    with monkeypatch.context() as patched:
+        patched.setattr(bridge, "check", fails)
+        with pytest.raises(RayUnavailableError):
+            bundle(client, "digits", 1, 12, None, path, check=True)
+    assert not path.exists()
+    assert bundle(client, "digits", 1, 12, None, path, check=False) == path
