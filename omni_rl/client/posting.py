@@ -163,7 +163,7 @@ class Poster:
             else:
                 self._items[self._items.index(item)] = Item(rest, bounded=False)
         rests = [item for item in self._items if not item.bounded]
-        for item in rests[: len(rests) - MORE]:
+        for item in rests[: max(0, len(rests) - MORE)]:
             self._items.remove(item)
 
     def _work(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
-from omni_rl.client.posting import Pace, Poster
+from omni_rl.client.posting import MORE, Pace, Poster
 from tests.service.test_serve import serving
 from tests.watch.conftest import CoordinatorProcess
 from tests.watch.test_watcher import until
@@ -70,6 +70,15 @@ def test_what_waits_is_posted_in_order_once_somebody_answers_and_the_oldest_is_d
     said = [record.getMessage() for record in caplog.records]
     counts = [sum(what in line for line in said) for what in ("is dropped", "is tried again", "answers again")]
     assert counts == [1, 2, 2]
+
+
+def test_no_rest_of_what_is_dropped_is_lost_while_there_is_room() -> None:
+    posting, items = poster("http://127.0.0.1:9", items=4), 3 * MORE // 4
+    for n in range(items):
+        posting.put(run(f"run-{n}"), rest=lambda: lambda client: None)
+    assert posting.dropped == items - 4
+    assert posting.waiting == items
+    posting.close(0)
 
 
 def test_what_the_coordinator_refuses_is_told_once_and_holds_up_nothing(
