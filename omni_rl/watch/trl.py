@@ -196,7 +196,7 @@ class TrlWatch:
             rollout = padded(now.logprobs, mask)
         if rollout is None:
             raise ConfigError("the engine gave no logprobs (a rollout_func has to return them)")
-        train = output.get("old_per_token_logps")
+        train: Any = output.get("old_per_token_logps")
         # RLOO returns sums of what the policy scored first. GRPO returns what the policy scored, or leaves it to the
         # loss: what was scored then is the reference's, which is the same model without its adapter.
         if train is None and "old_logps" in output:

@@ -90,11 +90,13 @@ def test_a_snapshot_of_lists_is_not_emptied() -> None:
     """A trainer may fill the same lists anew at every step."""
     rollout, rewards = [list(row) for row in ROLLOUT], [1.0, 0.0]
     held = snapshot({"rollout_logprobs": rollout, "train_logprobs": TRAIN, "rewards": rewards})
-    for values in (*rollout, rollout, rewards):
-        values.clear()
-    rows = step_rows(held)
-    assert [row["rollout_logprobs"].tolist() for row in rows] == ROLLOUT
-    assert [row["reward"] for row in rows] == [1.0, 0.0]
+    for row in rollout:
+        row.clear()
+    rollout.clear()
+    rewards.clear()
+    answers = step_rows(held)
+    assert [answer["rollout_logprobs"].tolist() for answer in answers] == ROLLOUT
+    assert [answer["reward"] for answer in answers] == [1.0, 0.0]
 
 
 def test_a_tools_tokens_are_in_the_answer_and_do_not_count() -> None:

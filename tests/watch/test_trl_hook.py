@@ -182,15 +182,16 @@ def test_no_picture_leaves_the_machine_if_so_asked(url: str) -> None:
     assert (record["kind"], record.get("media")) == ("image", None)
 
 
-def test_a_run_is_over_where_training_returned(url: str) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_run_is_over_where_training_returned(url: str, dies: bool) -> None:
     trainer = FakeTrainer(output())
     watcher = watch(trainer, url=url, run="over")
     trainer.train()
-    assert watcher.over_at_exit
-    trainer.drop("completion_mask")
-    with pytest.raises(KeyError):
-        trainer.train()
-    assert not watcher.over_at_exit
+    if dies:
+        trainer.drop("completion_mask")
+        with pytest.raises(KeyError):
+            trainer.train()  # a second time
+    assert watcher.over_at_exit is not dies
     watcher.close(30)
 
 
