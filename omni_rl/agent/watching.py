@@ -66,6 +66,7 @@ class Agent:
         self._of: int | None = None
         self._sums: dict[str, Fingerprint] = {}
         self._parts: list[ModelPart] | None = None
+        self._counting: list[torch.Tensor] = []
         self._places: list[tuple[int, int]] = []
         self._asleep = False
         self._broken = False
@@ -143,7 +144,7 @@ class Agent:
         if announced.newest() != self._of:
             self._of = announced.newest()
             self._touched("announced")
-        elif not self._how and (self._due() or _writes(self._parts or ()) != self._writes):
+        elif not self._how and (self._due() or _writes(self._counting) != self._writes):
             self._touched("in_place")
         if self._how:
             self._looked = self._executions
@@ -160,7 +161,7 @@ class Agent:
         parts = self._current_parts(model)
         seen = {part: part.values for part in parts if part.values is not None}
         before, self._sums = self._sums, {part.name: fingerprint(values) for part, values in seen.items()}
-        self._writes = _writes(parts)
+        self._writes = _writes(self._counting)
         changed = {part.tensor for part in seen if self._sums[part.name] != before.get(part.name)}
         how, self._how = self._how, []
         if how == ["in_place"] and not changed:
@@ -210,6 +211,7 @@ class Agent:
         places = [(id(value), value.data_ptr()) for value in (*model.parameters(), *model.buffers())]
         if self._parts is None or places != self._places:
             self._parts, self._places = list(held.parts(model)), places
+            self._counting = _one_of_each(self._parts)
         return self._parts
 
     def _adapters(self) -> list[AdapterSums] | None:
@@ -252,10 +254,15 @@ class Agent:
             log.exception("omni-rl: the agent failed, and looks no more; the engine goes on")
 
 
-def _writes(parts: Iterable[ModelPart]) -> int:
-    """Return how often the parts' tensors were written to in place, as torch counts; tensors of inference mode are
-    not."""
-    return sum(part.values._version for part in parts if part.values is not None and not part.values.is_inference())
+def _one_of_each(parts: Iterable[ModelPart]) -> list[torch.Tensor]:
+    """Return one part's values of each tensor: all views of a tensor have one count of writes, and a model may have
+    thousands of experts, which are looked at after every execution."""
+    return list({part.tensor: part.values for part in parts if part.values is not None}.values())
+
+
+def _writes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return how often the tensors were written to in place, as torch counts; tensors of inference mode are not."""
+    return sum(tensor._version for tensor in tensors if not tensor.is_inference())
 
 
 def _named(parts: Iterable[ModelPart]) -> tuple[str, ...]:
