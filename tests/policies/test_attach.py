@@ -22,6 +22,7 @@ from omni_rl.media.types import RenderedPrompt
 from omni_rl.policies import attach, retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.policies.dealing import ASKED
+from omni_rl.rollout.actor import RolloutHandle
 from omni_rl.rollout.types import SamplingSettings
 
 TRAINER = "the trainer that the job began with"
@@ -150,10 +151,10 @@ def test_after_a_sync_those_that_answer_are_known(monkeypatch: pytest.MonkeyPatc
         return found[name]
 
     monkeypatch.setattr(attach, "engines", lambda namespace: ["rollout-0", "rollout-1"])
-    monkeypatch.setattr(attach.RolloutHandle, "attach", one)
+    monkeypatch.setattr(RolloutHandle, "attach", one)
     pair = attached(Coordinator([committed()]), Engine("rollout-0", dead=True), Engine("rollout-1"))
     pair.follow(committed(replaced={"rollout-0": "it died"}))
-    assert list(pair.rollouts) == list(found.values())
+    assert pair.rollouts == cast(Any, tuple(found.values()))
     found.clear()
     with pytest.raises(EngineDeadError, match="has no rollout engine"):
         pair.follow(committed(replaced={"rollout-0": "it died"}))
