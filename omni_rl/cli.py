@@ -97,17 +97,17 @@ def make_checkpoint(
 
 @app.command()
 def demo(
-    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  \\[default: the small one inside]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  \\[default: float32]")] = None,
     numerics: Annotated[
         str | None,
-        typer.Option(help="What the trainer computes with: reference, matched, batch_invariant.  [default: reference]"),
+        typer.Option(help="The trainer's numerics: reference, matched, batch_invariant.  \\[default: reference]"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to run.  [default: 6]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  [default: 0]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where report.json goes.  [default: runs/demo]")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Engines that share the prompts.  [default: 1]")] = None,
-    nodes: Annotated[int | None, typer.Option(help="Ray nodes, all on this machine.  [default: 1]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to run.  \\[default: 6]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of prompts and sampling.  \\[default: 0]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where report.json goes.  \\[default: runs/demo]")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engines that share the prompts.  \\[default: 1]")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Ray nodes, all on this machine.  \\[default: 1]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section demo is read.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on standard output, all else on standard error.")

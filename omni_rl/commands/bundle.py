@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def bundle(
     step: Annotated[str, typer.Argument(help="RUN/ATTEMPT/STEP.")],
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("sample.zip"),
-    sample: Annotated[str | None, typer.Option(help="Name of the sample.  [default: the step's worst]")] = None,
+    sample: Annotated[str | None, typer.Option(help="Name of the sample.  \\[default: the step's worst]")] = None,
     check: Annotated[bool, typer.Option(help="Also have both policies compared now, module by module.")] = True,
     directory: AskedDirectory = None,
 ) -> None:

@@ -122,7 +122,7 @@ def runs(
 
 def export(
     run: Annotated[str, typer.Argument(help="The run's name.")],
-    out: Annotated[Path | None, typer.Option(help="Directory to write.  [default: RUN]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory to write.  \\[default: RUN]")] = None,
     directory: Directory = RUNS,
     ledger: OfLedger = None,
     as_json: AsJson = False,

@@ -96,7 +96,7 @@ def run(
 
 def plot(
     run: Annotated[str, typer.Argument(help="The run's name.")],
-    out: Annotated[Path | None, typer.Option(help="File to write.  [default: RUN.svg]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.  \\[default: RUN.svg]")] = None,
     directory: AskedDirectory = None,
 ) -> None:
     """Draw a run's reward, and how far the policies were apart, as an SVG file."""

@@ -24,7 +24,7 @@ def judge(
     ],
     dtype: Annotated[Dtype, typer.Option(help="The dtype in which the engine computes.")] = "bfloat16",
     train_dtype: Annotated[
-        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  [default: as the engine]")
+        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  \\[default: as the engine]")
     ] = None,
     lag: Annotated[int | None, typer.Option(help="How many weight versions the engine may be behind.")] = None,
     kind: Annotated[

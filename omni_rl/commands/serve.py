@@ -13,22 +13,22 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     directory: Annotated[
-        Path | None, typer.Option(help="Where ledger, media and tokens are kept.  [default: runs/serve]")
+        Path | None, typer.Option(help="Where ledger, media and tokens are kept.  \\[default: runs/serve]")
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(help="The address to listen at; 0.0.0.0: for other machines too.  [default: 127.0.0.1]"),
+        typer.Option(help="The address to listen at; 0.0.0.0: for other machines too.  \\[default: 127.0.0.1]"),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes any that is free.  [default: 8400]")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes any that is free.  \\[default: 8400]")] = None,
     ledger: Annotated[
-        str | None, typer.Option(help="A URL, postgresql://USER@HOST/DATABASE.  [default: a file in the directory]")
+        str | None, typer.Option(help="A URL, postgresql://USER@HOST/DATABASE.  \\[default: a file in the directory]")
     ] = None,
     standby: Annotated[
         bool | None,
         typer.Option("--standby", help="While another coordinator keeps the ledger: wait, then go on in its place."),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="The owner's token.  [default: one that is made in the directory]")
+        Path | None, typer.Option(help="The owner's token.  \\[default: one that is made in the directory]")
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="A PEM file; with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="A PEM file; with --tls-certificate.")] = None,

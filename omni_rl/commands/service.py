@@ -38,20 +38,20 @@ def register(app: typer.Typer) -> None:
 
 def up(
     directory: Annotated[
-        Path | None, typer.Option(help="Where the service keeps its state.  [default: runs/up]")
+        Path | None, typer.Option(help="Where the service keeps its state.  \\[default: runs/up]")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: float32]")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Rollout engines.  [default: 1]")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  [default: 2]")] = None,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  \\[default: the small one inside]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.  \\[default: float32]")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Rollout engines.  \\[default: 1]")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Ranks of the trainer.  \\[default: 2]")] = None,
     transport: Annotated[
         str | None,
         typer.Option(
-            help=f"How weights get to engines: {', '.join(TRANSPORTS[:-1])} or {TRANSPORTS[-1]}.  [default: slab]"
+            help=f"How weights get to engines: {', '.join(TRANSPORTS[:-1])} or {TRANSPORTS[-1]}.  \\[default: slab]"
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="The coordinator's; 0 takes any that is free.  [default: 8400]")
+        int | None, typer.Option(help="The coordinator's; 0 takes any that is free.  \\[default: 8400]")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; its section up is read.")] = None,
     as_json: AsJson = False,

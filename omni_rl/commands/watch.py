@@ -34,12 +34,12 @@ def frameworks() -> None:
 def nemo_rl(
     directory: Annotated[Path, typer.Argument(help="The run's log directory, where train_data_step*.jsonl are.")],
     run: Annotated[
-        str | None, typer.Option(help="Name of the run.  [default: OMNI_RL_RUN, or the directory's]")
+        str | None, typer.Option(help="Name of the run.  \\[default: OMNI_RL_RUN, or the directory's]")
     ] = None,
     model: Annotated[str, typer.Option(help="The model's name, for people.")] = "model",
     dtype: Annotated[Dtype, typer.Option(help="The dtype in which the engine computes.")] = "bfloat16",
     train_dtype: Annotated[
-        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  [default: as the engine]")
+        Dtype | None, typer.Option(help="The dtype in which the trainer computes.  \\[default: as the engine]")
     ] = None,
     lag: Annotated[int | None, typer.Option(help="How many weight versions the engine may be behind.")] = None,
     kind: Annotated[str, typer.Option(help="The prompts' kind: text, image and so on.")] = "text",

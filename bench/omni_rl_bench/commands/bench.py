@@ -24,7 +24,7 @@ def bench_demo(out: BenchOut = Path("bench")) -> None:
 def bench_sync(
     out: BenchOut = Path("bench"),
     megabytes: Annotated[
-        list[int] | None, typer.Option(help="Size of the weights, 50 or 1000.  [default: both]")
+        list[int] | None, typer.Option(help="Size of the weights, 50 or 1000.  \\[default: both]")
     ] = None,
     syncs: Annotated[int, typer.Option(min=2, help="Syncs at each size.")] = 30,
 ) -> None:
@@ -141,8 +141,8 @@ def bench_judging(out: BenchOut = Path("bench")) -> None:
 @bench.command("learning")
 def bench_learning(
     out: BenchOut = Path("bench"),
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1 and 2]")] = None,
-    case: Annotated[list[str] | None, typer.Option(help="As grpo, ppo, grpo-rate-0.  [default: all]")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds.  \\[default: 0, 1 and 2]")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="As grpo, ppo, grpo-rate-0.  \\[default: all]")] = None,
     parts: Annotated[Path, typer.Option(help="Finished runs, which are not run again.")] = Path("runs/learning"),
 ) -> None:
     """Test that GRPO and PPO learn digits, and controls do not: 90 minutes, not in `all` (writes learning.json)."""
@@ -155,7 +155,7 @@ def bench_learning(
 @bench.command("gpu")
 def bench_gpu(
     out: BenchOut = Path("bench"),
-    part: Annotated[list[str] | None, typer.Option(help="As agreement, trainer, scoring.  [default: all]")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="As agreement, trainer, scoring.  \\[default: all]")] = None,
 ) -> None:
     """Compare training copy and trainer on a CUDA device with the CPU, not in `all` (writes gpu.json)."""
     from omni_rl_bench.gpu.command import bench_gpu as measure

@@ -15,11 +15,11 @@ def register(app: typer.Typer) -> None:
 
 
 def sabotage(
-    fault: Annotated[str | None, typer.Option(help="Only this one.  [default: all]")] = None,
+    fault: Annotated[str | None, typer.Option(help="Only this one.  \\[default: all]")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     numerics: Annotated[str, typer.Option(help="The trainer's: reference, matched or batch_invariant.")] = "reference",
-    seeds: Annotated[list[int] | None, typer.Option(help="Of weights, prompts and damage.  [default: 1]")] = None,
-    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  [default: the small one inside]")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Of weights, prompts and damage.  \\[default: 1]")] = None,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory.  \\[default: the small one inside]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Break a live service on purpose: is each fault noticed, called by its name, answered rightly, and healed?
