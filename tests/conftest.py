@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from omni_rl.config import SMALL_CHECKPOINT
 from omni_rl.runtime import prepare
@@ -17,6 +18,9 @@ from tests.postgres import Postgres, find_binaries
 # would start with a lower priority. Read by what is imported later, and inherited by every process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# How long an example takes on a machine that others use says nothing.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 # What `omni-rl` does first: engines, renderers and ranks of these tests are in this process.
 prepare()
 
