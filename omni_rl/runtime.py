@@ -66,7 +66,7 @@ def require(what: str) -> None:
         raise ConfigError(
             f"{what} needs {', '.join(f'{name}={ENVIRONMENT[name].value}' for name in missing)} in the environment of "
             "its process: call omni_rl.runtime.prepare() there before torch is imported, or have "
-            "omni_rl.rollout.actor.RolloutHandle start the engine"
+            "omni_rl.rollout.handle.RolloutHandle start the engine"
         )
 
 

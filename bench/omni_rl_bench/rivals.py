@@ -12,7 +12,7 @@ import ray
 from numpy.typing import NDArray
 
 from omni_rl.actors import share
-from omni_rl.rollout.actor import CPUS
+from omni_rl.rollout.handle import CPUS
 from omni_rl.rollout.settings import EngineSettings
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import SamplingSettings

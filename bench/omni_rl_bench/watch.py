@@ -29,7 +29,7 @@ HOOKS: tuple[Hook, ...] = ("step", "verl")
 FIGURES = 150
 """How many figures verl logs of a step."""
 KINDS = ("watching", "announcing")
-"""What a run's thread pays for: handing steps over, and saying what its weights are after each update."""
+"""The work that a run's thread pays for: handing steps over, and saying what its weights are after each update."""
 WARM = 2
 """How many steps of TRL's run are not counted, while everything is used for the first time."""
 SHAPES = ((16, 48), (64, 1024), (256, 1024), (512, 2048))

@@ -24,7 +24,7 @@ from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.policies.dealing import LOST
 from omni_rl.policies.probe import render_probe
 from omni_rl.rollout import diagnosis
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import Rollout
 from omni_rl.settings import Numerics
 from omni_rl.sync.layout.cache import directory

@@ -35,7 +35,7 @@ from omni_rl.models.families import family_of
 from omni_rl.policies.named import end_others
 from omni_rl.policies.probe import AgreementProbe
 from omni_rl.policies.settings import TRAINER
-from omni_rl.rollout.actor import CPUS, RolloutHandle
+from omni_rl.rollout.handle import CPUS, RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import sending_device, weight_sync
 from omni_rl.sync.replica import Deadline, ReplicaStatus

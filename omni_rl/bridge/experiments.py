@@ -16,7 +16,7 @@ from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.evidence import Audit, TrainerAudit, mean_abs
 from omni_rl.consistency.localisation import ModuleDifference, profile
 from omni_rl.rollout import diagnosis
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.sync.journal import Journal
 from omni_rl.sync.manifest import Manifest

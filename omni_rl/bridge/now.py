@@ -12,7 +12,7 @@ from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.rollout import diagnosis
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train import pairing
 from omni_rl.train.evidence import posted_step

@@ -31,7 +31,7 @@ from omni_rl.policies.named import engines
 from omni_rl.policies.pair import Pair
 from omni_rl.policies.retries import replacements
 from omni_rl.policies.settings import TRAINER, namespace_of
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.train.actor import TrainerHandle
 
 PATIENT = Retries(attempts=40)

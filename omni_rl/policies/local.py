@@ -15,7 +15,7 @@ from omni_rl.policies.local_ray import local_ray
 from omni_rl.policies.pair import Pair
 from omni_rl.policies.settings import NodesSettings, rollout_names
 from omni_rl.policies.types import Placed
-from omni_rl.rollout.actor import CPUS, RolloutHandle
+from omni_rl.rollout.handle import CPUS, RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.sync.journal import Journal

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.dealing import Ask, Deal
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train.settings import PLAIN, Objective

@@ -19,7 +19,7 @@ from omni_rl.consistency.records import SampleRecord
 from omni_rl.media.formats import fits
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.models.families import family_of
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import Dtype
 from omni_rl.rollout.types import Rescore, Rollout
 from omni_rl.train.types import Score

@@ -7,7 +7,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from omni_rl.errors import ReplicaDeadError
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.sync.replica import Apply, Command, Deadline, HoldGate, Release, ReplicaStatus, Verify
 
 

@@ -11,7 +11,7 @@ import torch
 from omni_rl.cuda import why_no_cuda
 from omni_rl.errors import ConfigError
 from omni_rl.models.families import family_of
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.replica import RolloutReplica
 from omni_rl.settings import TRANSFERS, WITHOUT_DEVICES, Transport
 from omni_rl.sync.checkpoint import CheckpointTensors

@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 
 from omni_rl.media.types import Prompt
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings
 from omni_rl.train.group import TrainerGroup

@@ -118,7 +118,7 @@ def test_our_engine_refuses_another_vllm_by_name(run: Run, small_checkpoint: Pat
     (other / "__init__.py").write_text("__version__ = '0.31.0'\n")
     start = """
 import asyncio, sys
-from omni_rl.rollout.actor import EngineSettings, RolloutActor
+from omni_rl.rollout.handle import EngineSettings, RolloutActor
 asyncio.run(RolloutActor().start(EngineSettings(model=sys.argv[1]), "engine", False, None))
 """
     done = run(start, str(small_checkpoint), before=(other.parent,))

@@ -22,7 +22,7 @@ from omni_rl.media.types import RenderedPrompt
 from omni_rl.policies import attach, retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.policies.dealing import ASKED
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import SamplingSettings
 
 TRAINER = "the trainer that the job began with"
@@ -188,6 +188,6 @@ def on_ray(monkeypatch: pytest.MonkeyPatch, found: list[tuple[Engine, ...]]) -> 
     engines: dict[str, Engine] = {}
     with monkeypatch.context() as patch:
         patch.setattr("ray.util.list_named_actors", names)
-        patch.setattr("omni_rl.rollout.actor.RolloutHandle.attach", lambda name, namespace: engines[name])
+        patch.setattr("omni_rl.rollout.handle.RolloutHandle.attach", lambda name, namespace: engines[name])
         patch.setattr(attach, "_trainer", lambda run: "the one that took its place")
         yield found

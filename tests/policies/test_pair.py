@@ -12,7 +12,7 @@ import pytest
 from omni_rl.errors import EngineDeadError, OmniRLError, ReplicaStoppedError
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.policies.pair import Pair
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import Rescore, Rollout, SamplingSettings
 from omni_rl.train.trainer import Trainer
 

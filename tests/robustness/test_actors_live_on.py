@@ -11,7 +11,7 @@ from PIL import Image
 
 from omni_rl.errors import CheckpointError, MediaError, OmniRLError, PromptError
 from omni_rl.media.types import Prompt
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.train.group import TrainerGroup

@@ -24,7 +24,7 @@ from omni_rl.errors import (
     WeightUpdateError,
 )
 from omni_rl.models.nemotron_omni.released import RELEASED
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.types import SamplingSettings, VersionSpan
 from omni_rl.sync.checkpoint import CheckpointTensors

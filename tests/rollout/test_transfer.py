@@ -16,7 +16,7 @@ from omni_rl.client import publish
 from omni_rl.errors import ConfigError, EngineDeadError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import opened_journal
 from omni_rl.models.nemotron_omni.released import RELEASED
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.transfer import Engines, init_info

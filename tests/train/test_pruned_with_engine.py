@@ -8,7 +8,7 @@ import pytest
 
 from omni_rl.errors import PromptError
 from omni_rl.ledger.sync_journal import opened_journal
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings

@@ -19,7 +19,7 @@ from omni_rl.media.types import Prompt, Sound
 from omni_rl.models.recording import LAST_NORM, LOGITS
 from omni_rl.policies.probe import AgreementProbe, render_probe
 from omni_rl.rollout import diagnosis
-from omni_rl.rollout.actor import RolloutHandle
+from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
 from omni_rl.rollout.types import Rollout, SamplingSettings

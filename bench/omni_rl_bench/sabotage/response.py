@@ -19,7 +19,7 @@ REST_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Response:
-    """What the service did about a step.
+    """The service's response to a step.
 
     `cause`, `sentence` and `evidence` are what an alarm of the step says; `searched`: the pair was asked for them.
     `action` is as `omni_rl.consistency.actions` has it; `halted`: generation is stopped until a person resumes it.

@@ -21,9 +21,9 @@ TOKENS = 24
 STEPS = 2
 """How many steps a fault has to show."""
 ROLLBACK, REFUSED = "rollback", "refused"
-"""What a sync does by itself when its proof fails, and what a policy does that cannot run at all."""
+"""The action of a sync whose proof fails, and of a policy that cannot run at all."""
 BY_HAND = "resync by hand"
-"""What a check asks a person to do, where the step itself was ok."""
+"""The action that a check asks of a person, where the step itself was ok."""
 
 
 @dataclass

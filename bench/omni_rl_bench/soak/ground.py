@@ -61,7 +61,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Ground:
-    """What a soak runs on. `disk` is the ledger's."""
+    """The ground that a soak runs on. `disk` is the ledger's."""
 
     shared_memory: Disk
     disk: Disk
