@@ -91,7 +91,10 @@ class Child:
             (of_jobs if message.method in OF_JOBS else threads).submit(self._answer, message)
 
     def _read(self) -> Message | None:
-        line = self._lines.readline(MAX_LINE)
+        try:
+            line = self._lines.readline(MAX_LINE)
+        except ConnectionError:  # it was killed before it had read all that was sent to it
+            return None
         return decode(line) if line else None
 
     def _send(self, message: Message) -> None:

@@ -1,5 +1,6 @@
 """Ray's dashboard may be stopped: whoever asks it for jobs is told, and nobody else waits."""
 
+import select
 import socket
 import threading
 import time
@@ -46,7 +47,8 @@ def test_a_pause_does_not_wait_for_calls_about_jobs() -> None:
     with ours, theirs:
         child = Child(theirs)
         child._attachment = Attachment(cast(Any, Cluster()), cast(Any, Jobs()))
-        threading.Thread(target=child.run, daemon=True).start()
+        reading = threading.Thread(target=child.run, daemon=True)
+        reading.start()
         ours.sendall(encode(Start(VERSION, SETTINGS, None)))
         for number in range(2 * THREADS):
             ours.sendall(encode(BridgeCall(number, "jobs", None)))
@@ -56,3 +58,19 @@ def test_a_pause_does_not_wait_for_calls_about_jobs() -> None:
         assert isinstance(answer, Reply)
         assert answer.id == 99
         go.set()
+        ours.close()
+        reading.join(10)
+        assert not reading.is_alive()
+
+
+def test_a_coordinator_that_is_killed_with_answers_unread_ends_the_bridge() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reading = threading.Thread(target=Child(theirs).run)
+        reading.start()
+        ours.sendall(encode(Start(VERSION, SETTINGS, None)))
+        ours.sendall(encode(BridgeCall(1, "state", None)))
+        assert select.select([ours], [], [], 10)[0]
+        ours.close()
+        reading.join(10)
+        assert not reading.is_alive()  # an exception of its thread would fail this test as well
