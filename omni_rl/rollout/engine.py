@@ -42,7 +42,8 @@ class RolloutEngine:
         self.settings = settings
         self.family = family_of(settings.model)
         self.llm_engine = startup.start(settings)
-        self._digest, self.parameters, self._elements = self._ask_worker(
+        # `checkpoint` is the digest of the weights that the engine was loaded with.
+        self.checkpoint, self.parameters, self._elements = self._ask_worker(
             WeightsExtension.serve_weights, settings.model, settings.dtype, settings.batch_invariant
         )
         runner = startup.model_runner(self.llm_engine)
@@ -53,18 +54,13 @@ class RolloutEngine:
         self._numbers = count()
         self._running: dict[str, Request] = {}
         self._dead: str | None = None
-        self.serve_as(str(WeightVersion(settings.run, 1, 0, self._digest)))
+        self.serve_as(str(WeightVersion(settings.run, 1, 0, self.checkpoint)))
 
     @property
     def weight_version(self) -> str:
         """The version of the weights that the engine samples with."""
         self._refuse_if_dead()
         return str(self.llm_engine.get_weight_version())
-
-    @property
-    def checkpoint(self) -> str:
-        """The digest of the weights that the engine was loaded with."""
-        return self._digest
 
     @property
     def sampler(self) -> torch.nn.Module:
@@ -99,14 +95,7 @@ class RolloutEngine:
         anything starts.
         """
         self._refuse_if_busy()
-        names = self.submit(prompts, sampling, places)
-        finished: dict[str, Any] = {}
-        while self._running:
-            finished |= self.step()
-            if progress is not None:
-                done = sum(len(rollout.ids) for rollout in finished.values())
-                progress(done + sum(len(request.ids) for request in self._running.values()))
-        return [finished[name] for name in names]
+        return self._finish(self.submit(prompts, sampling, places), progress)
 
     def rescore(self, rollouts: Sequence[Rollout], *, alone: bool = False) -> list[Rescore]:
         """Score answers by prefill at temperature 1 and return the scores in the order of the answers.
@@ -117,11 +106,7 @@ class RolloutEngine:
         self._refuse_if_busy()
         if alone:
             return [self.rescore_alone(rollout) for rollout in rollouts]
-        names = self.submit_rescoring(rollouts)
-        scores: dict[str, Any] = {}
-        while self._running:
-            scores |= self.step()
-        return [scores[name] for name in names]
+        return self._finish(self.submit_rescoring(rollouts))
 
     def submit(
         self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings, places: Sequence[int] | None = None
@@ -260,6 +245,16 @@ class RolloutEngine:
         if self._dead is None:
             self._dead = "it was closed"
         self.llm_engine.engine_core.shutdown()
+
+    def _finish(self, names: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Any]:
+        """Take steps until nothing is under way, and return the answers in the order of the names."""
+        finished: dict[str, Any] = {}
+        while self._running:
+            finished |= self.step()
+            if progress is not None:
+                done = sum(len(answer.ids) for answer in finished.values())
+                progress(done + sum(len(request.ids) for request in self._running.values()))
+        return [finished[name] for name in names]
 
     def _answer(self, request: Request, output: Any) -> Rollout | Rescore:
         if request.rescored is not None:
