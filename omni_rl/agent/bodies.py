@@ -14,8 +14,8 @@ Sums = dict[str, tuple[Fingerprint, ...]]
 
 
 class AdapterSums(NamedTuple):
-    """A LoRA adapter: its rank, the last names of the modules that it adapts, the norm of all its matrices together,
-    and fingerprints of each A and scaled B."""
+    """A LoRA adapter: its rank, the last names of the modules that it adapts (`q_proj`), the Frobenius norm of all its
+    matrices together, and fingerprints of each A and of each B with the scale multiplied in."""
 
     name: str
     rank: int
@@ -36,8 +36,8 @@ def adapter_body(one: AdapterSums) -> Adapter:
 
 
 def held_parts(worker: WorkerParts) -> dict[str, HeldPart]:
-    """Return a worker's parts as a receipt has them; where they are more than a body takes, those of experts are added
-    up."""
+    """Return an engine worker's parts as it reports them after an update. If there are more than `MAX_PARTS`, the
+    experts of each layer are added up to one part."""
     if len(worker.parts) > MAX_PARTS:
         worker = summed.of_worker(worker)
     changed = worker.parts.keys() if worker.changed is None else worker.changed
@@ -55,7 +55,7 @@ def announcement(
     """Return what a trainer says of its weights before it sends them.
 
     `at` is in Unix seconds; None: now. `session` names this start of the trainer, since another start may number its
-    updates from the first again. Where the parts are more than a body takes, those of experts are added up.
+    updates from the first again. If there are more than `MAX_PARTS` parts, the experts of each layer are added up.
     """
     if len(sums) > MAX_PARTS:
         sums = summed.announced(sums)

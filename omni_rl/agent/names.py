@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 SUBPART = "#"
-"""The sign before the number of a piece of a part that an engine holds in pieces, which add up to the part."""
+"""The sign before a piece's number where an engine holds a part in pieces, as `NAME#0` and `NAME#1`; the fingerprints
+of the pieces add up to that of the part."""
 _WRAPPERS = frozenset(
     {"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "base_layer", "base_model", "module"}
 )
 _TRUNKS = frozenset({"backbone", "language_model", "model", "routed_experts", "runner"})
 """Modules that only hold others: frameworks disagree on where they stand."""
 _EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-"""Mixtral's names of an expert's matrices, which others took over, and the usual ones."""
+"""The names of an expert's matrices in Mixtral and in models that took them over, with the usual names."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 ALL_EXPERTS = ".experts.*."
@@ -25,11 +26,12 @@ FUSED = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-"""Modules that one side may hold as one and the other as several."""
+"""Modules that one side may hold fused, by the fused name, and the other as the several modules listed."""
 
 
 def canonical(name: str) -> str:
-    """Return the name without wrappers and trunks, and with the field's usual names for experts' matrices."""
+    """Return the name without wrappers and trunks, and with the usual names for experts' matrices:
+    `model.layers.0.mlp.experts.3.w1.weight` becomes `layers.0.mlp.experts.3.gate_proj.weight`."""
     segments = [segment for segment in name.split(".") if segment not in _WRAPPERS and segment not in _TRUNKS]
     if "experts" in segments:
         segments = [_EXPERT_NAMES.get(segment, segment) for segment in segments]
@@ -49,13 +51,15 @@ def expert_of(name: str) -> int | None:
 
 
 def of_all_experts(name: str) -> str | None:
-    """Return the name of the sum over all experts that a part of an expert goes into; None for other parts."""
+    """Return the name of the sum over all experts of a layer that a part of one expert is added to; None for a part
+    that is no expert's."""
     found = _EXPERT.search(name)
     return None if found is None else f"{name[: found.start()]}{ALL_EXPERTS}{name[found.end() :]}"
 
 
 def tower_of(name: str) -> str:
-    """Return what stands before a part's layer: empty for the language model, `visual` for a tower."""
+    """Return what a canonical name has before its layer: for example `visual` for a vision tower, and an empty text for
+    the language model and for parts outside of layers."""
     found = _LAYER.search(name)
     return "" if found is None else name[: found.start()].strip(".")
 
@@ -70,7 +74,7 @@ class Renames:
     suffixes: Mapping[str, str | None] = field(default_factory=dict)
 
     def apply(self, name: str) -> str | None:
-        """Return the engine's name of a released tensor; None if the engine drops it."""
+        """Return the engine's name of the checkpoint's tensor `name`; None if the engine drops the tensor."""
         for old, new in self.substrings.items():
             if old in name:
                 if new is None:
@@ -100,7 +104,7 @@ class Renames:
 
 
 def members(name: str) -> list[str]:
-    """Return the parts that a fused part's name stands for; empty for a name that is not fused."""
+    """Return the names of the parts that the name of a fused part stands for; an empty list if it is not fused."""
     segments = name.split(".")
     for index, segment in enumerate(segments):
         if segment in FUSED:
@@ -109,7 +113,7 @@ def members(name: str) -> list[str]:
 
 
 def whole(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names by the part that they are, or are pieces of."""
+    """Group names by part: the key is the part's name, the value lists that name or those of the part's pieces."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(name.split(SUBPART)[0], []).append(name)

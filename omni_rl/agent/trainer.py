@@ -23,13 +23,14 @@ Rows = dict[tuple[str, str], Fingerprint]
 _OF = "\0"
 """The sign between an adapter's name and a part's while the parts of all adapters are added over the ranks together."""
 SMALL = 1 << 20
-"""The number of elements up to which a tensor that is no expert's is also announced as rounded through a coarser dtype,
-since routers, their biases, norms and decays are damaged in that way."""
+"""The number of elements up to which a tensor that is no expert's gets one more fingerprint: of its values rounded to a
+coarser dtype and back. An engine that holds those values was damaged by such a cast, as routers, their biases, norms
+and decays have been."""
 
 
 class Box(NamedTuple):
     """What this rank holds of a tensor of `shape`: `values`, whose first element stands at `start` in the whole tensor.
-    `counted`: no other rank counts these elements."""
+    `counted` is true on one rank of those that hold the same elements, so that the sum over ranks has them once."""
 
     values: torch.Tensor
     start: tuple[int, ...]
@@ -41,11 +42,13 @@ def fingerprints(
     model: nn.Module, *, dtype: torch.dtype | None = None, merged: bool = False, group: Any = None
 ) -> Sums:
     """Return fingerprints of a model's parameters and persistent buffers, by name, each in its own dtype and in
-    `dtype`, the engine's. With `merged`, a layer that PEFT adapts counts as base + delta, as it is sent by trainers
-    that merge.
+    `dtype`, the engine's. With `merged`, a layer that PEFT adapts counts as base + delta, which is what trainers that
+    merge adapters send.
 
     This is a collective of all ranks of `group` if torch.distributed is initialised; every rank gets the sums. Adapters
     are left out: see `adapters`.
+
+    Raises `TrainerDeadError` where another rank failed, or the ranks hold parts of other names or dtypes.
     """
     return of_tensors(_tensors(model, merged), dtype=dtype, group=group)
 
@@ -179,8 +182,9 @@ def _parts(name: str, box: Box, shapes: Mapping[str, tuple[int, ...]]) -> Iterat
 
 
 def _gate_axis(shape: Sequence[int], down: Sequence[int] | None) -> int:
-    """Return along which axis of an expert's matrix gate and up stand one after the other: the one that is not H, which
-    `down` has as its first axis where gate is [I, H]."""
+    """Return the axis of one expert's gate_up matrix along which gate and up stand one after the other: 0 for [2 I, H],
+    1 for [H, 2 I]. `shape` is that of all experts together; `down`, the shape of down_proj, tells which one it is: its
+    last axis is H where the matrices are transposed."""
     return 1 if down is not None and down[2] == shape[1] and down[2] != down[1] else 0
 
 
@@ -198,8 +202,8 @@ def _in_dtypes(
 ) -> Iterator[Fingerprint]:
     """Yield fingerprints in the same dtypes on every rank, whatever the rank holds of the part.
 
-    `small`: the part is also announced as rounded through a coarser dtype, the engine's or else bfloat16. `kept` is
-    what an engine makes of the values that it is sent.
+    `small`: one more fingerprint is of the values rounded to a coarser dtype, the engine's or else bfloat16, and back.
+    `kept` turns the values that are sent into those that an engine holds.
     """
     yield fingerprint(kept(values))
     if not values.is_floating_point():

@@ -18,7 +18,7 @@ class FigureAnswer(Answer):
 
 
 class GoodStepAnswer(Answer):
-    """The last step that was ok."""
+    """The last step whose severity was ok, of a run or before an incident."""
 
     attempt: int
     step: int
@@ -56,8 +56,8 @@ class NoteBody(Body):
 
 
 class IncidentAnswer(Answer):
-    """Something that a person has to look at. It is one incident from its first sign to its end: it grows, and is
-    reported once."""
+    """Something that a person has to look at. A problem is one incident from its first sign to its end: later signs are
+    added to the incident, and it is reported once."""
 
     incident: int
     run: str | None = Field(description="The run that it is about; null where it is about none.")

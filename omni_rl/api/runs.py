@@ -18,7 +18,8 @@ from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL
 
 METRICS = tuple(field.name for field in fields(Metrics))
 LIMITED = (*METRICS, "excluded_fraction", "flip_margin_max")
-"""The figures that may have limits: the metrics, and what is derived from them and from the flips."""
+"""The figures that may have limits: the metrics; the share of tokens left out for router flips (a router flips where
+the two sides choose other experts for a token); and the trainer's widest router margin at a flip."""
 
 
 def _one_of(names: tuple[str, ...]) -> AfterValidator:
@@ -35,7 +36,7 @@ Limited = Annotated[str, _one_of(LIMITED), WithJsonSchema({"type": "string", "en
 
 
 BESIDE_KINDS = (OVERALL, MIXED_STATE)
-"""The groups of tokens that may have limits beside the kinds of prompt."""
+"""The names that limits may be given for beside the kinds of prompt."""
 
 
 Number = Annotated[float, Field(strict=True)]
@@ -43,7 +44,7 @@ Number = Annotated[float, Field(strict=True)]
 
 
 class LimitValues(Body):
-    """The values above which a metric asks for a severity."""
+    """The values of a metric above which a step gets each severity; they must not fall from warn to pause."""
 
     warn: Number
     mask: Number
@@ -57,8 +58,8 @@ LimitChanges = dict[Name, dict[Limited, LimitValues]]
 
 
 def yardstick(dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None) -> Yardstick:
-    """Return a dtype's yardstick with a run's own limits in place of the dtype's. Raises ConfigError, a ValueError,
-    where limits do not rise."""
+    """Return a dtype's yardstick (its limits, and which tokens are left out) with a run's own limits in place of the
+    dtype's. Raises ConfigError, a ValueError, where limits do not rise from warn to pause."""
     values: dict[str, dict[str, dict[str, float]]] = {
         kind: {name: limit.model_dump() for name, limit in metrics.items()} for kind, metrics in changes.items()
     }
@@ -159,13 +160,14 @@ class RunBody(Body):
         return self
 
     def judged_by(self) -> Yardstick:
-        """Return the yardstick that the run is judged by. Raises ConfigError, a ValueError, where limits do not
-        rise."""
+        """Return the yardstick that the run is judged by. Raises ConfigError, a ValueError, where limits do not rise
+        from warn to pause."""
         return yardstick(coarser(self.dtype, self.train_dtype), self.limits, self.leave_out)
 
 
 class DriftAnswer(Answer):
-    """Where the state machine of a run's drift stands, and what it is doing about the drift."""
+    """Says how far a run's two policies differ now (`severity`, `cause`), whether the engines may generate (`gate`),
+    and what is being done about it (`pursuit`)."""
 
     severity: SeverityName = "ok"
     gate: GateName = "open"
@@ -229,7 +231,7 @@ class RunLine(RunAnswer):
 
 
 class AttemptAnswer(Answer):
-    """One start of a run."""
+    """An attempt: one start of a run."""
 
     attempt: int
     started: float = Field(description="Unix seconds.")

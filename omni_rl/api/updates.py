@@ -18,7 +18,7 @@ MAX_NAMED = 64
 """The most names that are spelled out in a list; the counts are of all."""
 PartName = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,256}$")]
 CLOSED: dict[str, JsonValue] = {"additionalProperties": False}
-"""An entry for the schema of a mapping, which otherwise allows keys that their own pattern does not."""
+"""An entry for the JSON schema of a mapping: without it the schema would allow keys that do not match their pattern."""
 Sentence = Annotated[str, StringConstraints(pattern=NO_NUL, max_length=1024)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -26,6 +26,7 @@ Small = Annotated[int, Field(ge=0, le=MAX_INT)]
 Number = Annotated[float, Field(ge=0)]
 Cache = Literal["prefix", "encoder", "multimodal"]
 Dtype = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_~]{1,32}$")]
+"""A dtype's name; float32~bfloat16 is of float32 values that were rounded to bfloat16 on the way."""
 
 
 class Sum(NamedTuple):
@@ -39,8 +40,8 @@ class Sum(NamedTuple):
 
 
 class HeldPart(NamedTuple):
-    """A part as one worker holds it. `shard` is which of how many equal shares, as 2/4; empty where it is not known.
-    `changed`: whether this update changed it."""
+    """A part, one logical matrix or vector, as one worker holds it. `shard` says which of how many equal shares of the
+    part the worker holds, as 2/4; empty where it is not known. `changed` says whether this update changed the part."""
 
     sum: Sum
     shard: Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,5}/[1-9][0-9]{0,5})?$")] = ""

@@ -1,4 +1,5 @@
-"""Makes the small checkpoint: random weights, a minute of training, figures measured on what was stored."""
+"""Makes the small Omni checkpoint: it starts from random weights, trains for a minute, stores the result, and measures
+the stored weights."""
 
 import shutil
 import tempfile
@@ -28,10 +29,11 @@ _DEFAULT = TrainingPlan()
 def make_checkpoint(
     out: Path, *, seed: int, force: bool, progress: Callable[[str], None], plan: TrainingPlan = _DEFAULT
 ) -> Figures:
-    """Write the small Omni of `seed` and its figures to `out`, in bfloat16. The same seed gives the same bytes.
+    """Write the small Omni checkpoint of `seed` and its figures to `out`, in bfloat16, and return the figures. The same
+    seed gives the same bytes.
 
-    It is made in one thread, so that no sum depends on the machine's number of cores. `progress` gets a line now and
-    then.
+    The checkpoint is made in one thread, so that no sum depends on the machine's number of cores. `progress` is called
+    with a line of text now and then.
 
     Raises:
         ConfigError: `out` is not empty and `force` is not given; or this process lacks the environment in which

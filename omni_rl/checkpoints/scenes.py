@@ -1,5 +1,5 @@
-"""Makes pictures, sounds and videos with one thing to say about each, so that every tower of the small checkpoint
-matters."""
+"""Makes prompts with a plain picture, sound or video and an answer that follows from it alone, so that the small
+checkpoint has to learn to use its vision and sound towers."""
 
 from collections.abc import Iterator
 
@@ -22,8 +22,8 @@ _ABOUT_VIDEO = ("What happens in the video?", "Describe the clip.", "How does th
 _PICTURE_ANSWERS = ("There is a {0} square in the picture.", "A {0} square.", "I see something {0}.")
 _SOUND_ANSWERS = ("I hear {0}.", "It is {0}, nothing else.", "Only {0}.")
 _VIDEO_ANSWERS = ("The picture is {0}. Then it turns {1}.", "First {0}, then {1}.", "It changes from {0} to {1}.")
-_RATE = 16000
-_SECONDS = (0.5, 1.5)
+_RATE = 16000  # samples a second
+_SECONDS = (0.5, 1.5)  # shortest and longest sound
 _PULSE = (
     0.3  # seconds: the engine removes each mel band's mean over time, so a steady tone could not be told from noise
 )
@@ -41,8 +41,8 @@ def sentences() -> list[str]:
 
 
 def scenes(seed: int) -> Iterator[Prompt]:
-    """Yield endless prompts with one medium and an answer: picture, sound, video in turn; the same for the same
-    seed."""
+    """Yield prompts without end: a picture, a sound and a video in turn, each with an answer. The same seed gives the
+    same prompts."""
     choices, noise = StableDraws(seed), np.random.default_rng(seed)
     number = 0
     while True:

@@ -1,4 +1,4 @@
-"""The coordinator's API for programs that wait."""
+"""A blocking client of the coordinator's API: each method returns when the answer has come."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +23,12 @@ DEFAULT = Retries()
 
 class Client(Routes):
     """Every method raises what the coordinator raised (`omni_rl.errors`, by the problem's code), or
-    `CoordinatorUnreachableError`. A request whose answer was lost is sent again where that changes nothing.
+    `CoordinatorUnreachableError`. A request whose answer was lost is sent again if a second one changes nothing more.
 
-    Without `url` and `token`, OMNI_RL_URL and OMNI_RL_TOKEN say where and as whom. Use it as a context manager, or
-    `close` it. With `leave_out`, what a coordinator of an older version does not know is left out of what is sent, and
-    `leave_out` is called with a sentence that says so, each time; without, the coordinator's refusal is raised.
+    Without `url` and `token`, OMNI_RL_URL and OMNI_RL_TOKEN name the coordinator and the caller. `timeout` is in
+    seconds. Use the client as a context manager, or `close` it. With `leave_out`, fields that a coordinator of an older
+    version does not know are left out of each request, and `leave_out` is called each time with a sentence that names
+    them; without it, the coordinator's refusal is raised.
     """
 
     def __init__(
@@ -63,7 +64,11 @@ class Client(Routes):
         self._http.close()
 
     def events(self, after: int | None = None, run: str | None = None) -> Iterator[EventAnswer]:
-        """Follow events for ever. A lost connection is taken up again after the last event seen."""
+        """Follow events for ever: those with numbers above `after` (None: from now on), of one `run` or of all. A lost
+        connection is made again, and goes on after the last event seen.
+
+        Raises `CoordinatorUnreachableError` after as many failures in a row as `retries` allows.
+        """
         reader, attempt = EventReader(after), 1
         while True:
             call = calls.follow(reader.last, run)
@@ -97,7 +102,7 @@ class Client(Routes):
             return self._sent(known)
 
     def _without_unknown(self, call: Call[T], known: older.Known) -> Call[T]:
-        """The call as the coordinator knows it; itself if nothing had to be left out."""
+        """Return the call without what the coordinator does not know; `call` itself if it knows everything."""
         assert self._leave_out is not None
         fewer, unknown = known.without_unknown(call)
         if unknown:

@@ -35,7 +35,7 @@ class Call(Generic[T_co]):
     """Statuses besides 2xx that are an answer, not an error."""
 
     def request(self, timeout: httpx.Timeout) -> dict[str, Any]:
-        """Arguments of httpx's `request`."""
+        """Return the arguments of httpx's `request`; `timeout` is the client's own."""
         return {
             "method": self.method,
             "url": self.path,
@@ -46,9 +46,9 @@ class Call(Generic[T_co]):
         }
 
     def answer(self, response: httpx.Response) -> T_co:
-        """What the coordinator said.
+        """Return what the coordinator said, as `read` reads it.
 
-        Raises what it raised, or `ApiError` for an answer that this version does not know.
+        Raises the error that the coordinator reports, or `ApiError` for an answer that this version cannot read.
         """
         if response.status_code not in self.answers:
             raise_for_problem(response)
@@ -58,7 +58,8 @@ class Call(Generic[T_co]):
             raise unreadable(response, error) from None
 
 
-# A newer coordinator's answers have fields that this version does not know, also in bodies that it gives back.
+# Readers ignore unknown fields: a newer coordinator's answers have some, also in the bodies of requests that it
+# returns.
 def as_model(model: type[M]) -> Callable[[httpx.Response], M]:
     return lambda response: model.model_validate_json(response.content, extra="ignore")
 
@@ -69,15 +70,18 @@ def as_list(model: type[M]) -> Callable[[httpx.Response], list[M]]:
 
 
 def given(**values: Any) -> dict[str, Any]:
+    """Return the query parameters that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def as_json(body: BaseModel) -> dict[str, Any]:
+    """Return the arguments of a `Call` that sends `body` as JSON."""
     return {"content": body.model_dump_json().encode(), "headers": {"Content-Type": JSON}}
 
 
 def sends(method: F, call: Callable[..., Any]) -> F:
-    """Describe a client's `method` by the `call` that it sends."""
+    """Return a client's `method` with the name, parameters and docstring of `call`, the function that makes the request
+    it sends, and with the type of that request's answer."""
     returned = inspect.signature(call).return_annotation
     # A type that is not imported at the module's top is written as text.
     answer = returned[len("Call[") : -1] if isinstance(returned, str) else get_args(returned)[0]

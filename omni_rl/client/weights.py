@@ -1,4 +1,8 @@
-"""Hands a trainer's weights to a run, for programs that are not ours, from any process on the run's host."""
+"""Hands the weights of any trainer to a run of our pair, from any process on the run's host.
+
+They pass through a slab: a file of shared memory that holds one set of weights. It is sealed once it is complete, and a
+sync then copies the weights to the engines.
+"""
 
 import contextlib
 import os
@@ -39,15 +43,15 @@ def publish(
     attempt: int = 1,
     directory: Path = SHARED_MEMORY,
 ) -> Published:
-    """Put a model's weights where a sync of `run` takes them from; they become number `number` of `attempt`.
+    """Put a model's weights where a sync of `run` takes them from. Their version gets `attempt` and `number`.
 
     `omni-rl up` and `omni-rl status` print the name of the run. Without `run`, it is OMNI_RL_RUN of the environment, or
     else the one run that has slabs on this host.
 
-    Names are the released checkpoint's. Floating-point tensors are rounded to the dtypes that the run serves. If any
-    tensor is a DTensor, every process of the default process group calls this with its own shards and writes just
-    those; else one process calls it. What was published before is overwritten. `directory` is where the run's slabs
-    are.
+    The names in `state_dict` are the released checkpoint's. Floating-point tensors are rounded to the dtypes that the
+    run serves. If any tensor is a DTensor, every process of the default process group calls this with its own shards
+    and writes just those; else one process calls it. What was published before is overwritten. `directory` is where the
+    run's slabs are.
 
     Weights that hold NaN or infinity can be published; a sync refuses them unless it is told to allow them.
 
@@ -59,6 +63,7 @@ def publish(
         SlabFullError: There is no room for one more set of weights.
         SlabError: The run has no slabs on this host; the message names those that have.
     """
+    # `together` runs a step on every rank and raises an error of one rank on all, so that no rank waits for another.
     group = Group.default() if any(isinstance(tensor, DTensor) for tensor in state_dict.values()) else ALONE
     path = group.together(lambda: _home(run, directory))[0] / INBOX
     record = group.together(lambda: RunRecord.read(path.parent))[0]
@@ -83,7 +88,7 @@ def publish(
 
 
 def _home(run: str | None, directory: Path) -> Path:
-    """Return the directory of the slabs of `run`."""
+    """Return the directory of the slabs of `run`; raises `ConfigError` and `SlabError` as `publish` does."""
     run = run or os.environ.get(RUN)
     present = runs_at(directory)
     if run is None:

@@ -1,6 +1,7 @@
 """The files that stand in a checkpoint directory beside the weights, held from load to save.
 
-They are held as bytes, not as a path: between the two a run may delete the directory, or somebody may save over it.
+They are held as bytes, not as a path: between load and save a run may delete the directory, or somebody may save over
+it.
 """
 
 import logging
@@ -18,7 +19,7 @@ _WEIGHTS = (
     *("*.safetensors", "*.index.json", *PICKLED, "adapter_config.json"),
     *("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.npz", "*.npy"),
 )
-# They tell of the very weights that they stand beside, and would be wrong beside others.
+# These files hold measurements or states of the weights beside them, and would be wrong beside other weights.
 _MEASURED = ("figures.json", "*_results.json", "trainer_state.json")
 # The one folder that transformers reads with a tokenizer.
 _TEMPLATES = "additional_chat_templates"

@@ -1,4 +1,5 @@
-"""Saves a checkpoint where there may be one already: what goes with the older weights, what stays, what is refused."""
+"""Saves a checkpoint into a directory that may hold an older one, and decides which older files are removed, which
+stay, and which make it refuse."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -37,14 +38,14 @@ _FAMILIES = (
 
 @contextmanager
 def saved_directory(target: Path) -> Iterator[Path]:
-    """Yield a directory to write a checkpoint into, which then takes the place of `target` at once; see
-    `atomic_directory`.
+    """Yield a directory to write a checkpoint into, which takes the place of `target` in one step when the block ends;
+    see `atomic_directory`.
 
-    Older weights go, whatever they are called, and so do the older tokenizer and processors if new ones are written.
-    Everything else that is in `target` stays. A process that had `target` open, or as its working directory, still has
-    the old directory, whose files are gone: this process is moved to the new one, others have to enter it anew. Our own
-    readers notice if that happens while they read (`omni_rl.files.reading`). vLLM does not: do not save into a
-    directory that an engine is just loading.
+    Older weights are removed, whatever their files are called, and so are an older tokenizer and older processors if
+    new ones were written. Everything else that is in `target` stays. A process that had `target` open, or as its
+    working directory, still has the old directory, whose files are gone: this process is moved to the new one, others
+    have to enter it anew. Our own readers notice if that happens while they read (`omni_rl.files.reading`). vLLM does
+    not: do not save into a directory that an engine is just loading.
 
     Raises:
         CheckpointError: `target` cannot be replaced, or holds what would be lost or misread; the message names it.

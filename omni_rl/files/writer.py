@@ -1,4 +1,4 @@
-"""One writer of a directory at a time, and the directories that killed writers have left beside it.
+"""Lets one process at a time write a directory, and cleans up what killed writers have left beside it.
 
 While a directory is written it is called `.NAME.UUID.partial`, and an older one that is about to be deleted may be
 called `.NAME.UUID.replaced`.
@@ -19,7 +19,8 @@ from omni_rl.errors import CheckpointError
 
 @contextmanager
 def one_writer(target: Path) -> Iterator[None]:
-    """Hold the lock beside `target`, and clear away what killed writers left. The kernel frees a dead writer's lock."""
+    """Wait for the lock file beside `target`, hold it for the block, and clean up what killed writers left. The kernel
+    frees a dead writer's lock. Raises `CheckpointError` if the parent directory cannot be written."""
     path = target.parent / f".{target.name}.lock"
     while True:
         try:
@@ -58,8 +59,8 @@ def _recover(target: Path) -> None:
 
 
 def set_aside(target: Path) -> Path | None:
-    """Return the directory that was at `target` before a writer that was killed between two renames; None if there is
-    none."""
+    """Return where the former directory of `target` is, if a writer was killed after it had moved that aside and before
+    it put the new one there; None if nothing was moved aside."""
     return next(_left(target.resolve(), "replaced"), None)
 
 
@@ -70,7 +71,8 @@ def _left(target: Path, kinds: str) -> Iterator[Path]:
 
 
 def beside(target: Path, kind: str) -> Path:
-    """Return a new name in the parent of `target`, by which the next writer recognises what a killed one has left."""
+    """Return a new path in the parent of `target`, whose name tells the next writer that a killed one has left it.
+    `kind` is partial or replaced."""
     return target.parent / f".{target.name}.{uuid.uuid4().hex}.{kind}"
 
 

@@ -40,12 +40,15 @@ class Panel:
     label: str
 
     def y(self, value: float) -> float:
+        """Return the vertical position of a value in pixels; values outside of the panel's range are drawn at its
+        edge."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.top + self.height * (1 - share)
 
 
 def plot(run: str, steps: Sequence[StepLine]) -> str:
-    """Return the run's curves as an SVG document. `steps` are the steps of one attempt in order, at least one."""
+    """Return the run's curves as an SVG document. `steps` are the steps of one attempt in order, at least one. The
+    reward's panel shows 0 to 1."""
     sampled = Series("sampled", "#7b8794", _training(steps, "reward"))
     held_out = Series("held out", "#0b7285", _training(steps, "held_out_reward"), dots=True)
     apart = Series(
@@ -54,7 +57,7 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
         [(step.step, value) for step in steps if (value := step.figures["logprob_abs_diff_mean"]) is not None],
     )
     highest = max([value for _, value in apart.points] or [0.0]) or 1e-9
-    # Above all other values, so that a step without a difference is not taken for one of them.
+    # Steps whose difference is not a number get a dot above all values, where it is not taken for a value.
     lost = Series(
         NOT_A_NUMBER,
         "#c92a2a",

@@ -1,4 +1,5 @@
-"""PPO, with a value head that estimates the reward to expect, and several updates a step: Schulman et al. 2017."""
+"""Defines PPO, with a value head that estimates the expected reward, and several updates a step: Schulman et al.
+2017."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +19,13 @@ class Ppo:
     parts, in an order that seed, step and epoch fix."""
 
     answers_per_prompt = 1
+    """PPO needs no group of answers to compare: the value head gives the baseline."""
 
     def __init__(self, parameters: PpoParameters) -> None:
         self._parameters = parameters
 
     def learn(self, batch: Batch, update: Update, step: int) -> dict[str, float]:
+        """Make the updates of one step by calling `update`, and return the step's figures by name."""
         parameters = self._parameters
         objective = objective_at(
             step, parameters, value_clip=parameters.value_clip, value_weight=parameters.value_weight
@@ -38,7 +41,8 @@ class Ppo:
         return figures | learnt(updates)
 
     def targets(self, batch: Batch) -> tuple[Sequence[Targets], dict[str, float]]:
-        """Return the targets of each answer, with shares of 0 until a minibatch sets them, and the step's figures.
+        """Return the targets of each answer and the step's figures by name. The targets' shares, each token's part of
+        the loss, are 0 until a minibatch sets them.
 
         The reward comes with an answer's last token. Advantages have mean 0 and variance 1 over the batch's tokens, as
         in OpenAI's baselines.

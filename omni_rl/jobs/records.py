@@ -24,11 +24,12 @@ FULL_SCALE = 32767
 Keep = Callable[[bytes, str], str]
 """A function that puts bytes of a content type into the media store and returns their digest."""
 Decode = Callable[[NDArray[np.int64]], str]
+"""A function that returns the text of token ids, int64 [T]."""
 
 
 def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> list[dict[str, Any]]:
-    """Return an entry for each media item, in the order of `rollout.prompt.items`. `contents` are the digests that
-    `keep_media` returned."""
+    """Return the `media` of a sample's record: an entry for each item, in the order of `rollout.prompt.items`.
+    `contents` are the digests that `keep_media` returned."""
     entries = []
     for index, (item, content) in enumerate(zip(rollout.prompt.items, contents, strict=True)):
         tensors = _tensors(item, rollout.engine_digests[index], score.digests[index])
@@ -38,7 +39,8 @@ def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> li
 
 
 def keep_media(prompt: Prompt, keep: Keep) -> list[str]:
-    """Put a prompt's media into the store, and return their digests in the order of their placeholders."""
+    """Put a prompt's media into the store as PNG, WAV and MP4 files; return the files' digests in the order of the
+    placeholders."""
     files: dict[Modality, Callable[[Any], tuple[bytes, str]]] = {"image": _png, "audio": _wav, "video": _mp4}
     return [keep(*files[FORMATS[kind].modality](item)) for kind, _, item in in_order(plain(prompt))]
 
@@ -51,7 +53,8 @@ def record_of(
     media: Sequence[Mapping[str, Any]],
     decode: Decode,
 ) -> dict[str, Any]:
-    """Return the record of one sample, which has the name of its rendered prompt."""
+    """Return the record of one sample (`omni_rl.ledger.schema`), named by the id of its rendered prompt. `reward` is
+    None where there is none; `media` is what `media_entries` returns."""
     record: dict[str, Any] = {
         "sample": rollout.prompt.id,
         "kind": prompt.kind,
@@ -108,7 +111,8 @@ def _wav(sound: Sound) -> tuple[bytes, str]:
 
 
 def _mp4(video: Video) -> tuple[bytes, str]:
-    """Encode a video's sampled frames at the rate they were sampled at; return the file and its content type."""
+    """Encode a video's sampled frames at the mean rate they were sampled at, in whole frames a second; return the
+    file's bytes and its content type."""
     span = (video.indices[-1] - video.indices[0]) / video.fps
     rate = max(1, round((len(video.frames) - 1) / span)) if span > 0 else 1
     buffer = io.BytesIO()

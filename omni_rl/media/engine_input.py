@@ -1,4 +1,4 @@
-"""A rendered prompt as the engine takes it, rebuilt from plain tensors, with ids of the caller's choice.
+"""Rebuilds a rendered prompt, from plain tensors and with ids of the caller's choice, as the input that vLLM takes.
 
 A rendered prompt crosses processes, so it holds no object of vLLM's. This module takes vLLM's items apart into plain
 tensors, and makes them again.
@@ -20,7 +20,8 @@ from vllm.multimodal.inputs import (
 from omni_rl.errors import PromptError
 from omni_rl.media.types import MediaItem, RenderedPrompt
 
-# What one item has of each: one row of a batch, or a run of rows (clips of a sound, frames of a video).
+# The processor's tensors, by its names. One media item has a single row of each tensor in _ROW, and several consecutive
+# rows of each tensor in _RUN (the clips of a sound, the frames of a video).
 _ROW = {
     "image": ("pixel_values_flat", "imgs_sizes", "num_tokens_per_image"),
     "audio": ("audio_num_clips",),
@@ -31,6 +32,7 @@ _RUN = {
     "audio": ("input_audio_features", "feature_attention_mask"),
     "video": ("pixel_values_flat_video",),
 }
+# vLLM moves these to the accelerator; the others stay on the CPU.
 _ON_DEVICE = ("pixel_values_flat", "pixel_values_flat_video", "input_audio_features", "feature_attention_mask")
 
 

@@ -1,4 +1,4 @@
-"""Turns a prompt into ids, spans and tensors once, by vLLM's own processor; both sides use the result.
+"""Turns a prompt into ids, spans and tensors once, by vLLM's own processor; engine and trainer both use the result.
 
 Shapes: P prompt tokens after expansion, N tokens of one media item.
 """
@@ -26,8 +26,8 @@ from omni_rl.media.types import MediaItem, Prompt, RenderedPrompt, Sound
 
 
 class Renderer:
-    """Renders prompts with the processor of one engine, whose checkpoint, dtype and context length it shares. An engine
-    of a model without towers has none, and takes text alone.
+    """Renders prompts with the processor of one engine, whose checkpoint, dtype and context length it shares. If the
+    engine's model has no towers for media, there is no processor, and only text is rendered.
 
     `engine` is vLLM's `LLMEngine` in this process. No cache of vLLM's takes part: with one, an item's tensors could
     depend on what was rendered before it (the images of a prompt share a token budget, its sounds a padding).

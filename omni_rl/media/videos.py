@@ -1,4 +1,4 @@
-"""Frames out of a video file, with the numbers and the rate from which vLLM writes their timestamps.
+"""Reads frames out of a video file, with the frame numbers and the rate from which vLLM computes their timestamps.
 
 Shapes: F frames, H x W pixels.
 """
@@ -28,10 +28,10 @@ def read_frames(
 ) -> Video:
     """Decode `count` frames, evenly spread over the seconds from `start` to `end` (None: to the end of the video).
 
-    There are fewer if the window holds fewer. Frames are turned upright, as a player shows them. `size` is their
-    (width, height) then; None keeps the video's own. `indices` are the frames' true numbers, counted from the first
-    frame of the file; `fps` is the stream's mean rate. Raises `MediaError` for a file without video, an empty window,
-    and whatever cannot be decoded.
+    `start` and `end` are in seconds. There are fewer frames if the window holds fewer. Frames are uint8 [F, H, W, 3],
+    turned upright as a player shows them, then scaled to `size` (width, height); None keeps the video's own. `indices`
+    are the frames' true numbers, counted from the first frame of the file; `fps` is the stream's mean rate. Raises
+    `MediaError` for a file without video, an empty window, and whatever cannot be decoded.
     """
     if count < 1:
         raise MediaError(f"a video needs at least one frame, not {count}")
@@ -67,7 +67,8 @@ def read_all_frames(source: str | Path | bytes) -> Video:
 
 
 def plain_video(video: Video) -> Video:
-    """Return a video with contiguous frames. Raises `MediaError` for frames, numbers or a rate that are none."""
+    """Return the video with contiguous frames. Raises `MediaError` for frames, frame numbers or a rate that are
+    invalid."""
     frames = video.frames
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise MediaError(f"frames are uint8 [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
@@ -83,7 +84,7 @@ def plain_video(video: Video) -> Video:
 
 
 def for_vllm(video: Video) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Return a video's frames, and what vLLM writes their time stamps from."""
+    """Return a video's frames, uint8 [F, H, W, 3], and the metadata from which vLLM computes their timestamps."""
     metadata = {
         "fps": video.fps,
         "frames_indices": list(video.indices),

@@ -40,7 +40,7 @@ class Training(Protocol):
         """
 
     def reference(self, config: Any, released: Mapping[str, torch.Tensor]) -> TrainingModel:
-        """Return a whole float32 model on this host, of a configuration and all released tensors."""
+        """Return an unsharded float32 model in this process, made of a configuration and all released tensors."""
 
 
 class Serving:
@@ -65,11 +65,12 @@ class Family:
     """Describes a model family.
 
     `name` is for messages, `model_types` are those of config.json that the family serves, and `modalities` the media
-    that its models take. `in_engine` and `in_trainer` are the modules whose outputs are compared, by patterns of their
-    own names: both have `recording.LAST_NORM`, and the engine `recording.LOGITS`. `training_at` and `serving_at` name a
-    `Training` and a `Serving` as "module:object", for their modules import what not every process has; without
-    `serving_at`, vLLM's own class is served as it is. `frame_time` is how a rendered prompt writes the time of a
-    video's frame, with groups for whole seconds and for hundredths of one.
+    that its models take. `in_engine` and `in_trainer` say which modules of each side are compared: they map a regular
+    expression of module names to a name that both sides share. Both must lead to `recording.LAST_NORM`, and
+    `in_engine` to `recording.LOGITS` too. `released` says which tensors of a checkpoint are synced. `training_at` and
+    `serving_at` name a `Training` and a `Serving` as "module:object", because their modules import packages that not
+    every process has; without `serving_at`, vLLM's own class is served as it is. `frame_time` matches how a rendered
+    prompt writes the time of a video's frame, with groups for whole seconds and for hundredths of one.
     """
 
     name: str

@@ -15,20 +15,22 @@ from torch import nn
 
 Side = Literal["input", "output"]
 LAST_NORM = "norm"
-"""The place whose rows the head multiplies: the last norm's, on both sides."""
+"""The shared name of the last norm, whose output rows the LM head multiplies."""
 LOGITS = "logits"
-"""The last place: of the answer's tokens alone, on both sides."""
+"""The shared name of the logits, which come last; both sides have them for the answer's tokens alone."""
 
 
 class ModuleSide(NamedTuple):
-    """A module by its own name, and which of its sides is taken."""
+    """What is taken of a module: its input or its output, and under which shared name. `module` is that name; it may
+    refer to groups of the pattern that found the module, as `layers.\\1.mixer`."""
 
     module: str
     side: Side = "output"
 
 
 def places(model: nn.Module, patterns: Mapping[str, ModuleSide]) -> dict[str, tuple[nn.Module, Side]]:
-    """Shared name to module and side."""
+    """Return the modules whose names `patterns` (regular expressions) match in full, with the side to take of each, by
+    shared name."""
     found = {}
     for own, module in model.named_modules():
         for pattern, place in patterns.items():
@@ -39,7 +41,8 @@ def places(model: nn.Module, patterns: Mapping[str, ModuleSide]) -> dict[str, tu
 
 @contextmanager
 def recording(where: Mapping[str, tuple[nn.Module, Side]]) -> Iterator[Callable[[], dict[str, NDArray[np.float32]]]]:
-    """Record inside the block; what it gives returns, by name in the order of the forward, all rows [N, W].
+    """Record the forwards inside the block. The function that the block gets returns what was taken by shared name, in
+    the order of the forward: float32 [N, W] for each module.
 
     A module that runs several times, chunk by chunk or picture by picture, has the rows of all its runs.
     """

@@ -1,6 +1,7 @@
-"""Safetensors files by parts: a reader takes only the bytes that it needs, and several processes fill one file.
+"""Reads and writes safetensors files in parts: a reader takes only the bytes that it needs, and several processes fill
+one file.
 
-safetensors itself maps whole files, whose pages count as a reader's memory, and writes from whole tensors only.
+The safetensors library maps whole files, whose pages count as a reader's memory, and writes whole tensors only.
 """
 
 import json
@@ -24,6 +25,7 @@ _PIECE = 2**24
 """Bytes that are converted at a time, where file and tensor differ in dtype or device."""
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""The dtype and the shape of each tensor, by name."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class TensorPlace:
 
     @property
     def size(self) -> int:
-        """The tensor's bytes."""
+        """The number of the tensor's bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_places(path: Path) -> dict[str, TensorPlace]:
-    """Where a safetensors file holds its tensors. Raises `CheckpointError` for another file, a damaged one or a dtype
-    that torch cannot compute with."""
+    """Return where a safetensors file holds its tensors, by name. Raises `CheckpointError` for a file that is not
+    safetensors or is damaged, and for a dtype that torch cannot compute with."""
     with open_weights(path, framework="np"):  # safetensors checks that header and file fit each other
         pass
     with path.open("rb") as file:
@@ -62,7 +64,8 @@ def read_places(path: Path) -> dict[str, TensorPlace]:
 
 
 def arrange(tensors: Shapes) -> dict[str, TensorPlace]:
-    """Where a new file holds tensors, in safetensors' own order: the widest dtypes first, then by name."""
+    """Return where a new file is to hold `tensors`, in safetensors' own order: the widest dtypes first, then by
+    name."""
     header, places = _header(tensors), {}
     offset = len(header)
     for name, (dtype, shape) in _ordered(tensors):
@@ -81,7 +84,7 @@ def create(path: Path, tensors: Shapes) -> None:
 
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """A file descriptor, closed in the end. Raises `OSError`."""
+    """Open a file with the `flags` of `os.open`; yield its descriptor, which is closed at the end. Raises `OSError`."""
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -90,7 +93,8 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def read_into(descriptor: int, place: TensorPlace, start: int, out: torch.Tensor) -> None:
-    """Fill `out`, contiguous, with the tensor's elements from number `start` on, in `out`'s dtype and on its device.
+    """Fill `out`, which is contiguous, with the file's elements of a tensor from its element number `start` on,
+    converted to `out`'s dtype and device.
 
     Raises `OSError`.
     """
@@ -109,7 +113,8 @@ def read_into(descriptor: int, place: TensorPlace, start: int, out: torch.Tensor
 
 
 def write_from(descriptor: int, place: TensorPlace, start: int, values: torch.Tensor) -> None:
-    """Write `values`, contiguous, from the tensor's element number `start` on in the file's dtype. Raises `OSError`."""
+    """Write `values`, which are contiguous, into a tensor's place from its element number `start` on, converted to the
+    file's dtype. Raises `OSError`."""
     offset = place.offset + start * place.dtype.itemsize
     for piece in torch.split(values.detach().view(-1), _PIECE // place.dtype.itemsize):
         content = _bytes(piece.to("cpu", place.dtype))
@@ -119,7 +124,8 @@ def write_from(descriptor: int, place: TensorPlace, start: int, values: torch.Te
 
 
 def pieces(descriptor: int, place: TensorPlace) -> Iterator[memoryview]:
-    """The tensor's bytes in order, some at a time; each is overwritten by the next. Raises `OSError`."""
+    """Yield the tensor's bytes in order, in pieces of at most 16 MiB; use each before the next is taken, which
+    overwrites it. Raises `OSError`."""
     buffer = torch.empty(min(_PIECE, place.size), dtype=torch.uint8)
     for offset in range(0, place.size, _PIECE):
         values = buffer[: min(_PIECE, place.size - offset)]

@@ -9,10 +9,11 @@ from typing import Generic, Protocol, TypeVar
 from omni_rl.errors import EngineDeadError, QuarantinedError, ReplicaStoppedError
 
 ASKED = 3
-"""How often a request is sent at most: the replicas that died may have died of it, and the next would too."""
+"""The most times that one request is sent: the replicas that died may have died of that request, and the next would
+too."""
 LOST = (EngineDeadError, QuarantinedError, ReplicaStoppedError)
-"""The errors of a replica that answers nothing until it is replaced, or woken up: nobody waits for that while others
-live."""
+"""The errors of a replica that answers nothing until it is replaced or woken up. Its requests do not wait for that
+while other replicas live."""
 
 
 class UsableReplica(Protocol):
@@ -26,15 +27,16 @@ class UsableReplica(Protocol):
 R = TypeVar("R", bound=UsableReplica)
 B = TypeVar("B")
 Ask = Callable[[R, list[int]], Sequence[B]]
-"""Asks a replica for what stands at the given places of a batch; returns the answers in their order."""
+"""Sends a replica the requests at the given places (indices) of a batch; returns their answers in the same order."""
 
 
 def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list[list[int]]:
     """Deal `places` to `count` replicas and return the places of each; each gets as many as any other, give or take
     one.
 
-    `alike[place]` says what stands there. Equal requests stay together as far as that allows, because their media are
-    then encoded once; different ones go to the replicas in turn, so that neighbours of one cost spread over all.
+    `alike[place]` is a key of the request at that place. Requests with equal keys stay together as far as equal shares
+    allow, because their media are then encoded once. Different ones go to the replicas in turn, because neighbours in a
+    batch tend to cost the same.
     """
     least, over = divmod(len(places), count)
     dealt: list[list[int]] = [[] for _ in range(count)]
@@ -54,7 +56,9 @@ def shares(places: Sequence[int], count: int, alike: Sequence[Hashable]) -> list
 
 @dataclass
 class Deal(Generic[R, B]):
-    """One batch on its way. `replicas` gives the present replicas, and `revive` has successors made for the lost."""
+    """One batch while it is answered. `replicas` returns the present replicas; `revive` starts successors of lost ones,
+    and is called when no replica is left. `ask` sends requests to a replica; `alike` has a key for each request
+    (`shares`)."""
 
     replicas: Callable[[], Sequence[R]]
     revive: Callable[[], object]
@@ -68,9 +72,10 @@ class Deal(Generic[R, B]):
         """Return the answers by place; each request is sent until one replica answers it, and has one answer.
 
         Raises:
-            EngineDeadError, QuarantinedError, ReplicaStoppedError: replicas were lost over a request `ASKED` times.
-            Whatever else a replica raised, after what other replicas had begun has ended.
-            Whatever `revive` raised, at once.
+            EngineDeadError, QuarantinedError, ReplicaStoppedError: a request was sent `ASKED` times, and each time its
+                replica was lost.
+            Any other error that a replica raised, once the other replicas have ended what they had begun.
+            Any error that `revive` raised, at once.
         """
         failure: BaseException | None = None
         # Its threads wait for replicas: an interrupted caller does not wait for them, and closes the replicas.

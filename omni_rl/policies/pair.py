@@ -23,14 +23,14 @@ T = TypeVar("T", bound=Trainer)
 
 
 class Pair(Generic[T]):
-    """Both policies of a run: the engines `rollouts` in the order of their numbers, started with the same settings, and
-    the `trainer`.
+    """Both policies of a run: `rollouts` are the handles of its engines, in the order of their numbers and started with
+    the same settings, and `trainer` is the training side.
 
     Requests are dealt over all engines, and answered in the order of the prompts. No answer depends on how many engines
     there are: request i of a batch is seeded with `sampling.seed + i`, whichever engine gets it.
 
-    When an engine dies or is stopped, its share goes to the others; where there are none, successors are asked for. A
-    request over which engines are lost again and again raises the error of the last one.
+    When an engine dies or is stopped, its requests go to the others; where none is left, successors are asked for. A
+    request that several engines are lost over raises the error of the last one (`dealing.ASKED`).
     """
 
     def __init__(self, rollouts: Sequence[RolloutHandle], trainer: T) -> None:
@@ -79,9 +79,11 @@ class Pair(Generic[T]):
         self.trainer.take_snapshot(name)
 
     def drop_snapshot(self, name: str) -> None:
+        """Have the trainer forget a snapshot."""
         self.trainer.drop_snapshot(name)
 
     def decode(self, ids: NDArray[np.int64]) -> str:
+        """Return the text of token ids, int64 [T]."""
         text: str = self._tokenizer.decode(ids.tolist())
         return text
 

@@ -1,4 +1,5 @@
-"""Retries calls for users of the policies, who outlive a coordinator, a bridge or engines that die and come back."""
+"""Retries calls for jobs that use both policies: a job goes on while a coordinator, a bridge (the process that connects
+the coordinator to the Ray actors) or engines die and come back."""
 
 import contextlib
 import time
@@ -26,20 +27,21 @@ WAITS: dict[type[OmniRLError], float] = {
     LedgerError: 180.0,
     JournalError: 180.0,
 }
-"""The seconds for which a call is repeated after each error. A bridge that was restarted attaches to every actor, and
-finishes or rolls back a sync, before it answers; somebody else may have asked for a sync; and a full disk is freed by
-somebody."""
+"""The seconds for which a call is repeated after each error. RayUnavailableError: a bridge that was restarted attaches
+to every actor, and finishes or rolls back a sync, before it answers. SyncRunningError: the sync that somebody else
+asked for ends. LedgerError and JournalError: somebody frees a full disk."""
 UNDONE = (WeightUpdateError, SyncUndecidedError, FencedError, QuarantinedError)
-"""The errors of a sync that changed nothing, or that the next one settles: another may succeed."""
+"""The errors of a sync that changed nothing, or whose outcome the next sync settles: another sync may succeed."""
 REPLACE_SECONDS = 180.0
 """The seconds that dead engines have to get successors: one starts within a minute, and on a busy machine not at the
 first try."""
 LOOK_SECONDS = 1.0
+"""The seconds between two tries."""
 
 
 def retried(call: Callable[[], T]) -> T:
-    """Return what `call` returns; after an error of `WAITS` it is called again, until that error's seconds have
-    passed."""
+    """Return what `call` returns. After an error of `WAITS` it is called again, unless that error's seconds have passed
+    since the first call: then the error is raised, as is any other error, and `TakenOverError`, at once."""
     began = time.monotonic()
     while True:
         try:

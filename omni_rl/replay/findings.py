@@ -1,4 +1,5 @@
-"""What a replay found, as `--json` prints it."""
+"""Defines what a replay found, as `omni-rl replay --json` prints it. A replay renders the prompt of a recorded sample
+again, and scores its answer on both sides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from omni_rl.consistency.localisation import ModuleDifference
 
 @dataclass(frozen=True)
 class TensorFound:
-    """A tensor of a media item by its digests; `equal` is None where no digest was recorded."""
+    """A tensor of a media item: its digest in the record and as rendered now, None where there is none. `equal` is None
+    where no digest was recorded."""
 
     name: str
     recorded: str | None
@@ -21,7 +23,8 @@ class TensorFound:
 
 @dataclass(frozen=True)
 class ItemFound:
-    """A media item; `note` says what it means that a digest differs, and is empty where none does."""
+    """A media item, number `index` of its modality in the prompt. `note` says what it means that a digest differs, and
+    is empty where none does."""
 
     modality: str
     index: int
@@ -41,8 +44,8 @@ class WeightsFound:
 
 @dataclass(frozen=True)
 class Sides:
-    """Both policies' logprobs of each sampled token, `d` the trainer's minus the engine's, and the mean and maximum of
-    |d|."""
+    """The engine's (`rollout`) and the trainer's (`train`) logprob of each sampled token in nats, `d` = train -
+    rollout, and the mean and maximum of |d|."""
 
     rollout: tuple[float, ...]
     train: tuple[float, ...]
@@ -59,8 +62,9 @@ class Sides:
 
 @dataclass(frozen=True)
 class Replay:
-    """The result of a replay whose prompt was rendered to the recorded ids. `recorded` is at `temperature`; `now` is at
-    temperature 1, and compares the engine's prefill with the trainer.
+    """The result of a replay whose prompt was rendered to the recorded ids. `ids` and `texts` are the sampled tokens.
+    `recorded` has the logprobs of the record, at `temperature`; `now` has those of the replay, at temperature 1, where
+    the engine's are of its prefill.
 
     `agree` says whether the figures of `now` are within the limits of `dtype`, and `reason` says why in a sentence.
     `modules` are in the order of the forward; `first_outside` is the first whose difference exceeds its tolerance.

@@ -1,4 +1,4 @@
-"""A replay as text: the verdict comes last, where a terminal ends."""
+"""Writes a replay as lines of text. The verdict is the last line, because that is where a terminal ends."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from omni_rl.counting import counted
 from omni_rl.replay.findings import ItemFound, Replay, Sides, WeightsFound
 
 DIGEST = 12
+"""The characters of a digest that are shown."""
 TEXT = 16
 """The most characters of a token that are shown."""
 

@@ -1,4 +1,5 @@
-"""The pair that replays a bundle: a vLLM engine and a trainer of one rank, both from one checkpoint."""
+"""Replays a bundle, a zip file with the record of one sample and its media, on a vLLM engine and a trainer of one rank
+that both load one checkpoint."""
 
 import uuid
 from contextlib import AbstractContextManager
@@ -25,11 +26,12 @@ from omni_rl.train.types import Score
 CONTEXT = 2048
 """The tokens of context, as an engine has by default: with a longer context, pictures would be rendered larger."""
 BATCH = 4096
+"""The least tokens that a prefill chunk of the engine, and a pack of the trainer, have room for."""
 
 
 def replay_pair(model: Path, dtype: Dtype, tokens: int) -> AbstractContextManager[LocalPair]:
-    """Return both policies with the same weights, and with space for a sequence of `tokens`; see
-    `omni_rl.policies.local.started`.
+    """Return a context that starts both policies from the checkpoint `model`, with space for a sequence of `tokens`
+    tokens; see `omni_rl.policies.local.started`.
 
     Raises `CheckpointError` if the checkpoint cannot be loaded.
     """
@@ -45,7 +47,7 @@ def replay_pair(model: Path, dtype: Dtype, tokens: int) -> AbstractContextManage
 
 
 def replay(bundle: Bundle, pair: LocalPair) -> Replay:
-    """Render the prompt and score the answer on both sides, at temperature 1.
+    """Render the bundle's prompt again and score its recorded answer on both sides, at temperature 1.
 
     Raises:
         PromptError: the prompt is rendered to other ids than those recorded, or is too long.
@@ -80,7 +82,7 @@ def replay(bundle: Bundle, pair: LocalPair) -> Replay:
 
 
 def _answer(prompt: RenderedPrompt, bundle: Bundle) -> Rollout:
-    """Return the recorded ids as an answer that nobody sampled here."""
+    """Return the recorded answer as a rollout, which is what both sides score."""
     return Rollout(
         prompt=prompt,
         ids=bundle.ids,

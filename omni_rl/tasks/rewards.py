@@ -1,4 +1,4 @@
-"""Rewards: pure functions of an answer's text and what the prompt expects.
+"""Defines rewards: pure functions of an answer's text and of the answer that the prompt expects.
 
 An operator's own reward is any `RewardFunction` that the task's file names as `module:name`. A client of the service
 never names one.
@@ -28,8 +28,8 @@ class Rewards:
 
 
 def rate(reward: RewardFunction, names: Sequence[str], texts: Sequence[str], expected: Sequence[str | None]) -> Rewards:
-    """Reward every answer. An answer whose reward raises, or is not finite, is dropped and named: it must not stop a
-    run, nor count as a bad answer."""
+    """Reward every answer: `names`, `texts` and `expected` have one entry for each. An answer whose reward raises, or
+    is not finite, is dropped and named in `dropped`: it must not stop a run, nor count as a bad answer."""
     values: list[float | None] = []
     dropped = []
     for name, text, answer in zip(names, texts, expected, strict=True):
@@ -63,6 +63,7 @@ def length(text: str, expected: str | None) -> float:
 
 
 def _given(expected: str | None) -> str:
+    """Return the expected answer. Raises `ValueError` if the prompt has none."""
     if expected is None:
         raise ValueError("the prompt has no answer to compare with")
     return expected

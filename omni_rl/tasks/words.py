@@ -1,4 +1,5 @@
-"""Spoken words as a task: a voice names where a loudspeaker stands. The recordings are those of Debian's alsa-utils."""
+"""Defines spoken words as a task: a voice names where a loudspeaker stands. The recordings are those of Debian's
+alsa-utils."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from omni_rl.media.types import Prompt, Sound
 from omni_rl.tasks.settings import Split
 
 FOLDER = Path("/usr/share/sounds/alsa")
+# The recordings, and the answer that each expects.
 WORDS = {
     "Front_Center": "front",
     "Front_Left": "front",
@@ -27,12 +29,13 @@ VERSIONS = 16
 """The number of versions of each recording, from louder to softer and each with other noise; every fourth is held
 out."""
 NOISE = 0.01
+"""The noise's standard deviation, where full scale is 1."""
 SEED = 20
 
 
 @dataclass(frozen=True)
 class Words:
-    """The prompts of one split: `versions` of every recording. `prompt` goes through the recordings first."""
+    """The prompts of one split: these `versions` of every recording. They are ordered by version, then by recording."""
 
     versions: tuple[int, ...]
 

@@ -1,8 +1,9 @@
-"""Watches a verl run without a line in it. `omni_rl.verl_plugin` is what verl loads.
+"""Watches a verl run whose own code stays as it is: verl loads `omni_rl.verl_plugin`, which calls `watch`.
 
-Source: verl 0.9.1. Both trainers hand a batch with both logprobs to `verl.utils.debug.metrics.calculate_debug_metrics`,
-on the driver, once in a step, where `actor_rollout_ref.rollout.calculate_log_probs` is set; both make a
-`verl.utils.tracking.Tracking` with the whole configuration when they begin, and call its `log` when a step has ended.
+Source: verl 0.9.1, which has two trainers. Where `actor_rollout_ref.rollout.calculate_log_probs` is set, each hands a
+batch with the engine's and the trainer's logprobs to `verl.utils.debug.metrics.calculate_debug_metrics`, on the driver,
+once in a step. Each makes a `verl.utils.tracking.Tracking` with the whole configuration when it begins, and calls its
+`log` when a step has ended.
 """
 
 import logging
@@ -29,8 +30,8 @@ OF_SPEED = ("timing_", "perf/", "global_seqlen/")
 
 
 class VerlWatch:
-    """What watches verl in one process. It makes a `Watcher` at the first batch: of the processes that import verl, the
-    driver alone ever sees one."""
+    """Watches verl in one process. Every process of a run that imports verl has one of these, but only the driver sees
+    batches, so the `Watcher` is made at the first batch."""
 
     def __init__(self) -> None:
         self.watcher: Watcher | None = None
@@ -43,25 +44,30 @@ class VerlWatch:
         """The step whose batch was seen and whose figures were not logged yet."""
 
     def begin(self, config: Mapping[str, Any] | None) -> None:
-        """Take the configuration of the run that begins."""
+        """Take the configuration of the run that begins, and wrap its trainer. `config` is None where verl passed
+        none."""
         self._run = VerlRun.of(config) if config else None
         self.watcher = None
         if self._run is not None and self._run.obstacle:
             log.warning("omni-rl: nothing is compared: %s", self._run.obstacle)
         for module, name in TRAINERS.items():
-            # Only loaded modules: a trainer begins its run itself, so that its own is loaded.
+            # A trainer makes its `Tracking` itself, so the module of the trainer that runs is loaded by now.
             if (trainer := getattr(sys.modules.get(module), name, None)) is not None:
                 _wrap_trainer(trainer, self)
         if self._method is not None:
             verl_correct.install((verl_correct.HELPER, V1_TRAINER), self._method)
 
     def scores(self, step: int, rows: Rows | None, *, final: bool = False) -> None:
-        """Take what a trainer knows of the batch that it is about to score. `final`: it is of the run's last step."""
+        """Take what a trainer knows of the batch that it is about to score: the number of its `step`, and its `rows`,
+        which only the V1 trainer has. `final`: the batch is of the run's last step."""
         self._step, self._rows, self._final = step, rows, final
 
     def scored(self, data: Any) -> None:
-        """Post a batch that has both logprobs. Neither trainer writes to its tensors any more: V1's has them for this
-        alone, and the older one puts new ones in their place."""
+        """Post a batch, a `DataProto`, that has the engine's and the trainer's logprobs.
+
+        The tensors are not copied, because neither trainer writes to them any more: the V1 trainer made them for this
+        call alone, and the older one replaces them with new ones.
+        """
         step, rows = self._step, self._rows
         values = step_values(data, self._run, step, rows)
         self._posted = self._watching().step_later(
@@ -69,10 +75,12 @@ class VerlWatch:
         )
 
     def logged(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Return verl's metrics of a step with the verdict beside them, and post the metrics to the step. A verdict
-        that has not come back is that of the step before; `omni_rl/step` says which."""
+        """Return verl's metrics of a step with the latest verdict beside them, and post the metrics to the step.
+
+        If the step's own verdict has not come back yet, that of an earlier step is given; `omni_rl/step` says which.
+        """
         if self._posted is None or self.watcher is None:
-            return dict(metrics)  # they are of a validation, or of a run in which nothing is compared
+            return dict(metrics)  # these are the metrics of a validation, or of a run in which nothing is compared
         # verl has hundreds of figures, and the coordinator takes the first few dozen.
         learnt = {name: value for name, value in metrics.items() if not name.startswith(OF_SPEED)}
         self.watcher.add_training(self._posted, learnt)
@@ -99,8 +107,10 @@ class VerlWatch:
 
 
 def watch(eyes: VerlWatch | None = None) -> None:
-    """Wrap the functions of verl that a run passes. verl's trainers take their names from these modules when they are
-    imported, which is after verl has loaded its plug-ins.
+    """Wrap the functions of verl that every run calls, so that `eyes` (None: a new `VerlWatch`) sees the calls.
+
+    verl's trainers import the functions by name. They do so after verl has loaded its plug-ins, so they get the wrapped
+    ones.
 
     Raises:
         ImportError, AttributeError: This verl has no such functions.
@@ -132,8 +142,8 @@ def watch(eyes: VerlWatch | None = None) -> None:
 
 
 def _wrap_trainer(trainer: Any, seen: VerlWatch) -> None:
-    """Wrap a trainer to learn its steps and, for the V1 trainer, its rows; the older one's batches hold all there
-    is."""
+    """Wrap a trainer class to learn the number of each step and, for the V1 trainer, the batch's rows; the older
+    trainer's batches hold what `Rows` has."""
     compute = trainer._compute_old_log_prob
     if hasattr(compute, "omni_rl"):
         return  # wrapped by the run before, in this process

@@ -1,8 +1,8 @@
-"""Announces verl's updates, which its trainer's workers send to the engines, to the coordinator.
+"""Tells the coordinator of each weight update that verl's trainer sends to its rollout engines.
 
 Source: verl 0.9.1. `ActorRolloutRefWorker.update_weights(global_steps, mode)` runs on every rank of the trainer, and
-sends what its engine's `get_per_tensor_param` yields, name by name: whole tensors, gathered on every rank. The first
-rank's are hashed on their way.
+sends what `get_per_tensor_param` of `worker.actor.engine` (verl's name for its training backend) yields, name by name:
+whole tensors, gathered on every rank. Rank 0 hashes them while it sends them.
 """
 
 import importlib.abc
@@ -25,8 +25,8 @@ OFF = "updates are not announced"
 
 
 def announce_updates() -> None:
-    """Have the updates of verl's workers announced, once their module is imported: that is after verl loads plug-ins,
-    and few of its processes do so."""
+    """Have the updates of verl's workers announced. Their module is wrapped when it is imported, since it is imported
+    after verl loads its plug-ins, and only in few of its processes."""
     if MODULE in sys.modules:
         _wrap(sys.modules[MODULE])
     else:
@@ -41,7 +41,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != MODULE:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # or `find_spec` below would ask this finder again, for ever
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
@@ -58,7 +58,7 @@ def _wrap(module: ModuleType) -> None:
     worker, ours = module.ActorRolloutRefWorker, VerlUpdates()
     send = worker.update_weights
 
-    @wraps(send)  # verl reads from its methods how they are dispatched
+    @wraps(send)  # verl reads how a method is dispatched from its attributes, which `wraps` copies
     async def update_weights(self: Any, global_steps: int | None = None, *args: Any, **kwargs: Any) -> Any:
         sent = guarded(lambda: ours.begin(self, global_steps), OFF)
         if sent is None:
@@ -72,16 +72,17 @@ def _wrap(module: ModuleType) -> None:
 
 
 class VerlUpdates:
-    """The updates of this process's trainer. Fingerprints of what was sent as weights are stored: a LoRA run sends its
-    base once."""
+    """Announces the updates of this process's trainer. It stores the fingerprints of the weights that were sent,
+    because a LoRA run sends its base once and then adapters alone, and each announcement has the base too."""
 
     def __init__(self) -> None:
         self._announcer: Announcer | None = None
         self._base: Sums = {}
 
     def begin(self, worker: Any, number: int | None) -> "Sent | None":
-        """Return the update that begins; None where the weights are those of before (a validation's), or this rank
-        announces nothing."""
+        """Return the update that begins, the trainer's `number`. Returns None where `number` is None, as for a
+        validation, which sends the weights of before; and on every rank but 0, and where OMNI_RL_AGENT asks for no
+        announcements."""
         from torch import distributed
 
         if number is None or distributed.get_rank() != 0:
@@ -90,7 +91,7 @@ class VerlUpdates:
         return None if self._announcer is None else Sent(worker, number)
 
     def announce(self, sent: "Sent") -> None:
-        """Announce what was sent."""
+        """Announce an update that was sent; one whose hashing failed is announced without fingerprints."""
         assert self._announcer is not None, "begin() gave it"
         self._announcer.announce(sent.number, lambda: self._weights(sent), at=sent.began)
 
@@ -102,7 +103,11 @@ class VerlUpdates:
 
 
 class Sent:
-    """One update while it is sent. As a context manager it hashes what verl's engine yields."""
+    """Holds one update while it is sent. Inside its `with` block it hashes what verl's training backend yields.
+
+    `weights` are fingerprints of the model's own tensors, `failed` is the last error of hashing, and `began` is in Unix
+    seconds.
+    """
 
     def __init__(self, worker: Any, number: int) -> None:
         import torch
@@ -131,7 +136,8 @@ class Sent:
 
     def _tapped(self, given: tuple[Iterable[tuple[str, Any]], Any], base_sent: bool) -> tuple[Any, Any]:
         tensors, lora = given
-        # A LoRA run's base is sent by a call of its own, which says that the base is not there yet.
+        # `lora` is the adapter's configuration. A LoRA run sends its base by a call of its own, with `base_sync_done`
+        # False; later calls yield the adapter's matrices.
         if lora is None or not base_sent:
             return self._seen(tensors, self._weight), lora
         self._lora = lora

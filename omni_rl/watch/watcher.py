@@ -1,4 +1,4 @@
-"""Watches a run: steps in, verdicts out, and nothing that could slow or stop the run unless it was asked for."""
+"""Watches a run: it takes steps, gives verdicts back, and never slows or stops the run unless it was asked to."""
 
 import atexit
 import logging
@@ -30,8 +30,8 @@ class Watcher:
     """Posts a run's steps from a background thread. Everything that is not given comes from the environment
     (OMNI_RL_URL, OMNI_RL_TOKEN or OMNI_RL_TOKEN_FILE, OMNI_RL_RUN, OMNI_RL_ATTEMPT) or from the process group.
 
-    A new watcher is a new attempt at its run. On several ranks, each has a watcher and posts its own answers; the first
-    has the verdicts. What goes wrong between the watcher and the coordinator is logged once, and never raised.
+    A new watcher is a new attempt at its run. On several ranks, each has a watcher and posts its own answers; only the
+    first rank gets verdicts. What goes wrong between the watcher and the coordinator is logged once, and never raised.
     """
 
     def __init__(
@@ -61,9 +61,13 @@ class Watcher:
         """Begin a new attempt at the run.
 
         Args:
-            dtype, train_dtype: What the engine and the trainer compute in; None: the trainer as the engine.
+            run, url, token: The run's name, the coordinator's address, and a token for it; None: from the environment.
+            model, framework: What is trained, and by what program, as names for people.
+            dtype, train_dtype: The dtypes that the engine and the trainer compute in; `train_dtype` None: as `dtype`.
             correct: How `weights` weighs tokens ("tis", "mis", "icepop" and so on: `omni_rl.consistency.corrections`).
-            lag: How many weight versions the engine may be behind; None: not said.
+            kinds: Kinds of prompt of the run's own, such as "math", that its steps may name beside text, image and so
+                on.
+            lag: How many weight versions the engine may be behind the trainer; None: the run does not say.
             attempt, place: The attempt's number and this process's rank; None: they are found by themselves.
             strict: Wait for each step's verdict, at most `timeout` seconds, and raise if it is `pause`;
                 OMNI_RL_STRICT=1 asks for it too.
@@ -75,9 +79,9 @@ class Watcher:
                 turns that off too.
             pace: When attempts to reach the coordinator are made.
             others: Seconds that the first rank waits for the other ranks' parts of a step.
-            over_at_exit: Whether the end of the process is that of the run, unless an exception ends it. Python does
-                not tell an exit code at the end: for a framework that turns exceptions into codes, the hook says False
-                until it knows that training returned.
+            over_at_exit: Whether the run is over when the process ends without an uncaught exception. An exit hook of
+                Python cannot see the exit code. So for a framework that catches exceptions and exits with a code, the
+                caller passes False, and sets the attribute to True once training has returned.
 
         Raises:
             ConfigError: The environment contradicts itself.
@@ -132,8 +136,8 @@ class Watcher:
         return self._poster.counts
 
     def figures(self) -> dict[str, float]:
-        """Return the latest verdict for the framework's own metrics, under `omni_rl/`; nothing before the first.
-        `omni_rl/dropped` counts steps that never reached the coordinator."""
+        """Return the latest verdict as figures to log beside the framework's own, by names that begin with `omni_rl/`;
+        before the first verdict there are none. `omni_rl/dropped` counts the steps that were dropped or refused."""
         last, counts = self.last, self.counts
         found = {} if last is None else for_trainer(last)
         if lost := counts.dropped + counts.refused:
@@ -152,13 +156,13 @@ class Watcher:
         """Post one step of this rank, and return its number at once.
 
         Args:
-            step: The step's number, the same on every rank. Numbers only rise: for one that was there already the next
-                is taken.
-            training: The trainer's own figures of the step; what is no number at all, a text say, is left out.
-            pictures: The PIL images of each answer's prompt, in their order there, or None for a prompt without; they
-                must not be written to any more. Those that several answers share may be one object.
+            step: The step's number, the same on every rank; None: the next one. Numbers only rise: one that is not
+                above the last is replaced by the next.
+            training: The trainer's own figures of the step; values that are not numbers, such as texts, are left out.
+            pictures: For each answer the PIL images of its prompt, in the prompt's order, or None if it has none. The
+                images must not be written to any more. Answers may share an image object.
             picture_token: The id that stands in `prompt_ids` where a prompt has its pictures.
-            values: What is known of the answers, copied before this returns.
+            values: What is known of the answers (`omni_rl.watch.table.StepValues`), copied before this returns.
 
         Raises:
             RunPausedError: The watcher is `strict`, and the coordinator's verdict is `pause`.
@@ -183,8 +187,8 @@ class Watcher:
         pictures: Sequence[Sequence[Any] | None] | None = None,
         picture_token: int | None = None,
     ) -> int:
-        """Do what `step` does, with values that the background thread makes: what they are made of, of about `size`
-        bytes, must stay as it is meanwhile."""
+        """Do what `step` does, with values that the background thread gets by calling `values`. What that call reads,
+        about `size` bytes, must not change until then."""
         with self._lock:
             number = max(self._next, step or 0)
             self._next = number + 1
@@ -192,7 +196,7 @@ class Watcher:
         if pictures is not None and self._pictures:
             try:
                 taken = self._poster.take(pictures, picture_token)
-            except Exception as error:  # as where values are copied: they are somebody's run's
+            except Exception as error:  # pictures are values of somebody's run too: they must not end it
                 values = partial(_refuse, error)
         self._poster.put(RankPart(number, lambda: step_rows(values()), size, taken, for_coordinator(training or {})))
         if self._strict:
@@ -222,8 +226,8 @@ class Watcher:
         return self._poster.flush(seconds)
 
     def close(self, seconds: float | None = None) -> None:
-        """Wait for what still has to arrive, for `timeout` seconds at most, and end. The first rank says that the run
-        is over, so that nobody waits for its next step."""
+        """Wait for steps that still have to arrive, for `seconds` at most (None: the watcher's `timeout`), and end. The
+        first rank says that the run is over, so that nobody waits for its next step."""
         self._close(self._timeout if seconds is None else seconds, over=True)
 
     def _at_exit(self) -> None:
