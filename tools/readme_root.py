@@ -44,7 +44,7 @@ def main() -> int:
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(checkout)], check=True)
     (checkout / "readme.sh").write_text(script(commands((checkout / "README.md").read_text())))
     subprocess.run(["chroot", root, "chown", "-R", f"{USER}:{USER}", str(CHECKOUT)], check=True)
-    with mounts(root, [Path("/proc"), Path("/dev/shm"), *arguments.mount]):
+    with mounts(root, [*map(Path, ("/proc", "/sys", "/dev/shm")), *arguments.mount]):
         for file in HOST:
             shutil.copy(file, root / file.lstrip("/"))
         variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
