@@ -68,6 +68,7 @@ class AsyncClient(Routes):
                     async for line in response.aiter_lines():
                         if (event := reader.feed(line)) is not None:
                             yield event
+                await asyncio.sleep(calls.STREAM_PAUSE)
             except httpx.TransportError as error:
                 await asyncio.sleep(after_failure(call, error, attempt, self._retries))
                 attempt += 1

@@ -83,6 +83,7 @@ class Client(Routes):
                     for line in response.iter_lines():
                         if (event := reader.feed(line)) is not None:
                             yield event
+                time.sleep(calls.STREAM_PAUSE)
             except httpx.TransportError as error:
                 time.sleep(after_failure(call, error, attempt, self._retries))
                 attempt += 1

@@ -30,6 +30,8 @@ FROM_TRAINER = SyncBody()
 PROBE = CheckBody()
 STREAM_TIMEOUT = httpx.Timeout(60.0)
 """The coordinator sends a sign of life every 15 s."""
+STREAM_PAUSE = 1.0
+"""The seconds before a stream that its server has ended is asked for again."""
 ARROW = "application/vnd.apache.arrow.stream"
 
 

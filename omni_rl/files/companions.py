@@ -46,7 +46,7 @@ class Companions:
         files, left_out, held = {}, [], 0
         named = [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != CONFIG]
         paths = [path for path in named if path.is_file() and not fits(path.name, (*_WEIGHTS, *_MEASURED))]
-        paths += (directory / _TEMPLATES).glob("*.jinja")
+        paths += (path for path in (directory / _TEMPLATES).glob("*.jinja") if path.is_file())
         for path in sorted(paths, key=lambda path: (path.stat().st_size, path.name)):
             held += path.stat().st_size
             name = str(path.relative_to(directory))

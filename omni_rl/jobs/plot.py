@@ -48,7 +48,7 @@ class Panel:
 
 def plot(run: str, steps: Sequence[StepLine]) -> str:
     """Return the run's curves as an SVG document. `steps` are the steps of one attempt in order, at least one. The
-    reward's panel shows 0 to 1."""
+    reward's panel shows 0 to 1, and as much more as its values need."""
     sampled = Series("sampled", "#7b8794", _training(steps, "reward"))
     held_out = Series("held out", "#0b7285", _training(steps, "held_out_reward"), dots=True)
     apart = Series(
@@ -65,8 +65,10 @@ def plot(run: str, steps: Sequence[StepLine]) -> str:
         dots=True,
         line=False,
     )
+    rewards = [value for series in (sampled, held_out) for _, value in series.points]
+    low, high = min([0.0, *rewards]), max([1.0, *rewards])
     panels = [
-        (Panel("reward", TOP, UPPER, 0.0, 1.0, "{:.1f}"), [sampled, held_out]),
+        (Panel("reward", TOP, UPPER, low, high, "{:.1f}" if high - low < 100 else "{:.0f}"), [sampled, held_out]),
         (
             Panel("mean |d| of the policies' logprobs", TOP + UPPER + GAP, _lower(), 0.0, 1.25 * highest, "{:.1e}"),
             [apart, lost],

@@ -112,15 +112,18 @@ def _wav(sound: Sound) -> tuple[bytes, str]:
 
 def _mp4(video: Video) -> tuple[bytes, str]:
     """Encode a video's sampled frames at the mean rate they were sampled at, in whole frames a second; return the
-    file's bytes and its content type."""
+    file's bytes and its content type. Where a height or a width is odd, which the codec does not take, the last row or
+    column stands twice."""
     span = (video.indices[-1] - video.indices[0]) / video.fps
     rate = max(1, round((len(video.frames) - 1) / span)) if span > 0 else 1
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = video.frames.shape[1:3]
+        height, width = video.frames.shape[1:3]
+        even = np.pad(video.frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame in video.frames:
+        for frame in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue(), "video/mp4"

@@ -111,6 +111,8 @@ def _upright(frame: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 def _spread(count: int, start: float, end: float | None, fps: float, total: int) -> list[int]:
     """Return frame numbers, evenly spread and without repeats, whose times lie in [start, end]."""
+    if not np.isfinite([start, 0 if end is None else end]).all():
+        raise MediaError(f"frames between {start} s and {end} s were asked for; give numbers")
     first = max(0, int(np.ceil(start * fps - 1e-6)))
     last = total - 1 if end is None else min(total - 1, int(np.floor(end * fps + 1e-6)))
     if last < first:

@@ -1,7 +1,6 @@
 """Retries calls for jobs that use both policies: a job goes on while a coordinator, a bridge (the process that connects
 the coordinator to the Ray actors) or engines die and come back."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -62,8 +61,12 @@ def replacements(replace: Callable[[], object]) -> Iterator[None]:
     """
     end = time.monotonic() + REPLACE_SECONDS
     while True:
-        with contextlib.suppress(*UNDONE, *WAITS, CoordinatorUnreachableError):
+        try:
             retried(replace)
+        except TakenOverError:
+            raise
+        except (*UNDONE, *WAITS, CoordinatorUnreachableError):
+            pass
         yield
         if time.monotonic() >= end:
             return

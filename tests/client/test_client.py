@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from omni_rl import errors
+from omni_rl.api.events import EventAnswer
 from omni_rl.api.jobs import GrpoParameters, PpoParameters
 from omni_rl.api.runs import CorrectionBody, RunBody
 from omni_rl.api.syncs import CheckBody, SyncBody
 from omni_rl.client import AsyncClient, Client
+from omni_rl.client.calls import STREAM_PAUSE
 from omni_rl.client.retries import Retries
 from omni_rl.errors import ConflictError, CoordinatorUnreachableError, NotFoundError, OmniRLError, RayUnavailableError
 from tests.services.fake_bridge import FakeBridge
@@ -226,6 +228,17 @@ def test_nobody_there_in_the_end() -> None:
     with pytest.raises(CoordinatorUnreachableError, match=r"GET /v1/state: no answer \(connection refused\)"):
         client.state()
     assert len(seen) == 3
+
+
+def test_a_stream_that_ends_at_once_is_not_asked_for_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = EventAnswer(id=7, at=1.0, kind="sync_ended", data={})
+    named = f"id: 7\nevent: sync_ended\ndata: {event.model_dump_json()}\n\n".encode()
+    asked, seen = served_by([lambda _: httpx.Response(200), lambda _: httpx.Response(200, content=named)])
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    assert next(asked.events(after=6)).id == 7
+    assert len(seen) == 2
+    assert pauses == [STREAM_PAUSE]
 
 
 def test_an_answer_that_is_no_problem_document() -> None:

@@ -2,6 +2,8 @@
 
 from xml.etree import ElementTree
 
+import pytest
+
 from omni_rl.api.steps import StepLine
 from omni_rl.jobs.plot import plot
 
@@ -34,6 +36,15 @@ def test_a_rising_reward_rises() -> None:
     assert len(apart.attrib["points"].split()) == 3
     texts = [text.text for text in document.findall(f"{SVG}text")]
     assert "a<b: 3 steps, every step ok" in texts
+
+
+def test_rewards_beyond_0_and_1_have_heights_of_their_own() -> None:
+    document = ElementTree.fromstring(plot("run", [line(0, -1.0), line(1, 1.0), line(2, 3.0)]))
+    sampled = document.findall(f"{SVG}polyline")[0].attrib["points"].split()
+    first, second, third = (float(place.split(",")[1]) for place in sampled)
+    assert first - second == pytest.approx(second - third)
+    assert first > second
+    assert {"-1.0", "3.0"} <= {text.text for text in document.findall(f"{SVG}text")}
 
 
 def test_a_difference_that_is_not_a_number_is_marked_and_named() -> None:

@@ -108,7 +108,13 @@ def test_the_clip() -> None:
 
 @pytest.mark.parametrize(
     ("count", "start", "end", "words"),
-    [(0, 0.0, None, "at least one"), (3, 9.0, None, "no frame lies"), (3, 2.0, 1.0, "no frame lies")],
+    [
+        (0, 0.0, None, "at least one"),
+        (3, 9.0, None, "no frame lies"),
+        (3, 2.0, 1.0, "no frame lies"),
+        (3, float("nan"), None, "give numbers"),
+        (3, 0.0, float("inf"), "give numbers"),
+    ],
 )
 def test_empty_choices_are_refused(counted: bytes, count: int, start: float, end: float | None, words: str) -> None:
     with pytest.raises(MediaError, match=words):

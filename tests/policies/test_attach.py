@@ -17,6 +17,7 @@ from omni_rl.errors import (
     RayUnavailableError,
     ReplicaDeadError,
     SyncRunningError,
+    TakenOverError,
 )
 from omni_rl.media.types import RenderedPrompt
 from omni_rl.policies import attach, retries
@@ -112,6 +113,13 @@ def test_where_no_engine_comes_the_error_is_said_after_the_retries(monkeypatch: 
         attach._found("up-1", cast(Client, failing))
     assert len(failing.asked) > 3
     assert set(failing.asked) == {"served"}
+
+
+def test_a_coordinator_that_keeps_nothing_any_more_is_not_asked_again() -> None:
+    coordinator = Coordinator([TakenOverError("another keeps the ledger")])
+    with pytest.raises(TakenOverError):
+        next(retries.replacements(lambda: coordinator.sync(SyncBody())))
+    assert len(coordinator.asked) == 1
 
 
 def test_a_job_that_starts_while_every_engine_is_dead_brings_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
