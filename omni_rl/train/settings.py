@@ -13,10 +13,11 @@ class TrainSettings(StrictSettings, NumericsSettings):
     `numerics` "matched" and "batch_invariant" compute the forward with vLLM's CPU operators, bit for bit as an engine
     of as many threads. `max_pack_tokens` bounds the tokens of one packed forward, hence its memory; `logprob_chunk` the
     rows of logits that exist at a time. `max_grad_norm` clips the global norm.
-    `value_learning_rate` is that of PPO's value head. `device`: cuda gives each rank one, with nccl between them, and
-    takes the reference numerics alone. `cpus_per_rank` is what Ray sets aside for a rank: a fraction lets ranks and
-    engines share few cores, where whole CPUs would wait for ever. `collective_timeout` (seconds) is how long a rank
-    waits for a peer that is alive but silent; a peer that died is noticed at once.
+    `value_learning_rate` is that of PPO's value head; `weight_decay` is the model's and the head's. `device`: cuda
+    gives each rank one, with nccl between them, and takes the reference numerics alone. `cpus_per_rank` is what Ray
+    sets aside for a rank: a fraction lets ranks and engines share few cores, where whole CPUs would wait for ever.
+    `collective_timeout` (seconds) is how long a rank waits for a peer that is alive but silent; a peer that died is
+    noticed at once.
     """
 
     world_size: int = Field(default=2, ge=1)

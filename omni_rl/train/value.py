@@ -16,7 +16,7 @@ from omni_rl.train.settings import TrainSettings
 
 
 class ValueHead(nn.Module):
-    """A linear layer that begins at 0, with an AdamW of its own."""
+    """A linear layer that begins at 0. It has an AdamW of its own, with the `weight_decay` that the model's has."""
 
     def __init__(self, hidden: int, settings: TrainSettings, device: torch.device = CPU) -> None:
         super().__init__()
@@ -25,7 +25,11 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self._max_norm = settings.max_grad_norm
         self._optimizer = torch.optim.AdamW(
-            self.parameters(), lr=settings.value_learning_rate, betas=settings.betas, eps=settings.epsilon
+            self.parameters(),
+            lr=settings.value_learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

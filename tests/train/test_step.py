@@ -145,3 +145,12 @@ def test_the_value_head_comes_to_expect_the_return(rollouts: list[Rollout]) -> N
         losses.append(_step(rollouts, given, 1000, settings, objective, head)[1].value_loss)
     assert losses[0] == pytest.approx(0.5 * 0.7**2)
     assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_value_heads_weights_decay_as_the_settings_ask(decay: float) -> None:
+    head = ValueHead(8, TrainSettings(weight_decay=decay, value_learning_rate=0.5))
+    torch.nn.init.ones_(head.linear.weight)
+    head.step()
+    # No gradient moved the weights: AdamW's decay alone did, by learning rate times decay.
+    torch.testing.assert_close(head.linear.weight.detach(), torch.full((1, 8), 1 - 0.5 * decay))
