@@ -44,7 +44,7 @@ from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
 from omni_rl.sync.states import Observer, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
-from omni_rl.train.actor import WAKE_RANK, TrainerHandle
+from omni_rl.train.handle import WAKE_RANK, TrainerHandle
 from omni_rl.train.settings import TrainSettings
 
 logger = logging.getLogger("omni_rl.bridge")

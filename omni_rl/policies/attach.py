@@ -32,7 +32,7 @@ from omni_rl.policies.pair import Pair
 from omni_rl.policies.retries import replacements
 from omni_rl.policies.settings import TRAINER, namespace_of
 from omni_rl.rollout.handle import RolloutHandle
-from omni_rl.train.actor import TrainerHandle
+from omni_rl.train.handle import TrainerHandle
 
 PATIENT = Retries(attempts=40)
 """The retries of a job, which outlives the coordinator's restart: up to three minutes without an answer."""

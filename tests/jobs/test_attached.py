@@ -29,7 +29,7 @@ from omni_rl.jobs.attached import SYNCS, AttachedRun, create_run
 from omni_rl.jobs.saved import SavedSteps
 from omni_rl.policies import retries
 from omni_rl.policies.attach import AttachedPair
-from omni_rl.train.actor import TrainerHandle
+from omni_rl.train.handle import TrainerHandle
 
 CRASHED = "its coordinator ended before anything was decided"
 Told = SyncAnswer | OmniRLError

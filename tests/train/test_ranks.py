@@ -16,7 +16,8 @@ import torch.distributed as dist
 from omni_rl.errors import CheckpointError, GradientError, TrainerDeadError, TrainerStoppedError
 from omni_rl.processes import STOPPED_AFTER
 from omni_rl.train import rendezvous
-from omni_rl.train.actor import TrainerHandle, TrainerStatus
+from omni_rl.train.actor import TrainerStatus
+from omni_rl.train.handle import TrainerHandle
 from omni_rl.train.pulse import HEALTH, Pulse
 from omni_rl.train.ranks import Ranks
 from omni_rl.train.rendezvous import LOOPBACK
