@@ -146,23 +146,26 @@ class TrainerHandle(Trainer):
         dead or stopped process is noticed."""
         answer = getattr(self._actor, method).remote(*arguments)
         first: float | None = None
+
+        def heard(status: TrainerStatus) -> None:
+            nonlocal first
+            first = None  # the process runs again, so that its next stop counts from its own beginning
+            if status.stopped and not self.waits:
+                raise TrainerStoppedError(f"{self.name}: {status.stopped}; {WAKE_RANK}")
+
         while True:
             try:
-                return self._waited(lambda waiter: waiter.get(answer, what or method, None))
+                return self._waited(lambda waiter: waiter.get(answer, what or method, None), heard)
             except TrainerStoppedError:
                 first = first or time.monotonic()
                 if not self.waits or time.monotonic() - first >= STOPPED_LONGEST:
                     raise
 
-    def _waited(self, wait: Callable[[Waiter], T]) -> T:
-        waiter = Waiter(self._actor, self.name, self._pid, lambda: self._actor.status.remote(), self._heard, ENDING)
+    def _waited(self, wait: Callable[[Waiter], T], heard: Callable[[TrainerStatus], None] | None = None) -> T:
+        waiter = Waiter(self._actor, self.name, self._pid, lambda: self._actor.status.remote(), heard, ENDING)
         try:
             return wait(waiter)
         except ReplicaStoppedError as error:
             raise TrainerStoppedError(str(error)) from error
         except (ReplicaDeadError, ReplicaSilentError) as error:
             raise TrainerDeadError(str(error)) from error
-
-    def _heard(self, status: TrainerStatus) -> None:
-        if status.stopped and not self.waits:
-            raise TrainerStoppedError(f"{self.name}: {status.stopped}; {WAKE_RANK}")
