@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from omni_rl.errors import ConfigError
+from omni_rl.run_names import fitting_run_name
 
 AGENT = "OMNI_RL_AGENT"
 """The variable with the coordinator's address, or 1 for the one that OMNI_RL_URL names; unset or 0: no agent."""
@@ -24,9 +25,9 @@ _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 class AgentSettings:
     """The settings of an agent.
 
-    `url` is the coordinator's address; None: the one that OMNI_RL_URL names. `engine` is the engine's name; empty: it
-    is made of host and start. `every` is the number of model executions after which the weights are fingerprinted
-    though nothing is known to have touched them; 0: never.
+    `url` is the coordinator's address; None: the one that OMNI_RL_URL names. `run` is the run's name as the coordinator
+    takes it. `engine` is the engine's name; empty: it is made of host and start. `every` is the number of model
+    executions after which the weights are fingerprinted though nothing is known to have touched them; 0: never.
     """
 
     url: str | None
@@ -48,7 +49,7 @@ class AgentSettings:
         every = os.environ.get(EVERY, "1000")
         if not every.isdecimal():
             raise ConfigError(f"{EVERY}={every} is no number")
-        return cls(None if asked == "1" else asked, run, os.environ.get(ENGINE_NAME, ""), int(every))
+        return cls(None if asked == "1" else asked, fitting_run_name(run), os.environ.get(ENGINE_NAME, ""), int(every))
 
     def name_of(self, start: str, replica: int) -> str:
         """Return the engine's name: what was set, or its host and this start of it; with the number of its

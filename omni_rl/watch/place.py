@@ -1,17 +1,13 @@
 """Where this process stands in its run: which rank of how many, and in which attempt."""
 
 import os
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from omni_rl.client import Client
 from omni_rl.errors import ConfigError
-
-UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
-LONGEST = 64
-"""The most characters of a run's name."""
+from omni_rl.run_names import fitting_run_name
 
 
 @dataclass(frozen=True)
@@ -101,8 +97,7 @@ class AttemptNumber:
 
 def run_name(name: str | None, otherwise: str | None = None) -> str:
     """Return the run's name: as given, or else OMNI_RL_RUN, or else what the framework calls it, made to fit."""
-    chosen = name or os.environ.get("OMNI_RL_RUN") or otherwise or "run"
-    return UNUSABLE.sub("-", chosen).strip("._-")[:LONGEST] or "run"
+    return fitting_run_name(name or os.environ.get("OMNI_RL_RUN") or otherwise or "run")
 
 
 def _process_group() -> Any:

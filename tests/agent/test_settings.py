@@ -7,6 +7,7 @@ import pytest
 
 from omni_rl.agent.settings import CARRIED, AgentSettings, for_actor
 from omni_rl.client.settings import ClientSettings
+from omni_rl.watch.place import run_name
 
 
 class Recording(dict[str, str]):
@@ -27,6 +28,15 @@ def test_whatever_an_agent_and_its_client_read_travels(monkeypatch: pytest.Monke
     assert AgentSettings.from_environment() is not None
     ClientSettings.of(None, None)
     assert environment.asked == set(CARRIED)
+
+
+def test_an_agent_and_the_watcher_of_its_run_post_under_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_RL_AGENT", "1")
+    for name in ("team/exp 1", "long/" + "name" * 20, "実験", "digits-"):
+        monkeypatch.setenv("OMNI_RL_RUN", name)
+        settings = AgentSettings.from_environment()
+        assert settings is not None
+        assert settings.run == run_name(None)
 
 
 def test_an_actor_is_told_of_its_run_and_never_of_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
