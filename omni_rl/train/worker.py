@@ -173,7 +173,7 @@ class TrainWorker:
         )
         self._digest = manifest.version.digest
         if self._announcer is not None and self._number:
-            self._announcer.announce(self._number, self._fingerprints)
+            self._announcer.announce(self._number, self._fingerprints, digest=self._digest)
         return manifest
 
     def _fingerprints(self) -> Weights:

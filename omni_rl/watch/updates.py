@@ -24,27 +24,32 @@ class Weights(NamedTuple):
 
 class Announcer:
     """Announces the updates of one trainer, each number once. A number below the last begins a new session: the trainer
-    went back to an earlier checkpoint."""
+    went back to an earlier checkpoint. So does the last number with another digest: it loaded another checkpoint."""
 
     def __init__(self, settings: AgentSettings, *, posts: bool) -> None:
         """Begin a session. `posts`: this process tells the coordinator; of a trainer's ranks, the first does."""
         self._settings = settings
         self._posts = posts
         self._session = uuid.uuid4().hex[:12]
-        self._last = -1
+        self._last: tuple[int, str | None] = (-1, None)
 
-    def announce(self, number: int, weights: Callable[[], Weights], at: float | None = None) -> None:
+    def announce(
+        self, number: int, weights: Callable[[], Weights], at: float | None = None, digest: str | None = None
+    ) -> None:
         """Say what the weights of update `number` are, as `weights` returns them, before they are sent to an engine, or
         that they were sent from `at` on, in Unix seconds.
+
+        `digest` is that of the weights, by which those of two checkpoints of one number are told apart. Where `weights`
+        is a collective, every rank gives the same number and digest, so that all of them announce or none does.
 
         Where `weights` fails, one warning says so, and the update is announced without fingerprints: an engine that
         holds it must not be compared with the update before.
         """
-        if number == self._last:
+        if (number, digest) == self._last:
             return
-        if number < self._last:
+        if number <= self._last[0]:
             self._session = uuid.uuid4().hex[:12]
-        self._last = number
+        self._last = number, digest
         announced.announce(number)
         found = guarded(weights, "an update's fingerprints are missing") or Weights({}, ())
         if self._posts:

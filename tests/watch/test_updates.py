@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 
 from omni_rl import watch
@@ -18,6 +20,11 @@ from omni_rl.agent.tensors import fingerprint
 from omni_rl.api.runs import RunBody
 from omni_rl.api.updates import HeldPart, ReceiptBody
 from omni_rl.client import Client
+from omni_rl.files.weights import WEIGHTS
+from omni_rl.sync.slab import Slab
+from omni_rl.train.rendezvous import LOOPBACK
+from omni_rl.train.settings import TrainSettings
+from omni_rl.train.worker import TrainWorker
 from omni_rl.watch import updates, verl_updates
 from tests.services.live import live
 
@@ -64,6 +71,36 @@ def test_a_number_is_announced_once_and_a_lower_one_begins_a_new_session(client:
         watch.update(model, number)
     assert install.flush(30)
     assert [told.number for told in client.updates("mine")] == [3, 8, 7]
+
+
+@pytest.fixture
+def worker(client: Client, tmp_path: Path) -> Iterator[TrainWorker]:
+    """The only rank of a trainer, which has joined its process group."""
+    alone = TrainWorker(0, TrainSettings(world_size=1), "mine", 1)
+    alone.join(LOOPBACK, alone.listen(LOOPBACK))
+    yield alone
+    distributed.destroy_process_group()
+
+
+def test_a_state_of_the_number_that_was_announced_last_is_announced_if_its_weights_are_others(
+    client: Client, worker: TrainWorker, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A job that ended at update 21 and one that goes on from another's update 21 share a trainer."""
+    other = Path(shutil.copytree(small_checkpoint, tmp_path / "other"))
+    weights = load_file(other / WEIGHTS)
+    save_file({name: -value for name, value in weights.items()}, other / WEIGHTS, {"format": "pt"})
+    slab = Slab.create(tmp_path / "engine.weights", 2**23)
+    for state in (small_checkpoint, small_checkpoint, other):
+        worker.build(state, 21)
+        worker.fill(slab.path, True, None)
+    assert install.flush(30)
+    told = [one for one in client.updates("mine") if one.engine is None]
+    assert [one.number for one in told] == [21, 21]
+    parts = {name: HeldPart(sum_body(fingerprint(value))) for name, value in slab.tensors().items()}
+    body = held(nn.Linear(1, 1), told[0].at + 1).model_copy(update={"parts": parts, "tensors": len(parts)})
+    answer = client.put_update("mine", "e0", 21, body)
+    assert (answer.of, answer.different, answer.findings) == (21, 0, [])
+    assert answer.equal > 0
 
 
 def test_fingerprints_that_fail_are_told_once_and_accuse_no_engine(
