@@ -1,6 +1,7 @@
 """Runs a job against the service: the coordinator judges its steps, and brings its weights to the engines."""
 
 import time
+import uuid
 from functools import partial
 
 from omni_rl.api.runs import RunBody
@@ -23,6 +24,9 @@ class AttachedRun(Posting):
         super().__init__(policies.coordinator, run, attempt, policies.decode)
         self._policies = policies
         self._saved = saved
+        # Names of runs may end in numbers, and an attempt that died before its first part has its number again: without
+        # this, a sync could have the key, and so the outcome, of another.
+        self._keys = f"{run}-{attempt}-{uuid.uuid4().hex[:8]}"
 
     def save(self, following: int) -> None:
         """Save the trainer's state with which step `following` begins, and delete states that are too old."""
@@ -38,7 +42,7 @@ class AttachedRun(Posting):
         """
         # The same key means the same sync, with the same outcome: each try needs a key of its own.
         for turn in range(1, SYNCS + 1):
-            key = f"{self._run}-{self._attempt}-{step}" + (f"-{turn}" if turn > 1 else "")
+            key = f"{self._keys}-{step}-{turn}"
             try:
                 answer = retried(partial(self._sync, key))
             except NonFiniteWeightsError:
@@ -60,7 +64,9 @@ class AttachedRun(Posting):
         return answer
 
 
-def create_run(policies: AttachedPair, body: RunBody) -> int:
-    """Create the run, unless it exists, and return the number of its next attempt."""
-    answer = retried(lambda: policies.coordinator.create_run(body))
-    return (answer.attempt or 0) + 1
+def create_run(policies: AttachedPair, body: RunBody) -> tuple[int, bool]:
+    """Create the run, unless it exists, and return the number of its next attempt, and whether it has steps already."""
+    has_steps = retried(lambda: policies.coordinator.create_run(body)).attempt is not None
+    # An attempt that died before its first seal has left a part, which another's part must not meet.
+    attempts = retried(lambda: policies.coordinator.attempts(body.run))
+    return max((each.attempt for each in attempts), default=0) + 1, has_steps

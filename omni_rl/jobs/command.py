@@ -49,8 +49,8 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]")
             limits=parameters.limits,
             correction=parameters.correction,
         )
-        attempt = create_run(policies, body)
-        if attempt > 1 and not parameters.resume:
+        attempt, has_steps = create_run(policies, body)
+        if has_steps and not parameters.resume:
             raise ConfigError(f"run {parameters.run} was there before: choose another name, or resume it")
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:

@@ -1,5 +1,6 @@
 """Shows a submitted job's steps as they are sealed, until it ends. Imports no torch."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -26,7 +27,7 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
         bar = progress.add_task(f"{run}: waiting for its first step", total=total)
         while True:
             answer = retried(lambda: client.job(job))  # the job survives a dead bridge, and so should its watcher
-            for step in _steps(client, run, seen):
+            for step in _steps(client, answer, seen):
                 seen = step
                 if lines is not None:
                     lines(step.model_dump_json())
@@ -45,13 +46,16 @@ def progress_on(console: Console, *, disable: bool = False, transient: bool = Fa
     return Progress(*columns, console=console, disable=disable or not console.is_terminal, transient=transient)
 
 
-def _steps(client: Client, run: str, seen: StepLine | None) -> list[StepLine]:
-    """Return the steps after `seen`. There are none while the job has not created its run yet."""
+def _steps(client: Client, job: JobAnswer, seen: StepLine | None) -> list[StepLine]:
+    """Return the job's steps after `seen`. There are none while it has not created its run yet, and those that were
+    sealed before it was submitted are of the attempt that it resumes."""
+    run = str(job.parameters["run"])
+    if seen is not None:
+        return client.steps(run, attempt=seen.attempt, after=seen.step)
     try:
-        found = client.steps(run, after=None if seen is None else seen.step)
+        return [step for step in client.steps(run) if step.sealed >= (job.submitted or math.inf)]
     except NotFoundError:
         return []
-    return found
 
 
 def _line(step: StepLine) -> str:

@@ -1,15 +1,19 @@
 """Posts a loop's steps as any framework would: records, media and training figures, through the client."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omni_rl.api.steps import Verdict
 from omni_rl.client.blocking import Client
 from omni_rl.client.sealed import Sealed
+from omni_rl.errors import MediaError, TooLargeError
 from omni_rl.jobs.records import Decode, keep_media, media_entries, record_of
 from omni_rl.jobs.run import StepAnswers, Weights
 from omni_rl.media.types import MediaItem, Prompt
 from omni_rl.policies.retries import retried
+
+logger = logging.getLogger(__name__)
 
 
 class Posting:
@@ -20,7 +24,7 @@ class Posting:
         self._run = run
         self._attempt = attempt
         self._decode = decode
-        self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str]] = {}
+        self._media: dict[tuple[tuple[tuple[str, str], ...], ...], list[str | None]] = {}
 
     def judge(self, step: int, answers: StepAnswers, training: Mapping[str, float]) -> tuple[Verdict, Weights | None]:
         records = []
@@ -45,7 +49,7 @@ class Posting:
         """Say that the run is over, so that nobody waits for its next step."""
         retried(lambda: self._coordinator.end_run(self._run))
 
-    def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str]:
+    def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str | None]:
         """Return the digests of a prompt's media in the media store. They are put there once a run, because prompts
         come again and again."""
         seen = tuple(tuple(sorted(item.digests.items())) for item in items)
@@ -53,5 +57,9 @@ class Posting:
             self._media[seen] = keep_media(prompt, self._keep)
         return self._media[seen]
 
-    def _keep(self, content: bytes, kind: str) -> str:
-        return retried(lambda: self._coordinator.put_media(content, kind)).digest
+    def _keep(self, content: bytes, kind: str) -> str | None:
+        try:
+            return retried(lambda: self._coordinator.put_media(content, kind)).digest
+        except (TooLargeError, MediaError) as error:  # people see it on the page; no verdict needs it
+            logger.warning("a medium of a prompt is not kept for the page: %s", error)
+            return None

@@ -21,13 +21,14 @@ from omni_rl.train.types import Score
 FULL_SCALE = 32767
 """The largest value of a 16-bit sound sample."""
 
-Keep = Callable[[bytes, str], str]
-"""A function that puts bytes of a content type into the media store and returns their digest."""
+Keep = Callable[[bytes, str], str | None]
+"""A function that puts bytes of a content type into the media store and returns their digest, or None where the store
+does not take them."""
 Decode = Callable[[NDArray[np.int64]], str]
 """A function that returns the text of token ids, int64 [T]."""
 
 
-def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> list[dict[str, Any]]:
+def media_entries(rollout: Rollout, score: Score, contents: Sequence[str | None]) -> list[dict[str, Any]]:
     """Return the `media` of a sample's record: an entry for each item, in the order of `rollout.prompt.items`.
     `contents` are the digests that `keep_media` returned."""
     entries = []
@@ -38,9 +39,9 @@ def media_entries(rollout: Rollout, score: Score, contents: Sequence[str]) -> li
     return entries
 
 
-def keep_media(prompt: Prompt, keep: Keep) -> list[str]:
-    """Put a prompt's media into the store as PNG, WAV and MP4 files; return the files' digests in the order of the
-    placeholders."""
+def keep_media(prompt: Prompt, keep: Keep) -> list[str | None]:
+    """Put a prompt's media into the store as PNG, WAV and MP4 files; return what `keep` returns of each, in the order
+    of the placeholders."""
     files: dict[Modality, Callable[[Any], tuple[bytes, str]]] = {"image": _png, "audio": _wav, "video": _mp4}
     return [keep(*files[FORMATS[kind].modality](item)) for kind, _, item in in_order(plain(prompt))]
 

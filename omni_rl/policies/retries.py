@@ -31,6 +31,8 @@ to every actor, and finishes or rolls back a sync, before it answers. SyncRunnin
 asked for ends. LedgerError and JournalError: somebody frees a full disk."""
 UNDONE = (WeightUpdateError, SyncUndecidedError, FencedError, QuarantinedError)
 """The errors of a sync that changed nothing, or whose outcome the next sync settles: another sync may succeed."""
+PASSING: tuple[type[OmniRLError], ...] = (*UNDONE, *WAITS, CoordinatorUnreachableError)
+"""The errors after which dead engines are replaced once more."""
 REPLACE_SECONDS = 180.0
 """The seconds that dead engines have to get successors: one starts within a minute, and on a busy machine not at the
 first try."""
@@ -39,17 +41,20 @@ LOOK_SECONDS = 1.0
 
 
 def retried(call: Callable[[], T]) -> T:
-    """Return what `call` returns. After an error of `WAITS` it is called again, unless that error's seconds have passed
-    since the first call: then the error is raised, as is any other error, and `TakenOverError`, at once."""
-    began = time.monotonic()
+    """Return what `call` returns. After an error of `WAITS` it is called again, until that error has come for so many
+    seconds: then it is raised, as are any other error, and `TakenOverError`, at once."""
+    kind: type[OmniRLError] | None = None
+    since = 0.0
     while True:
         try:
             return call()
         except tuple(WAITS) as error:
             if isinstance(error, TakenOverError):
                 raise  # this coordinator keeps nothing any more
-            longest = next(seconds for kind, seconds in WAITS.items() if isinstance(error, kind))
-            if time.monotonic() - began >= longest:
+            found = next(each for each in WAITS if isinstance(error, each))
+            if found is not kind:
+                kind, since = found, time.monotonic()
+            if time.monotonic() - since >= WAITS[found]:
                 raise
             time.sleep(LOOK_SECONDS)
 
@@ -65,7 +70,7 @@ def replacements(replace: Callable[[], object]) -> Iterator[None]:
             retried(replace)
         except TakenOverError:
             raise
-        except (*UNDONE, *WAITS, CoordinatorUnreachableError):
+        except PASSING:
             pass
         yield
         if time.monotonic() >= end:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from omni_rl.api.media import MediaAnswer
-from omni_rl.api.runs import RunAnswer, RunBody
+from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody
 from omni_rl.api.syncs import SyncAnswer, SyncBody
 from omni_rl.client.blocking import Client
 from omni_rl.errors import (
@@ -22,6 +22,7 @@ from omni_rl.errors import (
     SyncRolledBackError,
     SyncRunningError,
     TakenOverError,
+    TooLargeError,
     WeightUpdateError,
 )
 from omni_rl.jobs import attached
@@ -31,6 +32,7 @@ from omni_rl.policies import retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.train.handle import TrainerHandle
 
+BODY = RunBody(run="job-1", model="small", dtype="float32")
 CRASHED = "its coordinator ended before anything was decided"
 Told = SyncAnswer | OmniRLError
 
@@ -41,6 +43,8 @@ class Coordinator:
 
     told: list[Told]
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    sealed: list[int] = field(default_factory=lambda: [3])
+    begun: int = 3
 
     def sync(self, body: SyncBody, *, key: str | None = None) -> SyncAnswer:
         self.asked.append((body.source, key))
@@ -53,7 +57,11 @@ class Coordinator:
     def create_run(self, body: RunBody) -> RunAnswer:
         self.asked.append(("run", body.run))
         self._answer()
-        return RunAnswer.model_construct(run=body.run, attempt=3)
+        return RunAnswer.model_construct(run=body.run, attempt=self.sealed[-1] if self.sealed else None)
+
+    def attempts(self, run: str) -> list[AttemptAnswer]:
+        numbers = range(1, self.begun + 1)
+        return [AttemptAnswer.model_construct(attempt=number, first=None, last=None) for number in numbers]
 
     def put_media(self, content: bytes, kind: str) -> MediaAnswer:
         self.asked.append((kind, None))
@@ -110,7 +118,7 @@ def test_a_sync_that_was_rolled_back_for_a_death_is_asked_for_again_under_anothe
         ]
     )
     assert job(coordinator).sync(1) == "run/1/2/abc"
-    assert coordinator.asked == [("trainer", key) for key in ("job-1-1-1", "job-1-1-1-2", "job-1-1-1-3", "job-1-1-1-4")]
+    assert len({key for _, key in coordinator.asked}) == 4
 
 
 def test_a_sync_that_is_not_known_to_be_over_is_looked_at_again_under_its_own_key(job: Job) -> None:
@@ -123,23 +131,42 @@ def test_a_sync_that_is_not_known_to_be_over_is_looked_at_again_under_its_own_ke
         ]
     )
     assert job(coordinator).sync(7) == "run/1/2/abc"
-    assert {key for _, key in coordinator.asked} == {"job-1-1-7"}
+    assert len(coordinator.asked) == 4
+    assert len({key for _, key in coordinator.asked}) == 1
+
+
+def test_no_other_job_has_the_key_of_a_sync(job: Job) -> None:
+    coordinator = Coordinator([answer("committed")])
+    for _ in range(2):  # the first died before it had stored anything, so the second has its run and attempt
+        job(coordinator).sync(0)
+    assert len({key for _, key in coordinator.asked}) == 2
 
 
 @pytest.mark.parametrize("full", [LedgerError("the disk is full"), JournalError("the disk is full")])
 def test_a_job_outlives_a_disk_that_is_full_for_a_while(job: Job, full: OmniRLError) -> None:
     coordinator = Coordinator([full, full, answer("committed")])
     assert job(coordinator).sync(7) == "run/1/2/abc"
-    assert coordinator.asked == [("trainer", "job-1-1-7")] * 3
+    assert len(coordinator.asked) == 3
+    assert len(set(coordinator.asked)) == 1
     coordinator = Coordinator([full, answer("committed")])
     job(coordinator).learnt(7, {"loss": 0.5})
     assert coordinator.asked == [("training", "7")] * 2
     coordinator = Coordinator([full, answer("committed")])
-    assert create_run(Engineless(coordinator), RunBody(run="job-1", model="small", dtype="float32")) == 4
+    assert create_run(Engineless(coordinator), BODY) == (4, True)
     assert coordinator.asked == [("run", "job-1")] * 2
     coordinator = Coordinator([full, answer("committed")])
     assert job(coordinator)._keep(b"...", "image/png") == "abc"
     assert coordinator.asked == [("image/png", None)] * 2
+
+
+def test_a_picture_that_the_store_does_not_take_ends_no_job(job: Job) -> None:
+    assert job(Coordinator([TooLargeError("33 MiB are more than 32 MiB")]))._keep(b"...", "image/png") is None
+
+
+def test_an_attempt_that_left_only_a_part_is_not_gone_on_with() -> None:
+    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[], begun=0)), BODY) == (1, False)
+    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[], begun=1)), BODY) == (2, False)
+    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[1], begun=2)), BODY) == (3, True)
 
 
 def test_a_job_of_a_ledger_that_was_taken_over_waits_for_nothing(job: Job) -> None:

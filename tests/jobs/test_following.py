@@ -1,5 +1,6 @@
 """Whoever follows a job sees all of its steps, and its end, whatever dies meanwhile."""
 
+import json
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -25,15 +26,41 @@ class Service:
         status = self.status.pop(0)
         if status == "dead":
             raise RayUnavailableError("the bridge is starting")
-        parameters = {"run": "digits", "steps": 3}
-        return JobAnswer.model_validate({"job": job, "kind": "grpo", "status": status, "parameters": parameters})
+        return answer(job, status)
 
-    def steps(self, run: str, after: int | None) -> list[StepLine]:
+    def steps(self, run: str, attempt: int | None = None, after: int | None = None) -> list[StepLine]:
         self.steps_done += 1
         if self.steps_done == 1:
             raise NotFoundError("there is no run digits")
-        number = self.steps_done - 2
-        return [StepLine.model_construct(attempt=1, step=number, severity="ok", training={"loss": None})]
+        return [line(1, self.steps_done - 2, 101.0)]
+
+
+@dataclass
+class Resumed:
+    """The job resumes, at step 1, a run whose first attempt got to step 2."""
+
+    looks: int = 0
+
+    def job(self, job: str) -> JobAnswer:
+        self.looks += 1
+        return answer(job, "running" if self.looks < 5 else "succeeded")
+
+    def steps(self, run: str, attempt: int | None = None, after: int | None = None) -> list[StepLine]:
+        lines = [line(1, step, 90.0) for step in range(3)]
+        lines += [line(2, step, 100.0 + step) for step in range(1, 4)[: max(self.looks - 2, 0)]]
+        asked = lines[-1].attempt if attempt is None else attempt
+        return [one for one in lines if one.attempt == asked and (after is None or one.step > after)]
+
+
+def answer(job: str, status: str) -> JobAnswer:
+    parameters = {"run": "digits", "steps": 3}
+    return JobAnswer.model_validate(
+        {"job": job, "kind": "grpo", "status": status, "submitted": 100.0, "parameters": parameters}
+    )
+
+
+def line(attempt: int, step: int, sealed: float) -> StepLine:
+    return StepLine.model_construct(attempt=attempt, step=step, sealed=sealed, severity="ok", training={"loss": None})
 
 
 def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,3 +76,11 @@ def test_a_loss_that_is_no_number_says_so(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
     follow(cast(Client, Service()), "grpo-1", None)
     assert "step 0  ok  loss not a number" in capsys.readouterr().err
+
+
+def test_a_resumed_job_shows_the_steps_of_its_own_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
+    lines: list[str] = []
+    follow(cast(Client, Resumed()), "grpo-2", lines.append)
+    shown = [json.loads(text) for text in lines]
+    assert [(one["attempt"], one["step"]) for one in shown] == [(2, 1), (2, 2), (2, 3)]
