@@ -252,25 +252,28 @@ def resume(
 
 def connect(directory: Path | None) -> Any:
     """Return a client of the service of `directory`; if that is None, of the coordinator that the environment names, or
-    else of the service of the usual directory."""
+    else of the service of the usual directory. Where the directory has no owner's token, as after `omni-rl serve
+    --token-file`, the environment's is sent. None is made: it would be an administrator's that nobody asked for."""
     from omni_rl.client.blocking import Client
     from omni_rl.service.settings import ADDRESS
     from omni_rl.service.state import ServiceState
-    from omni_rl.service.tokens import owner_token
+    from omni_rl.service.tokens import OWNER, token_path
 
     if directory is None and os.environ.get("OMNI_RL_URL"):
         return Client()
     directory = directory or RUNS
+    path = token_path(directory, OWNER)
+    token = path.read_text() if path.exists() else None
     state = ServiceState.read(directory)
     if state is not None:
-        return Client(state.url, owner_token(directory).read_text())
+        return Client(state.url, token)
     try:
         url = (directory / ADDRESS).read_text()
     except FileNotFoundError:
         raise ServiceError(
             f"no service was started in {directory}; run omni-rl up or omni-rl serve, or set OMNI_RL_URL"
         ) from None
-    return Client(url, owner_token(directory).read_text())
+    return Client(url, token)
 
 
 def when(at: float) -> str:

@@ -67,7 +67,6 @@ def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorS
     if settings.tls_certificate is not None and settings.tls_key is not None:
         tls = TlsSettings(certificate=settings.tls_certificate.resolve(), key=settings.tls_key.resolve())
     token = owner_token(directory) if settings.token_file is None else settings.token_file.resolve()
-    known = (directory / HASHES) if (directory / HASHES).exists() else None
     given = () if settings.token_file is None else (_entry(token),)
     return (
         CoordinatorSettings(
@@ -78,7 +77,7 @@ def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorS
             ledger=settings.ledger or f"sqlite:///{directory / 'ledger.db'}",
             media=MediaSettings(directory=directory / "media"),
             tokens=given,
-            tokens_file=known,
+            tokens_file=directory / HASHES,
             tls=tls,
             pager=settings.pager,
         ),

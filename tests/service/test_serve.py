@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 
 from omni_rl.api.runs import RunBody
+from omni_rl.api.state import Scope
 from omni_rl.client import Client
 from omni_rl.client.retries import Retries
+from omni_rl.commands.service import connect
 from omni_rl.errors import CoordinatorUnreachableError, UnauthenticatedError
+from omni_rl.service.tokens import add_token
 from omni_rl.watch.table import step_rows
 
 COMMAND = [sys.executable, "-m", "omni_rl", "serve"]
@@ -153,14 +156,25 @@ def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path: Pa
         assert served.token_file == tmp_path / "by-flag/tokens/owner"
 
 
-def test_a_token_of_ones_own(tmp_path: Path) -> None:
-    own = tmp_path / "secret"
+def test_a_token_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, directory = tmp_path / "secret", tmp_path / "runs/serve"
     own.write_text("0123456789abcdef\n")
+    for name in ("OMNI_RL_TOKEN", "OMNI_RL_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
     with serving(tmp_path, "--port", "0", "--token-file", "secret") as served:
         assert served.token_file == own
         with Client(served.url, "0123456789abcdef") as client:
             assert client.whoami().name == "owner"
-    assert not (tmp_path / "runs/serve/tokens").exists()
+        # A command that asks it by its directory makes no token there: the owner's is the environment's.
+        with connect(directory) as client, pytest.raises(UnauthenticatedError):
+            client.state()
+        monkeypatch.setenv("OMNI_RL_TOKEN_FILE", str(own))
+        with connect(directory) as client:
+            assert client.whoami().name == "owner"
+        assert not (directory / "tokens").exists()
+        # Tokens that are made beside it count at once, the directory's first one too.
+        with Client(served.url, add_token(directory, "ann", Scope.READ).read_text(), retries=ONCE) as client:
+            assert client.whoami().name == "ann"
 
 
 def test_other_machines_reach_it_with_a_token_alone(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ class CoordinatorSettings(StrictSettings):
     media: MediaSettings = MediaSettings()
     tokens: tuple[TokenEntry, ...] = ()
     tokens_file: Path | None = None
-    """A JSON file with a list of token entries; only its owner may read it. It is read again when it changes."""
+    """A JSON file with a list of token entries; only its owner may read it. It is read again when it changes, and with
+    `tokens` it may be absent."""
     allowed_hosts: tuple[str, ...] = ()
     """Names besides the coordinator's own addresses under which browsers may reach it without tokens."""
     tls: TlsSettings | None = None
@@ -160,14 +161,18 @@ class CoordinatorSettings(StrictSettings):
         Raises:
             ConfigError: the file cannot be read, is no list of tokens, or others may read it.
         """
-        return self.tokens + (load_tokens(self.tokens_file) if self.tokens_file is not None else ())
+        if self.tokens_file is None:
+            return self.tokens
+        return self.tokens + load_tokens(self.tokens_file, may_be_absent=bool(self.tokens))
 
 
-def load_tokens(path: Path) -> tuple[TokenEntry, ...]:
+def load_tokens(path: Path, *, may_be_absent: bool = False) -> tuple[TokenEntry, ...]:
     """Return the token entries of a file that only its owner may read. Raises `ConfigError` as `all_tokens` does."""
     try:
         mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
     except OSError as error:
+        if may_be_absent and isinstance(error, FileNotFoundError):
+            return ()
         raise ConfigError(f"tokens file {path} cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise ConfigError(f"tokens file {path} may be read by others; run: chmod 600 {path}")
