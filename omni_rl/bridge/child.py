@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("omni_rl.bridge")
 THREADS = 16
-"""How many calls run at once; a sync and a check take long, everything else moments."""
+"""How many calls of one pool run at once."""
 OF_JOBS = ("submit", "jobs", "job", "stop", "logs")
-"""The calls that ask Ray's dashboard. They have threads of their own: one that is stopped must not keep a pause
-waiting."""
+"""The calls that ask Ray's dashboard, which may be stopped."""
+POOLS = {**dict.fromkeys(OF_JOBS, "jobs"), "check": "check", "sync": "sync"}
+"""The calls that may take long, with the pool of threads that each runs in; all other calls share one pool. Long calls
+must not keep a pause waiting, nor may checks keep the sync waiting that they wait for."""
 PROBE_SECONDS = 2.0
 """The seconds for the head to take a connection."""
 WATCH_SECONDS = 1.0
@@ -84,11 +86,11 @@ class Child:
             raise BridgeProtocolError("the first message is not Start")
         self._hold = start.hold
         threading.Thread(target=self._connect, args=(start.settings,), name="connect", daemon=True).start()
-        threads, of_jobs = ThreadPoolExecutor(THREADS, "call"), ThreadPoolExecutor(THREADS, "jobs")
+        pools = {name: ThreadPoolExecutor(THREADS, name) for name in {"call", *POOLS.values()}}
         while (message := self._read()) is not None:
             if not isinstance(message, BridgeCall):
                 raise BridgeProtocolError(f"a coordinator does not send {message.kind}")
-            (of_jobs if message.method in OF_JOBS else threads).submit(self._answer, message)
+            pools[POOLS.get(message.method, "call")].submit(self._answer, message)
 
     def _read(self) -> Message | None:
         try:
