@@ -88,7 +88,7 @@ class SyncRunningError(OmniRLError, RuntimeError):
 
 
 class WeightsMovedError(OmniRLError, RuntimeError):
-    """The trainer learnt while both policies were compared, again and again."""
+    """The trainer learnt while both policies were compared, again and again or without a sync after it."""
 
     code = "weights_moved"
 

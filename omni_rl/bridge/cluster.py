@@ -43,6 +43,7 @@ from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slabs import INBOX, SlabPair, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource, PublishedSource, Source
 from omni_rl.sync.states import Observer, SyncEvent
+from omni_rl.sync.version import same_weights
 from omni_rl.sync.weight_sync import WeightSync
 from omni_rl.train.handle import WAKE_RANK, TrainerHandle
 from omni_rl.train.settings import TrainSettings
@@ -189,6 +190,7 @@ class Cluster:
         return between_syncs(
             look,
             lambda: self._trainer.status().version,
+            lambda version: same_weights(version, self._sync.version),
             self._syncs,
         )
 
