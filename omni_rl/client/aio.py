@@ -9,6 +9,7 @@ import httpx
 
 from omni_rl.api.events import EventAnswer
 from omni_rl.client import calls
+from omni_rl.client.blocking import Client
 from omni_rl.client.call import Call
 from omni_rl.client.failures import raise_for_problem
 from omni_rl.client.retries import Retries, after_answer, after_failure
@@ -53,7 +54,6 @@ class AsyncClient(Routes):
         await self._http.aclose()
 
     async def events(self, after: int | None = None, run: str | None = None) -> AsyncIterator[EventAnswer]:
-        """Follow events for ever. A lost connection is taken up again after the last event seen."""
         reader, attempt = EventReader(after), 1
         while True:
             call = calls.follow(reader.last, run)
@@ -61,17 +61,24 @@ class AsyncClient(Routes):
                 async with self._http.stream(
                     call.method, call.path, params=call.params, headers=call.headers, timeout=calls.STREAM_TIMEOUT
                 ) as response:
-                    if not response.is_success:
-                        await response.aread()
-                        raise_for_problem(response)
-                    attempt = 1
-                    async for line in response.aiter_lines():
-                        if (event := reader.feed(line)) is not None:
-                            yield event
-                await asyncio.sleep(calls.STREAM_PAUSE)
+                    wait = after_answer(call, response, attempt, self._retries)
+                    if wait is None:
+                        if not response.is_success:
+                            await response.aread()
+                            raise_for_problem(response)
+                        attempt = 1
+                        async for line in response.aiter_lines():
+                            if (event := reader.feed(line)) is not None:
+                                yield event
             except httpx.TransportError as error:
-                await asyncio.sleep(after_failure(call, error, attempt, self._retries))
-                attempt += 1
+                wait = after_failure(call, error, attempt, self._retries)
+            if wait is None:  # the server has ended the stream
+                await asyncio.sleep(calls.STREAM_PAUSE)
+                continue
+            attempt += 1
+            await asyncio.sleep(wait)
+
+    events.__doc__ = Client.events.__doc__
 
     async def _send(self, call: Call[T]) -> T:
         for attempt in count(1):
@@ -80,7 +87,7 @@ class AsyncClient(Routes):
             except httpx.TransportError as error:
                 await asyncio.sleep(after_failure(call, error, attempt, self._retries))
                 continue
-            wait = after_answer(response, attempt, self._retries)
+            wait = after_answer(call, response, attempt, self._retries)
             if wait is None:
                 return call.answer(response)
             await asyncio.sleep(wait)

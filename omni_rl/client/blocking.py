@@ -67,7 +67,8 @@ class Client(Routes):
         """Follow events for ever: those with numbers above `after` (None: from now on), of one `run` or of all. A lost
         connection is made again, and goes on after the last event seen.
 
-        Raises `CoordinatorUnreachableError` after as many failures in a row as `retries` allows.
+        After as many failures in a row as `retries` allows, raises `CoordinatorUnreachableError`, or `ApiError` where a
+        proxy answered for the coordinator.
         """
         reader, attempt = EventReader(after), 1
         while True:
@@ -76,17 +77,22 @@ class Client(Routes):
                 with self._http.stream(
                     call.method, call.path, params=call.params, headers=call.headers, timeout=calls.STREAM_TIMEOUT
                 ) as response:
-                    if not response.is_success:
-                        response.read()
-                        raise_for_problem(response)
-                    attempt = 1
-                    for line in response.iter_lines():
-                        if (event := reader.feed(line)) is not None:
-                            yield event
-                time.sleep(calls.STREAM_PAUSE)
+                    wait = after_answer(call, response, attempt, self._retries)
+                    if wait is None:
+                        if not response.is_success:
+                            response.read()
+                            raise_for_problem(response)
+                        attempt = 1
+                        for line in response.iter_lines():
+                            if (event := reader.feed(line)) is not None:
+                                yield event
             except httpx.TransportError as error:
-                time.sleep(after_failure(call, error, attempt, self._retries))
-                attempt += 1
+                wait = after_failure(call, error, attempt, self._retries)
+            if wait is None:  # the server has ended the stream
+                time.sleep(calls.STREAM_PAUSE)
+                continue
+            attempt += 1
+            time.sleep(wait)
 
     def _send(self, call: Call[T]) -> T:
         if self._leave_out is None:
@@ -117,7 +123,7 @@ class Client(Routes):
             except httpx.TransportError as error:
                 time.sleep(after_failure(call, error, attempt, self._retries))
                 continue
-            wait = after_answer(response, attempt, self._retries)
+            wait = after_answer(call, response, attempt, self._retries)
             if wait is None:
                 return call.answer(response)
             time.sleep(wait)

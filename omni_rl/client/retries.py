@@ -12,6 +12,9 @@ from omni_rl.errors import CoordinatorUnreachableError, SchemeError
 AGAIN = frozenset({429, 502, 504})
 """The statuses after which a request is sent again: too many requests, and a proxy whose coordinator is just
 restarting. 503 is an answer of the coordinator: Ray is away."""
+NOT_DONE = frozenset({429})
+"""Those of them after which the request was surely not carried out. Where a proxy answers 502 or 504, it may have been:
+only the answer was lost."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def after_failure(call: Call[object], error: httpx.TransportError, attempt: int,
     raise kind(f"{call.method} {call.path}: no answer ({str(error) or type(error).__name__}{hint})") from error
 
 
-def after_answer(response: httpx.Response, attempt: int, retries: Retries) -> float | None:
+def after_answer(call: Call[object], response: httpx.Response, attempt: int, retries: Retries) -> float | None:
     """Return the seconds to wait before the next attempt; None: the answer stands."""
-    if response.status_code not in AGAIN or attempt >= retries.attempts:
+    again = AGAIN if call.repeatable else NOT_DONE
+    if response.status_code not in again or attempt >= retries.attempts:
         return None
     return retries.wait(attempt, response.headers.get("retry-after"))

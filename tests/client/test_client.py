@@ -118,6 +118,7 @@ def test_the_async_client_has_every_method_of_the_other() -> None:
     ours, theirs = methods(Client), methods(AsyncClient)
     assert ours.keys() == theirs.keys()
     assert all(list(ours[name].parameters.values()) == list(theirs[name].parameters.values()) for name in ours)
+    assert all(getattr(Client, name).__doc__ == getattr(AsyncClient, name).__doc__ for name in ours)
 
 
 def test_a_method_shows_its_parameters_its_answer_and_what_it_does() -> None:
