@@ -10,7 +10,7 @@ from omni_rl.agent.comparison import WeightComparison, compare
 from omni_rl.agent.faults import UpdateFault, UpdateReport
 from omni_rl.agent.names import Renames
 from omni_rl.agent.workers import WorkerParts
-from omni_rl.api.updates import FindingAnswer, ReceiptBody, UpdateAnswer
+from omni_rl.api.updates import ReceiptBody
 
 KEPT = 4
 """How many announcements are stored to compare with, beside those within the lag."""
@@ -37,8 +37,10 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a worker holds after an update. `body` has the rest of what it reported, without its parts and adapters."""
+    """What a worker holds after an update, whose `number` is the engine's. `body` has the rest of what it reported,
+    without its parts and adapters."""
 
+    number: int
     body: ReceiptBody
     parts: HeldColumns
     adapters: Adapters
@@ -70,17 +72,23 @@ class EngineUpdates:
     heard: int = -1
     past: bool = False
     before: dict[int, Receipt] = field(default_factory=dict)
-    """The last receipt of each worker that has not reported the newest update."""
+    """The newest receipt of each worker that has not reported the newest update."""
 
     @property
     def bodies(self) -> list[ReceiptBody]:
         """What the workers reported of the newest update, beside its parts."""
         return [receipt.body for receipt in self.receipts.values()]
 
-    def take(self, number: int, receipt: Receipt) -> bool:
+    def take(self, receipt: Receipt) -> bool:
         """Take a worker's receipt; return whether it is of the newest update, or of a new start of the engine."""
-        body = receipt.body
+        body, number = receipt.body, receipt.number
         if body.session == self.session and number < self.number:
+            known = self.receipts.get(body.worker) or self.before.get(body.worker)
+            if known is None or known.number < number:
+                # Each worker posts for itself, so one worker's receipt may come after a newer one of another's. If
+                # `fill` has assumed meanwhile that the worker holds what it reported before, that ends.
+                self.receipts.pop(body.worker, None)
+                self.before[body.worker] = receipt
             return False
         if body.session != self.session:
             self.of, self.confirmed, self.changed, self.encoders = {}, None, 0, 0
@@ -276,58 +284,6 @@ class RunUpdates:
         theirs = {worker: receipt.adapters for worker, receipt in engine.receipts.items()}
         earlier = {other: one.adapters for other, one in self.announced.items() if other < number}
         return compared_adapters.adapters(number, ours, theirs, earlier)
-
-
-def answer(engine: EngineUpdates, judged: JudgedUpdate) -> UpdateAnswer:
-    """Return an engine's update as the API answers it."""
-    receipts = engine.bodies
-    reasons: dict[str, int] = {}
-    for why in judged.comparison.opaque.values():
-        reasons[why] = reasons.get(why, 0) + 1
-    return UpdateAnswer(
-        number=engine.number,
-        engine=engine.name,
-        at=max(one.at for one in receipts),
-        of=judged.of,
-        workers=max(one.workers for one in receipts),
-        reported=len(receipts),
-        how=list(dict.fromkeys(how for one in receipts for how in one.how)),
-        version=next((one.version for one in receipts if one.version is not None), None),
-        tensors=max(one.tensors for one in receipts),
-        changed=max(one.changed for one in receipts),
-        equal=len(judged.comparison.equal),
-        different=len(judged.comparison.different),
-        not_comparable=len(judged.comparison.opaque),
-        reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])[:8]),
-        adapters=sorted({name for receipt in engine.receipts.values() for name in receipt.adapters}),
-        findings=[
-            FindingAnswer(cause=one.cause, sentence=one.sentence, parts=list(one.parts[:16])) for one in judged.found
-        ],
-        seconds=max(one.seconds for one in receipts),
-    )
-
-
-def announced_answer(announcement: Announcement) -> UpdateAnswer:
-    """Return the trainer's update as the API answers it."""
-    return UpdateAnswer(
-        number=announcement.number,
-        engine=None,
-        at=announcement.at,
-        of=announcement.number,
-        workers=0,
-        reported=0,
-        how=[],
-        version=None,
-        tensors=len(announcement.parts),
-        changed=0,
-        equal=0,
-        different=0,
-        not_comparable=0,
-        reasons={},
-        adapters=sorted(announcement.adapters),
-        findings=[],
-        seconds=0.0,
-    )
 
 
 def _workers(engine: EngineUpdates) -> list[WorkerParts]:

@@ -73,8 +73,8 @@ async def test_while_the_largest_receipt_is_read_others_are_answered(served: Ser
 
 def test_a_receipt_is_read_in_pieces() -> None:
     body = held(MAX_PARTS, opaque={f"packed.{n}": "packed for a kernel" for n in range(MAX_PARTS)})
-    assert sum(1 for _ in read_receipt(body)) > len(body) / PIECE
-    receipt = at_once(read_receipt(body))
+    assert sum(1 for _ in read_receipt(1, body)) > len(body) / PIECE
+    receipt = at_once(read_receipt(1, body))
     name, one = next(iter(sums(1).items()))
     assert len(receipt.parts) == len(receipt.body.opaque) == MAX_PARTS
     assert receipt.parts[name].sum.hashes == int(one[2], 16)
@@ -172,4 +172,4 @@ def test_parts_that_are_told_of_twice_are_refused() -> None:
     body = held(4000)
     again = b", " + json.dumps({"layers.0.".ljust(24, "x"): [["float32", 1, "0" * 16]]}).encode()[1:-1]
     with pytest.raises(InvalidRequestError, match="twice"):
-        at_once(read_receipt(body[:-2] + again + body[-2:]))
+        at_once(read_receipt(1, body[:-2] + again + body[-2:]))

@@ -179,6 +179,44 @@ async def test_a_worker_that_an_update_passes_by_is_named(served: Served, monkey
     assert sentence not in await alarms(served)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_receipt_that_comes_after_a_newer_one_of_another_worker_counts(
+    served: Served, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Worker 1 took the update with worker 0, and its receipt was on its way for longer."""
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    for number in (0, 1) if known else (0,):
+        await tell(served, 0, share(trained(1), number, of=1))
+    await announce(served, 2, trained(2))
+    for number in (5, 9):
+        await tell(served, number, share(trained(2), 0, of=2))
+    await tell(served, 5, share(trained(2), 1, of=2))
+    await tell(served, 3, share(trained(1), 1, of=1))  # older than what is known of it by now
+    await seal(served)
+    assert await wrong(served) == []
+
+
+async def test_a_late_receipt_ends_what_was_assumed_of_its_worker(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    for number in (0, 1):
+        await tell(served, 0, share(trained(1), number, of=1))
+    await announce(served, 2, trained(2))
+    for number in (5, 9):
+        await tell(served, number, share(trained(2), 0, of=2))
+    await seal(served)
+    (sentence,) = await wrong(served)
+    assert sentence.startswith("update 2: worker 1 of 2 has not taken ")
+    await tell(served, 5, share(trained(2), 1, of=2))
+    await seal(served)
+    assert await wrong(served) == []
+
+
 async def test_the_trainers_word_may_come_after_the_engines(served: Served) -> None:
     await make_run(served)
     await announce(served, 1, trained(1), at=1.0)

@@ -36,9 +36,9 @@ _SUMS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[PartName, tuple[Sum, ...]]
 _OPAQUE = TypeAdapter(dict[PartName, Sentence])
 
 
-def read_receipt(body: bytes) -> Generator[None, None, Receipt]:
-    """Read a receipt, pausing after each piece. Raises `InvalidRequestError` for what is no receipt, with its first
-    fault."""
+def read_receipt(number: int, body: bytes) -> Generator[None, None, Receipt]:
+    """Read a worker's receipt of its engine's update `number`, pausing after each piece. Raises `InvalidRequestError`
+    for what is no receipt, with its first fault."""
     count = _Count()
     held, opaque, adapters = _held(count), _Opaque(count), _Adapters(count)
     rest: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def read_receipt(body: bytes) -> Generator[None, None, Receipt]:
     told = _valid(ReceiptBody, rest).model_copy(update={"opaque": opaque.found})
     parts, loaded = held.rows.done(), adapters.found
     size = EACH + parts.nbytes + opaque.nbytes + sum(EACH + one.parts.nbytes for one in loaded.values())
-    return Receipt(told, parts, loaded, size)
+    return Receipt(number, told, parts, loaded, size)
 
 
 def read_announcement(number: int, body: bytes) -> Generator[None, None, Announcement]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from omni_rl.agent import judging
+from omni_rl.agent import answers, judging
 from omni_rl.agent.faults import UpdateFault
 from omni_rl.agent.judging import EngineUpdates, JudgedUpdate, Receipt, RunUpdates
 from omni_rl.api.updates import UpdateAnswer
@@ -92,7 +92,7 @@ class Updates:
         Raises:
             ConflictError: the same worker reported something else of the same update.
         """
-        receipt = await self._read(read_receipt(body), len(body))
+        receipt = await self._read(read_receipt(number, body), len(body))
         told = await self._work(len(body), StoredReport.of, body)
         key = UpdateKey(run.name, engine, receipt.body.session, number, receipt.body.worker)
         live = await self._live(run)
@@ -102,7 +102,7 @@ class Updates:
             self._runs.make_room(run.name, live, receipt)
             state = live.of.engine(engine)
             size = live.of.nbytes(receipt)
-            newest, judged, answer = await self._work(size, _taken, live.of, state, number, receipt)
+            newest, judged, answer = await self._work(size, _taken, live.of, state, receipt)
             if newest:
                 live.keys[engine] = key
                 live.heard[engine] = asyncio.get_running_loop().time()
@@ -132,7 +132,7 @@ class Updates:
             live.arrived[number] = asyncio.get_running_loop().time()
             for old in live.arrived.keys() - live.of.announced.keys():
                 del live.arrived[old]
-            answer = judging.announced_answer(announcement)
+            answer = answers.announced_answer(announcement)
             over = {one.incident: AGAIN if again else GONE for one in left(live, set() if again else live.of.present)}
             await self._store.put_update(NewUpdate(key, told, answer.model_dump(mode="json"), {}, over))
             for state in live.of.engines.values():
@@ -202,7 +202,7 @@ class Updates:
         judged = await self._work(live.of.nbytes(), live.of.judge, state)
         if judged is judging.NOTHING or (judged.pending and not last):
             return
-        answer = await self._work(live.of.nbytes(), judging.answer, state, judged)
+        answer = await self._work(live.of.nbytes(), answers.answer, state, judged)
         again = NewUpdate(live.keys[state.name], None, answer.model_dump(mode="json"), {})
         await self._tell(live, state, judged, again, kept=True)
 
@@ -276,8 +276,8 @@ class Updates:
                 live.arrived[row.key.number] = asyncio.get_running_loop().time()
                 continue
             state = live.of.engine(row.key.engine)
-            receipt = await self._read(read_receipt(body), len(body))
-            if await self._work(len(body), state.take, row.key.number, receipt):
+            receipt = await self._read(read_receipt(row.key.number, body), len(body))
+            if await self._work(len(body), state.take, receipt):
                 live.keys[row.key.engine] = row.key
                 answer = UpdateAnswer.model_validate(row.answer)
                 if answer.of is not None:
@@ -319,12 +319,10 @@ def _next_piece(reading: Generator[None, None, T], found: list[T]) -> bool:
     return False
 
 
-def _taken(
-    run: RunUpdates, engine: EngineUpdates, number: int, receipt: Receipt
-) -> tuple[bool, JudgedUpdate, UpdateAnswer]:
+def _taken(run: RunUpdates, engine: EngineUpdates, receipt: Receipt) -> tuple[bool, JudgedUpdate, UpdateAnswer]:
     """Take a receipt; return whether it is the engine's newest, its judgement, and the answer."""
-    newest = engine.take(number, receipt)
+    newest = engine.take(receipt)
     if run.newest is not None:
         engine.heard = max(engine.heard, run.newest)
     judged = run.judge(engine) if newest else judging.NOTHING
-    return newest, judged, judging.answer(engine, judged)
+    return newest, judged, answers.answer(engine, judged)
