@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from omni_rl.agent.comparison import Different, WeightComparison
 from omni_rl.agent.names import ALL_EXPERTS, expert_of, layer_of, tower_of
@@ -15,6 +16,11 @@ TOLD_APART = 16
 CACHES = {"prefix": "prefix cache", "encoder": "encoder cache"}
 """The names of the caches of what weights computed. vLLM's multimodal cache holds inputs, which no update makes
 stale."""
+START: Literal["start"] = "start"
+LastReset = int | Literal["start"] | None
+"""When a cache was last reset: after an update of the trainer, at the engine's start, or, None, after an update whose
+number is not known any more."""
+_SINCE: dict[LastReset, str] = {START: "the engine started", None: "an earlier update"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,8 @@ class UpdateReport:
     tensors: int
     changed: int
     workers: int
-    stale_caches: Mapping[str, int | None] = field(default_factory=dict)
-    """The caches that hold what earlier weights computed, with the trainer's update that each was last reset after;
-    None: it was last reset at the engine's start."""
+    stale_caches: Mapping[str, LastReset] = field(default_factory=dict)
+    """The caches that hold what earlier weights computed, and when each was last reset."""
 
 
 def weights(report: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
@@ -82,10 +87,11 @@ def weights(report: UpdateReport, found: WeightComparison) -> list[UpdateFault]:
 def caches(report: UpdateReport) -> list[UpdateFault]:
     """Return the caches that outlived a change of weights: what they hold was computed with other weights."""
     findings = []
-    for cache, since in report.stale_caches.items():
-        when = "since the engine started" if since is None else f"since update {since}"
+    for cache, reset in report.stale_caches.items():
+        since = _SINCE.get(reset, f"update {reset}")
         sentence = (
-            f"{CACHES[cache]} not reset {when}: it holds what was computed with weights before update {report.update}"
+            f"{CACHES[cache]} not reset since {since}: it holds what was computed with weights before update "
+            f"{report.update}"
         )
         findings.append(UpdateFault(Cause.STALE_CACHE, sentence, key=cache))
     return findings

@@ -7,7 +7,7 @@ from omni_rl.agent import compared_adapters, faults
 from omni_rl.agent.columns import HeldColumns, Names, SumColumns
 from omni_rl.agent.compared_adapters import Adapters
 from omni_rl.agent.comparison import WeightComparison, compare
-from omni_rl.agent.faults import UpdateFault, UpdateReport
+from omni_rl.agent.faults import START, LastReset, UpdateFault, UpdateReport
 from omni_rl.agent.names import Renames
 from omni_rl.agent.workers import WorkerParts
 from omni_rl.api.updates import ReceiptBody
@@ -260,11 +260,11 @@ class RunUpdates:
     def _report(self, engine: EngineUpdates, update: int) -> UpdateReport:
         receipts = engine.bodies
         changed = {"prefix": engine.changed, "encoder": engine.encoders}
-        stale: dict[str, int | None] = {}
+        stale: dict[str, LastReset] = {}
         for receipt in receipts:
             for cache, since in receipt.caches.items():
                 if since < changed.get(cache, 0):
-                    stale[cache] = engine.of.get(since)
+                    stale[cache] = engine.of.get(since, None if since else START)
         return UpdateReport(
             update,
             max(receipt.tensors for receipt in receipts),

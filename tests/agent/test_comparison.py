@@ -283,11 +283,12 @@ def test_elements_that_change_places_within_one_part_are_not_seen() -> None:
 
 
 def test_caches_that_outlived_the_update_are_named() -> None:
-    of = UpdateReport(12, 9, 9, 1, stale_caches={"prefix": 3, "encoder": None})
-    assert [one.sentence.split(":")[0] for one in faults.caches(of)] == [
-        "prefix cache not reset since update 3",
-        "encoder cache not reset since the engine started",
-    ]
+    for reset, since in ((3, "update 3"), (faults.START, "the engine started"), (None, "an earlier update")):
+        of = UpdateReport(12, 9, 9, 1, stale_caches={"prefix": reset, "encoder": reset})
+        assert [one.sentence.split(":")[0] for one in faults.caches(of)] == [
+            f"prefix cache not reset since {since}",
+            f"encoder cache not reset since {since}",
+        ]
 
 
 def test_sums_of_an_update_are_small() -> None:

@@ -277,6 +277,18 @@ async def test_a_cache_that_outlives_an_update_is_named(served: Served) -> None:
     assert await alarms(served) == [sentence]
 
 
+@pytest.mark.parametrize(("since", "when"), [(0, "the engine started"), (1, "an earlier update")])
+async def test_a_cache_that_outlives_many_updates_is_as_old_as_it_is_known_to_be(
+    served: Served, since: int, when: str
+) -> None:
+    """The engine's first updates are forgotten by then."""
+    await make_run(served)
+    for number in range(1, 40):
+        await announce(served, number, trained(number))
+        found = await tell(served, number, receipt(trained(number), of=number, caches={"prefix": since}))
+    assert found["findings"][0]["sentence"].startswith(f"prefix cache not reset since {when}: ")
+
+
 async def test_the_same_again_is_fine_and_other_content_a_conflict(served: Served) -> None:
     await make_run(served)
     for _ in range(2):
