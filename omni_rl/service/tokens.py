@@ -34,17 +34,17 @@ def add_token(directory: Path, name: str, scope: Scope) -> Path:
     Raises `ConfigError` if there is a token of that name, or if the name is not allowed.
     """
     path = token_path(directory, _checked(name))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    token, digest = new_token()
-    try:
-        write_new_private(path, token)
-    except FileExistsError:
+    if path.exists():
         raise ConfigError(
             f"{path} is there already; take another name, or remove the token with omni-rl token --remove {name} "
             f"--directory {directory}"
-        ) from None
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token, digest = new_token()
     others = [entry for entry in _known(directory) if entry["name"] != name]
+    # The file comes last, and whole: if the process is killed before that, the next call replaces the hash.
     _keep(directory, [*others, {"name": name, "scope": str(scope), "sha256": digest}])
+    write_private(path, token)
     return path
 
 
@@ -53,15 +53,20 @@ def remove_token(directory: Path, name: str) -> None:
 
     Raises `ConfigError` if there is no token of that name, or if it is the last one: nobody could use the coordinator.
     """
+    path = token_path(directory, _checked(name))
     known = _known(directory)
-    others = [entry for entry in known if entry["name"] != _checked(name)]
-    if others == known:
+    others = [entry for entry in known if entry["name"] != name]
+    if others != known:
+        if not others:
+            raise ConfigError(
+                f"{name!r} is the last token of {directory}, and nobody could use the coordinator without it"
+            )
+        _keep(directory, others)
+    elif not path.exists():
         names = ", ".join(entry["name"] for entry in known)
         raise ConfigError(f"no token in {directory} is called {name!r}; there are {names or 'none'}")
-    if not others:
-        raise ConfigError(f"{name!r} is the last token of {directory}, and nobody could use the coordinator without it")
-    _keep(directory, others)
-    token_path(directory, name).unlink(missing_ok=True)
+    # If the process is killed before this, the next call finds the file without a hash, and removes it.
+    path.unlink(missing_ok=True)
 
 
 def _checked(name: str) -> str:
