@@ -1,6 +1,7 @@
 """Writes a failing sample to one file, with its record, its media and a check, so that it can be examined elsewhere."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -18,10 +19,12 @@ def bundle(client: Client, run: str, attempt: int, step: int, sample: str | None
 
     Raises:
         NotFoundError: There is no such step or sample, or no sample of the step was stored.
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or its folder is not there or cannot be written to; nothing was asked.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name another file")
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK | os.X_OK)):
+        raise ConfigError(f"{out.parent} is no folder that can be written to; make it, or name another file")
     if sample is None:
         worst = client.step(run, attempt, step).verdict.worst
         if not worst:

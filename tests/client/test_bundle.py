@@ -66,6 +66,13 @@ def test_what_is_not_there_is_told_and_nothing_is_overwritten(client: Client, tm
         bundle(client, "digits", 1, 12, "a", taken, check=False)
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "missing", tmp_path / "file"):
+        with Client("http://127.0.0.1:9") as nobody, pytest.raises(ConfigError, match=str(folder)):
+            bundle(nobody, "digits", 1, 12, None, folder / "sample.zip", check=True)
+
+
 def test_a_check_that_fails_leaves_no_file_in_the_way(
     client: Client, bridge: FakeBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
