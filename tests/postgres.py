@@ -45,11 +45,11 @@ class Postgres:
         self.crash()
         shutil.rmtree(self.directory)
 
-    def new_database(self) -> str:
-        """The URL of an empty one."""
+    def new_database(self, template: str = "template1") -> str:
+        """The URL of a copy of a database, by default of an empty one."""
         name = f"ledger_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(f"host={self.directory} user=postgres dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return f"postgresql+psycopg://postgres@/{name}?host={self.directory}"
 
     def _run(self, program: str, *arguments: str) -> None:

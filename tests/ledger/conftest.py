@@ -1,18 +1,25 @@
 """Every test of the ledger runs on SQLite and on PostgreSQL."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from omni_rl.ledger.ledger import Ledger
+from tests.ledgers import new_ledger, open_ledger
+from tests.postgres import Postgres
 
 
-@pytest.fixture
-def url(ledger_url: str) -> str:
-    return ledger_url
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger, or of a file that is not there yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return new_ledger(server)
 
 
 @pytest.fixture
 def ledger(url: str) -> Iterator[Ledger]:
-    with Ledger.open(url) as opened:
+    with open_ledger(url) as opened:
         yield opened

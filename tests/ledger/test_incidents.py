@@ -118,8 +118,8 @@ def test_it_takes_so_many_notes_and_keeps_the_newest_actions(run: Ledger) -> Non
     assert (len(done), done[0], done[-2:]) == (256, "action 45", ["action 299", "mended"])
 
 
-def test_alarms_of_an_older_ledger_are_incidents(url: str) -> None:
-    old = Database(url)
+def test_alarms_of_an_older_ledger_are_incidents(ledger_url: str) -> None:
+    old = Database(ledger_url)
     upgrade(old, "r0005")
     drift = {"severity": 3, "gate": "halted", "pursuit": "nothing", "activity": "live"}
     with old.write() as connection:
@@ -143,7 +143,7 @@ def test_alarms_of_an_older_ledger_are_incidents(url: str) -> None:
                 {"id": number, "closed": closed},
             )
     old.close()
-    with Ledger.open(url) as ledger:
+    with Ledger.open(ledger_url) as ledger:
         newest, oldest = ledger.incidents()
         assert (newest.id, newest.ended, newest.what, newest.cause) == (5, None, "It parts.", "kernel")
         assert (oldest.id, oldest.ended, [done.what for done in oldest.actions]) == (4, 9.0, ["done"])

@@ -31,6 +31,12 @@ def columns(connection: sa.Connection) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture
+def url(ledger_url: str) -> str:
+    """The URL of a database that has no tables yet."""
+    return ledger_url
+
+
 def test_an_empty_database_gets_the_tables_that_the_code_knows(url: str) -> None:
     with Ledger.open(url) as ledger, ledger.database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

@@ -13,8 +13,8 @@ from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
-from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
+from tests.ledgers import open_ledger
 from tests.services.fake_bridge import FakeBridge
 
 
@@ -48,7 +48,7 @@ def serve(tmp_path: Path) -> Serve:
             **settings,
         }
         cluster = bridge or FakeBridge()
-        ledger = Ledger.open(chosen["ledger"])
+        ledger = open_ledger(chosen["ledger"])
         cluster.journal = LedgerJournal(ledger, "digits", force=True)
         app = create_app(CoordinatorSettings(**chosen), ledger=ledger, bridge=cluster)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -11,8 +11,8 @@ from omni_rl_services.coordinator.app import create_app
 from omni_rl_services.coordinator.server import make_server
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
-from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
+from tests.ledgers import open_ledger
 from tests.services.fake_bridge import FakeBridge
 
 
@@ -25,7 +25,7 @@ def live(directory: Path, bridge: FakeBridge | None = None, **settings: Any) -> 
         "port": 0,
         **settings,
     }
-    ledger = Ledger.open(chosen["ledger"])
+    ledger = open_ledger(chosen["ledger"])
     cluster = bridge or FakeBridge()
     cluster.journal = LedgerJournal(ledger, "digits", force=True)
     server = make_server(create_app(CoordinatorSettings(**chosen), ledger=ledger, bridge=cluster))

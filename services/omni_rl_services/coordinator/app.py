@@ -94,8 +94,8 @@ def create_app(
         redoc_url=None,
     )
     app.state.coordinator = coordinator
-    for module in ROUTERS:
-        app.include_router(module.router)
+    # `include_router` would build every route once more, with nothing added, which takes longer than all else here.
+    app.router.routes += [route for module in ROUTERS for route in module.router.routes]
     add_handlers(app)
     complete(app, RECORDS_VERSION)
     # The last one added is the outermost.
