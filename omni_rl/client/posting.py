@@ -99,7 +99,7 @@ class Poster:
         self._items: deque[Item] = deque()
         self._client: Client | None = None
         self._met = False
-        self._hopeless = False
+        self._obstacle: str | None = None
         self._ended = False
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._work, name=log.name, daemon=True)
@@ -109,6 +109,19 @@ class Poster:
     def waiting(self) -> int:
         with self.changed:
             return len(self._items)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be posted: an address, a token or a setting of this process is wrong. None where nothing is
+        known to be."""
+        with self.changed:
+            return self._obstacle
+
+    @property
+    def ended(self) -> bool:
+        """Whether `close` was called."""
+        with self.changed:
+            return self._ended
 
     def put(self, post: Post, *, size: int = 0, rest: Callable[[], Post | None] = lambda: None) -> None:
         """Hand over what is to be sent, which holds `size` bytes until then. This never waits. `rest` returns what is
@@ -120,12 +133,15 @@ class Poster:
 
     def flush(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> bool:
         """Wait until everything has arrived, or cannot for a mistake in how this process is set up, for `seconds` at
-        most; return whether everything has arrived.
+        most; return whether everything has arrived. Once the thread has ended, and in that thread, nothing is waited
+        for.
 
         `enough` is asked after everything that arrives: where it returns true, the rest is not waited for.
         """
         with self.changed:
-            self.changed.wait_for(lambda: enough() or self._idle or self._hopeless, seconds)
+            # What is posted may call back into the program, which may flush there: the thread would wait for itself.
+            if threading.current_thread() is not self._thread:
+                self.changed.wait_for(lambda: enough() or self._idle or self._obstacle or self._ended, seconds)
             return self._idle
 
     def close(self, seconds: float) -> bool:
@@ -218,7 +234,7 @@ class Poster:
             self._said.remove(AWAY)
             self._log.warning("omni-rl: the coordinator answers again")
         with self.changed:
-            self._hopeless = False
+            self._obstacle = None
             if done and item is not None and item in self._items:
                 self._items.remove(item)
             self.changed.notify_all()
@@ -240,5 +256,5 @@ class Poster:
             self._client.close()
         self._client = None
         with self.changed:
-            self._hopeless = hopeless
+            self._obstacle = str(error) if hopeless else None
             self.changed.notify_all()

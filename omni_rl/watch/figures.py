@@ -3,6 +3,7 @@ them."""
 
 import re
 from collections.abc import Mapping
+from numbers import Real
 
 from omni_rl.api.steps import Verdict
 from omni_rl.consistency.limits import Severity
@@ -17,14 +18,25 @@ SHOWN = ("logprob_abs_diff_mean", "logprob_abs_diff_max", "gen_kl_error", "token
 
 def for_coordinator(figures: Mapping[str, object]) -> dict[str, float]:
     """Return the numbers among a trainer's figures, NaN and infinity too, under names that the coordinator takes:
-    rewards/mean is rewards.mean there. Figures after the first 64 are left out."""
+    rewards/mean is rewards.mean there. Left out are figures after the first 64, numbers too large for a float, and what
+    has a name that is no text."""
     found: dict[str, float] = {}
     for name, value in figures.items():
-        if isinstance(value, int | float) and len(found) < MOST:
-            fit = UNUSABLE.sub(".", name).strip("._-")[:LONGEST]
-            if fit:
-                found[fit] = float(value)
+        if not isinstance(name, str) or len(found) >= MOST:
+            continue
+        fit = UNUSABLE.sub(".", name).strip("._-")[:LONGEST]
+        if fit and (number := _number(value)) is not None:
+            found[fit] = number
     return found
+
+
+def _number(value: object) -> float | None:
+    """Return a number of Python or numpy, or an array or tensor of one number, as a float; None for anything else."""
+    try:
+        plain = value if isinstance(value, Real) or not hasattr(value, "item") else value.item()
+        return float(plain) if isinstance(plain, Real) else None
+    except Exception:  # the boundary to values of somebody's run: a tensor of several numbers, say, must not end it
+        return None
 
 
 def for_trainer(verdict: Verdict, prefix: str = PREFIX) -> dict[str, float]:

@@ -105,6 +105,17 @@ class StepPoster:
             waiting = self._poster.waiting + len(self._seals)
             return replace(self._counts, waiting=waiting, dropped=self._poster.dropped)
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be posted: an address, a token or a setting of this process is wrong. None where nothing is
+        known to be."""
+        return self._poster.obstacle
+
+    @property
+    def ended(self) -> bool:
+        """Whether `close` was called."""
+        return self._poster.ended
+
     def take(self, each: Sequence[Sequence[Any] | None], token: int | None) -> StepPictures:
         """Return the pictures of a step that is about to be handed over: as many as there is room for beside those of
         the steps that wait, so that records never make room for pictures."""
@@ -223,12 +234,13 @@ class StepPoster:
 
     def _refused(self, part: RankPart) -> bool:
         """Count the part as refused, and have its empty part posted where other ranks post too: their parts are sealed
-        all the same."""
+        all the same. An empty part was counted before."""
+        if part.rows is None:
+            return True
         with self._poster.changed:
             self._count("refused")
-        again = self._place.world > 1 and part.rows is not None
         part.rows = part.pictures = None
-        return not again
+        return self._place.world == 1
 
     def _seal(self, client: Client, posted: float, part: RankPart) -> bool:
         attempt = self._attempt.number(client)
@@ -246,12 +258,15 @@ class StepPoster:
             sealed = None
         if sealed is not None and late:
             self._poster.say("late", f"step {part.step} was sealed without some ranks' parts, which did not come")
-        with self._poster.changed:
-            self._seals.popleft()
+        try:
             if sealed is not None:
-                self._count("sealed")
-        if sealed is not None:
-            self._on_verdict(sealed.verdict)
+                self._on_verdict(sealed.verdict)
+        finally:
+            # Who waits for the queue to be empty wants the verdict too, so that the seal leaves the queue after it.
+            with self._poster.changed:
+                self._seals.popleft()
+                if sealed is not None:
+                    self._count("sealed")
         return True
 
     def _train(self, client: Client, step: int, figures: Mapping[str, float]) -> bool:

@@ -135,6 +135,12 @@ class Watcher:
         """The number of steps so far, by what became of them."""
         return self._poster.counts
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why no step can arrive: an address, a token or a setting of this process is wrong. None where nothing is
+        known to be."""
+        return self._poster.obstacle
+
     def figures(self) -> dict[str, float]:
         """Return the latest verdict as figures to log beside the framework's own, by names that begin with `omni_rl/`;
         before the first verdict there are none. `omni_rl/dropped` counts the steps that were dropped or refused."""
@@ -225,10 +231,11 @@ class Watcher:
         """Wait until every step has arrived, for `seconds` at most; return whether all have."""
         return self._poster.flush(seconds)
 
-    def close(self, seconds: float | None = None) -> None:
+    def close(self, seconds: float | None = None, *, over: bool = True) -> None:
         """Wait for steps that still have to arrive, for `seconds` at most (None: the watcher's `timeout`), and end. The
-        first rank says that the run is over, so that nobody waits for its next step."""
-        self._close(self._timeout if seconds is None else seconds, over=True)
+        first rank says that the run is over, so that nobody waits for its next step, unless `over` is false. A watcher
+        that has ended does nothing."""
+        self._close(self._timeout if seconds is None else seconds, over=over)
 
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is reported.
@@ -236,8 +243,9 @@ class Watcher:
 
     def _close(self, seconds: float, *, over: bool) -> None:
         atexit.unregister(self._at_exit)
-        if os.getpid() != self._pid:
-            return  # a fork has the queue, and no thread that would empty it
+        # A fork has the queue, and no thread that would empty it.
+        if os.getpid() != self._pid or self._poster.ended:
+            return
         if not self._poster.close(seconds, over=over) and self.counts.waiting:
             log.warning("omni-rl: the run ends with %d steps that did not arrive", self.counts.waiting)
 
@@ -265,8 +273,8 @@ class Watcher:
         if self._told is not None:
             try:
                 self._told(verdict)
-            except Exception:
-                # A caller's own code in our thread: what it raises must not end the posting.
+            except BaseException:
+                # A caller's own code in our thread: what it raises must not end the posting, nor may sys.exit().
                 log.exception("omni-rl: on_verdict failed at step %d", verdict.step)
 
 
