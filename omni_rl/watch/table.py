@@ -1,7 +1,9 @@
 """Makes a step's records from a trainer's arrays, for live hooks and for readers of dumps alike."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypedDict
+from numbers import Real
+from typing import Any, Required, TypeAlias, TypedDict
 
 import numpy as np
 from blake3 import blake3
@@ -11,6 +13,7 @@ from omni_rl.consistency.dtypes import Dtype
 from omni_rl.consistency.posted.step import LogprobsOf
 from omni_rl.counting import counted
 from omni_rl.errors import RecordError
+from omni_rl.ledger.schema import RecordLimits
 from omni_rl.watch.values import Numbers, as_array, floats_of, rows_of
 
 EACH_TOKEN = (
@@ -27,6 +30,12 @@ EACH_TOKEN = (
 """The values that have one entry for each token of an answer."""
 TOP = ("rollout_top_ids", "rollout_top_logprobs")
 """The values whose entry for a token is k numbers."""
+UNKEPT = re.compile("[\0\ud800-\udfff]")
+"""What the schema takes in no text: NUL, and the halves of surrogate pairs."""
+LONGEST = RecordLimits().text
+"""The most bytes of a text."""
+Versions: TypeAlias = str | int | Sequence[str | int]
+"""The name or number of the weights that all answers are of, or one an answer."""
 
 
 class StepValues(TypedDict, total=False):
@@ -39,11 +48,11 @@ class StepValues(TypedDict, total=False):
     them; `rollout_prompt_ids` as the engine ran them, where that is known by itself. `groups` says which prompt an
     answer is of; `samples` are the answers' own names, which else are prompt/generation, or the row numbers. `kinds`,
     `temperature`, `logprobs_of`, `filtered`, `train_version` have one value for all, or one an answer; so has
-    `rollout_version`, the weights that sampled. `rollout_entropy`, `train_entropy` are of each side's distribution at
-    each token, in nats. `rollout_top_ids`, `rollout_top_logprobs` [B, T, k] are the engine's k likeliest ids for each
-    token and their logprobs. `rollout_dtype`, `train_dtype` are what each side computed in, as it says itself.
-    `rewards` is [B]; `prompt_text` has B texts, and `token_texts` one for each token. `media` is a list of items an
-    answer, as `omni_rl.ledger.schema` has them.
+    `rollout_version`, the weights that sampled; versions are names or numbers. `rollout_entropy`, `train_entropy` are
+    of each side's distribution at each token, in nats. `rollout_top_ids`, `rollout_top_logprobs` [B, T, k] are the
+    engine's k likeliest ids for each token and their logprobs. `rollout_dtype`, `train_dtype` are what each side
+    computed in, as it says itself. `rewards` is [B]; `prompt_text` has B texts, which are cut to 1 MiB, and
+    `token_texts` one for each token. `media` is a list of items an answer, as `omni_rl.ledger.schema` has them.
     """
 
     rollout_logprobs: Required[Numbers]
@@ -67,9 +76,9 @@ class StepValues(TypedDict, total=False):
     filtered: str | Sequence[str] | None
     rollout_dtype: Dtype | None
     train_dtype: Dtype | None
-    rollout_version: str | Sequence[str] | None
-    train_version: str | Sequence[str] | None
-    prompt_text: Sequence[str] | None
+    rollout_version: Versions | None
+    train_version: Versions | None
+    prompt_text: Sequence[str | None] | None
     token_texts: Sequence[Sequence[str]] | None
     media: Sequence[Sequence[Mapping[str, Any]]] | None
 
@@ -111,9 +120,11 @@ def step_rows(values: StepValues) -> list[dict[str, Any]]:
     for name, column in (("rewards", "reward"), ("temperature", "temperature")):
         if name in given:
             _add(records, column, floats_of(name, given[name], count))
-    for name in ("logprobs_of", "filtered", "rollout_dtype", "train_dtype", "train_version", "prompt_text"):
+    for name in ("logprobs_of", "filtered", "rollout_dtype", "train_dtype"):
         if name in given:
             _add(records, name, _each(name, given[name], count))
+    if "prompt_text" in given:
+        _add(records, "prompt_text", [_kept_text(text) for text in _each("prompt_text", given["prompt_text"], count)])
     if "media" in given:
         _add(records, "media", [list(items) or None for items in _each("media", given["media"], count)])
     return records
@@ -186,12 +197,32 @@ def _prompts(ids: Any, mask: Any) -> list[NDArray[Any]]:
 
 
 def _add_versions(records: Sequence[dict[str, Any]], given: Mapping[str, Any]) -> None:
+    if "train_version" in given:
+        _add(records, "train_version", _versions("train_version", given["train_version"], len(records)))
     if "rollout_version" not in given:
         return
-    versions = _each("rollout_version", given["rollout_version"], len(records))
+    versions = _versions("rollout_version", given["rollout_version"], len(records))
     for record, version in zip(records, versions, strict=True):
         if length := len(record["rollout_logprobs"]):
             record["version_spans"] = [{"version": version, "start": 0, "end": length}]
+
+
+def _versions(name: str, values: Any, count: int) -> list[Any]:
+    """Return one version an answer; numbers become text."""
+    if not isinstance(values, str | list | tuple):
+        values = as_array(values).tolist()
+    if isinstance(values, Real):
+        values = str(values)
+    return [str(value) if isinstance(value, Real) else value for value in _each(name, values, count)]
+
+
+def _kept_text(text: Any) -> Any:
+    """Return a text as the schema takes it: an odd text of a data set must not cost the step. What is no text stays as
+    it is."""
+    if not isinstance(text, str):
+        return text
+    content = UNKEPT.sub("\ufffd", text).encode()
+    return content[:LONGEST].decode(errors="ignore")
 
 
 def _add(records: Sequence[dict[str, Any]], column: str, values: Sequence[Any]) -> None:

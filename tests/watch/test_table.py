@@ -8,6 +8,7 @@ import torch
 
 from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
+from omni_rl.ledger.schema import RecordLimits
 from omni_rl.watch.table import StepValues, step_rows
 from omni_rl.watch.values import snapshot
 
@@ -139,6 +140,25 @@ def test_what_is_one_for_all_and_what_is_one_an_answer() -> None:
     assert [row["reward"] for row in found] == [1.0, 0.0]
     assert [row["kind"] for row in found] == ["text", "image"]
     assert [row["logprobs_of"] for row in found] == ["raw", "raw"]
+
+
+def test_versions_may_be_numbers() -> None:
+    each: Any
+    for each in (3, np.int64(3), torch.tensor(3), "3"):
+        rows = records(rollout_version=each, train_version=each)
+        assert [row["version_spans"][0]["version"] for row in rows] == ["3", "3"]
+        assert [row["train_version"] for row in rows] == ["3", "3"]
+    for each in ([3, 4], np.array([3, 4]), torch.tensor([3, 4]), ["3", "4"]):
+        rows = records(rollout_version=each, train_version=each)
+        assert [row["version_spans"][0]["version"] for row in rows] == ["3", "4"]
+        assert [row["train_version"] for row in rows] == ["3", "4"]
+
+
+def test_a_prompts_text_is_made_to_fit() -> None:
+    longest = RecordLimits().text
+    rows = records(prompt_text=["a\0b \ud83d \U0001f600", "é" * longest])
+    assert [row["prompt_text"] for row in rows] == ["a\ufffdb \ufffd \U0001f600", "é" * (longest // 2)]
+    assert records(prompt_text=["x" + "é" * longest, None])[0]["prompt_text"] == "x" + "é" * (longest // 2 - 1)
 
 
 @pytest.mark.parametrize(
