@@ -91,6 +91,22 @@ def test_files_without_a_number_are_in_the_order_given(tmp_path: Path) -> None:
     assert [step.files for step in read_steps(files)] == [(files[0],), (files[1],)]
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("rank0", "rank1"), [(0, [0, 1])]),
+        (("a-rank0", "b-rank0", "a-rank1", "b-rank1"), [(0, [0, 1]), (1, [0, 1])]),
+        (("12-rank0", "13-rank0", "12-rank1"), [(12, [0, 1]), (13, [0])]),
+        (("rank_1-7", "rank.0.7"), [(7, [0, 1])]),
+    ],
+)
+def test_a_ranks_number_in_a_name_is_not_the_steps(
+    tmp_path: Path, names: tuple[str, ...], found: list[tuple[int, list[int]]]
+) -> None:
+    files = [parquet(tmp_path / f"{name}.parquet", ROWS) for name in names]
+    assert [(step.step, list(step.parts)) for step in read_steps(files)] == found
+
+
 def refused(path: Path) -> str:
     with pytest.raises(RecordError) as caught:
         list(read_steps([path]))

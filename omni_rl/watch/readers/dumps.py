@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +45,20 @@ def read_steps(
     """Yield the steps of files, of the files in directories and of standard input (`-`), in order of their numbers.
 
     A step's number is what its records say, or else its file's name (`train_data_step12.jsonl`, `rank0-step12.parquet`,
-    `12.jsonl`), or else the place in the order given. `kind` and `logprobs_of` are for NeMo RL's files, which do not
-    say.
+    `12.jsonl`), or else the place in the order given, among the files of its rank. `kind` and `logprobs_of` are for
+    NeMo RL's files, which do not say.
 
     Raises:
         RecordError: A file is missing, damaged, or of no format that is known; or a step has two parts of a rank.
     """
     steps: dict[int, dict[int, _Part]] = {}
-    files = list(_files(paths))
-    if twice := next((path for path in files if files.count(path) > 1), None):
+    files = Counter(_files(paths))
+    if twice := next((path for path, count in files.items() if count > 1), None):
         raise RecordError(f"{twice} is given twice")
-    for number, path in enumerate(files):
-        for part in _parts(path, number, kind, logprobs_of):
+    places = Counter[int]()
+    for path in files:
+        rank = int(named[1]) if (named := RANK.search(path.name)) else 0
+        for part in _parts(path, places[rank], rank, kind, logprobs_of):
             others = steps.setdefault(part.step, {})
             if part.rank in others:
                 raise RecordError(
@@ -63,6 +66,7 @@ def read_steps(
                     "columns (step, rank) tell them apart"
                 )
             others[part.rank] = part
+        places[rank] += 1
     for step, parts in sorted(steps.items()):
         ordered = [part for _, part in sorted(parts.items())]
         yield DumpedStep(
@@ -88,10 +92,13 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _parts(path: Path, number: int, kind: str, logprobs_of: LogprobsOf | None) -> Iterator[_Part]:
+def _parts(path: Path, place: int, rank: int, kind: str, logprobs_of: LogprobsOf | None) -> Iterator[_Part]:
+    """Yield a file's parts; where neither its records nor its name say the step, that is `place`. `rank` is what its
+    name says."""
     content = read_bytes(path)
-    named = STEP.search(path.name) or LAST.search(path.stem)
-    otherwise = (int(named[1]) if named else number, int(rank[1]) if (rank := RANK.search(path.name)) else 0)
+    # The rank's number is not the step's, wherever it stands in the name.
+    named = STEP.search(path.name) or LAST.search(RANK.sub("", path.stem))
+    otherwise = (int(named[1]) if named else place, rank)
     found: Iterator[tuple[tables.Place, StepRecords]]
     if tables.is_table(content):
         found = tables.read_table(path, content)
