@@ -1,5 +1,6 @@
 """Follows the files that NeMo RL writes, from a process beside the run."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -86,9 +87,12 @@ class Files:
 
 
 def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:  # gone or emptied since it was listed
+        return False
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,24 @@ class Following:
 
         `go_on` is the attempt and step that the coordinator has, after which this goes on. A file that comes again with
         another content, or a step that comes after a later one, begins a new attempt: the run was taken up from a
-        checkpoint.
+        checkpoint. The run is over where this returns, or where Ctrl-C ends it. Where this fails, nothing is
+        said of the run.
+
+        Raises:
+            ConfigError: No step can arrive, because an address, a token or a setting is wrong; or the directory holds
+                experiments.
         """
         files = Files(self.directory, self.settle)
         attempt, last = go_on or (None, -1)
         if go_on is not None:
             files.skip(last)
-        watcher, lost, said = self.watching(attempt), 0, set[str]()
+        watcher, lost, said, over = self.watching(attempt), 0, set[str](), False
         try:
             while True:
-                over = ended()
-                for step, path in files.whole(ended=over):
+                complete = ended()
+                for step, path in files.whole(ended=complete):
                     if step <= last:
-                        lost += _close(watcher)
+                        lost += _close(watcher, over=False)
                         watcher = self.watching(None)
                     last = step
                     try:
@@ -128,11 +137,17 @@ class Following:
                     except RecordError as error:
                         lost += 1
                         self._say_once(said, str(error).removeprefix(f"{path}"), str(error))
-                if over:
+                if complete:
                     break
                 time.sleep(POLL_SECONDS)
+                _refuse_obstacle(watcher)
+            over = True
+        except KeyboardInterrupt:
+            over = True
+            raise
         finally:
-            lost += _close(watcher)
+            lost += _close(watcher, over=over)
+        _refuse_obstacle(watcher)
         return lost
 
     def _post(self, watcher: Watcher, step: int, path: Path, said: set[str]) -> None:
@@ -142,6 +157,7 @@ class Following:
             self._say_once(said, nemo_rl.UNMASKED, f"{path}: {nemo_rl.UNMASKED}")
         while watcher.counts.waiting >= FULL:
             watcher.flush(1.0)
+            _refuse_obstacle(watcher)
         watcher.step(step=step, **values)
 
     def _say_once(self, said: set[str], reason: str, sentence: str) -> None:
@@ -159,8 +175,15 @@ def latest(client: Client, run: str) -> tuple[int, int] | None:
     return None if found.attempt is None or found.step is None else (found.attempt, found.step)
 
 
-def _close(watcher: Watcher) -> int:
+def _refuse_obstacle(watcher: Watcher) -> None:
+    """Raise `ConfigError` where no step can arrive. A training run goes on then; nobody needs a follower that cannot
+    post."""
+    if (why := watcher.obstacle) is not None:
+        raise ConfigError(f"nothing can be posted: {why}")
+
+
+def _close(watcher: Watcher, *, over: bool) -> int:
     """Close a watcher; return how many steps did not arrive."""
-    watcher.close()
+    watcher.close(over=over)
     counts = watcher.counts
     return counts.waiting + counts.dropped + counts.refused

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omni_rl_services.coordinator.auth import new_token
+from omni_rl_services.coordinator.settings import TokenEntry
 from typer.testing import CliRunner
 
+from omni_rl.api.runs import RunBody
+from omni_rl.api.state import Scope
 from omni_rl.cli import app
 from omni_rl.client import Client
 from omni_rl.errors import ConfigError
-from omni_rl.watch.follow_nemo_rl import Files, Following, latest
+from omni_rl.watch.follow_nemo_rl import FULL, Files, Following, latest
 from omni_rl.watch.nemo_rl import watch
 from omni_rl.watch.place import PostingRank
 from omni_rl.watch.readers.nemo_rl import USED
@@ -151,6 +155,65 @@ def test_a_file_is_whole_when_it_rests_or_the_next_is_begun(logs: Path) -> None:
     assert told() == []
     (logs / "train_data_step3.jsonl").write_text("")
     assert told() == [2]
+
+
+@pytest.mark.parametrize("happens", [lambda path: path.write_text(""), Path.unlink])
+def test_a_file_that_is_emptied_or_gone_since_it_was_listed_is_not_whole(
+    logs: Path, happens: Callable[[Path], object]
+) -> None:
+    path = dump(logs, 1, clean_answers(1))
+
+    def clock() -> float:
+        """Asked between the look at the file's size and the look into the file."""
+        happens(path)
+        return 0.0
+
+    assert list(Files(logs, 0.0, clock).whole()) == []
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("steps", [1, FULL + 1])
+def test_where_nothing_can_be_posted_it_ends_and_says_why(url: str, logs: Path, steps: int, once: bool) -> None:
+    for step in range(steps):
+        dump(logs, step, clean_answers(step, count=1))
+    with Client(url) as client:
+        client.create_run(RunBody(run="nemo", model="model", dtype="bfloat16"))
+    with pytest.raises(ConfigError, match=r"nothing can be posted: .*OMNI_RL_RUN names the run"):
+        following(url, logs, [], settle=0.0).run(None, lambda: once)
+
+
+def test_a_token_that_may_only_read_ends_the_command(
+    tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, kept = new_token()
+    for step in range(FULL + 1):
+        dump(logs, step, clean_answers(step, count=1))
+    with live(tmp_path, tokens=(TokenEntry(name="reader", scope=Scope.READ, sha256=kept),)) as url:
+        monkeypatch.setenv("OMNI_RL_URL", url)
+        monkeypatch.setenv("OMNI_RL_TOKEN", token)
+        done = CliRunner().invoke(app, ["watch", "nemo-rl", str(logs), "--settle", "0"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("error", "activity"), [(OSError("a disk that is gone"), "live"), (KeyboardInterrupt(), "ended")]
+)
+def test_a_run_is_over_where_the_follower_is_ended_and_not_where_it_fails(
+    url: str, logs: Path, error: BaseException, activity: str
+) -> None:
+    looks = iter([False])
+
+    def ended() -> bool:
+        if (over := next(looks, None)) is None:
+            raise error
+        return over
+
+    dump(logs, 1, clean_answers(1))
+    with pytest.raises(type(error)):
+        following(url, logs, [], settle=0.0).run(None, ended)
+    with Client(url) as client:
+        assert (client.run("nemo").step, client.run("nemo").activity) == (1, activity)
 
 
 def test_a_directory_of_experiments_names_the_latest(logs: Path) -> None:
