@@ -12,6 +12,7 @@ first too late. What the trainer knows of the optimizer step is added to its las
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -29,6 +30,7 @@ ROWS = "omni_rl_rows"
 """A key in the trainer's batch for the answers' numbers, which are shuffled and split with everything else."""
 
 UNSCORED = "the policy's logprobs are not taken as it scores"
+UNREAD = "a prompt's text is not shown"
 
 
 @dataclass
@@ -98,6 +100,8 @@ class TrlWatch:
         if correct != "none" and not self._weighs:
             raise ConfigError("weights need GRPO with vllm_importance_sampling_correction=True; RLOO has no place")
         self._trainer = trainer
+        # TRL before 1.14 has a loss of Liger's that computes no logprobs of tokens, in the place of `_compute_loss`.
+        self._fused = hasattr(trainer, "compute_liger_loss") and trainer.use_liger_kernel
         self._correct = correct != "none"
         self._engine = Engine(trainer)
         self._engine.ask_for_logprobs()
@@ -201,6 +205,11 @@ class TrlWatch:
         # loss: what was scored then is the reference's, which is the same model without its adapter.
         if train is None and "old_logps" in output:
             train = now.train
+        if train is None and self._fused:
+            raise ConfigError(
+                "Liger's loss computes no logprobs of tokens: use_liger_kernel=False, or "
+                "vllm_importance_sampling_correction=True"
+            )
         trainer, asked = self._trainer, self._engine.asked
         images = output.get("num_images")
         now.values = {
@@ -222,7 +231,7 @@ class TrlWatch:
             "filtered": "length" if trainer.mask_truncated_completions else None,
             "rollout_version": self._engine.version,
             "train_version": version_of(trainer),
-            "prompt_text": [prompt_text(row.get("prompt", "")) for row in inputs],
+            "prompt_text": [guarded(partial(prompt_text, row.get("prompt", "")), UNREAD) for row in inputs],
         }
         if images is not None:
             now.pictures = pictures_of(now.handed, inputs)
@@ -234,15 +243,16 @@ class TrlWatch:
         if train is None:
             output[ROWS] = mask.new_tensor(range(len(mask)))
             now.missing = len(mask)
-            now.scored = now.values["train_logprobs"] = rollout.new_full(rollout.shape, float("nan"))
+            now.scored = now.values["train_logprobs"] = rollout.new_full(rollout.shape, float("nan")).float()
             self._waiting = now
         else:
             self._post(now)
 
     def _complete(self, waiting: Generation, inputs: dict[str, Any]) -> None:
         if waiting.train is None:
-            raise ConfigError("the loss computes no logprobs of tokens (use_liger_kernel): use_liger_kernel=False")
-        waiting.scored[inputs[ROWS]] = waiting.train.detach()
+            raise ConfigError("the loss has not scored its tokens as it does in trl 1.16, which is known to work")
+        # The policy may compute its logprobs in bfloat16.
+        waiting.scored[inputs[ROWS]] = waiting.train.detach().to(waiting.scored.dtype)
         waiting.train = None
         waiting.missing -= len(inputs[ROWS])
         if waiting.missing <= 0:

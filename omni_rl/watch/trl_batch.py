@@ -28,7 +28,7 @@ def prompt_text(prompt: Any) -> str:
     for message in prompt:
         content = message.get("content")
         parts = content if isinstance(content, list) else [{"text": content or ""}]
-        texts = [part.get("text") or f"<{part.get('type')}>" for part in parts]
+        texts = [part if isinstance(part, str) else part.get("text") or f"<{part.get('type')}>" for part in parts]
         lines.append(f"{message.get('role')}: {' '.join(texts)}")
     return "\n".join(lines)
 

@@ -60,6 +60,19 @@ class FakeTrainer:
     def log(self, logs: dict[str, float]) -> None: ...
 
 
+class FakeLigerTrainer(FakeTrainer):
+    """A trainer as TRL before 1.14 made it, whose loss is Liger's."""
+
+    use_liger_kernel = True
+
+    def compute_loss(self, model: Any, inputs: Any) -> Any:
+        if self.use_liger_kernel:
+            return self.compute_liger_loss(model, inputs)
+        return self._compute_loss(model, inputs)
+
+    def compute_liger_loss(self, model: Any, inputs: Any) -> Any: ...
+
+
 class FakeModel(torch.nn.Linear):
     """A model in float32, with the name that it was loaded by."""
 

@@ -12,7 +12,7 @@ from omni_rl.client import Client
 from omni_rl.errors import ConfigError, RunPausedError
 from omni_rl.watch.trl import watch
 from tests.services.live import live
-from tests.watch.fake_trl import FakeTrainer
+from tests.watch.fake_trl import FakeLigerTrainer, FakeTrainer
 
 ANSWERS, TOKENS = 4, 64
 TOOL = slice(20, 30)
@@ -115,6 +115,59 @@ def test_a_references_logprobs_are_not_the_policys(url: str) -> None:
     assert verdict is not None
     assert verdict.figures["overall"]["logprob_abs_diff_max"] == 0.0
     watcher.close(30)
+
+
+def test_a_policy_in_bfloat16_is_watched_where_the_loss_supplies_its_logprobs(url: str) -> None:
+    trainer = FakeTrainer(output())
+    trainer.vllm_importance_sampling_correction = False
+    trainer.drop("old_per_token_logps", "importance_sampling_ratio")
+    policys = trainer.scored[0].bfloat16()
+    watcher = watch(trainer, url=url, run="bfloat16")
+    batch = trainer._generate_and_score_completions([trainer.row] * ANSWERS)
+    for rows in (slice(0, 2), slice(2, None)):
+        trainer.scored = (policys[rows], None, None)
+        trainer._compute_loss(trainer.model, {name: value[rows] for name, value in batch.items()})
+    verdict = watcher.wait(0, 30)
+    assert verdict is not None
+    assert (verdict.tokens, verdict.cause) == (ANSWERS * TOKENS, "rounding")
+    watcher.close(30)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_ligers_loss_of_older_trls_is_told_of_where_it_alone_would_score(
+    url: str, corrected: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = FakeLigerTrainer(output())
+    if not corrected:
+        trainer.vllm_importance_sampling_correction = False
+        trainer.drop("old_per_token_logps", "importance_sampling_ratio")
+    watcher = watch(trainer, url=url, run=f"liger-{corrected}")
+    for _ in range(2):
+        trainer.compute_loss(trainer.model, trainer.step())
+    watcher.close(30)
+    assert watcher.counts.sealed == (2 if corrected else 0)
+    told = [record for record in caplog.records if "use_liger_kernel=False" in record.getMessage()]
+    assert len(told) == (0 if corrected else 1)
+
+
+ODD_PROMPTS: list[Any] = [
+    "a\0b",
+    "half \ud83d of a pair",
+    "x" * (1 << 20) + "y",
+    [{"role": "user", "content": ["plain", {"type": "image"}, {"type": "text", "text": "text"}]}],
+    [{"role": "user", "content": [7]}],
+    None,
+]
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS)
+def test_an_odd_prompt_costs_no_step(url: str, prompt: Any) -> None:
+    trainer = FakeTrainer(output())
+    trainer.row = {"prompt": prompt}
+    watcher = watch(trainer, url=url, run=f"odd-prompt-{ODD_PROMPTS.index(prompt)}")
+    trainer.step()
+    watcher.close(30)
+    assert watcher.counts.sealed == 1
 
 
 def test_a_trl_that_answers_otherwise_is_told_of_and_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
