@@ -1,5 +1,6 @@
 """Collects a step whose answers reach a loss function a few at a time: the step ends when the optimizer steps."""
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -12,9 +13,13 @@ from omni_rl.watch.values import as_array
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
 
 Rows: TypeAlias = list[NDArray[Any]]
+PostStep: TypeAlias = Callable[[int, Rows, Rows, Rows], None]
+"""Takes a step's number, and its rollout logprobs, the trainer's and the masks, an array [T] an answer each. A step may
+be empty: a rank without answers has a part of it all the same."""
 
 
 class AnswerTensors(NamedTuple):
@@ -29,22 +34,31 @@ class AnswerTensors(NamedTuple):
 class MicroBatches:
     """Gathers each answer's logprobs and mask until an optimizer has stepped, and hands them on as one step.
 
-    Tensors are held detached, on their device: nothing waits for the device before the optimizer has stepped.
+    Steps are counted from when this is made, which has to be before the first of them: each rank counts for itself, and
+    a rank may have answers later than another, or miss a step. Tensors are held detached, on their device: nothing
+    waits for the device before the optimizer has stepped.
     """
 
-    def __init__(self, post: Callable[[Rows, Rows, Rows], None]) -> None:
-        """Start to gather.
-
-        `post` takes the rollout logprobs, the trainer's and the masks of a step, an array [T] an answer each. A step
-        may be empty: a rank without answers has a part of it all the same.
-        """
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        self._post = post
+    def __init__(self) -> None:
+        """Start to count steps. Their answers are gathered after `begin`."""
+        self._post: PostStep | None = None
         self._answers: dict[int, AnswerTensors] = {}
         self._optimizer: int | None = None
-        # No framework tells a loss function which step it is in, and every one ends a step with this call.
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        self._ended = 0
+        self._hook: RemovableHandle | None = None
+        # A trainer has imported torch when it loads its loss; elsewhere a module that makes one of these stays light.
+        if "torch" in sys.modules:
+            self._count()
+
+    @property
+    def begun(self) -> bool:
+        return self._post is not None
+
+    def begin(self, post: PostStep) -> None:
+        """Hand every further step to `post`."""
+        if self._hook is None:
+            self._count()
+        self._post = post
 
     def add(self, answer: AnswerTensors) -> None:
         """Take an answer, unless it was taken already: a loss that is computed again for its gradient comes twice."""
@@ -52,17 +66,34 @@ class MicroBatches:
 
     def close(self) -> None:
         """Gather no further step."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _count(self) -> None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        # No framework tells a loss function which step it is in, and every one ends a step with this call.
+        self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def _stepped(self, optimizer: Any, arguments: Any, keywords: Any) -> None:
         # A model may be trained by several optimizers, one after the other: the first of them ends the step, and is the
         # one that ends a step without answers.
-        if self._answers:
+        if self._answers or (self._optimizer is None and _learns(optimizer)):
             self._optimizer = id(optimizer)
         elif id(optimizer) != self._optimizer:
             return
         answers, self._answers = list(self._answers.values()), {}
-        guarded(lambda: self._post(*(on_host([answer[n] for answer in answers]) for n in range(3))))
+        # Counted before anything that may fail on this rank alone.
+        number, self._ended = self._ended, self._ended + 1
+        if (post := self._post) is not None:
+            guarded(lambda: post(number, *(on_host([answer[n] for answer in answers]) for n in range(3))))
+
+
+def _learns(optimizer: Any) -> bool:
+    """Return whether an optimizer has a learning rate other than 0. Before it loads a checkpoint,
+    torch.distributed.checkpoint has each optimizer step once with a rate of 0, to make the state that it loads into:
+    that is no step of the run."""
+    return any(group.get("lr") != 0 for group in optimizer.param_groups)
 
 
 def on_host(rows: Sequence["torch.Tensor"]) -> list[NDArray[Any]]:

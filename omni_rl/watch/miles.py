@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omni_rl.consistency.dtypes import Dtype
 from omni_rl.errors import ConfigError
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches
+from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches, PostStep
 from omni_rl.watch.miles_place import MegatronPlace
 from omni_rl.watch.watcher import Watcher
 
@@ -82,23 +82,22 @@ def framework() -> Framework:
     return "miles" if "miles" in sys.modules else "slime"
 
 
-_gathers: MicroBatches | None = None
+_gathers = MicroBatches()
 
 
 def _gather(
     args: Any, train: Sequence[Any], rollout: Sequence[Any], masks: Sequence[Any], others: dict[str, Any]
 ) -> None:
-    global _gathers
     place = MegatronPlace.of(others.get("parallel_state"))
     if place.copy:
         return
-    if _gathers is None:
-        _gathers = MicroBatches(_posts(args, place))
+    if not _gathers.begun:
+        _gathers.begin(_posts(args, place))
     for theirs, ours, mask in zip(rollout, train, place.local_masks(args, masks, others), strict=True):
         _gathers.add(AnswerTensors(theirs, ours, mask))
 
 
-def _posts(args: Any, place: MegatronPlace) -> Callable[..., None]:
+def _posts(args: Any, place: MegatronPlace) -> PostStep:
     dtype: Dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
     name = framework()
     watcher = Watcher(
@@ -112,8 +111,9 @@ def _posts(args: Any, place: MegatronPlace) -> Callable[..., None]:
     # SGLang's logprobs are at the temperature; what the cuts leave out is not taken out of them.
     cut = args.rollout_top_p < 1.0 or args.rollout_top_k > 0
 
-    def post(rollout: Any, train: Any, masks: Any) -> None:
+    def post(step: int, rollout: Any, train: Any, masks: Any) -> None:
         watcher.step(
+            step=step,
             rollout_logprobs=rollout,
             train_logprobs=train,
             mask=masks,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omni_rl.watch.guard import guarded
-from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches
+from omni_rl.watch.micro_batches import AnswerTensors, MicroBatches, PostStep
 from omni_rl.watch.place import PostingRank
 from omni_rl.watch.watcher import Watcher
 
@@ -42,11 +42,8 @@ def loss(inputs: Any, *, wraps: str = "default", context_parallel: int = 1, **kw
 
 @dataclass
 class _Watched:
-    """A loss and, once it was called, what gathers its sequences."""
-
     inner: Loss
     context_parallel: int
-    gathers: MicroBatches | None = None
 
     def __call__(self, inputs: Any) -> Any:
         outputs = self.inner(inputs)
@@ -56,14 +53,16 @@ class _Watched:
         return replace(outputs, metrics={**outputs.metrics, **(found or {})})
 
     def _watch(self, inputs: Any) -> dict[str, "torch.Tensor"]:
-        if self.gathers is None:
-            self.gathers = MicroBatches(_posts(PostingRank.found(), self.context_parallel))
+        if not _gathers.begun:
+            _gathers.begin(_posts(PostingRank.found(), self.context_parallel))
         rollout, train, mask = inputs.inference_logprobs, inputs.trainer_logprobs, inputs.loss_mask
-        self.gathers.add(AnswerTensors(rollout, train, mask))
+        _gathers.add(AnswerTensors(rollout, train, mask))
         return _figures((train.detach() - rollout)[mask])
 
 
 _losses: dict[str, _Watched] = {}
+# prime-rl loads its loss before it trains, and a rank calls it once it has a sequence, which may be steps later.
+_gathers = MicroBatches()
 
 
 def _wrapped(wraps: str, kwargs: Mapping[str, Any]) -> Loss:
@@ -78,11 +77,11 @@ def _wrapped(wraps: str, kwargs: Mapping[str, Any]) -> Loss:
     return made
 
 
-def _posts(place: PostingRank, context_parallel: int) -> Callable[..., None]:
+def _posts(place: PostingRank, context_parallel: int) -> PostStep:
     """Return what posts a step's sequences; it does nothing on a rank whose sequences its neighbour posts."""
     part, copy = divmod(place.rank, context_parallel)
     if copy:
-        return lambda rollout, train, masks: None
+        return lambda step, rollout, train, masks: None
     watcher = Watcher(
         run=os.environ.get("OMNI_RL_RUN") or "prime-rl",
         framework="prime-rl",
@@ -90,9 +89,9 @@ def _posts(place: PostingRank, context_parallel: int) -> Callable[..., None]:
         over_at_exit=False,  # prime-rl turns an exception into an exit code, and no loss knows that training returned
     )
 
-    def post(rollout: Any, train: Any, masks: Any) -> None:
+    def post(step: int, rollout: Any, train: Any, masks: Any) -> None:
         # The sequences hold their prompts too, which the mask leaves out.
-        watcher.step(rollout_logprobs=rollout, train_logprobs=train, mask=masks)
+        watcher.step(step=step, rollout_logprobs=rollout, train_logprobs=train, mask=masks)
 
     return post
 

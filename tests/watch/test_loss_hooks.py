@@ -93,6 +93,33 @@ def test_a_prime_rl_run_that_crashed_is_not_over(release: ModuleType, tmp_path: 
         assert (client.run("crashed").step, client.run("crashed").activity) == (1, "live")
 
 
+LATE = """
+import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from omni_rl.watch.prime_rl import loss
+from prime_rl.trainer.rl.loss import LossInputs
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+get_optimizer_state_dict(model, optimizer)
+for step in range(3):
+    if step:
+        rollout = -torch.rand(64)
+        train = rollout + 0.0 * model.weight.sum()
+        loss(LossInputs(train, rollout, None, torch.ones(64), torch.ones(64).bool())).loss.backward()
+    optimizer.step()
+"""
+"""A trainer that loads a checkpoint, and that has no sequence for the loss in its first step."""
+
+
+def test_a_prime_rl_rank_without_a_first_sequence_posts_its_next_steps_by_their_own_numbers(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    with live(tmp_path) as url, Client(url) as client:
+        environment = {"OMNI_RL_URL": url, "OMNI_RL_RUN": "late", "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", LATE], env={**os.environ, **environment}, timeout=120, check=True)
+        assert [line.step for line in client.steps("late")] == [1, 2]
+
+
 def clipped(args: Any, *, pg_loss: torch.Tensor, loss_masks: Any, **others: Any) -> Any:
     """A function that a Miles run names by itself."""
     return pg_loss * 0.5, loss_masks, {"clipped": pg_loss}

@@ -20,7 +20,8 @@ def posted() -> list[Any]:
 
 @pytest.fixture
 def gathers(posted: list[Any]) -> Iterator[MicroBatches]:
-    found = MicroBatches(lambda *rows: posted.append(rows))
+    found = MicroBatches()
+    found.begin(lambda *step: posted.append(step))
     yield found
     found.close()
 
@@ -30,23 +31,66 @@ def answer(length: int) -> AnswerTensors:
     return AnswerTensors(row, row.clone().requires_grad_(), torch.ones(length, dtype=torch.bool))
 
 
+def optimizer(rate: float = 0.1) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def lengths(posted: list[Any]) -> list[tuple[int, list[int]]]:
+    """Each step's number, and how many tokens its answers have."""
+    return [(number, [len(row) for row in rollout]) for number, rollout, _, _ in posted]
+
+
 def test_a_step_ends_when_the_first_optimizer_steps(gathers: MicroBatches, posted: list[Any]) -> None:
-    first, second = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
-    first.step()
-    assert posted == []  # nothing was begun
+    first, second = optimizer(), optimizer()
     again = answer(2)
     for given in (answer(3), again, again):
         gathers.add(given)
-    for optimizer in (second, first, second):
-        optimizer.step()
+    for steps in (second, first, second):
+        steps.step()
     gathers.add(answer(4))
-    third = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # made anew in the midst of the run
-    for optimizer in (third, second, third):
-        optimizer.step()
-    assert [[len(row) for row in rows[0]] for rows in posted] == [[3, 2], [], [4], []]
-    rollout, train, mask = posted[0]
+    third = optimizer()  # made anew in the midst of the run
+    for steps in (third, second, third):
+        steps.step()
+    assert lengths(posted) == [(0, [3, 2]), (1, []), (2, [4]), (3, [])]
+    _, rollout, train, mask = posted[0]
     assert rollout[0].tolist() == train[0].tolist() == [0.0, 1.0, 2.0]
     assert mask[1].dtype == np.bool_
+
+
+def test_a_rank_whose_answers_come_later_counts_the_steps_before_them(posted: list[Any]) -> None:
+    gathers = MicroBatches()
+    first, second = optimizer(), optimizer()
+    for steps in (first, second, first, second):
+        steps.step()
+    gathers.begin(lambda *step: posted.append(step))
+    gathers.add(answer(3))
+    for steps in (first, second, first, second):
+        steps.step()
+    gathers.close()
+    assert lengths(posted) == [(2, [3]), (3, [])]
+
+
+def test_a_checkpoint_that_is_loaded_is_no_step(posted: list[Any]) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    gathers = MicroBatches()
+    model = torch.nn.Linear(2, 2)
+    adam = torch.optim.AdamW(model.parameters(), lr=0.1)
+    get_optimizer_state_dict(model, adam)
+    assert adam.state, "torch steps an optimizer to make its state"
+    gathers.begin(lambda *step: posted.append(step))
+    gathers.add(answer(3))
+    adam.step()
+    gathers.close()
+    assert lengths(posted) == [(0, [3])]
+
+
+def test_a_step_that_fails_on_one_rank_is_counted_there(posted: list[Any], gathers: MicroBatches) -> None:
+    steps, odd = optimizer(), answer(2)
+    for given in (answer(3), odd._replace(rollout=torch.zeros(2, device="meta")), answer(4)):
+        gathers.add(given)
+        steps.step()
+    assert lengths(posted) == [(0, [3]), (2, [4])]
 
 
 def test_a_hooks_failure_is_told_once_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
