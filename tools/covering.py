@@ -1,5 +1,6 @@
 """Finds which of a room's tests execute a line of the room's code."""
 
+import ast
 import hashlib
 import json
 import re
@@ -105,10 +106,13 @@ class Covering:
         """Return the seconds that these tests took unchanged."""
         return sum(self.durations[test] for test in tests)
 
-    def tests(self, where: Path, first: int, last: int) -> Iterator[list[str]]:
-        """Yield the tests that execute lines of a file, then the others of their files, because what a fixture does for
-        all of these counts as its first test's. For lines that run at import alone, yield the tests that execute the
-        file, then all.
+    def tests(self, where: Path, source: str, first: int, last: int) -> Iterator[list[str]]:
+        """Yield the tests that execute lines of a file, which has this source, then the others of their files, because
+        what a fixture does for all of these counts as its first test's.
+
+        A line outside of functions is executed when its module is imported, whatever test is the first to do that. What
+        such a line says shows in the functions of its file, and what a function's head says in that function: the tests
+        that execute these are yielded, and all tests where none does.
 
         Each list has the quickest tests, and as many as take a minute.
         """
@@ -116,15 +120,30 @@ class Covering:
         numbers = sorted(lines)
         # A statement of several lines is found at its first line.
         start = numbers[max(bisect_right(numbers, first) - 1, 0)] if numbers else first
-        found = {test for number in range(start, last + 1) for test in lines.get(number, ())}
-        files = {test.split("::")[0] for test in found or self.durations}
-        found = found or {test for tests in lines.values() for test in tests}
+        wanted = _where_it_shows(source, start, last)
+        found = {test for number in wanted for test in lines.get(number, ())}
+        found = found or {test for tests in lines.values() for test in tests} or set(self.durations)
+        files = {test.split("::")[0] for test in found}
         others = {test for test in self.durations if test.split("::")[0] in files} - found
         for tests in (found, others):
             quickest = sorted(tests, key=self.durations.__getitem__)
             ends = accumulate(self.durations[test] for test in quickest)
             if chosen := [test for test, end in zip(quickest, ends, strict=True) if end <= MOST_S]:
                 yield chosen
+
+
+def _where_it_shows(source: str, first: int, last: int) -> set[int]:
+    """Return the numbers of the lines that are executed because of lines `first` to `last`: these, in a function's
+    body; else the bodies of the function whose head they are part of, or of all functions."""
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    bodies = [range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1) for node in functions]
+    if any(first in body for body in bodies):
+        return set(range(first, last + 1))
+    heads = [min([node.lineno, *(one.lineno for one in node.decorator_list)]) for node in functions]
+    own = [body for head, body in zip(heads, bodies, strict=True) if head <= first < body.start]
+    return {line for body in own or bodies for line in body}
 
 
 def _lines(place: Path, tree: Path, durations: dict[str, float]) -> Iterator[tuple[str, dict[int, list[str]]]]:

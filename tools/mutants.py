@@ -76,7 +76,7 @@ def attempt(mutation: MutationSpec, tree: Path, covering: Covering) -> WorkResul
         except SyntaxError:
             return WorkResult(WorkerOutcome.NORMAL, "is no Python", TestOutcome.INCOMPETENT, diff)
         outcome, told = TestOutcome.SURVIVED, "no test executes it"
-        for tests in covering.tests(where, mutation.start_pos[0], mutation.end_pos[0]):
+        for tests in covering.tests(where, before, mutation.start_pos[0], mutation.end_pos[0]):
             each = AT_LEAST_S + SLOWER * max(covering.durations[test] for test in tests)
             # What hangs outside of any test, at its end say, meets the limit for all.
             code = run_pytest(tree, ["-x", f"--timeout={each:.0f}", *tests], each + SLOWER * covering.seconds(tests))
