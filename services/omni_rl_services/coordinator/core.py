@@ -99,6 +99,7 @@ class Coordinator:
 
     async def open(self) -> None:
         """Take up every run where the ledger has it, with its gate and its search for a cause."""
+        await self.events.begin()
         await self._runs.open()
         for run in self._runs:
             if run.drift.gate != "open":

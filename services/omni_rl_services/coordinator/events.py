@@ -61,13 +61,14 @@ class Events:
         self._closed = True
         self._wake()
 
+    async def begin(self) -> None:
+        """Take what the ledger has for told: listeners, and streams without a number, hear what comes from now on."""
+        self._last = await self._store.last_event()
+
     async def pump(self) -> None:
         """Read new events for all streams, until `close`. While the ledger cannot be read, streams stand still."""
-        begun = False
         while not self._closed:
             try:
-                if not begun:
-                    self._last, begun = await self._store.last_event(), True
                 self._poke.clear()
                 while page := await self._store.events(after=self._last, limit=PAGE):
                     self._take(page)
