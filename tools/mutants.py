@@ -16,6 +16,7 @@ import json
 import random
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from cosmic_ray.commands.init import init
@@ -65,7 +66,12 @@ def choose(database: WorkDB, tree: Path, rooms: list[str], count: int, seed: int
 def attempt(mutation: MutationSpec, tree: Path, covering: Covering) -> WorkResult:
     """Make one change, run the tests that execute it, and undo it."""
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
-    with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
+    with ExitStack() as undone:
+        try:
+            change = use_mutation(mutation.module_path, operator, mutation.occurrence)
+            before, after = undone.enter_context(change)
+        except AttributeError:  # for one, its operator for exceptions knows no dotted names
+            return WorkResult(WorkerOutcome.NORMAL, "Cosmic Ray cannot make it", TestOutcome.INCOMPETENT, "")
         where = mutation.module_path.relative_to(tree)
         diff = "\n".join(_make_diff(before, after, where)[1:])
         # Python would take the unchanged module's bytecode for the changed one where size and second are the same.
