@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.case import Case
+from omni_rl.consistency.attribution.case import Case, found_in
 from omni_rl.consistency.attribution.legs import Legs, Reference
 from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.search import Attribution, Experiments, attribute
 from omni_rl.consistency.bands import NOISE, noise_of
+from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Audit, Check, Finding, Result, TrainerAudit, WrongTensor
 from omni_rl.consistency.localisation import ModuleDifference
+from omni_rl.consistency.posted.look import Terms
+from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.errors import EngineDeadError
+from tests.cases.world import World
 from tests.consistency.policies import answers, noisy
 
 FLOAT32 = NOISE["float32"]
@@ -299,3 +304,22 @@ def test_of_batch_invariant_policies_a_leg_is_noise_only_where_the_bits_are_the_
         for numerics in ("matched", "batch_invariant")
     }
     assert causes == {"matched": Cause.UNKNOWN, "batch_invariant": Cause.DECODE_PREFILL}
+
+
+@pytest.mark.parametrize(("sampled_at", "expected"), [((0.7, 0.7), 0.7), ((0.7, 1.0), None)])
+def test_a_case_has_the_temperature_that_all_of_its_samples_have(
+    sampled_at: tuple[float, float], expected: float | None
+) -> None:
+    samples = parted()[:2]
+    step = replace(PostedStep.of(StepColumns.of(samples)), temperatures=np.array(sampled_at))
+    assert Case.of(step, samples, ()).temperature == expected
+
+
+def test_lost_support_is_found_in_a_step_that_no_service_has_sealed() -> None:
+    world = World(59, 32, 64, 64)
+    engine = np.where(np.isfinite(world.cut(top_p=0.9)), world.engine(world.logits), -np.inf)
+    ids = world.sample(engine)
+    sides = zip(world.logprobs(engine, ids), world.logprobs(world.logits, ids), strict=True)
+    columns = StepColumns.of([SampleRecord(f"a{n}", "text", 3, *both) for n, both in enumerate(sides)])
+    found = found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"), Terms.of("bfloat16"))
+    assert found[-1].cause is Cause.SAMPLING_SUPPORT

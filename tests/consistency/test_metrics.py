@@ -12,6 +12,7 @@ from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_each, compare_step, furthest
 from omni_rl.consistency.figures import REPORTED, k3
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.shown import mean_abs, shown
 from omni_rl.kinds import OVERALL
 
 
@@ -111,3 +112,14 @@ def test_lengths_must_match() -> None:
 
 def test_the_report_has_the_published_names() -> None:
     assert tuple(compare([record([-1.0], [-1.0])]).metrics.report()) == REPORTED
+
+
+@pytest.mark.parametrize("lost", [math.nan, None])
+def test_what_is_not_a_number_is_shown_in_words(lost: float | None) -> None:
+    assert shown(lost, ".3g") == "not a number"
+    assert mean_abs({"tokens": 3, "logprob_abs_diff_mean": lost}) == "mean |d| not a number"
+    assert (shown(math.inf, ".3g"), shown(-math.inf, ".3g"), shown(0.12345, ".3g")) == (
+        "infinite",
+        "-infinite",
+        "0.123",
+    )

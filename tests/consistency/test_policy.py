@@ -157,7 +157,7 @@ def test_what_persists_after_a_resync_halts() -> None:
     drift = policy.resynced(policy.attributed(drift, Cause.UNKNOWN, "nothing found").drift).drift
     halted = policy.rechecked(drift, of(4.0))
     assert (halted.drift.gate, halted.commands) == ("halted", ())
-    assert halted.drift.alarming
+    assert (halted.drift.alarming, Drift().alarming) == (True, False)
     assert "persists" in halted.transitions[0].reason
 
 

@@ -109,6 +109,23 @@ def test_a_float32_run_whose_logprobs_are_kept_in_fewer_bits_is_told_so(dtype: s
     assert f"the engine's logprobs are {said}" in found.sentence
 
 
+@pytest.mark.parametrize("equal", [0.0, 0.4])
+def test_a_float32_run_of_which_one_side_computes_in_a_coarser_dtype_is_told_so_once_that_stays(equal: float) -> None:
+    """However many of its tokens are the same on both sides."""
+    judge, causes = Judge("float32"), []
+    for seed in range(5):
+        world = World(seed, 64, 128, 64)
+        engine = world.engine(world.logits)
+        ids = world.sample(engine)
+        rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+        same = world.rng.random(train.shape) < equal
+        found = judge.rows(records(np.where(same, train, rollout), train, ids))
+        assert found.severity > Severity.OK
+        causes.append(found.cause)
+    assert causes == ["unknown", "unknown", "unknown", "rounding", "rounding"]
+    assert "as far apart as float16 is, at each of 5 steps" in found.sentence
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_that_are_off_are_no_swap_because_another_certain_answer_comes_near(seed: int) -> None:
     """Half of the answers are scored by other weights. Most tokens of every answer are certain, so that one answer of

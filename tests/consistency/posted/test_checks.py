@@ -1,6 +1,7 @@
 """Single checks at the edges of what they take for a cause, on steps that are made of numbers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.posted.copies import BELOW, HELD, LEFT, clipped, is_floor, kept_in_fewer_bits, scaled
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
 from omni_rl.consistency.posted.places import Places
-from omni_rl.consistency.posted.step import CAP, Array, PostedStep
+from omni_rl.consistency.posted.proofs import versions
+from omni_rl.consistency.posted.step import CAP, Array, PostedStep, Proofs, Spans
 from omni_rl.consistency.posted.support import ABOVE, FAR, UnitMean, support
-from omni_rl.consistency.posted.values import CONSTANT_TOKENS, impossible
+from omni_rl.consistency.posted.values import CONSTANT_TOKENS, impossible, placeholders
 
 NOISE = 1e-3
 
@@ -152,7 +154,7 @@ def test_a_support_that_was_cut_everywhere_is_told_with_its_numbers() -> None:
             "abs_diff_mean": (above + below) / 200,
         }
     )
-    assert "9.0% less probability" in sentence
+    assert "the sampled tokens 9.0% less probability" in sentence
     assert "and 99% of the difference lies on one side" in sentence
     assert "guided decoding or banned tokens" not in sentence, "most tokens carry the loss"
 
@@ -213,6 +215,39 @@ def test_an_answer_that_is_far_is_told_unless_one_token_makes_it_so() -> None:
     d[:8] = 0.4
     many = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
     assert distant_answers(Places.of(many), np.exp(np.abs(d)).mean(1), 0.05) is None, "they are no outliers"
+
+
+def test_the_median_is_that_of_all_answers_with_tokens_that_count() -> None:
+    """Of most of them a single token counts, of some none."""
+    d, counted = np.full((40, 50), 0.01), np.ones((40, 50), np.bool_)
+    d[3], d[10:32], d[32:] = 0.4, 0.02, 0.0
+    counted[10:32, 1:] = counted[32:] = False
+    one = replace(step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40), counted=counted.ravel())
+    found = distant_answers(Places.of(one), np.exp(np.abs(d)).mean(1), 0.05)
+    assert found is not None
+    assert found.numbers == pytest.approx({"answers": 1.0, "abs_diff_mean": 0.4, "median": 0.02})
+
+
+def test_of_many_answers_that_older_weights_sampled_eight_are_named() -> None:
+    d, late = np.full((40, 50), 1e-3), np.arange(10)
+    d[late] = 0.3
+    spans = Spans(late, np.zeros(10, np.int64), np.full(10, 50), ["r/0/1/ab"] * 10)
+    one = step(np.full(d.size, -2.0), d.ravel() - 2.0, answers=40)
+    found = versions(replace(one, proofs=Proofs(sampled_by=spans, scored_by=["r/0/2/cd"] * 40)), 0.05)
+    assert (found.result, found.cause) == ("explains", Cause.STALE_WEIGHTS)
+    assert found.sentence.startswith("10 of 40 answers")
+    assert found.samples == tuple(f"a{n}" for n in range(8))
+
+
+@pytest.mark.parametrize(("at", "said"), [(-1, True), (-2, False)])
+def test_placeholders_for_the_last_token_of_an_answer_are_told_so(at: int, said: bool) -> None:
+    train = np.full((8, 10), -2.0)
+    rollout = train.copy()
+    rollout[:, -1] = 0.0
+    rollout[3, [at, -1]] = 0.0
+    found = placeholders(step(rollout.ravel(), train.ravel(), answers=8))
+    assert (found.result, found.cause) == ("explains", Cause.LOSS_MASK)
+    assert ("; each the last of its answer" in found.sentence) is said
 
 
 @pytest.mark.parametrize("side", ["engine", "trainer"])
