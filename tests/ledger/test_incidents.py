@@ -64,6 +64,19 @@ def test_it_grows_by_a_worse_figure_and_by_a_cause_alone(run: Ledger) -> None:
     assert [event.data["what"] for event in run.events()] == ["opened", "grew", "grew", "grew", "grew"]
 
 
+@pytest.mark.parametrize(
+    ("severity", "excess", "grown"), [(3, 2.25, True), (2, 2 * 2.25, True), (2, 1.2 * 2.25, False), (1, 1.0, False)]
+)
+def test_either_a_severity_or_an_excess_that_is_worse_makes_it_grow(
+    run: Ledger, severity: int, excess: float, grown: bool
+) -> None:
+    number = run.see_incident("run", SEEN).result()
+    run.see_incident("run", NewIncident(severity, "Step 8.", "unknown", figure=FIGURE, excess=excess)).result()
+    found = run.incident(number)
+    assert found.headline == ("Step 8." if grown else SEEN.headline)
+    assert (found.severity, found.excess) == ((max(2, severity), max(2.25, excess)) if grown else (2, 2.25))
+
+
 def test_another_run_kind_or_subject_is_another_incident(run: Ledger) -> None:
     of = [
         ("run", NewIncident(3, "a")),
@@ -164,3 +177,10 @@ def test_an_export_has_them(run: Ledger, tmp_path: Any) -> None:
     (row,) = pq.read_table(path).to_pylist()
     assert (row["id"], row["step"], row["cause"]) == (number, 7, "unknown")
     assert json.loads(row["figure"])["value"] == 0.9
+
+
+def test_runs_are_listed_the_newest_first_or_those_that_need_a_person(run: Ledger) -> None:
+    run.put_run("later", CONFIG).result()
+    run.see_incident("run", SEEN).result()
+    assert [one.run.run for one in run.listed(Wanted(order="newest"))[0]] == ["later", "run"]
+    assert [one.run.run for one in run.listed(Wanted(order="need"))[0]] == ["run", "later"]

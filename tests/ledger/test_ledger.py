@@ -13,10 +13,13 @@ from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import ConfigError, ConflictError, LedgerError, NotFoundError
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.changes import Retention
+from omni_rl.ledger.database import SILENT_SECONDS
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import BIN_FIGURES
 from omni_rl.ledger.types import NewEvent, NewState, SortKeys, StepKey
+from tests.ledgers import new_ledger, open_ledger
+from tests.postgres import Postgres
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -264,6 +267,13 @@ def test_an_unreachable_database_is_said_without_its_password() -> None:
     with pytest.raises(LedgerError, match=r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/db") as error:
         Ledger.open("postgresql://me:secret@127.0.0.1:1/db")
     assert "secret" not in str(error.value)
+
+
+def test_a_database_that_is_cut_off_is_noticed_by_what_it_does_not_acknowledge(postgres: Postgres) -> None:
+    with open_ledger(new_ledger(postgres)) as ledger, ledger.database.read() as connection:
+        made = connection.connection.driver_connection
+        assert made is not None
+        assert made.info.get_parameters()["tcp_user_timeout"] == str(1000 * SILENT_SECONDS)
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def test_an_empty_database_gets_the_tables_that_the_code_knows(url: str) -> None
         }
 
 
-def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: str) -> None:
+@pytest.mark.parametrize("apart", [1, 4, 400_000])
+def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: str, apart: int) -> None:
+    """However far apart their numbers are."""
     old = Database(url)
     upgrade(old, "r0001")
     values = np.random.default_rng(0).random(3000)
@@ -58,20 +60,20 @@ def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: s
                 "INSERT INTO steps (attempt_id, step, sealed, digest, severity, samples, tokens, weight_version, "
                 "verdict, training) VALUES (1, :step, 1.0, '', 0, 1, 9, '', '{}', '{}')"
             ),
-            [{"step": step} for step in range(3000)],
+            [{"step": apart * step} for step in range(3000)],
         )
         first = r0001_ledger.FIGURES
         names = ", ".join(first)
         marks = ", ".join("9" if name in r0001_ledger.INTEGERS else ":value" for name in first)
         connection.execute(
             sa.text(f"INSERT INTO figures (attempt_id, kind, step, {names}) VALUES (1, 'overall', :step, {marks})"),
-            [{"step": step, "value": value} for step, value in enumerate(values.tolist())],
+            [{"step": apart * step, "value": value} for step, value in enumerate(values.tolist())],
         )
     old.close()
     with Ledger.open(url) as ledger:
         assert_array_equal([row.figures.ess for row in ledger.steps("run", 0, limit=5000)], values)
         chart = ledger.timeline("run", 0, ["ess"])
-        assert chart.width > 1
+        assert chart.width > apart
         assert chart.high["ess"].max() == 77.0
         with ledger.database.read() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -141,6 +143,30 @@ def test_whoever_opens_a_ledger_waits_for_a_migration_that_takes_longer_than_a_w
                 opening.result(2.5)
         opening.result().close()
     migrating.close()
+
+
+@pytest.mark.parametrize(
+    ("step", "evidence", "kind"),
+    [("NULL", '{"weights": {}}', "update"), ("3", '{"weights": {}}', "drift"), ("NULL", "{}", "drift")],
+)
+def test_an_alarm_of_an_older_ledger_is_an_incident_of_an_update_or_of_a_step(
+    url: str, step: str, evidence: str, kind: str
+) -> None:
+    old = Database(url)
+    upgrade(old, "r0005")
+    with old.write() as connection:
+        connection.execute(sa.text("INSERT INTO runs (run, created, config) VALUES ('run', 1.0, '{}')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO alarms (id, run, attempt, step, opened, severity, cause, sentence, evidence, action) "
+                f"VALUES (1, 'run', 0, {step}, 1.0, 2, NULL, 'as it was', :evidence, '')"
+            ),
+            {"evidence": evidence},
+        )
+    old.close()
+    with Ledger.open(url) as ledger:
+        (found,) = ledger.incidents(run="run")
+        assert (found.kind, found.headline, found.ended) == (kind, "as it was", None)
 
 
 def test_samples_of_an_older_ledger_are_those_of_rank_0(url: str) -> None:

@@ -308,7 +308,7 @@ def spoilt(change: Callable[[pa.Table], pa.Table], **options: Any) -> bytes:
         (spoilt(lambda t: t.append_column("extra", pa.array([1]))), "unknown columns extra"),
         (spoilt(lambda t: t.drop_columns("train_logprobs")), "columns train_logprobs are missing"),
         (spoilt(lambda t: t.set_column(0, "sample", pa.array([1]))), "column sample is int64; expected string"),
-        (spoilt(lambda t: t, compression="zstd"), "compressed buffers"),
+        (spoilt(lambda t: t, compression="zstd"), "message 1 of the stream is a record batch with compressed buffers"),
     ],
 )
 def test_other_streams_are_refused(body: bytes, message: str) -> None:
@@ -350,6 +350,15 @@ def test_a_damaged_stream_is_refused_or_read_but_never_worse(seed: int) -> None:
         assert len(records.digest) == 64
         records.to_json()
     assert 0 < read < 2000
+
+
+def test_a_stream_has_the_columns_that_a_record_fills() -> None:
+    table = pa.ipc.open_stream(
+        StepRecords.of([MINIMAL, {**MINIMAL, "sample": "b", "reward": 1.0}]).to_arrow()
+    ).read_all()
+    assert "reward" in table.column_names
+    assert not {"prompt_text", "margins"} & set(table.column_names)
+    assert pa.ipc.open_stream(StepRecords.of([]).to_arrow()).schema.names
 
 
 def test_records_that_were_packed_are_read_again() -> None:

@@ -1,5 +1,6 @@
 """The thread that writes."""
 
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from omni_rl.ledger.database import Database
-from omni_rl.ledger.writer import Writer
+from omni_rl.ledger.writer import GROUP, Writer
 
 
 class Records:
@@ -31,6 +32,30 @@ def test_what_was_written_is_let_go_of_before_the_next_write(tmp_path: Path) -> 
                 break
             time.sleep(0.001)
         assert there() is None
+    finally:
+        writer.close()
+        database.close()
+
+
+def test_what_waits_is_written_in_one_transaction_as_far_as_it_fits(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/ledger.db")
+    writer = Writer(database)
+    transactions: list[sa.Connection] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def first(connection: sa.Connection) -> bool:
+        begun.set()
+        return go.wait(30)
+
+    try:
+        writer.check = transactions.append
+        before = writer.submit(first)
+        assert begun.wait(30)
+        waiting = [writer.submit(Records().write) for _ in range(GROUP + 1)]
+        go.set()
+        assert before.result()
+        assert [one.result() for one in waiting] == [1] * len(waiting)
+        assert len(transactions) == 3
     finally:
         writer.close()
         database.close()
