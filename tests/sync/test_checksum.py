@@ -73,6 +73,15 @@ def test_parts_that_are_copied_arrive_and_add_up(data: bytes, cuts: list[int], o
     assert room[:into].tobytes() + room[into + len(data) :].tobytes() == b"\xa5" * 8
 
 
+@pytest.mark.parametrize("start", [0, 8])
+def test_what_is_copied_is_what_is_summed_though_the_source_changes_meanwhile(start: int) -> None:
+    """Each word that is copied is the source's next."""
+    room = np.frombuffer(bytearray(noise(start, 4096)), np.uint8)
+    source, target = room[:-4], room[4:]
+    found = Checksum.of_copied(source, target, start)
+    assert str(found) == str(Checksum.of(target, start))
+
+
 @given(st.binary(min_size=1, max_size=9000), st.data())
 def test_any_flipped_bit_is_seen(data: bytes, draw: st.DataObject) -> None:
     bit = draw.draw(st.integers(0, 8 * len(data) - 1))

@@ -1,12 +1,16 @@
 """What is made of the pings of a process on another machine; Ray, which carries them, is a fake."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, RaySystemError
 
-from omni_rl.sync import presence
+from omni_rl.errors import ReplicaSilentError
+from omni_rl.sync import presence, waiting
 from omni_rl.sync.presence import PING_EVERY, Presence
+from omni_rl.sync.replica import Deadline
+from omni_rl.sync.waiting import Waiter
 
 SILENT_AFTER = 5.0
 
@@ -84,3 +88,33 @@ def test_an_answer_that_ray_lost_says_nothing_and_the_next_one_does(elsewhere: E
     assert (looked(process, elsewhere, 2 * SILENT_AFTER), process.gone, heard) == ("", False, [])
     elsewhere.answer = "here"
     assert (looked(process, elsewhere, PING_EVERY), heard) == ("", ["here"])
+
+
+def test_an_answer_is_waited_for_until_its_deadline_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an actor that answers pings; whoever waits is woken a little late."""
+    clock = SimpleNamespace(now=100.0)
+
+    def wait(references: Sequence[str], timeout: float) -> tuple[Sequence[str], Sequence[str]]:
+        clock.now += timeout + 0.01
+        assert clock.now < 110.0, "it waits on"
+        return [], references
+
+    monkeypatch.setattr(waiting, "ray", SimpleNamespace(wait=wait, get=lambda reference, timeout: "here"))
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    waiter = Waiter(SimpleNamespace(alive=SimpleNamespace(remote=lambda: "a ping")), "rollout-0", None)
+    with pytest.raises(ReplicaSilentError, match="no answer to apply within its deadline 'answer' of 3 s; it runs"):
+        waiter.get("a reference", "apply", Deadline("answer", 3.0))
+    assert clock.now >= 103.0
+
+
+def test_an_actor_of_another_machine_is_pinged_while_its_answer_has_no_deadline(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(references: Sequence[str], timeout: float) -> tuple[Sequence[str], Sequence[str]]:
+        elsewhere.now += timeout
+        return (references, []) if elsewhere.now > 110.0 else ([], references)
+
+    monkeypatch.setattr(waiting, "ray", SimpleNamespace(wait=wait, get=lambda reference: "the answer"))
+    waiter = Waiter(SimpleNamespace(alive=SimpleNamespace(remote=elsewhere.ping)), "rollout-0", None)
+    assert waiter.get("a reference", "load", None) == "the answer"
+    assert elsewhere.pings > 0

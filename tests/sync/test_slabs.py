@@ -35,6 +35,7 @@ def test_the_two_slabs_take_turns(tmp_path: Path, weights: Weights) -> None:
     second = pair.fill(pair.idle(first.slab), Given(make_weights(1), 1))
     assert first.slab.path != second.slab.path
     assert pair.idle(second.slab) == first.slab.path
+    assert pair.rollback == "slab"
     assert (first.tensors, first.bytes) == (6, sum(tensor.nbytes for tensor in weights.values()))
     assert same(Slab.open(Path(first.slab.path)).tensors(), weights)
     assert same(Slab.open(Path(second.slab.path)).tensors(), make_weights(1))
@@ -68,6 +69,17 @@ def test_other_weights_than_the_runs_are_refused_with_their_names(tmp_path: Path
     for part in ("1 missing: mixer.D", "1 unexpected: a.new.one", "norm.eps is bfloat16 [], not float32 []"):
         assert part in str(refused.value)
     assert pair.at(pair.idle(None)).manifest is None
+    owner.close()
+
+
+@pytest.mark.parametrize(("count", "end"), [(10, ", t9."), (11, ", t9 and 1 more.")])
+def test_of_many_tensors_that_are_missing_ten_are_named(tmp_path: Path, weights: Weights, count: int, end: str) -> None:
+    missing = {f"t{number}": torch.ones(1) for number in (*range(10), "x")[:count]}
+    owner, pair = start(tmp_path, weights | missing)
+    with pytest.raises(SourceError) as refused:
+        pair.fill(pair.idle(None), Given(weights))
+    assert f"{count} missing: t0, t1, t2" in str(refused.value)
+    assert end in str(refused.value)
     owner.close()
 
 

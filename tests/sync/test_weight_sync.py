@@ -25,7 +25,7 @@ from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.states import Phase
-from omni_rl.sync.version import WeightVersion
+from omni_rl.sync.version import WeightVersion, same_weights
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import RUN, Faults, NumberSource
 from tests.chaos.in_process import BrokenSource, LocalRun, SlowSource
@@ -43,9 +43,15 @@ def number(version: str) -> int:
     return WeightVersion.parse(version).number
 
 
+def test_versions_are_of_the_same_weights_where_their_digests_are_equal() -> None:
+    assert same_weights("run/1/2/0123456789abcdef", "other/3/4/0123456789abcdef")
+    assert not same_weights("run/1/2/0123456789abcdef", "run/1/2/0123456789abcdee")
+
+
 def test_a_run_opens_on_its_first_weights(run: LocalRun) -> None:
     assert number(run.sync.version) == 0
     assert run.all_serve(run.sync.version)
+    assert Phase.ROLLBACK not in {event.phase for event in run.events}
 
 
 def test_every_replica_serves_what_the_result_says(run: LocalRun) -> None:
@@ -102,16 +108,18 @@ def test_a_drain_that_takes_too_long_changes_nothing(tmp_path: Path) -> None:
     run.close()
 
 
-def test_only_one_sync_runs_and_the_other_is_told_which(run: LocalRun) -> None:
+@pytest.mark.parametrize("key", [None, "step 0", "step 2"])
+@pytest.mark.parametrize("of_first", [None, "step 1"])
+def test_only_one_sync_runs_and_the_other_is_told_which(run: LocalRun, of_first: str | None, key: str | None) -> None:
     slow = SlowSource(1)
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(run.sync.sync, slow)
+        first = threads.submit(run.sync.sync, slow, key=of_first)
         assert slow.started.wait(10)
         assert run.sync.running is not None
         running, phase = run.sync.running
         assert phase is Phase.PREPARE
         with pytest.raises(SyncRunningError, match=f"sync {running} is under way"):
-            run.sync.sync(NumberSource(2))
+            run.sync.sync(NumberSource(2), key=key)
         slow.go.set()
         assert first.result().sync == running
     assert number(run.sync.version) == 1
