@@ -76,6 +76,7 @@ async def test_stale_weights_heal_themselves(served: Served) -> None:
     assert (await served.http.get("/v1/state")).json()["alarms"] == []
     asked, again = served.bridge.checks
     assert (asked.step, asked.resample) == (12, False)
+    assert (asked.legs, asked.reference, asked.localise) == (True, True, True)
     # What the probe does not show, the step's own samples and prompts do.
     assert (again.run, again.attempt, again.step, again.resample) == ("digits", 1, 12, True)
     recheck, search = (await served.http.get("/v1/checks")).json()

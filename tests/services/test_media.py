@@ -143,6 +143,18 @@ async def test_media_may_be_kept_out(serve: Serve, tmp_path: Path) -> None:
         assert (await served.http.get(f"/v1/media/{stored['digest']}")).status_code == 404
 
 
+@pytest.mark.parametrize("more", range(1, 8))
+def test_bytes_after_the_last_box_that_are_no_box_are_left(more: int) -> None:
+    def box(name: bytes, *inside: bytes) -> bytes:
+        body = b"".join(inside)
+        return struct.pack(">I4s", 8 + len(body), name) + body
+
+    sizes = box(b"stsz", struct.pack(">III", 0, 0, 5))
+    media = box(b"mdia", box(b"hdlr", bytes(8), b"vide"), box(b"minf", box(b"stbl", sizes)))
+    track = box(b"trak", box(b"tkhd", struct.pack(">II", 31 << 16, 17 << 16)), media)
+    assert extent_of(box(b"ftyp") + box(b"moov", track, bytes(more)), MP4) == Extent(pixels=31 * 17, frames=5)
+
+
 def test_a_box_without_length_does_not_hang() -> None:
     with pytest.raises(MediaError):
         extent_of(struct.pack(">I4s", 0, b"ftyp") + struct.pack(">I4s", 4, b"moov"), MP4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omni_rl_services.coordinator.memory import available, budget
+from omni_rl_services.coordinator.memory import Room, available, budget
 from omni_rl_services.coordinator.recent import RecentParts
 from omni_rl_services.coordinator.settings import Bounds
 
@@ -88,6 +88,27 @@ def test_small_parts_count_for_what_they_take() -> None:
     kept = [step for step in range(1000) if recent.of(StepKey("math", 1, step))]
     assert kept == list(range(kept[0], 1000))
     assert 1 <= len(kept) <= 32
+
+
+def test_a_room_is_waited_for_while_a_caller_finds_too_few_bytes() -> None:
+    async def looks() -> list[bool]:
+        room = Room(10)
+
+        async def take(size: int) -> None:
+            async with room.taken(size):
+                pass
+
+        async with room.taken(6):
+            seen = [room.is_waited_for]
+            waiting = asyncio.create_task(take(5))
+            await asyncio.sleep(0)
+            seen.append(room.is_waited_for)
+            await take(4)
+            assert not waiting.done()
+        await waiting
+        return [*seen, room.is_waited_for]
+
+    assert asyncio.run(looks()) == [False, True, False]
 
 
 @pytest.mark.slow

@@ -146,6 +146,19 @@ async def test_a_run_that_ended_is_never_silent(served: Served, clock: Clock) ->
     assert (await of(served))["activity"] == "live", "it was started again"
 
 
+async def test_the_end_of_a_silent_run_ends_its_silence(served: Served, clock: Clock) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await step(served, 0, CLEAN)
+    clock.now += AFTER + 1
+    assert await served.coordinator.silence.look()
+    (incident,) = (await served.http.get("/v1/incidents", params={"open": True})).json()
+    assert (incident["kind"], incident["run"]) == ("silence", "math")
+    await served.http.post("/v1/runs/math/end")
+    assert (await served.http.get("/v1/incidents", params={"open": True})).json() == []
+    (over,) = (await served.http.get("/v1/incidents", params={"run": "math"})).json()
+    assert (over["incident"], over["actions"][-1]["what"]) == (incident["incident"], "the run is ended")
+
+
 async def test_a_stale_attempts_step_is_no_sign_of_life(served: Served, clock: Clock) -> None:
     await served.http.post("/v1/runs", json=RUN)
     await step(served, 0, CLEAN, attempt=2)

@@ -305,6 +305,7 @@ async def test_jobs(served: Served) -> None:
     assert made.status_code == 201
     job = made.json()
     assert (job["status"], job["parameters"]["group"]) == ("running", 4)
+    assert job["job"] == "grpo-200651a8b2d5", "a coordinator of another version finds it by its key, too"
     assert (await served.http.post("/v1/jobs", json=body, headers=key)).json()["job"] == job["job"]
     other = {"kind": "grpo", "parameters": {"run": "digits", "steps": 51}}
     refused = await served.http.post("/v1/jobs", json=other, headers=key)
@@ -435,6 +436,22 @@ async def test_without_ray_the_api_answers_and_says_what_is_missing(serve: Serve
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
         assert (await served.http.get("/healthz")).status_code == 200
         assert (await served.http.get("/v1/syncs")).json() == []
+
+
+async def test_a_cluster_that_goes_and_comes_back_is_told_of_once_each(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "WATCH_SECONDS", 0.02)
+    gone = "the head of Ray is gone"
+    async with serve() as served:
+        for down in (None, gone, None):
+            served.bridge.down = down
+            async with asyncio.timeout(10):
+                while (await served.http.get("/v1/state")).json()["cluster"]["connected"] is (down is not None):
+                    await asyncio.sleep(0.01)
+        events = (await served.http.get("/v1/events/page")).json()
+    told = [(event["data"]["connected"], event["data"]["reason"]) for event in events if event["kind"] == "cluster"]
+    assert told == [(True, ""), (False, gone), (True, "")]
 
 
 class Stumbling(FakeBridge):
