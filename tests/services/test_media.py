@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from omni_rl_services.coordinator.media import MP4, PIECES, Extent, extent_of
+from omni_rl_services.coordinator.routes.media import FromFile
 from omni_rl_services.coordinator.settings import Bounds, MediaSettings
 from PIL import Image
 
@@ -126,6 +127,24 @@ async def test_a_header_of_tiny_pieces_is_not_read_whole(served: Served, content
     answer = await put(served, content, content_type)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_media")
     assert f"{PIECES:,}" in answer.json()["detail"]
+
+
+async def test_an_item_whose_reader_leaves_is_read_no_further(tmp_path: Path) -> None:
+    """What the server raises then is no error of ours."""
+    (tmp_path / "item").write_bytes(sound(500_000))
+    file, sent = (tmp_path / "item").open("rb"), []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            raise RuntimeError("the handler is closed")
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    await FromFile(file, {})({"type": "http"}, receive, send)
+    assert sent == ["http.response.start", "http.response.body"]
+    assert file.closed
 
 
 async def test_under_another_name(served: Served) -> None:
