@@ -45,8 +45,9 @@ def test_the_same_part_again_is_fine_and_another_is_not(run: Ledger) -> None:
     part = records()
     assert run.put_part(KEY, 0, part).result() == "new"
     assert run.put_part(KEY, 0, StepRecords.from_arrow(part.to_arrow())).result() == "same"
-    with pytest.raises(ConflictError, match="rank 0 has posted other records for step 7 of run, attempt 0"):
+    with pytest.raises(ConflictError, match="rank 0 has posted other records for step 7 of run, attempt 0") as refused:
         run.put_part(KEY, 0, records(seed=1)).result()
+    assert f": {part.digest[:12]} is there, this is {records(seed=1).digest[:12]}" in str(refused.value)
     assert run.put_part(KEY, 1, records(seed=1)).result() == "new"
     assert [(p.rank, p.digest, p.samples, p.tokens) for p in run.parts(KEY)] == [
         (0, part.digest, 3, 60),

@@ -50,6 +50,11 @@ def test_a_run_keeps_its_newest_updates_whatever_another_does(ledger: Ledger, mo
         put(ledger, key(number))
     assert [kept.key.number for kept in ledger.updates("math")] == [4, 3, 2]
     assert [kept.key.number for kept in ledger.updates("other")] == [0]
+    put(ledger, key(1, run="other"))
+    put(ledger, key(2, run="other"))
+    put(ledger, key(5))
+    assert [kept.key.number for kept in ledger.updates("math")] == [5, 4, 3]
+    assert [kept.key.number for kept in ledger.updates("other")] == [2, 1, 0]
 
 
 def test_the_same_update_is_kept_once_and_another_under_its_key_is_refused(ledger: Ledger) -> None:

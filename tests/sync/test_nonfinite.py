@@ -246,6 +246,8 @@ def test_a_result_of_an_earlier_version_opens() -> None:
         "s", "committed", "run/1/1/abc", "run/1/1/abc", elements=5, elements_proven=5
     )
     assert SyncResult.from_json(earlier).nonfinite == ()
+    unproven = SyncResult("s", "rolled_back", "", "run/1/1/abc")
+    assert (unproven.elements, unproven.elements_proven) == (0, 0)
 
 
 def test_a_manifest_of_an_earlier_version_opens(slab: Slab, weights: Weights) -> None:

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
+from omni_rl.consistency.evidence import Check
+from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.copies import BELOW, HELD, LEFT, clipped, is_floor, kept_in_fewer_bits, scaled
+from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.look import Terms, look
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
 from omni_rl.consistency.posted.places import Places
 from omni_rl.consistency.posted.proofs import versions
@@ -226,6 +230,15 @@ def test_the_median_is_that_of_all_answers_with_tokens_that_count() -> None:
     found = distant_answers(Places.of(one), np.exp(np.abs(d)).mean(1), 0.05)
     assert found is not None
     assert found.numbers == pytest.approx({"answers": 1.0, "abs_diff_mean": 0.4, "median": 0.02})
+
+
+@pytest.mark.parametrize(("tokens", "severity"), [(10, Severity.MASK), (400, Severity.WARN)])
+def test_a_step_of_which_many_tokens_are_placeholders_is_masked(tokens: int, severity: Severity) -> None:
+    train = np.full((8, tokens), -2.0)
+    rollout = train.copy()
+    rollout[:, -1] = 0.0
+    seen = look(step(rollout.ravel(), train.ravel(), answers=8), Terms.of("bfloat16"), History(), np.ones(8))
+    assert [of for finding, of in seen.found if finding.check is Check.PLACEHOLDERS] == [severity]
 
 
 def test_of_many_answers_that_older_weights_sampled_eight_are_named() -> None:
