@@ -323,3 +323,17 @@ def test_lost_support_is_found_in_a_step_that_no_service_has_sealed() -> None:
     columns = StepColumns.of([SampleRecord(f"a{n}", "text", 3, *both) for n, both in enumerate(sides)])
     found = found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"), Terms.of("bfloat16"))
     assert found[-1].cause is Cause.SAMPLING_SUPPORT
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.7, [(0.7, None)]), (None, [])])
+def test_the_trainers_own_logprobs_are_computed_at_the_temperature_that_all_samples_have(
+    temperature: float | None, expected: list[tuple[float, None]]
+) -> None:
+    samples, asked = parted(), list[tuple[float, Sequence[str] | None]]()
+
+    def rescore(at: float, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+        asked.append((at, names))
+        return {sample.sample: sample.train_logprobs for sample in samples}
+
+    attribute(Case(samples, temperature=temperature), Experiments(rescore=rescore), FLOAT32, seconds=60)
+    assert asked == expected

@@ -208,6 +208,10 @@ def test_a_damaged_manifest_is_refused(slab: Slab, weights: Weights) -> None:
         path.write_text(damaged)
         with pytest.raises(SlabError, match=r"slab-0\.json"):
             slab.sealed()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SlabError, match=r"slab-0\.json cannot be read"):
+        slab.sealed()
 
 
 def test_weights_of_another_run_are_refused(slab: Slab, weights: Weights) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.outliers import log_fortune
-from omni_rl.consistency.posted.places import Places
+from omni_rl.consistency.posted.places import Places, Size
 from omni_rl.consistency.posted.step import PostedStep
 from tests.cases.judged import Judge
 from tests.cases.world import Array, World, records
@@ -139,3 +139,9 @@ def test_the_sums_of_places_are_those_of_their_tokens() -> None:
         inside = places.inside(bucket) & step.judged
         assert size.mean == pytest.approx(float(np.abs(step.d[inside]).mean()))
     assert places.size.mean == pytest.approx(step.size)
+
+
+def test_a_size_is_beyond_a_limit_by_standard_errors() -> None:
+    assert Size(mean=0.5, error=0.05, answers=9).beyond(0.4) == pytest.approx(2)
+    assert Size(mean=0.5, error=0.0, answers=9).beyond(0.4) > 1e6
+    assert Size(mean=0.3, error=0.05, answers=9).beyond(0.4) == pytest.approx(-2)
