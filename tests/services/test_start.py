@@ -46,6 +46,8 @@ from pathlib import Path
 from omni_rl.heap import share_heaps
 from omni_rl_services.coordinator import allocator
 
+SHORT = 40_000
+
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
@@ -58,11 +60,12 @@ async def trimmed():
 share_heaps()
 first = b"x" * (30 << 20)  # glibc takes such lengths for usual from here on
 del first
-fill = [b"x" * 1000 for _ in range(20_000)]  # what lies free already would take the short ones, apart from the long
+# What lies free already would take the short ones, apart from the long.
+fill = [b"x" * SHORT for _ in range(2000)]
 before, stay, bodies = resident(), [], []
 for _ in range(100):
     bodies.append(b"x" * (1 << 20))
-    stay.append(b"x" * 1000)
+    stay.append(b"x" * SHORT)
 del bodies
 held = resident() - before
 asyncio.run(trimmed())
