@@ -129,9 +129,11 @@ def temperature(step: PostedStep) -> Finding:
         return Finding(clear.check, clear.result, clear.sentence, numbers=numbers)
     about = f"about {at:.2g} times the trainer's"
     advice = "divide the trainer's logits by the temperature that the engine samples at"
-    if said != 1.0 and abs(math.log(at / said)) < abs(math.log(at)):
+    # A temperature of 0 says that the engine sampled greedily: nobody divides logits by it.
+    asked = math.log(said) if said > 0 else 0.0
+    if abs(math.log(at) - asked) < abs(math.log(at)):
         about, advice = f"{said:g}, which the trainer does not apply", "divide the trainer's logits by it"
-    elif said != 1.0 and abs(math.log(at * said)) < abs(math.log(at)):
+    elif abs(math.log(at) + asked) < abs(math.log(at)):
         about, advice = "1, not the ones it sampled by", "ask the engine for processed logprobs"
     return Finding(
         Check.TEMPERATURE,

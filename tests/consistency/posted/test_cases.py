@@ -72,6 +72,31 @@ def test_guided_decoding_at_few_places_of_a_small_step_is_lost_support(seed: int
     assert 80 < int(share[1]) <= 100
 
 
+@pytest.mark.parametrize("at", [0.6, 1.7])
+def test_logprobs_at_a_temperature_are_told_where_the_answers_are_said_to_be_greedy(at: float) -> None:
+    world = World(21, 32, 96, 256)
+    engine = world.engine(world.logits / at)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    found = Judge().rows(records(rollout, train, ids, temperature=0.0))
+    assert (found.severity > Severity.OK, found.cause) == (True, "logprob_postprocessing"), found
+    fits = re.search(r"logprobs are those at a temperature of about ([\d.]+) times the trainer's", found.sentence)
+    assert fits is not None
+    assert float(fits[1]) == pytest.approx(at, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("at", "told"), [(0.6, "0.6, which the trainer does not apply"), (1 / 0.6, "1, not the ones it sampled by")]
+)
+def test_which_side_does_not_apply_the_posted_temperature_is_told(at: float, told: str) -> None:
+    world = World(21, 32, 96, 256)
+    engine = world.engine(world.logits / at)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    found = Judge().rows(records(rollout, train, ids, temperature=0.6))
+    assert f"logprobs are those at a temperature of {told}" in found.sentence
+
+
 def test_common_words_that_training_makes_rarer_are_no_penalty() -> None:
     """They come again more often than rare ones do, whichever side counts them."""
     world = World(24, 64, 64, 400)
