@@ -192,6 +192,36 @@ async def test_noise_is_masked_and_generation_goes_on(served: Served) -> None:
     assert served.bridge.open_gate
 
 
+class Slow(FakeBridge):
+    """Its engines take until `moved` to open their gates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.moved = asyncio.Event()
+
+    async def resume(self) -> None:
+        await self.moved.wait()
+        await super().resume()
+
+
+async def test_a_search_that_is_over_takes_no_part_in_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate opens slowly after the first step's search, and a step that was under way is worse."""
+    monkeypatch.setattr(responder, "GATE_SECONDS", 0.2)
+    bridge = Slow(cause=Cause.ROUNDING)
+    async with serve(bridge) as served:
+        await served.http.post("/v1/runs", json=GATED)
+        await post(served, DRIFTED)
+        await seal(served)
+        async with asyncio.timeout(10):
+            while (await served.http.get("/v1/runs/digits")).json()["drift"]["pursuit"] != "nothing":
+                await asyncio.sleep(0.01)
+        await post(served, DRIFTED, step=13)
+        await seal(served, step=13)
+        bridge.moved.set()
+        assert (await rest(served))["drift"]["gate"] == "halted", "noise does not do that twice"
+        assert [check.step for check in bridge.checks] == [12, 13]
+
+
 async def test_a_run_that_is_not_ours_is_advised_only(served: Served) -> None:
     await served.http.post("/v1/runs", json=RUN)
     await post(served, DRIFTED)

@@ -1,11 +1,14 @@
 """One incident from its first sign to its end: opened once, grown, acknowledged, ended, and there after a restart."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from omni_rl.bridge.seam import CheckRequest, CheckResult
 from omni_rl.consistency.actions import Cause
 from tests.services.conftest import Serve, Served
+from tests.services.fake_bridge import FakeBridge
 from tests.services.test_drift import GATED, rest
 from tests.services.test_steps import CALM, DRIFTED, post, seal
 from tests.services.test_verdicts import CLEAN, RUN, SHIFTED, step
@@ -132,6 +135,44 @@ async def test_a_halted_run_ends_its_incident_by_being_resumed(served: Served) -
     (found,) = await incidents(served)
     assert found["actions"][-1]["what"] == "resumed by local"
     assert found["ended"] is not None
+
+
+CAUSES = {1: Cause.MEDIA_MISMATCH, 2: Cause.ROUNDING}
+
+
+class Asked(FakeBridge):
+    """Answers a check with the cause of its step, once the test says so."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.answered = {step: asyncio.Event() for step in CAUSES}
+
+    async def check(self, request: CheckRequest) -> CheckResult:
+        assert request.step is not None
+        self.calls.append(f"check of step {request.step}")
+        await self.answered[request.step].wait()
+        self.cause = CAUSES[request.step]
+        return await super().check(request)
+
+
+async def test_the_search_for_an_incidents_cause_ends_with_the_incident(serve: Serve) -> None:
+    limits = {"overall": {"gen_kl_error": {"warn": 1e-10, "mask": 1e-9, "pause": 20.0}}}
+    bridge = Asked()
+    async with serve(bridge) as served, asyncio.timeout(10):
+        await served.http.post("/v1/runs", json={**GATED, "limits": limits})
+        for number in (1, 2):
+            await post(served, CALM, step=number)
+            assert (await seal(served, step=number))["severity"] == "mask"
+            while f"check of step {number}" not in bridge.calls:
+                await asyncio.sleep(0.01)
+            if number == 1:
+                await served.http.post("/v1/incidents/1/end")
+        bridge.answered[1].set()
+        await asyncio.sleep(0.1)
+        bridge.answered[2].set()
+        drift = (await rest(served))["drift"]
+        assert drift == {"severity": "mask", "gate": "open", "pursuit": "nothing", "cause": "rounding"}
+        assert [one["cause"] for one in await incidents(served)] == ["rounding", "rounding"]
 
 
 async def test_it_is_there_after_a_restart_and_grows_on(serve: Serve) -> None:

@@ -246,6 +246,7 @@ class Coordinator:
                     raise ConflictError(
                         f"the gate of run {run.name} is {run.drift.gate}: resume the run, which ends it"
                     )
+                await self._responder.forget(run)  # inside `turn`: a step that shuts the gate needs the search
                 await self._record(run, run.policy.resumed(run.drift, why), {})
         ended = await self.store.end_incident(number, why)
         await self.updates.forget(ended)

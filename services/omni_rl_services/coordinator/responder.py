@@ -57,9 +57,11 @@ class Responder:
             self.pursue(run)
 
     def pursue(self, run: LiveRun, connected: asyncio.Event | None = None) -> None:
-        """Begin what the run's drift says is under way. After a restart it is continued once the cluster is
-        `connected`, unless a person resumes the run before."""
+        """Begin what the run's drift says is under way, in place of an earlier pursuit. After a restart it is continued
+        once the cluster is `connected`, unless a person resumes the run before."""
         assert run.latest is not None, "a run that drifted has a step"
+        if (before := self._pursuits.get(run.name)) is not None:
+            before.cancel()
         self._pursuits[run.name] = pursuit = asyncio.create_task(self._pursue(run, *run.latest, connected))
         pursuit.add_done_callback(partial(self._ended, run.name))
 
@@ -84,9 +86,13 @@ class Responder:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await connected.wait()
-            while run.drift.pursuit != "nothing":
+            under_way = run.drift.pursuit
+            while under_way != "nothing":
                 advance, evidence = await self._finish(run, attempt, step)
-                await self._move(run, await self._recorded(run, advance, evidence))
+                outcome = await self._recorded(run, advance, evidence)
+                # What the run's drift says once this is over and the gate has moved may be another step's pursuit.
+                under_way = outcome.drift.pursuit
+                await self._move(run, outcome)
         except Exception:
             # The task's end would go unseen. The gate stays as it is: closed, if the drift had closed it.
             logger.exception("the pursuit of what parts run %s's policies failed", run.name)
