@@ -49,7 +49,7 @@ def serve(tmp_path: Path) -> Serve:
         }
         cluster = bridge or FakeBridge()
         ledger = open_ledger(chosen["ledger"])
-        cluster.journal = LedgerJournal(ledger, "digits", force=True)
+        cluster.journal = LedgerJournal(ledger, cluster.run, force=True)
         app = create_app(CoordinatorSettings(**chosen), ledger=ledger, bridge=cluster)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (

@@ -48,7 +48,7 @@ class FakeBridge:
     """`calls`: what it was asked, in order. `down`: why Ray does not answer. `go`: syncs wait for it. `journal`: where
     it keeps its syncs, as a bridge does. `renamed`: other names of its model's modules. `published`: its engines have
     weights that were published. `nonfinite`: what is not finite in the next weights, where that is allowed.
-    `gate_error`: why its engines do not move their gates."""
+    `gate_error`: why its engines do not move their gates. `run`: whose policies it hosts."""
 
     calls: list[str] = field(default_factory=list)
     down: str | None = None
@@ -66,6 +66,7 @@ class FakeBridge:
     published: bool = False
     nonfinite: tuple[str, ...] = ()
     gate_error: OmniRLError | None = None
+    run: str = "digits"
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -81,7 +82,7 @@ class FakeBridge:
             ReplicaState("trainer", "trainer", self.version, "idle"),
         )
         gate = "open" if self.open_gate else "closed"
-        return ClusterState(True, "", "127.0.0.1:6379", "digits", gate, members)  # type: ignore[arg-type]
+        return ClusterState(True, "", "127.0.0.1:6379", self.run, gate, members)  # type: ignore[arg-type]
 
     async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
         self._called("sync")

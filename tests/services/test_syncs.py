@@ -113,6 +113,40 @@ async def test_a_key_outlives_the_coordinator(serve: Serve) -> None:
         assert listed["sync"] == first["sync"]
 
 
+async def test_a_key_of_another_run_of_the_cluster_is_another_sync(serve: Serve) -> None:
+    key = {"Idempotency-Key": "step-12"}
+    async with serve(FakeBridge(run="first")) as served:
+        first = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+    async with serve(FakeBridge(run="second")) as served:
+        second = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+        assert second["sync"] != first["sync"]
+        assert [(request.sync, request.key) for request in served.bridge.requests] == [(second["sync"], "step-12")]
+    async with serve(FakeBridge(run="first")) as served:
+        assert (await served.http.post("/v1/syncs", json={}, headers=key)).json()["sync"] == first["sync"]
+        assert served.bridge.requests == []
+
+
+async def test_a_cluster_that_hosts_another_run_by_now_takes_the_key_again(served: Served) -> None:
+    key = {"Idempotency-Key": "step-12"}
+    first = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+    journal, served.bridge.run, served.bridge.journal = served.bridge.journal, "another", None
+    assert (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()["sync"] != first["sync"]
+    served.bridge.journal = journal
+
+
+async def test_a_key_is_known_while_the_cluster_is_away(serve: Serve) -> None:
+    key = {"Idempotency-Key": "step-12"}
+    async with serve() as served:
+        first = (await served.http.post("/v1/syncs?wait=true", json={}, headers=key)).json()
+        served.bridge.down = "the head of Ray is gone"
+        assert (await served.http.post("/v1/syncs", json={}, headers=key)).json()["sync"] == first["sync"]
+    down = FakeBridge(down="connecting")
+    for run, status in (("digits", 200), ("another", 503)):
+        cluster = {"address": "127.0.0.1:6379", "dashboard": "", "run": run, "model": "model", "ledger": ""}
+        async with serve(down, cluster=cluster) as served:
+            assert (await served.http.post("/v1/syncs", json={}, headers=key)).status_code == status
+
+
 async def test_a_sync_that_was_rolled_back_says_so(served: Served) -> None:
     served.bridge.sync_error = SyncRolledBackError("3 elements of mixer.D differ; replicas serve what they served")
     answer = await served.http.post("/v1/syncs?wait=true", json={})

@@ -75,9 +75,7 @@ class Coordinator:
         self.events = Events(self.store, self.telemetry, settings.bounds.subscribers)
         self.gate = Gate(bridge)
         self.jobs = Jobs(bridge, self.store, self.events)
-        self.syncs = Syncs(
-            bridge, self.store, self.events, self.telemetry, settings.weight_roots, self._look_at_cluster
-        )
+        self.syncs = Syncs(bridge, self.store, self.events, self.telemetry, settings, self._look_at_cluster)
         self._bridge = bridge
         self._alone = isinstance(bridge, NoBridge)
         self.checks = PolicyChecks(bridge, self.store, self.events)

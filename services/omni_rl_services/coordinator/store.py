@@ -121,9 +121,9 @@ class Store:
         """Drop media that are too old."""
         await self._read(self._media.tidy)
 
-    async def sync_by_key(self, key: str) -> str | None:
-        """Return the sync that came with an idempotency key, or None."""
-        wanted = sa.select(syncs.c.sync).where(syncs.c.key == key)
+    async def sync_by_key(self, run: str | None, key: str) -> str | None:
+        """Return the sync of a cluster's run that came with an idempotency key, or None."""
+        wanted = sa.select(syncs.c.sync).where(syncs.c.run == run, syncs.c.key == key)
         return await self._read(self._scalar, wanted)
 
     async def held_by_person(self) -> str | None:

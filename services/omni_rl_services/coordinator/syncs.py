@@ -28,6 +28,7 @@ from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.problems import SyncIsRunningError
+from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.views import sync_answer, told
@@ -65,7 +66,7 @@ class Syncs:
         store: Store,
         events: Events,
         telemetry: Telemetry,
-        roots: tuple[Path, ...],
+        settings: CoordinatorSettings,
         look: Callable[[], Awaitable[None]],
     ) -> None:
         """`look` reads the state of the cluster, so that whoever hears that a sync is over finds its weights in the
@@ -75,7 +76,9 @@ class Syncs:
         self._events = events
         self._telemetry = telemetry
         self._look = look
-        self._roots = tuple(root.resolve() for root in roots)
+        self._roots = tuple(root.resolve() for root in settings.weight_roots)
+        # The cluster's run, whose keys they are: a cluster that does not answer now does not say it.
+        self._run_sampled = None if settings.cluster is None else settings.cluster.run
         self._begun: dict[str, _Begun] = {}
         self._turn = asyncio.Lock()
 
@@ -84,7 +87,7 @@ class Syncs:
         return next((begun.sync for begun in self._begun.values() if begun.finished is None), None)
 
     async def begin(self, body: SyncBody, key: str | None, *, heal: bool = False) -> str:
-        """Begin a sync and return its name, or that of the earlier sync with the same key. For `heal` see
+        """Begin a sync and return its name, or that of the run's earlier sync with the same key. For `heal` see
         `SyncRequest`.
 
         Raises:
@@ -95,11 +98,13 @@ class Syncs:
         """
         path = self._allowed(body)
         async with self._turn:
+            cluster = await self._bridge.state()
+            if cluster.connected:
+                self._run_sampled = cluster.run
             if key is not None and (known := await self._known(key, body)) is not None:
                 return known
             if (running := self.running) is not None:
                 raise SyncIsRunningError(running)
-            cluster = await self._bridge.state()
             if not cluster.connected:
                 raise RayUnavailableError(cluster.reason)
             begun = _Begun(uuid.uuid4().hex[:12], body, key, time.time(), run=cluster.run)
@@ -155,15 +160,16 @@ class Syncs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _known(self, key: str, body: SyncBody) -> str | None:
-        begun = next((begun for begun in self._begun.values() if begun.key == key), None)
+        run = self._run_sampled
+        begun = next((begun for begun in self._begun.values() if (begun.run, begun.key) == (run, key)), None)
         if begun is None:
-            return await self._store.sync_by_key(key)
+            return await self._store.sync_by_key(run, key)
         if begun.body != body:
             raise IdempotencyError(f"this key came before, for sync {begun.sync} of other weights; use a new key")
         if isinstance(begun.error, UNKNOWN):
             # The bridge died over it, maybe before it began, or the ledger took no word of it: the ledger knows.
             del self._begun[begun.sync]
-            return await self._store.sync_by_key(key)
+            return await self._store.sync_by_key(run, key)
         return begun.sync
 
     def _allowed(self, body: SyncBody) -> str | None:
