@@ -91,12 +91,12 @@ def _whole(step: PostedStep, spans: Spans, s: int) -> bool:
 
 
 def _distance(sampled: str, scored: str) -> int | None:
-    """Return how many versions lie between two of our own, run/attempt/number/digest; None for names of another
-    form."""
+    """Return how many versions the sampled one is behind the scored one, negative where it is ahead: of two numbers, or
+    of two of our own names, run/attempt/number/digest; None for names of another form."""
     ours, theirs = sampled.split("/"), scored.split("/")
-    if len(ours) != 4 or len(theirs) != 4 or ours[:2] != theirs[:2] or not (ours[2] + theirs[2]).isdigit():
-        return None
-    return int(theirs[2]) - int(ours[2])
+    if len(ours) == len(theirs) == 4 and ours[:2] == theirs[:2]:
+        sampled, scored = ours[2], theirs[2]
+    return int(scored) - int(sampled) if sampled.isdecimal() and scored.isdecimal() else None
 
 
 def media(step: PostedStep, noise: float) -> Finding:

@@ -207,20 +207,28 @@ def test_one_whole_answer_by_weights_that_no_other_had_is_told_and_one_that_bega
 
 
 @pytest.mark.parametrize(
-    ("sampled", "lag", "severity"),
+    ("sampled", "scored", "lag", "severity"),
     [
-        ("r/1/7/aa", 2, Severity.OK),
-        ("r/1/7/aa", 1, Severity.WARN),
-        ("r/1/10/aa", 2, Severity.WARN),  # it is ahead
-        ("r/2/8/aa", 2, Severity.WARN),  # of another attempt
-        ("step-8", 2, Severity.WARN),  # nobody knows how far
-        ("r/1/8", 2, Severity.WARN),
+        ("r/1/7/aa", "r/1/9/bb", 2, Severity.OK),
+        ("r/1/7/aa", "r/1/9/bb", 1, Severity.WARN),
+        ("r/1/10/aa", "r/1/9/bb", 2, Severity.WARN),  # it is ahead
+        ("r/2/8/aa", "r/1/9/bb", 2, Severity.WARN),  # of another attempt
+        ("step-8", "r/1/9/bb", 2, Severity.WARN),  # nobody knows how far
+        ("r/1/8", "r/1/9/bb", 2, Severity.WARN),
+        ("r/1//aa", "r/1/9/bb", 2, Severity.WARN),
+        ("r/1/\N{SUPERSCRIPT EIGHT}/aa", "r/1/9/bb", 2, Severity.WARN),
+        ("9", "10", 1, Severity.OK),
+        ("8", "10", 1, Severity.WARN),
+        ("11", "10", 1, Severity.WARN),  # it is ahead
+        ("9", "10", 0, Severity.WARN),
+        ("9", "r/1/10/bb", 1, Severity.WARN),
     ],
 )
-def test_a_lag_within_what_the_run_allows_is_not_told(sampled: str, lag: int, severity: Severity) -> None:
+def test_a_lag_within_what_the_run_allows_is_not_told(sampled: str, scored: str, lag: int, severity: Severity) -> None:
     world = World(3, 16, 32, 64, 2e-7)
     engine = world.engine(world.logits)
     ids = world.sample(engine)
-    rows = records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids, train_version="r/1/9/bb")
+    rows = records(world.logprobs(engine, ids), world.logprobs(world.logits, ids), ids, train_version=scored)
     spans = [{"version": sampled, "start": 0, "end": 32}]
-    assert Judge("float32", lag).rows([row | {"version_spans": spans} for row in rows]).severity is severity
+    found = Judge("float32", lag).rows([row | {"version_spans": spans} for row in rows])
+    assert (found.severity, found.cause) == (severity, "stale_weights" if severity is Severity.WARN else None)
