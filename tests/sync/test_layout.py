@@ -67,6 +67,27 @@ def test_every_element_is_exactly_one_thing(dtype: torch.dtype) -> None:
     assert (alias.name, alias.aliases) == ("left", ("view",))
 
 
+class PaddedInFront(nn.Module):
+    """Padding before the first element of the first released tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(PADDED, WIDTH))
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            self.embedding[:-VOCABULARY].fill_(0)
+            self.embedding[-VOCABULARY:].copy_(tensors["embedding"])
+
+
+def test_padding_before_the_first_released_element_ends_where_that_begins() -> None:
+    model = PaddedInFront()
+    layout = LayoutMap.derive(model, {"embedding": TensorSpec(torch.float32, (VOCABULARY, WIDTH))}, model.load)
+    padding, released = (PADDED - VOCABULARY) * WIDTH, VOCABULARY * WIDTH
+    assert layout.blocks == (StridedBlock(0, 0, Transform.COPY, 1, released, 0, 0, padding, 0),)
+    assert layout.coverage() == Coverage(released, 0, 0, 0, padding, released + padding)
+
+
 @DTYPES
 def test_applying_equals_loading_bit_for_bit(dtype: torch.dtype) -> None:
     model, layout = derived(dtype)

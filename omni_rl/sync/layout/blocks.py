@@ -99,7 +99,9 @@ def runs(
     """
     if not len(numbers):
         return
-    neighbours = (numbers[1:] - numbers[:-1] == 1) | ((numbers[1:] < 0) & (numbers[:-1] < 0))
+    before, after = numbers[:-1], numbers[1:]
+    # -1 comes before 0 as a number, but stands for no element.
+    neighbours = ((after - before == 1) & (before >= 0)) | ((after < 0) & (before < 0))
     neighbours &= transforms[1:] == transforms[:-1]
     starts = np.concatenate([[0], np.flatnonzero(~neighbours) + 1])
     ends = np.concatenate([starts[1:], [len(numbers)]])
