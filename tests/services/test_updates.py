@@ -10,6 +10,8 @@ from omni_rl_services.coordinator import updates as service
 from omni_rl.agent.bodies import sum_body
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
+from omni_rl.errors import LedgerError
+from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
 
 RUN = {"run": "trl", "model": "tiny", "dtype": "float32", "framework": "trl"}
@@ -139,9 +141,9 @@ def share(weights: Weights, number: int, **said: Any) -> dict[str, Any]:
     return body
 
 
-async def seal(served: Served) -> dict[str, Any]:
+async def seal(served: Served, number: int = 1) -> dict[str, Any]:
     """The verdict of a step whose sides differ."""
-    step = "/v1/runs/trl/attempts/1/steps/1"
+    step = f"/v1/runs/trl/attempts/1/steps/{number}"
     record = {"sample": "a", "rollout_logprobs": [-0.5] * 32, "train_logprobs": [-1.5] * 32}
     await served.http.put(f"{step}/parts/0", json={"schema": "omni_rl.step/1", "records": [record]})
     verdict: dict[str, Any] = (await served.http.post(f"{step}/seal", json={})).json()
@@ -357,8 +359,8 @@ async def wrong(served: Served) -> list[str]:
 
 
 async def ended(served: Served) -> list[str]:
-    """Why each of the run's incidents ended, the newest first."""
-    found = (await served.http.get("/v1/incidents?run=trl&kind=update")).json()
+    """Why each of the run's incidents that are over ended, the newest first."""
+    found = (await served.http.get("/v1/incidents?run=trl&kind=update&open=false")).json()
     return [one["actions"][-1]["what"] for one in found]
 
 
@@ -410,3 +412,64 @@ async def test_engines_of_a_trainers_earlier_start_are_accused_while_no_other_ha
     await seal(served)
     assert await wrong(served) == []
     assert (await ended(served))[0] == "the engine that had it is taken for gone"
+
+
+def fail(served: Served, monkeypatch: pytest.MonkeyPatch, write: str, times: int) -> None:
+    """Let the ledger refuse a kind of write so many times."""
+    store = served.coordinator.store
+    known, failures = getattr(store, write), [LedgerError("the disk is full")] * times
+
+    async def failing(new: NewUpdate) -> list[int]:
+        if failures:
+            raise failures.pop()
+        numbers: list[int] = await known(new)
+        return numbers
+
+    monkeypatch.setattr(store, write, failing)
+
+
+async def test_a_fault_ends_with_a_right_update_that_the_ledger_takes_at_the_second_try(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await go_stale(served, "e0")
+    await announce(served, 3, trained(3))
+    fail(served, monkeypatch, "put_update", 1)
+    body = receipt(trained(3), trained(1), of=3)
+    assert (await served.http.put("/v1/runs/trl/engines/e0/updates/3", json=body)).status_code == 503
+    assert await wrong(served) == [STALE]
+    await tell(served, 3, body)
+    assert await wrong(served) == []
+    assert await ended(served) == ["a later update was right"]
+
+
+async def test_what_a_trainers_new_start_ends_is_over_once_the_ledger_takes_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await go_stale(served, "e0")
+    fail(served, monkeypatch, "put_update", 1)
+    body = announcement(trained(7), session="b")
+    assert (await served.http.put("/v1/runs/trl/updates/1", json=body)).status_code == 503
+    await announce(served, 1, trained(7), session="b")
+    assert await wrong(served) == []
+    assert await ended(served) == ["the trainer was started again, and its engines are judged anew"]
+
+
+async def test_a_fault_of_a_trainers_new_start_is_another_than_that_of_the_start_before(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger did not take the new start, so that its first fault comes before the old one's end was stored."""
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    await make_run(served)
+    await announce(served, 1, trained(1), session="a")
+    await tell(served, 1, receipt(trained(1), of=1))
+    await announce(served, 2, trained(2), session="a")
+    await seal(served)
+    assert len(await wrong(served)) == 1
+    fail(served, monkeypatch, "put_update", 1)
+    body = announcement(trained(7), session="b")
+    assert (await served.http.put("/v1/runs/trl/updates/1", json=body)).status_code == 503
+    await seal(served, 2)
+    await announce(served, 1, trained(7), session="b")
+    (sentence,) = await wrong(served)
+    assert sentence.startswith("engine e0 has confirmed no update, and the trainer is at update 1")
+    assert await ended(served) == ["the trainer was started again, and its engines are judged anew"]

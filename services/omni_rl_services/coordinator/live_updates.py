@@ -42,6 +42,8 @@ class LiveUpdates:
     arrived: dict[int, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
     """When each engine's newest receipt came."""
+    over: dict[int, str] = field(default_factory=dict)
+    """Why incidents end whose faults are no longer in `open`: by their numbers, until the ledger has stored it."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -108,7 +108,7 @@ class Updates:
                 live.heard[engine] = asyncio.get_running_loop().time()
             if judged.pending:
                 self._settle(run, live, state)
-                await self._store.put_update(NewUpdate(key, told, answer.model_dump(mode="json"), {}))
+                await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
             else:
                 await self._tell(live, state, judged, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
         self._events.poke()
@@ -133,8 +133,9 @@ class Updates:
             for old in live.arrived.keys() - live.of.announced.keys():
                 del live.arrived[old]
             answer = answers.announced_answer(announcement)
-            over = {one.incident: AGAIN if again else GONE for one in left(live, set() if again else live.of.present)}
-            await self._store.put_update(NewUpdate(key, told, answer.model_dump(mode="json"), {}, over))
+            for one in left(live, set() if again else live.of.present):
+                live.over[one.incident] = AGAIN if again else GONE
+            await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
             for state in live.of.engines.values():
                 if live.of.concerns(state, number):
                     await self._judge_again(live, state)
@@ -204,43 +205,27 @@ class Updates:
             return
         answer = await self._work(live.of.nbytes(), answers.answer, state, judged)
         again = NewUpdate(live.keys[state.name], None, answer.model_dump(mode="json"), {})
-        await self._tell(live, state, judged, again, kept=True)
+        await self._tell(live, state, judged, again)
 
-    async def _tell(
-        self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate, new: NewUpdate, *, kept: bool = False
-    ) -> None:
+    async def _tell(self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate, new: NewUpdate) -> None:
         """Make an answer durable with the incidents that it opens and those that it ends."""
         if judged.confirmed is not None:
             state.confirmed = max(state.confirmed or 0, judged.confirmed)
-        over, faults = self._changed(live, state, judged)
-        opened = [with_engine(live, fault, state.name) for fault in faults]
-        count = len(live.of.present)
-        change = replace(
-            new,
-            over={one.incident: RIGHT for one in over},
-            seen=[incident_of(one, count, judged.of) for one in opened],
-            events=[NewEvent("update", {"engine": state.name, "number": state.number, "of": judged.of}, new.key.run)],
-        )
-        numbers = await (self._store.change_update(change) if kept else self._store.put_update(change))
-        for one, number in zip(opened, numbers, strict=True):
-            one.incident = number
-            live.open[one.fault.key] = one
+        faults = self._changed(live, state, judged)
+        told = NewEvent("update", {"engine": state.name, "number": state.number, "of": judged.of}, new.key.run)
+        await self._change(live, replace(new, events=[told]), faults, state.name, judged.of)
 
-    def _changed(
-        self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate
-    ) -> tuple[list[OpenFault], list[UpdateFault]]:
-        """Return the faults that end with this update in this engine, and those that are new in it."""
+    def _changed(self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate) -> list[UpdateFault]:
+        """End the faults that this update ends in this engine, and return those that are new in it."""
         if judged is judging.NOTHING:
-            return [], []
+            return []
         now = {fault.key for fault in judged.found}
-        over = []
         for key, one in list(live.open.items()):
             if state.name in one.engines and key not in now:
                 one.engines.discard(state.name)
                 if not one.engines:
-                    over.append(live.open.pop(key))
-        new = [one for one in judged.found if state.name not in getattr(live.open.get(one.key), "engines", ())]
-        return over, new
+                    live.over[live.open.pop(key).incident] = RIGHT
+        return [one for one in judged.found if state.name not in getattr(live.open.get(one.key), "engines", ())]
 
     async def _tell_faults(
         self, live: LiveUpdates, state: EngineUpdates, faults: Iterable[UpdateFault], key: UpdateKey
@@ -248,16 +233,27 @@ class Updates:
         new = [one for one in faults if state.name not in getattr(live.open.get(one.key), "engines", ())]
         if not new:
             return
-        opened = [with_engine(live, fault, state.name) for fault in new]
         kept = await self._store.update(key)
-        change = NewUpdate(
-            key,
-            None,
-            {} if kept is None else kept.answer,
-            {},
-            seen=[incident_of(one, len(live.of.present), live.of.newest) for one in opened],
-        )
-        for one, number in zip(opened, await self._store.change_update(change), strict=True):
+        change = NewUpdate(key, None, {} if kept is None else kept.answer, {})
+        await self._change(live, change, new, state.name, live.of.newest)
+
+    async def _change(
+        self,
+        live: LiveUpdates,
+        new: NewUpdate,
+        faults: Iterable[UpdateFault] = (),
+        engine: str = "",
+        update: int | None = None,
+    ) -> None:
+        """Make a change durable with the incidents that end, those whose end the ledger did not store before among
+        them, and with those of the faults that are new in an engine at a trainer's update."""
+        opened = [with_engine(live, fault, engine) for fault in faults]
+        seen = [incident_of(one, len(live.of.present), update) for one in opened]
+        change = replace(new, over=dict(live.over), seen=seen)
+        store = self._store.change_update if new.told is None else self._store.put_update
+        numbers = await store(change)
+        live.over.clear()
+        for one, number in zip(opened, numbers, strict=True):
             one.incident = number
             live.open[one.fault.key] = one
 
