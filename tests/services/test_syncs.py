@@ -231,6 +231,14 @@ async def test_what_the_successor_made_of_it_counts_where_the_bridge_had_begun(s
     assert served.bridge.calls.count("sync") == 1
 
 
+async def test_a_sync_that_the_bridge_died_over_is_listed_as_it_is_shown(served: Served) -> None:
+    served.bridge.sync_error = RayUnavailableError("the bridge to Ray ended")
+    await served.http.post("/v1/syncs?wait=true", json={})
+    (listed,) = (await served.http.get("/v1/syncs")).json()
+    shown = (await served.http.get(f"/v1/syncs/{listed['sync']}")).json()
+    assert listed["outcome"] == shown["outcome"] == "rolled_back", "as its successor left it in the ledger"
+
+
 async def test_successors_come_without_new_weights(served: Served) -> None:
     before = (await served.http.post("/v1/syncs?wait=true", json={})).json()
     shown = "omni_rl_sync_bytes 2.961408e+06"

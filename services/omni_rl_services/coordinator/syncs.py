@@ -147,10 +147,11 @@ class Syncs:
 
     async def newest(self, limit: int) -> list[SyncAnswer]:
         """Return syncs, the newest first, without phases."""
-        kept = await self._store.syncs(limit=limit)
-        ours = {sync: _answer(begun).model_copy(update={"phases": []}) for sync, begun in self._begun.items()}
-        ours |= {answer.sync: answer for answer in map(sync_answer, kept) if answer.sync not in ours}
-        return sorted(ours.values(), key=lambda answer: answer.started, reverse=True)[:limit]
+        found = {answer.sync: answer for answer in map(sync_answer, await self._store.syncs(limit=limit))}
+        for sync, begun in self._begun.items():
+            if sync not in found or not isinstance(begun.error, UNKNOWN):
+                found[sync] = _answer(begun).model_copy(update={"phases": []})
+        return sorted(found.values(), key=lambda answer: answer.started, reverse=True)[:limit]
 
     async def close(self) -> None:
         """Stop following. A sync under way is finished or rolled back by the bridge or its successor."""
