@@ -131,6 +131,31 @@ async def test_an_incident_that_is_always_refused_keeps_no_other_from_its_receiv
         assert heard.count(2) == 1
 
 
+async def test_an_error_that_nobody_foresaw_ends_no_webhook(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    failures = [UnicodeError("https://ops.example/very-secret"), httpx.InvalidURL("https://ops.example/very-secret")]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if failures:
+            raise failures.pop()
+        return httpx.Response(200)
+
+    async with serve() as served:
+        await broken(served)
+        store = served.coordinator.store
+        webhook = WebhookSettings(name="ops", url=SecretStr("https://ops.example/very-secret"))
+        settings = PagerSettings(webhooks=(webhook,))
+        paging = pager.Pager(settings, store, served.coordinator.telemetry, httpx.MockTransport(answer))
+        paging.open()
+        async with asyncio.timeout(10):
+            while not (await store.incident(1)).told:
+                await asyncio.sleep(0.01)
+        await paging.close()
+        assert 'omni_rl_webhook_failures_total{webhook="ops"} 2.0' in (await served.http.get("/metrics")).text
+    assert "webhook ops was not told, again in 0 s: InvalidURL" in caplog.text
+    assert "webhook ops was not told, again in 0 s: UnicodeError" in caplog.text
+    assert "very-secret" not in caplog.text
+
+
 async def test_a_restart_tells_what_was_missed_and_nothing_twice(serve: Serve, receiver: Receiver) -> None:
     async with serve() as served:
         await broken(served)
@@ -180,6 +205,12 @@ async def test_pagerduty_gets_one_alert_from_trigger_to_resolve(serve: Serve, re
         assert got[0]["payload"]["summary"].startswith("Run math: drift, pause, token_shift: Step 1, ")
 
 
+async def test_a_line_end_after_an_address_is_no_part_of_it(serve: Serve, receiver: Receiver) -> None:
+    async with serve(pager=told(receiver, url=f" {receiver.url}\n")) as served:
+        await broken(served)
+        await wait(receiver, 1)
+
+
 async def test_no_address_and_no_secret_is_in_a_log(
     serve: Serve, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,6 +226,9 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     for settings in (
         {"name": "a", "url": "ftp://example"},
         {"name": "a", "url": "https://"},
+        {"name": "a", "url": "http://host:abc/"},
+        {"name": "a", "url": "http://127.0.0.1:9/x\ny"},
+        {"name": "a", "url": "http://xn--/"},
         {"name": "a", "url": "https://example", "template": "pagerduty"},
     ):
         with pytest.raises(ConfigError):

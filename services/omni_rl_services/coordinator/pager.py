@@ -7,6 +7,7 @@ import json
 import logging
 import stat
 import time
+from traceback import format_tb
 from typing import Any
 
 import httpx
@@ -80,7 +81,8 @@ class Pager:
                 news.clear()
                 try:
                     await self._tell_all(client, webhook)
-                except (httpx.HTTPError, OmniRLError) as error:
+                except Exception as error:
+                    # Whatever it is: the end of the task would go unseen, and nobody be told of any incident.
                     self._telemetry.webhook_failures.labels(webhook.name).inc()
                     logger.warning("webhook %s was not told, again in %.0f s: %s", webhook.name, wait, _why(error))
                     await asyncio.sleep(wait)
@@ -153,8 +155,12 @@ def signature(secret: str, at: int, body: bytes) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return an error's text without the address, which may be a secret."""
-    return str(error) if isinstance(error, _RefusedError | OmniRLError) else type(error).__name__
+    """Return an error's text without the address, which may be a secret: that of a stranger's error may have it, so
+    its type is told, and the lines that raised it."""
+    if isinstance(error, _RefusedError | OmniRLError):
+        return str(error)
+    name = type(error).__name__
+    return name if isinstance(error, httpx.HTTPError) else f"{name}\n{''.join(format_tb(error.__traceback__))}"
 
 
 def _secret(webhook: WebhookSettings) -> str | None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+import httpx
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
 from omni_rl.settings import StrictSettings
 
@@ -22,14 +22,27 @@ class WebhookSettings(StrictSettings):
     least: Literal["warn", "mask", "pause"] = "mask"
     """The least severity of an incident that is sent."""
 
+    @field_validator("url")
+    @classmethod
+    def _stripped(cls, url: SecretStr) -> SecretStr:
+        return SecretStr(url.get_secret_value().strip())
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        address = urlsplit(self.url.get_secret_value())
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if not _can_be_asked(self.url.get_secret_value()):
             raise ValueError(f"webhook {self.name}: url is no http or https address")
         if self.template == "pagerduty" and self.secret_file is None:
             raise ValueError(f"webhook {self.name}: pagerduty takes its routing key from secret_file")
         return self
+
+
+def _can_be_asked(url: str) -> bool:
+    """Return whether httpx, which is to send there, takes the address."""
+    try:
+        address = httpx.URL(url)
+        return address.scheme in ("http", "https") and address.host != ""
+    except (httpx.InvalidURL, UnicodeError):  # the host's name may be none that can be encoded
+        return False
 
 
 class PagerSettings(StrictSettings):
