@@ -413,10 +413,31 @@ def test_a_tokens_file_is_its_owners_alone(tmp_path: Path) -> None:
         settings.all_tokens()
     path.chmod(0o600)
     assert [entry.name for entry in settings.all_tokens()] == ["ann"]
-    for content, named in (("{", "not JSON"), ("{}", "a list"), ("[]", "no token"), ('[{"name": "ann"}]', "scope")):
-        path.write_text(content)
+    wrong = ((b"{", "not JSON"), (b"\xff", "not JSON"), (b"{}", "a list"), (b"[]", "no token"))
+    for content, named in (*wrong, (b'[{"name": "ann"}]', "scope")):
+        path.write_bytes(content)
         with pytest.raises(ConfigError, match=named):
             settings.all_tokens()
+
+
+async def test_a_tokens_file_that_was_refused_is_read_once_it_is_its_owners_alone(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.json"
+    entries = [{"name": name, "scope": "read", "sha256": new_token()[1]} for name in ("ann", "bob")]
+    token, entries[0]["sha256"] = new_token()
+    path.write_text(json.dumps(entries))
+    path.chmod(0o600)
+    async with serve(tokens_file=path) as served:
+        edited = tmp_path / "edited.json"  # as editors write, by another umask
+        edited.write_text(json.dumps(entries[1:]))
+        edited.chmod(0o644)
+        edited.replace(path)
+        for _ in range(3):
+            assert (await served.http.get("/v1/session", headers=bearer(token))).status_code == 200
+        path.chmod(0o600)
+        assert (await served.http.get("/v1/session", headers=bearer(token))).status_code == 401
+    assert caplog.text.count("the tokens stay as they were") == 1
 
 
 async def test_an_error_of_our_own_tells_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,12 +50,13 @@ class Tokens:
     """The tokens of a coordinator by their hashes. A tokens file that changes is read again at the next request, so
     that a new token counts, and a removed one does not, without a restart.
 
-    Raises `ConfigError` if the file cannot be used at the start. Later, tokens stay as they were until it can.
+    Raises `ConfigError` if the file cannot be used at the start. Later, tokens stay as they were until it can: it is
+    read at every request until then, since what kept it from being read may end without a change of the file.
     """
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
-        self._seen = self._stamp()
+        self._seen = self._refused = self._stamp()
         self._entries = self._read()
 
     def __bool__(self) -> bool:
@@ -79,11 +80,14 @@ class Tokens:
         stamp = self._stamp()
         if stamp == self._seen:
             return
-        self._seen = stamp
         try:
             self._entries = self._read()
         except ConfigError as error:
-            logger.warning("the tokens stay as they were: %s", error)
+            if stamp != self._refused:  # once for each change, not at every request
+                logger.warning("the tokens stay as they were: %s", error)
+            self._refused = stamp
+            return
+        self._seen = stamp
 
     def _read(self) -> list[tuple[bytes, Caller]]:
         return [(entry.sha256.encode(), Caller(entry.name, entry.scope)) for entry in self._settings.all_tokens()]

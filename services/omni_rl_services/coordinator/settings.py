@@ -169,7 +169,7 @@ class CoordinatorSettings(StrictSettings):
 def load_tokens(path: Path, *, may_be_absent: bool = False) -> tuple[TokenEntry, ...]:
     """Return the token entries of a file that only its owner may read. Raises `ConfigError` as `all_tokens` does."""
     try:
-        mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
+        mode, content = stat.S_IMODE(path.stat().st_mode), path.read_bytes()
     except OSError as error:
         if may_be_absent and isinstance(error, FileNotFoundError):
             return ()
@@ -177,7 +177,7 @@ def load_tokens(path: Path, *, may_be_absent: bool = False) -> tuple[TokenEntry,
     if mode & 0o077:
         raise ConfigError(f"tokens file {path} may be read by others; run: chmod 600 {path}")
     try:
-        entries = json.loads(text)
+        entries = json.loads(content)
     except ValueError:
         raise ConfigError(f"tokens file {path} is not JSON") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
