@@ -473,3 +473,18 @@ async def test_a_fault_of_a_trainers_new_start_is_another_than_that_of_the_start
     (sentence,) = await wrong(served)
     assert sentence.startswith("engine e0 has confirmed no update, and the trainer is at update 1")
     assert await ended(served) == ["the trainer was started again, and its engines are judged anew"]
+
+
+async def test_what_is_told_of_a_little_later_is_told_once_the_ledger_takes_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(service, "RECORD_SECONDS", 0.01)
+    await make_run(served)
+    await announce(served, 1, trained(1), at=1.0)
+    fail(served, monkeypatch, "change_update", 2)
+    await tell(served, 1, receipt({**trained(1), f"model.{NORM}": torch.zeros(4)}, at=1.5))
+    async with asyncio.timeout(10):
+        while not (found := await alarms(served)):
+            await asyncio.sleep(0.01)
+    assert found == [f"update 1: {NORM} is zero in the engine and not in the trainer"]

@@ -1,6 +1,7 @@
 """Updates of weights in engines that are not ours: receipts and announcements, compared as they come."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ from omni_rl.agent.judging import EngineUpdates, JudgedUpdate, Receipt, RunUpdat
 from omni_rl.api.updates import UpdateAnswer
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Check, Finding
-from omni_rl.errors import ConflictError
+from omni_rl.errors import ConflictError, LedgerError, TakenOverError
 from omni_rl.ledger.types import Incident, NewEvent
 from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
 from omni_rl_services.coordinator.events import Events
@@ -26,10 +27,12 @@ from omni_rl_services.coordinator.live_updates import (
     sentence_of,
     with_engine,
 )
+from omni_rl_services.coordinator.responder import RECORD_SECONDS
 from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.update_bodies import at_once, read_announcement, read_receipt
 
+logger = logging.getLogger("omni_rl.coordinator")
 P = ParamSpec("P")
 T = TypeVar("T")
 SMALL = 64 << 10
@@ -185,15 +188,25 @@ class Updates:
         return UpdateAnswer.model_validate(kept.answer)
 
     def _settle(self, run: LiveRun, live: LiveUpdates, state: EngineUpdates) -> None:
-        """Judge again in `SETTLE_SECONDS`, unless the engine has reported another update by then."""
+        """Judge again in `SETTLE_SECONDS`, and until the ledger takes what came of it, unless the engine has reported
+        another update by then."""
         number, session = state.number, state.session
 
         async def later() -> None:
             await asyncio.sleep(SETTLE_SECONDS)
-            async with live.turn:
-                if (state.session, state.number) == (session, number) and state.confirmed != state.of.get(number):
-                    await self._judge_again(live, state, last=True)
-            self._events.poke()
+            while True:
+                try:
+                    async with live.turn:
+                        newest = (state.session, state.number) == (session, number)
+                        if newest and state.confirmed != state.of.get(number):
+                            await self._judge_again(live, state, last=True)
+                    self._events.poke()
+                    return
+                except TakenOverError:
+                    return  # another coordinator is at work
+                except LedgerError as error:
+                    logger.warning("an update of run %s was not recorded, and is tried again: %s", run.name, error)
+                await asyncio.sleep(RECORD_SECONDS)
 
         task = asyncio.create_task(later(), name=f"updates of {run.name}")
         self._later.add(task)
@@ -209,11 +222,11 @@ class Updates:
 
     async def _tell(self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate, new: NewUpdate) -> None:
         """Make an answer durable with the incidents that it opens and those that it ends."""
-        if judged.confirmed is not None:
-            state.confirmed = max(state.confirmed or 0, judged.confirmed)
         faults = self._changed(live, state, judged)
         told = NewEvent("update", {"engine": state.name, "number": state.number, "of": judged.of}, new.key.run)
         await self._change(live, replace(new, events=[told]), faults, state.name, judged.of)
+        if judged.confirmed is not None:  # only now: what the ledger did not take is judged again
+            state.confirmed = max(state.confirmed or 0, judged.confirmed)
 
     def _changed(self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate) -> list[UpdateFault]:
         """End the faults that this update ends in this engine, and return those that are new in it."""
