@@ -24,7 +24,7 @@ TOKENS = 65_536
 ROWS = 256
 """How many of the furthest answers are compared with all others."""
 FIRST = 32
-"""How many of their first tokens answers are compared by."""
+"""How many of its first judged tokens an answer is compared by."""
 
 
 def token_shift(whole: PostedStep, noise: float) -> Finding:
@@ -108,14 +108,16 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
     """
     sums = step.by_answer(np.abs(step.d))
     rows = np.argsort(-sums, kind="stable")[:ROWS]
-    rows = rows[(np.diff(step.offsets)[rows] >= FEWEST) & (sums[rows] > noise * step.lengths[rows])]
-    engine, trainer = _heads(step, step.rollout), _heads(step, step.train)
+    rows = rows[(step.lengths[rows] >= FEWEST) & (sums[rows] > noise * step.lengths[rows])]
+    trainer = np.where(step.judged, step.train, np.nan)
     off, other, own, best = [], [], 0.0, 0.0
     for n in rows.tolist():
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(trainer - engine[n])
+        start = step.offsets[n]
+        # Answers are compared place by place: where they are masked otherwise, their n-th judged tokens are not one.
+        places = np.flatnonzero(step.judged[start : step.offsets[n + 1]])[:FIRST]
+        apart = np.abs(_at(step, trainer, places) - step.rollout[start + places])
         common = np.isfinite(apart)
-        enough = common.sum(1) >= min(FEWEST, int(common[n].sum()))
+        enough = common.sum(1) >= FEWEST
         cost = np.where(common, np.minimum(apart, 8.0), 0.0).sum(1) / np.maximum(common.sum(1), 1)
         cost[~enough] = np.inf
         mine = cost[n]
@@ -147,12 +149,8 @@ def sample_pairing(step: PostedStep, noise: float) -> Finding:
     )
 
 
-def _heads(step: PostedStep, values: Array) -> Array:
-    """Return the first judged logprobs of each answer, [N, FIRST]; NaN where there is none."""
-    found = np.full((len(step), FIRST), np.nan)
-    for column in range(FIRST):
-        at = step.offsets[:-1] + column
-        here = at < step.offsets[1:]
-        chosen = at[here]
-        found[here, column] = np.where(step.judged[chosen], values[chosen], np.nan)
-    return found
+def _at(step: PostedStep, values: Array, places: Index) -> Array:
+    """Return the token values [T] that each answer has at `places` [P], counted from its start, [N, P]; NaN beyond its
+    end."""
+    at = step.offsets[:-1, None] + places
+    return np.where(at < step.offsets[1:, None], values[np.minimum(at, len(values) - 1)], np.nan)

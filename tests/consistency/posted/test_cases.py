@@ -179,6 +179,36 @@ def test_swapped_rows_are_told_with_what_swapping_them_back_leaves() -> None:
     assert f"the mean abs d of their first tokens falls from {apart:.2g} to " in found.sentence
 
 
+@pytest.mark.parametrize("first", [0, 1, 2, 7, 8, 16])
+def test_answers_that_begin_with_masked_tokens_are_not_called_swapped(first: int) -> None:
+    """Few tokens that count, among the first ones or at all, come near another answer's by chance."""
+    rng = np.random.default_rng(first)
+    train = -rng.gamma(1.0, 1.0, (32, 96))
+    rollout = np.minimum(train - rng.normal(-0.05, 0.3, train.shape), -1e-6)
+    at = np.arange(96)
+    for counted in ((at >= 48) | (at < first), at < first):
+        found = Judge().rows(records(rollout, train, loss_mask=np.tile(counted, (32, 1))))
+        assert found.cause != "sample_pairing", found
+
+
+@pytest.mark.parametrize("begin", [np.zeros(32, np.int64), np.full(32, 48), 40 + np.arange(32) // 8 * 4])
+def test_swapped_rows_are_found_wherever_the_tokens_that_count_begin(begin: np.ndarray) -> None:
+    world = World(8, 32, 96, 64)
+    engine = world.engine(world.logits)
+    ids = world.sample(engine)
+    rollout, train = world.logprobs(engine, ids), world.logprobs(world.logits, ids)
+    rollout[[2, 13, 21]] = rollout[[13, 21, 2]]
+    counted = np.arange(96) >= begin[:, None]
+    found = Judge().rows(records(rollout, train, loss_mask=counted))
+    assert (found.severity > Severity.OK, found.cause) == (True, "sample_pairing"), found
+    told = re.match(
+        "3 answers carry another answer's logprobs: the engine's of (.*) are the trainer's of (.*); paired so",
+        found.sentence,
+    )
+    assert told is not None
+    assert told.groups() in {("p0/2", "p1/5"), ("p1/5", "p2/5"), ("p2/5", "p0/2")}
+
+
 @pytest.mark.parametrize(("answers", "proper"), [(2, False), (64, True)])
 def test_few_answers_do_not_show_that_both_sides_are_proper_policies(answers: int, proper: bool) -> None:
     """Other weights: of many answers the unit mean is surely near 1, of two it says nothing."""
