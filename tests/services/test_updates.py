@@ -488,3 +488,22 @@ async def test_what_is_told_of_a_little_later_is_told_once_the_ledger_takes_it(
         while not (found := await alarms(served)):
             await asyncio.sleep(0.01)
     assert found == [f"update 1: {NORM} is zero in the engine and not in the trainer"]
+
+
+async def test_a_worker_that_an_update_did_not_concern_is_not_silent_after_a_restart(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker 1's half is as it was, so that only worker 0 tells of the second update."""
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    second = {name: torch.cat((value.chunk(2)[0], trained(1)[name].chunk(2)[1])) for name, value in trained(2).items()}
+    async with serve() as served:
+        await make_run(served)
+        await announce(served, 1, trained(1))
+        for number in (0, 1):
+            await tell(served, 1, share(trained(1), number, of=1))
+        await announce(served, 2, second)
+        await tell(served, 2, share(second, 0, of=2))
+    async with serve() as served:
+        await announce(served, 2, second)  # again: the answer was lost
+        await seal(served)
+        assert await wrong(served) == []

@@ -282,7 +282,6 @@ class Updates:
                 continue
             if not row.key.engine:
                 live.of.announce(await self._read(read_announcement(row.key.number, body), len(body)))
-                live.arrived[row.key.number] = asyncio.get_running_loop().time()
                 continue
             state = live.of.engine(row.key.engine)
             receipt = await self._read(read_receipt(row.key.number, body), len(body))
@@ -293,6 +292,9 @@ class Updates:
                     state.of[row.key.number] = answer.of
                     state.heard = max(state.heard, answer.of)
                     state.confirmed = answer.of if not answer.different else state.confirmed
+        # All of it counts as told of now: whatever is missing may have been on its way to the earlier coordinator.
+        now = asyncio.get_running_loop().time()
+        live.arrived, live.heard = dict.fromkeys(live.of.announced, now), dict.fromkeys(live.keys, now)
         for incident in await self._store.incidents(still_open=True, run=run.name, kind="update"):
             found = incident.evidence[Check.WEIGHTS]
             fault = UpdateFault(
