@@ -107,7 +107,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class TensorSeen:
-    """The digests of one media tensor: as rendered, as the engine's model received it and as the trainer's did."""
+    """The digests of one media tensor: as rendered (None: not said), as the engine's model received it and as the
+    trainer's did (None: it did not)."""
 
     modality: str
     item: int
@@ -118,7 +119,7 @@ class TensorSeen:
 
     @property
     def agreed(self) -> bool:
-        return self.rendered == self.engine == self.train
+        return self.engine == self.train and self.rendered in (None, self.engine)
 
 
 @dataclass(frozen=True)

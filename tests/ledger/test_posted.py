@@ -1,5 +1,6 @@
 """A step's records as the checks look at them: of one rank or of several, and what is of no use unless all have it."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,16 @@ def test_proofs_say_which_answer_they_are_of() -> None:
     assert proofs.tensors_apart == [(1, TensorSeen("image", 1, "pixel_values", "aa", "aa", "bb"))]
     empty = step_of([plain]).proofs
     assert (empty.sampled_by, empty.scored_by, empty.tensors) == (None, None, 0)
+
+
+def test_a_tensor_of_which_nobody_says_what_was_rendered_is_apart_where_the_sides_are() -> None:
+    digests = list(product((None, "aa", "bb"), repeat=3))
+    tensors = [{"name": "pixel_values", "rendered": r, "engine": e, "train": t} for r, e, t in digests]
+    image = {"modality": "image", "offset": 0, "length": 1, "tensors": tensors}
+    proofs = step_of([answer("a", media=[image])]).proofs
+    seen = [TensorSeen("image", 0, "pixel_values", *of) for of in digests]
+    same = {(None, None, None), (None, "aa", "aa"), (None, "bb", "bb"), ("aa", "aa", "aa"), ("bb", "bb", "bb")}
+    assert proofs.tensors == len(seen)
+    assert proofs.tensors_apart == [(0, tensor) for tensor, of in zip(seen, digests, strict=True) if of not in same]
+    # Steps of our own pair are asked this way.
+    assert [tensor.agreed for tensor in seen] == [of in same for of in digests]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.evidence import Check, Finding, named
+from omni_rl.consistency.evidence import Check, Finding, TensorSeen, named
 from omni_rl.consistency.posted.step import Index, PostedStep, Spans
 from omni_rl.counting import agreeing, counted
 
@@ -100,7 +100,8 @@ def _distance(sampled: str, scored: str) -> int | None:
 
 
 def media(step: PostedStep, noise: float) -> Finding:
-    """Check whether both models received the media tensors that were rendered."""
+    """Check whether both models received the media tensors that were rendered; the same ones, where the records do not
+    say what was rendered."""
     seen, apart = step.proofs.tensors, step.proofs.tensors_apart
     if not seen:
         return Finding(Check.MEDIA, "not_done", "the records have no digests of media tensors")
@@ -112,17 +113,13 @@ def media(step: PostedStep, noise: float) -> Finding:
             numbers={"tensors": seen},
         )
     n, tensor = apart[0]
-    sides = [("the engine", tensor.engine), ("the trainer", tensor.train)]
-    lacks = " and ".join(side for side, digest in sides if digest is None)
-    other = " and ".join(side for side, digest in sides if digest != tensor.rendered)
-    what = f"{lacks} did not get" if lacks else f"{other} got another tensor than"
     found = _named(
         step,
         list(dict.fromkeys(number for number, _ in apart)),
         noise,
         Check.MEDIA,
         Cause.MEDIA_MISMATCH,
-        f"{tensor.modality} {tensor.item} of sample {step.samples[n]}: {what} the {tensor.name} that was rendered",
+        f"{tensor.modality} {tensor.item} of sample {step.samples[n]}: {_apart(tensor)}",
         "hand both sides the same rendered tensors",
     )
     return replace(
@@ -131,6 +128,20 @@ def media(step: PostedStep, noise: float) -> Finding:
         tensors=tuple(dict.fromkeys(t.name for _, t in apart)),
         modalities=tuple(dict.fromkeys(t.modality for _, t in apart)),
     )
+
+
+def _apart(tensor: TensorSeen) -> str:
+    """Return what is wrong with a tensor whose digests are not the same on both sides, for a sentence."""
+    sides = [("the engine", tensor.engine), ("the trainer", tensor.train)]
+    got = " and ".join(side for side, digest in sides if digest is not None)
+    lacks = " and ".join(side for side, digest in sides if digest is None)
+    if lacks:
+        told = f"{got} got" if tensor.rendered is None else "was rendered"
+        return f"{lacks} did not get the {tensor.name} that {told}"
+    if tensor.rendered is None:
+        return f"{got} got different {tensor.name}"
+    other = " and ".join(side for side, digest in sides if digest != tensor.rendered)
+    return f"{other} got another tensor than the {tensor.name} that was rendered"
 
 
 def prompt(step: PostedStep, noise: float) -> Finding:

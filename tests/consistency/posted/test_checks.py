@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.evidence import Check
+from omni_rl.consistency.evidence import Check, TensorSeen
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.copies import BELOW, HELD, LEFT, clipped, is_floor, kept_in_fewer_bits, scaled
 from omni_rl.consistency.posted.history import History
 from omni_rl.consistency.posted.look import Terms, look
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
 from omni_rl.consistency.posted.places import Places
-from omni_rl.consistency.posted.proofs import versions
+from omni_rl.consistency.posted.proofs import media, versions
 from omni_rl.consistency.posted.step import CAP, Array, PostedStep, Proofs, Spans
 from omni_rl.consistency.posted.support import ABOVE, FAR, UnitMean, support
 from omni_rl.consistency.posted.values import CONSTANT_TOKENS, impossible, placeholders
@@ -250,6 +250,28 @@ def test_of_many_answers_that_older_weights_sampled_eight_are_named() -> None:
     assert (found.result, found.cause) == ("explains", Cause.STALE_WEIGHTS)
     assert found.sentence.startswith("10 of 40 answers")
     assert found.samples == tuple(f"a{n}" for n in range(8))
+
+
+@pytest.mark.parametrize(
+    ("rendered", "engine", "train", "told"),
+    [
+        ("r", "r", "t", "the trainer got another tensor than the pixel_values that was rendered"),
+        ("r", "e", "t", "the engine and the trainer got another tensor than the pixel_values that was rendered"),
+        ("r", None, "t", "the engine did not get the pixel_values that was rendered"),
+        ("r", None, None, "the engine and the trainer did not get the pixel_values that was rendered"),
+        (None, "e", "t", "the engine and the trainer got different pixel_values"),
+        (None, None, "t", "the engine did not get the pixel_values that the trainer got"),
+        (None, "e", None, "the trainer did not get the pixel_values that the engine got"),
+    ],
+)
+def test_which_side_got_another_tensor_is_told(
+    rendered: str | None, engine: str | None, train: str | None, told: str
+) -> None:
+    apart = [(0, TensorSeen("image", 2, "pixel_values", rendered, engine, train))]
+    one = step(np.full(8, -2.0), np.full(8, -1.0))
+    found = media(replace(one, proofs=Proofs(tensors=3, tensors_apart=apart)), NOISE)
+    assert (found.result, found.cause) == ("explains", Cause.MEDIA_MISMATCH)
+    assert found.sentence.startswith(f"image 2 of sample a0: {told} (a0): its mean abs d is 1; ")
 
 
 @pytest.mark.parametrize(("at", "said"), [(-1, True), (-2, False)])
