@@ -16,7 +16,8 @@ from omni_rl.ledger.tables import updates
 from omni_rl.ledger.types import NewEvent, NewIncident
 
 TOLD_KEPT = 4
-"""How many of the newest rows of an engine's worker, or of the trainer, have the report that they were made from."""
+"""How many of the newest rows of an engine's worker have the report that they were made from; of the trainer's also as
+many as an engine may be behind (`NewUpdate.reports`)."""
 ROWS_KEPT = 10_000
 """How many of a run's newest rows stay."""
 
@@ -49,7 +50,7 @@ class StoredReport:
 class NewUpdate:
     """A change to the updates. `told` is the report, None where the row is there already. `also` has answers to other
     rows that change with it. `over` says, by number, why incidents end with it; `seen` are those that it opens, or lets
-    grow."""
+    grow. `reports` is how many of the newest reports of this engine's worker, or of the trainer, stay stored."""
 
     key: UpdateKey
     told: StoredReport | None
@@ -58,6 +59,7 @@ class NewUpdate:
     over: Mapping[int, str] = field(default_factory=dict)
     seen: Sequence[NewIncident] = ()
     events: Sequence[NewEvent] = ()
+    reports: int = TOLD_KEPT
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
     if known is None:
         row = {**new.key._asdict(), "digest": new.told.digest, "told": new.told.deflated, "answer": new.answer}
         connection.execute(sa.insert(updates).values(row))
-        _forget(connection, new.key)
+        _forget(connection, new.key, new.reports)
     elif known != new.told.digest:
         raise ConflictError(f"update {new.key.number} of worker {new.key.worker} was told of with other content")
     return change(connection, new)
@@ -132,10 +134,10 @@ def _kept(row: Any) -> KeptUpdate:
     return KeptUpdate(key, row.digest, row.answer)
 
 
-def _forget(connection: sa.Connection, key: UpdateKey) -> None:
-    """Drop the reports and the rows that this row makes too old."""
+def _forget(connection: sa.Connection, key: UpdateKey, reports: int) -> None:
+    """Drop the reports, of which the newest few stay, and the rows that this row makes too old."""
     own = sa.and_(updates.c.run == key.run, updates.c.engine == key.engine, updates.c.worker == key.worker)
-    old = sa.select(updates.c.id).where(own).order_by(updates.c.id.desc()).offset(TOLD_KEPT).limit(1)
+    old = sa.select(updates.c.id).where(own).order_by(updates.c.id.desc()).offset(reports).limit(1)
     if (number := connection.execute(old).scalar()) is not None:
         connection.execute(sa.update(updates).where(own, updates.c.id <= number).values(told=None))
     ids = sa.select(updates.c.id).where(updates.c.run == key.run).order_by(updates.c.id.desc())

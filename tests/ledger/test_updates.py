@@ -43,6 +43,16 @@ def test_the_newest_of_each_worker_keep_what_they_were_made_from(ledger: Ledger)
     assert [kept.key.number for kept in ledger.updates("math", limit=2)] == [TOLD_KEPT + 1, TOLD_KEPT]
 
 
+def test_as_many_reports_of_the_trainer_stay_as_are_asked_for(ledger: Ledger) -> None:
+    for number in range(9):
+        put(ledger, key(number))
+        body = StoredReport.of(b"told")
+        ledger.put_update(NewUpdate(key(number, engine=""), body, {}, {}, reports=TOLD_KEPT + 3)).result()
+    told = [kept.key for kept in ledger.remembered_updates("math")]
+    assert [one.number for one in told if one.engine == ""] == list(range(9 - TOLD_KEPT - 3, 9))
+    assert [one.number for one in told if one.engine] == list(range(9 - TOLD_KEPT, 9)), "its own number for each"
+
+
 def test_a_run_keeps_its_newest_updates_whatever_another_does(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updates, "ROWS_KEPT", 3)
     put(ledger, key(0, run="other"))

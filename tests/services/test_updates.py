@@ -1,6 +1,7 @@
 """Updates of weights in engines that are not ours: what is told of them, and what becomes of it."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from omni_rl.agent.bodies import sum_body
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
 from omni_rl.errors import LedgerError
+from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
 
@@ -384,6 +386,19 @@ async def test_what_an_earlier_coordinator_told_of_ends_with_a_right_update(serv
         assert await ended(served) == ["a later update was right"]
 
 
+async def test_what_was_told_of_before_many_other_faults_is_known_after_a_restart(serve: Serve) -> None:
+    async with serve() as served:
+        await go_stale(served, "e0")
+        await make_run(served, run="other")
+        store = served.coordinator.store
+        (stale,) = await store.incidents(run="trl", kind="update")
+        for number in range(101):
+            seen = NewIncident(2, stale.headline, stale.cause, kind="update", subject=f"{number}")
+            await store.see_incident("other", replace(seen, evidence=stale.evidence))
+    async with serve() as served:
+        assert (await seal(served))["cause"] == "stale_weights"
+
+
 async def test_what_is_wrong_with_an_engine_that_is_gone_ends(served: Served) -> None:
     await go_stale(served, "e0")
     for number in range(3, 3 + 16):
@@ -505,5 +520,22 @@ async def test_a_worker_that_an_update_did_not_concern_is_not_silent_after_a_res
         await tell(served, 2, share(second, 0, of=2))
     async with serve() as served:
         await announce(served, 2, second)  # again: the answer was lost
+        await seal(served)
+        assert await wrong(served) == []
+
+
+async def test_an_engine_may_be_as_far_behind_after_a_restart_as_the_run_declares(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
+    async with serve() as served:
+        await make_run(served, lag=8)
+        for number in range(1, 17):
+            await announce(served, number, trained(number))
+            if number > 8:
+                await tell(served, number, receipt(trained(number - 8), of=number - 8))
+    async with serve() as served:
+        await announce(served, 17, trained(17))
+        await tell(served, 17, receipt(trained(9), trained(8), of=9))
         await seal(served)
         assert await wrong(served) == []

@@ -16,7 +16,7 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.errors import ConflictError, LedgerError, TakenOverError
 from omni_rl.ledger.types import Incident, NewEvent
-from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
+from omni_rl.ledger.updates import TOLD_KEPT, NewUpdate, StoredReport, UpdateKey
 from omni_rl_services.coordinator.events import Events
 from omni_rl_services.coordinator.live_updates import (
     LiveRuns,
@@ -138,7 +138,9 @@ class Updates:
             answer = answers.announced_answer(announcement)
             for one in left(live, set() if again else live.of.present):
                 live.over[one.incident] = AGAIN if again else GONE
-            await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
+            # After a restart an engine may be as far behind as before it.
+            reports = TOLD_KEPT + live.of.lag
+            await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}, reports=reports))
             for state in live.of.engines.values():
                 if live.of.concerns(state, number):
                     await self._judge_again(live, state)
