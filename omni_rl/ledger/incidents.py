@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -29,6 +29,16 @@ UNKNOWN = (None, "unknown")
 """The causes that any other cause replaces."""
 LISTED = 256
 """The most notes that an incident takes, and the number of its newest actions that stay."""
+
+
+class OpenSeverity(NamedTuple):
+    """The worst severity of a run's open incidents of a kind and a cause that somebody has in hand, or nobody."""
+
+    run: str | None
+    kind: str
+    cause: str | None
+    acknowledged: bool
+    severity: int
 
 
 def see(connection: sa.Connection, run: str | None, new: NewIncident, key: StepKey | None = None) -> int:
@@ -146,11 +156,13 @@ def some(
     run: str | None = None,
     kind: str | None = None,
     before: int | None = None,
+    worst_first: bool = False,
     limit: int = 100,
 ) -> list[Incident]:
     """Return incidents, the newest first: of a run or a kind, open or not, and with numbers below `before`, where these
-    are given."""
-    query = sa.select(incidents).order_by(incidents.c.id.desc()).limit(limit)
+    are given. With `worst_first` those of a greater severity come before the others."""
+    order = (incidents.c.severity.desc(),) if worst_first else ()
+    query = sa.select(incidents).order_by(*order, incidents.c.id.desc()).limit(limit)
     if still_open is not None:
         query = query.where(incidents.c.ended.is_(None) if still_open else incidents.c.ended.is_not(None))
     for name, value in {"run": run, "kind": kind}.items():
@@ -159,6 +171,26 @@ def some(
     if before is not None:
         query = query.where(incidents.c.id < before)
     return [incident_of(row) for row in connection.execute(query)]
+
+
+def open_severities(connection: sa.Connection, limit: int) -> list[OpenSeverity]:
+    """Return the severities of all open incidents; the `limit` worst, and of those the newest, where there are more."""
+    in_hand = incidents.c.acknowledged.is_not(None).label("in_hand")
+    alike = (incidents.c.run, incidents.c.kind, incidents.c.cause, in_hand)
+    worst = sa.func.max(incidents.c.severity)
+    query = sa.select(*alike, worst).where(incidents.c.ended.is_(None)).group_by(*alike)
+    ordered = query.order_by(worst.desc(), sa.func.max(incidents.c.id).desc()).limit(limit)
+    return [
+        OpenSeverity(run, kind, cause, bool(known), severity)
+        for run, kind, cause, known, severity in connection.execute(ordered)
+    ]
+
+
+def runs_with_open(connection: sa.Connection, kind: str) -> list[str]:
+    """Return every run that has an open incident of a kind, that of the newest last."""
+    open_ones = (incidents.c.ended.is_(None), incidents.c.kind == kind, incidents.c.run.is_not(None))
+    query = sa.select(incidents.c.run).where(*open_ones).group_by(incidents.c.run)
+    return list(connection.execute(query.order_by(sa.func.max(incidents.c.id))).scalars())
 
 
 def changed_since(connection: sa.Connection, at: float) -> list[Incident]:

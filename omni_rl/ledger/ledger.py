@@ -163,6 +163,8 @@ class Ledger:
     last_event = _reads(queries.last_event)
     incident = _reads(incidents.one)
     incidents_since = _reads(incidents.changed_since)
+    open_severities = _reads(incidents.open_severities)
+    runs_with_open = _reads(incidents.runs_with_open)
     incidents = _reads(incidents.some)
     check = _reads(queries.one_check)
     sync = _reads(one_sync)

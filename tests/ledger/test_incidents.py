@@ -94,6 +94,31 @@ def test_another_run_kind_or_subject_is_another_incident(run: Ledger) -> None:
     assert [one.id for one in run.incidents_since(math.inf)] == numbers[:3]
 
 
+def test_the_worst_open_ones_come_first_and_none_is_left_out(run: Ledger) -> None:
+    old = run.see_incident("run", SEEN).result()
+    halted = run.see_incident("run", NewIncident(3, "It halts.", "unknown", kind="update", subject="a")).result()
+    again = run.see_incident("run", NewIncident(2, "Another.", "unknown", kind="update", subject="b")).result()
+    silent = [run.see_incident(f"run-{n}", NewIncident(2, "No step.", kind="silence")).result() for n in range(3)]
+    away = run.see_incident(None, NewIncident(1, "No answer.", kind="engine")).result()
+    taken = run.see_incident("other", NewIncident(2, "It is seen to.", "kernel", kind="update")).result()
+    run.acknowledge(taken, "ann").result()
+    over = run.see_incident("over", NewIncident(3, "It was wrong.", kind="update")).result()
+    run.end_incident(over, "ended by ann").result()
+    worst = run.incidents(still_open=True, worst_first=True)
+    assert [one.id for one in worst] == [halted, taken, *silent[::-1], again, old, away]
+    assert [one.id for one in run.incidents(still_open=True, worst_first=True, limit=1)] == [halted]
+    severities = [
+        ("run", "update", "unknown", False, 3),
+        ("other", "update", "kernel", True, 2),
+        *((f"run-{n}", "silence", None, False, 2) for n in (2, 1, 0)),
+        ("run", "drift", "unknown", False, 2),
+        (None, "engine", None, False, 1),
+    ]
+    assert run.open_severities(100) == severities
+    assert run.open_severities(2) == severities[:2]
+    assert run.runs_with_open("update") == ["run", "other"]
+
+
 def test_the_end_of_one_kind_leaves_the_others_of_its_run_open(run: Ledger) -> None:
     drift = run.see_incident("run", SEEN).result()
     silence = run.see_incident("run", NewIncident(2, "No step came.", kind="silence")).result()

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.consistency.limits import Limit, Severity
+from omni_rl.ledger.types import NewIncident
 from tests.services.conftest import Serve, Served
 from tests.services.test_steps import DRIFTED, RUN, post, seal
 from tests.services.test_verdicts import CLEAN, step
@@ -264,3 +265,20 @@ async def test_an_open_alarm_and_what_the_clusters_members_are(serve: Serve) -> 
     assert found["omni_rl_incident_open", labels] == 3
     assert found["omni_rl_cluster_members", (("role", "rollout"), ("state", "serving"))] >= 1
     assert found["omni_rl_cluster_info", (("run", "digits"),)] == 1
+
+
+@pytest.mark.anyio
+async def test_the_worst_open_incident_is_shown_however_many_are_newer(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await post(served, DRIFTED)
+    await seal(served)
+    for number in range(101):
+        silent = NewIncident(int(Severity.MASK), "No step came.", kind="silence")
+        await served.coordinator.store.see_incident(f"run-{number}", silent)
+    found = samples((await served.http.get("/metrics")).text)
+    shown = [dict(labels) | {"severity": value} for (name, labels), value in found.items() if "incident_open" in name]
+    assert len(shown) == 102
+    assert [(one["run"], one["incident_kind"]) for one in shown if one["severity"] == 3] == [("digits", "drift")]
+    state = (await served.http.get("/v1/state")).json()
+    assert (state["incidents"][0]["run"], state["incidents"][0]["severity"]) == ("digits", "pause")
+    assert [alarm["run"] for alarm in state["alarms"]] == ["digits"]

@@ -13,6 +13,7 @@ from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
 from omni_rl.errors import LedgerError
 from omni_rl.ledger.types import NewIncident
+from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
 
@@ -395,6 +396,19 @@ async def test_what_was_told_of_before_many_other_faults_is_known_after_a_restar
         for number in range(101):
             seen = NewIncident(2, stale.headline, stale.cause, kind="update", subject=f"{number}")
             await store.see_incident("other", replace(seen, evidence=stale.evidence))
+    async with serve() as served:
+        assert (await seal(served))["cause"] == "stale_weights"
+
+
+async def test_what_was_told_of_before_many_other_faults_is_known_after_a_restart(serve: Serve) -> None:
+    async with serve() as served:
+        await go_stale(served, "e0")
+        await make_run(served, run="other")
+        store = served.coordinator.store
+        (stale,) = await store.incidents(run="trl", kind="update")
+        for number in range(101):
+            seen = NewIncident(2, "stale", stale.cause, evidence=stale.evidence, kind="update", subject=f"{number}")
+            await store.see_incident("other", seen)
     async with serve() as served:
         assert (await seal(served))["cause"] == "stale_weights"
 

@@ -42,7 +42,7 @@ from omni_rl_services.coordinator.sinks import Sink
 from omni_rl_services.coordinator.steps import Steps
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.syncs import Syncs
-from omni_rl_services.coordinator.telemetry import Telemetry
+from omni_rl_services.coordinator.telemetry import INCIDENTS, Telemetry
 from omni_rl_services.coordinator.updates import Updates
 from omni_rl_services.coordinator.views import ALARMS, alarm_answer, incident_answer, run_line
 
@@ -50,7 +50,7 @@ logger = logging.getLogger("omni_rl.coordinator")
 WATCH_SECONDS = 2.0
 """Seconds between two looks at the state of the cluster."""
 OPEN = 100
-"""The most open incidents that the state lists."""
+"""The most open incidents that the state lists, the worst first."""
 TIDY_SECONDS = 600.0
 """Seconds between two times that media which are too old are dropped."""
 
@@ -110,8 +110,7 @@ class Coordinator:
         for run in self._runs:
             if run.drift.pursuit != "nothing":
                 self._responder.pursue(run, self._connected)
-        wrong = await self.store.incidents(still_open=True, kind="update", limit=OPEN)
-        for name in {one.run for one in wrong if one.run is not None}:
+        for name in await self.store.runs_with_open("update"):
             await self.updates.take_up(await self.run(name))
         beside = (
             self.events.pump(),
@@ -281,12 +280,12 @@ class Coordinator:
 
     async def metrics(self) -> bytes:
         """Return the text that Prometheus scrapes, with the ledger's open incidents: a restart ends no alert."""
-        self.telemetry.open_incidents(await self.store.incidents(still_open=True, limit=OPEN))
+        self.telemetry.open_incidents(await self.store.open_severities(INCIDENTS))
         return await asyncio.to_thread(self.telemetry.expose)  # thousands of lines
 
     async def state(self) -> StateAnswer:
         cluster = self._cluster
-        found = sorted(await self.store.incidents(still_open=True, limit=OPEN), key=lambda one: -one.severity)
+        found = await self.store.incidents(still_open=True, worst_first=True, limit=OPEN)
         return StateAnswer(
             version=__version__,
             started=self._started,

@@ -97,6 +97,8 @@ class Store:
     last_event = _reads(Ledger.last_event)
     incident = _reads(Ledger.incident)
     incidents = _reads(Ledger.incidents)
+    open_severities = _reads(Ledger.open_severities)
+    runs_with_open = _reads(Ledger.runs_with_open)
     incidents_since = _reads(Ledger.incidents_since)
     sync = _reads(Ledger.sync)
     syncs = _reads(Ledger.syncs)
