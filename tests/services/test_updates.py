@@ -1,7 +1,6 @@
 """Updates of weights in engines that are not ours: what is told of them, and what becomes of it."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from omni_rl.agent.bodies import sum_body
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import of_tensors
 from omni_rl.errors import LedgerError
-from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
@@ -385,19 +383,6 @@ async def test_what_an_earlier_coordinator_told_of_ends_with_a_right_update(serv
         await tell(served, 4, receipt(trained(4), trained(3), of=4), "e0")
         assert await wrong(served) == []
         assert await ended(served) == ["a later update was right"]
-
-
-async def test_what_was_told_of_before_many_other_faults_is_known_after_a_restart(serve: Serve) -> None:
-    async with serve() as served:
-        await go_stale(served, "e0")
-        await make_run(served, run="other")
-        store = served.coordinator.store
-        (stale,) = await store.incidents(run="trl", kind="update")
-        for number in range(101):
-            seen = NewIncident(2, stale.headline, stale.cause, kind="update", subject=f"{number}")
-            await store.see_incident("other", replace(seen, evidence=stale.evidence))
-    async with serve() as served:
-        assert (await seal(served))["cause"] == "stale_weights"
 
 
 async def test_what_was_told_of_before_many_other_faults_is_known_after_a_restart(serve: Serve) -> None:
