@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -167,6 +167,25 @@ def test_what_drifted_token_by_token(drifting: str, opened: Open) -> None:
     expect(page.locator(".media figcaption").first).to_contain_text("same tensors on every side")
 
 
+def test_tensors_are_the_same_where_both_sides_got_them(drifting: str, context: BrowserContext, opened: Open) -> None:
+    same, differ, unknown = "same tensors on every side", "tensors differ", "digests not posted"
+    expected = {
+        ("a", "a", "a"): same,
+        (None, "a", "a"): same,  # each side rendered for itself
+        ("a", None, "a"): differ,
+        ("a", "a", None): differ,
+        ("a", None, None): differ,
+        (None, "a", None): differ,
+        (None, "a", "b"): differ,
+        ("a", "b", "b"): differ,
+        (None, None, None): unknown,
+    }
+    _media(context, [[tensor] for tensor in expected] + [[], [("a", "a", "a"), (None, None, None)]])
+    page = opened(drifting, run="recorded", view="what", step=5, sample="mixed-5-1")
+    said = page.locator(".media figcaption span")
+    expect(said).to_contain_text([*expected.values(), unknown, same])
+
+
 def test_where_modules_part_and_from_which_check_on(drifting: str, opened: Open, tmp_path: Path) -> None:
     page = opened(drifting, run="recorded", view="where")
     found = page.get_by_role("table", name="Difference over its band by module and check")
@@ -323,6 +342,26 @@ def _kinds(context: BrowserContext, **kinds: list[str]) -> None:
 
     context.route("**/v1/state", changed)
     context.route(re.compile(r"/v1/runs/\w+$"), changed)
+
+
+def _media(context: BrowserContext, items: Sequence[Sequence[tuple[str | None, ...]]]) -> None:
+    """From now on the API says that a sample's media are these: of each item, the digests of its tensors."""
+
+    def changed(route: Route) -> None:
+        found = route.fetch().json()
+        sides = ("rendered", "engine", "train")
+        found["record"]["media"] = [
+            {
+                "modality": "image",
+                "offset": 0,
+                "length": 0,
+                "tensors": [{"name": "pixel_values", **dict(zip(sides, tensor, strict=True))} for tensor in tensors],
+            }
+            for tensors in items
+        ]
+        route.fulfill(json=found)
+
+    context.route(re.compile(r"/samples/mixed-5-1"), changed)
 
 
 def _show(page: Page, view: str) -> None:

@@ -26,11 +26,14 @@ function figureOf(item, index) {
   return h("figure", {}, video, strip, caption);
 }
 
-/** True or false whether renderer, engine and trainer name the same digests; null where nobody named any. */
-function agreement(item) {
-  if (!item.tensors?.length) return null;
-  return item.tensors.every((tensor) => new Set([tensor.rendered, tensor.engine, tensor.train].filter((digest) => digest !== null && digest !== undefined)).size === 1);
+/** True or false whether engine and trainer got the same tensors, those that were rendered; null where no digest was posted. */
+function agreement({ tensors }) {
+  const posted = (tensors ?? []).filter(({ rendered, engine, train }) => (rendered ?? engine ?? train ?? null) !== null);
+  return posted.length ? posted.every(gotTheSame) : null;
 }
+
+/** A side without a digest did not get the tensor. Who renders on each side by itself has no digest of a rendered one. */
+const gotTheSame = ({ rendered, engine, train }) => (engine ?? null) === (train ?? null) && (rendered ?? engine) === engine;
 
 /** Frames evenly over a video, drawn as it seeks. */
 async function frames(address, box, name) {
