@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import ReplicaDeadError
@@ -113,3 +113,31 @@ def test_a_person_resumes_it(tmp_path: Path, opened: Open) -> None:
         page.locator("dialog").get_by_role("button", name="Resume").click()
         expect(page.locator("#fact-generation")).to_contain_text("goes on")
         assert bridge.open_gate
+
+
+def test_a_pause_or_a_resume_that_fails_says_so(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        post_recorded(url, steps=1)
+        page = opened(url, run="recorded")
+        refusal = {"title": "No cluster", "detail": "nothing can be paused"}
+        page.route("**/v1/pause", lambda route: route.fulfill(status=503, json=refusal), times=1)
+        _press(page, "Pause")
+        failed = page.locator("#head .error")
+        expect(failed).to_contain_text("nothing can be paused")
+        post_step(http, "recorded", 1, records_of(0))
+        expect(page.locator("#fact-step")).to_have_text("1")
+        expect(failed).to_be_visible()  # though the head was drawn anew
+        _press(page, "Pause")
+        expect(page.locator("#fact-generation")).to_contain_text("■ stopped")
+        expect(failed).to_have_count(0)
+        page.route("**/v1/resume", lambda route: route.abort(), times=1)
+        _press(page, "Resume")
+        expect(failed).to_contain_text("The coordinator does not answer")
+        page.keyboard.press("4")
+        expect(page.get_by_role("button", name="Check the probe now")).to_be_visible()
+        expect(failed).to_have_count(0)
+
+
+def _press(page: Page, name: str) -> None:
+    page.locator("#fact-generation").get_by_role("button", name=name).click()
+    page.locator("dialog").get_by_role("button", name=name).click()

@@ -1,6 +1,6 @@
 // The state of everything, in one line of sight: how bad, since when, why, and what was done.
 
-import { confirmed, h } from "../dom.js";
+import { confirmed, failure, h } from "../dom.js";
 import { get, may, post, segment } from "../api.js";
 import { count, shorten, version } from "../format.js";
 import { changed, renew } from "../renew.js";
@@ -13,13 +13,16 @@ const SYNCS = 20; // looked through for the last one that brought weights
 const REASON = 90; // characters
 
 const drawn = {}; // an alert that comes anew is read out anew
+const told = h("div", { className: "told" }); // outlives what is drawn: a refusal is to be read though a step comes in
 
 /** `stands`: what `standing` says of the run; null for `run` where there is none. `syncs`: the newest first. */
 export function head(box, state, run, stands, { latest, syncs, incident }) {
   if (!changed(drawn, state, run, stands, latest, syncs, incident)) return;
+  if (changed(told)) told.replaceChildren(); // it was said at another address
   const loud = incident !== null && place().view !== "why"; // where it stands with its evidence
   renew(box,
     h("div", { className: "state" }, badge(stands), h("dl", { className: "facts" }, ...facts(state, run, latest, syncs))),
+    told,
     ...(loud ? [incidentCard(incident, { loud, halted: incident.kind === "drift" && run.drift.gate !== "open" })] : []),
   );
 }
@@ -80,18 +83,23 @@ function gateButton(state) {
   const act = async () => {
     const text = closed ? "Whoever resumes vouches for runs whose drift had closed the gate." : "Every engine stops between two steps until somebody resumes it.";
     if (!(await confirmed(closed ? "Resume generation?" : "Pause generation?", text, closed ? "Resume" : "Pause"))) return;
-    await (closed ? post("/v1/resume") : post("/v1/pause", { reason: "from the dashboard" })).catch(() => null);
-    dispatchEvent(new Event("stale"));
+    told.replaceChildren();
+    try {
+      await (closed ? post("/v1/resume") : post("/v1/pause", { reason: "from the dashboard" }));
+      dispatchEvent(new Event("stale"));
+    } catch (error) {
+      told.replaceChildren(failure(error));
+    }
   };
   return h("button", { type: "button", className: "small", onclick: act }, closed ? "Resume" : "Pause");
 }
 
 /** Everything that the head shows of a run. */
-export async function lookAtHead(run) {
+export async function lookAtHead(run, signal) {
   const [syncs, lines, incident] = await Promise.all([
-    get("/v1/syncs", { limit: SYNCS }),
-    run && run.step !== null ? get(`/v1/runs/${segment(run.run)}/steps`, { after: run.step - 1, limit: 1 }) : [],
-    run && run.incident !== null ? get(`/v1/incidents/${run.incident}`) : null,
+    get("/v1/syncs", { limit: SYNCS }, signal),
+    run && run.step !== null ? get(`/v1/runs/${segment(run.run)}/steps`, { after: run.step - 1, limit: 1 }, signal) : [],
+    run && run.incident !== null ? get(`/v1/incidents/${run.incident}`, {}, signal) : null,
   ]);
   return { syncs, latest: lines[0] ?? null, incident };
 }
