@@ -74,7 +74,7 @@ def _pages(context: BrowserContext) -> Iterator[Open]:
         return page
 
     yield open_page
-    expected = ("404 (Not Found)", "401 (Unauthorized)", "net::ERR_", "503 (Service")
+    expected = ("404 (Not Found)", "401 (Unauthorized)", "422 (Unprocessable", "net::ERR_", "503 (Service")
     assert [text for text in wrong if not any(known in text for known in expected)] == []
 
 

@@ -1,6 +1,7 @@
 """Several runs over each other, against one that is pinned, and in what their configurations differ."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_several_runs_lie_over_the_one_that_is_pinned(three: str, opened: Open, 
     expect(page.locator(".keyline", has_text="is pinned")).to_contain_text("third is pinned")
     page.get_by_role("button", name="Take first out").click()
     expect(cells).to_have_text(["0", "0.750", "0.500"])
+
+
+@pytest.mark.parametrize("name", ["nobody", "no name!"])
+def test_a_run_that_is_not_there_is_left_out(three: str, opened: Open, name: str) -> None:
+    page = opened(three, run="first", view="compare", **{"with": "second"})
+    add = page.get_by_label("Add a run")
+    add.fill(name)
+    add.press("Enter")
+    page.wait_for_function("() => location.hash.includes('with=second%2Cno')")
+    add.fill("third")
+    add.press("Enter")
+    expect(page.locator(".chip")).to_have_text([re.compile(r"^ ?second"), re.compile(r"^ ?third")])
+    page.wait_for_function("() => location.hash.includes('with=second%2Cthird')")
 
 
 def test_what_differs_in_their_configurations_is_listed_and_nothing_else(three: str, opened: Open) -> None:

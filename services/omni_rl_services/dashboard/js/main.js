@@ -13,7 +13,7 @@ import { WhyView } from "./views/why.js";
 import { NOT_THERE, NO_RUN, disconnected, inTitle, standing, standingOfAll } from "./standing.js";
 import { empty, failure, h } from "./dom.js";
 import { follow } from "./events.js";
-import { get, post, segment, session } from "./api.js";
+import { get, namedRun, post, session } from "./api.js";
 import { head, lookAtHead, stamp } from "./views/head.js";
 import { keyboard, login, logoutButton } from "./shell.js";
 import { shorten } from "./format.js";
@@ -36,9 +36,6 @@ let shown = { name: null, view: null };
 let loading = null;
 let hung = null;
 
-/** The run that the address names, and no other in its place; null where there is none of that name. */
-const named = (name, signal) => get(`/v1/runs/${segment(name)}`, {}, signal).catch((error) => { if (error.status === 404 || error.status === 422) return null; throw error; });
-
 async function load() {
   loading?.abort();
   const { signal } = (loading = new AbortController());
@@ -46,7 +43,7 @@ async function load() {
   hung ??= setTimeout(() => connection("lost"), PATIENCE_MS);
   try {
     const everything = place().view === ALL_RUNS;
-    const one = name && !everything ? named(name, signal) : null;
+    const one = name && !everything ? namedRun(name, signal) : null;
     const [known, found, newest] = await Promise.all([get("/v1/state", {}, signal), one, name || everything ? null : get("/v1/runs", { limit: 1 }, signal)]);
     answered();
     [state, run] = [known, everything ? null : name ? found : (newest[0] ?? null)];

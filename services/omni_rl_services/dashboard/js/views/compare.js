@@ -6,7 +6,7 @@ import { changed, renew } from "../renew.js";
 import { configurations } from "./configurations.js";
 import { empty, h } from "../dom.js";
 import { figure } from "../format.js";
-import { get, segment } from "../api.js";
+import { get, namedRun, segment } from "../api.js";
 import { go, place, range } from "../place.js";
 import { OVERALL, kindPicker, picker, shownKinds } from "./pickers.js";
 
@@ -27,7 +27,7 @@ export class CompareView {
       return renew(this.box, h("section", { className: "panel" }, empty("There is one run only", "With a second run in this ledger the two are drawn over each other.", "omni-rl demo --serve")));
     }
     const names = (place().with ?? nearest[0].run).split(",").filter((name) => name !== run.run).slice(0, COLOURS.length - 1);
-    const others = (await Promise.all(names.map((name) => get(`/v1/runs/${segment(name)}`, {}, signal).catch((error) => { if (error.status === 404) return null; throw error; })))).filter(Boolean);
+    const others = (await Promise.all(names.map((name) => namedRun(name, signal)))).filter(Boolean);
     const runs = [run, ...others];
     const { kind = OVERALL, metric = METRICS[0] } = place();
     const found = await Promise.all(runs.map((one) => timelineOf(one, kind, metric, signal)));
