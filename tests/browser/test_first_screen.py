@@ -1,8 +1,10 @@
 """The first screen: every run in a line, the one that needs somebody most on top; and an incident, taken in hand."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -158,10 +160,7 @@ def test_a_halted_run_is_resumed_from_its_incident(tmp_path: Path, opened: Open)
 def test_a_resumed_run_keeps_its_first_steps(tmp_path: Path, opened: Open) -> None:
     with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
         post_recorded(url)
-        for step in (4, 5, 6):
-            path = f"/v1/runs/recorded/attempts/2/steps/{step}"
-            http.put(f"{path}/parts/0", json={"schema": "omni_rl.step/1", "records": records_of(0)}).raise_for_status()
-            http.post(f"{path}/seal", json={"training": {"reward": 0.25}}).raise_for_status()
+        _resume_at_step_4(http)
         page = opened(url, run="recorded", kind="overall")
         expect(page.locator("#in-view")).to_have_text("steps 0 to 6")
         figures = page.get_by_role("region", name="Reward and training")
@@ -174,6 +173,35 @@ def test_a_resumed_run_keeps_its_first_steps(tmp_path: Path, opened: Open) -> No
         expect(cells.nth(4)).not_to_contain_text("0.250")
         page.goto(f"{url}/#run=recorded&view=what&step=1")
         expect(page.get_by_role("heading", name="Worst samples of step 1")).to_be_visible()
+
+
+def test_the_cause_is_looked_for_in_the_attempt_that_is_looked_at(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        post_recorded(url)
+        _resume_at_step_4(http)
+        page = opened(url, run="recorded", view="why")
+        assert _cause_asked_for(page, step=6)["attempt"] == 2
+        page.goto(f"{url}/#run=recorded&view=why&step=1")
+        assert _cause_asked_for(page, step=1)["attempt"] == 1
+        page.goto(f"{url}/#run=recorded&view=why&step=5&attempt=1")
+        assert _cause_asked_for(page, step=5)["attempt"] == 1
+
+
+def _resume_at_step_4(http: httpx.Client) -> None:
+    """A second attempt that does the last two steps again, and one more."""
+    for step in (4, 5, 6):
+        path = f"/v1/runs/recorded/attempts/2/steps/{step}"
+        http.put(f"{path}/parts/0", json={"schema": "omni_rl.step/1", "records": records_of(0)}).raise_for_status()
+        http.post(f"{path}/seal", json={"training": {"reward": 0.25}}).raise_for_status()
+
+
+def _cause_asked_for(page: Page, *, step: int) -> dict[str, Any]:
+    """Return what the button for the cause of a step asks the coordinator for."""
+    page.get_by_role("button", name=f"Find the cause of step {step}").click()
+    with page.expect_request(lambda request: request.method == "POST") as asked:
+        page.get_by_role("button", name="Check", exact=True).click()
+    body: dict[str, Any] = json.loads(asked.value.post_data or "")
+    return body
 
 
 def _rows(page: Page) -> Locator:

@@ -1,6 +1,7 @@
 // A run that was resumed has several attempts: what counts of each are the steps that no later one did again.
 
 import { get, segment } from "./api.js";
+import { place } from "./place.js";
 
 /** The attempts of a run with `until`, their last step that counts (null: no later attempt began); the oldest first. */
 export async function attemptsOf(run, signal) {
@@ -14,8 +15,14 @@ export async function attemptsOf(run, signal) {
   }).filter(({ first, until }) => until === null || first <= until).toReversed();
 }
 
-/** Which attempt a step is of, unless the reader names one. */
-export const attemptOf = (attempts, step) => (attempts.findLast(({ first }) => first <= step) ?? attempts[0]).attempt;
+/** The step that is looked at, and its attempt: those that the address names, or else the latest and the one that it is of. */
+export async function stepInView(run, signal) {
+  const step = Number(place().step ?? run.step);
+  const attempt = Number(place().attempt ?? attemptOf(await attemptsOf(run, signal), step));
+  return { attempt, step };
+}
+
+const attemptOf = (attempts, step) => (attempts.findLast(({ first }) => first <= step) ?? attempts[0]).attempt;
 
 const ENDS = ["low", "high"];
 

@@ -1,7 +1,7 @@
 // What drifted: a step's worst samples, their media, and their answers token by token.
 
 import { csvButton, inOrder, table } from "../table.js";
-import { attemptOf, attemptsOf } from "../attempts.js";
+import { stepInView } from "../attempts.js";
 import { checkButton } from "./checks.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { SIGNS, count, counted, figure, shorten, version } from "../format.js";
@@ -28,8 +28,7 @@ export class WhatView {
 
   async load(run, signal) {
     if (!run || run.step === null) return renew(this.found, h("section", { className: "panel" }, empty("No step yet", "The worst samples of each step are kept with their tokens.", "omni-rl demo --serve")));
-    const step = Number(place().step ?? run.step);
-    const attempt = Number(place().attempt ?? attemptOf(await attemptsOf(run, signal), step));
+    const { attempt, step } = await stepInView(run, signal);
     const at = `/v1/runs/${segment(run.run)}/attempts/${attempt}/steps/${step}`;
     const [found, [check], limits] = await Promise.all([get(at, {}, signal).catch(told), get("/v1/checks", { run: run.run, attempt, step, limit: 1 }, signal), limitsOf(run.run, signal)]);
     if (found instanceof Error) {

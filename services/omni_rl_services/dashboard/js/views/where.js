@@ -5,7 +5,7 @@ import { empty, failure, h, panel } from "../dom.js";
 import { count, figure } from "../format.js";
 import { DRIFT, titleOf, what } from "../metrics.js";
 import { get, segment, told } from "../api.js";
-import { attemptOf, attemptsOf } from "../attempts.js";
+import { stepInView } from "../attempts.js";
 import { checkButton } from "./checks.js";
 import { heatPng, heatmap, keyOf, sizeKey } from "../heatmap.js";
 import { limitsOf, ofKind, shadeBy } from "../limits.js";
@@ -31,8 +31,7 @@ export class WhereView {
   /** The step that is looked at, and those before it; null before the first. */
   async steps(run, signal) {
     if (!run || run.step === null) return null;
-    const step = Number(place().step ?? run.step);
-    const attempt = Number(place().attempt ?? attemptOf(await attemptsOf(run, signal), step));
+    const { attempt, step } = await stepInView(run, signal);
     const path = `/v1/runs/${segment(run.run)}`;
     const lines = await get(`${path}/steps`, { after: Math.max(-1, step - STEPS), limit: STEPS, attempt }, signal);
     const of = (one) => get(`${path}/attempts/${attempt}/steps/${one}`, {}, signal);

@@ -3,6 +3,7 @@
 import { againstPanel, bothSteps } from "./against.js";
 import { checkButton, checkCard, checkList, evidence } from "./checks.js";
 import { count } from "../format.js";
+import { stepInView } from "../attempts.js";
 import { empty, failure, h, panel } from "../dom.js";
 import { get, may, told } from "../api.js";
 import { incidentCard } from "./incident.js";
@@ -16,13 +17,13 @@ export class WhyView {
   constructor(box) { this.box = box; this.told = h("div", { className: "told" }); }
 
   async load(run, signal) {
-    const [checks, listed] = await Promise.all([get("/v1/checks", { limit: CHECKS }, signal), get("/v1/incidents", { run: run?.run, limit: INCIDENTS }, signal)]);
+    const [checks, listed, viewed] = await Promise.all([get("/v1/checks", { limit: CHECKS }, signal), get("/v1/incidents", { run: run?.run, limit: INCIDENTS }, signal), run && run.step !== null ? stepInView(run, signal) : null]);
     const check = Number(place().check ?? checks[0]?.check);
     const incident = await this.incident(listed, signal);
     const [both, card] = await Promise.all([incident && !(incident instanceof Error) ? bothSteps(incident, signal).catch(told) : null, check ? get(`/v1/checks/${check}`, {}, signal).catch(told) : null]);
-    if (!changed(this, run?.step, run?.drift, checks, listed, incident, both, card)) return;
+    if (!changed(this, run?.run, viewed, run?.drift, checks, listed, incident, both, card)) return;
     const others = listed.filter((one) => one.incident !== incident?.incident);
-    renew(this.box, this.buttons(run), this.told,
+    renew(this.box, this.buttons(run, viewed), this.told,
       ...(incident === null ? [panel("Incidents", null, empty("Nothing to look at", "An incident opens when a figure passes its mask or pause limit, when steps stop coming, or when a sync, an update or an engine fails; it says its cause here."))] : this.chosen(incident, run, both)),
       ...(others.length ? [panel("Other incidents, the newest first", null, ...others.map((one) => incidentCard(one, halting(one, run))))] : []),
       ...(card ? [card instanceof Error ? failure(card) : checkCard(card), checkList(checks, check)] : [h("section", { className: "panel" }, empty("No check yet", "A check compares both policies now, leg by leg, and is kept here with what it found.", "omni-rl check"))]));
@@ -44,10 +45,10 @@ export class WhyView {
     ];
   }
 
-  buttons(run) {
-    const step = run ? Number(place().step ?? run.step) : null;
-    const whole = { run: run?.run, attempt: run?.attempt, step, legs: true, reference: true, localise: true };
-    return h("div", { className: "bar" }, checkButton("Check the probe now", { legs: true }, this.told), run && run.step !== null ? checkButton(`Find the cause of step ${count(step)}`, whole, this.told) : null, h("span", { className: "quiet" }, may("sync") ? "compares both policies; changes nothing" : "needs a token of scope sync"));
+  /** `viewed`: the step to look into; null before the first. */
+  buttons(run, viewed) {
+    const ofStep = viewed && checkButton(`Find the cause of step ${count(viewed.step)}`, { run: run.run, ...viewed, legs: true, reference: true, localise: true }, this.told);
+    return h("div", { className: "bar" }, checkButton("Check the probe now", { legs: true }, this.told), ofStep, h("span", { className: "quiet" }, may("sync") ? "compares both policies; changes nothing" : "needs a token of scope sync"));
   }
 }
 
