@@ -1,6 +1,7 @@
 """The first screen: every run in a line, the one that needs somebody most on top; and an incident, taken in hand."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from omni_rl.consistency.actions import Cause
 from tests.browser.conftest import Open
+from tests.browser.held import after_answers, hold_next
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.fake_bridge import PART, FakeBridge
 from tests.services.live import live
@@ -81,6 +83,32 @@ def test_runs_are_searched_filtered_sorted_and_turned_over(board: str, opened: O
     page.get_by_role("button", name="OK 1").click()
     page.get_by_label("sorted").select_option("newest")
     expect(rows.first).to_contain_text(f"newer-{NEWER - 1}")
+
+
+def test_a_search_that_is_answered_late_does_not_undo_a_filter(board: str, opened: Open) -> None:
+    page = opened(board)
+    expect(_rows(page)).to_have_count(50)
+    searched = hold_next(page, re.compile(r"/v1/runs\?search=halted&sort"))
+    page.get_by_label("Search runs").fill("halted")
+    late = searched()
+    page.get_by_role("button", name="SILENT 1").click()
+    expect(page.locator("main")).to_contain_text("No run is like that")
+    late.fulfill(response=late.fetch())
+    after_answers(page)
+    assert _rows(page).count() == 0
+
+
+def test_a_list_that_is_answered_late_does_not_undo_a_search(board: str, opened: Open) -> None:
+    page = opened(board)
+    expect(_rows(page)).to_have_count(50)
+    listed = hold_next(page, re.compile(r"/v1/runs\?sort=newest"))
+    page.get_by_label("sorted").select_option("newest")
+    late = listed()
+    page.get_by_label("Search runs").fill("halted")
+    expect(_rows(page)).to_have_count(1)
+    late.fulfill(response=late.fetch())
+    after_answers(page)
+    assert _rows(page).count() == 1
 
 
 def test_what_happens_to_any_run_is_seen_on_the_first_screen(tmp_path: Path, opened: Open) -> None:

@@ -33,22 +33,23 @@ export class RunsView {
     if (changed(this.filters, state.needs, need)) renew(this.filters, ...filters(state.needs, need.split(",").filter(Boolean)));
     if (changed(this.sorting, sort)) this.sorting.replaceChildren(picker("sort", "sorted", SORTS, sort));
     if (this.search.value !== (place().search ?? "") && document.activeElement !== this.search) this.search.value = place().search ?? "";
-    this.draw(await this.found(signal));
+    await this.ask(signal);
   }
 
-  found(signal) {
+  /** The list of now. Whoever asks later, a load or a reader who types, ends what was asked before: its answer is old. */
+  async ask(...signals) {
+    this.asking?.abort();
+    this.asking = new AbortController();
     const { search, need, sort = "need", page = 1 } = place();
-    return getPage("/v1/runs", { search, need: need?.split(","), sort, offset: (page - 1) * A_PAGE, limit: A_PAGE }, signal);
+    this.draw(await getPage("/v1/runs", { search, need: need?.split(","), sort, offset: (page - 1) * A_PAGE, limit: A_PAGE }, AbortSignal.any([this.asking.signal, ...signals])));
   }
 
   /** Only the list is asked for again: a search is as fast as one types. */
   async typed() {
-    this.asking?.abort();
-    const { signal } = (this.asking = new AbortController());
     performance.mark("typed");
     history.replaceState(null, "", link({ search: this.search.value.trim(), page: null }));
     try {
-      this.draw(await this.found(signal));
+      await this.ask();
       performance.measure("search", "typed");
     } catch (error) {
       if (error.name !== "AbortError") dispatchEvent(new Event("stale")); // which says what is wrong
