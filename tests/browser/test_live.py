@@ -12,6 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from omni_rl.api.state import Scope
 from omni_rl_bench.long_run import SPIKE, write_long_run
 from tests.browser.conftest import Open
+from tests.browser.held import after_answers, hold_next
 from tests.browser.recorded import STEPS, drifted, post_recorded, post_step, records_of
 from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
@@ -48,6 +49,50 @@ def test_what_happened_while_the_coordinator_was_away_is_caught_up_with(tmp_path
         expect(page.locator("#live")).to_have_text("live", timeout=15_000)
         expect(page.locator("#badge")).to_contain_text("PAUSE")
         page.close()
+
+
+def test_an_error_of_a_load_that_is_over_leaves_the_newer_page(recorded: str, opened: Open) -> None:
+    page = opened(recorded, run="recorded", view="syncs")
+    expect(page.locator("main")).to_contain_text("No sync yet")
+    asked = hold_next(page, "**/v1/syncs?limit=20")  # of the head
+    with page.expect_response("**/updates?limit=200"):  # of the view: it has what it asked for, the head waits
+        page.keyboard.press("r")
+    late = asked()
+    after_answers(page)
+    page.keyboard.press("2")
+    layers = page.get_by_role("table", name="Router flips by layer and step")
+    expect(layers).to_be_visible()
+    late.fulfill(status=503, json={"title": "The ledger is busy", "detail": "ask again"})
+    after_answers(page)
+    assert layers.is_visible()
+    assert page.locator("main .error").count() == 0
+
+
+@pytest.mark.parametrize("fault", ["superseded", "lost"])
+def test_a_log_that_does_not_come_leaves_the_one_that_is_read(tmp_path: Path, opened: Open, fault: str) -> None:
+    lines = "".join(f"step {step} of 400\n" for step in range(400))
+    with live(tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        body = {"kind": "grpo", "parameters": {"run": "fresh"}}
+        job = http.post("/v1/jobs", json=body).raise_for_status().json()["job"]
+        page = opened(url, view="jobs", job=job)
+        page.route("**/logs", lambda route: route.fulfill(body=lines, content_type="text/plain"))
+        log = page.get_by_role("region", name="Log")
+        page.keyboard.press("r")
+        expect(log).to_contain_text("step 399 of 400")
+        log.evaluate("(log) => { log.scrollTop = 300; }")
+        if fault == "superseded":
+            asked = hold_next(page, "**/logs")
+            page.keyboard.press("r")
+            asked()
+        else:
+            page.route("**/logs", lambda route: route.abort(), times=1)
+            page.keyboard.press("r")
+            expect(page.locator("#live")).to_contain_text("connection lost")
+        page.evaluate("performance.clearMarks()")
+        page.keyboard.press("r")
+        page.wait_for_function("() => performance.getEntriesByName('loaded').length > 0")
+        expect(log).to_contain_text("step 399 of 400")
+        assert log.evaluate("(log) => log.scrollTop") == 300
 
 
 def test_what_a_model_says_is_only_ever_text(tmp_path: Path, opened: Open) -> None:

@@ -52,11 +52,11 @@ async function load() {
     document.title = inTitle(stands, everything ? null : (run?.run ?? name));
     const box = document.getElementById("head");
     main.classList.toggle("early", !box.children.length);
-    const top = lookAtHead(run).then((more) => { if (!signal.aborted) head(box, state, run, stands, more); }).finally(() => main.classList.remove("early"));
+    const top = lookAtHead(run, signal).then((more) => { if (!signal.aborted) head(box, state, run, stands, more); }).finally(() => main.classList.remove("early"));
     await Promise.all([top, name && !run && !everything ? missing(name) : view(signal)]);
     performance.mark("loaded");
   } catch (error) {
-    if (error.name === "AbortError" || error.status === 401) return;
+    if (signal.aborted || error.name === "AbortError" || error.status === 401) return; // a newer load tells how things are
     if (error.status === 0 && shown.view) return connection("lost"); // what is on screen stays
     destroy();
     main.replaceChildren(failure(error));

@@ -20,7 +20,7 @@ export class JobsView {
   async load(run, signal) {
     const found = await get("/v1/jobs", {}, signal).catch(told);
     const chosen = place().job;
-    const log = chosen && Array.isArray(found) ? await get(`/v1/jobs/${segment(chosen)}/logs`, {}, signal).catch((error) => error.message) : null;
+    const log = chosen && Array.isArray(found) ? await get(`/v1/jobs/${segment(chosen)}/logs`, {}, signal).catch((error) => told(error).message) : null;
     if (changed(this, found, found.message, log)) renew(this.jobs, Array.isArray(found) ? this.list(found, chosen, log) : without(found));
   }
 
