@@ -185,6 +185,21 @@ async def test_a_gated_run_whose_gate_is_closed_is_held_and_not_silent(served: S
     clock.now += 2 * AFTER
     assert not await served.coordinator.silence.look()
     await served.http.post("/v1/resume", json={})
+    assert not await served.coordinator.silence.look()
+    clock.now += AFTER
+    assert not await served.coordinator.silence.look(), "it has its full time again"
+    clock.now += 1
+    assert await served.coordinator.silence.look()
+
+
+async def test_a_gate_that_was_closed_gives_no_time_to_a_run_that_it_did_not_hold(served: Served, clock: Clock) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    await step(served, 0, CLEAN)
+    await served.http.post("/v1/pause", json={"reason": "maintenance"})
+    clock.now += AFTER / 2
+    assert not await served.coordinator.silence.look()
+    await served.http.post("/v1/resume", json={})
+    clock.now += AFTER / 2 + 1
     assert await served.coordinator.silence.look()
 
 

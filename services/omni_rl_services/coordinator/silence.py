@@ -37,11 +37,14 @@ class Silence:
         self._monotonic = monotonic
         self._apart = clock() - monotonic()
         self._set: float | None = None
+        self._held: float | None = None
 
     async def look(self) -> bool:
         """Make every live run silent whose steps stopped, and return whether there was one."""
         told = False
         self._see_clocks()
+        if self._gate.closed:
+            self._held = self._monotonic()
         for name in await self._store.overdue(self._clock(), LOOKED_AT):
             run = await self._roster.one(name)
             if self._is_overdue(run):
@@ -71,11 +74,12 @@ class Silence:
 
     def _is_overdue(self, run: LiveRun) -> bool:
         """Return whether a live run has been without a step for too long. A run whose gate is closed is not silent: its
-        steps are held, and everyone is told so."""
+        steps are held, and everyone is told so. It has its full time once the gate is open again."""
         if run.activity != "live" or run.sealed is None or (run.body.gated and self._gate.closed):
             return False
-        if self._set is not None and self._monotonic() - self._set <= run.silent_after:
-            return False
+        for since in (self._set, self._held if run.body.gated else None):
+            if since is not None and self._monotonic() - since <= run.silent_after:
+                return False
         return self._clock() - run.sealed > run.silent_after
 
     def _see_clocks(self) -> None:
