@@ -154,20 +154,21 @@ def some(
     *,
     still_open: bool | None = None,
     run: str | None = None,
-    kind: str | None = None,
+    kind: str | tuple[str, ...] | None = None,
     before: int | None = None,
     worst_first: bool = False,
     limit: int = 100,
 ) -> list[Incident]:
-    """Return incidents, the newest first: of a run or a kind, open or not, and with numbers below `before`, where these
-    are given. With `worst_first` those of a greater severity come before the others."""
+    """Return incidents, the newest first: of a run, of a kind or several, open or not, and with numbers below `before`,
+    where these are given. With `worst_first` those of a greater severity come before the others."""
     order = (incidents.c.severity.desc(),) if worst_first else ()
     query = sa.select(incidents).order_by(*order, incidents.c.id.desc()).limit(limit)
     if still_open is not None:
         query = query.where(incidents.c.ended.is_(None) if still_open else incidents.c.ended.is_not(None))
-    for name, value in {"run": run, "kind": kind}.items():
-        if value is not None:
-            query = query.where(incidents.c[name] == value)
+    if run is not None:
+        query = query.where(incidents.c.run == run)
+    if kind is not None:
+        query = query.where(incidents.c.kind.in_((kind,) if isinstance(kind, str) else kind))
     if before is not None:
         query = query.where(incidents.c.id < before)
     return [incident_of(row) for row in connection.execute(query)]

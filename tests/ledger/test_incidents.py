@@ -90,6 +90,7 @@ def test_another_run_kind_or_subject_is_another_incident(run: Ledger) -> None:
     assert [one.id for one in run.incidents(still_open=True)] == numbers[2::-1]
     assert run.incident(numbers[3]).actions[-1].what == "it answers"
     assert [one.id for one in run.incidents(kind="engine")] == [numbers[3], numbers[2]]
+    assert [one.id for one in run.incidents(kind=("drift", "engine"), limit=3)] == numbers[:0:-1]
     assert [one.id for one in run.incidents_since(0.0)] == numbers
     assert [one.id for one in run.incidents_since(math.inf)] == numbers[:3]
 

@@ -81,6 +81,15 @@ async def test_alarms_stay_with_what_was_done_about_them(served: Served) -> None
     assert (await served.http.get("/v1/runs/none/alarms")).status_code == 404
 
 
+async def test_an_incident_that_is_no_alarm_takes_no_alarms_place(served: Served) -> None:
+    await served.http.post("/v1/runs", json=RUN)
+    for kind in ("drift", "update", "silence"):
+        await served.coordinator.store.see_incident("digits", NewIncident(2, f"A {kind}.", "unknown", kind=kind))
+    for limit, told in ((1, ["A update."]), (2, ["A update.", "A drift."])):
+        alarms = (await served.http.get("/v1/runs/digits/alarms", params={"limit": limit})).json()
+        assert [alarm["sentence"] for alarm in alarms] == told
+
+
 async def test_the_api_says_which_kinds_of_prompt_there_are(served: Served) -> None:
     """The dashboard offers what a run's answer says: its state has the run, so it asks for nothing more."""
     await served.http.post("/v1/runs", json=RUN)

@@ -29,4 +29,4 @@ async def alarms(
     """Return a run's incidents of the kinds drift and update in the form of version 0.1; `GET /v1/incidents` says
     more."""
     await coordinator.run(run)
-    return [alarm_answer(one) for one in await coordinator.store.incidents(run=run, limit=limit) if one.kind in ALARMS]
+    return [alarm_answer(one) for one in await coordinator.store.incidents(run=run, kind=ALARMS, limit=limit)]
