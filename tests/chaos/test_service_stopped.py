@@ -45,7 +45,7 @@ class Service:
 
     def run(self, *command: str, **variables: str) -> str:
         environment = {n: v for n, v in os.environ.items() if not n.startswith(("OMNI_RL", "RAY_"))} | variables
-        done = subprocess.run([*self._inside, *command], capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run([*self._inside, *command], capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
