@@ -1,5 +1,6 @@
 """What W&B and TensorBoard are told: every figure, whenever it comes, and every incident, over restarts."""
 
+import asyncio
 import importlib.util
 import math
 import os
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omni_rl_services.coordinator import sinks
+from omni_rl_services.coordinator import open_attempts, sinks
 from omni_rl_services.coordinator.settings import TensorboardSettings, WandbSettings
 
+from tests.services import test_verdicts as math_run
 from tests.services.conftest import Serve
 from tests.services.test_steps import DRIFTED, RUN, post, seal
 
@@ -109,6 +111,70 @@ async def test_another_ledger_is_another_run(serve: Serve, begun: list[Run], tmp
     await drift(serve, 12, **settings)
     await drift(serve, 12, **settings, ledger=f"sqlite:///{tmp_path / 'other.db'}")
     assert begun[0].options["id"] != begun[1].options["id"]
+
+
+class Writer:
+    """A writer of tensorboardX's, as far as it is used."""
+
+    def __init__(self, directory: str, filename_suffix: str) -> None:
+        self.directory = directory
+        self.scalars: list[tuple[str, int]] = []
+        self.finished = False
+
+    def add_scalar(self, name: str, value: float, step: int, at: float | None = None) -> None:
+        assert not self.finished
+        self.scalars.append((name, step))
+
+    def add_text(self, name: str, text: str, step: int) -> None:
+        assert not self.finished
+
+    def flush(self) -> None:
+        assert not self.finished
+
+    def close(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
+    """Every writer of TensorBoard's that was made."""
+    found: list[Writer] = []
+
+    def made(directory: str, filename_suffix: str) -> Writer:
+        found.append(Writer(directory, filename_suffix))
+        return found[-1]
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=made))
+    return found
+
+
+async def test_what_was_used_longest_ago_is_closed_and_opened_again_when_more_comes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: list[Run], written: list[Writer], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(open_attempts, "OPEN", 2)
+    board = TensorboardSettings(directory=tmp_path)
+    async with serve(wandb=WandbSettings(project="omni"), tensorboard=board) as served:
+
+        async def tell(run: str, number: int, opened: int) -> None:
+            """Judge a step, and wait until every sink has it, after so many have been opened."""
+            await math_run.step(served, number, math_run.CLEAN, run=run)
+            async with asyncio.timeout(10):
+                while (
+                    (len(begun), len(written)) != (opened, opened)
+                    or number not in begun[-1].logged
+                    or ("severity", number) not in written[-1].scalars
+                ):
+                    await asyncio.sleep(0.01)
+
+        for opened, run in enumerate(("a", "b", "c"), 1):
+            await served.http.post("/v1/runs", json={**math_run.RUN, "run": run})
+            await tell(run, 0, opened)
+        assert [one.finished for one in begun] == [one.finished for one in written] == [True, False, False]
+        await tell("a", 1, 4)
+        assert [one.finished for one in begun] == [one.finished for one in written] == [True, True, False, False]
+        assert begun[3].options == begun[0].options
+        assert written[3].directory == written[0].directory
+    assert [one.finished for one in begun] == [one.finished for one in written] == [True] * 4
 
 
 async def test_tensorboard_has_every_figure_over_a_restart(

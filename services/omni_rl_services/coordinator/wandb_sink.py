@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from omni_rl.api.incidents import IncidentAnswer
+from omni_rl_services.coordinator.open_attempts import OpenAttempts
 from omni_rl_services.coordinator.settings import WandbSettings
 from omni_rl_services.coordinator.sinks import AttemptStart, SinkStep, Training
 
@@ -20,7 +21,7 @@ class WandbSink:
 
     def __init__(self, settings: WandbSettings) -> None:
         self._settings = settings
-        self._runs: dict[AttemptStart, Any] = {}
+        self._runs: OpenAttempts[Any] = OpenAttempts(self._opened, lambda run: run.finish())
 
     def step(self, step: SinkStep) -> None:
         figures = {f"{kind}/{name}": value for kind, found in step.figures.items() for name, value in found.items()}
@@ -30,7 +31,7 @@ class WandbSink:
         self._log(of, step, _named(training))
 
     def incident(self, of: AttemptStart, incident: IncidentAnswer) -> None:
-        run = self._run(of)
+        run = self._runs.one(of)
         run.summary["incidents"] = incident.incident if incident.ended is None else 0
         if incident.ended is None:
             run.alert(
@@ -40,28 +41,25 @@ class WandbSink:
             )
 
     def close(self) -> None:
-        for run in self._runs.values():
-            run.finish()
+        self._runs.close()
 
     def _log(self, of: AttemptStart, step: int, values: dict[str, float]) -> None:
-        self._run(of).log({**values, STEP: step})
+        self._runs.one(of).log({**values, STEP: step})
 
-    def _run(self, of: AttemptStart) -> Any:
-        if of not in self._runs:
-            wandb: Any = importlib.import_module("wandb")
-            run = wandb.init(
-                project=self._settings.project,
-                entity=self._settings.entity,
-                id=identity(of),
-                resume="allow",
-                name=f"{of.run}-{of.attempt}",
-                group=of.run,
-                reinit="create_new",
-            )
-            run.define_metric(STEP, hidden=True)
-            run.define_metric("*", step_metric=STEP)
-            self._runs[of] = run
-        return self._runs[of]
+    def _opened(self, of: AttemptStart) -> Any:
+        wandb: Any = importlib.import_module("wandb")
+        run = wandb.init(
+            project=self._settings.project,
+            entity=self._settings.entity,
+            id=identity(of),
+            resume="allow",
+            name=f"{of.run}-{of.attempt}",
+            group=of.run,
+            reinit="create_new",
+        )
+        run.define_metric(STEP, hidden=True)
+        run.define_metric("*", step_metric=STEP)
+        return run
 
 
 def identity(of: AttemptStart) -> str:
