@@ -1,9 +1,11 @@
 """The base of the settings that actors are started with. It can be imported without torch."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from omni_rl.errors import ConfigError
 
@@ -53,8 +55,16 @@ class NumericsSettings(BaseModel):
 
 def describe(error: ValidationError) -> str:
     """Return one text that lists every invalid setting by name, with what is wrong and what was given."""
-    lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
-    return "; ".join(lines)
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}{_given(item)}" for item in error.errors())
+
+
+def _given(item: ErrorDetails) -> str:
+    """Return what was given for a setting, unless there may be a secret in it: in a section, whose other settings are
+    in it too, or in a setting that is none."""
+    given = item["input"]
+    if item["type"] == "extra_forbidden" or not (given is None or isinstance(given, str | int | float | Path)):
+        return ""
+    return f" (got {given!r})"
 
 
 class StrictSettings(BaseModel):

@@ -224,15 +224,17 @@ async def test_no_address_and_no_secret_is_in_a_log(
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     for settings in (
-        {"name": "a", "url": "ftp://example"},
+        {"name": "a", "url": "ftp://example/very-secret"},
+        {"name": "a", "url": "https://example", "routing_key": "very-secret"},
         {"name": "a", "url": "https://"},
         {"name": "a", "url": "http://host:abc/"},
         {"name": "a", "url": "http://127.0.0.1:9/x\ny"},
         {"name": "a", "url": "http://xn--/"},
         {"name": "a", "url": "https://example", "template": "pagerduty"},
     ):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as refused:
             WebhookSettings(**settings)  # type: ignore[arg-type]
+        assert "very-secret" not in str(refused.value)
     open_to_all = tmp_path / "secret"
     open_to_all.write_text("x")
     open_to_all.chmod(0o644)
