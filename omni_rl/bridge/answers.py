@@ -17,8 +17,13 @@ Recall = Callable[[Sequence[str]], Sequence[Rollout]]
 
 def answers_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], recall: Recall) -> dict[str, Rollout]:
     """Return the answers that can be made again, by `names`: those that the trainer still has, where ids and digests
-    prove it; and answers to prompts of text alone, from their ids."""
-    wanted = [(name, row) for name, row in zip(names, rows, strict=True) if row["ids"] and row["prompt_ids"]]
+    prove it; and answers to prompts of text alone, from their ids. Greedy answers (temperature 0) are none of them: no
+    logits give their logprobs."""
+    wanted = [
+        (name, row)
+        for name, row in zip(names, rows, strict=True)
+        if row["ids"] and row["prompt_ids"] and row["temperature"] != 0
+    ]
     had = {answer.prompt.id: answer.prompt for answer in recall([row["sample"] for _, row in wanted])} if wanted else {}
     found = {}
     for name, row in wanted:

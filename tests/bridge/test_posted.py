@@ -65,6 +65,7 @@ def test_a_bare_record_proves_nothing() -> None:
     case = of_records([StepRecords.of([bare])], ["a"], "float32").case
     assert attribute(case, Experiments(), NOISE["float32"], seconds=10).cause is Cause.UNKNOWN
     assert answers_of([row_of(bare)], ["a"], nothing) == {}
+    assert answers_of([row_of({**RECORD, "temperature": 0.0})], ["a"], nothing) == {}
 
 
 def test_tokens_that_do_not_count_are_in_no_comparison() -> None:
