@@ -8,7 +8,6 @@ pip for this machine (a mirror) go in as pip's own environment variables, and a 
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.clean_root import HOST, PYTHON, ROOT, SUITE, mounts, say
+from tools.clean_root import HOST, PYTHON, ROOT, SUITE, Stage, mounts, say
 
 PACKAGES = f"{PYTHON},make,gcc,libc6-dev,python3-dev,libnuma1"
 USER = "reader"
@@ -46,13 +45,16 @@ def main() -> int:
     with mounts(root, [*map(Path, ("/proc", "/sys", "/dev/shm")), *arguments.mount]):
         for file in HOST:
             shutil.copy(file, root / file.lstrip("/"))
-        variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        variables |= {"HOME": f"/home/{USER}", "PATH": "/usr/local/bin:/usr/bin:/bin"}
-        inside = f"cd {CHECKOUT} && exec bash readme.sh"
-        chroot = shutil.which("chroot") or "chroot"  # it is not on the path of one who is not root
-        status = subprocess.run([chroot, f"--userspec={USER}:{USER}", root, "bash", "-c", inside], env=variables)
-    say(f"ended with {status.returncode} after {time.monotonic() - began:.0f} s")
-    return status.returncode
+        reader = Stage(root, directory=str(CHECKOUT))
+        reader.environment["HOME"] = f"/home/{USER}"
+        try:
+            reader.run("exec bash readme.sh", USER)
+        except subprocess.CalledProcessError as error:
+            status = error.returncode
+        else:
+            status = 0
+    say(f"ended with {status} after {time.monotonic() - began:.0f} s")
+    return status
 
 
 def commands(text: str) -> list[str]:
