@@ -37,7 +37,7 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a worker holds after an update, whose `number` is the engine's. `body` has the rest of what it reported,
+    """Holds what a worker has after an update, whose `number` is the engine's. `body` has the rest of what it reported,
     without its parts and adapters."""
 
     number: int

@@ -13,8 +13,8 @@ AGAIN = frozenset({429, 502, 504})
 """The statuses after which a request is sent again: too many requests, and a proxy whose coordinator is just
 restarting. 503 is an answer of the coordinator: Ray is away."""
 NOT_DONE = frozenset({429})
-"""Those of them after which the request was surely not carried out. Where a proxy answers 502 or 504, it may have been:
-only the answer was lost."""
+"""The statuses of `AGAIN` after which the request was surely not carried out. Where a proxy answers 502 or 504, it may
+have been: only the answer was lost."""
 
 
 @dataclass(frozen=True)

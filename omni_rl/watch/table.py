@@ -31,7 +31,7 @@ EACH_TOKEN = (
 TOP = ("rollout_top_ids", "rollout_top_logprobs")
 """The values whose entry for a token is k numbers."""
 UNKEPT = re.compile("[\0\ud800-\udfff]")
-"""What the schema takes in no text: NUL, and the halves of surrogate pairs."""
+"""The characters that the schema takes in no text: NUL, and the halves of surrogate pairs."""
 LONGEST = RecordLimits().text
 """The most bytes of a text."""
 Versions: TypeAlias = str | int | Sequence[str | int]

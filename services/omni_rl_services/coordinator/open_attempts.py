@@ -1,4 +1,4 @@
-"""What a sink has open for attempts: the newest in use, since a coordinator outlives thousands of attempts."""
+"""Holds open what a sink writes to, for the attempts that were used last: a coordinator outlives thousands."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,8 +13,8 @@ trained at a time with one coordinator: an attempt beyond them would be opened a
 
 
 class OpenAttempts(Generic[T]):
-    """What is open for each attempt: opened with its first use, and closed when `OPEN` others were used since, or at
-    the end."""
+    """Opens something for each attempt at its first use, and closes it when `OPEN` others were used since, or at the
+    end."""
 
     def __init__(self, opening: Callable[[AttemptStart], T], closing: Callable[[T], None]) -> None:
         self._opening = opening
