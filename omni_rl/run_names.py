@@ -11,10 +11,14 @@ _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def fitting_run_name(name: str) -> str:
-    """Return `name` as it is where the coordinator takes it; else the first 64 characters of it, with a dash for each
-    stretch of characters that the coordinator does not take. If nothing but that is left, as of a name in another
-    script, return a digest of `name`, which still tells runs apart."""
+    """Return `name` as it is where the coordinator takes it; else with a dash for each stretch of characters that the
+    coordinator does not take. Where letters, digits or an end of over 64 characters are lost so, a digest of `name`
+    comes last, so that runs whose names differ in these alone are told apart."""
     if len(name) <= LONGEST and _FITS.fullmatch(name):
         return name
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
-    return _UNUSABLE.sub("-", name).strip("._-")[:LONGEST] or f"run-{digest[:8]}"
+    fitting = _UNUSABLE.sub("-", name).strip("._-")
+    lost = "".join(_UNUSABLE.findall(name))
+    if fitting and len(fitting) <= LONGEST and not any(letter.isalnum() for letter in lost):
+        return fitting
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{fitting[: LONGEST - len(digest) - 1].rstrip('._-') or 'run'}-{digest}"

@@ -21,7 +21,19 @@ def test_a_name_that_fits_stays_as_it_is(name: str) -> None:
     assert fitting_run_name(name) == name
 
 
-def test_runs_of_which_no_letter_fits_are_told_apart() -> None:
+def test_signs_become_dashes() -> None:
     assert fitting_run_name("team/exp 1") == "team-exp-1"
-    assert fitting_run_name("実験") == fitting_run_name("実験")
-    assert len({fitting_run_name(name) for name in ("実験", "模型", "...", "/")}) == 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("実験", "模型", "...", "/"),
+        ("実験1", "模型1"),
+        ("größe", "große", "gro-e"),
+        tuple("outputs/" + "long" * 20 + end for end in ("a", "b")),
+    ],
+)
+def test_runs_that_differ_in_what_does_not_fit_are_told_apart(names: tuple[str, ...]) -> None:
+    assert len({fitting_run_name(name) for name in names}) == len(names)
+    assert [fitting_run_name(name) for name in names] == [fitting_run_name(name) for name in names]
