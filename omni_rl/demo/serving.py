@@ -12,11 +12,11 @@ from omni_rl_services.coordinator.server import bind, make_server
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.api.runs import RunBody
-from omni_rl.client.blocking import Client
 from omni_rl.config import DemoSettings
 from omni_rl.errors import ServiceError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
+from omni_rl.policies.patient_client import PatientClient
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ServedDemo:
 
     address: str
     run: str
-    client: Client
+    client: PatientClient
     journal: LedgerJournal
 
 
@@ -54,7 +54,7 @@ def serving(settings: DemoSettings) -> Iterator[ServedDemo]:
             if not thread.is_alive():
                 raise ServiceError("the coordinator did not start; the lines above say why")
             time.sleep(0.01)
-        with Client(server.address()) as client:
+        with PatientClient(server.address()) as client:
             client.create_run(RunBody(run=run, model=settings.model.name, dtype=settings.dtype))
             with contextlib.closing(LedgerJournal(ledger, run)) as journal:
                 yield ServedDemo(server.address(), run, client, journal)

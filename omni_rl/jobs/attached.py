@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from functools import partial
 
 from omni_rl.api.runs import RunBody
 from omni_rl.api.syncs import SyncAnswer, SyncBody
@@ -10,7 +9,7 @@ from omni_rl.errors import NonFiniteWeightsError, RayUnavailableError, WeightUpd
 from omni_rl.jobs.posting import Posting
 from omni_rl.jobs.saved import SavedSteps
 from omni_rl.policies.attach import AttachedPair
-from omni_rl.policies.retries import LOOK_SECONDS, UNDONE, retried
+from omni_rl.policies.retries import LOOK_SECONDS, UNDONE, WAITS
 
 SYNCS = 5
 """The most times that the sync of one step is tried. A sync that was rolled back, because a process died in its middle
@@ -44,7 +43,7 @@ class AttachedRun(Posting):
         for turn in range(1, SYNCS + 1):
             key = f"{self._keys}-{step}-{turn}"
             try:
-                answer = retried(partial(self._sync, key))
+                answer = self._sync(key)
             except NonFiniteWeightsError:
                 raise  # the trainer has no other weights to try again with
             except UNDONE as error:
@@ -56,9 +55,12 @@ class AttachedRun(Posting):
         raise WeightUpdateError(f"the sync after step {step} failed {SYNCS} times, at last so: {failure}") from failure
 
     def _sync(self, key: str) -> SyncAnswer:
-        answer = self._coordinator.sync(SyncBody(probe=False), key=key)
-        if answer.state == "running":  # its bridge died, and the successor has not settled it yet
-            raise RayUnavailableError(f"sync {answer.sync} is not over")
+        end = time.monotonic() + WAITS[RayUnavailableError]
+        while (answer := self._coordinator.sync(SyncBody(probe=False), key=key)).state == "running":
+            # Its bridge died, and the successor has not settled it yet.
+            if time.monotonic() >= end:
+                raise RayUnavailableError(f"sync {answer.sync} is not over")
+            time.sleep(LOOK_SECONDS)
         if answer.outcome != "committed":
             raise WeightUpdateError(f"sync {answer.sync} was {answer.outcome}: {answer.reason}")
         return answer
@@ -66,7 +68,7 @@ class AttachedRun(Posting):
 
 def create_run(policies: AttachedPair, body: RunBody) -> tuple[int, bool]:
     """Create the run, unless it exists, and return the number of its next attempt, and whether it has steps already."""
-    has_steps = retried(lambda: policies.coordinator.create_run(body)).attempt is not None
+    has_steps = policies.coordinator.create_run(body).attempt is not None
     # An attempt that died before its first seal has left a part, which another's part must not meet.
-    attempts = retried(lambda: policies.coordinator.attempts(body.run))
+    attempts = policies.coordinator.attempts(body.run)
     return max((each.attempt for each in attempts), default=0) + 1, has_steps

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -26,8 +27,9 @@ def follow(client: Client, job: str, lines: Callable[[str], None] | None) -> Job
     with progress_on(Console(stderr=True), disable=lines is not None) as progress:
         bar = progress.add_task(f"{run}: waiting for its first step", total=total)
         while True:
-            answer = retried(lambda: client.job(job))  # the job survives a dead bridge, and so should its watcher
-            for step in _steps(client, answer, seen):
+            # The job survives a dead bridge and a full disk, and so should its watcher.
+            answer = retried(lambda: client.job(job))
+            for step in retried(partial(_steps, client, answer, seen)):
                 seen = step
                 if lines is not None:
                     lines(step.model_dump_json())

@@ -11,7 +11,6 @@ from omni_rl.errors import MediaError, TooLargeError
 from omni_rl.jobs.records import Decode, keep_media, media_entries, record_of
 from omni_rl.jobs.run import StepAnswers, Weights
 from omni_rl.media.types import MediaItem, Prompt
-from omni_rl.policies.retries import retried
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +37,15 @@ class Posting:
     def seal(self, step: int, records: Sequence[Mapping[str, Any]], training: Mapping[str, float]) -> Sealed:
         """Post a step's records, have the coordinator judge them, and return its verdict and the tokens' weights."""
         where = self._run, self._attempt, step
-        # A retry posts the same part again, which changes nothing, whatever the ledger kept of the first try.
-        retried(lambda: self._coordinator.put_part(*where, 0, records))
-        return retried(lambda: self._coordinator.seal(*where, parts=1, training=training))
+        self._coordinator.put_part(*where, 0, records)
+        return self._coordinator.seal(*where, parts=1, training=training)
 
     def learnt(self, step: int, training: Mapping[str, float]) -> None:
-        retried(lambda: self._coordinator.add_training(self._run, self._attempt, step, training))
+        self._coordinator.add_training(self._run, self._attempt, step, training)
 
     def end(self) -> None:
         """Say that the run is over, so that nobody waits for its next step."""
-        retried(lambda: self._coordinator.end_run(self._run))
+        self._coordinator.end_run(self._run)
 
     def _kept(self, prompt: Prompt, items: Sequence[MediaItem]) -> list[str | None]:
         """Return the digests of a prompt's media in the media store. They are put there once a run, because prompts
@@ -59,7 +57,7 @@ class Posting:
 
     def _keep(self, content: bytes, kind: str) -> str | None:
         try:
-            return retried(lambda: self._coordinator.put_media(content, kind)).digest
+            return self._coordinator.put_media(content, kind).digest
         except (TooLargeError, MediaError) as error:  # people see it on the page; no verdict needs it
             logger.warning("a medium of a prompt is not kept for the page: %s", error)
             return None

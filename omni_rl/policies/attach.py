@@ -24,28 +24,25 @@ from collections.abc import Collection, Iterator, Sequence
 import ray
 
 from omni_rl.api.syncs import SyncAnswer, SyncBody
-from omni_rl.client.blocking import Client
-from omni_rl.client.retries import Retries
 from omni_rl.errors import ConfigError, EngineDeadError, TrainerDeadError
 from omni_rl.policies.named import engines
 from omni_rl.policies.pair import Pair
+from omni_rl.policies.patient_client import PatientClient
 from omni_rl.policies.retries import replacements
 from omni_rl.policies.settings import TRAINER, namespace_of
 from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.train.handle import TrainerHandle
 
-PATIENT = Retries(attempts=40)
-"""The retries of a job, which outlives the coordinator's restart: up to three minutes without an answer."""
-
 
 class AttachedPair(Pair[TrainerHandle]):
-    """Both policies of `run`, which a service hosts; `coordinator` is a client with the job's token.
+    """Both policies of `run`, which a service hosts; `coordinator` is a client with the job's token, whose calls
+    outlive deaths.
 
     The actors live on when the job ends: their handles are never closed here.
     """
 
     def __init__(
-        self, run: str, rollouts: Sequence[RolloutHandle], trainer: TrainerHandle, coordinator: Client
+        self, run: str, rollouts: Sequence[RolloutHandle], trainer: TrainerHandle, coordinator: PatientClient
     ) -> None:
         super().__init__(rollouts, trainer)
         self.run = run
@@ -87,18 +84,18 @@ def attach(run: str | None = None) -> Iterator[AttachedPair]:
         raise ConfigError("which run? Set OMNI_RL_RUN to what omni-rl up printed, or submit through the API")
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False)
-    with Client(retries=PATIENT) as client:
+    with PatientClient() as client:
         yield AttachedPair(name, _found(name, client), _trainer(name), client)
 
 
-def _found(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
+def _found(run: str, coordinator: PatientClient) -> tuple[RolloutHandle, ...]:
     try:
         return _rollouts(run)
     except EngineDeadError:
         return _of_replaced(run, coordinator)
 
 
-def _of_replaced(run: str, coordinator: Client) -> tuple[RolloutHandle, ...]:
+def _of_replaced(run: str, coordinator: PatientClient) -> tuple[RolloutHandle, ...]:
     """Have the coordinator replace dead engines, and return the run's engines."""
     for _ in replacements(lambda: coordinator.sync(SyncBody(source="served", probe=False))):
         with contextlib.suppress(EngineDeadError):

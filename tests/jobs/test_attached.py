@@ -1,7 +1,6 @@
 """A job outlives deaths in the middle of its syncs, and ends where something else is wrong."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,8 +8,8 @@ import pytest
 
 from omni_rl.api.media import MediaAnswer
 from omni_rl.api.runs import AttemptAnswer, RunAnswer, RunBody
-from omni_rl.api.syncs import SyncAnswer, SyncBody
-from omni_rl.client.blocking import Client
+from omni_rl.api.syncs import SyncAnswer
+from omni_rl.client.call import Call
 from omni_rl.errors import (
     ForbiddenError,
     JournalError,
@@ -31,48 +30,29 @@ from omni_rl.jobs.saved import SavedSteps
 from omni_rl.policies import retries
 from omni_rl.policies.attach import AttachedPair
 from omni_rl.train.handle import TrainerHandle
+from tests.policies.coordinator import Coordinator
 
 BODY = RunBody(run="job-1", model="small", dtype="float32")
 CRASHED = "its coordinator ended before anything was decided"
-Told = SyncAnswer | OmniRLError
 
 
-@dataclass
-class Coordinator:
-    """Answers syncs as it was told to, and the last answer again and again."""
+class RunsCoordinator(Coordinator):
+    """It has run job-1, with the attempts `begun`, of which those in `sealed` have steps."""
 
-    told: list[Told]
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    sealed: list[int] = field(default_factory=lambda: [3])
-    begun: int = 3
+    def __init__(self, told: Sequence[SyncAnswer | OmniRLError], sealed: Sequence[int] = (3,), begun: int = 3) -> None:
+        super().__init__(told)
+        self.sealed = sealed
+        self.begun = begun
 
-    def sync(self, body: SyncBody, *, key: str | None = None) -> SyncAnswer:
-        self.asked.append((body.source, key))
-        return self._answer()
-
-    def add_training(self, run: str, attempt: int, step: int, training: object) -> None:
-        self.asked.append(("training", str(step)))
-        self._answer()
-
-    def create_run(self, body: RunBody) -> RunAnswer:
-        self.asked.append(("run", body.run))
-        self._answer()
-        return RunAnswer.model_construct(run=body.run, attempt=self.sealed[-1] if self.sealed else None)
-
-    def attempts(self, run: str) -> list[AttemptAnswer]:
-        numbers = range(1, self.begun + 1)
-        return [AttemptAnswer.model_construct(attempt=number, first=None, last=None) for number in numbers]
-
-    def put_media(self, content: bytes, kind: str) -> MediaAnswer:
-        self.asked.append((kind, None))
-        self._answer()
-        return MediaAnswer.model_construct(digest="abc")
-
-    def _answer(self) -> SyncAnswer:
-        answer = self.told.pop(0) if len(self.told) > 1 else self.told[0]
-        if isinstance(answer, OmniRLError):
-            raise answer
-        return answer
+    def answer(self, call: Call[Any]) -> Any:
+        if call.path == "/v1/runs":
+            return RunAnswer.model_construct(run="job-1", attempt=self.sealed[-1] if self.sealed else None)
+        if call.path == "/v1/runs/job-1/attempts":
+            numbers = range(1, self.begun + 1)
+            return [AttemptAnswer.model_construct(attempt=number, first=None, last=None) for number in numbers]
+        if call.path.startswith("/v1/media/"):
+            return MediaAnswer.model_construct(digest="abc")
+        return None
 
 
 def answer(outcome: str | None, reason: str = "", **values: Any) -> SyncAnswer:
@@ -93,7 +73,7 @@ class Engineless(AttachedPair):
     """Hears of syncs, and has no engine to find again."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        super().__init__("up-1", (), cast(TrainerHandle, None), cast(Client, coordinator))
+        super().__init__("up-1", (), cast(TrainerHandle, None), coordinator)
         self.followed: list[str] = []
 
     def follow(self, answer: SyncAnswer) -> None:
@@ -109,7 +89,7 @@ Job = Callable[[Coordinator], AttachedRun]
 
 
 def test_a_sync_that_was_rolled_back_for_a_death_is_asked_for_again_under_another_key(job: Job) -> None:
-    coordinator = Coordinator(
+    coordinator = RunsCoordinator(
         [
             answer("rolled_back", CRASHED),
             SyncRolledBackError("pause: replica rollout-0: its process ended during obey; replace it"),
@@ -118,11 +98,11 @@ def test_a_sync_that_was_rolled_back_for_a_death_is_asked_for_again_under_anothe
         ]
     )
     assert job(coordinator).sync(1) == "run/1/2/abc"
-    assert len({key for _, key in coordinator.asked}) == 4
+    assert len(set(coordinator.asked)) == 4
 
 
 def test_a_sync_that_is_not_known_to_be_over_is_looked_at_again_under_its_own_key(job: Job) -> None:
-    coordinator = Coordinator(
+    coordinator = RunsCoordinator(
         [
             RayUnavailableError("the bridge ended"),
             answer(None, state="running"),
@@ -132,64 +112,64 @@ def test_a_sync_that_is_not_known_to_be_over_is_looked_at_again_under_its_own_ke
     )
     assert job(coordinator).sync(7) == "run/1/2/abc"
     assert len(coordinator.asked) == 4
-    assert len({key for _, key in coordinator.asked}) == 1
+    assert len(set(coordinator.asked)) == 1
 
 
 def test_no_other_job_has_the_key_of_a_sync(job: Job) -> None:
-    coordinator = Coordinator([answer("committed")])
+    coordinator = RunsCoordinator([answer("committed")])
     for _ in range(2):  # the first died before it had stored anything, so the second has its run and attempt
         job(coordinator).sync(0)
-    assert len({key for _, key in coordinator.asked}) == 2
+    assert len(set(coordinator.asked)) == 2
 
 
 @pytest.mark.parametrize("full", [LedgerError("the disk is full"), JournalError("the disk is full")])
 def test_a_job_outlives_a_disk_that_is_full_for_a_while(job: Job, full: OmniRLError) -> None:
-    coordinator = Coordinator([full, full, answer("committed")])
+    coordinator = RunsCoordinator([full, full, answer("committed")])
     assert job(coordinator).sync(7) == "run/1/2/abc"
     assert len(coordinator.asked) == 3
     assert len(set(coordinator.asked)) == 1
-    coordinator = Coordinator([full, answer("committed")])
+    coordinator = RunsCoordinator([full, answer("committed")])
     job(coordinator).learnt(7, {"loss": 0.5})
-    assert coordinator.asked == [("training", "7")] * 2
-    coordinator = Coordinator([full, answer("committed")])
+    assert coordinator.asked == [("PUT", "/v1/runs/job-1/attempts/1/steps/7/training")] * 2
+    coordinator = RunsCoordinator([full, answer("committed")])
     assert create_run(Engineless(coordinator), BODY) == (4, True)
-    assert coordinator.asked == [("run", "job-1")] * 2
-    coordinator = Coordinator([full, answer("committed")])
+    assert coordinator.asked == [("POST", "/v1/runs")] * 2 + [("GET", "/v1/runs/job-1/attempts")]
+    coordinator = RunsCoordinator([full, answer("committed")])
     assert job(coordinator)._keep(b"...", "image/png") == "abc"
-    assert coordinator.asked == [("image/png", None)] * 2
+    assert [asked[0] for asked in coordinator.asked] == ["PUT"] * 2
 
 
 def test_a_picture_that_the_store_does_not_take_ends_no_job(job: Job) -> None:
-    assert job(Coordinator([TooLargeError("33 MiB are more than 32 MiB")]))._keep(b"...", "image/png") is None
+    assert job(RunsCoordinator([TooLargeError("33 MiB are more than 32 MiB")]))._keep(b"...", "image/png") is None
 
 
 def test_an_attempt_that_left_only_a_part_is_not_gone_on_with() -> None:
-    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[], begun=0)), BODY) == (1, False)
-    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[], begun=1)), BODY) == (2, False)
-    assert create_run(Engineless(Coordinator([answer("committed")], sealed=[1], begun=2)), BODY) == (3, True)
+    assert create_run(Engineless(RunsCoordinator([answer("committed")], sealed=[], begun=0)), BODY) == (1, False)
+    assert create_run(Engineless(RunsCoordinator([answer("committed")], sealed=[], begun=1)), BODY) == (2, False)
+    assert create_run(Engineless(RunsCoordinator([answer("committed")], sealed=[1], begun=2)), BODY) == (3, True)
 
 
 def test_a_job_of_a_ledger_that_was_taken_over_waits_for_nothing(job: Job) -> None:
     with pytest.raises(TakenOverError):
-        job(Coordinator([TakenOverError("another coordinator took over"), answer("committed")])).sync(7)
+        job(RunsCoordinator([TakenOverError("another coordinator took over"), answer("committed")])).sync(7)
 
 
 def test_weights_that_are_never_proven_end_the_job_by_name(job: Job) -> None:
-    coordinator = Coordinator([SyncRolledBackError("verify: replica rollout-0: 3 elements of mixer.D differ")])
+    coordinator = RunsCoordinator([SyncRolledBackError("verify: replica rollout-0: 3 elements of mixer.D differ")])
     with pytest.raises(WeightUpdateError, match=r"sync after step 4 failed 5 times.*mixer\.D differ"):
         job(coordinator).sync(4)
-    assert len({key for _, key in coordinator.asked}) == SYNCS == 5
+    assert len(set(coordinator.asked)) == SYNCS == 5
 
 
 def test_weights_that_are_not_finite_end_the_job_with_that_sentence(job: Job) -> None:
-    coordinator = Coordinator([NonFiniteWeightsError("layers.3.A_log: 17 NaN of 64 elements")])
+    coordinator = RunsCoordinator([NonFiniteWeightsError("layers.3.A_log: 17 NaN of 64 elements")])
     with pytest.raises(NonFiniteWeightsError, match=r"^layers\.3\.A_log: 17 NaN of 64 elements$"):
         job(coordinator).sync(4)
     assert len(coordinator.asked) == 1
 
 
 def test_what_no_patience_mends_is_raised_at_once(job: Job) -> None:
-    coordinator = Coordinator([ForbiddenError("this takes scope sync")])
+    coordinator = RunsCoordinator([ForbiddenError("this takes scope sync")])
     with pytest.raises(ForbiddenError):
         job(coordinator).sync(4)
     assert len(coordinator.asked) == 1

@@ -9,7 +9,7 @@ import pytest
 from omni_rl.api.jobs import JobAnswer
 from omni_rl.api.steps import StepLine
 from omni_rl.client.blocking import Client
-from omni_rl.errors import NotFoundError, RayUnavailableError
+from omni_rl.errors import LedgerError, NotFoundError, RayUnavailableError
 from omni_rl.jobs import following
 from omni_rl.jobs.following import follow
 from omni_rl.policies import retries
@@ -17,10 +17,11 @@ from omni_rl.policies import retries
 
 @dataclass
 class Service:
-    """Its bridge dies between two looks at the job."""
+    """Its bridge dies between two looks at the job, and once the ledger does not answer for its steps."""
 
     status: list[str] = field(default_factory=lambda: ["pending", "running", "dead", "dead", "running", "succeeded"])
     steps_done: int = 0
+    ledger_away: bool = True
 
     def job(self, job: str) -> JobAnswer:
         status = self.status.pop(0)
@@ -29,6 +30,9 @@ class Service:
         return answer(job, status)
 
     def steps(self, run: str, attempt: int | None = None, after: int | None = None) -> list[StepLine]:
+        if self.steps_done and self.ledger_away:
+            self.ledger_away = False
+            raise LedgerError("the disk is full")
         self.steps_done += 1
         if self.steps_done == 1:
             raise NotFoundError("there is no run digits")
@@ -63,7 +67,7 @@ def line(attempt: int, step: int, sealed: float) -> StepLine:
     return StepLine.model_construct(attempt=attempt, step=step, sealed=sealed, severity="ok", training={"loss": None})
 
 
-def test_a_bridge_that_dies_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bridge_that_dies_and_a_disk_that_is_full_end_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(following, "LOOK_SECONDS", 0.0)
     lines: list[str] = []

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from omni_rl.api.syncs import SyncAnswer, SyncBody
-from omni_rl.client.blocking import Client
 from omni_rl.errors import (
     EngineDeadError,
-    OmniRLError,
     QuarantinedError,
     RayUnavailableError,
     ReplicaDeadError,
@@ -25,25 +23,11 @@ from omni_rl.policies.attach import AttachedPair
 from omni_rl.policies.dealing import ASKED
 from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.types import SamplingSettings
+from tests.policies.coordinator import Coordinator
 
 TRAINER = "the trainer that the job began with"
 SAMPLING = SamplingSettings(max_tokens=2)
 PROMPTS = [RenderedPrompt(str(number), "text", np.array([number])) for number in range(4)]
-
-
-@dataclass
-class Coordinator:
-    """Answers syncs as it was told to, and the last answer again and again."""
-
-    told: list[SyncAnswer | OmniRLError]
-    asked: list[str] = field(default_factory=list)
-
-    def sync(self, body: SyncBody, *, key: str | None = None) -> SyncAnswer:
-        self.asked.append(body.source)
-        answer = self.told.pop(0) if len(self.told) > 1 else self.told[0]
-        if isinstance(answer, OmniRLError):
-            raise answer
-        return answer
 
 
 @dataclass(eq=False)
@@ -68,7 +52,7 @@ def committed(**values: Any) -> SyncAnswer:
 
 
 def attached(coordinator: Coordinator, *engines: Engine) -> AttachedPair:
-    return AttachedPair("up-1", cast(Any, engines), cast(Any, TRAINER), cast(Client, coordinator))
+    return AttachedPair("up-1", cast(Any, engines), cast(Any, TRAINER), coordinator)
 
 
 def sampled(pair: AttachedPair) -> list[str]:
@@ -94,7 +78,7 @@ def test_whoever_takes_a_dead_engines_place_is_asked_for_and_answers(monkeypatch
         assert sampled(pair) == ["rollout-1"] * 4
     assert pair.trainer == cast(Any, TRAINER)
     # None was there after the first time, one that died at once after the second.
-    assert coordinator.asked == ["served"] * 3
+    assert [asked[2] for asked in coordinator.asked] == ["served"] * 3
     assert ASKED == 3
 
 
@@ -110,9 +94,9 @@ def test_where_no_engine_comes_the_error_is_said_after_the_retries(monkeypatch: 
     monkeypatch.setattr(retries, "REPLACE_SECONDS", 0.05)
     failing = Coordinator([SyncRunningError("another"), QuarantinedError("no replica serves"), committed()])
     with on_ray(monkeypatch, []), pytest.raises(EngineDeadError, match="has no rollout engine"):
-        attach._found("up-1", cast(Client, failing))
+        attach._found("up-1", failing)
     assert len(failing.asked) > 3
-    assert set(failing.asked) == {"served"}
+    assert {asked[2] for asked in failing.asked} == {"served"}
 
 
 def test_a_coordinator_that_keeps_nothing_any_more_is_not_asked_again() -> None:
@@ -125,7 +109,7 @@ def test_a_coordinator_that_keeps_nothing_any_more_is_not_asked_again() -> None:
 def test_a_job_that_starts_while_every_engine_is_dead_brings_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
     coordinator = Coordinator([RayUnavailableError("the bridge is starting"), committed()])
     with on_ray(monkeypatch, [(), (), (Engine("rollout-0"),)]):
-        (engine,) = attach._found("up-1", cast(Client, coordinator))
+        (engine,) = attach._found("up-1", coordinator)
     assert engine.name == "rollout-0"
     assert len(coordinator.asked) == 3
 
