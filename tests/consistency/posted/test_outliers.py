@@ -6,16 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from omni_rl.consistency.posted.outliers import (
-    CANDIDATES,
-    HIGHEST,
-    SMALL,
-    STAKES,
-    biased_answers,
-    distant_answers,
-    is_biased,
-    log_fortune,
-)
+from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased, log_fortune
 from omni_rl.consistency.posted.places import Places
 from omni_rl.consistency.posted.step import Array, PostedStep
 
@@ -37,12 +28,12 @@ def step(*answers: Sequence[float] | Array) -> PostedStep:
 def fortune(ratios: Sequence[float], tolerance: float, capped: float) -> float:
     """What a sixth of 1 on each of six bets becomes; a fall that the cap leaves undecided is not bet on."""
     whole = 0.0
-    for stake in STAKES:
+    for stake in (0.02, 0.1, 0.3):
         rise = fall = 1.0
         for ratio in ratios:
             rise *= 1 + stake * (ratio - 1 - tolerance)
-            fall *= 1 + stake * (1 - min(ratio, HIGHEST) - tolerance - capped)
-        can_lose_all = STAKES[-1] * (HIGHEST - 1 + tolerance + capped) >= 1
+            fall *= 1 + stake * (1 - min(ratio, 4) - tolerance - capped)
+        can_lose_all = 0.3 * (3 + tolerance + capped) >= 1
         whole += rise + (0.0 if can_lose_all else fall)
     return whole / 6
 
@@ -60,7 +51,7 @@ def test_a_small_step_is_biased_where_its_fortune_is_more_than_chance_makes(shar
     assert is_biased(step(np.full(40, math.log(0.7))), 0.01, share * chance) is biased
 
 
-@pytest.mark.parametrize(("tokens", "biased"), [(0, False), (1, True), (SMALL, True), (SMALL + 1, False)])
+@pytest.mark.parametrize(("tokens", "biased"), [(0, False), (1, True), (16_384, True), (16_385, False)])
 def test_of_many_tokens_the_scatter_tells_and_of_none_nothing_does(tokens: int, biased: bool) -> None:
     assert is_biased(step(np.full(tokens, 5.0)), 1e-3, 0.2) is biased
 
@@ -102,11 +93,11 @@ def test_an_answer_is_tested_against_the_chance_of_any_of_them() -> None:
 
 
 def test_of_many_answers_that_are_off_the_furthest_are_tested() -> None:
-    answers = [np.full(400, math.log(0.8 - 0.02 * n)) for n in range(CANDIDATES + 4)] + [np.zeros(9)] * 200
+    answers = [np.full(400, math.log(0.8 - 0.02 * n)) for n in range(20)] + [np.zeros(9)] * 200
     found = biased_answers(Places.of(step(*answers)), 1e-3, 0.01)
     assert found is not None
-    assert found.answers == tuple(range(CANDIDATES + 3, 3, -1))
-    assert found.finding(step(*answers)).samples == tuple(f"a{n}" for n in range(CANDIDATES + 3, CANDIDATES - 5, -1))
+    assert found.answers == tuple(range(19, 3, -1))
+    assert found.finding(step(*answers)).samples == tuple(f"a{n}" for n in range(19, 11, -1))
 
 
 def test_a_long_answer_that_is_a_little_off_is_found_among_short_ones_that_are_noisy() -> None:
@@ -115,6 +106,16 @@ def test_a_long_answer_that_is_a_little_off_is_found_among_short_ones_that_are_n
     assert found is not None
     assert found.answers == (30,)
     assert found.numbers["unit_mean"] == pytest.approx(0.97)
+
+
+def test_an_answer_that_is_far_off_both_ways_is_found_though_its_mean_is_near_one() -> None:
+    """Among answers whose mean is further off, and long ones that are further off in sum."""
+    biased, long = [np.full(4, 0.05)] * 20, [np.log([0.082, 1.918] * 300)] * 20
+    far = np.array([math.log(20.0), *[-6.0] * 19] * 3)
+    assert abs(np.expm1(far).sum()) < 0.2
+    found = biased_answers(Places.of(step(*biased, *long, far)), 1e-3, 0.5)
+    assert found is not None
+    assert found.answers == (40,)
 
 
 def test_a_step_without_tokens_has_no_outliers() -> None:
@@ -135,7 +136,7 @@ FINE = [0.0] * 16
         ([0.5] * 16, 2.0, False),  # at the limit
         ([1.0] * 8, 1 + LIMIT, False),
         ([4.0, *[0.625] * 8], 2.0, True),
-        ([4.0, *[0.5] * 8], 2.0, False),  # without its furthest token it is within the limit
+        ([4.0, *[1.0] * 8, *[0.0] * 7], 2.0, False),  # without its furthest token it is at the limit
         ([-4.0, *[-0.625] * 8], 2.0, True),
     ],
 )
