@@ -117,7 +117,7 @@ def test_who_asks_is_told_by_the_token_before_the_cookie() -> None:
     nobodys = Tokens(CoordinatorSettings())
     assert not nobodys
     assert caller_of(nobodys, sessions, "any", None) == caller_of(nobodys, sessions, None, None) == LOCAL
-    assert LOCAL == Caller("local", Scope.ADMIN)
+    assert Caller("local", Scope.ADMIN) == LOCAL
 
 
 def test_a_tokens_file_is_read_again_when_it_changes(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_most_specific_class_of_an_error_decides_its_status(status: int, kin
 
 
 def test_a_problem_has_the_code_and_the_first_paragraph_of_its_class() -> None:
-    class Long(OmniRLError):
+    class LongError(OmniRLError):
         """The first
         paragraph.
 
@@ -90,7 +90,7 @@ def test_a_problem_has_the_code_and_the_first_paragraph_of_its_class() -> None:
 
         code = "long"
 
-    answer = respond(Long, 422, "why", {"X-A": "b"}, sync="s")
+    answer = respond(LongError, 422, "why", {"X-A": "b"}, sync="s")
     assert json.loads(bytes(answer.body)) == {
         "type": "urn:omni-rl:long",
         "title": "The first paragraph.",
@@ -101,7 +101,7 @@ def test_a_problem_has_the_code_and_the_first_paragraph_of_its_class() -> None:
     }
     assert (answer.status_code, answer.media_type) == (422, "application/problem+json")
     assert answer.headers["x-a"] == "b"
-    assert json.loads(bytes(respond(Long, 500, "why").body))["title"] == "The coordinator failed."
+    assert json.loads(bytes(respond(LongError, 500, "why").body))["title"] == "The coordinator failed."
 
 
 @pytest.mark.parametrize(("length", "kept"), [(10, 10), (4096, 4096), (4097, 4096), (100_000, 4096)])
