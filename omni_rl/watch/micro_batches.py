@@ -55,9 +55,12 @@ class MicroBatches:
         return self._post is not None
 
     def begin(self, post: PostStep) -> None:
-        """Hand every further step to `post`."""
+        """Hand every further step to `post`, after those that ended before this: they had no answers here, and other
+        ranks' parts of them may be waited for."""
         if self._hook is None:
             self._count()
+        for number in range(self._ended):
+            post(number, [], [], [])
         self._post = post
 
     def add(self, answer: AnswerTensors) -> None:

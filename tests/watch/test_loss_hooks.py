@@ -111,13 +111,13 @@ for step in range(3):
 """A trainer that loads a checkpoint, and that has no sequence for the loss in its first step."""
 
 
-def test_a_prime_rl_rank_without_a_first_sequence_posts_its_next_steps_by_their_own_numbers(
+def test_a_prime_rl_rank_without_a_first_sequence_posts_an_empty_part_of_it_once_it_has_one(
     release: ModuleType, tmp_path: Path
 ) -> None:
     with live(tmp_path) as url, Client(url) as client:
         environment = {"OMNI_RL_URL": url, "OMNI_RL_RUN": "late", "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", LATE], env={**os.environ, **environment}, timeout=120, check=True)
-        assert [line.step for line in client.steps("late")] == [1, 2]
+        assert [(line.step, line.samples) for line in client.steps("late")] == [(0, 0), (1, 1), (2, 1)]
 
 
 def clipped(args: Any, *, pg_loss: torch.Tensor, loss_masks: Any, **others: Any) -> Any:

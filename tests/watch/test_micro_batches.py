@@ -57,7 +57,7 @@ def test_a_step_ends_when_the_first_optimizer_steps(gathers: MicroBatches, poste
     assert mask[1].dtype == np.bool_
 
 
-def test_a_rank_whose_answers_come_later_counts_the_steps_before_them(posted: list[Any]) -> None:
+def test_a_rank_whose_answers_come_later_has_an_empty_part_of_the_steps_before_them(posted: list[Any]) -> None:
     gathers = MicroBatches()
     first, second = optimizer(), optimizer()
     for steps in (first, second, first, second):
@@ -67,7 +67,7 @@ def test_a_rank_whose_answers_come_later_counts_the_steps_before_them(posted: li
     for steps in (first, second, first, second):
         steps.step()
     gathers.close()
-    assert lengths(posted) == [(2, [3]), (3, [])]
+    assert lengths(posted) == [(0, []), (1, []), (2, [3]), (3, [])]
 
 
 def test_a_checkpoint_that_is_loaded_is_no_step(posted: list[Any]) -> None:
