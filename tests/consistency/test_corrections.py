@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from omni_rl.consistency.corrections import METHODS, Correction, sequence_means, sequence_sums, weights
+from omni_rl.consistency.corrections import METHODS, Correction, Method, sequence_means, sequence_sums, weights
 from omni_rl.errors import ConfigError
 
 # Two sequences of ratios (1, 3, 0.25) and (1.5, 0.8).
@@ -78,8 +78,63 @@ def test_weights_are_bounded_and_agreement_is_left_alone(sequences: list[list[fl
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"method": "ppo"}, "ppo"), ({"cap": 0.5}, "cap"), ({"low": 1.5}, "band"), ({"veto": 1.0}, "veto")],
+    [
+        ({"method": "ppo"}, "ppo"),
+        ({"cap": 0.999}, "cap"),
+        ({"cap": math.nan}, "cap"),
+        ({"low": 1.001}, "band"),
+        ({"low": -0.001}, "band"),
+        ({"high": 0.999}, "band"),
+        ({"geometric_low": 1.001}, "band"),
+        ({"geometric_high": 0.999}, "band"),
+        ({"veto": 1.0}, "veto"),
+        ({"veto": -0.001}, "veto"),
+    ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         Correction(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        Correction("tis", cap=1.0),
+        Correction("mis", cap=1.0),
+        Correction("sequence_mis", cap=1.0),
+        Correction("icepop", low=1.0, high=1.0),
+        Correction("icepop", low=0.0, high=1.0),
+        Correction("geometric", geometric_low=1.0, geometric_high=1.0),
+        Correction("tis", veto=0.0),
+        Correction("none", veto=0.999),
+    ],
+)
+def test_bounds_hold_what_lies_on_them(correction: Correction) -> None:
+    np.testing.assert_array_equal(weights(np.zeros(3), np.array([0, 3]), np.ones(3, np.bool_), correction), np.ones(3))
+
+
+@pytest.mark.parametrize(("veto", "expected"), [(0.25, [0.25, 1.0]), (np.nextafter(0.25, 1), [0.0, 0.0])])
+def test_a_veto_is_for_ratios_below_it(veto: float, expected: list[float]) -> None:
+    d = np.log([0.25, 1.0])
+    assert np.exp(d).tolist() == [0.25, 1.0]
+    assert weights(d, np.array([0, 2]), np.ones(2, np.bool_), Correction(veto=veto)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "ratios", "expected"),
+    [
+        ("tis", [1.999, 2.001], [1.999, 2.0]),
+        ("mis", [1.999, 2.001], [1.999, 0.0]),
+        ("icepop", [0.499, 0.501, 4.999, 5.001], [0.0, 0.501, 4.999, 0.0]),
+        ("geometric", [0.9899, 0.9901, 1.0099, 1.0101], [0.0, 1.0, 1.0, 0.0]),
+        ("sequence_tis", [2.001], [2.0]),
+        ("sequence_mis", [1.999, 2.001], [1.999, 0.0]),
+    ],
+)
+def test_bounds_are_the_published_ones_unless_others_are_given(
+    method: Method, ratios: list[float], expected: list[float]
+) -> None:
+    """Each token is a sequence by itself."""
+    offsets, mask = np.arange(len(ratios) + 1), np.ones(len(ratios), np.bool_)
+    np.testing.assert_allclose(weights(np.log(ratios), offsets, mask, Correction(method)), expected)
+    assert Correction().method == "tis"

@@ -59,6 +59,8 @@ def test_the_error_of_a_mean_is_the_scatter_of_its_answers() -> None:
     assert places.size.mean == pytest.approx(0.625)
     assert places.size.error == pytest.approx(math.sqrt(2 / 1 * (0.75**2 + 0.75**2)) / 8)
     assert places.size.answers == 2
+    three = Places.of(step([1.0], [0.5], [0.0])).size
+    assert (three.mean, three.error) == (0.5, pytest.approx(math.sqrt(3 / 2 * 2 * 0.5**2) / 3))
     last = places.positions[LAST]
     assert (last.mean, last.answers) == (pytest.approx(0.75), 2)
     assert last.error == pytest.approx(math.sqrt(2 * 2 * 0.25**2) / 2)
@@ -82,13 +84,14 @@ def test_a_token_counts_as_twenty_at_most_and_what_that_took_is_known() -> None:
 
 
 def test_what_each_kind_and_place_holds_is_known_token_by_token() -> None:
-    one = step([0.0] * 3, [0.0], [0.0] * 9, kinds=["text", "image", "image"])
+    one = step([0.0] * 2, [0.0], [0.0] * 10, kinds=["text", "image", "image"])
     places = Places.of(one)
-    assert np.flatnonzero(places.inside("image")).tolist() == list(range(3, 13))
-    assert np.flatnonzero(places.inside(FIRST)).tolist() == [0, 3, 4]
-    assert np.flatnonzero(places.inside("tokens 1 to 7")).tolist() == [1, 2, *range(5, 12)]
-    assert np.flatnonzero(places.inside("tokens 8 to 15")).tolist() == [12]
-    assert np.flatnonzero(places.inside(LAST)).tolist() == [2, 12]
+    assert places.inside("overall").all()
+    assert np.flatnonzero(places.inside("image")).tolist() == list(range(2, 13))
+    assert np.flatnonzero(places.inside(FIRST)).tolist() == [0, 2, 3]
+    assert np.flatnonzero(places.inside("tokens 1 to 7")).tolist() == [1, *range(4, 11)]
+    assert np.flatnonzero(places.inside("tokens 8 to 15")).tolist() == [11, 12]
+    assert np.flatnonzero(places.inside(LAST)).tolist() == [1, 12]
     masked = replace(one, counted=np.arange(13) != 12)
     assert Places.of(masked).positions[LAST].answers == 1
 
@@ -107,6 +110,11 @@ def test_what_each_kind_and_place_holds_is_known_token_by_token() -> None:
 )
 def test_a_fall_that_the_cap_explains_is_none(excess: float, capped: float, beyond: bool) -> None:
     assert UnitMean(excess, 0.001, 9, capped).is_beyond(0.01) is beyond
+
+
+def test_an_excess_is_counted_in_standard_errors() -> None:
+    assert UnitMean(-0.02, 0.005, 9, 0.0).t == pytest.approx(-4.0)
+    assert UnitMean(-6.0, 2.0, 9, 0.0).t == pytest.approx(-3.0)
 
 
 NOISE = 0.01
