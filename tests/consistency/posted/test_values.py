@@ -66,6 +66,12 @@ def test_a_value_above_zero_is_no_logprob(side: str, value: float, result: str) 
         assert (found.numbers, found.samples) == ({"tokens": 1.0, "first": value}, ("a1",))
 
 
+def test_the_first_of_several_values_above_zero_is_told() -> None:
+    found = impossible(step([-1.0, 0.5, -1.0, 0.25, 0.75, -1.0], [-1.0] * 6, answers=3))
+    assert found.sentence.startswith("3 of the engine's 6 logprobs are above 0, the first 0.5 (token 1 of a0)")
+    assert (found.numbers, found.samples) == ({"tokens": 3.0, "first": 0.5}, ("a0", "a1", "a2"))
+
+
 LOGPROBS = -np.random.default_rng(0).gamma(1.0, 1.5, 64)
 
 
@@ -98,6 +104,7 @@ def test_what_is_left_of_a_reading_is_a_fifth_at_most(off: float, told: bool) ->
     [
         (64, -0.5, -0.6, "explains"),
         (63, -0.5, -0.6, "clear"),
+        (64, -0.5, -0.54, "clear"),
         (64, 0.0, -0.04, "clear"),
         (64, 0.0, -0.06, "explains"),
     ],
@@ -171,3 +178,8 @@ def test_of_many_answers_with_a_placeholder_eight_are_named() -> None:
     values[:, 1] = 0.0
     found = placeholders(step(values.ravel(), np.full(40, -3.0) + 2.0 * (values.ravel() < 0), answers=10))
     assert found.samples == tuple(f"a{n}" for n in range(8))
+
+
+def test_an_answers_only_token_is_its_last() -> None:
+    found = placeholders(step([-1.0, 0.0, -1.0, -1.0], [-1.0, -3.0, -1.0, -1.0], answers=4))
+    assert "(first: token 0 of a1; each the last of its answer)" in found.sentence
