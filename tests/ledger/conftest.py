@@ -11,12 +11,15 @@ from tests.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty ledger, or of a file that is not there yet."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
+        yield f"sqlite:///{tmp_path}/ledger.db"
+        return
     server: Postgres = request.getfixturevalue("postgres")
-    return new_ledger(server)
+    url = new_ledger(server)
+    yield url
+    server.drop_database(url)
 
 
 @pytest.fixture
