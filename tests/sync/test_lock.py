@@ -33,7 +33,7 @@ def test_one_lock_is_taken_once(path: Path) -> None:
     lock = WriterLock(path)
     ticket = lock.take()
     for again in (lock.take, lambda: lock.join(ticket), lambda: lock.reading().__enter__()):
-        with pytest.raises(SlabBusyError, match="^slab-0 is being written by this very process; finish that first"):
+        with pytest.raises(SlabBusyError, match=r"^slab-0 is being written by this very process; finish that first"):
             again()
     other = WriterLock(path)
     with pytest.raises(SlabBusyError, match=f"slab-0 is being written by another source .process {os.getpid()}.; wait"):
@@ -93,7 +93,7 @@ def test_a_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
 
 
 def test_an_owner_that_cannot_say_who_it_is_owns_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SlabError, match="none cannot be used: .*No such file") as refused:
+    with pytest.raises(SlabError, match=r"none cannot be used: .*No such file") as refused:
         take(tmp_path / "none")
     assert not isinstance(refused.value, SlabFullError)
     with files_end_at(0), pytest.raises(SlabFullError, match=r"owner\.lock cannot be written: .*; free some room"):

@@ -230,7 +230,7 @@ def test_a_hold_and_its_end_reach_every_replica(run: RunByHand) -> None:
 def test_a_hold_that_was_not_confirmed_names_who_did_not(run: RunByHand) -> None:
     run.one.fails[HoldGate] = [ReplicaDeadError("gone")]
     run.other.fails[HoldGate] = [ReplicaDeadError("gone too")]
-    with pytest.raises(WeightUpdateError, match="^r0: gone; r1: gone too$"):
+    with pytest.raises(WeightUpdateError, match=r"^r0: gone; r1: gone too$"):
         run.sync.hold("the disk is full")
     run.sync.hold("the disk is full")
 

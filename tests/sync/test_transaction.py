@@ -203,7 +203,7 @@ def test_a_decision_that_was_not_written_in_time_is_against_the_new_weights(
 ) -> None:
     clock = Clock(monkeypatch)
     run.journal.fails["decide"] = [(JournalError("the disk is full"), False)] * 3
-    with pytest.raises(SyncRolledBackError, match="rolled back, .*: the decision could not be written in time"):
+    with pytest.raises(SyncRolledBackError, match=r"rolled back, .*: the decision could not be written in time"):
         run.sync.sync(NEW, name="s")
     assert run.serves(OLD)
     assert run.journal.tried["decide"] == 1 + 4
@@ -215,7 +215,7 @@ def test_a_decision_that_cannot_be_written_at_all_leaves_the_gates_closed(
 ) -> None:
     clock = Clock(monkeypatch)
     run.journal.fails["decide"] = [(JournalError("the disk is full"), False)] * 100
-    with pytest.raises(SyncUndecidedError, match="sync s could not be decided: the disk is full. Its replicas stay"):
+    with pytest.raises(SyncUndecidedError, match=r"sync s could not be decided: the disk is full. Its replicas stay"):
         run.sync.sync(NEW, name="s")
     assert 101.0 < clock.now < 101.5
     assert (run.one.standing, run.other.standing) == ("proven", "proven")
@@ -247,17 +247,15 @@ def test_what_is_no_error_of_ours_is_raised_after_everything_is_settled(run: Run
     assert run.serves(OLD)
     assert run.one.told() == ["Fence"]
     assert run.sync.running is None
+    run.one.fails[Apply] = [error]
     with pytest.raises(type(error)):
-        run.one.fails[Apply] = [error]
         run.sync.sync(NEW, name="t")
     assert run.serves(OLD)
     assert stored(run, "t").reason == f"{type(error).__name__}: {error}"
 
 
 def test_a_source_that_fails_touches_nobody(run: RunByHand) -> None:
-    with pytest.raises(
-        SyncRolledBackError, match="sync s to new weights was rolled back, replicas serve run/1/0/a: no"
-    ):
+    with pytest.raises(SyncRolledBackError, match=r"sync s to new weights was rolled back, .* serve run/1/0/a: no r"):
         run.sync.sync(SlabError("no room"), name="s")
     assert run.one.told() == ["Fence"]
     assert run.journal.record("s").decision == "abort"  # type: ignore[union-attr]
