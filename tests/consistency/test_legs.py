@@ -169,6 +169,7 @@ def test_a_trainer_that_parts_from_the_prefill_is_suspicious_of_the_kinds_that_p
         ((0.01, 0.125), 0.28, "suspicious", "which is not the 0.28 of the step"),
         ((0.1, 0.39), 0.98, "explains", "both sides lie within rounding"),  # at most four times as far
         ((0.1, 0.39), 0.99, "suspicious", "which is not the 0.99 of the step"),
+        ((0.125, 0.5), 1.25, "explains", "both sides lie within rounding"),
         ((0.126, 0.5), 1.0, "suspicious", "both sides are 0.13 or more away from float32"),
         ((0.01, math.inf), 1.0, "suspicious", "the engine is inf away"),
         ((math.inf, 0.01), 1.0, "suspicious", "the trainer is inf away"),
@@ -228,6 +229,7 @@ def test_flips_at_ties_that_leave_nothing_explain_a_difference() -> None:
         ([1.0, 2.5, *[0.0] * 10], 1e-3, ""),
         ([1.01, 2.5, *[0.0] * 10], 1e-3, "more than noise, a token of it by 1"),
         ([0.0, 2.5, *[0.0] * 18], 1e-3, "with it 0.12, which is noise"),
+        ([0.0, 2.5, *[0.0] * 23], 1e-3, "with it 0.1, which is noise"),
         ([0.0, 2.5, *[0.0] * 17], 1e-3, ""),
     ],
 )
@@ -262,6 +264,23 @@ def test_the_first_module_outside_its_band_is_named_with_its_row() -> None:
     assert (found.numbers, found.samples, found.layers) == ({"row": 17}, ("image-3",), ("vision.layers.1",))
     assert found.modalities == ("vision",)
     assert found.modules == {module.module: (module.relative, 0.05) for module in modules}
+
+
+@pytest.mark.parametrize(
+    ("module", "cause", "modalities"),
+    [
+        ("sound.features", Cause.MEDIA_MISMATCH, ("sound",)),
+        ("sound.layers.0", Cause.KERNEL, ("sound",)),
+        ("embeddings", Cause.PROMPT_MISMATCH, ()),
+        ("attention.0", Cause.KERNEL, ()),
+        ("norm", Cause.KERNEL, ()),
+    ],
+)
+def test_a_module_that_parts_says_what_it_takes_in_or_is_wrong_itself(
+    module: str, cause: Cause, modalities: tuple[str, ...]
+) -> None:
+    found = localisation([ModuleDifference(module, 0.25, 1, 0.05)], "a")
+    assert (found.cause, found.modalities) == (cause, modalities)
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "all 1 module agrees"), (2, "all 2 modules agree")])
