@@ -62,7 +62,7 @@ def test_a_leg_is_as_far_apart_as_its_furthest_kind() -> None:
     assert apart(leg(0.75, 0.5), BANDS) == 0.75
     assert math.isnan(apart(leg(math.nan, 0.5), BANDS))
     assert math.isnan(apart(leg(0.25, math.nan), BANDS))
-    assert apart([], BANDS) == 0.0
+    assert apart([], BANDS) == apart([record([])], BANDS) == 0.0
     assert kinds_outside(leg(0.125, 0.126), BANDS) == ("image",)
     assert kinds_outside(leg(math.nan, 0.5), BANDS) == ("text", "image")
 
