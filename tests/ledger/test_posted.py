@@ -111,3 +111,57 @@ def test_a_tensor_of_which_nobody_says_what_was_rendered_is_apart_where_the_side
     assert proofs.tensors_apart == [(0, tensor) for tensor, of in zip(seen, digests, strict=True) if of not in same]
     # Steps of our own pair are asked this way.
     assert [tensor.agreed for tensor in seen] == [of in same for of in digests]
+
+
+def test_both_sides_digests_of_a_prompt_stand_beside_each_other() -> None:
+    engine, trainer = {"rollout_prompt_digest": "aa"}, {"train_prompt_digest": "bb"}
+    both = step_of([answer("a", **engine, **trainer), answer("b", **engine), answer("c")])
+    assert both.proofs.prompts == [("aa", "bb"), ("aa", None), (None, None)]
+    assert step_of([answer("a", **engine)], [answer("b", **trainer)]).proofs.prompts == [("aa", None), (None, "bb")]
+    for one in (engine, trainer, {}):
+        assert step_of([answer("a", **one)]).proofs.prompts is None
+
+
+def test_what_only_some_answers_say_is_said_of_the_step_or_not() -> None:
+    spans = [{"version": "r/0/1/a", "start": 0, "end": 2}]
+    some = step_of([answer("a"), answer("b", version_spans=spans, train_version="v", rollout_dtype="bfloat16")])
+    assert (some.proofs.scored_by, some.proofs.dtypes) == (["", "v"], None)
+    assert some.proofs.sampled_by is not None
+    assert some.proofs.sampled_by.answers.tolist() == [1]
+    dtypes = {"rollout_dtype": "bfloat16", "train_dtype": "float32"}
+    assert step_of([answer("a", **dtypes), answer("b")]).proofs.dtypes == ("bfloat16", "float32"), (
+        "the others' is theirs"
+    )
+    assert step_of([answer("a"), answer("b", train_entropy=None)]).entropies is None
+    assert step_of([answer("a"), answer("b", rollout_entropy=None)]).entropies is None
+    nobody = step_of([answer("a", prompt_ids=None)])
+    assert (nobody.prompts, nobody.ids is not None) == (None, True)
+
+
+def test_a_step_without_tokens_or_answers_has_no_likely_ids() -> None:
+    empty = {"rollout_top_ids": [], "rollout_top_logprobs": []}
+    none = step_of([answer("a", 0, **empty)])
+    assert (none.top, none.samples) == (None, ["a"])
+    nothing = step_of([])
+    assert (nothing.top, nothing.ids, nothing.prompts) == (None, None, None)
+    assert (nothing.proofs.sampled_by, nothing.proofs.tensors, nothing.logprobs_of) == (None, 0, "processed")
+    beside = step_of([answer("a", 0, **empty), answer("b")]).top
+    assert beside is not None
+    assert beside.ids.tolist() == [[10, 50], [11, 51]]
+
+
+def test_tensors_apart_say_their_answer_and_their_item_of_several() -> None:
+    same = {"name": "pixel_values", "rendered": None, "engine": "aa", "train": "aa"}
+    apart = same | {"name": "grid", "train": "bb"}
+
+    def item(modality: str, *tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"modality": modality, "offset": 0, "length": 0, "tensors": list(tensors)}
+
+    first = answer("a", media=[item("image", same), item("audio")])
+    second = answer("b", media=[item("image"), item("image", same, apart), item("video", apart, same)])
+    proofs = step_of([first, answer("c"), second]).proofs
+    assert proofs.tensors == 5
+    assert proofs.tensors_apart == [
+        (2, TensorSeen("image", 1, "grid", None, "aa", "bb")),
+        (2, TensorSeen("video", 2, "grid", None, "aa", "bb")),
+    ]

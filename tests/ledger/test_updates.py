@@ -5,7 +5,7 @@ import pytest
 from omni_rl.errors import ConflictError
 from omni_rl.ledger import updates
 from omni_rl.ledger.ledger import Ledger
-from omni_rl.ledger.types import NewIncident
+from omni_rl.ledger.types import NewEvent, NewIncident
 from omni_rl.ledger.updates import TOLD_KEPT, NewUpdate, StoredReport, UpdateKey
 
 
@@ -87,3 +87,44 @@ def test_an_update_comes_with_its_incidents_and_what_it_says_of_others(ledger: L
     over = NewUpdate(key(2), None, {"number": 2, "healed": True}, {}, over={number: "it arrived"})
     assert ledger.change_update(over).result() == []
     assert ledger.incident(number).ended is not None
+
+
+def test_an_update_that_is_put_again_takes_the_new_answer_and_other_keys_are_left_alone(ledger: Ledger) -> None:
+    others = [key(1, run="other"), key(1, worker=1), key(1, engine="engine-1"), key(2)]
+    for one in (key(1), *others):
+        put(ledger, one)
+    events = (NewEvent("update", {"n": 1}, "math"),)
+    again = NewUpdate(key(1), StoredReport.of(b"{}"), {"late": True}, {key(9): {"lost": True}}, events=events)
+    assert ledger.put_update(again).result() == []
+    assert [kept.answer for kept in ledger.updates("math")] == [
+        {"number": 2},
+        {"number": 1},
+        {"number": 1},
+        {"late": True},
+    ]
+    assert [(event.kind, event.run, event.data) for event in ledger.events()] == [("update", "math", {"n": 1})]
+    assert [one.digest for one in ledger.updates("other")] == [StoredReport.of(b"{}").digest]
+    assert (ledger.update(key(9)), ledger.told_update(key(9))) == (None, None)
+    session = UpdateKey("math", "engine-0", "another", 1, 0)
+    put(ledger, session, b"another start's first")
+    assert ledger.told_update(session) == b"another start's first"
+
+
+def test_an_update_that_cannot_be_put_leaves_nothing_of_what_comes_with_it(ledger: Ledger) -> None:
+    put(ledger, key(1), b"one")
+    seen, events = [NewIncident(2, "It reached nothing.", kind="sync")], (NewEvent("update", {}, "math"),)
+    refused = NewUpdate(key(1), StoredReport.of(b"two"), {"late": True}, {}, seen=seen, events=events)
+    with pytest.raises(ConflictError):
+        ledger.put_update(refused).result()
+    assert (ledger.incidents(), ledger.events()) == ([], [])
+    (kept,) = ledger.updates("math")
+    assert kept.answer == {"number": 1}
+
+
+@pytest.mark.parametrize("reports", [1, 2])
+def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, reports: int) -> None:
+    for number in range(4):
+        body = StoredReport.of(b"%d" % number)
+        ledger.put_update(NewUpdate(key(number), body, {}, {}, reports=reports)).result()
+    assert [kept.key.number for kept in ledger.remembered_updates("math")] == list(range(4 - reports, 4))
+    assert len(ledger.updates("math")) == 4

@@ -1,0 +1,95 @@
+"""What the ledger drops, and when: at the bound that was asked for or by default; on SQLite and on PostgreSQL."""
+
+import pytest
+import sqlalchemy as sa
+
+from omni_rl.errors import NotFoundError
+from omni_rl.ledger.changes import Retention
+from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.tables import checks, parts, payloads, samples
+from omni_rl.ledger.types import StepKey
+from tests.ledgers import open_ledger
+
+from .steps import CONFIG, post, records, sealed
+
+
+def steps_with(ledger: Ledger, table: sa.Table) -> list[int]:
+    with ledger.database.read() as connection:
+        return list(connection.execute(sa.select(table.c.step).distinct().order_by(table.c.step)).scalars())
+
+
+@pytest.mark.parametrize(("payload_steps", "left"), [(0, [9]), (1, [9]), (2, [5, 9]), (3, [4, 5, 9])])
+def test_the_newest_sealed_steps_have_their_records_still(url: str, payload_steps: int, left: list[int]) -> None:
+    with open_ledger(url) as ledger:
+        assert ledger.put_run("run", CONFIG).result() == "new"
+    with Ledger.open(url, retention=Retention(payload_steps=payload_steps)) as ledger:
+        post(ledger, StepKey("run", 0, 3), records(rows=1))  # a step that is not sealed waits
+        other = StepKey("run", 1, 0)
+        sealed(ledger, other, records(rows=1))
+        for step in (2, 4, 5, 9):
+            sealed(ledger, StepKey("run", 0, step), records(rows=1), records(rows=1, rank=1))
+        assert ledger.records(other)
+        post(ledger, StepKey("run", 0, 1), records(rows=1))
+        assert steps_with(ledger, payloads) == sorted({0, 1, 3, *left})
+        assert steps_with(ledger, parts) == [0, 1, 2, 3, 4, 5, 9]
+        with pytest.raises(NotFoundError, match="step 2 of run, attempt 0 was sealed long ago: its records are gone"):
+            ledger.records(StepKey("run", 0, 2))
+
+
+def test_an_older_step_that_is_sealed_late_drops_no_newer_one(ledger: Ledger) -> None:
+    ledger.put_run("run", CONFIG).result()
+    for step in (5, 6, 2):
+        sealed(ledger, StepKey("run", 0, step), records(rows=1))
+    assert steps_with(ledger, payloads) == [5, 6]
+
+
+def test_a_thousand_steps_later_the_samples_of_a_step_that_was_ok_go(ledger: Ledger) -> None:
+    ledger.put_run("run", CONFIG).result()
+    for step, severity in ((0, 0), (1, 0), (3, 1), (4, -1), (5, 0)):
+        sealed(ledger, StepKey("run", 0, step), records(rows=1), severity=severity)
+    sealed(ledger, StepKey("run", 1, 0), records(rows=1))
+    sealed(ledger, StepKey("run", 0, 999), records(rows=1))
+    assert steps_with(ledger, samples) == [0, 1, 3, 4, 5, 999]
+    for step in (1000, 1003, 1004, 1005):
+        sealed(ledger, StepKey("run", 0, step), records(rows=1))
+    assert [ledger.step(StepKey("run", 0, step)).samples != () for step in (0, 1, 3, 4, 5)] == [
+        False,
+        True,  # no step 1001 was sealed, with which it would have gone
+        True,
+        True,
+        False,
+    ]
+    assert ledger.step(StepKey("run", 1, 0)).samples, "another attempt's"
+
+
+@pytest.mark.parametrize(
+    ("found", "dropped"),
+    [
+        ({"severity": "ok"}, True),
+        ({"severity": "ok", "cause": None}, True),
+        ({"severity": "ok", "cause": "kernel"}, False),
+        ({"severity": "warn", "cause": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_check_that_found_nothing_goes_when_a_thousand_newer_ones_are_there(
+    ledger: Ledger, found: dict[str, str | None], dropped: bool
+) -> None:
+    first = ledger.add_check(found).result()
+    with ledger.database.write() as connection:
+        connection.execute(sa.insert(checks), [{"at": 1.0, "found": {"severity": "warn"}} for _ in range(998)])
+    newest = ledger.add_check({"severity": "ok"}).result()
+    assert ledger.check(first.id) == first
+    later = ledger.add_check({"severity": "ok"}).result()
+    left = {check.id for check in ledger.checks(limit=2000)}
+    assert (first.id in left, newest.id in left, later.id in left) == (not dropped, True, True)
+    assert len(left) == 1001 - dropped
+
+
+def test_no_check_that_found_nothing_stays_where_none_shall(url: str) -> None:
+    open_ledger(url).close()
+    with Ledger.open(url, retention=Retention(checks=0)) as ledger:
+        first = ledger.add_check({"severity": "ok"}).result()
+        second = ledger.add_check({"severity": "pause"}).result()
+        assert second.id > first.id, "its number is never another's"
+        assert ledger.checks() == [second]
