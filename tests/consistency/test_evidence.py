@@ -150,7 +150,9 @@ def test_a_file_without_bands_is_refused(tmp_path: Path, text: str | None) -> No
 
 def test_bands_of_other_weights_are_told_by_both_digests(tmp_path: Path) -> None:
     calibrated(NOISE["float32"], [], "0123456789abcdef").save(tmp_path / "bands.json")
-    with pytest.raises(ConfigError, match="calibrated for weights 0123456789ab, these are fedcba987654; calibrate again"):
+    with pytest.raises(
+        ConfigError, match="calibrated for weights 0123456789ab, these are fedcba987654; calibrate again"
+    ):
         Bands.load(tmp_path / "bands.json", "fedcba9876543210")
 
 

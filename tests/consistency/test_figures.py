@@ -101,7 +101,9 @@ def test_groups_may_be_in_any_order_and_empty() -> None:
     lr = np.full(6, -1.0)
     lt = lr + np.array([0.5, 0.25, 1.0, 0.125, 0.75, 0.0])
     (found,) = reduce(lr, lt, [Grouping(edges_of(np.array([2, 1, 3])), np.array([2, 0, 2]), 3)])
-    sizes, means = zip(*((found.size(n), found.metrics(n, n, n + 1).logprob_abs_diff_mean) for n in range(3)), strict=True)
+    sizes, means = zip(
+        *((found.size(n), found.metrics(n, n, n + 1).logprob_abs_diff_mean) for n in range(3)), strict=True
+    )
     assert sizes == (1, 0, 5)
     assert (means[0], means[2]) == (1.0, pytest.approx(1.625 / 5))
     assert math.isnan(means[1])
@@ -178,7 +180,9 @@ def test_each_sequence_has_the_flips_and_figures_of_its_own() -> None:
         ([math.inf, math.inf, 1.0], (50,), [math.inf]),
     ],
 )
-def test_percentiles_lie_between_neighbours(values: list[float], wanted: tuple[float, ...], expected: list[float]) -> None:
+def test_percentiles_lie_between_neighbours(
+    values: list[float], wanted: tuple[float, ...], expected: list[float]
+) -> None:
     assert percentiles(np.array(values), wanted) == pytest.approx(expected)
 
 

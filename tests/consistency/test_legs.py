@@ -79,7 +79,9 @@ def test_what_a_leg_holds_is_counted_answer_by_answer() -> None:
 
 def test_two_computations_are_paired_where_both_have_the_answer() -> None:
     samples = [record([0.0], name) for name in "abc"]
-    one, other = ({name: np.array([float(at)]) for name, at in zip(names, (-1, -2), strict=True)} for names in ("ab", "bc"))
+    one, other = (
+        {name: np.array([float(at)]) for name, at in zip(names, (-1, -2), strict=True)} for names in ("ab", "bc")
+    )
     (found,) = pairs(samples, one, other)
     assert (found.sample, found.rollout_logprobs[0], found.train_logprobs[0]) == ("b", -2.0, -1.0)
 

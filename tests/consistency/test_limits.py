@@ -55,7 +55,14 @@ def test_the_figures_with_what_flips_leave_out_are_not_judged() -> None:
 
 @pytest.mark.parametrize(
     ("value", "severity", "holding"),
-    [(0.79, OK, OK), (0.81, OK, WARN), (1.61, WARN, MASK), (2.39, MASK, MASK), (2.41, MASK, PAUSE), (3.01, PAUSE, PAUSE)],
+    [
+        (0.79, OK, OK),
+        (0.81, OK, WARN),
+        (1.61, WARN, MASK),
+        (2.39, MASK, MASK),
+        (2.41, MASK, PAUSE),
+        (3.01, PAUSE, PAUSE),
+    ],
 )
 def test_a_severity_is_held_until_a_figure_falls_well_below_its_limit(
     value: float, severity: Severity, holding: Severity

@@ -29,7 +29,9 @@ NOTHING = "no check of the records reproduces the difference"
 def posted(d: Array, seed: int = 0) -> tuple[StepColumns, PostedStep]:
     """Answers of these d [N, T]; the engine's logprobs are drawn."""
     rollout = -8.0 - np.random.default_rng(seed).exponential(1.0, d.shape)
-    records = [SampleRecord(f"a{n}", "text", 3, own, own + by) for n, (own, by) in enumerate(zip(rollout, d, strict=True))]
+    records = [
+        SampleRecord(f"a{n}", "text", 3, own, own + by) for n, (own, by) in enumerate(zip(rollout, d, strict=True))
+    ]
     columns = StepColumns.of(records)
     return columns, PostedStep.of(columns)
 

@@ -74,7 +74,9 @@ def test_another_ids_logprob_is_told_with_its_numbers() -> None:
     for others, is_first in ((1, False), (0, True)):
         moved = rollout.copy()
         moved[:others] = -2.0
-        assert ("the most likely one's" in wrong_entry(listed(step(moved, own), own, first), NOISE).sentence) is is_first
+        assert (
+            "the most likely one's" in wrong_entry(listed(step(moved, own), own, first), NOISE).sentence
+        ) is is_first
     masked = replace(given, counted=np.arange(20) >= 3)
     assert wrong_entry(masked, NOISE).result == "clear"
     assert "7 of 17" not in wrong_entry(masked, NOISE).sentence

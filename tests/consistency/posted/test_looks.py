@@ -63,9 +63,7 @@ def test_a_proper_step_shows_nothing() -> None:
     assert (nothing.clean, nothing.has_unit_mean) == (True, True)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bias"), [("float32", 3e-6), ("float16", 1e-3), ("bfloat16", 2e-3), ("fp8", 4e-3)]
-)
+@pytest.mark.parametrize(("dtype", "bias"), [("float32", 3e-6), ("float16", 1e-3), ("bfloat16", 2e-3), ("fp8", 4e-3)])
 def test_what_rounding_may_leave_in_a_mean_is_no_bias(dtype: str, bias: float) -> None:
     for by, biased in ((0.9, ()), (1.1, ("overall",))):
         for sign in (1, -1):
@@ -132,9 +130,7 @@ def test_a_handful_of_answers_is_biased_by_bets() -> None:
     assert severities(of)[Check.UNIT_MEAN] is Severity.MASK
 
 
-@pytest.mark.parametrize(
-    ("wrong", "severity"), [(1, Severity.MASK), (2, Severity.PAUSE)]
-)
+@pytest.mark.parametrize(("wrong", "severity"), [(1, Severity.MASK), (2, Severity.PAUSE)])
 def test_values_that_are_no_logprobs_stop_a_run_if_they_are_more_than_one_in_a_thousand(
     wrong: int, severity: Severity
 ) -> None:
@@ -159,9 +155,7 @@ def test_placeholders_are_masked_if_they_are_more_than_one_in_a_hundred(wrong: i
     assert severities(seen(replace(of, rollout=rollout)))[Check.PLACEHOLDERS] is severity
 
 
-@pytest.mark.parametrize(
-    ("kind", "far", "of_answer"), [("text", 0.1, 0.4), ("audio", 0.2, 0.4), ("robot", 0.1, 0.4)]
-)
+@pytest.mark.parametrize(("kind", "far", "of_answer"), [("text", 0.1, 0.4), ("audio", 0.2, 0.4), ("robot", 0.1, 0.4)])
 def test_a_place_is_far_beyond_the_widest_limit_from_which_a_kind_is_masked(
     kind: str, far: float, of_answer: float
 ) -> None:
@@ -175,7 +169,9 @@ def test_a_place_is_far_beyond_the_widest_limit_from_which_a_kind_is_masked(
         if told:
             finding, severity = found(place)[Check.POSITIONS]
             assert severity is Severity.WARN
-            assert finding.sentence.startswith(f"the first tokens of 16 answers have a mean abs d of {at:.2g}, while that")
+            assert finding.sentence.startswith(
+                f"the first tokens of 16 answers have a mean abs d of {at:.2g}, while that"
+            )
             assert finding.numbers["abs_diff_mean"] == pytest.approx(at)
 
 

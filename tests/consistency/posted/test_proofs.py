@@ -203,6 +203,7 @@ OF_DTYPE: Mapping[str, float] = {"float32": 1e-5, "float16": 0.0625, "bfloat16":
         (None, 0.5, "not_done"),
         (("float32", "int4"), 0.5, "not_done"),
         (("bfloat16", "bfloat16"), 0.5, "clear"),
+        (("bfloat16", "float16"), 0.03125, "clear"),
         (("bfloat16", "float16"), 0.0625, "clear"),  # as close as the finer one is
         (("bfloat16", "float16"), 0.0703125, "suspicious"),
         (("float16", "bfloat16"), 0.0703125, "suspicious"),
@@ -221,3 +222,5 @@ def test_two_dtypes_are_told_where_the_finer_one_would_be_closer(
         assert found.sentence.startswith(
             f"the engine computes in {said[0]} and the trainer in {said[1]}: the mean abs d is {size:.2g}, where {finer} "
         )
+    if said is not None and set(said) <= OF_DTYPE.keys():
+        assert dtypes(step([size], Proofs(dtypes=said)), {dtype: OF_DTYPE[dtype] for dtype in said}).result == result

@@ -133,7 +133,12 @@ def test_one_number_for_every_token_is_no_distributions(
         ([-9.0] * 3, [-1.0, -2.0, -3.0], 0, 0.0),  # it comes again too seldom
         ([-9.0] * 3 + [-8.0], [-1.0, -2.0, -3.0, -4.0], 0, 0.0),
         ([-9.0] * 7 + [-7.0, -6.0, -5.0], [-1.0 - 0.1 * n for n in range(10)], 7, -9.0),
-        ([-9.0] * 6 + [-7.0, -6.0, -5.0], [-1.0 - 0.1 * n for n in range(9)], 0, 0.0),  # 6 of 9 far tokens are less than 0.7
+        (
+            [-9.0] * 6 + [-7.0, -6.0, -5.0],
+            [-1.0 - 0.1 * n for n in range(9)],
+            0,
+            0.0,
+        ),  # 6 of 9 far tokens are less than 0.7
         ([0.0] * 7 + [-7.0, -6.0, -5.0], [-3.0 - 0.1 * n for n in range(10)], 7, 0.0),
         ([0.0] * 6 + [-7.0, -6.0, -5.0], [-3.0 - 0.1 * n for n in range(9)], 0, 0.0),
     ],
