@@ -20,6 +20,7 @@ LIMIT = Deadline("answer", 1.25)
 class Actor:
     """An actor, Ray's way to it, and the clock of whoever waits. `answer` is what it answers after `seconds`, None for
     nothing, and `pong` what it answers to pings; errors are raised. `stopped`: for so many seconds, as the kernel says.
+    `tick`: what a look at the clock takes.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +28,7 @@ class Actor:
         self.answer: Any = None
         self.pong: Any = "here"
         self.seconds = 0.0
+        self.tick = 0.0
         self.stopped: float | None = None
         self.life = "runs"
         self.slices: list[float] = []
@@ -34,9 +36,13 @@ class Actor:
         self.alive = SimpleNamespace(remote=self.ping)
         for module in (presence, waiting):
             monkeypatch.setattr(module, "ray", self)
-            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=self.monotonic))
         monkeypatch.setattr(presence, "StopClock", lambda pid: SimpleNamespace(seconds=lambda: self.stopped))
         monkeypatch.setattr(presence, "life", lambda pid: self.life)
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
 
     def ping(self) -> str:
         self.pings += 1
@@ -152,7 +158,9 @@ def test_after_a_deadline_a_ping_tells_who_is_slow_stopped_or_gone(
     assert actor.now == 101.25 + (5.0 if pong is None else 0.0)
 
 
-def test_a_deadline_of_nothing_is_one_look(actor: Actor) -> None:
+@pytest.mark.parametrize("tick", [0.0, 0.125])
+def test_a_deadline_of_nothing_is_one_look(actor: Actor, tick: float) -> None:
+    actor.tick = tick
     with pytest.raises(ReplicaSilentError):
         Waiter(actor, "rollout-0", None).get("answer", "apply", Deadline("answer", 0.0))
     assert actor.slices == [0.0]
