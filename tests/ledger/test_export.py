@@ -15,7 +15,7 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.tables import FIGURES
-from omni_rl.ledger.types import NewEvent, NewState, SortKeys, StepKey
+from omni_rl.ledger.types import KeptSample, NewEvent, NewState, SortKeys, StepKey
 
 from .steps import records, sealed
 
@@ -91,3 +91,41 @@ def test_what_cannot_be_exported(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(LedgerError, match="cannot be written"):
         export(ledger, "run", tmp_path / "file")
+
+
+def test_what_is_written_a_few_rows_at_a_time_is_the_same(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.put_run("run", {}).result()
+    for number in range(3):
+        sealed(ledger, StepKey("run", 0, number), records(seed=number), records(seed=number, rank=1), worst=3)
+    whole = {path.name: pq.read_table(path) for path in export(ledger, "run", tmp_path / "whole")}
+    monkeypatch.setattr("omni_rl.ledger.export.ROWS", 2)
+    monkeypatch.setattr("omni_rl.ledger.export.SAMPLES", 2)
+    for path in export(ledger, "run", tmp_path / "few"):
+        assert pq.read_table(path).equals(whole[path.name])
+    samples = whole["samples.parquet"].select(["attempt", "step", "place", "rank", "sample"]).to_pylist()
+    kept = [(step, one.place, one.rank, one.sample) for step in range(3) for one in stored(ledger, step)]
+    assert [(row["step"], row["place"], row["rank"], row["sample"]) for row in samples] == kept
+    figures = [json.loads(text) for text in whole["samples.parquet"]["figures"].to_pylist()]
+    assert figures == [one.figures for step in range(3) for one in stored(ledger, step)]
+
+
+def stored(ledger: Ledger, step: int) -> tuple[KeptSample, ...]:
+    return ledger.step(StepKey("run", 0, step)).samples
+
+
+def test_a_file_is_replaced_whole_or_left_as_it_was(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.put_run("run", {}).result()
+    paths = export(ledger, "run", tmp_path)
+    sealed(ledger, StepKey("run", 0, 0), records())
+    assert len(rows(export(ledger, "run", tmp_path)[0])) == 1
+    (in_the_way,) = (path for path in paths if path.stem == "bins")
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    sealed(ledger, StepKey("run", 0, 1), records())
+    with pytest.raises(LedgerError, match=f"{tmp_path} cannot be written: Is a directory"):
+        export(ledger, "run", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - {"ledger.db", "ledger.db-wal", "ledger.db-shm"} == {
+        path.name for path in paths
+    }
