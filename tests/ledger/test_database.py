@@ -51,10 +51,9 @@ def test_a_write_waits_for_another_process_and_then_says_what_to_do(url: str, mo
 def test_sqlite_writes_reach_the_disk_and_its_readers_write_nothing(tmp_path: Path) -> None:
     with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
         with ledger.database.write() as connection:
-            settings = [
-                connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
-            ]
-        assert settings == ["wal", 2], "a commit waits for the disk"
+            names = ("journal_mode", "synchronous", "page_size")
+            settings = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+        assert settings == ["wal", 2, database.PAGE_BYTES], "a commit waits for the disk"
         with pytest.raises(LedgerError, match=r"cannot be read: .*readonly"), ledger.database.read() as connection:
             connection.execute(sa.delete(runs))
         assert ledger.database.file == tmp_path / "ledger.db"

@@ -18,8 +18,10 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.migrations.versions import r0001_ledger
 from omni_rl.ledger.run_list import Wanted
+from omni_rl.ledger.tables import checks, events, incidents, syncs, transitions, updates
 from omni_rl.ledger.tables import timeline as buckets
 from omni_rl.ledger.types import Done, NewIncident, StepKey
+from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
 
 
 @contextmanager
@@ -166,3 +168,32 @@ def test_the_first_incident_after_the_alarms_of_an_older_ledger_has_the_next_num
             insert(connection, "alarms", row)
     with Ledger.open(ledger_url) as ledger:
         assert ledger.see_incident("run", NewIncident(1, "a", kind="engine")).result() == (6 if alarms else 1)
+
+
+def given(ledger: Ledger) -> list[int]:
+    """Write one of everything that has a number, and return the numbers."""
+    ledger.put_update(NewUpdate(UpdateKey("run", "", "session", 1, 0), StoredReport.of(b"{}"), {}, {})).result()
+    with ledger.database.write() as connection:
+        sync = {"run": "run", "sync": "s", "epoch": 1, "slab": "", "version": "", "mode": "", "started": 0.0}
+        happened = {"sync": "s", "at": 0.0, "phase": "", "what": "", "detail": ""}
+        numbers = [
+            connection.execute(sa.insert(syncs).values(sync).returning(syncs.c.number)).scalar_one(),
+            connection.execute(sa.insert(transitions).values(happened).returning(transitions.c.id)).scalar_one(),
+            connection.execute(sa.select(updates.c.id)).scalar_one(),
+        ]
+    numbers += [
+        ledger.see_incident("run", NewIncident(1, "a")).result(),
+        ledger.add_check({"severity": "ok"}).result().id,
+    ]
+    return [*numbers, ledger.last_event()]
+
+
+def test_no_number_is_given_twice(ledger_url: str) -> None:
+    """Whoever follows events by number, or has a link to an incident, never gets another's."""
+    with Ledger.open(ledger_url) as ledger:
+        ledger.put_run("run", {}).result()
+        first = given(ledger)
+        with ledger.database.write() as connection:
+            for table in (events, incidents, checks, updates, syncs, transitions):
+                connection.execute(sa.delete(table))
+        assert all(one > other for one, other in zip(given(ledger), first, strict=True))

@@ -43,6 +43,13 @@ def test_an_empty_database_gets_the_tables_that_the_code_knows(url: str) -> None
         assert columns(connection) == {
             name: [column.name for column in table.columns] for name, table in sorted(metadata.tables.items())
         }
+        inspector = sa.inspect(connection)
+        for name, table in metadata.tables.items():
+            assert inspector.get_pk_constraint(name)["constrained_columns"] == table.primary_key.columns.keys()
+            keys = {tuple(key["constrained_columns"]): key["options"] for key in inspector.get_foreign_keys(name)}
+            assert {columns: options.get("ondelete") for columns, options in keys.items()} == {
+                tuple(key.column_keys): key.ondelete for key in table.foreign_key_constraints
+            }
 
 
 @pytest.mark.parametrize("apart", [1, 4, 400_000])

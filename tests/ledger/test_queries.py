@@ -12,8 +12,7 @@ from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import attempts, checks, incidents, runs, syncs, updates
-from omni_rl.ledger.types import NewEvent, NewIncident, StepKey
-from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
+from omni_rl.ledger.types import NewEvent, StepKey
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -157,25 +156,6 @@ def test_checks_are_found_by_every_part_of_their_step(run: Ledger) -> None:
     assert run.checks(run="run", attempt=0, step=0) == [zero]
     assert run.checks(run="other", limit=3) == [other]
     assert run.check(probe.id) == probe
-
-
-def test_no_number_is_given_twice(run: Ledger) -> None:
-    """Whoever follows events by number, or has a link to an incident, never gets another's."""
-
-    def given() -> list[int]:
-        put = NewUpdate(UpdateKey("run", "", "session", 1, 0), StoredReport.of(b"{}"), {}, {})
-        run.put_update(put).result()
-        with run.database.write() as connection:
-            connection.execute(sa.insert(syncs).values(**SYNC, sync="s"))
-            of_update = connection.execute(sa.select(updates.c.id)).scalar_one()
-        numbers = [run.see_incident("run", NewIncident(1, "a")).result(), run.add_check({"severity": "ok"}).result().id]
-        return [*numbers, run.last_event(), of_update, run.syncs()[0].number]
-
-    first = given()
-    with run.database.write() as connection:
-        for name in ("events", "incidents", "checks", "updates", "syncs"):
-            connection.execute(sa.text(f"DELETE FROM {name}"))
-    assert all(one > other for one, other in zip(given(), first, strict=True))
 
 
 def test_a_setting_that_an_older_version_did_not_know_is_no_change_while_it_is_empty(ledger: Ledger) -> None:
