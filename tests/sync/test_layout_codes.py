@@ -69,12 +69,12 @@ def test_every_digit_is_read_again_through_a_negative_exponential(dtype: torch.d
     assert decode(values).tolist() == [256 + digit for digit in range(256)]
 
 
-def test_what_a_loader_did_more_to_is_not_read(dtype: torch.dtype = torch.float32) -> None:
+def test_what_a_loader_did_more_to_is_not_read() -> None:
     odd = [0.3, 64.0, 1e9, float("inf"), float("-inf"), float("nan"), -0.5, -math.exp(64.0), -1.5]
     odd += [-math.exp(0.25 * 3.002), -math.exp(0.25 * 2.998)]
-    assert decode(torch.tensor(odd, dtype=dtype)).tolist() == [UNDECODED] * len(odd)
+    assert decode(torch.tensor(odd, dtype=torch.float32)).tolist() == [UNDECODED] * len(odd)
     near = [-math.exp(0.25 * 3.0005), -math.exp(0.25 * 2.9995), -1.0, -0.0]
-    assert decode(torch.tensor(near, dtype=dtype)).tolist() == [BASE + 3, BASE + 3, BASE, 0]
+    assert decode(torch.tensor(near, dtype=torch.float32)).tolist() == [BASE + 3, BASE + 3, BASE, 0]
     assert decode(torch.tensor([256, -1, 255, 0])).tolist() == [UNDECODED, UNDECODED, 255, 0]
     assert decode(torch.tensor(odd, dtype=torch.bfloat16)).tolist()[:7] == [UNDECODED] * 7
 

@@ -242,7 +242,9 @@ def test_what_is_no_error_of_ours_is_raised_after_everything_is_settled(run: Run
     with pytest.raises(type(error)):
         run.sync.sync(error, name="s")
     result = stored(run)
-    assert (result.outcome, result.version, result.serving, result.tensors) == ("rolled_back", "", OLD, 0)
+    assert (result.outcome, result.version, result.serving) == ("rolled_back", "", OLD)
+    assert (result.tensors, result.bytes, result.elements_proven, result.elements, result.stall) == (0, 0, 0, 0, 0.0)
+    assert (result.origin, result.nonfinite, result.mismatches, result.agreement) == (None, (), (), None)
     assert result.reason == f"{type(error).__name__}: {error}"
     assert run.serves(OLD)
     assert run.one.told() == ["Fence"]
