@@ -34,6 +34,7 @@ def without_margins() -> SampleRecord:
         ((0, 1), (1, 0), False),
         ((0, 1), (0, 2), True),
         ((0, 1), (2, 0), True),
+        ((0, 2), (0, 1), True),
         ((0, -1), (0, 2), False),  # it is not known
         ((0, 2), (-1, 0), False),
         ((-1, -1), (0, 2), False),
@@ -68,18 +69,29 @@ def test_without_choices_or_margins_nothing_is_known_of_flips() -> None:
     assert replace(record((2, 1, 0.25)), rollout_experts=None).differing_choices is None
 
 
-@pytest.mark.parametrize("of", ["rollout_experts", "train_experts", "margins"])
-def test_choices_of_other_positions_than_the_sequence_has_are_refused(of: str) -> None:
+@pytest.mark.parametrize("more", [-1, 1])
+@pytest.mark.parametrize(
+    "of",
+    [
+        ("rollout_experts",),
+        ("train_experts",),
+        ("margins",),
+        ("rollout_experts", "train_experts"),
+        ("train_experts", "margins"),
+        ("rollout_experts", "train_experts", "margins"),
+    ],
+)
+def test_choices_of_other_positions_than_the_sequence_has_are_refused(of: tuple[str, ...], more: int) -> None:
     one = record()
-    assert len(getattr(one, of)) == POSITIONS
-    for wrong in (getattr(one, of)[1:], np.concatenate([getattr(one, of), getattr(one, of)[:1]])):
-        with pytest.raises(ValueError, match=rf"sample s: .*expected {POSITIONS}"):
-            replace(one, **{of: wrong})
+    wrong = {name: np.resize(getattr(one, name), (POSITIONS + more, *getattr(one, name).shape[1:])) for name in of}
+    with pytest.raises(ValueError, match=rf"sample s: .*expected {POSITIONS}"):
+        replace(one, **wrong)
 
 
-def test_logprobs_are_one_value_a_token() -> None:
+@pytest.mark.parametrize("shape", [(), (2, 2)])
+def test_logprobs_are_one_value_a_token(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="one value a sampled token"):
-        SampleRecord("s", "text", PROMPT, np.zeros((2, 2)), np.zeros((2, 2)))
+        SampleRecord("s", "text", PROMPT, np.zeros(shape), np.zeros(shape))
 
 
 @pytest.mark.parametrize(
