@@ -88,6 +88,13 @@ def test_the_runs_used_longest_ago_make_room_and_no_more_of_them_than_it_takes(m
     assert names(runs) == stay
 
 
+@pytest.mark.parametrize("more", [50, 51, 80])
+def test_a_run_that_was_used_longest_ago_itself_gets_the_room_of_the_others(more: int) -> None:
+    runs, (first, _) = filled(100, 20, 30)
+    runs.make_room("r0", first, more)  # type: ignore[arg-type]
+    assert names(runs) == ({"r0", "r1"} if more == 50 else {"r0"})
+
+
 def test_a_run_whose_weights_are_compared_makes_no_room() -> None:
     async def look() -> None:
         runs, (first, _, last) = filled(100, 20, 30, 10)
