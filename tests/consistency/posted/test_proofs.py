@@ -217,10 +217,11 @@ def test_two_dtypes_are_told_where_the_finer_one_would_be_closer(
     assert found.result == result
     if result == "suspicious" and said is not None:
         finer = "float16" if "float16" in said else "float32"
+        assert f", where {finer} on both sides leaves {OF_DTYPE[finer]:.2g} at most; " in found.sentence
         assert found.cause is Cause.ROUNDING
         assert found.numbers == {"abs_diff_mean": size, "of_the_finer": OF_DTYPE[finer]}
         assert found.sentence.startswith(
-            f"the engine computes in {said[0]} and the trainer in {said[1]}: the mean abs d is {size:.2g}, where {finer} "
+            f"the engine computes in {said[0]} and the trainer in {said[1]}: the mean abs d is {size:.2g}, where"
         )
     if said is not None and set(said) <= OF_DTYPE.keys():
         assert dtypes(step([size], Proofs(dtypes=said)), {dtype: OF_DTYPE[dtype] for dtype in said}).result == result

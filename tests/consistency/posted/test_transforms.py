@@ -44,7 +44,7 @@ def test_bins_are_of_equal_counts() -> None:
 
 
 def sampled(tokens: int, seed: int = 0) -> tuple[Array, Array]:
-    """The most likely token's logprob, and the sampled one's: itself with its own probability, else a third of the rest."""
+    """The most likely token's logprob, and the sampled one's: itself with its probability, or a third of the rest."""
     rng = np.random.default_rng(seed)
     chance = rng.uniform(0.3, 0.99, tokens)
     # The share of them that were sampled is their mean probability at every level, and not that of chance.

@@ -61,7 +61,7 @@ def test_a_value_above_zero_is_no_logprob(side: str, value: float, result: str) 
     assert found.result == result
     if result == "explains":
         assert found.sentence.startswith(
-            f"1 of the {side}'s 4 logprobs are above 0, the first {value:.4g} (token 0 of a1): no probability is above 1"
+            f"1 of the {side}'s 4 logprobs are above 0, the first {value:.4g} (token 0 of a1): no probability is above"
         )
         assert (found.numbers, found.samples) == ({"tokens": 1.0, "first": value}, ("a1",))
 
