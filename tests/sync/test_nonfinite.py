@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from omni_rl.client import publish
 from omni_rl.errors import NonFiniteWeightsError, SyncRolledBackError
 from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
-from omni_rl.sync.checksum import Checksum
+from omni_rl.sync.checksum import Checksum, as_bytes
 from omni_rl.sync.manifest import Manifest
-from omni_rl.sync.nonfinite import NonFinite, told
+from omni_rl.sync.nonfinite import NonFinite, count, told
 from omni_rl.sync.replica import Apply, Command, Deadline, Pause, Proof, ReplicaStatus, Resume, Resumed, Verify
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slab import Slab
@@ -86,11 +86,41 @@ def test_integers_hold_neither() -> None:
         assert (found.nan, found.infinite) == (0, 0)
 
 
-def test_a_tensor_is_told_with_its_counts_and_of_many_the_first() -> None:
+def test_a_tensor_is_told_with_its_counts() -> None:
     assert str(NonFinite("layers.3.A_log", 17, 0, 64)) == "layers.3.A_log: 17 NaN of 64 elements"
     assert str(NonFinite("D", 1, 2, 8)) == "D: 1 NaN and 2 infinite of 8 elements"
-    many = [NonFinite(f"t{number}", 1, 0, 1) for number in range(12)]
-    assert told(many)[-2:] == ("t9: 1 NaN of 1 element", "2 more tensors")
+    assert str(NonFinite("D", 0, 3, 1)) == "D: 3 infinite of 1 element"
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "more"),
+    [(0, 0, ()), (9, 9, ()), (10, 10, ()), (11, 10, ("1 more tensor",)), (12, 10, ("2 more tensors",))],
+)
+def test_of_many_tensors_ten_are_named(count: int, named: int, more: tuple[str, ...]) -> None:
+    many = (NonFinite(f"t{number}", 1, 0, 1) for number in range(count))
+    assert told(many) == (*(f"t{number}: 1 NaN of 1 element" for number in range(named)), *more)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_largest_and_the_smallest_numbers_are_finite(dtype: torch.dtype) -> None:
+    """And what comes next, by its bits, is not."""
+    largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
+    finite = torch.tensor([largest, -largest, 0.0, -0.0, torch.finfo(dtype).smallest_normal], dtype=dtype).repeat(4)
+    assert count(as_bytes(finite), name) == (0, 0)
+    bits = finite.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize])
+    bits[0] += 1
+    bits[6] += 1
+    assert finite[[0, 6]].tolist() == [float("inf"), float("-inf")]
+    bits[5] += 2
+    for found in (count(as_bytes(finite), name), counts(finite, name)):
+        assert found == (1, 2)
+
+
+def counts(values: torch.Tensor, dtype: str) -> tuple[int, int]:
+    """While they are copied."""
+    data = as_bytes(values)
+    found = Checksum.of_copied(data, np.empty_like(data), 0, dtype)
+    return found.nan, found.infinite
 
 
 @pytest.fixture
