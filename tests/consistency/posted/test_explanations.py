@@ -79,6 +79,13 @@ def test_a_mean_that_is_not_sure_does_not_speak_for_proper_policies(waver: float
     assert explained(d).sentence == said
 
 
+@pytest.mark.parametrize(("t", "said"), [(2.9, PROPER), (-2.9, PROPER), (3.1, NOTHING), (-3.1, NOTHING)])
+def test_a_mean_that_is_three_errors_off_does_not_speak_for_proper_policies(t: float, said: str) -> None:
+    """Every second one of 64 answers is 0.05 above the others' mean, or below."""
+    waver = 0.05 * np.where(np.arange(64) % 2, 1.0, -1.0) + t * 0.05 / math.sqrt(63)
+    assert explained(proper(64, 32, 0.5) + np.log1p(waver)[:, None]).sentence == said
+
+
 def test_a_mean_that_is_too_high_is_told() -> None:
     rng = np.random.default_rng(2)
     d = np.log1p(rng.permuted(np.tile([0.9, -0.5], (64, 16)), axis=1))

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import Severity, limits_for
-from omni_rl.consistency.posted.history import History
+from omni_rl.consistency.posted.history import History, two_sided
 from omni_rl.consistency.posted.look import Look, Terms, look
 from omni_rl.consistency.posted.step import Array, PostedStep, Proofs
 
@@ -245,3 +246,26 @@ def test_growth_is_told_where_it_is_more_than_half_of_noise(noise: float, told: 
         assert severity is Severity.WARN
         assert finding.sentence == "the mean abs d has grown with every update, from 0.01 to 0.06 in 4 steps"
         assert finding.numbers == {"smallest": 0.01, "abs_diff_mean": of.size, "steps": 4.0}
+
+
+@pytest.mark.parametrize("looks", [0, 3])
+@pytest.mark.parametrize(
+    ("images", "tests"),
+    [
+        (
+            0,
+            8,
+        ),  # the means of all, of the first tokens and of the next seven; these two's and the last tokens' sizes; 2
+        (7, 9),  # the mean of the text; of so few images none is tested
+        (8, 10),
+    ],
+)
+def test_the_tests_of_a_step_share_one_rate_of_false_alarms(images: int, tests: int, looks: int) -> None:
+    """Every second one of 64 answers has a mean that is 0.02 above that of all, and the others' are as far below."""
+    history, kinds = History(looks=looks), ["image"] * images + ["text"] * (64 - images)
+    at = brentq(lambda t: two_sided(t, 63) - history.share / tests, 1.0, 20.0)
+    for by, told in ((0.99, False), (1.01, True)):
+        excess = np.where(np.arange(64) % 2, 0.02, -0.02) + by * at * 0.02 / math.sqrt(63)
+        of = seen(step(np.log1p(np.tile(excess[:, None], (1, 8))), kinds), history=history)
+        assert of.means["overall"].t == pytest.approx(by * at)
+        assert ("overall" in of.biased) is told

@@ -109,6 +109,28 @@ def test_logprobs_that_agree_everywhere_or_too_seldom_are_no_most_likely_ones() 
     assert most_likely(step(top, seldom), NOISE).result == "clear", "at one level of likelihood they never agree"
 
 
+@pytest.mark.parametrize("agreeing", [0.1, 1.0])
+def test_at_each_level_of_likelihood_they_agree_as_often_as_they_say(agreeing: float) -> None:
+    """Of 60 tokens at 0.1 a tenth or all agree; 600 each at 0.3 and at 0.7 are as they should be."""
+    levels = [(0.1, agreeing, 60), (0.3, 0.3, 600), (0.7, 0.7, 600)]
+    top = np.concatenate([np.full(count, math.log(chance)) for chance, _, count in levels])
+    hit = np.concatenate([np.arange(count) < round(share * count) for _, share, count in levels])
+    found = most_likely(step(top, np.where(hit, top, np.minimum(top - 0.5, np.log(-np.expm1(top)) - 1))), NOISE)
+    assert found.result == ("explains" if agreeing == 0.1 else "clear")
+
+
+def test_tokens_agree_up_to_eight_times_the_noise_that_they_show() -> None:
+    top, own = sampled(4000)
+    hit = np.flatnonzero(top == own)
+    by = np.full(len(hit), 0.05)
+    by[::50], by[1::50] = 0.42, 0.38
+    own[top != own] -= 0.3
+    own[hit] += by
+    found = most_likely(step(top, own), 0.05)
+    assert found.result == "explains"
+    assert found.numbers["agree"] == pytest.approx((by < 0.4).sum() / 4000)
+
+
 def two_temperatures(tokens: int, at: float, noise: float = 0.0, seed: int = 0) -> tuple[Array, Array]:
     """Logprobs of two likely ids and the rest, whose log-odds one side divides by a temperature."""
     rng = np.random.default_rng(seed)
@@ -171,6 +193,14 @@ def test_few_likely_tokens_say_nothing_of_a_temperature() -> None:
         assert temperature(step(engine[chosen], train[chosen])).result == result
     sure = np.full(600, -1e-5)
     assert temperature(step(np.r_[sure, engine[unlikely]], np.r_[sure, train[unlikely]])).result == "clear"
+
+
+def test_tokens_that_are_nearly_certain_say_nothing_of_a_temperature() -> None:
+    """Their odds are what rounding makes of them."""
+    engine, train = two_temperatures(2000, 0.7)
+    found = temperature(step(np.r_[engine, np.full(100, -1e-9)], np.r_[train, np.full(100, -5e-5)]))
+    assert found.numbers["fits"] == pytest.approx(0.7, rel=0.01)
+    assert found.result == "explains"
 
 
 def test_a_difference_that_does_not_go_with_the_odds_is_no_temperature() -> None:
