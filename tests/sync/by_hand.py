@@ -185,7 +185,8 @@ class SlabsByHand:
 class RunByHand:
     """Two replicas, opened on the weights run/1/0/a unless `opened` is False. `watch` sees each event as it happens."""
 
-    def __init__(self, *, opened: bool = True) -> None:
+    def __init__(self, *, opened: bool = True, deadlines: Deadlines = DEADLINES) -> None:
+        self.deadlines = deadlines
         self.journal, self.slabs = JournalByHand(), SlabsByHand()
         self.one, self.other = ReplicaByHand("r0"), ReplicaByHand("r1")
         self.events: list[SyncEvent] = []
@@ -197,7 +198,7 @@ class RunByHand:
 
     def coordinator(self) -> WeightSync:
         replicas = [self.one, self.other]
-        return WeightSync(self.journal, self.slabs, replicas, deadlines=DEADLINES, observe=self._observe)
+        return WeightSync(self.journal, self.slabs, replicas, deadlines=self.deadlines, observe=self._observe)
 
     def _observe(self, event: SyncEvent) -> None:
         self.events.append(event)

@@ -227,6 +227,13 @@ def test_a_hold_and_its_end_reach_every_replica(run: RunByHand) -> None:
     assert run.events == []
 
 
+def test_a_hold_may_come_before_the_run_is_opened() -> None:
+    run = RunByHand(opened=False)
+    run.sync.hold("wait for the others")
+    assert [type(command) for command in run.one.heard + run.other.heard] == [HoldGate] * 2
+    run.sync.close()
+
+
 def test_a_hold_that_was_not_confirmed_names_who_did_not(run: RunByHand) -> None:
     run.one.fails[HoldGate] = [ReplicaDeadError("gone")]
     run.other.fails[HoldGate] = [ReplicaDeadError("gone too")]

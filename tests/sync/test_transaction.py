@@ -22,6 +22,7 @@ from omni_rl.errors import (
 )
 from omni_rl.sync import transaction
 from omni_rl.sync.replica import Apply, Command, Fence, Pause, Resume, ScoreProbe, SlabRef, Verify
+from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 
@@ -226,6 +227,20 @@ def test_a_decision_that_cannot_be_written_at_all_leaves_the_gates_closed(
     assert (left.outcome, left.serving, left.reason) == (
         *("rolled_back", OLD, "its coordinator ended before anything was decided"),
     )
+
+
+@pytest.mark.parametrize(("failures", "error"), [(49, SyncRolledBackError), (53, SyncUndecidedError)])
+def test_a_journal_has_ten_seconds_to_come_back(
+    monkeypatch: pytest.MonkeyPatch, failures: int, error: type[Exception]
+) -> None:
+    """A fifth of a second lies between two tries."""
+    clock = Clock(monkeypatch)
+    run = RunByHand(deadlines=Deadlines())
+    run.journal.fails["decide"] = [(JournalError("the disk is full"), False)] * (1 + failures)
+    with pytest.raises(error):
+        run.sync.sync(NEW)
+    assert 109 < clock.now < 111
+    run.sync.close()
 
 
 def test_a_result_that_cannot_be_written_is_told_and_given_all_the_same(run: RunByHand) -> None:
