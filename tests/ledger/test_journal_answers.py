@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from omni_rl.errors import FencedError, JournalError, NotFoundError
+from omni_rl.errors import CoordinatorRunningError, FencedError, JournalError, NotFoundError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.sync.replica import SlabRef
@@ -116,6 +116,13 @@ def test_what_cannot_be_written_of_a_sync_is_logged(
     ledger.add_event("after", {}).result()
     assert "a sync's transition was not kept: the ledger" in caplog.text
     assert [event.kind for event in ledger.events()] == ["after"]
+
+
+def test_a_run_is_taken_from_another_by_force_alone(ledger: Ledger, journal: LedgerJournal) -> None:
+    with pytest.raises(CoordinatorRunningError, match=r"coordinates the syncs of run in .*, or take over with force"):
+        LedgerJournal(ledger=ledger, run="run")
+    assert journal.next_epoch(None) == 1
+    LedgerJournal(ledger=ledger, run="run", force=True).close()
 
 
 def test_a_journal_of_a_closed_ledger_says_so(ledger: Ledger, journal: LedgerJournal) -> None:

@@ -10,7 +10,9 @@ from blake3 import blake3
 
 from omni_rl.errors import MediaStoreError, NotFoundError, TooLargeError
 from omni_rl.ledger import media_store
-from omni_rl.ledger.media_store import DAY, GIB, PIECE, UNFINISHED_SECONDS, MediaRules, MediaStore, Put
+from omni_rl.ledger.media_store import PIECE, MediaRules, MediaStore, Put
+
+GIB, DAY, HOUR = 2**30, 24 * 60 * 60, 60 * 60
 
 
 class Clock:
@@ -66,7 +68,7 @@ def test_without_rules_a_store_holds_ten_gib_for_thirty_days(tmp_path: Path, clo
     large = sparse(tmp_path, 2, 10 * GIB - 1, clock.now)
     store = MediaStore(tmp_path)
     assert [digest in store for digest in (old, kept, large)] == [False, True, True]
-    assert store.size == 10 * 2**30
+    assert store.size == 10 * GIB
     store.put(b"x")
     assert [digest in store for digest in (kept, large)] == [False, True], "what was used least recently went"
 
@@ -159,7 +161,7 @@ def test_only_its_own_files_are_the_stores(tmp_path: Path, clock: Clock) -> None
     old = place / ".old"
     for path in (*others, old):
         path.write_bytes(b"12345")
-        used = clock.now - UNFINISHED_SECONDS - (1 if path == old else 0)
+        used = clock.now - HOUR - (1 if path == old else 0)
         os.utime(path, (used, used))
     (place / ("0" * 62)).mkdir()
     store = MediaStore(tmp_path)

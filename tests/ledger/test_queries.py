@@ -1,6 +1,7 @@
 """What the ledger answers about runs, attempts, steps, parts, checks and events; on SQLite and on PostgreSQL."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_a_step_0_is_the_first_of_all(run: Ledger) -> None:
     assert [row.key.step for row in run.steps_spread("run", 0, after=0, last=1)] == [1]
 
 
+def test_steps_are_spread_once_where_none_are_for_a_while(run: Ledger) -> None:
+    bring_in(run, "run", 0, np.array([0, 20, 21, 39]), {}).result()
+    spread = {points: [row.key.step for row in run.steps_spread("run", 0, points=points)] for points in (40, 39, 4, 1)}
+    assert spread == {40: [0, 20, 21, 39], 39: [0, 20, 39], 4: [0, 20, 39], 1: [0, 39]}
+
+
 def test_a_thousand_steps_are_read_where_no_other_number_is_asked_for(run: Ledger) -> None:
     bring_in(run, "run", 0, np.arange(1001), {}).result()
     assert [row.key.step for row in run.steps("run", 0)] == list(range(1000))
@@ -145,6 +152,25 @@ def test_so_many_are_read_where_no_other_number_is_asked_for(run: Ledger) -> Non
     assert run.checks()[0].id == run.checks()[-1].id + 99
     assert len(run.events()) == 1000
     assert run.events()[0].id == 1
+
+
+def test_what_is_asked_for_is_named(run: Ledger) -> None:
+    sealed(run, KEY, records(rows=1))
+    asked: Any = run
+    found = [asked.steps(run="run", attempt=0), asked.steps_spread(run="run", attempt=0), asked.updates(run="run")]
+    assert [len(one) for one in found] == [1, 1, 0]
+    assert len(asked.timeline(run="run", attempt=0, figures=["ess"]).first) == 1
+    for name, plain in (
+        ("steps", ("run", 0)),
+        ("steps_spread", ("run", 0)),
+        ("updates", ("run",)),
+        ("timeline", ("run", 0, [])),
+    ):
+        with pytest.raises(TypeError):
+            getattr(asked, name)(*plain, 5)
+    for name in ("events", "checks", "syncs", "incidents"):
+        with pytest.raises(TypeError):
+            getattr(asked, name)(5)
 
 
 def test_checks_are_found_by_every_part_of_their_step(run: Ledger) -> None:

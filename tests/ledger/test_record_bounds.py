@@ -4,11 +4,14 @@ import json
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from omni_rl.errors import RecordError
+from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
-from omni_rl.ledger.schema import VERSION, RecordLimits
+from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, RecordLimits
+from omni_rl.ledger.wire import write_arrow
 
 MINIMAL = {"sample": "a", "rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.5, -2.0]}
 IMAGE = {"modality": "image", "offset": 0, "length": 0}
@@ -219,3 +222,48 @@ def test_what_is_null_in_an_item_is_named(name: str) -> None:
     for field in items[name]:
         with pytest.raises(RecordError, match=rf"column {name}: {field} is null in one of its items"):
             StepRecords.of([MINIMAL | {name: [items[name] | {field: None}]}])
+
+
+def test_a_part_has_16384_records_and_its_texts_a_mebibyte() -> None:
+    names = [str(number) for number in range(16_385)]
+
+    def stream(count: int) -> bytes:
+        logprobs = pa.array([[-1.0]] * count)
+        columns = {"sample": pa.array(names[:count]), "rollout_logprobs": logprobs, "train_logprobs": logprobs}
+        return write_arrow(pa.table(columns).replace_schema_metadata(SCHEMA.metadata))
+
+    assert len(StepRecords.from_arrow(stream(16_384))) == 16_384
+    with pytest.raises(RecordError, match="more than 16384 records in one part"):
+        StepRecords.from_arrow(stream(16_385))
+    text = "x" * 2**20
+    StepRecords.of([MINIMAL | {"prompt_text": text, "token_texts": [text, ""]}])
+    for texts in ({"prompt_text": text + "x"}, {"token_texts": ["", text + "x"]}):
+        with pytest.raises(RecordError, match=r"1048577 bytes, over 1048576|value 1 is longer than 1048576 bytes"):
+            StepRecords.of([MINIMAL | texts])
+
+
+def test_an_answer_and_its_prompt_have_a_mebitoken() -> None:
+    answer = np.full(2**20 - 1, -1.0)
+    row = {"sample": "a", "rollout_logprobs": answer, "train_logprobs": answer}
+    assert StepRecords.of([row | {"prompt_tokens": 1}]).tokens == 2**20 - 1
+    with pytest.raises(RecordError, match="and the answer are 1048577 tokens, over 1048576"):
+        StepRecords.of([row | {"prompt_tokens": 2}])
+    with pytest.raises(RecordError, match=r"rollout_logprobs: has 1048577 tokens, over 1048576"):
+        StepRecords.of([row | {"rollout_logprobs": np.full(2**20 + 1, -1.0)}])
+
+
+def test_an_answer_has_so_many_router_choices_at_most() -> None:
+    """2 ** 28: of 4096 layers and as many experts a token, those of 16 positions."""
+    beside = choices() | {"moe_layers": 4096, "experts_per_token": 4096}
+    with pytest.raises(RecordError, match=r"has 2 values, .* is 268435456"):
+        StepRecords.of([MINIMAL | beside | {"prompt_tokens": 15}])
+    with pytest.raises(RecordError, match="column rollout_experts: has 285212672 values, over 268435456"):
+        StepRecords.of([MINIMAL | beside | {"prompt_tokens": 16}])
+
+
+def test_the_schema_says_what_is_required_and_which_kinds_there_are() -> None:
+    required = ["sample", "rollout_logprobs", "train_logprobs"]
+    assert [field.name for field in SCHEMA if not field.nullable] == required
+    assert [column.name for column in COLUMNS if column.required] == required
+    (kind,) = (column for column in COLUMNS if column.name == "kind")
+    assert kind.meaning.partition(":")[0].replace(" or ", ", ").split(", ") == list(KINDS)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.changes import Retention
 from omni_rl.ledger.ledger import Ledger
-from omni_rl.ledger.tables import checks, parts, payloads, samples
+from omni_rl.ledger.tables import checks, payloads
 from omni_rl.ledger.types import StepKey
 from tests.ledgers import open_ledger
 
@@ -23,17 +23,22 @@ def test_the_newest_sealed_steps_have_their_records_still(url: str, payload_step
     with open_ledger(url) as ledger:
         assert ledger.put_run("run", CONFIG).result() == "new"
     with Ledger.open(url, retention=Retention(payload_steps=payload_steps)) as ledger:
-        post(ledger, StepKey("run", 0, 3), records(rows=1))  # a step that is not sealed waits
-        other = StepKey("run", 1, 0)
-        sealed(ledger, other, records(rows=1))
+        others = [StepKey("run", attempt, step) for attempt in (0, 2) for step in (3, 7, 8)]
+        for key in others[1:3] + others[4:]:
+            sealed(ledger, key, records(rows=1))
+        for key in others[::3]:  # as old, and not sealed as long as it has its records
+            post(ledger, key, records(rows=1))
+        there = [key for key in others if any(part.size for part in ledger.parts(key))]
+        post(ledger, StepKey("run", 1, 3), records(rows=1))  # a step that is not sealed waits
         for step in (2, 4, 5, 9):
-            sealed(ledger, StepKey("run", 0, step), records(rows=1), records(rows=1, rank=1))
-        assert ledger.records(other)
-        post(ledger, StepKey("run", 0, 1), records(rows=1))
-        assert steps_with(ledger, payloads) == sorted({0, 1, 3, *left})
-        assert steps_with(ledger, parts) == [0, 1, 2, 3, 4, 5, 9]
-        with pytest.raises(NotFoundError, match="step 2 of run, attempt 0 was sealed long ago: its records are gone"):
-            ledger.records(StepKey("run", 0, 2))
+            sealed(ledger, StepKey("run", 1, step), records(rows=1), records(rows=1, rank=1))
+        post(ledger, StepKey("run", 1, 1), records(rows=1))
+        with_records = [step for step in range(10) if any(part.size for part in ledger.parts(StepKey("run", 1, step)))]
+        assert with_records == sorted([1, 3, *left])
+        assert [key for key in others if any(part.size for part in ledger.parts(key))] == there
+        assert [step for step in range(10) if ledger.parts(StepKey("run", 1, step))] == [1, 2, 3, 4, 5, 9]
+        with pytest.raises(NotFoundError, match="step 2 of run, attempt 1 was sealed long ago: its records are gone"):
+            ledger.records(StepKey("run", 1, 2))
 
 
 def test_an_older_step_that_is_sealed_late_drops_no_newer_one(ledger: Ledger) -> None:
@@ -45,21 +50,18 @@ def test_an_older_step_that_is_sealed_late_drops_no_newer_one(ledger: Ledger) ->
 
 def test_a_thousand_steps_later_the_samples_of_a_step_that_was_ok_go(ledger: Ledger) -> None:
     ledger.put_run("run", CONFIG).result()
-    for step, severity in ((0, 0), (1, 0), (3, 1), (4, -1), (5, 0)):
-        sealed(ledger, StepKey("run", 0, step), records(rows=1), severity=severity)
-    sealed(ledger, StepKey("run", 1, 0), records(rows=1))
-    sealed(ledger, StepKey("run", 0, 999), records(rows=1))
-    assert steps_with(ledger, samples) == [0, 1, 3, 4, 5, 999]
+    old, others = (0, 1, 3, 4, 5), [StepKey("run", attempt, step) for attempt in (0, 2) for step in (0, 3, 4)]
+    for key in others:
+        sealed(ledger, key, records(rows=1))
+    for step, severity in zip(old, (0, 0, 1, -1, 0), strict=True):
+        sealed(ledger, StepKey("run", 1, step), records(rows=1), severity=severity)
+    sealed(ledger, StepKey("run", 1, 999), records(rows=1))
+    assert all(ledger.step(StepKey("run", 1, step)).samples for step in (*old, 999))
     for step in (1000, 1003, 1004, 1005):
-        sealed(ledger, StepKey("run", 0, step), records(rows=1))
-    assert [ledger.step(StepKey("run", 0, step)).samples != () for step in (0, 1, 3, 4, 5)] == [
-        False,
-        True,  # no step 1001 was sealed, with which it would have gone
-        True,
-        True,
-        False,
-    ]
-    assert ledger.step(StepKey("run", 1, 0)).samples, "another attempt's"
+        sealed(ledger, StepKey("run", 1, step), records(rows=1))
+    left = [step for step in old if ledger.step(StepKey("run", 1, step)).samples]
+    assert left == [1, 3, 4], "no step 1001 was sealed, with which the first would have gone"
+    assert all(ledger.step(key).samples for key in others), "other attempts'"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Two coordinators and one ledger: a second is refused by name, and one that was replaced writes nothing."""
 
+import contextlib
 import os
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from omni_rl.api.runs import RunBody
 from omni_rl.errors import CoordinatorRunningError, TakenOverError
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.term import NAME
 from omni_rl.ledger.writer import GROUP
 from tests.ledger.locks import lose_locks
@@ -46,3 +48,13 @@ def test_a_replaced_coordinator_writes_nothing_and_is_not_ready(url: str, ledger
 def test_no_run_can_be_named_as_the_term() -> None:
     with pytest.raises(ValueError, match="run"):
         RunBody(run=NAME, model="a model", dtype="float32", framework="any")
+
+
+def test_the_syncs_of_runs_do_not_count_as_terms(ledger: Ledger) -> None:
+    """Their numbers stand beside the coordinator's, whatever the runs' names are."""
+    for name in ("+", "run"):
+        with contextlib.closing(LedgerJournal(ledger, name)) as journal:
+            assert [journal.next_epoch(None) for _ in range(3)] == [1, 2, 3]
+    ledger.take()
+    ledger.ready()
+    assert ledger.put_run("math", CONFIG).result() == "new"

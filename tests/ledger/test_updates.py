@@ -1,6 +1,7 @@
 """What the ledger keeps of updates of weights: every answer, and of the newest what it was made from."""
 
 import pytest
+import sqlalchemy as sa
 
 from omni_rl.errors import ConflictError
 from omni_rl.ledger import updates
@@ -121,10 +122,27 @@ def test_an_update_that_cannot_be_put_leaves_nothing_of_what_comes_with_it(ledge
     assert kept.answer == {"number": 1}
 
 
-@pytest.mark.parametrize("reports", [1, 2])
-def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, reports: int) -> None:
-    for number in range(4):
+@pytest.mark.parametrize(("asked", "left"), [({"reports": 1}, 1), ({"reports": 2}, 2), ({}, 4)])
+def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, asked: dict[str, int], left: int) -> None:
+    for number in range(6):
         body = StoredReport.of(b"%d" % number)
-        ledger.put_update(NewUpdate(key(number), body, {}, {}, reports=reports)).result()
-    assert [kept.key.number for kept in ledger.remembered_updates("math")] == list(range(4 - reports, 4))
-    assert len(ledger.updates("math")) == 4
+        ledger.put_update(NewUpdate(key(number), body, {}, {}, **asked)).result()
+    assert [kept.key.number for kept in ledger.remembered_updates("math")] == list(range(6 - left, 6))
+    assert len(ledger.updates("math")) == 6
+
+
+def test_ten_thousand_updates_of_a_run_stay(ledger: Ledger) -> None:
+    with ledger.database.write() as connection:
+        connection.execute(
+            sa.text(
+                "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9998) "
+                "INSERT INTO updates (run, engine, session, number, worker, digest, answer) "
+                "SELECT 'math', 'engine-0', 'session', n, 0, '', '{}' FROM numbers"
+            )
+        )
+    put(ledger, key(9999))
+    assert ledger.update(key(0)) is not None
+    put(ledger, key(10_000))
+    assert (ledger.update(key(0)) is None, ledger.update(key(1)) is None) == (True, False)
+    with ledger.database.read() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM updates")).scalar() == 10_000
