@@ -1,6 +1,8 @@
 """Replicas that are brought to what was decided: from every standing, and whatever a crash left in the journal."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +17,19 @@ from omni_rl.errors import (
     WeightUpdateError,
 )
 from omni_rl.sync.recovery import mismatch_text
-from omni_rl.sync.replica import Apply, Fence, HoldGate, Proof, Quarantine, Release, Resume, Standing, Verify
+from omni_rl.sync.replica import (
+    Apply,
+    Command,
+    Deadline,
+    Fence,
+    HoldGate,
+    Proof,
+    Quarantine,
+    Release,
+    Resume,
+    Standing,
+    Verify,
+)
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
@@ -250,6 +264,37 @@ def test_a_hold_of_a_coordinator_that_was_replaced_is_refused(run: RunByHand) ->
     run.sync.repair()
     run.sync.hold("the disk is full")
     assert run.one.heard[-1] == HoldGate(2, "hold", "the disk is full")
+
+
+def test_a_hold_that_meets_a_rollback_is_given_again(run: RunByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives when the rollback, which has an epoch of its own, has been heard."""
+    heard, call = threading.Event(), run.one.call
+
+    def late(command: Command, deadline: Deadline) -> Any:
+        if isinstance(command, HoldGate):
+            assert heard.wait(10)
+        answer = call(command, deadline)
+        if isinstance(command, Fence) and command.epoch == 3:
+            heard.set()
+        return answer
+
+    monkeypatch.setattr(run.one, "call", late)
+    run.one.fails[Apply] = [WeightUpdateError("it cannot read the slab")]
+    with ThreadPoolExecutor(1) as threads:
+        holds: list[Future[None]] = []
+
+        def begin(event: SyncEvent) -> None:
+            if (event.phase, event.what) == (Phase.APPLY, "entered"):
+                holds.append(threads.submit(run.sync.hold, "the disk is full"))
+                while not any(isinstance(command, HoldGate) for command in run.other.heard):
+                    pass
+
+        run.watch = begin
+        with pytest.raises(SyncRolledBackError):
+            run.sync.sync(NEW)
+        holds[0].result(10)
+    assert [command.epoch for command in run.one.heard if isinstance(command, HoldGate)] == [2, 3]
+    assert run.serves(OLD)
 
 
 def test_a_sync_knows_its_name_and_phase_while_it_runs(run: RunByHand) -> None:
