@@ -228,16 +228,16 @@ def rows(*values: Sequence[float]) -> np.ndarray:
 def test_a_modules_difference_is_relative_to_the_engines_norm(
     engine: np.ndarray, train: np.ndarray, relative: float, row: int
 ) -> None:
-    (found,) = profile({"m": engine, "ours alone": engine}, {"m": train}, NOISE["float32"])
+    (found,) = profile({"ours alone": engine, "m": engine}, {"m": train, "theirs alone": train}, NOISE["float32"])
     assert (found.module, found.relative, found.row) == ("m", pytest.approx(relative), row)
     assert found.band == NOISE["float32"].relative
 
 
 def test_a_module_at_its_band_is_inside_and_nan_is_not() -> None:
-    modules = [ModuleDifference(name, at, 0, 0.5) for name, at in (("a", 0.5), ("b", math.nan), ("c", 0.6))]
-    assert [module.outside for module in modules] == [False, True, True]
-    assert first_outside(modules) == modules[1]
-    assert first_outside(modules[:1]) is None
+    modules = [ModuleDifference(name, at, 0, 0.5) for name, at in (("a", 0.4), ("b", 0.5), ("c", math.nan), ("d", 0.6))]
+    assert [module.outside for module in modules] == [False, False, True, True]
+    assert first_outside(modules) == modules[2]
+    assert first_outside(modules[:2]) is None
 
 
 def test_flips_of_several_sequences_are_counted_together() -> None:

@@ -270,6 +270,13 @@ def test_a_difference_of_all_tokens_is_no_penalty() -> None:
     assert penalty(replace(repeating(40, 24, 0.3)[0], ids=None)).result == "not_done"
 
 
+def test_equal_logprobs_are_tilted_to_no_side() -> None:
+    given, _ = repeating(40, 24, 0.0, noise=0.0)
+    found = penalty(given)
+    assert found.result == "clear"
+    assert found.numbers == {"tilt": 0.0, "errors": 0.0, "tilt_of_ids": 0.0, "d_mean_seen": 0.0, "d_mean_new": 0.0}
+
+
 @pytest.mark.parametrize(
     ("fresh", "again", "result"),
     [
