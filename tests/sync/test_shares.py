@@ -170,6 +170,18 @@ def test_parts_are_taken_as_their_dtype_from_their_element_on(
     assert {dtype for name, _, _, dtype in taken if name == "t"} == {torch.bfloat16}
 
 
+def test_a_large_tensor_is_enough_for_several_threads_and_not_for_thousands_of_tasks() -> None:
+    sizes: list[int] = []
+
+    def take(name: str, part: torch.Tensor, start: int) -> Checksum:
+        sizes.append(part.nbytes)
+        return Checksum.total(())
+
+    take_all([TensorPart("t", 0, torch.empty(2**26 + 1), torch.float32)], take)
+    assert sum(sizes) == 2**28 + 4
+    assert 2 * THREADS <= len(sizes) < 1000
+
+
 def test_small_parts_are_joined_until_they_are_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 16)
     at_once: list[int] = []
