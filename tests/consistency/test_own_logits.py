@@ -69,6 +69,8 @@ def test_what_may_be_left_is_noise_if_that_is_less_than_there_was(before: float,
     [
         (1 / 16, 0.0, 1 / 16, "clear"),
         (1 / 15, 0.0, 1 / 16, "explains"),
+        (0.355, 0.055, 1 / 16, "explains"),  # noise is left, which is more than 0.15 of the difference
+        (0.37, 0.07, 1 / 16, "clear"),
         (0.46, 0.06, 1 / 16, "explains"),
         (0.47, 0.07, 1 / 16, "clear"),  # more than noise, and more than 0.15 of the difference is left
         (0.455, 0.055, 1 / 64, "explains"),  # more than noise, and less than 0.15 of it
@@ -244,3 +246,38 @@ def test_only_the_tokens_are_compared_that_the_own_logits_have() -> None:
     record = SampleRecord("a", "text", 5, mine + by, mine)
     found: Mapping[str, float] = reported([record], {"a": mine[:10]}, "engine", 1.0, None, BANDS).numbers
     assert (found["reported_mean"], found["left"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("at", [0.105, 0.3, 0.47, 0.82, 1.21, 2.2, 5.1, 9.5])
+def test_a_temperature_is_found_to_a_hundredth_from_the_furthest_two_answers(at: float) -> None:
+    """Each try is a forward of the trainer over these answers, and the first and the last one over all of them."""
+    logits = {f"a{n}": -np.linspace(0.5, 4.0, 40) * (1 + n / 10) for n in (2, 0, 3, 1)}
+    records = [SampleRecord(name, "text", 5, of / at, of.copy()) for name, of in logits.items()]
+    asked = list[tuple[float, list[str]]]()
+
+    def rescore(temperature: float, names: Sequence[str] | None) -> dict[str, Array]:
+        asked.append((temperature, list(names or logits)))
+        return {name: logits[name] / temperature for name in names or logits}
+
+    found = reported(records, logits, "engine", 1.0, rescore, Bands("float32", 1e-3, 1e-2, 1e-3))
+    assert found.cause is Cause.LOGPROB_POSTPROCESSING
+    assert found.numbers["fits"] == pytest.approx(at, rel=0.01)
+    assert f"they are those at temperature {found.numbers['fits']:.3g};" in found.sentence
+    assert [names for _, names in asked] == [list(logits), *[["a3", "a2"]] * (len(asked) - 2), list(logits)]
+    assert asked[0][0] == 1.0
+    assert len(asked) <= 16
+
+
+def test_logprobs_at_temperature_one_are_called_raw_without_a_search() -> None:
+    logits = {"a": -np.linspace(0.5, 4.0, 40)}
+    asked = list[float]()
+
+    def rescore(temperature: float, names: Sequence[str] | None) -> dict[str, Array]:
+        asked.append(temperature)
+        return {name: of / temperature for name, of in logits.items()}
+
+    own = {"a": logits["a"] / 0.7}
+    records = [SampleRecord("a", "text", 5, logits["a"], own["a"])]
+    found = reported(records, own, "engine", 0.7, rescore, BANDS)
+    assert (found.numbers["fits"], asked) == (1.0, [1.0])
+    assert "they are those at temperature 1, the raw ones;" in found.sentence
