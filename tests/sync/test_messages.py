@@ -20,6 +20,7 @@ class Far:
     def __init__(self) -> None:
         self.did: list[str] = []
         self.starts: list[int] = []
+        self.waited: list[int] = []
 
     def begin(self, path: str) -> None:
         self.did.append("begin")
@@ -31,6 +32,7 @@ class Far:
 
     def wait(self, reference: int, what: str) -> None:
         self.did.append("wait")
+        self.waited.append(reference)
 
     def seal(self, path: str, manifest: object) -> None:
         self.did.append("seal")
@@ -63,4 +65,5 @@ def test_a_large_model_is_sent_in_a_few_messages_of_which_two_fit_in_a_small_sto
     assert 2 * max(sizes) < 2**29
     assert (far.did[1], far.did[-1]) == ("begin", "seal")
     assert far.did.count("wait") == far.did.count("receive") == len(sizes)
+    assert far.waited == list(range(1, len(sizes) + 1)), "the oldest first, whose bytes the store then drops"
     assert far.did[2:5] == ["receive", "receive", "wait"]
