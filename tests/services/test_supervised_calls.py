@@ -232,3 +232,38 @@ async def test_a_request_for_a_sync_is_handed_on_whole() -> None:
         with pytest.raises(Exception, match="no "):  # the child has no result for it
             await bridge.sync(SyncRequest("s", None, "trainer"), heard.append)
     assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("stopped", "looks"),
+    [
+        ([None, 0.5, 1.5, 2.5, 3.5, 4.9, 5.0], 7),
+        ([4.9, None, 4.9, 6.0], 4),
+        ([5.5], 1),
+    ],
+)
+async def test_a_bridge_that_is_stopped_for_five_seconds_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stopped: list[float | None], looks: int
+) -> None:
+    """Every second somebody looks for how long it has been stopped; None: it runs."""
+    sleeps: list[float] = []
+    killed: list[bool] = []
+
+    class Clock:
+        def __init__(self, pid: int) -> None:
+            assert pid == 4711
+
+        def seconds(self) -> float | None:
+            return stopped.pop(0)
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+
+    process: Any = types.SimpleNamespace(pid=4711, kill=lambda: killed.append(True))
+    fake: Any = types.SimpleNamespace(sleep=sleep)
+    monkeypatch.setattr(supervisor, "StopClock", Clock)
+    monkeypatch.setattr(supervisor, "asyncio", fake)
+    bridge = SupervisedBridge(SETTINGS)
+    await bridge._end_stopped(process)
+    assert (sleeps, killed, stopped) == ([1.0] * looks, [True], [])
+    assert "the bridge to Ray (process 4711) was stopped (SIGSTOP or frozen), and killed" in caplog.text
