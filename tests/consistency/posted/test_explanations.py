@@ -166,9 +166,11 @@ def test_rounding_is_as_often_above_zero_as_below(above: int, explains: bool) ->
     assert (explained(d, "float32", history).cause is Cause.ROUNDING) is explains
 
 
-def test_a_runs_own_limits_may_be_tighter_than_its_dtypes() -> None:
-    limits = {"overall": {"logprob_abs_diff_mean": {"warn": 0.01, "mask": 0.5, "pause": 0.6}}}
-    columns, step = posted(proper(64, 32, 0.02))
+@pytest.mark.parametrize(("by", "warn"), [(0.02, 0.015), (0.01, 0.005)])
+def test_a_runs_own_limits_may_be_tighter_than_its_dtypes(by: float, warn: float) -> None:
+    """The step is as far apart as bfloat16 is, or as float16, which is closer still."""
+    limits = {"overall": {"logprob_abs_diff_mean": {"warn": warn, "mask": 0.5, "pause": 0.6}}}
+    columns, step = posted(proper(64, 32, by))
     yardstick = Yardstick.of("bfloat16", limits)
     found = judge_posted(columns, step, yardstick, Terms.of("bfloat16", limits=yardstick.limits), History())
     assert found.judgement.severity is Severity.WARN
@@ -198,6 +200,14 @@ def test_last_tokens_that_carry_a_bias_are_told() -> None:
     assert ": look at what each side takes for an answer's end" in found.sentence
     d[:, -2] = -3.0
     assert not explained(d).sentence.startswith("the last tokens carry "), "they carry half of it"
+
+
+@pytest.mark.parametrize(("tokens", "told"), [(4, True), (3, False)])
+def test_last_tokens_that_are_a_third_of_all_carry_what_they_carry(tokens: int, told: bool) -> None:
+    """Each of 64 last tokens is a hundredth less likely at the trainer, or a little more or less than that."""
+    d = np.zeros((64, tokens))
+    d[:, -1] = np.log(0.99 + 0.001 * np.where(np.arange(64) % 2, 1.0, -1.0))
+    assert explained(d).sentence.startswith("the last tokens carry 100% of it: ") is told
 
 
 def test_a_step_is_clean_if_neither_its_figures_nor_its_look_show_anything() -> None:

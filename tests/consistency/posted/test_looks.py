@@ -12,6 +12,7 @@ from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import Severity, limits_for
 from omni_rl.consistency.posted.history import History, two_sided
 from omni_rl.consistency.posted.look import Look, Terms, look
+from omni_rl.consistency.posted.outliers import log_fortune
 from omni_rl.consistency.posted.step import Array, PostedStep, Proofs
 
 BFLOAT16 = Terms.of("bfloat16")
@@ -264,8 +265,25 @@ def test_the_tests_of_a_step_share_one_rate_of_false_alarms(images: int, tests: 
     """Every second one of 64 answers has a mean that is 0.02 above that of all, and the others' are as far below."""
     history, kinds = History(looks=looks), ["image"] * images + ["text"] * (64 - images)
     at = brentq(lambda t: two_sided(t, 63) - history.share / tests, 1.0, 20.0)
-    for by, told in ((0.99, False), (1.01, True)):
+    for by, told in ((0.998, False), (1.002, True)):
         excess = np.where(np.arange(64) % 2, 0.02, -0.02) + by * at * 0.02 / math.sqrt(63)
         of = seen(step(np.log1p(np.tile(excess[:, None], (1, 8))), kinds), history=history)
         assert of.means["overall"].t == pytest.approx(by * at)
         assert ("overall" in of.biased) is told
+
+
+def test_all_answers_together_are_one_of_a_steps_tests() -> None:
+    """One of 40 answers is off. The means of all tokens and of six bins are tested, the sizes of these and of the last
+    tokens, and all tokens of a small step."""
+    share, tests = History().share, 7 + 7 + 2
+    needed = math.log(40 / (share / tests))
+    at = brentq(lambda d: log_fortune(np.full(100, d), BFLOAT16.bias, 0.0) - needed, -2.0, -0.1)
+    for by, told in ((0.99, False), (1.01, True)):
+        d = np.zeros((40, 100))
+        d[7] = by * at
+        of = seen(step(d))
+        assert of.biased == ()
+        answers = [
+            finding for finding, _ in of.found if finding.check is Check.ANSWERS and "probability" in finding.sentence
+        ]
+        assert bool(answers) is told

@@ -64,6 +64,19 @@ def test_few_tokens_that_come_again_tell_a_penalty_by_what_their_ids_were_when_n
     assert found.numbers["d_mean_seen"] == pytest.approx((0.3 * above - 0.02 * (number - above)) / number)
 
 
+@pytest.mark.parametrize(("lower", "higher", "result"), [(20, 7, "explains"), (21, 8, "clear")])
+def test_ids_must_surely_lean_the_same_way_as_all_tokens(lower: int, higher: int, result: str) -> None:
+    """Of 64 ids that come again some are less likely at the engine only then, some only when they are new, and the
+    others both times: the first are 13 more than the second, which is 2.5 standard errors of 27 of both."""
+    number = np.arange(64)
+    first = np.where(number < lower, -0.02, 0.02)
+    then = np.where((number >= lower) & (number < lower + higher), -0.02, 0.3)
+    found = penalty(step(np.r_[first, new(480), then], np.r_[np.arange(544), number]))
+    assert found.numbers["tilt_of_ids"] == pytest.approx(13 / 64)
+    assert found.numbers["errors"] > 5
+    assert found.result == result
+
+
 def prompted(number: int) -> Finding:
     """An answer of ids that come once, of which a number stands in the prompt."""
     ids = np.arange(600)
