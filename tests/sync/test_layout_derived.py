@@ -239,6 +239,24 @@ def test_what_was_damaged_before_is_told_of_every_place_that_holds_it() -> None:
     ]
 
 
+def test_an_engine_that_holds_neither_what_was_sent_nor_what_it_was_given_is_told_by_its_elements() -> None:
+    engine, layout = two()
+    sent = {"a": torch.arange(4.0), "b": torch.arange(3.0)}
+    damaged = {"a": torch.arange(4.0) + 1, "b": torch.arange(3.0)}
+    layout.apply(damaged, engine)
+    engine.get_parameter("alone")[2] += 1
+    wrong = layout.prove(damaged, checksums(sent), engine)
+    assert [(one.tensor, one.parameter, one.index, one.elements) for one in wrong] == [("a", "alone", 2, 1)]
+
+
+def test_what_is_not_in_this_machines_memory_is_left_to_torch_to_copy() -> None:
+    """Which has nothing to copy on this device, and says so."""
+    engine, layout = two()
+    weights = {"a": torch.empty(4, device="meta"), "b": torch.empty(3, device="meta")}
+    with pytest.raises(NotImplementedError, match="meta"):
+        layout.apply(weights, engine)
+
+
 def test_long_rows_and_short_ones_are_copied_alike() -> None:
     """Rows of some thousand bytes have copies of their own."""
     for width in (1023, 1024, 1025):
