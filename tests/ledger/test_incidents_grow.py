@@ -70,6 +70,14 @@ def test_of_a_drift_that_is_seen_again(run: Ledger, seen: dict[str, Any], grown:
     assert (after.changed > before.changed) == bool(grown)
 
 
+def test_what_says_no_figure_is_no_worse_when_it_is_seen_again(run: Ledger) -> None:
+    number = run.see_incident("run", NewIncident(2, "First.")).result()
+    assert run.see_incident("run", NewIncident(2, "Again.")).result() == number
+    found = run.incident(number)
+    assert (found.headline, found.excess, found.kind, found.subject, found.figure) == ("First.", 0.0, "drift", "", None)
+    assert (found.cause, found.why, found.actions, found.evidence) == (None, "", (), {})
+
+
 def test_any_other_incident_says_how_it_is_now(run: Ledger) -> None:
     number = run.see_incident("run", ENGINE).result()
     run.see_incident("run", replace(ENGINE, headline="No answer for 9 s.", evidence={})).result()
@@ -170,7 +178,8 @@ def test_a_state_ends_incidents_before_it_opens_others(run: Ledger) -> None:
 
 def test_incidents_are_found_by_number_by_their_end_and_by_whether_they_are_open(run: Ledger) -> None:
     numbers = [run.see_incident("run", replace(ENGINE, subject=str(n))).result() for n in range(4)]
-    other = run.see_incident("other", ENGINE).result()
+    other = run.see_incident("other", replace(ENGINE, severity=1)).result()
+    assert [one.id for one in run.incidents()] == [other, *numbers[::-1]], "the newest first, however bad they are"
     ended = run.end_incident(numbers[1], "over").result().ended
     assert ended is not None
     assert [one.id for one in run.incidents(before=numbers[2])] == numbers[1::-1]
