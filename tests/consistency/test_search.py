@@ -83,7 +83,7 @@ def test_suspicions_are_told_before_what_was_not_done() -> None:
     )
     assert "; not done: localisation (abandoned after " in found.sentence
     assert set(found.seconds) == {Check.TRAIN_AGAINST_PREFILL, Check.LOCALISATION}
-    assert all(seconds >= 0 for seconds in found.seconds.values())
+    assert all(0 <= seconds < 60 for seconds in found.seconds.values())
 
 
 def test_an_error_that_is_no_experiments_own_is_not_swallowed() -> None:
@@ -151,12 +151,24 @@ def test_other_temperatures_are_tried_where_the_trainer_can_score_again(side: st
 
     legs = Legs([], [], [], decoded={"a": own})
     experiments = Experiments(rescore=rescore, legs=lambda: legs)
+    assert attribute(Case([posted], temperature=None), experiments, BANDS, seconds=60).cause is Cause.UNKNOWN
+    asked.clear()
     found = attribute(Case([posted]), experiments, BANDS, seconds=60)
     assert found.cause is Cause.LOGPROB_POSTPROCESSING
     assert f"the {side} posted other logprobs than its own logits give at temperature 1" in found.sentence
     assert "they are those at temperature 0.5" in found.sentence
     assert len(asked) < 20
     assert found.findings[-1].numbers["fits"] == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_trainer_that_posts_raw_logprobs_is_told_the_temperature_that_was_asked_for() -> None:
+    own = -np.linspace(0.5, 4.0, 40)
+    posted = SampleRecord("a", "text", 5, own / 0.75, own)
+    experiments = Experiments(rescore=lambda at, names: {"a": own / at})
+    found = attribute(Case([posted], temperature=0.75), experiments, BANDS, seconds=60)
+    assert "the trainer posted other logprobs than its own logits give at temperature 0.75: " in found.sentence
+    assert "those at temperature 1, the raw ones" in found.sentence
+    assert found.findings[-1].numbers["asked"] == 0.75
 
 
 def test_a_case_has_only_the_tokens_that_count() -> None:
