@@ -165,6 +165,10 @@ def flipped(tokens: int, flips: int, kind: str = "image", margin: float = 1e-3) 
         ([flipped(16, 3), flipped(16, 4)], 3),
         ([flipped(16, 3), flipped(16, 5)], 0),
         ([flipped(16, 8), flipped(64, 0)], 0),
+        ([flipped(64, 15), flipped(64, 0), flipped(64, 0)], 15),
+        ([flipped(64, 16), flipped(64, 0), flipped(64, 0)], 0),
+        ([flipped(8, 3), flipped(8, 3), flipped(8, 0)], 0),  # of the kind a quarter, of each answer too few to say
+        ([flipped(8, 3), flipped(8, 3), flipped(9, 0)], 6),
         ([flipped(2, 1), flipped(2, 2)], 3),
         ([flipped(16, 8), flipped(16, 2, "text")], 2),
         ([flipped(64, 3, margin=0.1), flipped(64, 2)], 2),
@@ -219,3 +223,22 @@ def test_figures_are_given_with_and_without_what_flips_leave_out() -> None:
     assert whole["logprob_abs_diff_mean"] == 3 / 128
     assert compare_step(columns, NOTHING).overall.metrics == found.comparisons["with_flips"].metrics
     assert "with_flips" not in compare_step(StepColumns.of([flipped(64, 0)]), BFLOAT16).figures
+
+
+@pytest.mark.parametrize(
+    ("masked", "tokens", "excluded"),
+    [
+        ([], 16, 0),  # 4 flipped tokens are a quarter of 16
+        ([0], 12, 3),  # 3 are too few to say
+        ([15], 15, 0),
+        ([0, 1, 2, 3], 12, 0),
+        (list(range(4, 16)), 4, 0),
+    ],
+)
+def test_only_tokens_that_count_are_left_out_or_said_to_be_too_many(
+    masked: list[int], tokens: int, excluded: int
+) -> None:
+    columns = StepColumns.of([flipped(16, 4)])
+    mask = ~np.isin(np.arange(16), masked)
+    metrics = compare_step(replace(columns, loss_mask=mask), BFLOAT16).overall.metrics
+    assert (metrics.tokens, metrics.excluded_tokens) == (tokens, excluded)
