@@ -52,4 +52,5 @@ async def echo(of: Scope, receive: Receive, send: Send) -> None:
 
 async def passed_on(app: Any, of: dict[str, Any], received: Sequence[Message] = ()) -> bool:
     """Whether the middleware lets a request through to the app behind it."""
-    return (await call(app, of, received))[0]["status"] == 200
+    status: int = (await call(app, of, received))[0]["status"]
+    return status == 200

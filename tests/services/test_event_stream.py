@@ -60,7 +60,7 @@ async def read(stream: Events) -> None:
 
 
 async def first(stream: AsyncIterator[EventAnswer | None], count: int) -> list[int | None]:
-    found = []
+    found: list[int | None] = []
     async with asyncio.timeout(10):
         while len(found) < count:
             one = await anext(stream)

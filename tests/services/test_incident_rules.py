@@ -186,7 +186,10 @@ def test_a_text_becomes_a_sentence(text: str, told: str) -> None:
 
 
 def test_findings_are_told_by_the_name_of_their_check() -> None:
-    found = [{"check": "media", "result": "clear"}, {"check": "prompt", "result": "explains", "n": 1}]
+    found: list[dict[str, Any]] = [
+        {"check": "media", "result": "clear"},
+        {"check": "prompt", "result": "explains", "n": 1},
+    ]
     assert by_check(found) == {"media": {"result": "clear"}, "prompt": {"result": "explains", "n": 1}}
 
 

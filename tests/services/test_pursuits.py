@@ -63,8 +63,9 @@ class World:
 
     async def begin(self, body: Any, key: str | None, *, heal: bool) -> str:
         self.asked.append(("begin", body.probe, body.source, key, heal))
-        if isinstance(self.syncs[0], SyncIsRunningError):
-            raise self.syncs.pop(0)
+        if isinstance(running := self.syncs[0], SyncIsRunningError):
+            del self.syncs[0]
+            raise running
         return "s1"
 
     async def result(self, sync: str) -> SyncResult:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,11 +143,7 @@ async def test_free_memory_is_returned_every_twenty_seconds(monkeypatch: pytest.
         if len(waits) > 2:
             raise asyncio.CancelledError
 
-    class Loop:
-        to_thread = staticmethod(asyncio.to_thread)
-
-    loop: Any = Loop()
-    loop.sleep = sleep
+    loop = SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread)
     monkeypatch.setattr(allocator, "asyncio", loop)
     monkeypatch.setattr(allocator, "return_free_memory", lambda: returned.append(1))
     with pytest.raises(asyncio.CancelledError):

@@ -120,7 +120,7 @@ async def test_a_name_has_its_greatest_length(served: Served, path: str, longest
 
 async def test_a_filter_names_each_need_and_each_metric_once_at_most(served: Served) -> None:
     await begun(served)
-    every = [("need", name) for name in NAMES]
+    every: list[tuple[str, Any]] = [("need", name) for name in NAMES]
     assert (await served.http.get("/v1/runs", params=every)).status_code == 200
     assert (await served.http.get("/v1/runs", params=[*every, every[0]])).status_code == 422
     document = (await served.http.get("/openapi.json")).json()
@@ -157,7 +157,14 @@ async def test_the_number_that_a_browser_comes_back_with_has_bounds(served: Serv
 async def test_lists_have_as_many_entries_as_they_say_where_nobody_asks_for_a_number(served: Served) -> None:
     await begun(served)
     store = served.coordinator.store
-    check = {"version": "v", "severity": "ok", "reason": "", "cause": None, "sentence": "", "seconds": 0.0}
+    check: dict[str, Any] = {
+        "version": "v",
+        "severity": "ok",
+        "reason": "",
+        "cause": None,
+        "sentence": "",
+        "seconds": 0.0,
+    }
     check |= {"figures": {}, "legs": {}, "answers": [], "evidence": []}
     drifts = (NewIncident(2, "A fault.", kind="drift", subject=str(number)) for number in range(101))
     await asyncio.gather(*(store.see_incident("digits", seen) for seen in drifts))

@@ -17,6 +17,7 @@ from omni_rl_services.coordinator.settings import (
 from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 from pydantic import SecretStr
 
+from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
 
 HASH = "0" * 64
@@ -77,8 +78,9 @@ def test_a_coordinator_that_is_told_nothing_is_on_this_machine_alone() -> None:
     )
     assert (settings.silent_after, settings.settle, settings.worst_samples) == (30 * 60, 3, 16)
     assert (settings.metrics_runs, settings.metrics_threads) == (16, 1)
-    assert settings.tls is settings.wandb is settings.tensorboard is settings.cluster is None
-    assert settings.tokens == settings.weight_roots == settings.allowed_hosts == ()
+    nothing = ("tls", "wandb", "tensorboard", "cluster", "tokens_file", "address_file")
+    assert [getattr(settings, name) for name in nothing] == [None] * 6
+    assert [getattr(settings, name) for name in ("tokens", "weight_roots", "allowed_hosts")] == [()] * 3
 
 
 def test_media_are_kept_for_thirty_days_and_ten_gibibytes() -> None:
@@ -95,7 +97,7 @@ def test_media_are_kept_for_thirty_days_and_ten_gibibytes() -> None:
     ("said", "near"),
     [
         ({"host": "0.0.0.0"}, False),
-        ({"host": "0.0.0.0", "tokens": (TokenEntry(name="a", scope="read", sha256=HASH),)}, True),
+        ({"host": "0.0.0.0", "tokens": (TokenEntry(name="a", scope=Scope.READ, sha256=HASH),)}, True),
         ({"host": "0.0.0.0", "tokens_file": Path("tokens.json")}, True),
         ({"host": "localhost"}, True),
         ({"host": "127.9.9.9"}, True),

@@ -267,3 +267,19 @@ async def test_a_bridge_that_is_stopped_for_five_seconds_is_killed(
     await bridge._end_stopped(process)
     assert (sleeps, killed, stopped) == ([1.0] * looks, [True], [])
     assert "the bridge to Ray (process 4711) was stopped (SIGSTOP or frozen), and killed" in caplog.text
+
+
+async def test_a_bridge_that_cannot_be_started_is_tried_again_and_the_reason_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bridge = SupervisedBridge(SETTINGS, ("/nowhere/bridge",), first_pause=0.001)
+    await bridge.open(None)
+    try:
+        async with asyncio.timeout(20):
+            while caplog.text.count("the bridge failed") < 3:
+                await asyncio.sleep(0.001)
+        seen = await bridge.state()
+        assert (seen.connected, bridge.pid) == (False, None)
+        assert seen.reason.startswith("the bridge failed: [Errno 2] No such file or directory")
+    finally:
+        await bridge.close()

@@ -288,8 +288,28 @@ async def test_one_that_was_well_in_between_has_its_time_again() -> None:
 
 
 async def test_what_cannot_be_seen_stays_open_and_the_cluster_ends_when_it_answers() -> None:
-    about = ("engine", "rollout-0", None, None, 1.0, 1.0, None, 3, None, "a", "", None, 0.0, None, {}, (), None, (), {})
-    known = Incident(1, "digits", *about)  # type: ignore[arg-type]
+    about: Any = (
+        "engine",
+        "rollout-0",
+        None,
+        None,
+        1.0,
+        1.0,
+        None,
+        3,
+        None,
+        "a",
+        "",
+        None,
+        0.0,
+        None,
+        {},
+        (),
+        None,
+        (),
+        {},
+    )
+    known = Incident(1, "digits", *about)
     noted = Noted(known, replace(known, id=2, subject="cluster", run=None), replace(known, subject="trainer replaced"))
     fake: Any = noted
     members = Members(fake, lambda: 0.0)

@@ -77,7 +77,7 @@ async def test_of_several_faults_one_of_weights_explains_a_step_and_names_eight_
     ):
         known.open[one.key] = OpenFault(one, 1, {"e0"})
         found = await served.coordinator.updates.before_seal(run)
-        assert found is not None
+    assert found is not None
     assert (found.cause, found.sentence, len(found.tensors)) == (Cause.CORRUPT_WEIGHTS, "weights", 8)
     assert (str(found.check), found.result) == ("weights", "explains")
 
