@@ -1,6 +1,7 @@
 """The parts of a layout map, by hand: runs of elements, the blocks that they make up, and the bytes that these copy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ TWO_ROWS = StridedBlock(0, 1, Transform.COPY, 2, 3, source=1, source_stride=4, t
         ({"target_stride": -1}, 99, 99, False),
     ],
 )
-def test_a_block_fits_up_to_its_last_element(changes: dict[str, int], released: int, stored: int, fits: bool) -> None:
+def test_a_block_fits_up_to_its_last_element(changes: dict[str, Any], released: int, stored: int, fits: bool) -> None:
     assert TWO_ROWS._replace(**changes).fits(released, stored) == fits
 
 

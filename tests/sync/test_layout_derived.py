@@ -257,11 +257,16 @@ def test_what_is_not_in_this_machines_memory_is_left_to_torch_to_copy() -> None:
         layout.apply(weights, engine)
 
 
+def first_columns(width: int) -> Rule:
+    """The first `width` of each row of three."""
+    return lambda sent: sent["a"].view(3, -1)[:, :width].reshape(-1)
+
+
 def test_long_rows_and_short_ones_are_copied_alike() -> None:
     """Rows of some thousand bytes have copies of their own."""
     for width in (1023, 1024, 1025):
         engine = Engine(
-            ("left", 3 * width, lambda sent, width=width: sent["a"].view(3, -1)[:, :width].reshape(-1)),
+            ("left", 3 * width, first_columns(width)),
             ("right", 3, lambda sent: sent["a"].view(3, -1)[:, -1]),
         )
         layout = LayoutMap.derive(engine, specs(a=3 * width + 3), engine.load)

@@ -51,12 +51,13 @@ def test_all_of_a_storage_is_reached_through_its_flat_tensor() -> None:
     found["head"][4] = 9.0
     found["first"].copy_(torch.arange(4.0))
     assert model.head[1, 1] == 9.0
-    assert model.first.tolist() == [1, 2]
+    assert model.get_buffer("first").tolist() == [1, 2]
 
 
 def odd_storage() -> torch.Tensor:
     """Two floats in ten bytes."""
-    return torch.empty(0).set_(torch.UntypedStorage(10), 0, (2,), (1,))
+    room = torch.zeros(10, dtype=torch.uint8).untyped_storage()
+    return torch.empty(0).set_(room, 0, (2,), (1,))
 
 
 def quantised() -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Files that are mapped whole: all their blocks and pages are there from the start, or an error says why not."""
 
 import re
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_file_has_the_bytes_that_were_asked_for_and_one_at_least(tmp_path: Pat
 
 
 def test_the_last_free_byte_may_be_taken_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mapping.shutil, "disk_usage", lambda place: Usage(9000, 8900, 100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(9000, 8900, 100))
     allocate(tmp_path / "fits", 100)
     with pytest.raises(SlabFullError, match=r"needs 101 bytes: .*100 bytes are free; free some, enlarge"):
         allocate(tmp_path / "does-not", 101)

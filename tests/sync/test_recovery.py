@@ -1,14 +1,11 @@
 """Replicas that are brought to what was decided: from every standing, and whatever a crash left in the journal."""
 
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from omni_rl.errors import (
-    FencedError,
     NonFiniteWeightsError,
     QuarantinedError,
     ReplicaDeadError,
@@ -19,13 +16,9 @@ from omni_rl.errors import (
 from omni_rl.sync.recovery import mismatch_text
 from omni_rl.sync.replica import (
     Apply,
-    Command,
-    Deadline,
     Fence,
-    HoldGate,
     Proof,
     Quarantine,
-    Release,
     Resume,
     Standing,
     Verify,
@@ -232,71 +225,6 @@ def test_weights_that_were_lost_are_filled_again_where_they_were(run: RunByHand,
     sync.close()
 
 
-def test_a_hold_and_its_end_reach_every_replica(run: RunByHand) -> None:
-    run.sync.hold("the disk is full")
-    run.sync.release()
-    for replica in (run.one, run.other):
-        assert replica.heard == [HoldGate(1, "hold", "the disk is full"), Release(1, "release")]
-        assert replica.given == {"answer": 1.0}
-    assert run.events == []
-
-
-def test_a_hold_may_come_before_the_run_is_opened() -> None:
-    run = RunByHand(opened=False)
-    run.sync.hold("wait for the others")
-    assert [type(command) for command in run.one.heard + run.other.heard] == [HoldGate] * 2
-    run.sync.close()
-
-
-def test_a_hold_that_was_not_confirmed_names_who_did_not(run: RunByHand) -> None:
-    run.one.fails[HoldGate] = [ReplicaDeadError("gone")]
-    run.other.fails[HoldGate] = [ReplicaDeadError("gone too")]
-    with pytest.raises(WeightUpdateError, match=r"^r0: gone; r1: gone too$"):
-        run.sync.hold("the disk is full")
-    run.sync.hold("the disk is full")
-
-
-def test_a_hold_of_a_coordinator_that_was_replaced_is_refused(run: RunByHand) -> None:
-    run.one.epoch = 2
-    with pytest.raises(FencedError, match="r0 has heard epoch 2"):
-        run.sync.hold("the disk is full")
-    run.one.epoch = 1
-    run.sync.repair()
-    run.sync.hold("the disk is full")
-    assert run.one.heard[-1] == HoldGate(2, "hold", "the disk is full")
-
-
-def test_a_hold_that_meets_a_rollback_is_given_again(run: RunByHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It arrives when the rollback, which has an epoch of its own, has been heard."""
-    heard, call = threading.Event(), run.one.call
-
-    def late(command: Command, deadline: Deadline) -> Any:
-        if isinstance(command, HoldGate):
-            assert heard.wait(10)
-        answer = call(command, deadline)
-        if isinstance(command, Fence) and command.epoch == 3:
-            heard.set()
-        return answer
-
-    monkeypatch.setattr(run.one, "call", late)
-    run.one.fails[Apply] = [WeightUpdateError("it cannot read the slab")]
-    with ThreadPoolExecutor(1) as threads:
-        holds: list[Future[None]] = []
-
-        def begin(event: SyncEvent) -> None:
-            if (event.phase, event.what) == (Phase.APPLY, "entered"):
-                holds.append(threads.submit(run.sync.hold, "the disk is full"))
-                while not any(isinstance(command, HoldGate) for command in run.other.heard):
-                    pass
-
-        run.watch = begin
-        with pytest.raises(SyncRolledBackError):
-            run.sync.sync(NEW)
-        holds[0].result(10)
-    assert [command.epoch for command in run.one.heard if isinstance(command, HoldGate)] == [2, 3]
-    assert run.serves(OLD)
-
-
 def test_a_sync_knows_its_name_and_phase_while_it_runs(run: RunByHand) -> None:
     seen: list[tuple[str, Phase] | None] = []
     run.watch = lambda event: seen.append(run.sync.running)
@@ -312,7 +240,12 @@ def test_during_a_sync_no_other_runs_and_a_repair_neither(run: RunByHand) -> Non
     found: list[str] = []
 
     def ask(event: SyncEvent) -> None:
-        for other in (lambda: run.sync.sync("run/1/2/c"), run.sync.repair, lambda: run.sync.open("run/1/2/c")):
+        others: list[Callable[[], object]] = [
+            lambda: run.sync.sync("run/1/2/c"),
+            run.sync.repair,
+            lambda: run.sync.open("run/1/2/c"),
+        ]
+        for other in others:
             with pytest.raises(SyncRunningError) as error:
                 other()
             found.append(str(error.value))

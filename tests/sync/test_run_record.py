@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from omni_rl.errors import ConfigError, SlabBusyError, SlabError, SourceError
-from omni_rl.sync import slab_owner
 from omni_rl.sync.manifest import arrange
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
@@ -123,7 +122,7 @@ def test_an_owner_that_is_interrupted_while_it_makes_slabs_leaves_nothing(
         made.append(path)
         return create(path, nbytes)
 
-    monkeypatch.setattr(slab_owner.Slab, "create", interrupted)
+    monkeypatch.setattr(Slab, "create", interrupted)
     with pytest.raises(KeyboardInterrupt):
         SlabOwner("run", places(weights), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -230,10 +230,9 @@ def test_a_ping_that_could_not_be_sent_is_sent_again_and_no_silence(actor: Actor
 
 def test_a_process_of_this_machine_is_gone_when_the_kernel_says_so(actor: Actor) -> None:
     process, elsewhere = Presence(7, actor.ping), Presence(None, actor.ping)
-    assert not process.gone
-    actor.life, actor.stopped = "gone", 1.5
-    assert process.gone
-    assert process.seen_stopped == 1.5
-    assert (elsewhere.gone, elsewhere.seen_stopped) == (False, None)
-    actor.life = "stopped"
-    assert not process.gone
+    found = []
+    for actor.life in ("runs", "gone", "stopped"):
+        found.append((process.gone, elsewhere.gone))
+    assert found == [(False, False), (True, False), (False, False)]
+    actor.stopped = 1.5
+    assert (process.seen_stopped, elsewhere.seen_stopped) == (1.5, None)
