@@ -104,6 +104,25 @@ def test_all_tensors_are_written_with_their_checksums_and_counts(slab: Slab, wei
     assert set(found.nonfinite) == {NonFinite("mixer.D", 0, 1, 3), NonFinite("norm.eps", 1, 0, 1)}
 
 
+def test_a_slab_counts_itself_what_its_writer_did_not(slab: Slab) -> None:
+    nan, infinity = float("nan"), float("inf")
+    write(
+        slab,
+        {
+            "both": torch.tensor([nan, 1.0, -infinity]),
+            "finite": torch.ones(2, 3),
+            "infinite": torch.tensor([[infinity], [0.0]]).bfloat16(),
+            "nan": torch.tensor(nan, dtype=torch.float16),
+            "whole": torch.full((4,), -1),
+        },
+    )
+    assert slab.nonfinite() == (
+        NonFinite("both", 1, 1, 3),
+        NonFinite("infinite", 0, 1, 2),
+        NonFinite("nan", 1, 0, 1),
+    )
+
+
 def test_counts_are_told_of_those_that_have_some() -> None:
     at = arrange({"a": ("float32", (4,)), "b": ("float32", (4,)), "c": ("float32", (4,))})
     lanes = np.zeros(3, np.uint64)
