@@ -49,10 +49,17 @@ def test_a_step_between_others_is_as_it_would_be_alone(beside: Ledger) -> None:
     found: Step = beside.step(MIDDLE)
     assert found.row.figures == step.comparison.overall.metrics
     assert ([part.rank for part in found.parts], len(found.samples)) == ([0, 1], 2)
+    assert list(found.by_kind) == ["overall", "text"]
+    assert {kind: [(one.first, one.last) for one in bins] for kind, bins in found.by_position.items()} == {
+        kind: list(bins) for kind, bins in step.comparison.by_position.items()
+    }
     assert [row.key.step for row in beside.steps("m", 1)] == [4, 5, 6]
     assert [row.training["n"] for row in beside.steps("m", 1, after=4, limit=1)] == [-1]
     assert beside.timeline("m", 1, ["tokens"]).line("tokens")[1] == 40
-    assert beside.sample(MIDDLE, found.samples[0].sample, found.samples[0].rank).record.tokens == 20
+    for one in found.samples:
+        assert beside.sample(MIDDLE, one.sample, one.rank).record.to_json() == parts[one.rank].to_json()
+    latest = [StepKey("a", 1, 5), StepKey("m", 2, 6), StepKey("z", 1, 5)]
+    assert [run.latest for run in beside.runs()] == [beside.run(key.run).latest for key in latest] == latest
     assert [(one.attempt, one.first, one.last) for one in beside.attempts("m")] == [(0, 5, 6), (1, 4, 6), (2, 5, 6)]
     beside.add_training(MIDDLE, {"n": -2}).result()
     assert beside.step(MIDDLE).row.training == {"n": -2}
@@ -66,16 +73,18 @@ def test_a_step_between_others_is_as_it_would_be_alone(beside: Ledger) -> None:
 
 def test_what_was_posted_of_a_step_is_asked_of_this_step_alone(beside: Ledger) -> None:
     post(beside, MIDDLE, records(seed=99))
-    with pytest.raises(ConflictError, match="rank 0 has posted other records for step 5 of m, attempt 1"):
-        beside.put_part(MIDDLE, 0, records(seed=98)).result()
+    for seed in range(6):
+        with pytest.raises(ConflictError, match="rank 0 has posted other records for step 5 of m, attempt 1"):
+            beside.put_part(MIDDLE, 0, records(seed=seed)).result()
     with pytest.raises(ConflictError, match=r"other parts than those that were judged: ranks 0, 1, 10;"):
         beside.seal(replace(judged(MIDDLE, records(seed=98)), parts={0: "?", 1: "?", 10: "?"})).result()
     sealed(beside, MIDDLE, records(seed=99))
     for key in (MIDDLE, *BESIDE):
         with pytest.raises(ConflictError, match=f"{key} is sealed; rank 7 came too late"):
             beside.put_part(key, 7, records()).result()
-        with pytest.raises(ConflictError, match=f"{key} was sealed with other parts"):
-            beside.seal(judged(key, records(seed=98))).result()
+        for digest in ("0", "1", "2", "3"):
+            with pytest.raises(ConflictError, match=f"{key} was sealed with other parts"):
+                beside.seal(replace(judged(key, records(seed=98)), parts={0: digest})).result()
 
 
 def test_a_new_attempt_between_others_begins_with_nothing(ledger: Ledger) -> None:

@@ -56,7 +56,7 @@ def test_sqlite_writes_reach_the_disk_and_its_readers_write_nothing(tmp_path: Pa
             names = ("journal_mode", "synchronous", "page_size", "journal_size_limit")
             *settings, left = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
         assert settings == ["wal", 2, database.PAGE_BYTES], "a commit waits for the disk"
-        assert 2**20 <= left <= 2**30, "a large write leaves no large file"
+        assert 2**20 <= int(left or 0) <= 2**30, "a large write leaves no large file"
         with pytest.raises(LedgerError, match=r"cannot be read: .*readonly"), ledger.database.read() as connection:
             connection.execute(sa.delete(runs))
         assert ledger.database.file == tmp_path / "ledger.db"
@@ -89,13 +89,30 @@ def test_a_new_file_that_another_connection_holds_is_waited_for(
         if len(waits) == 2:
             other.execute("ROLLBACK")
 
-    monkeypatch.setattr(database.time, "sleep", sleep)
+    monkeypatch.setattr("omni_rl.ledger.database.time.sleep", sleep)
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with contextlib.closing(Database(f"sqlite:///{tmp_path}/ledger.db")) as waiting, waiting.write() as connection:
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert len(waits) == 2
         assert 0 < sum(waits) < 0.1, "it asks again soon"
+
+
+def test_a_file_that_is_held_for_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = Database(f"sqlite:///{tmp_path}/ledger.db")
+        with pytest.raises(sa.exc.OperationalError, match="database is locked"), waiting.write():
+            pass
+        waiting.close()
+    assert 0 < now - 1000 - database.LOCK_SECONDS <= 1
 
 
 def test_a_ledger_that_somebody_keeps_from_being_migrated_is_said_to_be_busy(
@@ -132,6 +149,22 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         Ledger.open("sqlite://")
     with pytest.raises(ConfigError, match=r"ledger: mysql is neither sqlite nor postgresql\+psycopg"):
         Ledger.open("mysql://host/db")
+
+
+def test_a_ledger_is_made_below_directories_that_are_not_there(tmp_path: Path) -> None:
+    Ledger.open(f"sqlite:///{tmp_path}/not/there/ledger.db").close()
+    assert (tmp_path / "not" / "there" / "ledger.db").exists()
+
+
+def test_a_full_disk_is_not_said_to_be_another_process(tmp_path: Path) -> None:
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+
+        def fill(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("PRAGMA max_page_count=1").close()
+            connection.execute(sa.insert(runs), {"run": "x" * 10**6, "created": 0.0, "config": {}})
+
+        with pytest.raises(LedgerError, match=r"cannot be written: database or disk is full$"):
+            ledger.writer.submit(fill).result()
 
 
 def test_a_short_url_of_postgresql_is_taken(postgres: Postgres) -> None:

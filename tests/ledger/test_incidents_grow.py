@@ -141,17 +141,16 @@ def test_a_webhook_is_told_each_state_once(run: Ledger) -> None:
 def test_it_is_taken_once_and_not_when_it_is_over(run: Ledger) -> None:
     number = run.see_incident("run", DRIFT).result()
     taken = run.acknowledge(number, "ann").result()
+    for other in ("al", "bob"):
+        with pytest.raises(ConflictError, match=f"ann has incident {number} in hand; write a note to it"):
+            run.acknowledge(number, other).result()
     run.end_incident(number, "mended").result()
     assert run.acknowledge(number, "ann").result().acknowledged == taken.acknowledged
     with pytest.raises(ConflictError, match=f"incident {number} is over"):
         run.acknowledge(number, "bob").result()
-    for change in (
-        lambda: run.acknowledge(99, "ann"),
-        lambda: run.add_note(99, "ann", "?"),
-        lambda: run.end_incident(99, "?"),
-    ):
+    for written in (run.acknowledge(99, "ann"), run.add_note(99, "ann", "?"), run.end_incident(99, "?")):
         with pytest.raises(NotFoundError, match="there is no incident 99"):
-            change().result()
+            written.result()
 
 
 def test_the_end_of_a_subject_is_not_the_end_of_the_others(run: Ledger) -> None:

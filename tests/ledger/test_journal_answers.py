@@ -42,6 +42,10 @@ def test_what_is_committed_stays_so_while_later_syncs_are_aborted_or_open(journa
     newest = journal.unfinished()
     assert newest is not None
     assert newest.sync == "c"
+    journal.prepared("a", 3, "v-a")
+    assert [record.slab for record in journal.records(10)] == [SlabRef(f"/{name}", f"v-{name}") for name in "cba"]
+    journal.finish("b", 3, {"outcome": "rolled back"})
+    assert [record.finished is None for record in journal.records(10)] == [True, False, True]
     before = time.time()
     journal.finish("c", 3, {"outcome": "failed"})
     finished = journal.record("c")
@@ -51,7 +55,7 @@ def test_what_is_committed_stays_so_while_later_syncs_are_aborted_or_open(journa
     assert finished.result == {"outcome": "failed"}
     left = journal.unfinished()
     assert left is not None
-    assert left.sync == "b"
+    assert left.sync == "a"
 
 
 def test_an_epoch_is_refused_from_the_next_one_on(journal: LedgerJournal) -> None:
@@ -73,8 +77,13 @@ def test_an_epoch_is_refused_from_the_next_one_on(journal: LedgerJournal) -> Non
 
 def test_syncs_are_listed_with_their_runs_and_by_their_numbers(ledger: Ledger, journal: LedgerJournal) -> None:
     other = LedgerJournal(ledger, "other")
-    for of, name in ((journal, "a"), (other, "b"), (journal, "c")):
+    epochs = [
         decided(of, name, "commit", key="key" if name == "b" else None)
+        for of, name in ((journal, "a"), (other, "b"), (journal, "c"))
+    ]
+    assert epochs == [1, 1, 2]
+    assert [[record.sync for record in of.records(9)] for of in (journal, other)] == [["c", "a"], ["b"]]
+    assert (journal.committed(), other.committed()) == (SlabRef("/c", "v-c"), SlabRef("/b", "v-b"))
     listed = ledger.syncs()
     assert [(one.run, one.record.sync, one.record.key, one.transitions) for one in listed] == [
         ("run", "c", None, ()),

@@ -9,7 +9,6 @@ import pytest
 from blake3 import blake3
 
 from omni_rl.errors import MediaStoreError, NotFoundError, TooLargeError
-from omni_rl.ledger import media_store
 from omni_rl.ledger.media_store import PIECE, MediaRules, MediaStore, Put
 
 GIB, DAY, HOUR = 2**30, 24 * 60 * 60, 60 * 60
@@ -28,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     result = Clock(float(int(time.time()) + 100))
-    monkeypatch.setattr(media_store.time, "time", result)
+    monkeypatch.setattr("omni_rl.ledger.media_store.time.time", result)
     return result
 
 

@@ -122,11 +122,11 @@ def test_runs_of_an_older_ledger_stand_where_their_policies_left_them(ledger_url
         assert {run: one.need for run, one in found.items()} == {
             f"r{number:02}": need for number, (_, _, need) in enumerate(PLACES)
         }
-        for number, (run, one) in enumerate(sorted(found.items())):
-            assert (one.run.latest, one.run.sealed) == (StepKey(run, 3, 7), 7.5)
+        for number, (run, listed) in enumerate(sorted(found.items())):
+            assert (listed.run.latest, listed.run.sealed) == (StepKey(run, 3, 7), 7.5)
             line = {"attempt": 3, "step": 7, "sealed": 7.5}
             state = PLACES[number][1]
-            assert one.run.state == (None if state is None else {**state, "line": line})
+            assert listed.run.state == (None if state is None else {**state, "line": line})
         assert ledger.overdue(math.inf, 9) == [], "nobody knows when their next steps are due"
 
 

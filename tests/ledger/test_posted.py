@@ -114,7 +114,8 @@ def test_a_tensor_of_which_nobody_says_what_was_rendered_is_apart_where_the_side
 
 
 def test_both_sides_digests_of_a_prompt_stand_beside_each_other() -> None:
-    engine, trainer = {"rollout_prompt_digest": "aa"}, {"train_prompt_digest": "bb"}
+    engine: dict[str, Any] = {"rollout_prompt_digest": "aa"}
+    trainer: dict[str, Any] = {"train_prompt_digest": "bb"}
     both = step_of([answer("a", **engine, **trainer), answer("b", **engine), answer("c")])
     assert both.proofs.prompts == [("aa", "bb"), ("aa", None), (None, None)]
     assert step_of([answer("a", **engine)], [answer("b", **trainer)]).proofs.prompts == [("aa", None), (None, "bb")]
@@ -128,7 +129,7 @@ def test_what_only_some_answers_say_is_said_of_the_step_or_not() -> None:
     assert (some.proofs.scored_by, some.proofs.dtypes) == (["", "v"], None)
     assert some.proofs.sampled_by is not None
     assert some.proofs.sampled_by.answers.tolist() == [1]
-    dtypes = {"rollout_dtype": "bfloat16", "train_dtype": "float32"}
+    dtypes: dict[str, Any] = {"rollout_dtype": "bfloat16", "train_dtype": "float32"}
     assert step_of([answer("a", **dtypes), answer("b")]).proofs.dtypes == ("bfloat16", "float32"), (
         "the others' is theirs"
     )
@@ -139,7 +140,7 @@ def test_what_only_some_answers_say_is_said_of_the_step_or_not() -> None:
 
 
 def test_a_step_without_tokens_or_answers_has_no_likely_ids() -> None:
-    empty = {"rollout_top_ids": [], "rollout_top_logprobs": []}
+    empty: dict[str, Any] = {"rollout_top_ids": [], "rollout_top_logprobs": []}
     none = step_of([answer("a", 0, **empty)])
     assert (none.top, none.samples) == (None, ["a"])
     nothing = step_of([])

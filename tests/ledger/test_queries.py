@@ -1,19 +1,20 @@
 """What the ledger answers about runs, attempts, steps, parts, checks and events; on SQLite and on PostgreSQL."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger import events
 from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import attempts, checks, incidents, runs, syncs, updates
-from omni_rl.ledger.types import NewEvent, StepKey
+from omni_rl.ledger.types import NewEvent, NewStep, StepKey, WorstSamples
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -118,6 +119,41 @@ def test_steps_are_spread_once_where_none_are_for_a_while(run: Ledger) -> None:
     assert spread == {40: [0, 20, 21, 39], 39: [0, 20, 39], 4: [0, 20, 39], 1: [0, 39]}
 
 
+def test_steps_of_other_attempts_change_nothing_of_how_steps_are_spread(run: Ledger) -> None:
+    others = np.array([0, *range(1000, 1010), 2099])
+    bring_in(run, "run", 0, others, {})
+    bring_in(run, "run", 1, np.array([1000, 1003, 1005, 1009]), {})
+    bring_in(run, "run", 2, others, {}).result()
+    assert [row.key.step for row in run.steps_spread("run", 1, points=5)] == [1000, 1003, 1005, 1009]
+    assert [row.key.step for row in run.steps_spread("run", 1, points=2)] == [1000, 1005, 1009]
+
+
+def test_ranks_may_come_in_any_order(run: Ledger) -> None:
+    parts = {rank: records(rows=1, rank=rank) for rank in (2, 0, 1)}
+    assert [run.put_part(KEY, rank, part).result() for rank, part in parts.items()] == ["new"] * 3
+    assert [part.rank for part in run.parts(KEY)] == list(run.records(KEY)) == [0, 1, 2]
+    ordered = [parts[rank] for rank in range(3)]
+    step = judged(KEY, *ordered)
+    assert run.seal(step).result() == "new"
+    assert run.seal(replace(step, parts=dict(reversed(list(step.parts.items()))))).result() == "same"
+
+
+@pytest.mark.parametrize("kept", [None, WorstSamples((), (), StepRecords.of([]))], ids=["not said", "none"])
+def test_a_step_of_which_nothing_counts_is_sealed_without_samples(run: Ledger, kept: WorstSamples | None) -> None:
+    part = StepRecords.of([{"sample": "a", "rollout_logprobs": [], "train_logprobs": []}])
+    post(run, KEY, part)
+    step = NewStep(KEY, {0: part.digest}, -1, compare_step(part.columns), samples=1, tokens=0, kept=kept)
+    assert run.seal(step).result() == "new"
+    found = run.step(KEY)
+    assert (found.samples, found.by_position, found.verdict, found.flips) == ((), {}, {}, None)
+    assert (found.row.severity, found.row.weight_version, found.row.training, found.row.figures.tokens) == (
+        -1,
+        "",
+        {},
+        0,
+    )
+
+
 def test_a_thousand_steps_are_read_where_no_other_number_is_asked_for(run: Ledger) -> None:
     bring_in(run, "run", 0, np.arange(1001), {}).result()
     assert [row.key.step for row in run.steps("run", 0)] == list(range(1000))
@@ -180,19 +216,23 @@ def test_checks_are_found_by_every_part_of_their_step(run: Ledger) -> None:
     assert run.checks(run="run") == [again, zero, seven]
     assert run.checks(run="run", attempt=0) == [zero, seven]
     assert run.checks(run="run", attempt=0, step=0) == [zero]
+    assert run.checks(run="run", attempt=1) == [again]
+    assert run.checks(run="run", attempt=0, step=7) == [seven]
     assert run.checks(run="other", limit=3) == [other]
     assert run.check(probe.id) == probe
 
 
 def test_a_setting_that_an_older_version_did_not_know_is_no_change_while_it_is_empty(ledger: Ledger) -> None:
     ledger.put_run("run", {"model": "small", "limit": None}).result()
-    later = {"model": "small", "limit": None, "kinds": [], "labels": {}, "cause": None}
+    later: dict[str, Any] = {"model": "small", "limit": None, "kinds": [], "labels": {}, "cause": None}
     assert ledger.put_run("run", later).result() == "same"
     for changed, said in (
         ({"model": "small", "limit": 0}, "limit"),
         ({"model": "small", "limit": None, "kinds": ["chart"]}, "kinds"),
         ({"model": "small", "limit": None, "ratio": 0.0}, "ratio"),
         ({"limit": None, "z": 1}, "model, z"),
+        ({"model": "large", "limit": None}, "model"),
+        ({"model": "tall", "limit": None}, "model"),
     ):
         with pytest.raises(ConflictError, match=f"registered with other values of {said};"):
             ledger.put_run("run", changed).result()

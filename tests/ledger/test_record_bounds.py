@@ -1,6 +1,7 @@
 """Records at each bound of what is taken, and one past it: the bound itself is taken, what is past it is refused."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -155,16 +156,18 @@ LIMITS = {
 def test_a_part_may_hold_as_much_as_its_limits_say(limit: str, least: int, message: str) -> None:
     rows = [MINIMAL, WHOLE | {"sample": "whole"}]
     digest = StepRecords.of(rows).digest
-    enough, small = RecordLimits(**{limit: least}), RecordLimits(**{limit: least - 1})
+    settings: list[dict[str, Any]] = [{limit: least}, {limit: least - 1}]
+    enough, small = (RecordLimits(**setting) for setting in settings)
     stream, document = StepRecords.stream(rows), json.dumps({"schema": VERSION, "records": rows})
     for found in (StepRecords.of(rows, enough), StepRecords.from_arrow(stream, enough)):
         assert found.digest == digest
     assert StepRecords.from_json(document, enough).digest == digest
-    for read in (
+    reads: list[Callable[[], StepRecords]] = [
         lambda: StepRecords.of(rows, small),
         lambda: StepRecords.from_arrow(stream, small),
         lambda: StepRecords.from_json(document, small),
-    ):
+    ]
+    for read in reads:
         with pytest.raises(RecordError, match=message):
             read()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from omni_rl.errors import CoordinatorRunningError, TakenOverError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.term import NAME
-from omni_rl.ledger.writer import GROUP
+from omni_rl.ledger.writer import GROUP, Refusal
 from tests.ledger.locks import lose_locks
 
 CONFIG = {"model": "a model", "dtype": "float32"}
@@ -58,3 +59,10 @@ def test_the_syncs_of_runs_do_not_count_as_terms(ledger: Ledger) -> None:
     ledger.take()
     ledger.ready()
     assert ledger.put_run("math", CONFIG).result() == "new"
+    writer = ledger.writer
+    writer.refusal = Refusal(time.monotonic() - 60, "the disk was full")
+    ledger.ready()
+    assert not ledger.writer.refusal, "a trial was written"
+    for name in ("+", "run"):
+        with contextlib.closing(LedgerJournal(ledger, name)) as journal:
+            assert journal.next_epoch(3) == 4

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from omni_rl.consistency.comparison import compare_step
 from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.run_list import Wanted
-from omni_rl.ledger.types import StepKey
+from omni_rl.ledger.types import NewStep, StepKey
 
-from .steps import records, sealed
+from .steps import post, records, sealed
 
 MEAN, KL = "logprob_abs_diff_mean", "gen_kl_error"
 
@@ -67,7 +69,7 @@ def test_as_many_points_as_were_asked_for_are_as_they_are_and_one_more_is_put_to
 
 
 def test_a_range_has_both_its_ends(run: Ledger) -> None:
-    bring_in(run, "run", 0, np.arange(10, 20), {MEAN: np.arange(10.0, 20.0)}).result()
+    bring_in(run, "run", 0, np.arange(10, 20), {MEAN: np.arange(10, 20).astype(np.float64)}).result()
     for first, last in ((12, 15), (None, 12), (18, None), (10, 10), (19, 99), (0, 10)):
         found = run.timeline("run", 0, [MEAN], first=first, last=last)
         inside = np.arange(max(first or 10, 10), min(19 if last is None else last, 19) + 1)
@@ -80,18 +82,48 @@ def test_a_range_has_both_its_ends(run: Ledger) -> None:
 
 def test_a_bucket_says_the_sum_of_what_is_broken_and_the_worst_of_what_is_judged(run: Ledger) -> None:
     numbers = np.arange(0, 4000, 7)
-    severity, tokens, values = numbers % 11 % 4, 1.0 + numbers % 5, np.where(numbers % 3 == 0, math.nan, numbers)
+    severity, tokens = numbers % 11 % 4, (1 + numbers % 5).astype(np.float64)
+    values = np.where(numbers % 3 == 0, math.nan, numbers).astype(np.float64)
     tokens[numbers % 9 == 0] = 0  # without tokens nothing is broken
     bring_in(run, "run", 0, numbers, {MEAN: values, "tokens": tokens}, severity=severity).result()
-    for points in (2000, 99):
-        found = run.timeline("run", 0, [MEAN, "tokens"], points=points)
-        assert found.width > 1
+    for points, until, widths in ((2000, 3999, {4}), (99, 3999, {44}), (2000, 1999, {1})):
+        found = run.timeline("run", 0, [MEAN, "tokens"], points=points, last=until)
+        assert found.width in widths
         for at, (first, last) in enumerate(zip(found.first, found.last, strict=True)):
             inside = (numbers >= first) & (numbers <= last)
             broken = np.isnan(values[inside]) & (tokens[inside] > 0)
             assert (found.steps[at], found.broken[at]) == (inside.sum(), broken.sum())
             assert found.severity[at] == severity[inside].max()
             assert (found.low["tokens"][at], found.high["tokens"][at]) == (tokens[inside].min(), tokens[inside].max())
+
+
+def test_other_attempts_steps_are_in_no_chart_of_one(run: Ledger) -> None:
+    wide = np.array([0, 500, 8185, 8186, 8191, 10**6])
+    few = np.array([500, 501, 600, 8180, 8184, 8185])
+    for attempt, numbers in enumerate((wide, few, wide)):
+        bring_in(run, "run", attempt, numbers, {MEAN: np.full(len(numbers), float(attempt))}).result()
+    near = run.timeline("run", 1, [MEAN], first=400, last=600)
+    assert (near.width, near.at().tolist()) == (1, [500, 501, 600])
+    far = run.timeline("run", 1, [MEAN], points=5000)
+    assert (far.width, far.first[0], far.last[-1], far.steps.sum()) == (4, 500, 8185, 6)
+    assert (far.low[MEAN].min(), far.high[MEAN].max()) == (1.0, 1.0)
+    (last,) = run.steps("run", 1, after=8184)
+    (before,) = run.steps("run", 1, after=8183, limit=1)
+    assert far.sealed[-1] == last.sealed
+    assert run.timeline("run", 1, [MEAN], last=8184, points=5000).sealed[-1] == before.sealed != last.sealed
+
+
+def test_a_step_without_tokens_is_not_broken_and_one_without_logprobs_is(run: Ledger) -> None:
+    plain = {"sample": "a", "rollout_logprobs": [-1.0], "train_logprobs": [-1.5]}
+    rows = [plain | {"loss_mask": [False]}, plain | {"train_logprobs": [math.nan]}, plain]
+    for step, row in enumerate(rows):
+        part = StepRecords.of([row])
+        post(run, StepKey("run", 0, step), part)
+        figures = compare_step(part.columns)
+        run.seal(NewStep(StepKey("run", 0, step), {0: part.digest}, 0, figures, samples=1, tokens=1)).result()
+    assert run.timeline("run", 0, [MEAN]).broken.tolist() == [0, 1, 0]
+    sealed(run, StepKey("run", 0, 4000), StepRecords.of([plain]), worst=1)
+    assert run.timeline("run", 0, [MEAN]).broken.tolist() == [1, 0]
 
 
 def test_steps_that_are_brought_in_have_what_is_given_and_nothing_else(run: Ledger) -> None:

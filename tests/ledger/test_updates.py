@@ -1,5 +1,7 @@
 """What the ledger keeps of updates of weights: every answer, and of the newest what it was made from."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
@@ -123,7 +125,7 @@ def test_an_update_that_cannot_be_put_leaves_nothing_of_what_comes_with_it(ledge
 
 
 @pytest.mark.parametrize(("asked", "left"), [({"reports": 1}, 1), ({"reports": 2}, 2), ({}, 4)])
-def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, asked: dict[str, int], left: int) -> None:
+def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, asked: dict[str, Any], left: int) -> None:
     for number in range(6):
         body = StoredReport.of(b"%d" % number)
         ledger.put_update(NewUpdate(key(number), body, {}, {}, **asked)).result()

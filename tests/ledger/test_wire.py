@@ -283,12 +283,15 @@ def test_columns_say_the_prompts_length_and_which_tokens_are_of_mixed_state() ->
 
 def test_choices_are_those_of_their_row_by_position_layer_and_expert() -> None:
     experts = np.arange(12)
-    row = {"moe_layers": 2, "experts_per_token": 3, "prompt_tokens": 1, "margins": [0.1, 0.2, 0.3, 0.4]}
-    rows = [MINIMAL, MINIMAL | row | {"sample": "b", "rollout_experts": experts, "train_experts": experts[::-1]}]
+    row: dict[str, Any] = {"moe_layers": 2, "experts_per_token": 3, "prompt_tokens": 1, "margins": [0.1, 0.2, 0.3, 0.4]}
+    rows: list[dict[str, Any]] = [
+        MINIMAL,
+        MINIMAL | row | {"sample": "b", "rollout_experts": experts, "train_experts": experts[::-1]},
+    ]
     rows.append(MINIMAL | row | {"sample": "c", "rollout_experts": experts + 1, "train_experts": experts})
     choices = StepRecords.of(rows).columns.choices
     assert sorted(choices) == [1, 2]
     assert choices[1].rollout.tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
     assert choices[1].train[1, 1].tolist() == [2, 1, 0]
     assert choices[2].rollout[0, 0].tolist() == [1, 2, 3]
-    assert choices[2].margins.tolist() == np.float32([[0.1, 0.2], [0.3, 0.4]]).tolist()
+    assert choices[2].margins.tolist() == np.array([[0.1, 0.2], [0.3, 0.4]], np.float32).tolist()

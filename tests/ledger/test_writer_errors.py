@@ -135,6 +135,7 @@ def test_a_write_whose_connection_is_lost_again_is_refused(postgres: Postgres) -
         with pytest.raises(LedgerError, match="cannot be written: terminating connection"):
             ledger.writer.submit(registered("run", ended(2))).result()
         assert ledger.writer.refusal is not None
+        assert "another process" not in ledger.writer.refusal.reason
         assert "terminating connection" in ledger.writer.refusal.reason
         assert ledger.writer.refusal.is_fresh
         assert names(ledger) == []
