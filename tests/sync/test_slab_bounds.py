@@ -1,5 +1,6 @@
 """What a slab takes and what it refuses: the last byte that fits, who may still write, and what is left of others."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,18 @@ def test_open_slabs_are_closed_once(slab: Slab, weights: Weights) -> None:
     assert first.nbytes == 0
     assert slabs.at(slab.path) is not first
     slabs.close()
+
+
+def test_a_slab_whose_directory_went_meanwhile_cannot_be_sealed(tmp_path: Path, weights: Weights) -> None:
+    (tmp_path / "run").mkdir()
+    slab = Slab.create(tmp_path / "run" / "slab.weights", end(places(weights)))
+    manifest = write(slab, weights)
+    slab.begin(places(weights))
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(SlabFullError, match=r"slab\.json cannot be written: .*No such file"):
+        slab.seal(manifest)
+    with pytest.raises(SlabError, match="not sealed"):
+        slab.sealed()
 
 
 def test_who_leaves_without_sealing_has_no_place_any_more(slab: Slab, weights: Weights) -> None:
