@@ -38,7 +38,7 @@ def test_figures_of_answers_and_of_probabilities_by_hand() -> None:
 
 def test_percentiles_of_a_hundred_and_one_tokens_are_tokens() -> None:
     d = np.random.default_rng(0).permutation(101) / 64
-    metrics = compare([record(d)]).metrics
+    metrics = compare([record(d.tolist())]).metrics
     assert (metrics.logprob_abs_diff_p50, metrics.logprob_abs_diff_p95, metrics.logprob_abs_diff_p99) == (
         50 / 64,
         95 / 64,

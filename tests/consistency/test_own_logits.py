@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.attribution.reported import Side, enough, reported
@@ -15,7 +17,7 @@ from tests.cases.others import bfloat16
 
 BANDS = Bands("bfloat16", mean=1 / 16, token=0.5, relative=0.05)
 SIDES = ("engine", "trainer")
-Array = np.ndarray[tuple[int], np.dtype[np.float64]]
+Array = NDArray[Any]
 
 
 def drawn(tokens: int, seed: int = 0) -> Array:

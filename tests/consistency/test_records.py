@@ -85,7 +85,7 @@ def test_choices_of_other_positions_than_the_sequence_has_are_refused(of: tuple[
     one = record()
     wrong = {name: np.resize(getattr(one, name), (POSITIONS + more, *getattr(one, name).shape[1:])) for name in of}
     with pytest.raises(ValueError, match=rf"sample s: .*expected {POSITIONS}"):
-        replace(one, **wrong)
+        replace(one, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(), (2, 2)])

@@ -9,12 +9,12 @@ import pytest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.posted.distributions import cut_off, one_way, other_ids, wrong_entry
-from omni_rl.consistency.posted.step import PostedStep, Top
+from omni_rl.consistency.posted.step import Array, PostedStep, Top
 
 NOISE = 0.01
 
 
-def step(rollout: Sequence[float], train: Sequence[float]) -> PostedStep:
+def step(rollout: Sequence[float] | Array, train: Sequence[float] | Array) -> PostedStep:
     """An answer whose ids are all 7."""
     tokens = len(rollout)
     return PostedStep(
@@ -29,7 +29,9 @@ def step(rollout: Sequence[float], train: Sequence[float]) -> PostedStep:
     )
 
 
-def listed(of: PostedStep, own: Sequence[float], first: Sequence[float] | None = None, ids: int = 7) -> PostedStep:
+def listed(
+    of: PostedStep, own: Sequence[float] | Array, first: Sequence[float] | Array | None = None, ids: int = 7
+) -> PostedStep:
     """With the engine's list: of another id, which has the logprob `first`, and of `ids`, which has `own`."""
     logprobs = np.stack([np.full(len(own), -0.5) if first is None else np.asarray(first), np.asarray(own)], 1)
     return replace(of, top=Top(np.tile(np.array([3, ids], np.int32), (len(own), 1)), logprobs.astype(np.float32)))

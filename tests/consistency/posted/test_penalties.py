@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import hypergeom
 
 from omni_rl.consistency.evidence import Finding
-from omni_rl.consistency.posted.step import Array, PostedStep
+from omni_rl.consistency.posted.step import Array, Index, PostedStep
 from omni_rl.consistency.posted.transforms import penalty, temperature
 
 
-def step(d: Array, ids: Array, prompt: Array | None = None) -> PostedStep:
+def step(d: Array, ids: Index, prompt: Index | None = None) -> PostedStep:
     """One answer of these d, whose tokens are as likely at any place."""
     tokens = len(d)
     train = -np.random.default_rng(0).gamma(2.0, 1.0, tokens) - 1

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.posted.step import Array, PostedStep
+from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 from omni_rl.consistency.posted.transforms import explained, most_likely, penalty, quantile_bins, temperature
 
 NOISE = 0.01
 
 
-def step(rollout: Array, train: Array, answers: int = 1, ids: Array | None = None) -> PostedStep:
+def step(rollout: Array, train: Array, answers: int = 1, ids: Index | None = None) -> PostedStep:
     """Answers of equal length, all of whose tokens count."""
     return PostedStep(
         [f"a{n}" for n in range(answers)],
@@ -235,7 +235,7 @@ def test_entropies_that_move_one_way_need_fewer_tokens(tokens: int, share: float
 
 def repeating(
     fresh: int, again: int, shift: float, back: float = 0.0, seed: int = 0, noise: float = 0.02
-) -> tuple[PostedStep, Array]:
+) -> tuple[PostedStep, Mask]:
     """Of each answer's tokens some have new ids and some came before: these are `shift` less likely at the engine, the
     others `back` likelier."""
     rng, answers = np.random.default_rng(seed), 16
@@ -302,5 +302,5 @@ def test_what_stands_in_the_prompt_came_before() -> None:
     assert penalty(plain).result == "clear"
     half = [np.arange(size // 2) for _ in range(answers)]
     assert penalty(replace(plain, prompts=half)).result == "explains"
-    nothing: Sequence[Array] = [np.empty(0, np.int64)] * answers
+    nothing: Sequence[Index] = [np.empty(0, np.int64)] * answers
     assert penalty(replace(plain, prompts=nothing)).result == "clear"
