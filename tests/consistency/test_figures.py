@@ -73,6 +73,22 @@ def test_the_figures_that_are_judged_have_the_widest_margin_of_the_flips() -> No
     assert found.figures[WITH_FLIPS]["flip_margin_max"] == pytest.approx(1e-7)
 
 
+def test_a_flip_counts_in_the_bin_of_the_first_token_that_it_touches() -> None:
+    """After a prompt of two tokens, the choice at position 8 predicts token 7, and that at 9 token 8."""
+
+    def flipped(name: str, kind: str, at: int) -> SampleRecord:
+        experts = np.tile(np.array([0, 1], np.int16), (13, 1, 1))
+        other = experts.copy()
+        other[at] = (0, 2)
+        margins = np.full((13, 1), 0.5, np.float32)
+        return replace(record([0.0] * 12, name, kind), rollout_experts=experts, train_experts=other, margins=margins)
+
+    records = [flipped(f"s{at}", "text" if at < 9 else "image", at) for at in (0, 1, 8, 9, 12)]
+    found = compare_step(StepColumns.of(records)).by_position
+    flips = {kind: [metrics.router_flips for metrics in bins.values()] for kind, bins in found.items()}
+    assert flips == {OVERALL: [3, 2], "text": [3, 0], "image": [0, 2]}
+
+
 @pytest.mark.parametrize(("longest", "last"), [(0, 8), (8, 8), (9, 16), (16, 16), (17, 32), (1000, 1024)])
 def test_bins_of_positions_end_where_the_longest_answer_fits(longest: int, last: int) -> None:
     bins = position_bins(longest)
