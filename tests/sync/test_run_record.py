@@ -23,6 +23,8 @@ def test_a_record_knows_how_much_room_its_tensors_take() -> None:
     record = RunRecord(run="run", places=AT)
     assert (record.schema_version, record.nbytes) == (1, 64 + 8)
     record.check(reversed(AT), "a source")
+    with pytest.raises(ValueError, match="frozen"):
+        record.run = "other"
 
 
 @pytest.mark.parametrize(
