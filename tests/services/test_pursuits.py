@@ -92,6 +92,12 @@ class World:
                 await asyncio.sleep(0)
         return self.run.drift
 
+    async def pursue_to_its_end(self) -> Drift:
+        """Pursue it where nobody else is at work."""
+        self.responder.pursue(self.run)
+        await asyncio.gather(*self.responder._pursuits.values())
+        return self.run.drift
+
 
 def explained(cause: Cause, proven: bool) -> Explained:
     return Explained(cause, "the records say so", [{"check": "media", "result": "explains"}], proven)
