@@ -1,5 +1,6 @@
 """What a person's word changes of a run and its gate, what it leaves, and what of it outlives a restart."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -161,3 +162,52 @@ async def test_a_calm_run_does_not_hold_the_gate_and_several_calm_ones_are_resum
     await served.http.post("/v1/pause", json={"reason": "maintenance"})
     answer = await served.http.post("/v1/resume")
     assert (answer.status_code, answer.json()["gate"]) == (200, "open")
+
+
+async def paused(served: Served) -> None:
+    """Have a run whose weights are being brought again."""
+    served.bridge.cause = Cause.STALE_WEIGHTS
+    served.bridge.go.clear()
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    async with asyncio.timeout(10):
+        while not served.bridge.requests:
+            await asyncio.sleep(0.005)
+    run = (await served.http.get("/v1/runs/digits")).json()
+    assert (run["drift"]["gate"], run["drift"]["pursuit"]) == ("paused", "resyncing")
+
+
+async def test_an_incident_whose_run_is_paused_ends_by_resuming_the_run(served: Served) -> None:
+    await paused(served)
+    refused = await served.http.post("/v1/incidents/1/end")
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert refused.json()["detail"] == "the gate of run digits is paused: resume the run, which ends it"
+    assert [one["ended"] for one in await incidents(served)] == [None]
+    answer = (await served.http.post("/v1/resume")).json()
+    assert (answer["gate"], answer["confirmed"]) == ("open", True)
+    (over,) = await incidents(served)
+    assert over["actions"][-1]["what"] == "resumed by local"
+    served.bridge.go.set()
+    run = (await served.http.get("/v1/runs/digits")).json()
+    assert (run["drift"]["gate"], run["drift"]["severity"]) == ("open", "ok"), "what was under way changes it no more"
+
+
+async def test_a_run_that_is_paused_is_resumed_by_its_name(served: Served) -> None:
+    await paused(served)
+    answer = (await served.http.post("/v1/resume", json={"run": "digits"})).json()
+    assert (answer["gate"], answer["holds"], served.bridge.open_gate) == ("open", [], True)
+    assert (await served.http.get("/v1/runs/digits")).json()["drift"]["pursuit"] == "nothing"
+    served.bridge.go.set()
+
+
+async def test_a_run_that_is_paused_holds_the_gate_over_a_restart(serve: Serve) -> None:
+    bridge = FakeBridge()
+    async with serve(bridge) as served:
+        await paused(served)
+    bridge.open_gate, bridge.down = True, "connecting"
+    async with serve(bridge) as served:
+        assert not bridge.open_gate
+        assert [hold["holder"] for hold in (await gate(served))["holds"]] == ["run:digits"]
+        bridge.down = None
+        await served.http.post("/v1/resume")
