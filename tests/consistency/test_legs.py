@@ -19,7 +19,7 @@ from omni_rl.consistency.attribution.legs import (
 )
 from omni_rl.consistency.attribution.packing import Packing, packing
 from omni_rl.consistency.attribution.parting import apart, held, kinds_outside, outside, pairs
-from omni_rl.consistency.bands import Bands
+from omni_rl.consistency.bands import NOISE, Bands
 from omni_rl.consistency.localisation import ModuleDifference
 from omni_rl.consistency.records import SampleRecord
 
@@ -255,6 +255,22 @@ def test_flips_explain_nothing_where_something_is_left_or_nothing_was_wrong(
     if why:
         assert found.sentence.endswith(f" is left: {why}")
         assert (found.cause, found.layers) == (None, ("moe.1",))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "margin", "mean", "token", "relative"),
+    [("float32", 1e-7, 1e-5, 1e-4, 1e-4), ("bfloat16", 1e-3, 0.05, 0.4, 0.05)],
+)
+def test_noise_of_a_dtype_bounds_a_leg_a_token_and_a_module(
+    dtype: str, margin: float, mean: float, token: float, relative: float
+) -> None:
+    bands = NOISE[dtype]
+    assert [outside(share * mean, math.nan, bands) for share in (0.99, 1.01)] == [False, True]
+    for share, result in ((0.99, "explains"), (1.01, "suspicious")):
+        found = router([flipping([share * token, *[0.0] * 38, 2.5], margin, at=39)], bands)
+        assert found.result == result
+    modules = [ModuleDifference("norm", share * relative, 0, bands.of("norm")) for share in (0.99, 1.01)]
+    assert [module.outside for module in modules] == [False, True]
 
 
 def test_without_a_flip_the_router_is_clear() -> None:
