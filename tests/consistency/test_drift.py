@@ -76,12 +76,17 @@ def test_three_steps_settle_a_run_unless_it_says_otherwise() -> None:
     assert POLICY.judged(replace(drift, recent=(OK, OK)), of(OK)).drift.severity is OK
 
 
-def test_an_incident_that_is_over_leaves_nothing_unless_it_is_still_pursued() -> None:
-    stale = Drift(WARN, (OK, OK), cause=Cause.ROUNDING, resynced=True, excused=True, peak=3.0)
-    assert POLICY.judged(stale, of(OK)).drift == Drift(OK, (OK, OK, OK))
-    under_way = replace(stale, pursuit="attributing")
-    found = POLICY.judged(under_way, of(OK)).drift
-    assert found == replace(under_way, severity=OK, recent=(OK, OK, OK))
+STALE = Drift(WARN, (OK, OK), cause=Cause.ROUNDING, resynced=True, excused=True, peak=3.0)
+
+
+def test_an_incident_that_is_over_leaves_nothing() -> None:
+    assert POLICY.judged(STALE, of(OK)).drift == Drift(OK, (OK, OK, OK))
+
+
+@pytest.mark.parametrize("pursuit", ["attributing", "resyncing", "rechecking"])
+def test_what_is_known_of_an_incident_stays_as_long_as_it_is_pursued(pursuit: Pursuit) -> None:
+    under_way = replace(STALE, pursuit=pursuit)
+    assert POLICY.judged(under_way, of(OK)).drift == replace(under_way, severity=OK, recent=(OK, OK, OK))
 
 
 def test_every_change_is_told_with_the_steps_reason() -> None:
