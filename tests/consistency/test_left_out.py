@@ -169,6 +169,9 @@ def flipped(tokens: int, flips: int, kind: str = "image", margin: float = 1e-3) 
         ([flipped(64, 16), flipped(64, 0), flipped(64, 0)], 0),
         ([flipped(8, 3), flipped(8, 3), flipped(8, 0)], 0),  # of the kind a quarter, of each answer too few to say
         ([flipped(8, 3), flipped(8, 3), flipped(9, 0)], 6),
+        # A kind without a flip is no part of another one.
+        ([flipped(8, 3), flipped(8, 3), flipped(8, 0), flipped(64, 0, "audio")], 0),
+        ([flipped(64, 2, "text"), flipped(8, 3), flipped(8, 3), flipped(8, 0), flipped(64, 0, "audio")], 2),
         ([flipped(2, 1), flipped(2, 2)], 3),
         ([flipped(16, 8), flipped(16, 2, "text")], 2),
         ([flipped(64, 3, margin=0.1), flipped(64, 2)], 2),
