@@ -347,3 +347,16 @@ async def test_a_cluster_that_does_not_say_why_is_told_of_all_the_same() -> None
         now[0] = seconds
         await members.look(replace(AWAY, reason=""))
     assert noted.seen[0][2] == "The Ray cluster does not answer: it does not say why."
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ({}, True),
+        ({"source": "published", "version": "digits/1/7/abc"}, True),
+        ({"source": "served"}, False),
+    ],
+)
+async def test_a_sync_that_was_to_bring_weights_is_shown(served: Served, body: dict[str, Any], shown: bool) -> None:
+    await sync(served, **body)
+    assert ("omni_rl_sync_bytes 2.961408e+06" in (await served.http.get("/metrics")).text) is shown

@@ -5,15 +5,17 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 from omni_rl_services.coordinator import updates as service
 from omni_rl_services.coordinator.live_updates import LiveUpdates, OpenFault
 
 from omni_rl.agent.faults import UpdateFault
 from omni_rl.consistency.actions import Cause
 from omni_rl.errors import TakenOverError
+from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
-from tests.services.test_updates import alarms, announce, make_run, receipt, seal, share, tell, trained, wrong
+from tests.services.test_updates import NORM, Q, alarms, announce, make_run, receipt, seal, share, tell, trained, wrong
 
 pytestmark = pytest.mark.anyio
 
@@ -163,3 +165,37 @@ async def test_updates_are_listed_the_newest_first_and_one_for_all_workers(serve
     assert {one["run"] for one in events} == {"trl"}
     assert [one["data"] for one in events if one["data"]["number"] == 2][-1] == {"engine": "e0", "number": 2, "of": 2}
     assert (await served.http.get("/v1/runs/none/updates")).status_code == 404
+
+
+@pytest.mark.parametrize("ended", [0, 1])
+async def test_of_two_faults_the_one_that_no_person_ended_ends_with_a_right_update(served: Served, ended: int) -> None:
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    await tell(served, 1, receipt(trained(1), of=1))
+    await announce(served, 2, trained(2))
+    kept = {f"model.{Q}": trained(1)[f"model.{Q}"], f"model.{NORM}": torch.zeros(4)}
+    await tell(served, 2, receipt({**trained(2), **kept}, trained(1), of=2))
+    assert len(await wrong(served)) == 2
+    numbers = sorted(one["incident"] for one in (await served.http.get("/v1/incidents?open=true")).json())
+    await served.http.post(f"/v1/incidents/{numbers[ended]}/end")
+    assert len((await live(served)).open) == 1
+    await announce(served, 3, trained(3))
+    await tell(served, 3, receipt(trained(3), trained(1), of=3))
+    assert await wrong(served) == []
+    found = (await served.http.get("/v1/incidents")).json()
+    assert sorted(one["actions"][-1]["what"] for one in found) == ["a later update was right", "ended by local"]
+
+
+async def test_ending_an_incident_of_another_kind_or_run_forgets_no_fault(served: Served) -> None:
+    await make_run(served)
+    for number in (1, 2):
+        await announce(served, number, trained(number))
+        await tell(served, number, receipt(trained(1), trained(1), of=number))
+    known, store = (await live(served)).open, served.coordinator.store
+    assert len(known) == 1
+    others = (("trl", "sync"), ("other", "update"), (None, "engine"))
+    for run, kind in others:
+        seen: Any = NewIncident(2, "Something else.", kind=kind)  # type: ignore[arg-type]
+        number = await store.see_incident(run, seen)
+        assert (await served.http.post(f"/v1/incidents/{number}/end")).status_code == 200
+        assert list((await live(served)).open) == list(known)

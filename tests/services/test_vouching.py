@@ -7,6 +7,7 @@ import pytest
 
 from omni_rl.bridge.seam import ClusterState
 from omni_rl.consistency.actions import Cause
+from omni_rl.errors import ReplicaDeadError
 from omni_rl.ledger.types import NewIncident
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
@@ -211,3 +212,17 @@ async def test_a_run_that_is_paused_holds_the_gate_over_a_restart(serve: Serve) 
         assert [hold["holder"] for hold in (await gate(served))["holds"]] == ["run:digits"]
         bridge.down = None
         await served.http.post("/v1/resume")
+
+
+async def test_an_incident_that_opens_between_two_steps_is_of_the_latest(served: Served) -> None:
+    """A step at warn is none; that it cannot be healed is one."""
+    limits = {"overall": {"gen_kl_error": {"warn": 1e-9, "mask": 10.0, "pause": 20.0}}}
+    served.bridge.cause, served.bridge.sync_error = Cause.STALE_WEIGHTS, ReplicaDeadError("rollout-0 is gone")
+    await served.http.post("/v1/runs", json={**GATED, "limits": limits})
+    await post(served, CALM)
+    assert (await seal(served))["severity"] == "warn"
+    assert (await rest(served))["drift"]["gate"] == "halted"
+    (found,) = await incidents(served, kind="drift")
+    assert (found["attempt"], found["step"], found["severity"], found["cause"]) == (1, 12, "pause", "stale_weights")
+    assert "the resync failed: rollout-0 is gone" in found["what"].lower()
+    assert found["actions"][-1]["what"] == "generation is stopped until a person resumes it"
