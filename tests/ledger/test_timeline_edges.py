@@ -76,8 +76,12 @@ def test_a_range_has_both_its_ends(run: Ledger) -> None:
         assert_array_equal(found.at(), inside)
         assert_array_equal(found.line(MEAN), inside)
     for first, last in ((20, None), (None, 9), (15, 14)):
-        found = run.timeline("run", 0, [MEAN], first=first, last=last)
-        assert (len(found.at()), len(found.line(MEAN)), found.width) == (0, 0, 1)
+        for names in ([], [MEAN], [MEAN, KL]):
+            found = run.timeline("run", 0, names, first=first, last=last)
+            assert (len(found.at()), [len(found.line(name)) for name in names], found.width) == (0, [0] * len(names), 1)
+    bring_in(run, "run", 1, np.arange(1, 4), {MEAN: np.array([1.0, 3.0, 2.0])}).result()
+    found = run.timeline("run", 1, [MEAN])
+    assert (found.at().tolist(), found.line(MEAN).tolist()) == ([1, 2, 3], [1.0, 3.0, 2.0])
 
 
 def test_a_bucket_says_the_sum_of_what_is_broken_and_the_worst_of_what_is_judged(run: Ledger) -> None:
@@ -98,7 +102,7 @@ def test_a_bucket_says_the_sum_of_what_is_broken_and_the_worst_of_what_is_judged
 
 
 def test_other_attempts_steps_are_in_no_chart_of_one(run: Ledger) -> None:
-    wide = np.array([0, 500, 8185, 8186, 8191, 10**6])
+    wide = np.array([0, 500, 602, 8185, 8186, 8191, 10**6])
     few = np.array([500, 501, 600, 8180, 8184, 8185])
     for attempt, numbers in enumerate((wide, few, wide)):
         bring_in(run, "run", attempt, numbers, {MEAN: np.full(len(numbers), float(attempt))}).result()
@@ -107,6 +111,11 @@ def test_other_attempts_steps_are_in_no_chart_of_one(run: Ledger) -> None:
     far = run.timeline("run", 1, [MEAN], points=5000)
     assert (far.width, far.first[0], far.last[-1], far.steps.sum()) == (4, 500, 8185, 6)
     assert (far.low[MEAN].min(), far.high[MEAN].max()) == (1.0, 1.0)
+    rows = {row.key.step: row.sealed for row in run.steps("run", 1)}
+    newest = [
+        max(step for step in rows if first <= step <= last) for first, last in zip(far.first, far.last, strict=True)
+    ]
+    assert far.sealed.tolist() == [rows[step] for step in newest]
     (last,) = run.steps("run", 1, after=8184)
     (before,) = run.steps("run", 1, after=8183, limit=1)
     assert far.sealed[-1] == last.sealed

@@ -247,15 +247,21 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def test_the_digest_is_over_the_values_of_the_columns_that_are_given() -> None:
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_digest_is_over_the_values_of_the_columns_that_are_given(rows: int) -> None:
     """Worked out by hand: a part that was posted before an upgrade is the same part when it is posted again."""
 
-    def numbers(*values: float) -> bytes:
-        return b"\x80" + struct.pack("<q", len(values)) + b"\xc0" + struct.pack("<2d", *values)
+    def truths(count: int) -> bytes:
+        return np.packbits(np.ones(count, np.bool_)).tobytes()
 
-    content = b"omni_rl.step/1:1;sample:\x80" + struct.pack("<q", 1) + b"a"
+    def numbers(*values: float) -> bytes:
+        return truths(rows) + struct.pack("<q", 2) * rows + truths(2 * rows) + struct.pack("<2d", *values) * rows
+
+    names = [f"{number:03}" for number in range(rows)]
+    content = f"omni_rl.step/1:{rows};sample:".encode() + truths(rows) + struct.pack("<q", 3) * rows
+    content += "".join(names).encode()
     content += b";rollout_logprobs:" + numbers(-1.0, -2.0) + b";train_logprobs:" + numbers(-1.5, -2.0)
-    assert StepRecords.of([MINIMAL]).digest == blake3(content).hexdigest()
+    assert StepRecords.of([MINIMAL | {"sample": name} for name in names]).digest == blake3(content).hexdigest()
 
 
 @pytest.mark.parametrize(("one", "other"), OTHERS.values(), ids=list(OTHERS))
