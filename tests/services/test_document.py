@@ -192,6 +192,21 @@ def test_bodies_that_the_framework_does_not_read_are_required_and_of_their_schem
     assert headers["Total-Count"]["schema"] == {"type": "integer"}
 
 
+def test_headers_that_clients_set_are_documented_and_no_other(document: dict[str, Any]) -> None:
+    found = {
+        (method.upper(), path): {one["name"] for one in operation.get("parameters", ()) if one["in"] == "header"}
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    key = {"Idempotency-Key"}
+    assert {of: names for of, names in found.items() if names} == {
+        ("POST", f"{STEP}/seal"): {"accept"},
+        ("POST", "/v1/syncs"): key,
+        ("POST", "/v1/jobs"): key,
+        ("GET", "/v1/events"): {"Last-Event-ID"},
+    }
+
+
 def test_a_description_says_what_it_is_for(document: dict[str, Any]) -> None:
     assert document["info"]["title"] == "omni-rl coordinator"
     assert "PUT …/parts/{rank}" in document["info"]["description"]

@@ -113,6 +113,13 @@ def test_an_address_can_be_asked_as_it_is_told(tmp_path: Path, host: str, begin:
         assert httpx.get(f"{address}/docs").status_code == 404
 
 
+def test_requests_are_counted_and_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), live(tmp_path) as address:
+        assert httpx.get(f"{address}/healthz", headers={"X-Forwarded-For": "10.0.0.7"}).status_code == 200
+        assert 'route="/healthz",status="200"} 1.0' in httpx.get(f"{address}/metrics").text
+    assert [one for one in caplog.records if one.name == "uvicorn.access"] == []
+
+
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as one:
