@@ -43,6 +43,8 @@ def test_tensors_larger_than_a_chunk_are_numbered_on() -> None:
     ]
     assert [(part.start, part.stop) for part in chunks(CHUNK)] == [(0, CHUNK)]
     assert list(chunks(0)) == []
+    # Few enough that a billion elements are a matter of seconds, and small enough for a processor's cache.
+    assert 2**4 < len(list(chunks(2**24))) < 2**12
 
 
 @pytest.mark.parametrize(
