@@ -130,6 +130,15 @@ def test_answers_that_are_off_by_less_have_to_be_explained_too() -> None:
         assert token_shift(step(rollout, train), NOISE).result == result
 
 
+def test_one_shifted_answer_is_told_beside_many_that_are_within_noise() -> None:
+    """All of their noise together is half of the difference, and needs no explanation."""
+    train, noise = drawn(*[40] * 240), np.where(np.arange(40) % 2, 0.009, -0.009)
+    rollout = [moved(train[0], 1), *(answer + noise for answer in train[1:])]
+    found = token_shift(step(rollout, train), NOISE)
+    assert (found.result, found.samples) == ("explains", ("a0",))
+    assert found.numbers["abs_diff_mean_shifted"] > 0.4 * found.numbers["abs_diff_mean"]
+
+
 def swapped(train: Sequence[Array], pairs: Mapping[int, int]) -> PostedStep:
     return step(
         [
@@ -156,6 +165,12 @@ def test_swapped_answers_are_told_by_the_first_and_counted() -> None:
         "1 answer carries another answer's logprobs: the engine's of a2 are the trainer's of a5"
     )
     assert "the mean abs d of its first tokens falls" in one.sentence
+    engine = train[5] + 1e-3 * np.cos(np.arange(40))
+    assert one.numbers == {
+        "answers": 1.0,
+        "abs_diff_mean": pytest.approx(np.minimum(np.abs(engine - train[2]), 8.0)[:32].mean()),
+        "paired": pytest.approx(np.abs(engine - train[5])[:32].mean()),
+    }
 
 
 @pytest.mark.parametrize(("tokens", "result"), [(7, "clear"), (8, "explains")])
