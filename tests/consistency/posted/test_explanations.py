@@ -253,3 +253,5 @@ def test_figures_are_of_the_tokens_with_finite_logprobs_and_the_others_answers_a
     assert masked.comparison.overall.metrics.tokens == 8 * 32 - 3
     only = judged(np.full((2, 8), math.nan))
     assert math.isnan(only.comparison.overall.metrics.logprob_abs_diff_mean)
+    assert only.comparison.overall.metrics.tokens == 16
+    assert {breach.kind for breach in only.judgement.breaches} == {"overall", "text"}
