@@ -1,5 +1,6 @@
 """A run's Parquet files say what the ledger says."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -15,7 +16,7 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA
 from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.ledger.tables import FIGURES
-from omni_rl.ledger.types import KeptSample, NewEvent, NewState, SortKeys, StepKey
+from omni_rl.ledger.types import KeptSample, NewEvent, NewIncident, NewState, SortKeys, StepKey
 
 from .steps import records, sealed
 
@@ -91,6 +92,27 @@ def test_what_cannot_be_exported(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(LedgerError, match="cannot be written"):
         export(ledger, "run", tmp_path / "file")
+
+
+def test_a_run_between_others_is_exported_alone(ledger: Ledger, tmp_path: Path) -> None:
+    for number, run in enumerate("amz"):
+        ledger.put_run(run, {}).result()
+        ledger.add_event("tick", {"of": run}, run)
+        ledger.see_incident(run, NewIncident(1, run, kind="engine"))
+        ledger.add_check({"of": run}, StepKey(run, 0, 1))
+        sealed(ledger, StepKey(run, 0, 1), records(seed=number, rows=1), worst=1)
+        with contextlib.closing(LedgerJournal(ledger, run)) as journal:
+            for name in (f"{run}-1", f"{run}-2"):
+                journal.begin(name, None, journal.next_epoch(None), "/a", "drain")
+            journal.decide(f"{run}-1", 2, "commit")
+    files = {path.stem: rows(path) for path in export(ledger, "m", tmp_path / "out")}
+    assert [json.loads(str(row["data"])) for row in files["events"] if row["kind"] == "tick"] == [{"of": "m"}]
+    assert [row["headline"] for row in files["incidents"]] == ["m"]
+    assert [row["run"] for row in files["checks"]] == ["m"]
+    assert [(row["sync"], row["decision"]) for row in files["syncs"]] == [("m-1", "commit"), ("m-2", None)]
+    assert [len(files[name]) for name in ("steps", "samples")] == [1, 1]
+    assert {"why", "run", "evidence"} < files["incidents"][0].keys()
+    assert "told" not in files["incidents"][0], "which webhooks there are is nobody else's"
 
 
 def test_what_is_written_a_few_rows_at_a_time_is_the_same(

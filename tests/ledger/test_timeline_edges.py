@@ -1,12 +1,14 @@
 """Charts at the edges of a width, of the points that were asked for, and of a range."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from omni_rl.consistency.comparison import compare_step
+from omni_rl.errors import ConflictError
 from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
@@ -168,6 +170,33 @@ def test_steps_that_are_brought_in_may_be_of_one_kind_or_none_at_all(run: Ledger
     ((listed,), _) = run.listed(Wanted())
     assert (listed.need.label, listed.run.attempts) == ("ok", (0, 1))
     assert run.overdue(math.inf, 9) == ["run"], "unless another step comes it is silent from now on"
+
+
+def test_steps_are_brought_into_one_run_and_one_attempt(ledger: Ledger) -> None:
+    for name in "amz":
+        ledger.put_run(name, {}).result()
+    for name, attempt in (("a", 1), ("z", 1), ("m", 0), ("m", 2)):
+        bring_in(ledger, name, attempt, np.arange(2), {KL: np.zeros(2)}, severity=np.array([0, 1])).result()
+    bring_in(ledger, "m", 1, np.arange(3), {KL: np.ones(3)}, severity=np.array([0, 0, 3])).result()
+    assert [ledger.one_listed(name).need.label for name in "amz"] == ["warn", "pause", "warn"]
+    assert [len(ledger.steps(*of)) for of in (("a", 1), ("m", 0), ("m", 1), ("m", 2), ("z", 1))] == [2, 2, 3, 2, 2]
+    with pytest.raises(ConflictError, match="run m has an attempt 1; take another number"):
+        bring_in(ledger, "m", 1, np.arange(3), {}).result()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"values": {KL: np.zeros(2)}},
+        {"values": {"tokens": np.zeros(2)}},
+        {"values": {}, "severity": np.zeros(4, np.int64)},
+    ],
+    ids=["a figure", "tokens", "severity"],
+)
+def test_columns_of_another_length_are_not_brought_in(run: Ledger, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        bring_in(run, "run", 0, np.arange(3), **given).result()
+    assert run.attempts("run") == []
 
 
 def test_a_step_widens_its_buckets_at_either_end_whatever_came_first(run: Ledger) -> None:

@@ -133,6 +133,53 @@ def test_no_more_reports_stay_than_are_asked_for(ledger: Ledger, asked: dict[str
     assert len(ledger.updates("math")) == 6
 
 
+def test_fewer_reports_stay_from_when_fewer_are_asked_for(ledger: Ledger) -> None:
+    for number in range(3):
+        put(ledger, key(number))
+    ledger.put_update(NewUpdate(key(3), StoredReport.of(b"{}"), {}, {}, reports=1)).result()
+    assert [kept.key.number for kept in ledger.remembered_updates("math")] == [3]
+
+
+def test_an_update_between_others_changes_none_of_them(ledger: Ledger) -> None:
+    middle = UpdateKey("other", "engine-1", "s", 5, 1)
+    changes: list[dict[str, Any]] = [{"run": "math"}, {"engine": "engine-0"}, {"engine": "engine-2"}, {"session": "r"}]
+    changes += [{"session": "t"}, {"number": 4}, {"number": 6}, {"worker": 0}, {"worker": 2}]
+    others = [middle._replace(**change) for change in changes]
+    for one in others:
+        put(ledger, one, b"its own")
+    put(ledger, middle, b"first")
+    ledger.put_update(NewUpdate(middle, StoredReport.of(b"first"), {"late": True}, {})).result()
+    found = ledger.update(middle)
+    assert found is not None
+    assert (found.key, found.answer, ledger.told_update(middle)) == (middle, {"late": True}, b"first")
+    for one in others:
+        kept = ledger.update(one)
+        assert kept is not None
+        assert (kept.key, kept.answer, kept.digest) == (one, {"number": one.number}, StoredReport.of(b"its own").digest)
+    for body in (b"a", b"b", b"c", b"d", b"e"):
+        with pytest.raises(ConflictError, match="update 5 of worker 1 was told of with other content"):
+            put(ledger, middle, body)
+    last = middle._replace(number=7)
+    ledger.put_update(NewUpdate(last, StoredReport.of(b"last"), {}, {}, reports=1)).result()
+    apart = [one for one in others if one[:2] != middle[:2] or one.worker != middle.worker]
+    assert [ledger.told_update(one) for one in apart] == [b"its own"] * len(apart)
+    assert ledger.told_update(middle) is None
+
+
+def test_runs_that_write_in_turn_keep_their_own_newest(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "ROWS_KEPT", 3)
+    for number in range(3):
+        for run in ("math", "other"):
+            put(ledger, key(number, run=run))
+    assert [len(ledger.updates(run)) for run in ("math", "other")] == [3, 3]
+    put(ledger, key(3, run="other"))
+    assert [[kept.key.number for kept in ledger.updates(run)] for run in ("math", "other")] == [[2, 1, 0], [3, 2, 1]]
+
+
+def test_a_report_takes_less_room_than_it_is_long() -> None:
+    assert len(StoredReport.of(b"0123456789" * 1000).deflated) < 1000
+
+
 def test_ten_thousand_updates_of_a_run_stay(ledger: Ledger) -> None:
     with ledger.database.write() as connection:
         connection.execute(

@@ -51,18 +51,20 @@ def names(ledger: Ledger) -> list[str]:
     return [run.run for run in ledger.runs()]
 
 
-def test_what_a_write_raises_undoes_it_and_no_other(ledger: Ledger) -> None:
+@pytest.mark.parametrize("beside", ["b", "bc"])
+def test_what_a_write_raises_undoes_it_and_no_other(ledger: Ledger, beside: str) -> None:
     def fail(connection: sa.Connection) -> None:
         raise RuntimeError("of its own")
 
     with pytest.raises(RuntimeError, match="of its own"):
         ledger.writer.submit(registered("alone", fail)).result()
     with together(ledger):
-        writes = [ledger.writer.submit(registered(run, fail if run == "b" else lambda _: None)) for run in "abc"]
-    assert (writes[0].result(), writes[2].result()) == ("a", "c")
+        failing = ledger.writer.submit(registered("a", fail))
+        writes = [ledger.writer.submit(registered(run)) for run in beside]
+    assert [write.result() for write in writes] == list(beside)
     with pytest.raises(RuntimeError, match="of its own"):
-        writes[1].result()
-    assert names(ledger) == ["a", "c"]
+        failing.result()
+    assert names(ledger) == list(beside)
 
 
 def test_what_the_database_refuses_of_a_write_undoes_it_and_no_other(ledger: Ledger) -> None:
@@ -82,6 +84,14 @@ def test_a_statement_that_is_wrong_is_a_refusal_of_this_write_alone(ledger: Ledg
         right = ledger.writer.submit(registered("b"))
     assert isinstance(wrong.exception(), LedgerError)
     assert right.result() == "b"
+    tried: list[int] = []
+
+    def fail(connection: sa.Connection) -> None:
+        tried.append(1)
+        connection.execute(sa.text("SELECT no_such"))
+
+    assert isinstance(ledger.writer.submit(fail).exception(), LedgerError)
+    assert tried == [1], "the connection is there: it would be wrong again"
     assert names(ledger) == ["b"]
 
 
