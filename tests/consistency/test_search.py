@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.consistency.attribution.case import Case
+from omni_rl.consistency.attribution.case import Case, found_in
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.packing import Packing
 from omni_rl.consistency.attribution.search import Attribution, Experiments, attribute
@@ -16,8 +16,10 @@ from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Audit, Check, Finding, TrainerAudit, WrongTensor
 from omni_rl.consistency.localisation import ModuleDifference
+from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.records import SampleRecord
+from omni_rl.consistency.yardstick import Yardstick
 
 BANDS = Bands("bfloat16", mean=1 / 16, token=0.5, relative=0.05)
 WRONG = Audit("r0", "run/1/3/ab", 8, (WrongTensor("lm_head", 8, stale=False),))
@@ -198,3 +200,12 @@ def test_a_case_has_only_the_tokens_that_count() -> None:
     assert {name: of.tolist() for name, of in case.cut(first).items()} == {"a": [1.0], "b": [1.0, 2.0]}
     rescored = case.cutting(lambda at, names: {name: of * at for name, of in values.items()})(2.0, None)
     assert rescored["a"].tolist() == [2.0, 6.0, 8.0]
+
+
+def test_a_case_without_samples_was_sampled_at_no_temperature() -> None:
+    assert Case.of(PostedStep.of(StepColumns.of([])), [], ()).temperature is None
+
+
+def test_nothing_is_found_in_a_step_that_is_ok() -> None:
+    columns = StepColumns.of([record([0.01, -0.01] * 8, name) for name in "ab"])
+    assert found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"), Terms.of("bfloat16")) == ()

@@ -96,8 +96,8 @@ def grid(tokens: int, bits: int) -> Array:
     [
         (0.99, 0.0, 1e-7, "explains"),
         (1.02, 0.0, 1e-7, "clear"),  # more than half of a step
-        (0.5, 9.0, 1e-5, "explains"),  # nine times noise beside the rounding
-        (0.5, 11.0, 1e-5, "clear"),
+        (0.5, 9.5, 1e-5, "explains"),  # less than ten times noise beside the rounding
+        (0.5, 10.5, 1e-5, "clear"),
     ],
 )
 def test_a_dtype_of_few_bits_explains_what_its_rounding_makes(

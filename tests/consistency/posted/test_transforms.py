@@ -109,14 +109,16 @@ def test_logprobs_that_agree_everywhere_or_too_seldom_are_no_most_likely_ones() 
     assert most_likely(step(top, seldom), NOISE).result == "clear", "at one level of likelihood they never agree"
 
 
-@pytest.mark.parametrize("agreeing", [0.1, 1.0])
-def test_at_each_level_of_likelihood_they_agree_as_often_as_they_say(agreeing: float) -> None:
-    """Of 60 tokens at 0.1 a tenth or all agree; 600 each at 0.3 and at 0.7 are as they should be."""
-    levels = [(0.1, agreeing, 60), (0.3, 0.3, 600), (0.7, 0.7, 600)]
-    top = np.concatenate([np.full(count, math.log(chance)) for chance, _, count in levels])
-    hit = np.concatenate([np.arange(count) < round(share * count) for _, share, count in levels])
-    found = most_likely(step(top, np.where(hit, top, np.minimum(top - 0.5, np.log(-np.expm1(top)) - 1))), NOISE)
-    assert found.result == ("explains" if agreeing == 0.1 else "clear")
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
+def test_at_each_level_of_likelihood_they_agree_as_often_as_they_say(level: float) -> None:
+    """Of 60 tokens of one level as many agree as they say, or all, or none; of 600 of each other one as many as they
+    say."""
+    for agreeing, result in ((level, "explains"), (1.0 if level < 0.5 else 0.0, "clear")):
+        shares = {chance: (chance, 600) for chance in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)} | {level: (agreeing, 60)}
+        top = np.concatenate([np.full(count, math.log(chance)) for chance, (_, count) in shares.items()])
+        hit = np.concatenate([np.arange(count) < round(share * count) for share, count in shares.values()])
+        own = np.where(hit, top, np.minimum(top - 0.5, np.log(-np.expm1(top)) - 1))
+        assert most_likely(step(top, own), NOISE).result == result
 
 
 def test_tokens_agree_up_to_eight_times_the_noise_that_they_show() -> None:
