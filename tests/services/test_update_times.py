@@ -69,7 +69,10 @@ def fault(cause: Cause, sentence: str, parts: int = 1) -> UpdateFault:
     return UpdateFault(cause, sentence, tuple(f"p{number}" for number in range(parts)), sentence)
 
 
-async def test_of_several_faults_one_of_weights_explains_a_step_and_names_eight_parts(served: Served) -> None:
+@pytest.mark.parametrize("cause", [Cause.STALE_WEIGHTS, Cause.CORRUPT_WEIGHTS])
+async def test_of_several_faults_one_of_weights_explains_a_step_and_names_eight_parts(
+    served: Served, cause: Cause
+) -> None:
     await make_run(served)
     await announce(served, 1, trained(1))
     await tell(served, 1, receipt(trained(1), of=1))
@@ -77,13 +80,13 @@ async def test_of_several_faults_one_of_weights_explains_a_step_and_names_eight_
     assert await served.coordinator.updates.before_seal(run) is None
     for one in (
         fault(Cause.STALE_CACHE, "a cache"),
-        fault(Cause.CORRUPT_WEIGHTS, "weights", 9),
+        fault(cause, "weights", 9),
         fault(Cause.STALE_CACHE, "another cache"),
     ):
         known.open[one.key] = OpenFault(one, 1, {"e0"})
         found = await served.coordinator.updates.before_seal(run)
     assert found is not None
-    assert (found.cause, found.sentence, len(found.tensors)) == (Cause.CORRUPT_WEIGHTS, "weights", 8)
+    assert (found.cause, found.sentence, len(found.tensors)) == (cause, "weights", 8)
     assert (str(found.check), found.result) == ("weights", "explains")
 
 
