@@ -89,6 +89,14 @@ def test_an_owner_is_known_by_its_process_only_on_this_host(cluster: Cluster, tm
     near.close()
 
 
+@pytest.mark.parametrize("gone", [NEAR_NODE, FAR_NODE])
+def test_an_owner_has_a_host_as_long_as_its_own_is_there(cluster: Cluster, weights: Weights, gone: str) -> None:
+    at = places(weights)
+    handles = {node: SlabOwnerHandle("run", at, Path("/slabs"), node) for node in (NEAR_NODE, FAR_NODE, None)}
+    cluster.alive[gone] = False
+    assert {node for node, handle in handles.items() if not handle.has_host} == {gone}
+
+
 def test_a_context_ends_its_owner_and_one_that_ray_has_left_is_left(
     cluster: Cluster, tmp_path: Path, weights: Weights
 ) -> None:
@@ -139,14 +147,14 @@ def test_an_owner_that_has_no_room_ends(cluster: Cluster, tmp_path: Path) -> Non
 
 
 class Clock:
-    """Time that passes where somebody sleeps; at `free_at` the slabs are given up."""
+    """Time that passes where somebody sleeps, and wakes a little late; at `free_at` the slabs are given up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: SlabOwner, free_at: float) -> None:
         self.now, self.owner, self.free_at = 0.0, owner, free_at
         monkeypatch.setattr(slab_owner_actor, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep))
 
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
+        self.now += seconds + 0.01
         if self.now >= self.free_at:
             self.owner.close(remove=False)
 

@@ -1,7 +1,9 @@
 """What one process contributes to tensors, in every sharding; and the pieces in which threads take them."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -180,6 +182,29 @@ def test_a_large_tensor_is_enough_for_several_threads_and_not_for_thousands_of_t
     take_all([TensorPart("t", 0, torch.empty(2**26 + 1), torch.float32)], take)
     assert sum(sizes) == 2**28 + 4
     assert 2 * THREADS <= len(sizes) < 1000
+
+
+def test_tasks_that_wait_when_one_fails_are_never_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    leaving = threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *raised: object) -> None:
+            leaving.set()
+            self.shutdown()
+
+    begun: list[int] = []
+
+    def task(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise ValueError("the first")
+        assert leaving.wait(10)
+
+    monkeypatch.setattr(pieces, "ThreadPoolExecutor", Pool)
+    with pytest.raises(ValueError, match="the first"):
+        list(in_threads(partial(task, number) for number in range(AHEAD)))
+    assert begun in ([0], [0, 1])
 
 
 def test_small_parts_are_joined_until_they_are_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
