@@ -12,9 +12,11 @@ from omni_rl.ledger.types import Step, StepKey
 from .steps import CONFIG, judged, post, records, sealed
 
 MIDDLE = StepKey("m", 1, 5)
-BESIDE = [StepKey(run, 1, 5) for run in "az"]
-BESIDE += [StepKey("m", attempt, step) for attempt in (0, 2) for step in (5, 6)]
-BESIDE += [StepKey("m", 1, step) for step in (4, 6)]
+BESIDE = [
+    StepKey("a", 1, 5),
+    *(StepKey("m", attempt, step) for attempt, steps in enumerate([(5, 6), (4, 6), (5, 6)]) for step in steps),
+    StepKey("z", 1, 5),
+]
 
 
 @pytest.fixture
