@@ -93,6 +93,12 @@ def test_elements_that_follow_each_other_on_both_sides_are_one_run(
     assert made == [ElementRun(*run) for run in found]
 
 
+def test_a_run_ends_where_its_tensor_ends_and_goes_on_in_the_next() -> None:
+    numbers = np.arange(1, 6)
+    found = list(runs(numbers, np.zeros(5, np.int8), np.array([0, 2, 3, 6])))
+    assert found == [ElementRun(0, 0, 1, 1, 0), ElementRun(1, 0, 1, 0, 1), ElementRun(2, 0, 3, 0, 2)]
+
+
 def run(source: int, target: int, length: int = 2, tensor: int = 0, transform: int = 0) -> ElementRun:
     return ElementRun(tensor, transform, length, source, target)
 
