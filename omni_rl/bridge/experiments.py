@@ -133,7 +133,7 @@ class LiveExperiments:
             Reference(_distance(train, by_name, names), _distance(engine, by_name, names), kind)
             for kind, names in _names_by_kind(answers).items()
         ]
-        return max(found, key=lambda far: np.nan_to_num(max(far.train, far.engine), nan=np.inf))
+        return max(found, key=lambda far: far.furthest)
 
     def _posted(self) -> tuple[Values, Values]:
         """Return what the step has of the trainer's side and of the engine's."""

@@ -70,6 +70,9 @@ def test_a_drift_is_an_incident_from_mask_on_or_while_it_waits_for_a_person(
         (Drift(PAUSE, gate="paused", pursuit="resyncing"), True, BROUGHT),
         (Drift(PAUSE, gate="paused", pursuit="attributing"), True, STOPPED),
         (Drift(PAUSE, gate="paused", pursuit="rechecking"), True, STOPPED),
+        (Drift(MASK, pursuit="attributing"), True, "generation goes on, and the cause is looked for"),
+        (Drift(MASK, pursuit="resyncing"), True, "generation goes on, and the weights are brought again"),
+        (Drift(MASK), True, TOLD),
     ],
 )
 def test_an_incident_says_what_was_done_about_it(drift: Drift, gated: bool, action: str) -> None:

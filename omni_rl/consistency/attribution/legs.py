@@ -48,11 +48,16 @@ class Legs:
 @dataclass(frozen=True)
 class Reference:
     """The mean abs distances of the trainer's and the engine's logprobs from a float32 computation with the same
-    weights, of the kind of prompt that is furthest, `kind`."""
+    weights, of the kind of prompt that is furthest, `kind`. A side whose logprobs are no numbers is NaN away."""
 
     train: float
     engine: float
     kind: str
+
+    @property
+    def furthest(self) -> float:
+        """The distance of the side that is further away; infinity where one is NaN away."""
+        return float(np.nan_to_num([self.train, self.engine], nan=np.inf).max())
 
 
 def decode(legs: Legs, samples: Sequence[SampleRecord], step: float, bands: Bands) -> Finding:
@@ -129,10 +134,12 @@ def train(legs: Legs, step: float, bands: Bands) -> Finding:
 
 def reference(found: Reference, step: float, bands: Bands) -> Finding:
     """Check whether a side computes something else, or both round, by as much as the step is apart."""
-    near, far = sorted((found.train, found.engine))
+    trainer_is_far = not found.train < found.engine and not np.isnan(found.engine)
+    side, far, near = (
+        ("trainer", found.train, found.engine) if trainer_is_far else ("engine", found.engine, found.train)
+    )
     numbers = {"train_mean": found.train, "engine_mean": found.engine}
     if not np.isfinite(far) or far > max(SEMANTIC * near, bands.mean):
-        side = "engine" if not found.engine <= found.train else "trainer"
         return Finding(
             Check.REFERENCE,
             "suspicious",

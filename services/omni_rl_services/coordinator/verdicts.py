@@ -84,13 +84,13 @@ def verdict_of(
 def done_about(drift: Drift, gated: bool) -> str:
     """Return what an incident says was done about it, by where the run stands as it opens. `gated` says whether
     generation is ours to stop."""
-    if not gated:
+    if not gated or (drift.gate == "open" and drift.pursuit == "nothing"):
         return "the trainer was told"
     if drift.gate == "halted":
         return "generation is stopped until a person resumes it"
-    if drift.pursuit == "resyncing":
-        return "generation is stopped, and the weights are brought again"
-    return "generation is stopped, and the cause is looked for"
+    generation = "goes on" if drift.gate == "open" else "is stopped"
+    pursuit = "the weights are brought again" if drift.pursuit == "resyncing" else "the cause is looked for"
+    return f"generation {generation}, and {pursuit}"
 
 
 def _finite(value: float) -> float | None:
