@@ -105,12 +105,12 @@ class WeightSync:
 
         Raises:
             SyncRunningError: another sync is under way; the message names it.
-            SyncRolledBackError: it failed; the replicas serve what they served before. A `NonFiniteWeightsError` if
-                that was because the weights hold NaN or infinity.
+            SyncRolledBackError: it failed; those replicas that serve anything serve what they served before. A
+                `NonFiniteWeightsError` if that was because the weights hold NaN or infinity.
             SyncUndecidedError: the journal could not be written at the moment of decision; gates stay closed until the
                 next `sync` or `open` settles it.
             FencedError: another coordinator took over; nothing more is done here.
-            QuarantinedError: no replica is left that serves.
+            QuarantinedError: it was committed, and then no replica was left to serve it.
         """
         other = self._running
         if key is not None and other is not None and other.key == key:
