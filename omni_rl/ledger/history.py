@@ -57,7 +57,7 @@ def bring_in(
             connection.execute(
                 sa.insert(steps),
                 [
-                    _step_row(identity, step, level, int(count))
+                    _step_row(identity, step, level, _count(count))
                     for step, level, count in zip(numbers[part].tolist(), severities, tokens, strict=True)
                 ],
             )
@@ -96,4 +96,8 @@ def _step_row(identity: int, step: int, severity: int, tokens: int) -> dict[str,
 
 def _figure_row(values: list[float]) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(FIGURES, values, strict=True))
-    return row | {name: 0 if math.isnan(row[name]) else int(row[name]) for name in COUNTS}
+    return row | {name: _count(row[name]) for name in COUNTS}
+
+
+def _count(value: float) -> int:
+    return 0 if math.isnan(value) else int(value)

@@ -75,7 +75,8 @@ def _is_told(step: PostedStep, spans: Spans, behind: Index, scored: Sequence[str
     says nothing, a few answers by weights that no other answer of the step had."""
     if lag is not None:
         each = [_distance(spans.versions[s], scored[spans.answers[s]]) for s in behind.tolist()]
-        return any(distance is None or not 0 <= distance <= lag for distance in each)
+        # At a distance of 0 one number stands for two digests, which no lag explains.
+        return any(distance is None or not 0 < distance <= lag for distance in each)
     late = set(spans.answers[behind].tolist())
     others = {
         version for answer, version in zip(spans.answers.tolist(), spans.versions, strict=True) if answer not in late

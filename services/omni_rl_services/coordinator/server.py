@@ -41,8 +41,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if not self.started:
-            return
         path = self._coordinator.settings.address_file
         if path is not None:
             partial = path.with_name(f"{path.name}.{os.getpid()}")
@@ -100,7 +98,8 @@ def serve(
     ledger is its own.
 
     Raises:
-        ServiceError: the address is taken, or is none of this machine's; nothing was opened.
+        ServiceError: the address is taken, or is none of this machine's; nothing was opened. Or the coordinator did not
+            start, for a reason that was logged.
         CoordinatorRunningError: another process is the ledger's coordinator, and this one is not in standby.
         ConfigError, LedgerError: the TLS files, the tokens or the ledger cannot be used.
     """
@@ -118,9 +117,10 @@ def serve(
         server.on_start = on_start or (lambda address: logger.info("coordinator at %s, %s", address, access(app)))
         # Uvicorn ends what is under way first, and then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
-        if not server.started:
-            raise ServiceError("the coordinator did not start; the lines above say why")
+            try:
+                server.run(sockets=[listening])
+            except SystemExit as error:  # what Uvicorn raises where the app does not start
+                raise ServiceError("the coordinator did not start; the lines above say why") from error
 
 
 def _taken(url: str, on_wait: Callable[[str], None]) -> Ledger:

@@ -242,6 +242,7 @@ def test_one_whole_answer_by_weights_that_no_other_had_is_told_and_one_that_bega
         ("r/1/7/aa", "r/1/9/bb", 2, Severity.OK),
         ("r/1/7/aa", "r/1/9/bb", 1, Severity.WARN),
         ("r/1/10/aa", "r/1/9/bb", 2, Severity.WARN),  # it is ahead
+        ("r/1/9/aa", "r/1/9/bb", 2, Severity.WARN),  # one number, two digests
         ("r/2/8/aa", "r/1/9/bb", 2, Severity.WARN),  # of another attempt
         ("step-8", "r/1/9/bb", 2, Severity.WARN),  # nobody knows how far
         ("r/1/8", "r/1/9/bb", 2, Severity.WARN),
