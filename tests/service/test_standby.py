@@ -23,6 +23,7 @@ def post(client: Client, step: int) -> None:
     client.seal("mine", 1, step, parts=1)
 
 
+@pytest.mark.slow
 def test_a_second_coordinator_of_a_ledger_is_refused_in_one_line(tmp_path: Path, ledger_url: str) -> None:
     with serving(tmp_path, "--port", "0", "--ledger", ledger_url, "--directory", "one") as first:
         command = [*COMMAND, "--port", "0", "--ledger", ledger_url, "--directory", "two"]
@@ -33,6 +34,7 @@ def test_a_second_coordinator_of_a_ledger_is_refused_in_one_line(tmp_path: Path,
         assert "Traceback" not in second.stderr
 
 
+@pytest.mark.slow
 def test_a_standby_goes_on_where_the_first_was_killed(tmp_path: Path, ledger_url: str) -> None:
     with serving(tmp_path, "--port", "0", "--ledger", ledger_url, "--directory", "one") as first:
         with first.client() as client:
@@ -45,6 +47,7 @@ def test_a_standby_goes_on_where_the_first_was_killed(tmp_path: Path, ledger_url
                 assert steps(client) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_one_that_slept_through_a_takeover_says_so_and_writes_nothing(tmp_path: Path, ledger_url: str) -> None:
     with serving(tmp_path, "--port", "0", "--ledger", ledger_url, "--directory", "one") as first:
         with first.client() as client:

@@ -60,6 +60,7 @@ def open_incidents(http: httpx.Client) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_coordinator_has_its_incident_again_and_tells_of_it_once(tmp_path: Path) -> None:
     with receiving() as receiver:
         with coordinator(tmp_path, receiver.url) as (http, process):
@@ -85,6 +86,7 @@ def test_a_killed_coordinator_has_its_incident_again_and_tells_of_it_once(tmp_pa
         assert len(receiver.got) == 2
 
 
+@pytest.mark.slow
 def test_who_was_not_reached_before_the_kill_is_told_after_it(tmp_path: Path) -> None:
     with receiving() as receiver:
         receiver.answers = [503] * 1000

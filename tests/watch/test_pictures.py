@@ -223,6 +223,7 @@ def test_uploads_that_never_arrive_are_given_up_and_steps_go_on(
     run.close()
 
 
+@pytest.mark.slow
 def test_pictures_wait_for_a_coordinator_and_no_step_makes_room_for_them(
     coordinator: CoordinatorProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +255,7 @@ def test_pictures_wait_for_a_coordinator_and_no_step_makes_room_for_them(
     run.close()
 
 
+@pytest.mark.slow
 def test_steps_that_are_dropped_let_go_of_their_pictures(
     coordinator: CoordinatorProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def other_server() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_what_waits_is_posted_in_order_once_somebody_answers_and_the_oldest_is_dropped(
     coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +82,7 @@ def test_no_rest_of_what_is_dropped_is_lost_while_there_is_room() -> None:
     posting.close(0)
 
 
+@pytest.mark.slow
 def test_what_the_coordinator_refuses_is_told_once_and_holds_up_nothing(
     coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_wrong_token_is_told_and_the_right_one_is_met(tmp_path: Path, caplog: 
         assert right.close(FOR_EVER)
 
 
+@pytest.mark.slow
 def test_https_for_http_is_told_and_the_server_is_asked_once(
     coordinator: CoordinatorProcess, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -140,6 +143,7 @@ def test_https_for_http_is_told_and_the_server_is_asked_once(
     assert "it speaks plain HTTP there: the address begins with http://" in caplog.text
 
 
+@pytest.mark.slow
 def test_http_for_https_is_told_and_a_certificate_nobody_vouches_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,6 +162,7 @@ def test_http_for_https_is_told_and_a_certificate_nobody_vouches_for(
             assert told in caplog.text
 
 
+@pytest.mark.slow
 def test_a_process_ends_at_once_where_nothing_can_arrive(coordinator: CoordinatorProcess) -> None:
     coordinator.start()
     lines = (

@@ -222,6 +222,7 @@ def test_a_method_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch, cap
     assert "OMNI_RL_CORRECT=sit is none of none, tis" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_written_to_before_it_was_read_is_refused_and_not_judged(
     coordinator: CoordinatorProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

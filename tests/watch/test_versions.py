@@ -20,6 +20,7 @@ from tests.watch.steps import step_of
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_newer_run_is_judged_by_what_its_coordinator_knows(coordinator: CoordinatorProcess) -> None:
     coordinator.start()
     command = [sys.executable, "tests/watch/newer_run.py", coordinator.url, "3"]
