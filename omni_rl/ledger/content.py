@@ -42,7 +42,8 @@ def _texts(column: pa.Array) -> tuple[NDArray[np.int64], pa.Buffer | bytes]:
     """Return where each of a column's strings (without nulls) begins in the UTF-8 of all, int64 [n + 1], and that
     UTF-8."""
     _, offsets, content = column.buffers()
-    if offsets is None or content is None:
+    # Of no strings, Arrow lets even the one offset that it asks for be left out.
+    if not len(column) or offsets is None or content is None:
         return np.zeros(len(column) + 1, np.int64), b""
     # The buffer may end in bytes that are no whole offset: Arrow asks only that it is long enough.
     ends = np.frombuffer(offsets, np.int32, len(column) + 1, 4 * column.offset).astype(np.int64)
