@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.services.receiver import receiving
 from tests.services.test_telemetry import samples
