@@ -73,6 +73,7 @@ def newest() -> dict[str, Fingerprint]:
     return trained(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_layers_experts_are_compared(newest: dict[str, Fingerprint], workers: int) -> None:
     """Two workers have few enough parts each to tell of them one by one; the trainer has not."""

@@ -45,6 +45,7 @@ def _gradient(policy: Policy, samples: list[Sample]) -> torch.Tensor:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm"])
 def test_every_method_scores_and_learns_the_same(

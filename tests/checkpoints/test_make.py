@@ -30,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_directory_with_files_needs_force_and_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 

@@ -117,6 +117,7 @@ def test_two_that_open_an_empty_ledger_at_once_both_get_it(url: str) -> None:
         assert {run.run for run in ledger.runs()} == {"run0", "run1", "run2", "run3"}
 
 
+@pytest.mark.slow
 def test_many_new_files_opened_by_several_at_once(tmp_path: Path) -> None:
     errors: list[BaseException] = []
 

@@ -71,6 +71,7 @@ def started(light: Path, cwd: Path, *arguments: str, **variables: str) -> Done:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=bare | variables, timeout=120)
 
 
+@pytest.mark.slow
 def test_what_it_asks_for_is_light_and_enough(light: Path, tmp_path: Path) -> None:
     assert not {path.name for path in light.iterdir()} & (HEAVY | {"numba", "av", "PIL", "pandas"})
     done = started(light, tmp_path, "-c", IMPORT, *(f"omni_rl.{room}" for room in ROOMS))
@@ -105,6 +106,7 @@ def test_it_plans_with_what_was_measured_for_it(light: Path, tmp_path: Path) -> 
     assert json.loads(done.stdout) == json.loads(here.stdout)
 
 
+@pytest.mark.slow
 def test_it_serves_and_judges_what_is_posted(light: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-m", "omni_rl", "serve", "--port", "0"]
     bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(light), "PYTHONUNBUFFERED": "1"}
@@ -129,6 +131,7 @@ def test_it_judges_files(light: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.split()[:3]) == (0, ["step", "1", "ok"]), done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_wheel_is_the_same_whenever_it_is_built(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
     built = []

@@ -203,6 +203,7 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert judge_a_step(client) == "ok"
 
 
+@pytest.mark.slow
 def test_either_database_keeps_the_steps(tmp_path: Path, ledger_url: str) -> None:
     for steps in (0, 1):
         with serving(tmp_path, "--port", "0", OMNI_RL_SERVE__LEDGER=ledger_url) as served, served.client() as client:

@@ -85,6 +85,7 @@ except ValueError:
 """A trainer of two steps that turns its exception into an exit code, as prime-rl's `clean_exit` does."""
 
 
+@pytest.mark.slow
 def test_a_prime_rl_run_that_crashed_is_not_over(release: ModuleType, tmp_path: Path) -> None:
     with live(tmp_path) as url, Client(url) as client:
         environment = {"OMNI_RL_URL": url, "OMNI_RL_RUN": "crashed", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -111,6 +112,7 @@ for step in range(3):
 """A trainer that loads a checkpoint, and that has no sequence for the loss in its first step."""
 
 
+@pytest.mark.slow
 def test_a_prime_rl_rank_without_a_first_sequence_posts_an_empty_part_of_it_once_it_has_one(
     release: ModuleType, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def worker(client: Client, tmp_path: Path) -> Iterator[TrainWorker]:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_state_of_the_number_that_was_announced_last_is_announced_if_its_weights_are_others(
     client: Client, worker: TrainWorker, small_checkpoint: Path, tmp_path: Path
 ) -> None:
