@@ -17,18 +17,18 @@ pytestmark = pytest.mark.anyio
 STEP = "/v1/runs/{run}/attempts/{attempt}/steps/{step}"
 BODY = "408 413 429"
 """A body may be too slow, too large, or too much at once."""
-READ, NAMED = "200 401 403", "200 401 403 404 422"
+READ, NAMED = "200 401 403 503", "200 401 403 404 422 503"
 STATUSES = [
     ("GET", "/healthz", "200 403"),
     ("GET", "/readyz", "200 403 503"),
     ("GET", "/metrics", READ),
     ("POST", "/v1/session", f"200 401 403 422 {BODY}"),
-    ("GET", "/v1/session", READ),
+    ("GET", "/v1/session", "200 401 403"),
     ("DELETE", "/v1/session", "204 403 422"),
-    ("GET", "/v1/state", READ),
+    ("GET", "/v1/state", "200 401 403"),
     ("POST", "/v1/pause", f"200 401 403 422 503 {BODY}"),
     ("POST", "/v1/resume", f"200 401 403 404 409 422 503 {BODY}"),
-    ("POST", "/v1/runs", f"200 201 401 403 409 422 {BODY}"),
+    ("POST", "/v1/runs", f"200 201 401 403 409 422 503 {BODY}"),
     ("GET", "/v1/runs", f"{READ} 422"),
     ("POST", "/v1/runs/{run}/end", NAMED),
     ("GET", "/v1/runs/{run}", NAMED),
@@ -37,9 +37,9 @@ STATUSES = [
     ("GET", "/v1/runs/{run}/alarms", NAMED),
     ("GET", "/v1/incidents", f"{READ} 422"),
     ("GET", "/v1/incidents/{incident}", NAMED),
-    ("POST", "/v1/incidents/{incident}/acknowledge", "200 401 403 404 409 422"),
-    ("POST", "/v1/incidents/{incident}/notes", f"200 401 403 404 409 422 {BODY}"),
-    ("POST", "/v1/incidents/{incident}/end", "200 401 403 404 409 422"),
+    ("POST", "/v1/incidents/{incident}/acknowledge", "200 401 403 404 409 422 503"),
+    ("POST", "/v1/incidents/{incident}/notes", f"200 401 403 404 409 422 503 {BODY}"),
+    ("POST", "/v1/incidents/{incident}/end", "200 401 403 404 409 422 503"),
     ("PUT", STEP + "/parts/{rank}", f"200 401 403 404 409 415 422 503 {BODY}"),
     ("POST", STEP + "/seal", f"200 401 403 404 409 422 503 {BODY}"),
     ("PUT", STEP + "/training", f"200 401 403 404 422 503 {BODY}"),
@@ -61,7 +61,7 @@ STATUSES = [
     ("GET", "/v1/jobs/{job}", "200 401 403 404 422 503"),
     ("DELETE", "/v1/jobs/{job}", "200 401 403 404 422 503"),
     ("GET", "/v1/jobs/{job}/logs", "200 401 403 404 422 503"),
-    ("GET", "/v1/events", "200 401 403 422 429"),
+    ("GET", "/v1/events", "200 401 403 422 429 503"),
     ("GET", "/v1/events/page", f"{READ} 422"),
     ("PUT", "/v1/media/{digest}", f"200 401 403 415 422 503 {BODY}"),
     ("GET", "/v1/media/{digest}", NAMED),

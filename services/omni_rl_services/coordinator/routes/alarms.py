@@ -12,7 +12,7 @@ from omni_rl_services.coordinator.views import ALARMS, alarm_answer
 router = APIRouter(prefix="/v1/runs/{run}", tags=["runs"])
 
 
-@router.get("/limits", responses=documented(401, 403, 404, 422))
+@router.get("/limits", responses=documented(401, 403, 404, 422, 503))
 async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> dict[str, dict[str, LimitValues]]:
     """Return the limits by kind and metric: the dtype's own, replaced by those that the run states. A kind without
     limits has `overall`'s."""
@@ -22,7 +22,7 @@ async def limits(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> d
     }
 
 
-@router.get("/alarms", responses=documented(401, 403, 404, 422))
+@router.get("/alarms", responses=documented(401, 403, 404, 422, 503))
 async def alarms(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[AlarmAnswer]:

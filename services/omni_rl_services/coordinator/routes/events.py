@@ -27,7 +27,7 @@ OfRun = Annotated[str | None, Query(pattern=NAME, description="Only events of th
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "One message an event; `data` is an event as JSON."},
-        **documented(401, 403, 422, 429),
+        **documented(401, 403, 422, 429, 503),
     },
 )
 async def follow(
@@ -38,7 +38,7 @@ async def follow(
     return StreamingResponse(_messages(stream), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-@router.get("/page", responses=documented(401, 403, 422))
+@router.get("/page", responses=documented(401, 403, 422, 503))
 async def page(
     coordinator: CoordinatorDep, caller: Reader, after: After = None, limit: LimitQuery = 512
 ) -> list[EventAnswer]:

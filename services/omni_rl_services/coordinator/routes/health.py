@@ -25,7 +25,7 @@ async def readyz(coordinator: CoordinatorDep, response: Response) -> ReadyAnswer
 
 
 @router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401, 403)}
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **documented(401, 403, 503)}
 )
 async def metrics(coordinator: CoordinatorDep, caller: Reader) -> Response:
     """Return the metrics in Prometheus' text format."""

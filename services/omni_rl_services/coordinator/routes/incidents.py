@@ -18,7 +18,7 @@ OfKind = Annotated[IncidentKind | None, Query(description="Only incidents of thi
 Before = Annotated[int | None, Query(ge=1, le=MAX_ID, description="Only numbers below this one: the next page.")]
 
 
-@router.get("", responses=documented(401, 403, 422))
+@router.get("", responses=documented(401, 403, 422, 503))
 async def newest(
     coordinator: CoordinatorDep,
     caller: Reader,
@@ -33,13 +33,13 @@ async def newest(
     return [coordinator.incident_answer(one) for one in found]
 
 
-@router.get("/{incident}", responses=documented(401, 403, 404, 422))
+@router.get("/{incident}", responses=documented(401, 403, 404, 422, 503))
 async def one(incident: IncidentPath, coordinator: CoordinatorDep, caller: Reader) -> IncidentAnswer:
     """Return one incident."""
     return coordinator.incident_answer(await coordinator.store.incident(incident))
 
 
-@router.post("/{incident}/acknowledge", responses=documented(401, 403, 404, 409, 422))
+@router.post("/{incident}/acknowledge", responses=documented(401, 403, 404, 409, 422, 503))
 async def acknowledge(incident: IncidentPath, coordinator: CoordinatorDep, caller: Syncer) -> IncidentAnswer:
     """Say that you take care of an incident. Saying so again changes nothing; if somebody else does, it is a
     conflict."""
@@ -48,7 +48,7 @@ async def acknowledge(incident: IncidentPath, coordinator: CoordinatorDep, calle
     return coordinator.incident_answer(found)
 
 
-@router.post("/{incident}/notes", responses=documented(401, 403, 404, 409, 413, 422))
+@router.post("/{incident}/notes", responses=documented(401, 403, 404, 409, 413, 422, 503))
 async def add_note(
     incident: IncidentPath, body: NoteBody, coordinator: CoordinatorDep, caller: Syncer
 ) -> IncidentAnswer:
@@ -58,7 +58,7 @@ async def add_note(
     return coordinator.incident_answer(found)
 
 
-@router.post("/{incident}/end", responses=documented(401, 403, 404, 409, 422))
+@router.post("/{incident}/end", responses=documented(401, 403, 404, 409, 422, 503))
 async def end(incident: IncidentPath, coordinator: CoordinatorDep, caller: Syncer) -> IncidentAnswer:
     """End an incident: its run is judged afresh, and what is still wrong opens another. If its run's gate is shut,
     resume the run instead (`POST /v1/resume`), which ends the incident."""

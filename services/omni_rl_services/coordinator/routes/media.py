@@ -50,7 +50,9 @@ def _check(content: bytes, content_type: str, digest: str, bounds: Bounds) -> No
         raise MediaError("the digest in the path is not the blake3 of the bytes")
 
 
-@router.get("/{digest}", response_class=Response, responses={200: {"content": BYTES}, **documented(401, 403, 404, 422)})
+@router.get(
+    "/{digest}", response_class=Response, responses={200: {"content": BYTES}, **documented(401, 403, 404, 422, 503)}
+)
 async def show(digest: DigestPath, coordinator: CoordinatorDep, caller: Reader) -> Response:
     """Return an item's bytes, which never change."""
     headers = {"Content-Security-Policy": "sandbox; default-src 'none'", "Cache-Control": "private, max-age=86400"}

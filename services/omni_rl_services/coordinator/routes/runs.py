@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 TOTAL = "Total-Count"
 
 
-@router.post("", status_code=201, responses={200: {"model": RunAnswer}, **documented(401, 403, 409, 413, 422)})
+@router.post("", status_code=201, responses={200: {"model": RunAnswer}, **documented(401, 403, 409, 413, 422, 503)})
 async def create(body: RunBody, coordinator: CoordinatorDep, caller: Syncer, response: Response) -> RunAnswer:
     """Register a run. Registering it again as it is changes nothing (200); another run under the same name is a
     conflict."""
@@ -32,7 +32,7 @@ async def create(body: RunBody, coordinator: CoordinatorDep, caller: Syncer, res
         200: {
             "headers": {TOTAL: {"schema": {"type": "integer"}, "description": "How many runs there are on all pages."}}
         },
-        **documented(401, 403, 422),
+        **documented(401, 403, 422, 503),
     },
 )
 async def all_runs(
@@ -54,20 +54,20 @@ async def all_runs(
     return lines
 
 
-@router.post("/{run}/end", responses=documented(401, 403, 404, 422))
+@router.post("/{run}/end", responses=documented(401, 403, 404, 422, 503))
 async def end(run: RunPath, coordinator: CoordinatorDep, caller: Syncer) -> RunAnswer:
     """Say that a run is over, so that it does not count as silent. Its next step, if there is one, makes it live
     again."""
     return (await coordinator.end_run(run)).answer()
 
 
-@router.get("/{run}", responses=documented(401, 403, 404, 422))
+@router.get("/{run}", responses=documented(401, 403, 404, 422, 503))
 async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunLine:
     """Return one run, with its latest step and how much it needs a person."""
     return await coordinator.line(run)
 
 
-@router.get("/{run}/attempts", responses=documented(401, 403, 404, 422))
+@router.get("/{run}/attempts", responses=documented(401, 403, 404, 422, 503))
 async def attempts(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> list[AttemptAnswer]:
     """Return each attempt of a run with its first and last steps, oldest first."""
     return [AttemptAnswer(**vars(one)) for one in await coordinator.store.attempts(run)]

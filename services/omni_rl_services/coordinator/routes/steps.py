@@ -147,7 +147,7 @@ async def add_training(
     return step_line((await coordinator.store.step(key)).row)
 
 
-@router.get("/steps", responses=documented(401, 403, 404, 422))
+@router.get("/steps", responses=documented(401, 403, 404, 422, 503))
 async def lines(
     run: RunPath,
     coordinator: CoordinatorDep,
@@ -172,7 +172,7 @@ async def lines(
     return [step_line(row) for row in await coordinator.store.steps(run, of, after=after, limit=limit)]
 
 
-@router.get("/timeline", responses=documented(401, 403, 404, 422))
+@router.get("/timeline", responses=documented(401, 403, 404, 422, 503))
 async def timeline(
     run: RunPath,
     coordinator: CoordinatorDep,
@@ -199,7 +199,7 @@ async def timeline(
     return timeline_answer(run, of, steps)
 
 
-@router.get(STEP, responses=documented(401, 403, 404, 422))
+@router.get(STEP, responses=documented(401, 403, 404, 422, 503))
 async def one(
     run: RunPath, attempt: AttemptPath, step: StepPath, coordinator: CoordinatorDep, caller: Reader
 ) -> StepAnswer:
@@ -208,7 +208,7 @@ async def one(
     return step_answer(await coordinator.store.step(StepKey(run, attempt, step)))
 
 
-@router.get(STEP + "/samples/{sample:path}", responses=documented(401, 403, 404, 422))
+@router.get(STEP + "/samples/{sample:path}", responses=documented(401, 403, 404, 422, 503))
 async def sample(
     run: RunPath,
     attempt: AttemptPath,

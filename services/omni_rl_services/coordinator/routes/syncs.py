@@ -49,13 +49,13 @@ async def begin(
     return answer
 
 
-@router.get("/syncs", responses=documented(401, 403, 422))
+@router.get("/syncs", responses=documented(401, 403, 422, 503))
 async def history(coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100) -> list[SyncAnswer]:
     """Return syncs, the newest first."""
     return await coordinator.syncs.newest(limit)
 
 
-@router.get("/syncs/{sync}", responses=documented(401, 403, 404, 422))
+@router.get("/syncs/{sync}", responses=documented(401, 403, 404, 422, 503))
 async def one(sync: SyncPath, coordinator: CoordinatorDep, caller: Reader) -> SyncAnswer:
     """Return one sync with its phases."""
     return await coordinator.syncs.look(sync)
@@ -68,7 +68,7 @@ async def check(body: CheckBody, coordinator: CoordinatorDep, caller: Syncer) ->
     return await coordinator.check(body)
 
 
-@router.get("/checks", responses=documented(401, 403, 422))
+@router.get("/checks", responses=documented(401, 403, 422, 503))
 async def checks(
     coordinator: CoordinatorDep,
     caller: Reader,
@@ -84,7 +84,7 @@ async def checks(
     return await coordinator.checks.newest(limit, run, attempt, step)
 
 
-@router.get("/checks/{check}", responses=documented(401, 403, 404, 422))
+@router.get("/checks/{check}", responses=documented(401, 403, 404, 422, 503))
 async def one_check(check: CheckPath, coordinator: CoordinatorDep, caller: Reader) -> CheckAnswer:
     """Return one check, whole."""
     return await coordinator.checks.one(check)

@@ -62,7 +62,7 @@ async def put_announcement(
     return await coordinator.updates.announce(of, update, await request.body())
 
 
-@router.get("/updates", responses=documented(401, 403, 404, 422))
+@router.get("/updates", responses=documented(401, 403, 404, 422, 503))
 async def newest(
     run: RunPath, coordinator: CoordinatorDep, caller: Reader, limit: LimitQuery = 100
 ) -> list[UpdateAnswer]:
