@@ -19,6 +19,7 @@ from omni_rl.consistency.limits import Severity
 from omni_rl.errors import OmniRLError
 from tests.services.live import live
 from tools import reference
+from tools.settings_reference import VARIABLES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -46,7 +47,7 @@ def test_the_references_are_current() -> None:
 def test_every_variable_of_ours_is_listed() -> None:
     sources = [*ROOT.glob("omni_rl/**/*.py"), *ROOT.glob("services/omni_rl_services/**/*.py")]
     named = {name for path in sources for name in re.findall(r"\bOMNI_RL_[A-Z_]*[A-Z]\b", path.read_text())}
-    assert named == reference.VARIABLES.keys()
+    assert named == VARIABLES.keys()
 
 
 def test_every_alert_has_its_section_with_its_severity() -> None:
