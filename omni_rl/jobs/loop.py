@@ -165,7 +165,12 @@ class Loop(Generic[V]):
         last = min(step + self._settings.max_staleness, self._settings.steps - 1)
         for number in range(step + len(self._ahead), last + 1):
             self._ahead.append(sampler.submit(lambda at: self._answered(self._environment.asked(at)), number))
-        return self._ahead.popleft().result()
+        asked, rollouts = self._ahead.popleft().result()
+        if {span.version for rollout in rollouts for span in rollout.version_spans} - {*self._served}:
+            # Between two updates of a step, somebody else's sync served weights of which nobody holds a snapshot. What
+            # is served by now is the last step's.
+            return sampler.submit(self._answered, asked).result()
+        return asked, rollouts
 
     def _answered(self, asked: Asked) -> Answered:
         rendered = [prompt for prompt in self._policies.render(asked.prompts) for _ in range(asked.copies)]

@@ -19,6 +19,9 @@ from omni_rl.media.types import RenderedPrompt
 from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.tasks.rewards import RewardFunction, exact_digit
 from omni_rl.tasks.settings import Task
+from omni_rl.train.settings import Objective
+from omni_rl.train.targets import Targets
+from omni_rl.train.types import StepStats
 
 from .fakes import Questions, Tabular
 
@@ -266,6 +269,42 @@ def test_stale_answers_are_scored_after_a_step_that_taught_nothing() -> None:
     assert done[0].figures["groups_dropped"] == QUESTIONS
     assert policies.events.count("update") > 2
     assert len(policies.snapshots) <= 2
+
+
+def test_answers_by_weights_between_two_updates_are_asked_for_again() -> None:
+    class SyncedMeanwhile(Tabular):
+        """Somebody else syncs after the first of a step's updates, just before the next step's answers are sampled."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.synced, self.answered = threading.Event(), threading.Event()
+
+        def sample(self, prompts: Sequence[RenderedPrompt], sampling: SamplingSettings) -> list[Rollout]:
+            if self.sampled:
+                assert self.synced.wait(30)
+            found = super().sample(prompts, sampling)
+            if self.synced.is_set():
+                self.answered.set()
+            return found
+
+        def update(
+            self, rollouts: Sequence[Rollout], targets: Sequence[float | Targets], objective: Objective
+        ) -> StepStats:
+            stats = super().update(rollouts, targets, objective)
+            if not self.synced.is_set():
+                self._served = self.logits.copy(), "run/1/1/between"
+                self.synced.set()
+                assert self.answered.wait(30)
+            return stats
+
+    def versions(rollouts: Sequence[Rollout]) -> set[str]:
+        return {span.version for rollout in rollouts for span in rollout.version_spans}
+
+    policies = SyncedMeanwhile(QUESTIONS)
+    done = run(ppo(steps=3, max_staleness=1, epochs=2, minibatches=2), policies, task())
+    assert versions(policies.sampled[1]) == {"run/1/1/between"}
+    assert [step.step for step in done] == [0, 1, 2]
+    assert [versions(answers.rollouts) for answers in policies.posted[:2]] == [{"run/1/0/abc"}, {"run/1/1/abc"}]
 
 
 def test_an_error_is_told_while_the_gate_is_closed_for_what_is_sampled_ahead() -> None:
