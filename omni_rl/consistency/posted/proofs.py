@@ -4,6 +4,7 @@ A difference that the records state is reported even where the logprobs are clos
 that it names are the ones that are off.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from omni_rl.counting import agreeing, counted
 
 TWICE = 2.0
 """How many times further apart than all others the named answers are, at least, where what names them is the cause."""
+_NUMBERED = re.compile(r"(?P<name>(.*\D)?)(?P<number>\d+)")
 
 
 def versions(step: PostedStep, noise: float, lag: int | None = None) -> Finding:
@@ -92,12 +94,15 @@ def _whole(step: PostedStep, spans: Spans, s: int) -> bool:
 
 
 def _distance(sampled: str, scored: str) -> int | None:
-    """Return how many versions the sampled one is behind the scored one, negative where it is ahead: of two numbers, or
-    of two of our own names, run/attempt/number/digest; None for names of another form."""
-    ours, theirs = sampled.split("/"), scored.split("/")
-    if len(ours) == len(theirs) == 4 and ours[:2] == theirs[:2]:
-        sampled, scored = ours[2], theirs[2]
-    return int(scored) - int(sampled) if sampled.isdecimal() and scored.isdecimal() else None
+    """Return how many versions the sampled one is behind the scored one, negative where it is ahead: of two numbers, of
+    two names that differ in the number at their end alone, as step-8 and step-9, or of two of our own,
+    run/attempt/number/digest; None for names of another form."""
+    if sampled.count("/") == scored.count("/") == 3:
+        sampled, scored = sampled.rsplit("/", 1)[0], scored.rsplit("/", 1)[0]
+    ours, theirs = _NUMBERED.fullmatch(sampled), _NUMBERED.fullmatch(scored)
+    if ours is None or theirs is None or ours["name"] != theirs["name"]:
+        return None
+    return int(theirs["number"]) - int(ours["number"])
 
 
 def media(step: PostedStep, noise: float) -> Finding:

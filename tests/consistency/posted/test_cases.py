@@ -248,6 +248,10 @@ def test_one_whole_answer_by_weights_that_no_other_had_is_told_and_one_that_bega
         ("r/1/8", "r/1/9/bb", 2, Severity.WARN),
         ("r/1//aa", "r/1/9/bb", 2, Severity.WARN),
         ("r/1/\N{SUPERSCRIPT EIGHT}/aa", "r/1/9/bb", 2, Severity.WARN),
+        ("step-8", "step-9", 1, Severity.OK),
+        ("step-7", "step-9", 1, Severity.WARN),
+        ("step-10", "step-9", 1, Severity.WARN),  # it is ahead
+        ("step-8", "global-9", 1, Severity.WARN),
         ("9", "10", 1, Severity.OK),
         ("8", "10", 1, Severity.WARN),
         ("11", "10", 1, Severity.WARN),  # it is ahead
