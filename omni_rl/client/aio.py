@@ -67,6 +67,7 @@ class AsyncClient(Routes):
                             await response.aread()
                             raise_for_problem(response)
                         attempt = 1
+                        reader.begin()
                         async for line in response.aiter_lines():
                             if (event := reader.feed(line)) is not None:
                                 yield event

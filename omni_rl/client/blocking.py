@@ -83,6 +83,7 @@ class Client(Routes):
                             response.read()
                             raise_for_problem(response)
                         attempt = 1
+                        reader.begin()
                         for line in response.iter_lines():
                             if (event := reader.feed(line)) is not None:
                                 yield event

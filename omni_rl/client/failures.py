@@ -29,8 +29,8 @@ OF_STATUS: dict[int, type[OmniRLError]] = {
 }
 """The class for an error of a newer version that this version does not know, where the status says as much."""
 BETWEEN = frozenset({408, 429, 500, 502, 503, 504})
-"""The statuses by which a proxy says that a coordinator is away, slow or broken. With any other status and no problem
-document, what answers is another server."""
+"""The statuses by which a proxy says that a coordinator is away, slow or broken. 413 says that it takes no request of
+this size. With any other status and no problem document, what answers is another server."""
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -49,6 +49,8 @@ def raise_for_problem(response: httpx.Response) -> None:
         said = f"{where}: status {response.status_code} without a problem document"
         if response.status_code in BETWEEN:
             raise ApiError(said) from None
+        if response.status_code == 413:
+            raise TooLargeError(f"{said}: a proxy before the coordinator takes less; raise its limit") from None
         raise another(response, said) from None
     known = error_class(code)
     if known is not OmniRLError:

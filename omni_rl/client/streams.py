@@ -11,6 +11,10 @@ class EventReader:
         self.last = last
         self._data: list[str] = []
 
+    def begin(self) -> None:
+        """Begin a new connection: what the last one left of an event is discarded."""
+        self._data.clear()
+
     def feed(self, line: str) -> EventAnswer | None:
         """Return an event, where this line ends one; None elsewhere."""
         if line.startswith("data:"):

@@ -197,11 +197,11 @@ class StepPoster:
             return self._refused(part)
         try:
             client.put_part(self._run.run, attempt, part.step, self._place.rank, rows)
-        except ConflictError:
+        except ConflictError as error:
             if not self._attempt.settled:
                 self._attempt.taken()
                 return False
-            self._poster.say("refused", f"step {part.step} of attempt {attempt} is there already with other content")
+            self._poster.say("refused", f"step {part.step} was refused: {error}")
             return self._refused(part)
         except REFUSED as error:
             self._poster.say("refused", f"step {part.step} was refused: {error}")
@@ -239,6 +239,8 @@ class StepPoster:
             return True
         with self._poster.changed:
             self._count("refused")
+        if part.pictures is not None:
+            part.pictures.let_go()
         part.rows = part.pictures = None
         return self._place.world == 1
 

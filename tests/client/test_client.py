@@ -277,6 +277,12 @@ def test_another_server_is_no_coordinator() -> None:
             client.state()
 
 
+def test_a_proxy_that_takes_no_request_of_this_size_is_no_other_server() -> None:
+    client, _ = served_by([lambda request: httpx.Response(413, text="<html>413 Request Entity Too Large</html>")])
+    with pytest.raises(errors.TooLargeError, match="a proxy before the coordinator takes less; raise its limit"):
+        client.create_run(RUN)
+
+
 def test_where_and_as_whom_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[httpx.Request] = []
 

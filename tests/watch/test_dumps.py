@@ -139,6 +139,11 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert "f.parquet" in refused(parquet(tmp_path / "f.parquet", short))
     assert 'step is "x", not a whole number' in refused(json_lines(tmp_path / "g.jsonl", [{**ROWS[0], "step": "x"}]))
     assert "column step is double" in refused(parquet(tmp_path / "g.parquet", [{**ROWS[0], "step": 1.5}]))
+    for name in ("step", "kind"):
+        table = pa.table([pa.array([1]), pa.array([2])], [name, name])
+        with pa.ipc.new_file(str(tmp_path / "twice.arrow"), table.schema) as file:
+            file.write_table(table)
+        assert "twice.arrow: a column is there twice" in refused(tmp_path / "twice.arrow")
     json_lines(tmp_path / "h1-step3.jsonl", ROWS)
     json_lines(tmp_path / "h2-step3.jsonl", ROWS)
     with pytest.raises(RecordError, match=r"step 3 of rank 0 is in .*h1-step3\.jsonl and in .*h2-step3\.jsonl"):

@@ -272,6 +272,20 @@ def test_steps_that_are_dropped_let_go_of_their_pictures(
     run.close()
 
 
+def test_steps_that_are_refused_let_go_of_their_pictures(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [picture(n) for n in range(PROMPTS)]
+    monkeypatch.setattr(poster, "PIXELS", 2 * PROMPTS * 4 * 40 * 30)
+    run = watcher(url, "refused")
+    for seed in range(4):
+        run.step(**step_with(pictures, [PAD], seed), rewards=[[1.0, 2.0]] * ANSWERS)
+        assert run.flush(30)
+    last = run.step(**step_with(pictures, [PAD], 4))
+    assert run.flush(30)
+    assert run.counts.refused == 4
+    assert all(record["media"][0]["content"] for record in records_of(url, run, last).values())
+    run.close()
+
+
 def test_pngs_that_find_no_room_make_the_oldest_go() -> None:
     said: list[str] = []
     waits = Uploads(3 * 4000)

@@ -103,6 +103,8 @@ def refuse_without_logprobs(where: object, columns: Any) -> None:
 
 
 def _by_place(path: Path, table: pa.Table) -> Iterator[tuple[Place, pa.Table]]:
+    if len(set(table.column_names)) < len(table.column_names):
+        raise RecordError(f"{path}: a column is there twice")
     refuse_without_logprobs(path, table.column_names)
     present = [name for name in PLACES if name in table.column_names]
     for name in present:
