@@ -1,7 +1,6 @@
 """The `omni-rl` command. Options are parsed before anything heavy is imported."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 
 from omni_rl import __version__
 from omni_rl.commands import bundle, checkout, incidents, jobs, judge, plan, replay, serve, service, watch
+from omni_rl.commands.ending import end
 from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
 
@@ -31,12 +31,8 @@ def main() -> None:
             app()
         except ModuleNotFoundError as error:
             raise _not_installed(error) from None
-    except OmniRLError as error:
-        typer.echo(f"error [{error.code}]: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except (OmniRLError, KeyboardInterrupt, SystemExit) as error:
+        end(error)
 
 
 def _not_installed(error: ModuleNotFoundError) -> Exception:

@@ -62,7 +62,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
             tree = tomllib.loads(file.read_text())
         except OSError as error:
             raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not TOML: {error}") from None
     for name, value in os.environ.items():
         if name.startswith(PREFIX) and "__" in name:

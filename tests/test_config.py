@@ -35,6 +35,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     with pytest.raises(ConfigError, match="cannot be read"):
         load(file)
-    file.write_text("[demo\n")
-    with pytest.raises(ConfigError, match="is not TOML"):
-        load(file)
+    for content in (b"[demo\n", 'model = "gr\xf6\xdfe"'.encode("latin-1")):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="is not TOML"):
+            load(file)

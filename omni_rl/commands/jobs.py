@@ -3,13 +3,18 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni_rl.commands.ending import end_at_once
 from omni_rl.commands.service import AsJson, AskedDirectory, connect, print_json
 from omni_rl.errors import ConfigError
 from omni_rl.runtime import prepare
+
+if TYPE_CHECKING:
+    from omni_rl.api.steps import StepLine
+    from omni_rl.client.blocking import Client
 
 KINDS = ("grpo", "ppo")
 Kind = Annotated[str, typer.Argument(help="grpo or ppo.")]
@@ -91,6 +96,7 @@ def run(
     prepare()
     from omni_rl.jobs.command import print_line, run_job
 
+    end_at_once()
     run_job(chosen, print_line)
 
 
@@ -103,12 +109,21 @@ def plot(
     from omni_rl.jobs.plot import plot as draw
 
     with connect(directory) as client:
-        steps = client.steps(run)
+        steps = _all_steps(client, run)
     if not steps:
         raise ConfigError(f"run {run} has no sealed step to draw")
     path = out or Path(f"{run}.svg")
     path.write_text(draw(run, steps))
     typer.echo(f"wrote {path}")
+
+
+def _all_steps(client: "Client", run: str) -> "list[StepLine]":
+    """Return every step of the run's latest attempt; the coordinator gives a part of many at a time."""
+    steps = part = client.steps(run)
+    while part:
+        part = client.steps(run, attempt=steps[-1].attempt, after=steps[-1].step)
+        steps = steps + part
+    return steps
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:
@@ -118,7 +133,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 

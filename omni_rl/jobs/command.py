@@ -52,10 +52,11 @@ def run_job(parameters: Parameters, tell: "Callable[[StepDone[Verdict]], None]")
         attempt, has_steps = create_run(policies, body)
         if has_steps and not parameters.resume:
             raise ConfigError(f"run {parameters.run} was there before: choose another name, or resume it")
+        # The snapshots of a job that was killed. What that job had begun, a save for one, is done by then.
+        policies.trainer.drop_snapshot()
         first, state = saved.resume(kind, parameters) if parameters.resume else (0, None)
         if state is None:
             saved.begin(kind, parameters)
-        policies.trainer.drop_snapshot()  # the snapshots of a job that was killed
         if state is None or parameters.kl > 0:
             policies.trainer.reset()
         if parameters.kl > 0:

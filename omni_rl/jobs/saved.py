@@ -43,7 +43,10 @@ class SavedSteps:
         """
         steps = self._steps()
         if not steps:
-            raise ConfigError(f"run {parameters.run} has no saved step in {self._directory}; start it without resume")
+            raise ConfigError(
+                f"run {parameters.run} has no saved step in {self._directory}: it ended before its first, or "
+                "save_every was 0; start it under another name, without resume"
+            )
         before: dict[str, Any] = json.loads((self._directory / PARAMETERS).read_text())
         before.setdefault("steps", parameters.steps)  # runs of earlier versions did not write it down
         now = _fixed(kind, parameters)

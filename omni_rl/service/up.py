@@ -1,5 +1,6 @@
 """Starts the service, or what of it is missing, and waits until both policies answer."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omni_rl_services.coordinator.server import bind
@@ -19,6 +20,7 @@ from omni_rl.bridge.devices import require_devices
 from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
 from omni_rl.errors import ConfigError, CoordinatorUnreachableError, ServiceError, UnauthenticatedError
+from omni_rl.locks import FileLock, LockHeldError
 from omni_rl.service.directory import prepared, write_private
 from omni_rl.service.down import down
 from omni_rl.service.servable import require_servable
@@ -59,9 +61,29 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
         CheckpointError: `model` is no checkpoint that an engine could serve; nothing was started.
         ConfigError: the transport needs devices that this machine does not have, the directory cannot be written to, or
             the service runs with other settings; nothing was started.
-        ServiceError: the port is taken, a process ended, or not everything answered within `ready_seconds`.
+        ServiceError: the port is taken, a process ended, not everything answered within `ready_seconds`, or another
+            process starts the service of this directory just now.
     """
     directory = settings.directory.resolve()
+    prepared(directory, "up.directory")
+    with _alone(directory):
+        return _up(settings, directory, say)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep others from starting a service in the directory: of two, one would be left that its state does not name."""
+    with contextlib.closing(FileLock(directory / "up.lock")) as lock:
+        try:
+            lock.take(str(os.getpid()))
+        except LockHeldError as error:
+            raise ServiceError(
+                f"process {error.holder} is starting the service in {directory}: wait until it has, or end it"
+            ) from None
+        yield
+
+
+def _up(settings: UpSettings, directory: Path, say: Say) -> ServiceState:
     before = _same_run(ServiceState.read(directory))
     if before is not None and before.settings is not None:
         _require_same(settings, before)
@@ -72,7 +94,6 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
         require_devices(settings, settings.replicas)
         if settings.port:
             bind(settings.host, settings.port).close()
-    prepared(directory, "up.directory")
     state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
     try:

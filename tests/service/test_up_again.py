@@ -1,5 +1,6 @@
 """A service that is started again, in whole or in part, is the one that it was."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from omni_rl.config import load
 from omni_rl.errors import CheckpointError, ConfigError, ServiceError
+from omni_rl.locks import FileLock
 from omni_rl.processes import life
 from omni_rl.service import up
 from omni_rl.service.settings import SMALL_CHECKPOINT, UpSettings
@@ -100,6 +102,14 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
         port = other.getsockname()[1]
         with pytest.raises(ServiceError, match=f"port {port} of 127.0.0.1 is taken"):
             up.up(given(directory=str(tmp_path), port=port), print)
+    assert ServiceState.read(tmp_path) is None
+
+
+def test_two_starts_at_once_in_one_directory_are_one(tmp_path: Path) -> None:
+    with contextlib.closing(FileLock(tmp_path / "up.lock")) as other:
+        other.take("4711")
+        with pytest.raises(ServiceError, match=r"process 4711 is starting the service in .*: wait until it has, or end"):
+            up.up(given(directory=str(tmp_path)), print)
     assert ServiceState.read(tmp_path) is None
 
 
