@@ -108,10 +108,11 @@ class Writer:
         return group, True
 
     def _write(self, group: list[_Job], *, again: bool = True) -> None:
-        ran = False
+        begun = ran = False
         try:
             with self._database.write() as connection:
                 self.check(connection)
+                begun = True
                 for job in group:
                     job.result = job.error = None
                     if len(group) == 1:  # what it raises undoes the transaction: a savepoint takes as long as its work
@@ -124,7 +125,9 @@ class Writer:
         except sa.exc.SQLAlchemyError as error:
             lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
             unknown = ran and lost
-            if len(group) > 1 and not unknown:  # a full disk ends a whole transaction: let each stand or fall alone
+            # A full disk ends a whole transaction: let each stand or fall alone. Where none began, because another
+            # process holds the lock or no server answers, each would wait as long again.
+            if len(group) > 1 and begun and not unknown:
                 for job in group:
                     self._write([job])
                 return

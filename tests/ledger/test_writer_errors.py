@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -182,3 +183,29 @@ def test_a_write_whose_connection_is_lost_at_its_commit_is_not_tried_again(postg
             sa.event.remove(engine, "commit", lose)
         assert tried == ["once"] * count
         assert ledger.put_run("after", {}).result() == "new"
+
+
+def test_where_the_lock_is_not_to_be_had_all_that_wait_hear_of_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process stands in the midst of a write."""
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        tried = 0
+        write = ledger.database.write
+
+        @contextmanager
+        def locked() -> Iterator[sa.Connection]:
+            nonlocal tried
+            tried += 1
+            with write() as connection:
+                if tried > 1:
+                    raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+                yield connection
+
+        monkeypatch.setattr(ledger.database, "write", locked)
+        with together(ledger):
+            waiting = [ledger.writer.submit(registered(name)) for name in "abcdef"]
+        for one in waiting:
+            with pytest.raises(LedgerError, match="database is locked"):
+                one.result(30)
+        assert tried == 2

@@ -108,7 +108,9 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
 def test_two_starts_at_once_in_one_directory_are_one(tmp_path: Path) -> None:
     with contextlib.closing(FileLock(tmp_path / "up.lock")) as other:
         other.take("4711")
-        with pytest.raises(ServiceError, match=r"process 4711 is starting the service in .*: wait until it has, or end"):
+        with pytest.raises(
+            ServiceError, match=r"process 4711 is starting the service in .*: wait until it has, or end"
+        ):
             up.up(given(directory=str(tmp_path)), print)
     assert ServiceState.read(tmp_path) is None
 

@@ -37,6 +37,7 @@ def put(path: str, size: int | None, kind: str = "", **headers: str) -> dict[str
         ("/v1/runs", "", 100),
         ("/", "", 100),
         (PART, ARROW, 500),
+        (PART, "Application/JSON; charset=utf-8", 400),
         (PART, "", 500),
         (PART, "application/json", 400),
         (PART, "application/json; charset=utf-8", 400),

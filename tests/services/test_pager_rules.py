@@ -35,6 +35,7 @@ class Kept:
         self.incidents = list(incidents)
         self.since: list[float] = []
         self.failures: list[Exception] = []
+        self.full = False
 
     async def incidents_since(self, when: float) -> list[Incident]:
         self.since.append(when)
@@ -43,6 +44,8 @@ class Kept:
         return list(self.incidents)
 
     async def incident_told(self, number: int, webhook: str, state: str) -> None:
+        if self.full:
+            raise LedgerError("the disk is full")
         self.incidents = [
             replace(one, told={**one.told, webhook: state}) if one.id == number else one for one in self.incidents
         ]
@@ -326,3 +329,21 @@ async def test_what_a_stranger_raises_is_told_by_its_type_and_lines_and_without_
     assert second == "webhook ops was not told, again in 2 s: ConnectError"
     assert third == "webhook ops was not told, again in 4 s: the ledger's own words"
     assert "very-secret" not in caplog.text
+
+
+async def test_while_the_ledger_takes_nothing_each_incident_is_sent_once() -> None:
+    kept, receiver = Kept(OPEN, replace(OPEN, id=2)), Receiver()
+    paging, _ = made(kept, receiver)
+    kept.full = True
+    async with httpx.AsyncClient(transport=httpx.MockTransport(receiver)) as client:
+        for _ in range(3):
+            with pytest.raises(LedgerError):
+                await paging._tell_all(client, webhook())
+        assert receiver.numbers == [1, 2]
+        kept.full = False
+        await paging._tell_all(client, webhook())
+        assert receiver.numbers == [1, 2]
+        assert [list(one.told) for one in kept.incidents] == [["ops"], ["ops"]]
+        kept.incidents[0] = replace(kept.incidents[0], ended=9.0)  # it is news again
+        await paging._tell_all(client, webhook())
+    assert receiver.numbers == [1, 2, 1]

@@ -72,6 +72,26 @@ def test_a_stream_in_which_nothing_happens_has_a_heartbeat_every_fifteen_seconds
     run(look())
 
 
+def test_a_stream_of_one_run_has_its_heartbeats_while_other_runs_are_busy() -> None:
+    async def look() -> None:
+        stream, _ = made(Pages())
+        follower = await stream.stream(0, "math")
+
+        async def busy() -> None:
+            while True:
+                await asyncio.sleep(7.0)
+                await stream.publish("step", "another")
+
+        others = [asyncio.create_task(stream.pump()), asyncio.create_task(busy())]
+        for seconds in (15, 30):
+            assert await anext(follower) is None
+            assert now() == seconds
+        for other in others:
+            other.cancel()
+
+    run(look())
+
+
 def test_events_of_another_process_are_looked_for_every_second_and_after_a_failure_too() -> None:
     async def look() -> None:
         pages = Pages()

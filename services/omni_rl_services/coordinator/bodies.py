@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl.errors import TooLargeError, TooManyError, UnauthenticatedError
 from omni_rl_services.coordinator.auth import ASK_FOR_ONE
+from omni_rl_services.coordinator.content_types import JSON, media_type
 from omni_rl_services.coordinator.memory import Room, budget
 from omni_rl_services.coordinator.problems import respond
 from omni_rl_services.coordinator.settings import Bounds
@@ -71,7 +72,7 @@ class Bodies:
 
     def _limit(self, path: str, content_type: str) -> int:
         if _PART.match(path):
-            return self._bounds.json_part if content_type.startswith("application/json") else self._bounds.part
+            return self._bounds.json_part if media_type(content_type) == JSON else self._bounds.part
         if _UPDATE.match(path):
             return self._bounds.update
         return self._bounds.media if _MEDIA.match(path) else self._bounds.body

@@ -96,6 +96,8 @@ class Events:
     async def _follow(self, cursor: int, run: str | None) -> AsyncIterator[EventAnswer | None]:
         self._subscribers += 1
         self._telemetry.subscribers.set(self._subscribers)
+        clock = asyncio.get_running_loop()
+        due = clock.time() + HEARTBEAT_SECONDS
         try:
             while not self._closed:
                 news = self._news
@@ -104,13 +106,16 @@ class Events:
                     cursor = event.id
                     if run is None or event.run == run:
                         yield event
-                if page:
+                        due = clock.time() + HEARTBEAT_SECONDS
+                # News of other runs wakes this stream too, and its follower hears of none of them.
+                if page and clock.time() < due:
                     continue
                 try:
-                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    async with asyncio.timeout_at(due):
                         await news.wait()
                 except TimeoutError:
                     yield None
+                    due = clock.time() + HEARTBEAT_SECONDS
         finally:
             self._subscribers -= 1
             self._telemetry.subscribers.set(self._subscribers)

@@ -7,6 +7,7 @@ import json
 import logging
 import stat
 import time
+from collections import defaultdict
 from traceback import format_tb
 from typing import Any
 
@@ -14,7 +15,7 @@ import httpx
 
 from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.consistency.limits import Severity
-from omni_rl.errors import ConfigError, OmniRLError
+from omni_rl.errors import ConfigError, LedgerError, OmniRLError
 from omni_rl_services.coordinator import messages
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
@@ -50,6 +51,7 @@ class Pager:
         self._store = store
         self._telemetry = telemetry
         self._transport = transport
+        self._delivered: dict[str, dict[int, str]] = defaultdict(dict)
         self._secrets = {one.name: _secret(one) for one in settings.webhooks}
         self._news = {one.name: asyncio.Event() for one in settings.webhooks}
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,28 +99,34 @@ class Pager:
 
     async def _tell_all(self, client: httpx.AsyncClient, webhook: WebhookSettings) -> None:
         """Send everything that this webhook has not received yet, oldest first. What the receiver refuses keeps nothing
-        later from it, and is sent again the next time.
+        later from it, and is sent again the next time. Where the ledger did not take that something was received, that
+        alone is tried again.
 
         Raises:
             httpx.HTTPError: the receiver did not answer, or it refused some.
+            LedgerError: the ledger cannot be read, or did not take what was received.
         """
         least = Severity[webhook.least.upper()]
-        refused: _RefusedError | None = None
+        failed: Exception | None = None
         for kept in await self._store.incidents_since(time.time() - LATE_SECONDS):
             incident = incident_answer(kept, self._settings.guide)
             state, told = messages.state(incident), kept.told.get(webhook.name)
             # What began and ended before anybody was told is nobody's news.
             if state == told or kept.severity < least or (told is None and kept.ended is not None):
                 continue
+            delivered = self._delivered[webhook.name]
             try:
-                await self._send(client, webhook, incident, state)
-            except _RefusedError as error:
-                refused = refused or error
+                if delivered.get(kept.id) != state:
+                    await self._send(client, webhook, incident, state)
+                    delivered[kept.id] = state
+                await self._store.incident_told(kept.id, webhook.name, state)
+            except (_RefusedError, LedgerError) as error:
+                failed = failed or error
                 continue
-            await self._store.incident_told(kept.id, webhook.name, state)
+            del delivered[kept.id]
             self._telemetry.webhook_told.labels(webhook.name).inc()
-        if refused is not None:
-            raise refused
+        if failed is not None:
+            raise failed
 
     async def _send(
         self, client: httpx.AsyncClient, webhook: WebhookSettings, incident: IncidentAnswer, state: str

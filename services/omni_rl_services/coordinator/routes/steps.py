@@ -19,6 +19,7 @@ from omni_rl.api.steps import (
 from omni_rl.errors import NotFoundError, TooLargeError, UnsupportedMediaTypeError
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import StepKey
+from omni_rl_services.coordinator.content_types import ARROW, JSON, media_type
 from omni_rl_services.coordinator.deps import CoordinatorDep, Reader, Syncer
 from omni_rl_services.coordinator.judging import sample_weights, weights_stream
 from omni_rl_services.coordinator.params import AttemptPath, LimitQuery, RankPath, RunPath, SamplePath, StepPath
@@ -26,8 +27,6 @@ from omni_rl_services.coordinator.problems import documented
 from omni_rl_services.coordinator.views import sample_answer, step_answer, step_line, timeline_answer
 
 router = APIRouter(prefix="/v1/runs/{run}", tags=["steps"])
-ARROW = "application/vnd.apache.arrow.stream"
-JSON = "application/json"
 STEP = "/attempts/{attempt}/steps/{step}"
 MAX_JSON_WEIGHTS = 500_000
 """The most tokens whose weights are spelled out as JSON; for more, ask for an Arrow stream."""
@@ -78,7 +77,7 @@ async def put_part(
 
     Posting the same content again changes nothing, however it is laid out; other content is a conflict.
     """
-    kind = content_type.split(";")[0].strip().lower()
+    kind = media_type(content_type)
     if kind not in (ARROW, JSON):
         raise UnsupportedMediaTypeError(f"records come as {ARROW} or {JSON}, not as {content_type or 'nothing'}")
     of = await coordinator.run(run)
