@@ -2,15 +2,15 @@
 PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
-# Two processes at a time, a file's tests in one of them: what a file starts is started once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# A file's tests in one process: what a file starts is started once. Of the quick ones many wait for others.
+PYTEST := $(BIN)/pytest --dist loadfile
 
 .PHONY: help setup demo test test-slow check format sabotage mutants bench screenshots lock wheel clean
 
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
 	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
-	@echo "make test       the quick tests (5 minutes)"
+	@echo "make test       the quick tests (4 minutes)"
 	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (an hour)"
 	@echo "make check      ruff, mypy, and which room imports which"
 	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
@@ -26,10 +26,10 @@ demo: setup
 	@$(BIN)/omni-rl demo $(ARGS)
 
 test: setup
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 3 $(ARGS)
 
 test-slow: setup
-	@$(PYTEST) -m slow --durations=15 $(ARGS)
+	@$(PYTEST) -n 2 -m slow --durations=15 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .
