@@ -35,7 +35,7 @@ def ended(pid: int) -> None:
 def wait_until_gone(pids: Collection[int]) -> None:
     """Return when none of these processes of this machine runs any more, or after `EXIT_TIMEOUT`."""
     deadline = time.monotonic() + EXIT_TIMEOUT
-    while any(life(pid) != "gone" for pid in pids) and time.monotonic() < deadline:
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
@@ -66,3 +66,11 @@ class StopClock:
         now = time.monotonic()
         self._since = self._since or now
         return now - self._since
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
