@@ -2,7 +2,6 @@
 torch."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni_rl.errors import ConfigError
+from omni_rl.files.toml import read_toml
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import ServeSettings, UpSettings
@@ -56,14 +56,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
 
     Raises `ConfigError`, which lists every unknown or invalid setting by name.
     """
-    tree: dict[str, Any] = {}
-    if file is not None:
-        try:
-            tree = tomllib.loads(file.read_text())
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is not TOML: {error}") from None
+    tree = {} if file is None else read_toml(file)
     for name, value in os.environ.items():
         if name.startswith(PREFIX) and "__" in name:
             _set(tree, name.removeprefix(PREFIX).lower().split("__"), value)

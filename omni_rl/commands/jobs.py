@@ -1,7 +1,6 @@
 """omni-rl submit, jobs, stop, run and plot: training jobs."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from omni_rl.commands.ending import end_at_once
 from omni_rl.commands.service import AsJson, AskedDirectory, connect, print_json
 from omni_rl.errors import ConfigError
+from omni_rl.files.toml import read_toml
 from omni_rl.runtime import prepare
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a job to the service, which runs it on its Ray cluster."""
-    chosen = _parameters(kind, _from_file(config) | _from_flags(values or []))
+    chosen = _parameters(kind, ({} if config is None else read_toml(config)) | _from_flags(values or []))
     with connect(directory) as client:
         job = client.submit(chosen)
         typer.echo(job.model_dump_json() if as_json else f"submitted {job.job}: run {chosen.run}")
@@ -124,17 +124,6 @@ def _all_steps(client: "Client", run: str) -> "list[StepLine]":
         part = client.steps(run, attempt=steps[-1].attempt, after=steps[-1].step)
         steps = steps + part
     return steps
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
 def _from_flags(values: list[str]) -> dict[str, Any]:

@@ -1,1 +1,2 @@
-"""Checkpoint directories on disk: which of their files hold the weights, and how a directory appears whole."""
+"""Checkpoint directories on disk: which of their files hold the weights, and how a directory appears whole; and TOML
+files."""

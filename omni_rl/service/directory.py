@@ -1,9 +1,12 @@
 """The directory in which a service keeps everything that outlives its processes, and private files in it."""
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from omni_rl.errors import ConfigError
+from omni_rl.errors import ConfigError, OmniRLError
+from omni_rl.locks import FileLock, LockHeldError
 
 
 def prepared(directory: Path, setting: str) -> Path:
@@ -20,6 +23,18 @@ def prepared(directory: Path, setting: str) -> Path:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigError(f"{setting} {directory} cannot be written to")
     return directory
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: Callable[[str], OmniRLError]) -> Iterator[None]:
+    """Hold the lock of this file for this process alone. Where another process has it, raises what `refusal` makes of
+    that process's id."""
+    with contextlib.closing(FileLock(path)) as lock:
+        try:
+            lock.take(str(os.getpid()))
+        except LockHeldError as error:
+            raise refusal(error.holder) from None
+        yield
 
 
 def write_new_private(path: Path, text: str) -> None:

@@ -15,8 +15,7 @@ from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSett
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError, CoordinatorRunningError
-from omni_rl.locks import FileLock, LockHeldError
-from omni_rl.service.directory import prepared
+from omni_rl.service.directory import held, prepared
 from omni_rl.service.settings import ADDRESS, ServeSettings
 from omni_rl.service.tokens import HASHES, OWNER, owner_token
 
@@ -46,17 +45,15 @@ def serve(settings: ServeSettings, say: Say) -> None:
 def _held(directory: Path) -> Iterator[None]:
     """Hold the directory for this process alone. At the end the address file goes, so that no command reads an address
     that no longer answers."""
-    with contextlib.closing(FileLock(directory / "lock")) as lock:
-        try:
-            lock.take(str(os.getpid()))
-        except LockHeldError as error:
-            raise CoordinatorRunningError(
-                f"process {error.holder} serves {directory} already: end it, or name another --directory"
-            ) from None
+    with held(directory / "lock", lambda holder: _is_served(holder, directory)):
         try:
             yield
         finally:
             (directory / ADDRESS).unlink(missing_ok=True)
+
+
+def _is_served(holder: str, directory: Path) -> CoordinatorRunningError:
+    return CoordinatorRunningError(f"process {holder} serves {directory} already: end it, or name another --directory")
 
 
 def _coordinator(settings: ServeSettings, directory: Path) -> tuple[CoordinatorSettings, Path]:

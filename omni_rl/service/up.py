@@ -1,6 +1,5 @@
 """Starts the service, or what of it is missing, and waits until both policies answer."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from omni_rl_services.coordinator.server import bind
@@ -20,8 +19,7 @@ from omni_rl.bridge.devices import require_devices
 from omni_rl.bridge.settings import BatchSettings, ClusterSettings, Hosts
 from omni_rl.client.blocking import Client
 from omni_rl.errors import ConfigError, CoordinatorUnreachableError, ServiceError, UnauthenticatedError
-from omni_rl.locks import FileLock, LockHeldError
-from omni_rl.service.directory import prepared, write_private
+from omni_rl.service.directory import held, prepared, write_private
 from omni_rl.service.down import down
 from omni_rl.service.servable import require_servable
 from omni_rl.service.settings import OF_A_CALL, UpSettings
@@ -66,21 +64,13 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
     """
     directory = settings.directory.resolve()
     prepared(directory, "up.directory")
-    with _alone(directory):
+    # Of two services that start in one directory, one would be left that its state does not name.
+    with held(directory / "up.lock", lambda holder: _is_starting(holder, directory)):
         return _up(settings, directory, say)
 
 
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep others from starting a service in the directory: of two, one would be left that its state does not name."""
-    with contextlib.closing(FileLock(directory / "up.lock")) as lock:
-        try:
-            lock.take(str(os.getpid()))
-        except LockHeldError as error:
-            raise ServiceError(
-                f"process {error.holder} is starting the service in {directory}: wait until it has, or end it"
-            ) from None
-        yield
+def _is_starting(holder: str, directory: Path) -> ServiceError:
+    return ServiceError(f"process {holder} is starting the service in {directory}: wait until it has, or end it")
 
 
 def _up(settings: UpSettings, directory: Path, say: Say) -> ServiceState:
