@@ -5,22 +5,8 @@ import pytest
 
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.posted.copies import clipped, kept_in_fewer_bits, scaled
-from omni_rl.consistency.posted.step import Array, PostedStep
-
-
-def step(rollout: Array, train: Array) -> PostedStep:
-    """One answer, all of whose tokens count."""
-    tokens = len(rollout)
-    return PostedStep(
-        ["a0"],
-        ["text"],
-        np.array([0, tokens]),
-        np.asarray(rollout, np.float64),
-        np.asarray(train, np.float64),
-        np.ones(tokens, np.bool_),
-        np.ones(1),
-    )
-
+from omni_rl.consistency.posted.step import Array
+from tests.consistency.posted.by_hand import step
 
 SMALL = -np.linspace(0.01, 0.5, 100)
 

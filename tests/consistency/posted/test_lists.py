@@ -10,23 +10,14 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.posted.distributions import cut_off, one_way, other_ids, wrong_entry
 from omni_rl.consistency.posted.step import Array, PostedStep, Top
+from tests.consistency.posted import by_hand
 
 NOISE = 0.01
 
 
 def step(rollout: Sequence[float] | Array, train: Sequence[float] | Array) -> PostedStep:
     """An answer whose ids are all 7."""
-    tokens = len(rollout)
-    return PostedStep(
-        ["a0"],
-        ["text"],
-        np.array([0, tokens]),
-        np.asarray(rollout, np.float64),
-        np.asarray(train, np.float64),
-        np.ones(tokens, np.bool_),
-        np.ones(1),
-        ids=np.full(tokens, 7),
-    )
+    return by_hand.step(rollout, train, ids=[7] * len(rollout))
 
 
 def listed(

@@ -10,22 +10,9 @@ import pytest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.posted.step import Array, Index, Mask, PostedStep
 from omni_rl.consistency.posted.transforms import explained, most_likely, penalty, quantile_bins, temperature
+from tests.consistency.posted.by_hand import step
 
 NOISE = 0.01
-
-
-def step(rollout: Array, train: Array, answers: int = 1, ids: Index | None = None) -> PostedStep:
-    """Answers of equal length, all of whose tokens count."""
-    return PostedStep(
-        [f"a{n}" for n in range(answers)],
-        ["text"] * answers,
-        np.linspace(0, len(rollout), answers + 1).astype(np.int64),
-        np.asarray(rollout, np.float64),
-        np.asarray(train, np.float64),
-        np.ones(len(rollout), np.bool_),
-        np.ones(answers),
-        ids=None if ids is None else np.asarray(ids, np.int64),
-    )
 
 
 def test_the_variance_between_bins_is_what_they_explain() -> None:

@@ -10,19 +10,7 @@ import pytest
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.posted.step import Array, PostedStep
 from omni_rl.consistency.posted.values import impossible, nonfinite, placeholders
-
-
-def step(rollout: Sequence[float] | Array, train: Sequence[float] | Array, answers: int = 1) -> PostedStep:
-    """Answers of equal length, all of whose tokens count."""
-    return PostedStep(
-        [f"a{n}" for n in range(answers)],
-        ["text"] * answers,
-        np.linspace(0, len(rollout), answers + 1).astype(np.int64),
-        np.asarray(rollout, np.float64),
-        np.asarray(train, np.float64),
-        np.ones(len(rollout), np.bool_),
-        np.ones(answers),
-    )
+from tests.consistency.posted.by_hand import step
 
 
 def of_side(side: str, its: Sequence[float] | Array, other: Sequence[float] | Array, answers: int = 1) -> PostedStep:
