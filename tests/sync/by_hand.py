@@ -29,6 +29,8 @@ from omni_rl.sync.transport import Rollback
 from omni_rl.sync.weight_sync import WeightSync
 
 PATHS = ("slab-0", "slab-1")
+OLD, NEW = "run/1/0/a", "run/1/1/b"
+"""The versions of a run's first weights, and of those that the first sync brings."""
 DEADLINES = Deadlines(answer=1.0, drain=20.0, write=3.0, prove=4.0, score=5.0, decide=1.0)
 
 

@@ -13,6 +13,8 @@ from omni_rl.sync.digest import shapes
 from omni_rl.sync.manifest import Entry, Manifest, arrange, end
 from omni_rl.sync.slab import Slab
 
+from .by_hand import RunByHand
+
 Weights = dict[str, torch.Tensor]
 ROOT = Path(__file__).parents[2]
 """Where processes that a test starts find `tests`."""
@@ -91,3 +93,11 @@ def slab(tmp_path: Path, weights: Weights) -> Iterator[Slab]:
     made = Slab.create(tmp_path / "slab-0.weights", end(places(weights)))
     yield made
     made.close()
+
+
+@pytest.fixture
+def run() -> Iterator[RunByHand]:
+    """A run whose replicas, journal and slabs are hand-made."""
+    made = RunByHand()
+    yield made
+    made.sync.close()

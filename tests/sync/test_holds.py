@@ -1,7 +1,6 @@
 """Replicas that must generate nothing for a while: who is told, and what a hold meets on its way."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -23,16 +22,7 @@ from omni_rl.sync.replica import (
 )
 from omni_rl.sync.states import Phase, SyncEvent
 
-from .by_hand import RunByHand
-
-OLD, NEW = "run/1/0/a", "run/1/1/b"
-
-
-@pytest.fixture
-def run() -> Iterator[RunByHand]:
-    made = RunByHand()
-    yield made
-    made.sync.close()
+from .by_hand import NEW, OLD, RunByHand
 
 
 def test_a_hold_and_its_end_reach_every_replica(run: RunByHand) -> None:

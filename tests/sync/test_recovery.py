@@ -1,6 +1,6 @@
 """Replicas that are brought to what was decided: from every standing, and whatever a crash left in the journal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,17 +27,9 @@ from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
 
-from .by_hand import RunByHand
+from .by_hand import NEW, OLD, RunByHand
 
-OLD, NEW = "run/1/0/a", "run/1/1/b"
 CRASHED = "its coordinator ended before anything was decided"
-
-
-@pytest.fixture
-def run() -> Iterator[RunByHand]:
-    made = RunByHand()
-    yield made
-    made.sync.close()
 
 
 def phases(events: list[SyncEvent]) -> list[Phase]:

@@ -1,6 +1,6 @@
 """One sync, step by step: what replicas are told, what the journal has, and what becomes of every kind of failure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,16 +26,7 @@ from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 
-from .by_hand import RunByHand
-
-OLD, NEW = "run/1/0/a", "run/1/1/b"
-
-
-@pytest.fixture
-def run() -> Iterator[RunByHand]:
-    made = RunByHand()
-    yield made
-    made.sync.close()
+from .by_hand import NEW, OLD, RunByHand
 
 
 def stored(run: RunByHand, sync: str = "s") -> SyncResult:
