@@ -63,17 +63,24 @@ def up(settings: UpSettings, say: Say) -> ServiceState:
             process starts the service of this directory just now.
     """
     directory = settings.directory.resolve()
+    _intended(settings, directory)  # what is refused leaves no directory behind
     prepared(directory, "up.directory")
     # Of two services that start in one directory, one would be left that its state does not name.
     with held(directory / "up.lock", lambda holder: _is_starting(holder, directory)):
-        return _up(settings, directory, say)
+        return _up(*_intended(settings, directory), directory, say)
 
 
 def _is_starting(holder: str, directory: Path) -> ServiceError:
     return ServiceError(f"process {holder} is starting the service in {directory}: wait until it has, or end it")
 
 
-def _up(settings: UpSettings, directory: Path, say: Say) -> ServiceState:
+def _intended(settings: UpSettings, directory: Path) -> tuple[UpSettings, ServiceState | None]:
+    """Return the settings that the service is to have, and the state of the one that runs, if one does.
+
+    Raises:
+        CheckpointError: `model` is no checkpoint that an engine could serve.
+        ConfigError: this machine lacks the transport's devices, or the service runs with other settings.
+    """
     before = _same_run(ServiceState.read(directory))
     if before is not None and before.settings is not None:
         _require_same(settings, before)
@@ -82,8 +89,12 @@ def _up(settings: UpSettings, directory: Path, say: Say) -> ServiceState:
     if before is None:
         require_servable(settings.model)
         require_devices(settings, settings.replicas)
-        if settings.port:
-            bind(settings.host, settings.port).close()
+    return settings, before
+
+
+def _up(settings: UpSettings, before: ServiceState | None, directory: Path, say: Say) -> ServiceState:
+    if before is None and settings.port:
+        bind(settings.host, settings.port).close()
     state = (before or _new(settings)).model_copy(update={"settings": settings})
     state.write(directory)
     try:
