@@ -203,13 +203,17 @@ class WeightSync:
         self._journal.decide(sync, self._epoch, "commit")
 
     def _restore(self, target: SlabRef, initial: Any) -> None:
-        # These weights were committed, so that somebody has allowed them if they are not finite.
-        filled = self._slabs.fill(target.path, initial, allow_nonfinite=True)
-        if filled.slab.version != target.version:
-            raise WeightUpdateError(
-                f"the run's weights {target.version} are lost: {target.path} does not hold them any more, and the "
-                f"source given has {filled.slab.version}; open with the source that has them, or start a new attempt"
-            )
+        # The other slab is filled first, since a version is known once all weights were read: a source of other weights
+        # would else write over what is left of these, or over all of them where only another host lacks them.
+        for path in (self._slabs.idle(target), target.path):
+            # These weights were committed, so that somebody has allowed them if they are not finite.
+            filled = self._slabs.fill(path, initial, allow_nonfinite=True)
+            if filled.slab.version != target.version:
+                raise WeightUpdateError(
+                    f"the run's weights {target.version} are lost: {target.path} does not hold them any more, and the "
+                    f"source given has {filled.slab.version}; open with the source that has them, or start a new "
+                    "attempt"
+                )
 
     def _settle(self, sync: str) -> SyncResult:
         """Finish or roll back what the journal has not finished, and bring every replica to the committed weights."""

@@ -14,6 +14,7 @@ from omni_rl.errors import (
     FencedError,
     QuarantinedError,
     ReplicaDeadError,
+    SlabFullError,
     SyncRolledBackError,
     SyncRunningError,
     WeightUpdateError,
@@ -25,6 +26,7 @@ from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.states import Phase
+from omni_rl.sync.transport import SlabTransport
 from omni_rl.sync.version import WeightVersion, same_weights
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import RUN, Faults, NumberSource
@@ -302,6 +304,22 @@ def test_lost_slabs_are_filled_again_by_whoever_has_the_weights(run: LocalRun) -
         reopened(run, NumberSource(0))
     run.replicas["r0"].kill()
     sync = reopened(run, NumberSource(1))
+    assert sync.version == version
+    assert run.all_serve(version)
+    sync.close()
+
+
+def test_a_refused_source_leaves_the_weights_that_only_another_host_lacks(
+    run: LocalRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = run.sync.sync(NumberSource(1)).version
+    with monkeypatch.context() as patch:
+        patch.setattr(SlabTransport, "holds", lambda transport, slab: False)
+        with pytest.raises(WeightUpdateError, match="the source given has chaos/1/0/"):
+            reopened(run, NumberSource(0))
+        with pytest.raises(SlabFullError, match=r"slab-0\.json cannot be written"):
+            reopened(run, FullDisk(1))
+    sync = reopened(run, NumberSource(0))
     assert sync.version == version
     assert run.all_serve(version)
     sync.close()
