@@ -209,7 +209,7 @@ class Slab:
         entry = self._place(name)
         dtype = str(tensor.dtype).removeprefix("torch.")
         whole = start == 0 and tuple(tensor.shape) == entry.shape
-        if dtype != entry.dtype or not (whole or start + tensor.numel() <= entry.elements):
+        if dtype != entry.dtype or not (whole or 0 <= start <= entry.elements - tensor.numel()):
             raise SlabError(
                 f"{name} has the place of {entry.dtype} {list(entry.shape)}; {dtype} {list(tensor.shape)} from element "
                 f"{start} on does not fit there"
@@ -222,7 +222,7 @@ class Slab:
         The checksum is of the source's bytes, so `check` also finds what went wrong on the way into the slab.
         """
         entry = self._place(name)
-        if self._written is None or start + data.size > entry.nbytes:
+        if self._written is None or not 0 <= start <= entry.nbytes - data.size:
             raise SlabError(f"{name} has {entry.nbytes} bytes; {data.size} from byte {start} on do not fit there")
         target = self._written.bytes[entry.offset + start :][: data.size]
         return Checksum.of_copied(data, target, start, entry.dtype)

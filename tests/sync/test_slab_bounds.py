@@ -57,7 +57,8 @@ def test_a_manifest_of_more_than_the_slab_is_refused(slab: Slab, weights: Weight
 
 
 @pytest.mark.parametrize(
-    ("count", "start", "fits"), [(6, 0, True), (5, 1, True), (6, 1, False), (7, 0, False), (0, 6, True), (0, 7, False)]
+    ("count", "start", "fits"),
+    [(6, 0, True), (5, 1, True), (6, 1, False), (7, 0, False), (0, 6, True), (0, 7, False), (1, -1, False)],
 )
 def test_a_part_fits_up_to_its_tensors_last_element(slab: Slab, count: int, start: int, fits: bool) -> None:
     with slab.writing(ROW):
@@ -69,7 +70,9 @@ def test_a_part_fits_up_to_its_tensors_last_element(slab: Slab, count: int, star
                 slab.write("w", row(count), start)
 
 
-@pytest.mark.parametrize(("size", "start", "fits"), [(24, 0, True), (23, 1, True), (24, 1, False), (25, 0, False)])
+@pytest.mark.parametrize(
+    ("size", "start", "fits"), [(24, 0, True), (23, 1, True), (24, 1, False), (25, 0, False), (1, -1, False)]
+)
 def test_bytes_fit_up_to_their_tensors_last(slab: Slab, size: int, start: int, fits: bool) -> None:
     data = np.arange(size, dtype=np.uint8)
     with slab.writing(ROW):
