@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from omni_rl_services.coordinator import updates as service
-from omni_rl_services.coordinator.live_updates import LiveUpdates, OpenFault
+from omni_rl_services.coordinator.live_updates import OpenFault
 
 from omni_rl.agent.faults import UpdateFault
 from omni_rl.consistency.actions import Cause
@@ -15,13 +15,22 @@ from omni_rl.errors import TakenOverError
 from omni_rl.ledger.types import NewIncident
 from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Serve, Served
-from tests.services.test_updates import NORM, Q, alarms, announce, make_run, receipt, seal, share, tell, trained, wrong
+from tests.services.update_calls import (
+    NORM,
+    Q,
+    alarms,
+    announce,
+    live,
+    make_run,
+    receipt,
+    seal,
+    share,
+    tell,
+    trained,
+    wrong,
+)
 
 pytestmark = pytest.mark.anyio
-
-
-async def live(served: Served) -> LiveUpdates:
-    return await served.coordinator.updates._live(await served.coordinator.run("trl"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +162,7 @@ async def test_an_update_whose_content_was_dropped_is_passed_over_after_a_restar
 async def test_more_than_64_kib_are_looked_through_in_a_thread_of_their_own(
     served: Served, size: int, aside: bool
 ) -> None:
-    thread = await served.coordinator.updates._work(size, threading.get_ident)
+    thread = await served.coordinator.updates._workers.run(size, threading.get_ident)
     assert (thread != threading.get_ident()) is aside
 
 
