@@ -14,14 +14,8 @@ from omni_rl.ledger.updates import NewUpdate
 from tests.services.conftest import Served
 
 RUN = {"run": "trl", "model": "tiny", "dtype": "float32", "framework": "trl"}
-
-
 Q, K, NORM = "layers.0.self_attn.q_proj.weight", "layers.0.self_attn.k_proj.weight", "norm.weight"
-
-
 Weights = dict[str, torch.Tensor]
-
-
 STALE = "update 2 changed 0 of 3 tensors: the engine holds update 1"
 
 
