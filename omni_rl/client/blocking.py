@@ -65,7 +65,7 @@ class Client(Routes):
 
     def events(self, after: int | None = None, run: str | None = None) -> Iterator[EventAnswer]:
         """Follow events for ever: those with numbers above `after` (None: from now on), of one `run` or of all. A lost
-        connection is made again, and goes on after the last event seen.
+        connection is made again, and goes on after the last event seen, or else where the first connection began.
 
         After as many failures in a row as `retries` allows, raises `CoordinatorUnreachableError`, or `ApiError` where a
         proxy answered for the coordinator.

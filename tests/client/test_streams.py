@@ -42,6 +42,40 @@ async def test_it_does_so_where_events_are_awaited(cut: int) -> None:
     assert [(await anext(found)).id for _ in range(3)] == [1, 2, 3]
 
 
+BEGINNINGS = ["retry: 2000\nid: 7\n\n", "id: 7\n\nid: 8\n"]
+
+
+def lost_before_its_first_event(beginning: str, asked: list[str | None]) -> Callable[[httpx.Request], httpx.Response]:
+    """Two connections: the first says where it begins, and ends. `asked` becomes the numbers that each is asked to go
+    on after."""
+    bodies = [beginning, EVENT.format(8)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("after"))
+        return httpx.Response(200, text=bodies.pop(0), headers={"content-type": "text/event-stream"})
+
+    return answer
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_connection_that_is_lost_before_its_first_event_is_taken_up_where_it_began(beginning: str) -> None:
+    asked: list[str | None] = []
+    transport = httpx.MockTransport(lost_before_its_first_event(beginning, asked))
+    client = Client("http://coordinator.invalid", transport=transport, retries=AT_ONCE)
+    assert next(client.events()).id == 8
+    assert asked == [None, "7"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+async def test_it_is_where_events_are_awaited(beginning: str) -> None:
+    asked: list[str | None] = []
+    transport = httpx.MockTransport(lost_before_its_first_event(beginning, asked))
+    client = AsyncClient("http://coordinator.invalid", transport=transport, retries=AT_ONCE)
+    assert (await anext(client.events())).id == 8
+    assert asked == [None, "7"]
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -135,11 +135,12 @@ async def test_events_come_page_by_page_from_memory_and_from_the_ledger(
     assert {limit for _, limit in pages.asked} <= {3}
 
 
-async def test_without_a_number_a_stream_begins_now_and_of_one_run_it_has_the_runs_alone() -> None:
+async def test_after_the_newest_a_stream_begins_now_and_of_one_run_it_has_the_runs_alone() -> None:
     pages = Pages(2)
     stream, _ = made(pages, 3)
     await read(stream)
-    every, of_b, after = await stream.stream(None), await stream.stream(None, "b"), await stream.stream(1, "b")
+    now = stream.newest
+    every, of_b, after = await stream.stream(now), await stream.stream(now, "b"), await stream.stream(1, "b")
     for run in ("a", "b", None, "b"):
         await stream.publish("step", run)
     await read(stream)
@@ -231,9 +232,9 @@ async def test_a_message_has_the_number_the_kind_and_the_event_and_a_heartbeat_i
         yield event(7, "run", "b")
         yield None
 
-    sent = [one async for one in _messages(found())]
+    sent = [one async for one in _messages(6, found())]
     assert sent == [
-        "retry: 2000\n\n",
+        "retry: 2000\nid: 6\n\n",
         'id: 7\nevent: run\ndata: {"id":7,"at":0.0,"kind":"run","run":"b","data":{}}\n\n',
         ": still here\n\n",
     ]

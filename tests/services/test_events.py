@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -49,10 +50,45 @@ def test_what_a_browser_sends_when_it_comes_back(tmp_path: Path) -> None:
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines = answer.iter_lines()
             assert next(lines) == "retry: 2000"
+            assert next(lines) == f"id: {first.id}"
             assert next(lines) == ""
             assert next(lines) == f"id: {first.id + 1}"
             assert next(lines) == "event: run"
             assert '"run":"b"' in next(lines)
+
+
+class Cut(httpx.BaseTransport):
+    """A connection to a coordinator whose first stream is lost after its first message. `away` is called before the
+    client comes back."""
+
+    def __init__(self, away: Callable[[], object]) -> None:
+        self._inner = httpx.HTTPTransport()
+        self._away = away
+        self._cut = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = self._inner.handle_request(request)
+        if self._cut:
+            return response
+        self._cut = True
+        message, lines = "", response.iter_lines()
+        while not message.endswith("\n\n"):
+            message += f"{next(lines)}\n"
+        response.close()
+        self._away()
+        return httpx.Response(200, text=message)
+
+
+@pytest.mark.parametrize("run", [None, "b"])
+def test_what_happens_while_a_client_that_saw_nothing_yet_is_away_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str | None
+) -> None:
+    monkeypatch.setattr("omni_rl.client.calls.STREAM_PAUSE", 0.0)
+    with live(tmp_path) as url, Client(url) as client:
+        client.create_run(body("a"))
+        follower = Client(url, transport=Cut(lambda: client.create_run(body("b"))))
+        assert "b" in (event.run for event in follower.events(run=run))
+        follower.close()
 
 
 def test_a_client_that_was_away_for_long_is_served_from_the_ledger(

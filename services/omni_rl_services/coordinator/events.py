@@ -43,6 +43,11 @@ class Events:
         """The numbers of the events in memory."""
         return range(self._recent[0].id, self._last + 1) if self._recent else range(0)
 
+    @property
+    def newest(self) -> int:
+        """The number of the last event that listeners have heard; a stream after it has what comes from now on."""
+        return self._last
+
     async def publish(self, kind: str, run: str | None = None, /, **data: Any) -> None:
         """Make an event durable before this returns; listeners have it a moment later."""
         await self._store.add_event(kind, run, data)
@@ -62,7 +67,7 @@ class Events:
         self._wake()
 
     async def begin(self) -> None:
-        """Take what the ledger has for told: listeners, and streams without a number, hear what comes from now on."""
+        """Take what the ledger has for told: listeners hear what comes from now on."""
         self._last = await self._store.last_event()
 
     async def pump(self) -> None:
@@ -82,16 +87,15 @@ class Events:
             except TimeoutError:
                 continue
 
-    async def stream(self, after: int | None, run: str | None = None) -> AsyncIterator[EventAnswer | None]:
-        """Return events after number `after` (None: from now on), oldest first and for ever, with None where a
-        heartbeat is due.
+    async def stream(self, after: int, run: str | None = None) -> AsyncIterator[EventAnswer | None]:
+        """Return events after number `after`, oldest first and for ever, with None where a heartbeat is due.
 
         Raises:
             TooManyError: as many streams are open as may be.
         """
         if self._subscribers >= self._max_subscribers:
             raise TooManyError(f"{self._max_subscribers} event streams are open; close one, or try again later")
-        return self._follow(self._last if after is None else after, run)
+        return self._follow(after, run)
 
     async def _follow(self, cursor: int, run: str | None) -> AsyncIterator[EventAnswer | None]:
         self._subscribers += 1

@@ -34,8 +34,11 @@ async def follow(
     coordinator: CoordinatorDep, caller: Reader, after: After = None, run: OfRun = None, last: LastEventId = None
 ) -> StreamingResponse:
     """Follow events as server-sent events, from `Last-Event-ID` (or `after`) on; without either, from now on."""
-    stream = await coordinator.events.stream(after if last is None else last, run)
-    return StreamingResponse(_messages(stream), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    begin = next((number for number in (last, after) if number is not None), coordinator.events.newest)
+    stream = await coordinator.events.stream(begin, run)
+    return StreamingResponse(
+        _messages(begin, stream), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
 
 
 @router.get("/page", responses=documented(401, 403, 422, 503))
@@ -48,8 +51,9 @@ async def page(
     return await coordinator.store.events(after=after, limit=limit)
 
 
-async def _messages(stream: AsyncIterator[EventAnswer | None]) -> AsyncIterator[str]:
-    yield f"retry: {RETRY_MS}\n\n"
+async def _messages(begin: int, stream: AsyncIterator[EventAnswer | None]) -> AsyncIterator[str]:
+    # A client whose connection is lost before its first event comes back with this number, and misses none.
+    yield f"retry: {RETRY_MS}\nid: {begin}\n\n"
     async for event in stream:
         if event is None:
             yield ": still here\n\n"
