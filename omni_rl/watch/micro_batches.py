@@ -1,4 +1,5 @@
-"""Collects a step whose answers reach a loss function a few at a time: the step ends when the optimizer steps."""
+"""Collects a step whose answers reach a loss function a few at a time: the step ends when the optimizer steps, or when
+the trainer says that the next one begins."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ class AnswerTensors(NamedTuple):
 
 
 class MicroBatches:
-    """Gathers each answer's logprobs and mask until an optimizer has stepped, and hands them on as one step.
+    """Gathers each answer's logprobs and mask until an optimizer has stepped, and hands them on as one step. A trainer
+    that leaves out the optimizer's step where gradients are not finite has `next_step` called at each step's start.
 
     Steps are counted from when this is made, which has to be before the first of them: each rank counts for itself, and
     a rank may have answers later than another, or miss a step. Tensors are held detached, on their device: nothing
@@ -45,6 +47,7 @@ class MicroBatches:
         self._answers: dict[int, AnswerTensors] = {}
         self._optimizer: int | None = None
         self._ended = 0
+        self._started = False
         self._hook: RemovableHandle | None = None
         # A trainer has imported torch when it loads its loss; elsewhere a module that makes one of these stays light.
         if "torch" in sys.modules:
@@ -67,6 +70,12 @@ class MicroBatches:
         """Take an answer, unless it was taken already: a loss that is computed again for its gradient comes twice."""
         self._answers.setdefault(id(answer.rollout), answer._replace(train=answer.train.detach()))
 
+    def next_step(self) -> None:
+        """Begin a step, on every rank: the one before it ends, if no optimizer has stepped in it."""
+        if self._started:
+            self._end()
+        self._started = True
+
     def close(self) -> None:
         """Gather no further step."""
         if self._hook is not None:
@@ -85,6 +94,10 @@ class MicroBatches:
             self._optimizer = id(optimizer)
         elif id(optimizer) != self._optimizer:
             return
+        self._end()
+
+    def _end(self) -> None:
+        self._started = False
         answers, self._answers = list(self._answers.values()), {}
         # Counted before anything that may fail on this rank alone.
         number, self._ended = self._ended, self._ended + 1

@@ -2,9 +2,14 @@
 
     --get-mismatch-metrics --custom-tis-function-path omni_rl.watch.miles.tis
 
+and, with `--no-check-for-nan-in-loss-and-grad`,
+
+    --custom-megatron-before-train-step-hook-path omni_rl.watch.miles.before_step
+
 Source: Miles, `miles/backends/training_utils/loss_hub/losses.py`; slime, `slime/backends/megatron_utils/loss.py`: both
 call the function for every micro-batch, on every rank that computes a loss, and reduce its metrics, one number a token,
-as they reduce the loss.
+as they reduce the loss. Both call the hook at the start of every step, on every rank (`train_one_step` of
+`backends/megatron_utils/model.py`).
 """
 
 import importlib
@@ -75,6 +80,12 @@ def tis(
         train, rollout = train_log_probs, rollout_log_probs
         guarded(lambda: _gather(args, train, rollout, loss_masks, others))
     return loss, masks, {**metrics, **(figures or dict.fromkeys(FIGURES, pg_loss.detach() * float("nan")))}
+
+
+def before_step(*_: Any) -> None:
+    """Tell apart the steps of a run that checks no gradients for NaN: one whose gradients are not finite has no step of
+    the optimizer, and its answers would count as the next step's. Arguments are those of the framework's hook."""
+    _gathers.next_step()
 
 
 def framework() -> Framework:

@@ -13,6 +13,7 @@ import torch
 
 from omni_rl.client import Client
 from omni_rl.watch import miles, prime_rl
+from omni_rl.watch.micro_batches import MicroBatches
 from omni_rl.watch.miles_place import MegatronPlace
 from omni_rl.watch.place import PostingRank
 from tests.services.live import live
@@ -181,6 +182,32 @@ def state(**groups: SimpleNamespace) -> SimpleNamespace:
 def test_parts_and_copies_of_megatrons_ranks() -> None:
     found = MegatronPlace.of(state(intra_dp_cp=group(1, 4), indep_dp=group(2, 3), tp=group(1, 2)))
     assert (found.part, found.copy, found.pieces) == (PostingRank(9, 12), True, False)
+
+
+def test_a_step_of_miles_that_is_left_out_is_posted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second step's gradients are not finite: Miles zeroes them, and the optimizer has no step."""
+    posted: list[tuple[int, list[int]]] = []
+    gathers = MicroBatches()
+    gathers.begin(lambda step, rollout, train, masks: posted.append((step, [len(row) for row in rollout])))
+    monkeypatch.setattr(miles, "_gathers", gathers)
+    monkeypatch.setenv("OMNI_RL_URL", "http://127.0.0.1:9")
+    args = SimpleNamespace(use_tis=False)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    for step, finite in enumerate((True, False, True)):
+        miles.before_step(args, 0, step, [], optimizer, None)
+        rows = [torch.zeros(step + 1)]
+        miles.tis(
+            args,
+            pg_loss=rows[0],
+            train_log_probs=rows,
+            rollout_log_probs=rows,
+            loss_masks=rows,
+            parallel_state=state(),
+        )
+        if finite:
+            optimizer.step()
+    gathers.close()
+    assert posted == [(0, [1]), (1, [2]), (2, [3])]
 
 
 @pytest.mark.parametrize("framework", ["miles", "slime"])

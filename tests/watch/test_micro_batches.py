@@ -70,6 +70,20 @@ def test_a_rank_whose_answers_come_later_has_an_empty_part_of_the_steps_before_t
     assert lengths(posted) == [(0, []), (1, []), (2, [3]), (3, [])]
 
 
+def test_a_step_that_the_optimizer_leaves_out_is_told_apart_where_the_trainer_says_that_the_next_begins(
+    gathers: MicroBatches, posted: list[Any]
+) -> None:
+    """Two optimizers share the model; the gradients of the second and the fourth step are not finite."""
+    first, second = optimizer(), optimizer()
+    for given, finite in ((2, True), (3, False), (4, True), (None, False), (5, True), (None, True), (6, True)):
+        gathers.next_step()
+        if given is not None:
+            gathers.add(answer(given))
+        for steps in (first, second) if finite else ():
+            steps.step()
+    assert lengths(posted) == [(0, [2]), (1, [3]), (2, [4]), (3, []), (4, [5]), (5, []), (6, [6])]
+
+
 def test_a_checkpoint_that_is_loaded_is_no_step(posted: list[Any]) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
