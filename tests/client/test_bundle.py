@@ -14,8 +14,8 @@ from omni_rl.consistency.actions import Cause
 from omni_rl.errors import ConfigError, NotFoundError, RayUnavailableError
 from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
+from tests.services.posted import DRIFTED
 from tests.services.test_media import picture
-from tests.services.test_steps import DRIFTED
 
 PICTURE = picture("PNG")
 

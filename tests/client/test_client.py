@@ -24,8 +24,8 @@ from omni_rl.client.retries import Retries
 from omni_rl.errors import ConflictError, CoordinatorUnreachableError, NotFoundError, OmniRLError, RayUnavailableError
 from tests.services.fake_bridge import FakeBridge
 from tests.services.live import live
+from tests.services.posted import DRIFTED
 from tests.services.test_media import picture
-from tests.services.test_steps import DRIFTED
 
 RUN = RunBody(run="digits", model="small", dtype="bfloat16", correction=CorrectionBody(method="tis"))
 QUICK = Retries(attempts=3, first=0.01, longest=0.02)

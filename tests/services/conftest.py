@@ -10,9 +10,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from omni_rl_services.coordinator.app import create_app
+from omni_rl_services.coordinator.auth import new_token
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
+from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings, TokenEntry
 
+from omni_rl.api.state import Scope
 from omni_rl.ledger.sync_journal import LedgerJournal
 from tests.ledgers import open_ledger
 from tests.services.fake_bridge import FakeBridge
@@ -67,3 +69,14 @@ async def served(serve: Serve) -> AsyncIterator[Served]:
     """One without tokens."""
     async with serve() as running:
         yield running
+
+
+def tokens() -> tuple[dict[str, str], tuple[TokenEntry, ...]]:
+    """A token of each scope, and how they are kept."""
+    made = {scope: new_token() for scope in Scope}
+    entries = tuple(TokenEntry(name=f"{scope}-er", scope=scope, sha256=kept) for scope, (_, kept) in made.items())
+    return {str(scope): token for scope, (token, _) in made.items()}, entries
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}

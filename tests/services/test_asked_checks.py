@@ -10,12 +10,13 @@ from omni_rl_services.coordinator.core import Coordinator
 from omni_rl_services.coordinator.settings import CoordinatorSettings, MediaSettings
 
 from omni_rl.bridge.seam import ClusterState, ReplicaState
+from omni_rl.consistency.actions import Cause
 from omni_rl.errors import LedgerError
 from tests.ledgers import open_ledger
 from tests.services.conftest import Serve, Served
-from tests.services.fake_bridge import FakeBridge
+from tests.services.fake_bridge import MODULES, PART, THEIRS, FakeBridge
+from tests.services.posted import CALM, RUN, post, seal
 from tests.services.test_members import WELL, Seen
-from tests.services.test_steps import CALM, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 STEP = {"run": "digits", "attempt": 1, "step": 12}
@@ -207,3 +208,55 @@ async def test_a_run_is_ended_once(served: Served) -> None:
     await asyncio.sleep(0)
     events = [one["data"] for one in (await served.http.get("/v1/events/page")).json() if one["kind"] == "activity"]
     assert events == [{"before": "live", "after": "ended"}]
+
+
+async def test_a_check_is_judged_and_says_the_cause(served: Served) -> None:
+    calm = (await served.http.post("/v1/checks", json={})).json()
+    assert (calm["severity"], calm["cause"]) == ("ok", None)
+    served.bridge.figures, served.bridge.cause = PART, Cause.MEDIA_MISMATCH
+    found = (await served.http.post("/v1/checks", json={})).json()
+    assert (found["severity"], found["cause"]) == ("pause", "media_mismatch")
+    assert found["legs"]["train_vs_prefill"]["image"]["gen_kl_error"] == 5.2
+
+
+async def test_checks_are_kept_with_what_they_found(serve: Serve) -> None:
+    about = {"run": "digits", "attempt": 1, "step": 12, "localise": True}
+    async with serve() as served:
+        probe = (await served.http.post("/v1/checks", json={"localise": True, "legs": False})).json()
+        served.bridge.cause = Cause.KERNEL
+        await served.http.post("/v1/runs", json={**RUN, "gated": True})
+        step = (await served.http.post("/v1/checks", json=about)).json()
+    async with serve() as served:
+        assert (await served.http.get(f"/v1/checks/{step['check']}")).json() == step
+        listed = (await served.http.get("/v1/checks")).json()
+        assert [one["check"] for one in listed] == [step["check"], probe["check"]]
+        assert (listed[0]["step"], listed[1]["step"]) == (12, None)
+        (found,) = listed[0]["evidence"]
+        assert list(found["modules"]) == list(MODULES)
+        assert found["modules"]["layers.1.mixer"] == [0.5, 1e-5]
+        assert found["modules"]["logits"][0] is None
+        assert listed[0]["legs"] == {}
+        assert step["answers"][1]["legs"]["batch_vs_alone"][-2:] == [pytest.approx(6e-7), None]
+        for query in ("run=digits&step=12", "run=digits&attempt=1"):
+            (only,) = (await served.http.get(f"/v1/checks?{query}")).json()
+            assert only["check"] == step["check"]
+        assert (await served.http.get("/v1/checks?run=digits&step=13")).json() == []
+        missing = await served.http.get("/v1/checks/99")
+        assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+        events = (await served.http.get("/v1/events/page", params={"after": 0})).json()
+        told = [(event["run"], event["data"]["check"]) for event in events if event["kind"] == "check"]
+        assert told == [(None, probe["check"]), ("digits", step["check"])]
+
+
+async def test_a_check_of_published_weights_says_what_was_proven(served: Served) -> None:
+    served.bridge.published = True
+    check = (await served.http.post("/v1/checks", json={})).json()
+    assert (check["severity"], check["cause"], check["figures"], check["compared"]) == ("unjudged", None, {}, False)
+    assert (
+        check["reason"]
+        == "nothing was compared: the engines hold, byte for byte, the weights that were brought to them"
+    )
+    assert check["sentence"] == THEIRS
+    served.bridge.cause = Cause.CORRUPT_WEIGHTS
+    broken = (await served.http.post("/v1/checks", json={})).json()
+    assert (broken["severity"], broken["cause"]) == ("pause", "corrupt_weights")

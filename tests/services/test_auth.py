@@ -20,8 +20,7 @@ from omni_rl_services.coordinator.settings import CoordinatorSettings, TokenEntr
 
 from omni_rl.api.state import Scope
 from omni_rl.errors import ConfigError
-from tests.services.conftest import Serve
-from tests.services.test_security import bearer
+from tests.services.conftest import Serve, bearer
 
 ANN = Caller("ann", Scope.READ)
 DAY = 8 * 3600

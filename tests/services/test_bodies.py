@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from tests.services.asgi import body, call, echo, scope
+from tests.services.posted import ARROW
 
 pytestmark = pytest.mark.anyio
 KIB = 1024
-ARROW = "application/vnd.apache.arrow.stream"
 PART = "/v1/runs/math/attempts/1/steps/2/parts/0"
 BOUNDS = Bounds(body=100, part=500, json_part=400, update=300, media=200, memory=64 * MIB)
 LARGE = Bounds(body=10 * MIB, memory=64 * MIB)

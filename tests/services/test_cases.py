@@ -14,6 +14,7 @@ from omni_rl.ledger.records import StepRecords
 from tests.cases.cases import cases
 from tests.cases.world import Case, World, records
 from tests.services.conftest import Serve, Served
+from tests.services.posted import ARROW
 
 JSON = {"Content-Type": "application/json"}
 
@@ -68,7 +69,7 @@ async def test_likeliest_ids_and_entropies_come_in_either_form_and_name_the_caus
     bodies = [
         (json.dumps({**document, "records": plain}).encode(), JSON),
         (json.dumps(document).replace("-Infinity", "null").encode(), JSON),
-        (StepRecords.of(rows).to_arrow(), {"Content-Type": "application/vnd.apache.arrow.stream"}),
+        (StepRecords.of(rows).to_arrow(), {"Content-Type": ARROW}),
     ]
     async with serve(ledger=ledger_url) as served:
         await served.http.post("/v1/runs", json={"run": "top", "model": "synthetic", "dtype": "bfloat16"})

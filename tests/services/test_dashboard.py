@@ -9,7 +9,7 @@ import pytest
 from omni_rl.kinds import KINDS, OVERALL
 from omni_rl.ledger.types import IncidentEnd, NewIncident
 from tests.services.conftest import Served
-from tests.services.test_steps import CALM, RUN, post, seal
+from tests.services.posted import CALM, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 

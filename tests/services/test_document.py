@@ -11,7 +11,7 @@ from omni_rl_services.coordinator.settings import Bounds, CoordinatorSettings, M
 from omni_rl.ledger.schema import COLUMNS
 from tests.ledgers import open_ledger
 from tests.services.conftest import Serve, Served
-from tests.services.test_steps import CALM, RUN, post, seal
+from tests.services.posted import ARROW, CALM, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 STEP = "/v1/runs/{run}/attempts/{attempt}/steps/{step}"
@@ -180,7 +180,7 @@ def test_bodies_that_the_framework_does_not_read_are_required_and_of_their_schem
     bodies = {path: methods["put"]["requestBody"] for path, methods in document["paths"].items() if "put" in methods}
     assert all(one["required"] for one in bodies.values())
     kinds = {path: set(one["content"]) for path, one in bodies.items()}
-    assert kinds[f"{STEP}/parts/{{rank}}"] == {"application/json", "application/vnd.apache.arrow.stream"}
+    assert kinds[f"{STEP}/parts/{{rank}}"] == {"application/json", ARROW}
     assert kinds["/v1/media/{digest}"] == {"image/png", "image/jpeg", "audio/wav", "video/mp4"}
     for path, model in (
         ("/v1/runs/{run}/updates/{update}", "AnnouncementBody"),

@@ -9,8 +9,7 @@ from omni_rl.bridge.seam import CheckRequest, CheckResult
 from omni_rl.consistency.actions import Cause
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
-from tests.services.test_drift import GATED, rest
-from tests.services.test_steps import CALM, DRIFTED, post, seal
+from tests.services.posted import CALM, DRIFTED, GATED, post, rest, seal
 from tests.services.test_verdicts import CLEAN, RUN, SHIFTED, step
 
 pytestmark = pytest.mark.anyio

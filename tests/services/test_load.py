@@ -11,7 +11,7 @@ import pytest
 
 from omni_rl.api.runs import RunBody
 from omni_rl.client import AsyncClient
-from tests.services.test_steps import CALM
+from tests.services.posted import CALM
 
 CLIENTS = 200
 GROWTH_MIB = 64

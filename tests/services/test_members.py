@@ -15,9 +15,9 @@ from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
+from tests.services.posted import RUN
 from tests.services.receiver import receiving
 from tests.services.test_incidents import incidents
-from tests.services.test_steps import RUN
 
 pytestmark = pytest.mark.anyio
 WELL = ClusterState(

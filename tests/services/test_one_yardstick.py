@@ -35,8 +35,8 @@ from omni_rl.rollout.settings import Dtype
 from omni_rl.train.types import Score
 from tests.demo.test_demo_loop import FakePolicies
 from tests.services.conftest import Served
+from tests.services.posted import ARROW
 
-ARROW = "application/vnd.apache.arrow.stream"
 PER_KIND, TOKENS = 2, 32
 LAYERS, CHOSEN = 2, 2
 

@@ -13,10 +13,9 @@ from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.services.conftest import Served
+from tests.services.conftest import Served, bearer, tokens
 from tests.services.live import live
-from tests.services.test_security import bearer, tokens
-from tests.services.test_steps import CALM, DRIFTED, RUN
+from tests.services.posted import CALM, DRIFTED, RUN
 
 STREAM = "/v1/events"
 """It never ends, so nothing waits for its end: tests/services/test_events.py."""

@@ -20,9 +20,9 @@ from omni_rl.errors import LedgerError, NotFoundError
 from omni_rl.ledger.types import Run
 from tests.services.asgi import call, scope
 from tests.services.conftest import Serve, Served
+from tests.services.posted import CALM, RUN, post, seal
 from tests.services.test_media_headers import png
 from tests.services.test_run_lines import live
-from tests.services.test_steps import CALM, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 CONFIG = live().body.model_dump(mode="json")

@@ -8,7 +8,7 @@ import pytest
 from omni_rl.consistency.need import NAMES
 from omni_rl.ledger.types import NewIncident
 from tests.services.conftest import Served
-from tests.services.test_steps import CALM, RUN, post, seal
+from tests.services.posted import CALM, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 INT = 2**31 - 1

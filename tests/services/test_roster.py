@@ -6,8 +6,7 @@ from omni_rl_services.coordinator import roster
 from omni_rl.consistency.actions import Cause
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
-from tests.services.test_drift import GATED, rest
-from tests.services.test_steps import CALM, DRIFTED, RUN, post, seal
+from tests.services.posted import CALM, DRIFTED, GATED, RUN, post, rest, seal
 
 pytestmark = pytest.mark.anyio
 NAMES = [f"r{number}" for number in range(9)]

@@ -8,7 +8,7 @@ import pytest
 from omni_rl.errors import RayUnavailableError
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
-from tests.services.test_drift import GATED
+from tests.services.posted import GATED
 from tests.services.test_verdicts import CLEAN, EMPTY, RUN, SHIFTED, step
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from omni_rl_services.coordinator.settings import TensorboardSettings, WandbSett
 
 from tests.services import test_verdicts as math_run
 from tests.services.conftest import Serve
-from tests.services.test_steps import DRIFTED, RUN, post, seal
+from tests.services.posted import DRIFTED, RUN, post, seal
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from omni_rl.api.runs import RunBody
 from omni_rl.api.state import Scope
 from omni_rl.client import Client
 from tests.services.live import live
-from tests.services.test_steps import CALM
+from tests.services.posted import ARROW, CALM
 
 MIB = 1 << 20
 PICTURE = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 64, 64, 8, 2, 0, 0, 0)
@@ -48,7 +48,7 @@ def opened(url: str, *, send: bytes = b"") -> Iterator[socket.socket]:
 
 def head(step: int, size: int, **more: str) -> bytes:
     """Of a part of so many bytes."""
-    headers = {"Host": "localhost", "Content-Type": "application/vnd.apache.arrow.stream", "Content-Length": str(size)}
+    headers = {"Host": "localhost", "Content-Type": ARROW, "Content-Length": str(size)}
     lines = [f"{name}: {value}" for name, value in (headers | more).items()]
     return "\r\n".join([f"PUT {PART.format(step=step)} HTTP/1.1", *lines, "", ""]).encode()
 

@@ -21,7 +21,7 @@ from omni_rl.errors import ConflictError, TooManyError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import StepKey
 from tests.services.conftest import Serve, Served
-from tests.services.test_steps import ARROW, CALM, DRIFTED, RUN, STEP, post, sample, seal
+from tests.services.posted import ARROW, CALM, DRIFTED, RUN, STEP, post, sample, seal
 from tests.services.test_telemetry import samples
 
 pytestmark = pytest.mark.anyio

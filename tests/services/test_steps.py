@@ -2,7 +2,6 @@
 
 import math
 import threading
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,42 +14,9 @@ from omni_rl.consistency.records import SampleRecord
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import RecordLimits
 from tests.services.conftest import Serve, Served
+from tests.services.posted import ARROW, CALM, DRIFTED, RUN, STEP, post, sample, seal
 
 pytestmark = pytest.mark.anyio
-ARROW = "application/vnd.apache.arrow.stream"
-STEP = "/v1/runs/digits/attempts/1/steps/12"
-RUN = {"run": "digits", "model": "small", "dtype": "bfloat16", "framework": "verl"}
-
-
-def sample(name: str, kind: str, shift: float, tokens: int = 4) -> dict[str, Any]:
-    rollout = [-2.5 - 0.25 * n for n in range(tokens)]
-    return {
-        "sample": name,
-        "kind": kind,
-        "prompt_tokens": 3,
-        "ids": list(range(tokens)),
-        "rollout_logprobs": rollout,
-        "train_logprobs": [value + shift for value in rollout],
-    }
-
-
-CALM = [sample("a", "text", 0.001), sample("b", "image", -0.002)]
-DRIFTED = [sample("a", "text", 0.001), sample("b", "image", 1.0)]
-
-
-async def post(served: Served, records: list[dict[str, Any]], step: int = 12, rank: int = 0) -> dict[str, Any]:
-    path = f"/v1/runs/digits/attempts/1/steps/{step}/parts/{rank}"
-    answer = await served.http.put(path, json={"schema": "omni_rl.step/1", "records": records})
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()
-    return result
-
-
-async def seal(served: Served, step: int = 12, **body: Any) -> dict[str, Any]:
-    answer = await served.http.post(f"/v1/runs/digits/attempts/1/steps/{step}/seal", json=body)
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()
-    return result
 
 
 async def test_a_calm_step(served: Served) -> None:

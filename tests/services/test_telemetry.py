@@ -18,7 +18,7 @@ from omni_rl.api.incidents import IncidentAnswer
 from omni_rl.consistency.limits import Limit, Severity
 from omni_rl.ledger.types import NewIncident
 from tests.services.conftest import Serve, Served
-from tests.services.test_steps import DRIFTED, RUN, post, seal
+from tests.services.posted import DRIFTED, RUN, post, seal
 from tests.services.test_verdicts import CLEAN, step
 
 STEP = SinkStep(

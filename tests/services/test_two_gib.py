@@ -26,12 +26,13 @@ from omni_rl.api.updates import MAX_PARTS
 from omni_rl.ledger.export import export
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
+from tests.services.posted import ARROW
 from tests.services.test_large_updates import announced, held
 from tests.services.test_memory import part, peak
 
 WHOLE = 2 << 30
 TEXTS = "/v1/runs/texts/attempts/1/steps/{step}/parts/0"
-ARROW, JSON, PNG = "application/vnd.apache.arrow.stream", "application/json", "image/png"
+JSON, PNG = "application/json", "image/png"
 LOOKED_AT = ("/", "/metrics", "/v1/state", "/v1/runs", "/v1/incidents", "/v1/runs/long-0/timeline", "/openapi.json")
 pytestmark = pytest.mark.slow
 

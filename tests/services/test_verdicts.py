@@ -9,7 +9,7 @@ import pytest
 from omni_rl.kinds import KINDS
 from tests.cases.world import Row, World, records
 from tests.services.conftest import Serve, Served
-from tests.services.test_drift import GATED, rest
+from tests.services.posted import GATED, rest
 
 pytestmark = pytest.mark.anyio
 RUN = {"run": "math", "model": "m", "dtype": "bfloat16", "framework": "verl"}

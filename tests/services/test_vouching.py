@@ -11,9 +11,8 @@ from omni_rl.errors import ReplicaDeadError
 from omni_rl.ledger.types import NewIncident
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
-from tests.services.test_drift import GATED, rest
+from tests.services.posted import CALM, DRIFTED, GATED, RUN, post, rest, seal
 from tests.services.test_incidents import incidents
-from tests.services.test_steps import CALM, DRIFTED, RUN, post, seal
 from tests.services.test_verdicts import RUN as MATH
 from tests.services.test_verdicts import SHIFTED, step
 
