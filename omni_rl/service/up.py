@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +238,10 @@ def _spawn(command: list[str], log: Path, variables: dict[str, str]) -> Process:
         child = subprocess.Popen(  # noqa: S603, the command is made here
             command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    return Process.of(child.pid)
+    started = Process.of(child.pid)
+    # A process that ended counts as gone once its parent has reaped it, and `down` waits for that.
+    threading.Thread(target=child.wait, name=f"reaper of {child.pid}", daemon=True).start()
+    return started
 
 
 def _ready(settings: UpSettings, directory: Path, state: ServiceState, say: Say) -> ServiceState:

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +78,26 @@ def test_a_service_that_runs_is_not_asked_for_another_one(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_whoever_interrupts_the_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Process] = []
 
-    def head(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
-        started.append(subprocess.Popen(["sleep", "600"], env=up.environment(directory, state)))
-        return Process.of(started[0].pid)
+    def start(settings: UpSettings, directory: Path, state: ServiceState) -> Process:
+        command, log = ["sleep", "600"], directory / "sleep.log"
+        started.append(up._spawn(command, log, up.environment(directory, state)))
+        return started[-1]
 
-    def interrupted(*_: object) -> Process:
+    def interrupted(*_: object) -> ServiceState:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(up, "_start_head", head)
-    monkeypatch.setattr(up, "_start_coordinator", interrupted)
+    monkeypatch.setattr(up, "_start_head", start)
+    monkeypatch.setattr(up, "_start_coordinator", start)
+    monkeypatch.setattr(up, "_ready", interrupted)
     heard: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         up.up(given(directory=str(tmp_path), port=0), heard.append)
-    assert started[0].wait() < 0
+    assert len(started) == 2
+    for process in started:
+        with pytest.raises(ProcessLookupError):  # not even as a child that nobody has reaped
+            os.kill(process.pid, 0)
     assert heard[-1] == "interrupted: what was started is ended"
     assert ServiceState.read(tmp_path) is None
 
