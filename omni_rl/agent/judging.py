@@ -172,14 +172,19 @@ class RunUpdates:
         """
         again = any(one.session != announcement.session for one in self.announced.values())
         if again:
-            self.announced.clear()
-            for engine in self.engines.values():
-                engine.past = engine.past or bool(engine.of)
-                engine.of, engine.confirmed, engine.heard = {}, None, -1
+            self.start_again()
         self.announced[announcement.number] = announcement
         for number in sorted(self.announced)[: -(KEPT + self.lag)]:
             del self.announced[number]
         return again
+
+    def start_again(self) -> None:
+        """Forget the announcements, and count all engines as those of an earlier start of the trainer until they report
+        again."""
+        self.announced.clear()
+        for engine in self.engines.values():
+            engine.past = engine.past or bool(engine.of)
+            engine.of, engine.confirmed, engine.heard = {}, None, -1
 
     @property
     def present(self) -> frozenset[str]:

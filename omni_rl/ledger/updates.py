@@ -50,7 +50,9 @@ class StoredReport:
 class NewUpdate:
     """A change to the updates. `told` is the report, None where the row is there already. `also` has answers to other
     rows that change with it. `over` says, by number, why incidents end with it; `seen` are those that it opens, or lets
-    grow. `reports` is how many of the newest reports of this engine's worker, or of the trainer, stay stored."""
+    grow. `reports` is how many of the newest reports of this engine's worker, or of the trainer, stay stored. With
+    `gone`, no report stays of an engine that has reported nothing since the trainer's `gone` updates before this
+    one."""
 
     key: UpdateKey
     told: StoredReport | None
@@ -60,6 +62,7 @@ class NewUpdate:
     seen: Sequence[NewIncident] = ()
     events: Sequence[NewEvent] = ()
     reports: int = TOLD_KEPT
+    gone: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
     if known is None:
         row = {**new.key._asdict(), "digest": new.told.digest, "told": new.told.deflated, "answer": new.answer}
         connection.execute(sa.insert(updates).values(row))
-        _forget(connection, new.key, new.reports)
+        _forget(connection, new)
     elif known != new.told.digest:
         raise ConflictError(f"update {new.key.number} of worker {new.key.worker} was told of with other content")
     return change(connection, new)
@@ -111,8 +114,11 @@ def newest(connection: sa.Connection, run: str, limit: int) -> list[KeptUpdate]:
 
 
 def remembered(connection: sa.Connection, run: str) -> list[KeptUpdate]:
-    """Return a run's updates whose reports are still stored, oldest first."""
-    wanted = sa.select(*_ROW).where(updates.c.run == run, updates.c.told.is_not(None))
+    """Return a run's updates whose reports are still stored, and the first update of each start of its trainer, oldest
+    first."""
+    starts = sa.select(sa.func.min(updates.c.id)).where(_trainer(run)).group_by(updates.c.session)
+    remembered = sa.or_(updates.c.told.is_not(None), updates.c.id.in_(starts))
+    wanted = sa.select(*_ROW).where(updates.c.run == run, remembered)
     return [_kept(row) for row in connection.execute(wanted.order_by(updates.c.id))]
 
 
@@ -129,17 +135,34 @@ def _is(key: UpdateKey) -> sa.ColumnElement[bool]:
     return sa.and_(*(updates.c[name] == value for name, value in key._asdict().items()))
 
 
+def _trainer(run: str) -> sa.ColumnElement[bool]:
+    return sa.and_(updates.c.run == run, updates.c.engine == "")
+
+
 def _kept(row: Any) -> KeptUpdate:
     key = UpdateKey(row.run, row.engine, row.session, row.number, row.worker)
     return KeptUpdate(key, row.digest, row.answer)
 
 
-def _forget(connection: sa.Connection, key: UpdateKey, reports: int) -> None:
-    """Drop the reports, of which the newest few stay, and the rows that this row makes too old."""
+def _forget(connection: sa.Connection, new: NewUpdate) -> None:
+    """Drop the reports and the rows that this row makes too old."""
+    key = new.key
     own = sa.and_(updates.c.run == key.run, updates.c.engine == key.engine, updates.c.worker == key.worker)
-    old = sa.select(updates.c.id).where(own).order_by(updates.c.id.desc()).offset(reports).limit(1)
+    old = sa.select(updates.c.id).where(own).order_by(updates.c.id.desc()).offset(new.reports).limit(1)
     if (number := connection.execute(old).scalar()) is not None:
         connection.execute(sa.update(updates).where(own, updates.c.id <= number).values(told=None))
+    if new.gone is not None:
+        _forget_gone(connection, key.run, new.gone)
     ids = sa.select(updates.c.id).where(updates.c.run == key.run).order_by(updates.c.id.desc())
     if (number := connection.execute(ids.offset(ROWS_KEPT).limit(1)).scalar()) is not None:
         connection.execute(sa.delete(updates).where(updates.c.run == key.run, updates.c.id <= number))
+
+
+def _forget_gone(connection: sa.Connection, run: str, gone: int) -> None:
+    """Drop the reports of engines that have reported nothing since the trainer's `gone` updates before its newest."""
+    since = sa.select(updates.c.id).where(_trainer(run)).order_by(updates.c.id.desc()).offset(gone).limit(1)
+    if (number := connection.execute(since).scalar()) is None:
+        return
+    reporting = sa.select(updates.c.engine).where(updates.c.run == run, updates.c.id > number)
+    silent = sa.and_(updates.c.run == run, updates.c.told.is_not(None), updates.c.engine.not_in(reporting))
+    connection.execute(sa.update(updates).where(silent).values(told=None))

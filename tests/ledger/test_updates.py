@@ -51,9 +51,32 @@ def test_as_many_reports_of_the_trainer_stay_as_are_asked_for(ledger: Ledger) ->
         put(ledger, key(number))
         body = StoredReport.of(b"told")
         ledger.put_update(NewUpdate(key(number, engine=""), body, {}, {}, reports=TOLD_KEPT + 3)).result()
-    told = [kept.key for kept in ledger.remembered_updates("math")]
+    told = [one.key for one in ledger.remembered_updates("math") if ledger.told_update(one.key) is not None]
     assert [one.number for one in told if one.engine == ""] == list(range(9 - TOLD_KEPT - 3, 9))
     assert [one.number for one in told if one.engine] == list(range(9 - TOLD_KEPT, 9)), "its own number for each"
+
+
+def test_the_first_update_of_each_start_of_the_trainer_is_remembered_without_its_report(ledger: Ledger) -> None:
+    for start in ("a", "b"):
+        for number in range(TOLD_KEPT + 1):
+            put(ledger, UpdateKey("math", "", start, number, 0))
+    found = [(one.key.session, one.key.number) for one in ledger.remembered_updates("math")]
+    assert found == [("a", 0), *(("b", number) for number in range(TOLD_KEPT + 1))]
+    assert ledger.told_update(UpdateKey("math", "", "b", 0, 0)) is None
+
+
+def test_an_engine_without_a_report_since_so_many_updates_of_the_trainer_keeps_none(ledger: Ledger) -> None:
+    put(ledger, key(0, run="other"))
+    put(ledger, key(0, engine="gone"))
+    put(ledger, key(0, engine="quiet"))
+    for number in range(4):
+        if number == 1:
+            put(ledger, key(1, engine="quiet"))
+        new = NewUpdate(key(number, engine=""), StoredReport.of(b"{}"), {}, {}, gone=3)
+        ledger.put_update(new).result()
+    reported = (key(0, engine="gone"), key(0, engine="quiet"), key(0, run="other"))
+    kept = [ledger.told_update(one) for one in reported]
+    assert kept == [None, b"{}", b"{}"], "the trainer's update 0 is three before its newest"
 
 
 def test_a_run_keeps_its_newest_updates_whatever_another_does(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

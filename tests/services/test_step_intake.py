@@ -32,9 +32,9 @@ KEY = StepKey("digits", 1, 12)
 async def test_more_than_half_a_mebibyte_is_worked_on_in_a_thread_of_its_own(
     served: Served, size: int, aside: bool
 ) -> None:
-    thread = await served.coordinator.steps.work(size, threading.get_ident)
+    thread = await served.coordinator.steps.workers.run(size, threading.get_ident)
     assert (thread != threading.get_ident()) is aside
-    assert await served.coordinator.steps.work(size, divmod, 7, 2) == (3, 1)
+    assert await served.coordinator.steps.workers.run(size, divmod, 7, 2) == (3, 1)
 
 
 @pytest.mark.parametrize("arrow", [False, True])
@@ -42,13 +42,13 @@ async def test_a_byte_of_json_counts_for_sixteen_of_arrow(
     served: Served, monkeypatch: pytest.MonkeyPatch, arrow: bool
 ) -> None:
     sizes: list[int] = []
-    work = served.coordinator.steps.work
+    work = served.coordinator.steps.workers.run
 
     async def noting(size: int, function: Any, *arguments: Any) -> Any:
         sizes.append(size)
         return await work(size, function, *arguments)
 
-    monkeypatch.setattr(served.coordinator.steps, "work", noting)
+    monkeypatch.setattr(served.coordinator.steps.workers, "run", noting)
     await served.http.post("/v1/runs", json=RUN)
     body = StepRecords.of(CALM).to_arrow() if arrow else json.dumps({"schema": "omni_rl.step/1", "records": CALM})
     headers = {"Content-Type": f"{ARROW if arrow else 'Application/JSON'}; charset=utf-8"}

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,7 @@ from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.updates import Updates
 from omni_rl_services.coordinator.verdicts import severity_of, verdict_of
+from omni_rl_services.coordinator.workers import Workers
 
 T = TypeVar("T")
 SMALL = 2**19
@@ -78,19 +78,19 @@ class Steps:
         self._followers = followers
         self._responder = responder
         self._updates = updates
-        self._workers = ThreadPoolExecutor(settings.metrics_threads, "metrics")
+        self.workers = Workers(settings.metrics_threads, "metrics", SMALL)
         self._memory = budget(settings.bounds.memory)
         self._recent = RecentParts(self._memory.recent)
         self._judging = Room(self._memory.judging)
 
     def close(self) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self.workers.close()
 
     async def put(self, run: LiveRun, key: StepKey, rank: int, body: bytes, *, arrow: bool) -> PartAnswer:
         """Take in one rank's records. Raises `RecordError`, `NotFoundError`, `ConflictError`; `TooLargeError` where the
         step would have more tokens than there is memory to judge."""
         size = len(body) if arrow else JSON * len(body)
-        records = await self.work(size, _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
+        records = await self.workers.run(size, _read, body, RecordLimits(kinds=run.body.every_kind), arrow)
         stored = await self._store.put_part(key, rank, records, partial(self._fits, key))
         self._telemetry.parts.labels(stored).inc()
         if stored == "new":
@@ -127,7 +127,7 @@ class Steps:
                     f"{len(parts)} of {counted(body.parts, 'rank')} {agreeing(len(parts), 'has', 'have')} posted for "
                     f"{key}: {', '.join(map(str, parts))}; seal it when all have"
                 )
-            judged = await self.work(
+            judged = await self.workers.run(
                 sum(part.nbytes for part in parts.values()),
                 judge_step,
                 parts,
@@ -143,7 +143,7 @@ class Steps:
             history = judged.history if live else run.history
             weights = None
             if run.weighs(outcome.drift.severity):
-                weights = await self.work(judged.columns.nbytes, weigh, judged.columns, run.correction)
+                weights = await self.workers.run(judged.columns.nbytes, weigh, judged.columns, run.correction)
             verdict = verdict_of(key, judged, outcome.drift, weights, run.policy.settle, live=live)
             severity = severity_of(judged, outcome.drift, live=live)
             digests = {rank: part.digest for rank, part in parts.items()}
@@ -194,12 +194,6 @@ class Steps:
         self._telemetry.runs.learnt(run.name, key.attempt, training)
         self._followers.learnt(AttemptStart(run.name, key.attempt, run.created), key.step, training)
 
-    async def work(self, size: int, function: Callable[..., T], *args: object) -> T:
-        """Call a function that reads `size` bytes of records, in a worker thread unless they are few."""
-        if size <= SMALL:
-            return function(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
-
     def _fits(self, key: StepKey, tokens: int, size: int) -> None:
         needed = self._memory.to_judge(tokens, size)
         if needed > self._memory.judging:
@@ -237,7 +231,7 @@ class Steps:
         verdict = Verdict.model_validate((await self._store.step(key)).verdict)
         columns, weights = judged.columns, None
         if verdict.weights is not None:
-            weights = await self.work(columns.nbytes, weigh, columns, run.correction)
+            weights = await self.workers.run(columns.nbytes, weigh, columns, run.correction)
         return SealedStep(verdict, columns, judged.ranks, weights)
 
     def _tell(self, run: LiveRun, key: StepKey, body: SealBody, judged: Judged, *, live: bool) -> None:

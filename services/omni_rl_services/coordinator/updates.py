@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable
 from dataclasses import replace
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from omni_rl.agent import answers, judging
 from omni_rl.agent.faults import UpdateFault
@@ -31,9 +29,9 @@ from omni_rl_services.coordinator.responder import RECORD_SECONDS
 from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.store import Store
 from omni_rl_services.coordinator.update_bodies import at_once, read_announcement, read_receipt
+from omni_rl_services.coordinator.workers import Workers
 
 logger = logging.getLogger("omni_rl.coordinator")
-P = ParamSpec("P")
 T = TypeVar("T")
 SMALL = 64 << 10
 """Bytes up to which a body is read, or weights are compared, at once: the way to another thread and back would take
@@ -62,7 +60,7 @@ class Updates:
         self._events = events
         self._runs = LiveRuns(memory)
         self._reading = asyncio.Lock()
-        self._workers = ThreadPoolExecutor(1, "updates")
+        self._workers = Workers(1, "updates", SMALL)
         self._later: set[asyncio.Task[None]] = set()
 
     @property
@@ -87,7 +85,7 @@ class Updates:
         for task in self._later:
             task.cancel()
         await asyncio.gather(*self._later, return_exceptions=True)
-        self._workers.shutdown()
+        self._workers.close()
 
     async def receive(self, run: LiveRun, engine: str, number: int, body: bytes) -> UpdateAnswer:
         """Take one worker's receipt, and judge the update once all workers' have come.
@@ -96,7 +94,7 @@ class Updates:
             ConflictError: the same worker reported something else of the same update.
         """
         receipt = await self._read(read_receipt(number, body), len(body))
-        told = await self._work(len(body), StoredReport.of, body)
+        told = await self._workers.run(len(body), StoredReport.of, body)
         key = UpdateKey(run.name, engine, receipt.body.session, number, receipt.body.worker)
         live = await self._live(run)
         async with live.turn:
@@ -105,7 +103,7 @@ class Updates:
             self._runs.make_room(run.name, live, receipt)
             state = live.of.engine(engine)
             size = live.of.nbytes(receipt)
-            newest, judged, answer = await self._work(size, _taken, live.of, state, receipt)
+            newest, judged, answer = await self._workers.run(size, _taken, live.of, state, receipt)
             if newest:
                 live.keys[engine] = key
                 live.heard[engine] = asyncio.get_running_loop().time()
@@ -124,7 +122,7 @@ class Updates:
             ConflictError: something else was announced under the number.
         """
         announcement = await self._read(read_announcement(number, body), len(body))
-        told = await self._work(len(body), StoredReport.of, body)
+        told = await self._workers.run(len(body), StoredReport.of, body)
         key = UpdateKey(run.name, "", announcement.session, number, 0)
         live = await self._live(run)
         async with live.turn:
@@ -140,10 +138,11 @@ class Updates:
                 live.over[one.incident] = AGAIN if again else GONE
             # After a restart an engine may be as far behind as before it.
             reports = TOLD_KEPT + live.of.lag
-            await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}, reports=reports))
+            new = NewUpdate(key, told, answer.model_dump(mode="json"), {}, reports=reports, gone=judging.GONE + 1)
+            await self._change(live, new)
             for state in live.of.engines.values():
                 if live.of.concerns(state, number):
-                    await self._judge_again(live, state)
+                    await self._judge_now_or_later(run, live, state)
         self._events.poke()
         return answer
 
@@ -162,8 +161,8 @@ class Updates:
             if newest is not None and now - live.arrived.get(newest, now) > QUIET_SECONDS:
                 for name, state in live.of.engines.items():
                     quiet = now - live.heard.get(name, now) > QUIET_SECONDS
-                    if quiet and await self._work(live.of.nbytes(), state.fill):
-                        await self._judge_again(live, state, last=True)
+                    if quiet and await self._workers.run(live.of.nbytes(), state.fill):
+                        await self._judge_now_or_later(run, live, state, last=True)
                     if (fault := live.of.silent(name)) is not None and name in live.keys:
                         await self._tell_faults(live, state, (fault,), live.keys[name])
             if not live.open:
@@ -214,11 +213,21 @@ class Updates:
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
+    async def _judge_now_or_later(
+        self, run: LiveRun, live: LiveUpdates, state: EngineUpdates, *, last: bool = False
+    ) -> None:
+        """Judge again, and once more later if the ledger did not take what came of it: nobody else would ask."""
+        try:
+            await self._judge_again(live, state, last=last)
+        except LedgerError:
+            self._settle(run, live, state)
+            raise
+
     async def _judge_again(self, live: LiveUpdates, state: EngineUpdates, *, last: bool = False) -> None:
-        judged = await self._work(live.of.nbytes(), live.of.judge, state)
+        judged = await self._workers.run(live.of.nbytes(), live.of.judge, state)
         if judged is judging.NOTHING or (judged.pending and not last):
             return
-        answer = await self._work(live.of.nbytes(), answers.answer, state, judged)
+        answer = await self._workers.run(live.of.nbytes(), answers.answer, state, judged)
         again = NewUpdate(live.keys[state.name], None, answer.model_dump(mode="json"), {})
         await self._tell(live, state, judged, again)
 
@@ -281,13 +290,15 @@ class Updates:
         live = LiveUpdates(RunUpdates(run.body.lag or 0))
         for row in await self._store.remembered_updates(run.name):
             if (body := await self._store.told_update(row.key)) is None:
+                if not row.key.engine:  # a start of the trainer, whose engines may be others than those before
+                    live.of.start_again()
                 continue
             if not row.key.engine:
                 live.of.announce(await self._read(read_announcement(row.key.number, body), len(body)))
                 continue
             state = live.of.engine(row.key.engine)
             receipt = await self._read(read_receipt(row.key.number, body), len(body))
-            if await self._work(len(body), state.take, receipt):
+            if await self._workers.run(len(body), state.take, receipt):
                 live.keys[row.key.engine] = row.key
                 answer = UpdateAnswer.model_validate(row.answer)
                 if answer.of is not None:
@@ -311,15 +322,9 @@ class Updates:
             return at_once(reading)
         found: list[T] = []
         async with self._reading:
-            while not await self._work(size, _next_piece, reading, found):
+            while not await self._workers.run(size, _next_piece, reading, found):
                 pass
         return found[0]
-
-    async def _work(self, size: int, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Call a function that looks through `size` bytes, in the worker thread unless they are few."""
-        if size <= SMALL:
-            return function(*args, **named)
-        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args, **named))
 
 
 def _next_piece(reading: Generator[None, None, T], found: list[T]) -> bool:

@@ -111,7 +111,7 @@ async def seal(
     sealed = await coordinator.steps.seal(await coordinator.run(run), StepKey(run, attempt, step), body)
     if ARROW in accept:
         text = sealed.verdict.model_dump_json()
-        content = await coordinator.steps.work(
+        content = await coordinator.steps.workers.run(
             sealed.columns.nbytes, weights_stream, sealed.columns, sealed.ranks, sealed.weights, text
         )
         return Response(content, media_type=ARROW)
@@ -122,7 +122,7 @@ async def seal(
                 f"weights of {sealed.columns.tokens:,} tokens are too many for JSON; the step is sealed: ask again "
                 f"with Accept: {ARROW}"
             )
-        each = await coordinator.steps.work(
+        each = await coordinator.steps.workers.run(
             sealed.columns.nbytes, sample_weights, sealed.columns, sealed.ranks, sealed.weights
         )
         verdict = verdict.model_copy(update={"sample_weights": each})
