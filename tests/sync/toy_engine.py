@@ -1,13 +1,19 @@
 """A small model with a loader of its own that does everything vLLM's loaders do to released tensors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from omni_rl.sync.digest import checksums
+from omni_rl.sync.layout import LayoutMap, Mismatch
 from omni_rl.sync.released import TensorSpec
 
 HEADS, WIDTH, ROWS, VOCABULARY, PADDED = 4, 8, 6, 10, 16
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
 class ToyEngine(nn.Module):
@@ -88,3 +94,21 @@ def unequal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def derived(dtype: torch.dtype = torch.float32) -> tuple[ToyEngine, LayoutMap]:
+    model = ToyEngine(dtype)
+    return model, LayoutMap.derive(model, toy_specs(dtype), model.load)
+
+
+def found_in(model: ToyEngine, layout: LayoutMap, weights: Mapping[str, torch.Tensor]) -> tuple[Mismatch, ...]:
+    """What is wrong with an engine that was given `weights`: by comparing, and by checksums, which must agree."""
+    wrong = layout.verify(weights, model)
+    assert layout.prove(weights, checksums(weights), model) == wrong
+    return wrong
+
+
+def with_block(layout: LayoutMap, index: int, **changes: Any) -> LayoutMap:
+    blocks = list(layout.blocks)
+    blocks[index] = blocks[index]._replace(**changes)
+    return replace(layout, blocks=tuple(blocks))
