@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl.ledger.ledger import Ledger
+from omni_rl.ledger.sync_journal import LedgerJournal
 from tests.ledgers import new_ledger, open_ledger
 from tests.postgres import Postgres
 
@@ -26,3 +27,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def ledger(url: str) -> Iterator[Ledger]:
     with open_ledger(url) as opened:
         yield opened
+
+
+def committed_sync(journal: LedgerJournal, name: str, slab: str, version: str, key: str | None = None) -> int:
+    epoch = journal.next_epoch(None)
+    journal.begin(name, key, epoch, slab, "recompute")
+    journal.prepared(name, epoch, version)
+    journal.decide(name, epoch, "commit")
+    return epoch

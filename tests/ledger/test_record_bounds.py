@@ -14,7 +14,8 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, RecordLimits
 from omni_rl.ledger.wire import write_arrow
 
-MINIMAL = {"sample": "a", "rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.5, -2.0]}
+from .bodies import MINIMAL
+
 IMAGE = {"modality": "image", "offset": 0, "length": 0}
 SPAN = {"version": "v", "start": 0, "end": 2}
 

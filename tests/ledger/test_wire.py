@@ -14,7 +14,8 @@ from omni_rl.errors import RecordError
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import SCHEMA, VERSION, RecordLimits
 
-MINIMAL = {"sample": "a", "rollout_logprobs": [-1.0, -2.0], "train_logprobs": [-1.5, -2.0]}
+from .bodies import MINIMAL
+
 TENSOR = {"name": "pixels", "rendered": "aa", "engine": "bb", "train": "cc"}
 IMAGE = {"modality": "image", "offset": 0, "length": 0, "content": "0f" * 32, "tensors": [TENSOR]}
 SPAN = {"version": "v", "start": 0, "end": 2, "mixed_state": True}
