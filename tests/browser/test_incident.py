@@ -138,6 +138,48 @@ def test_a_pause_or_a_resume_that_fails_says_so(tmp_path: Path, opened: Open) ->
         expect(failed).to_have_count(0)
 
 
+@pytest.mark.parametrize("place", [{"run": "recorded"}, {"run": "recorded", "view": "why"}])
+def test_what_an_incident_refused_is_said_until_its_reader_goes_on(
+    tmp_path: Path, opened: Open, place: dict[str, str]
+) -> None:
+    with live(tmp_path, FakeBridge(sync_error=ReplicaDeadError(WRONG))) as url, httpx.Client(base_url=url) as http:
+        post_recorded(url, steps=1)
+        post_step(http, "recorded", 1, drifted(records_of(0), 0.9))
+        http.post("/v1/syncs?wait=true", json={})
+        page = opened(url, **place)
+        card = page.locator("[data-incident]").first
+        refusal = {"title": "The ledger is locked", "detail": "nobody can be noted now"}
+        page.route("**/acknowledge", lambda route: route.fulfill(status=503, json=refusal), times=1)
+        card.get_by_role("button", name="Acknowledge").click()
+        refused = page.locator("[data-incident] .error")
+        expect(refused).to_contain_text("nobody can be noted now")
+        path = f"/v1/incidents/{card.get_attribute('data-incident')}/notes"
+        http.post(path, json={"text": "on it"}).raise_for_status()
+        expect(card).to_contain_text("on it")
+        expect(refused).to_be_visible()  # though the card was drawn anew
+        page.keyboard.press("5")
+        expect(page.get_by_role("region", name="Syncs", exact=True)).to_be_visible()
+        expect(refused).to_have_count(0)
+
+
+@pytest.mark.parametrize("place", [{}, {"view": "why"}])
+def test_an_address_of_an_incident_alone_is_of_its_run(halted: str, opened: Open, place: dict[str, str]) -> None:
+    with httpx.Client(base_url=halted) as http:
+        number = http.get("/v1/runs/recorded").json()["incident"]
+        http.post("/v1/runs", json={"run": "newer", "model": "m", "dtype": "bfloat16"}).raise_for_status()
+    page = opened(halted, **place, incident=number)
+    expect(page.locator("#badge strong")).to_have_text("■ HALTED")
+    expect(page).to_have_title(re.compile("recorded"))
+    card = page.locator(f"article[data-incident='{number}']")
+    expect(card.get_by_role("button", name="Resume this run")).to_be_visible()
+    expect(page.get_by_role("button", name=f"Find the cause of step {STEPS}")).to_be_visible()
+
+
+def test_an_address_of_no_incident_says_so(halted: str, opened: Open) -> None:
+    page = opened(halted, view="why", incident=4711)
+    expect(page.locator("main .error")).to_contain_text("4711")
+
+
 def _press(page: Page, name: str) -> None:
     page.locator("#fact-generation").get_by_role("button", name=name).click()
     page.locator("dialog").get_by_role("button", name=name).click()

@@ -39,8 +39,11 @@ export const getPage = (path, query, signal) => call("GET", path, { query, signa
 export const told = (error) => { if (error.name === "AbortError" || error.status === 0) throw error; return error; };
 export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });
 export const segment = encodeURIComponent;
+const absent = (error) => { if (error.status === 404 || error.status === 422) return null; throw error; };
 /** The run of a name and no other in its place; null where there is none, or none can have that name. */
-export const namedRun = (name, signal) => get(`/v1/runs/${segment(name)}`, {}, signal).catch((error) => { if (error.status === 404 || error.status === 422) return null; throw error; });
+export const namedRun = (name, signal) => get(`/v1/runs/${segment(name)}`, {}, signal).catch(absent);
+/** The name of an incident's run; null where it is of none, or where there is no such incident. */
+export const runOfIncident = async (incident, signal) => (await get(`/v1/incidents/${segment(incident)}`, {}, signal).catch(absent))?.run ?? null;
 
 /** For what must happen once, however often it is sent. `crypto.randomUUID` is not there where a page came without TLS. */
 export const once = () => ({ "Idempotency-Key": Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("") });

@@ -13,7 +13,7 @@ import { WhyView } from "./views/why.js";
 import { NOT_THERE, NO_RUN, disconnected, inTitle, standing, standingOfAll } from "./standing.js";
 import { empty, failure, h } from "./dom.js";
 import { follow } from "./events.js";
-import { get, namedRun, post, session } from "./api.js";
+import { get, namedRun, post, runOfIncident, session } from "./api.js";
 import { head, lookAtHead, stamp } from "./views/head.js";
 import { keyboard, login, logoutButton } from "./shell.js";
 import { shorten } from "./format.js";
@@ -39,10 +39,11 @@ let hung = null;
 async function load() {
   loading?.abort();
   const { signal } = (loading = new AbortController());
-  const { run: name } = place();
   hung ??= setTimeout(() => connection("lost"), PATIENCE_MS);
   try {
     const everything = place().view === ALL_RUNS;
+    const { run: named, incident } = place();
+    const name = named ?? (incident && !everything ? await runOfIncident(incident, signal) : null);
     const one = name && !everything ? namedRun(name, signal) : null;
     const [known, found, newest] = await Promise.all([get("/v1/state", {}, signal), one, name || everything ? null : get("/v1/runs", { limit: 1 }, signal)]);
     answered();

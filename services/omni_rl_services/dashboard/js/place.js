@@ -5,7 +5,8 @@ export const ALL_RUNS = "runs"; // the first screen
 
 export function place() {
   const found = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  return { ...found, view: [ALL_RUNS, ...VIEWS].includes(found.view) ? found.view : found.run ? "timeline" : ALL_RUNS };
+  const usual = found.run ? "timeline" : found.incident ? "why" : ALL_RUNS;
+  return { ...found, view: [ALL_RUNS, ...VIEWS].includes(found.view) ? found.view : usual };
 }
 
 /** The address of this place with changes; null takes a part out. */

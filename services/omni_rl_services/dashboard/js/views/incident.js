@@ -2,17 +2,20 @@
 
 import { SIGNS, clock, count, words } from "../format.js";
 import { confirmed, failure, h } from "../dom.js";
+import { changed } from "../renew.js";
 import { may, post } from "../api.js";
 import { since } from "../since.js";
 
 export const KINDS = { drift: "the policies drift apart", update: "an update of weights went wrong", sync: "a sync of weights is not proven", engine: "an engine or the trainer does not answer", silence: "no step comes any more" };
 const NEEDS_SYNC = "needs a token of scope sync";
 
+const answers = new Map(); // by incident, where its card says what was refused
+
 const address = (parameters) => `#${new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined))}`;
 
 /** `loud`: on top of the page, and for whoever listens too. `halted`: its run waits for a person to resume it. */
 export function incidentCard(incident, { loud = false, halted = false } = {}) {
-  const told = h("div", { className: "told" });
+  const told = toldOf(incident.incident);
   const over = incident.ended !== null;
   return h(loud ? "div" : "article", { className: `alarm ${incident.severity}${over ? " past" : ""}`, role: loud ? "alert" : null, data: { incident: incident.incident } },
     h(loud ? "h2" : "h3", {}, `${SIGNS[incident.severity]}${incident.step === null ? "" : ` at step ${count(incident.step)}`}: ${incident.cause ? words(incident.cause) : KINDS[incident.kind]}`),
@@ -22,6 +25,14 @@ export function incidentCard(incident, { loud = false, halted = false } = {}) {
     ...incident.notes.map((note) => h("p", { className: "note" }, h("strong", {}, `${note.by}: `), note.text, " ", h("span", { className: "quiet" }, since(note.at)))),
     h("p", { className: "quiet" }, `#${incident.incident} · opened `, since(incident.opened), over ? ", over " : "", over ? since(incident.ended) : "", ` · ${hand(incident)}`, ...links(incident).flatMap((one) => [" · ", one])),
     over ? null : buttons(incident, halted, told), told);
+}
+
+/** It outlives what is drawn: a refusal is to be read though the card is drawn anew. At another address it is gone. */
+function toldOf(incident) {
+  if (!answers.has(incident)) answers.set(incident, h("div", { className: "told" }));
+  const told = answers.get(incident);
+  if (changed(told)) told.replaceChildren();
+  return told;
 }
 
 /** A link where the operator said where the guide is read, else its path in the project. */
