@@ -51,7 +51,8 @@ def add_token(directory: Path, name: str, scope: Scope) -> Path:
 def remove_token(directory: Path, name: str) -> None:
     """Remove a token; a running coordinator refuses it at once.
 
-    Raises `ConfigError` if there is no token of that name, or if it is the last one: nobody could use the coordinator.
+    Raises `ConfigError` if there is no token of that name, or if it is the last one of the directory: a coordinator
+    takes a file without any for a damaged one, and goes on with the tokens that it knows.
     """
     path = token_path(directory, _checked(name))
     known = _known(directory)
@@ -59,7 +60,8 @@ def remove_token(directory: Path, name: str) -> None:
     if others != known:
         if not others:
             raise ConfigError(
-                f"{name!r} is the last token of {directory}, and nobody could use the coordinator without it"
+                f"{name!r} is the last token of {directory}, which has to have one: make another with omni-rl token "
+                f"--name NAME --directory {directory}, and then remove this one"
             )
         _keep(directory, others)
     elif not path.exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from omni_rl_services.coordinator.auth import hash_token
+from omni_rl_services.coordinator.settings import TokenEntry
 
 from omni_rl.api.state import Scope
 from omni_rl.client import Client
@@ -93,6 +94,20 @@ def test_a_tokens_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> No
     with live(tmp_path, tokens_file=directory / HASHES) as url, Client(url, owner) as client:
         (directory / HASHES).write_text("{")
         assert client.whoami().name == "owner"
+
+
+def test_the_last_token_beside_one_of_the_operators_own_is_renewed_as_its_refusal_says(tmp_path: Path) -> None:
+    directory, own = tmp_path / "service", TokenEntry(name="owner", scope=Scope.ADMIN, sha256=hash_token("our own"))
+    leaked = add_token(directory, "ann", Scope.READ).read_text()
+    with live(tmp_path, tokens=(own,), tokens_file=directory / HASHES) as url:
+        with pytest.raises(ConfigError, match=r"make another with omni-rl token --name NAME .*, and then remove this"):
+            remove_token(directory, "ann")
+        add_token(directory, "ann-2", Scope.READ)
+        remove_token(directory, "ann")
+        with Client(url, leaked, retries=Retries(attempts=1)) as client, pytest.raises(UnauthenticatedError):
+            client.whoami()
+        with Client(url, add_token(directory, "ann", Scope.READ).read_text()) as client:
+            assert client.whoami().name == "ann"
 
 
 def test_the_last_token_stays(tmp_path: Path) -> None:
