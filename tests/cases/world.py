@@ -5,6 +5,7 @@ Shapes: B answers of T tokens over a vocabulary of V.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,12 @@ class World:
 
     def logprobs(self, logits: Array, ids: Array) -> Array:
         """Log-softmax of the ids, float64 [B, T]."""
-        z = logits - logits.max(-1, keepdims=True)
-        z = z - np.log(np.exp(z).sum(-1, keepdims=True))
-        found: Array = np.take_along_axis(z, ids[..., None], -1)[..., 0].astype(np.float64)
+        top = logits.max(-1, keepdims=True)
+        # In place, and the ids' alone are kept: an array of this size takes longer to allocate than to compute.
+        exponentials = logits - top
+        np.exp(exponentials, out=exponentials)
+        chosen = np.take_along_axis(logits, ids[..., None], -1) - top
+        found: Array = (chosen - np.log(exponentials.sum(-1, keepdims=True)))[..., 0].astype(np.float64)
         return found
 
     def elsewhere(self, far: float) -> Array:
@@ -54,10 +58,7 @@ class World:
 
     def cut(self, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> Array:
         """Logits as a sampler cuts them."""
-        p = np.exp(self.logits - self.logits.max(-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
-        order = np.argsort(-p, -1)
-        ranked = np.take_along_axis(p, order, -1)
+        order, ranked = self._ranked
         keep = np.ones_like(ranked, bool)
         if top_k:
             keep[..., top_k:] = False
@@ -68,6 +69,14 @@ class World:
         mask = np.zeros_like(keep)
         np.put_along_axis(mask, order, keep, -1)
         return np.where(mask, self.logits, -np.inf)
+
+    @cached_property
+    def _ranked(self) -> tuple[Array, Array]:
+        """Ids from the likeliest down, and their probabilities; the same for every cut of these logits."""
+        p = np.exp(self.logits - self.logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        order = np.argsort(-p, -1)
+        return order, np.take_along_axis(p, order, -1)
 
     def penalised(self, penalty: float, *, presence: bool = False) -> tuple[Array, Array]:
         """Logits under a repetition (or presence) penalty on what the answer already holds, and the ids sampled."""
