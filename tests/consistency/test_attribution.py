@@ -294,7 +294,7 @@ def test_no_module_is_blamed_where_the_trainer_agrees_with_the_engines_prefill()
 
 
 def test_of_batch_invariant_policies_a_leg_is_noise_only_where_the_bits_are_the_same() -> None:
-    """A decode state in bfloat16: 0.007, which two kernels of that dtype may be apart, and these may not."""
+    """A decode state in bfloat16 makes 0.007, which two kernels of that dtype may be apart, and these may not."""
     samples = parted(by=0.01)
     given = legs(samples, "prefill_vs_decode")
     causes = {

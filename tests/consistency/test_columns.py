@@ -78,7 +78,7 @@ def naive(rollout: Array, train: Array) -> dict[str, float]:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 12), rule=st.sampled_from(RULES))
 def test_every_bucket_is_what_its_tokens_alone_would_give(seed: int, count: int, rule: LeaveOut) -> None:
-    """Bit for bit what a step of that kind alone gives; and what plain reductions over the kept tokens give."""
+    """A bucket is bit for bit what a step of that kind alone gives, and what reductions over the kept tokens give."""
     rng = np.random.default_rng(seed)
     records = [random_record(rng, f"s{i}") for i in range(count)]
     columns, ties = StepColumns.of(records), replace(TIES["float32"], leave_out=rule)
@@ -109,7 +109,7 @@ def test_every_bucket_is_what_its_tokens_alone_would_give(seed: int, count: int,
 
 
 def test_tokens_outside_the_loss_mask_are_in_no_figure() -> None:
-    """As if they were not there, but for the positions of the others."""
+    """Figures are as if those tokens were not there, but for the positions of the others."""
     rollout, train = np.array([-1.0, -2.0, -0.5, -3.0]), np.array([-1.5, -9.0, -0.5, -3.25])
     columns = StepColumns.of([SampleRecord("a", "text", 1, rollout, train)])
     masked = replace(columns, loss_mask=np.array([True, False, True, True]))

@@ -213,7 +213,7 @@ def test_a_few_values_are_another_answers_if_they_are_as_far_as_these_are_apart(
 
 @pytest.mark.parametrize(("lean", "told"), [(0.7, True), (0.9, False)])
 def test_another_answers_values_are_as_often_higher_as_lower(lean: float, told: bool) -> None:
-    """Of values that are 6 nats off: up to 0.8 of that may be one-sided, by chance."""
+    """The values are 6 nats off: up to 0.8 of that may be one-sided, by chance."""
     mine, lower = np.tile([-15.0, -17.0], 100), round(100 * (1 + lean))
     by = np.random.default_rng(1).permutation(np.r_[np.full(lower, -6.0), np.full(200 - lower, 6.0)])
     assert unrelated(by, mine) is told

@@ -109,7 +109,7 @@ def test_a_rounding_on_the_way_is_found_in_float32() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_two_sides_that_post_what_they_compute_are_clear(dtype: str) -> None:
-    """Of noise there is nothing to explain; where the sides compute different things, what they posted is not why."""
+    """Noise needs no explanation; where the sides compute different things, what they posted is not why."""
     given = answers(1)
     assert asked_of(given, [answer.logprobs() for answer in given], dtype).result == "clear"
     records = [
@@ -154,8 +154,7 @@ def test_weights_that_are_far_off_are_not_taken_for_another_answer() -> None:
 
 @pytest.mark.parametrize("side", ["engine", "trainer"])
 def test_what_a_few_answers_round_beside_it_does_not_hide_what_was_posted(side: Side) -> None:
-    """Answers of one kind that bfloat16 has 0.06 apart, where a temperature that one side ignores makes ten times as
-    much."""
+    """bfloat16 has answers of one kind 0.06 apart; a temperature that one side ignores makes ten times as much."""
     given = answers(3, temperature=0.6)
     rng = np.random.default_rng(3)
     records = []

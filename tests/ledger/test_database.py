@@ -81,7 +81,7 @@ def test_postgresql_takes_the_turn_from_a_stopped_writer_before_those_who_wait_g
 def test_a_new_file_that_another_connection_holds_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the other turns it into one with a write-ahead log, say."""
+    """The other may be turning it into one with a write-ahead log."""
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:

@@ -81,8 +81,9 @@ STOPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("where", STOPS)
 def test_a_coordinator_that_is_stopped_in_the_middle_of_a_write(url: str, where: str) -> None:
-    """It holds the turn to write. PostgreSQL takes it back, SQLite cannot; either way nothing of it counts later. Where
-    a commit failed, whether it counts is not known: the answer says so, and the next try is refused."""
+    """The stopped coordinator holds the lock for writing. PostgreSQL takes it back, SQLite cannot; either way nothing
+    of the write counts later. Where a commit failed, whether it counts is not known: the answer says so, and the next
+    try is refused."""
     code = (
         "import threading\n"
         "epoch = journal.next_epoch(None)\n"

@@ -54,7 +54,7 @@ def test_an_empty_database_gets_the_tables_that_the_code_knows(url: str) -> None
 
 @pytest.mark.parametrize("apart", [1, 4, 400_000])
 def test_a_ledger_of_the_first_schema_keeps_its_steps_and_gets_its_charts(url: str, apart: int) -> None:
-    """However far apart their numbers are."""
+    """That holds however far apart the steps' numbers are."""
     old = Database(url)
     upgrade(old, "r0001")
     values = np.random.default_rng(0).random(3000)

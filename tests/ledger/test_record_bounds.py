@@ -257,7 +257,7 @@ def test_an_answer_and_its_prompt_have_a_mebitoken() -> None:
 
 
 def test_an_answer_has_so_many_router_choices_at_most() -> None:
-    """2 ** 28: of 4096 layers and as many experts a token, those of 16 positions."""
+    """The bound is 2 ** 28: of 4096 layers and as many experts a token, the choices of 16 positions."""
     beside = choices() | {"moe_layers": 4096, "experts_per_token": 4096}
     with pytest.raises(RecordError, match=r"has 2 values, .* is 268435456"):
         StepRecords.of([MINIMAL | beside | {"prompt_tokens": 15}])

@@ -142,7 +142,7 @@ def test_records_that_were_packed_are_read_again() -> None:
 
 
 def test_records_that_were_kept_with_compressed_buffers_are_read_still() -> None:
-    """As ledgers have them that were written before records were packed."""
+    """Ledgers that were written before records were packed have them."""
     records, sink = StepRecords.of([WHOLE, MINIMAL]), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, records.table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(records.table)

@@ -133,7 +133,7 @@ def test_a_tokens_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_tokens_file_that_changes_in_place_within_its_length_is_read_again(tmp_path: Path) -> None:
-    """Its time tells it."""
+    """The file's time of change tells that it is another."""
     (ann, first), (bob, second) = entry("ann"), entry("bob")
     path = tmp_path / "tokens.json"
     write(path, first)
@@ -231,7 +231,8 @@ async def test_a_scope_that_does_not_reach_that_far_is_named(serve: Serve) -> No
 @pytest.mark.anyio
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_a_body_that_is_large_is_read_for_whoever_is_known(serve: Serve, scheme: str) -> None:
-    """By a token whose scheme is written in any case, or by a session; what the route makes of it is another matter."""
+    """A caller is known by a token whose scheme is written in any case, or by a session; what the route makes of
+    the body is another matter."""
     token, kept = entry("ann", Scope.ADMIN)
     large = b" " * (65 << 10)
     async with serve(tokens=(kept,)) as served:

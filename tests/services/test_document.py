@@ -107,7 +107,7 @@ BODIES: dict[tuple[str, str], Any] = {
 
 @pytest.mark.parametrize("there", [False, True])
 async def test_every_operation_answers_as_its_document_says(served: Served, there: bool) -> None:
-    """Where nothing is there, and where a run and a step are."""
+    """Every operation is asked where nothing is there, and where a run and a step are."""
     if there:
         await served.http.post("/v1/runs", json=RUN)
         await post(served, CALM)

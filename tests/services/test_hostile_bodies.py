@@ -37,7 +37,7 @@ async def test_a_body_that_is_nested_too_deep_is_refused(served: Served, depth: 
     ],
 )
 async def test_of_many_bad_values_not_every_one_is_told(served: Served, more: dict[str, Any]) -> None:
-    """Else a megabyte is answered with thirty, and the event loop stands for seconds."""
+    """A megabyte would otherwise be answered with thirty, and the event loop would stand for seconds."""
     refused = await served.http.post("/v1/runs", json={**RUN, "run": "other", **more})
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
     assert len(refused.content) < 20_000

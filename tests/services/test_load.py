@@ -25,7 +25,7 @@ def resident_mib(pid: int) -> float:
 
 @pytest.mark.slow
 def test_two_hundred_clients(tmp_path: Path) -> None:
-    """For 20 seconds, or for OMNI_RL_LOAD_SECONDS (the promise is two minutes)."""
+    """The load lasts 20 seconds, or OMNI_RL_LOAD_SECONDS (the promise is two minutes)."""
     seconds = int(os.environ.get("OMNI_RL_LOAD_SECONDS", "20"))
     address, settings = tmp_path / "address", tmp_path / "settings.json"
     settings.write_text(

@@ -50,7 +50,7 @@ def test_a_step_with_more_tokens_than_can_be_judged_is_refused_when_it_is_posted
 
 
 def test_texts_count_for_what_they_take(tmp_path: Path) -> None:
-    """Few tokens beside megabytes of prompts: each part fits, and not all of them together."""
+    """The parts have few tokens beside megabytes of prompts: each fits, and not all of them together."""
     with live(tmp_path, bounds=Bounds(memory=LEAST)) as url, Client(url) as client:
         client.create_run(described("math"))
         texts = [{"sample": f"p{n}/0", "prompt_text": "x" * (MIB - 1)} for n in range(10)]
@@ -113,7 +113,7 @@ def test_a_room_is_waited_for_while_a_caller_finds_too_few_bytes() -> None:
 
 @pytest.mark.slow
 def test_the_largest_steps_of_many_clients_stay_within_the_budget(tmp_path: Path) -> None:
-    """Of the process, too: the program alone, and what it was given."""
+    """The process as a whole stays within it, too: the program alone, and what it was given."""
     memory = 768 * MIB
     address, settings = tmp_path / "address", tmp_path / "settings.json"
     settings.write_text(

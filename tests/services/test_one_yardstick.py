@@ -69,7 +69,7 @@ class Records:
 async def test_a_step_has_one_verdict_wherever_it_is_looked_at(
     served: Served, tmp_path: Path, dtype: Dtype, kind: str, error: float, severity: str
 ) -> None:
-    """`error`: the kind's token_mult_prob_error, which NeMo RL's limit of 1.05 alone would decide."""
+    """`error` is the kind's token_mult_prob_error, which NeMo RL's limit of 1.05 alone would decide."""
 
     # On both sides of the engine's: what only rises, or only falls, is no policy's.
     signs = np.random.default_rng(0).permutation(np.repeat([-1.0, 1.0], TOKENS // 2))

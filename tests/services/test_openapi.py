@@ -34,8 +34,8 @@ EXAMPLES = 80
 
 @pytest.mark.slow
 def test_every_answer_is_documented(tmp_path: Path) -> None:
-    """No 5xx, no status, content type or body that the document does not have; bad values are refused, and so are
-    callers without a token. Two thirds of the names in paths are of things that are there."""
+    """No answer is a 5xx or has a status, content type or body that the document does not have; bad values are refused,
+    and so are callers without a token. Two thirds of the names in paths are of things that are there."""
     known, entries = tokens()
     admin = bearer(known["admin"])
     with live(tmp_path, tokens=entries) as url, httpx.Client(base_url=url, headers=admin) as http:

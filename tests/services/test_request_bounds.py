@@ -91,7 +91,7 @@ async def test_a_number_of_what_is_not_there_is_looked_for_within_its_bounds(
     ],
 )
 async def test_a_number_in_the_path_of_what_is_posted_has_its_bounds(served: Served, path: str, most: int) -> None:
-    """Of no run: nothing is stored, whatever the number."""
+    """There is no such run: nothing is stored, whatever the number."""
     for number, refused in ((0, False), (most, False), (-1, True), (most + 1, True)):
         answer = await served.http.put(path.format(number).replace("digits", "none"), content=b"{}", headers=JSON)
         assert (answer.status_code == 422 and "path." in answer.json()["detail"]) is refused, answer.text

@@ -116,7 +116,7 @@ def test_a_sink_may_be_1024_calls_behind(caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.parametrize("behind", [0, 1])
 def test_a_sink_that_hangs_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyPatch, behind: int) -> None:
-    """Whether there is a place in its queue for the end or not."""
+    """It is left behind whether there is a place in its queue for the end or not."""
     monkeypatch.setattr(sinks, "BACKLOG", 1)
     monkeypatch.setattr(sinks, "CLOSE_SECONDS", 0.01)
     hanging = Hanging()

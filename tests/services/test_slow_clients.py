@@ -95,7 +95,7 @@ def test_a_body_that_trickles_is_ended(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_that_is_slow_keeps_its_room_unless_others_wait(tmp_path: Path) -> None:
-    """200 KiB a second, in a room for one."""
+    """The client sends 200 KiB a second, and there is memory for one body."""
     bounds = Bounds(part=16 * MIB, memory=64 * MIB)  # an eighth is for bodies
     with live(tmp_path, bounds=bounds) as url, Client(url) as client:
         client.create_run(RunBody(run="math", model="m", dtype="float32", framework="mine"))

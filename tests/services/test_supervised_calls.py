@@ -203,7 +203,7 @@ async def test_a_child_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPat
 async def test_starts_are_further_and_further_apart_until_a_bridge_has_lived_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Half a second at first, twice as long each time, 15 s at most; and half a second after 30 s of life."""
+    """The wait is half a second at first, twice as long each time, 15 s at most; half a second after 30 s of life."""
     now, lives, pauses = [0.0], [1.0] * 6 + [29.9, 30.0, 1.0], []
     bridge = SupervisedBridge(SETTINGS)
 

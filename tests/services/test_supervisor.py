@@ -135,7 +135,7 @@ async def test_closing_leaves_no_process() -> None:
 
 
 async def test_a_killed_coordinator_takes_its_bridge_along(tmp_path: Path) -> None:
-    """The real child: the next coordinator's could not take the run over while the old one lives."""
+    """The child is the real one: the next coordinator's could not take the run over while the old one lives."""
     code = f"""
 import asyncio, pathlib
 from omni_rl.bridge.settings import ClusterSettings

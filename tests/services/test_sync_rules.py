@@ -172,7 +172,7 @@ async def test_who_does_not_wait_hears_of_a_sync_under_way_and_who_leaves_ends_n
 async def test_of_a_sync_that_is_over_while_its_end_cannot_be_told_the_result_stands(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether the error was foreseen or not."""
+    """The result stands whether the error was foreseen or not."""
     publish = served.coordinator.events.publish
     for error in (RayUnavailableError("nobody hears it"), KeyError("nobody foresaw it")):
 

@@ -63,7 +63,7 @@ async def test_one_sync_at_a_time_and_the_refusal_names_the_other(served: Served
 async def test_a_sync_that_the_ledger_took_no_event_of_is_over_and_the_next_one_begins(
     served: Served, kind: str, status: int
 ) -> None:
-    """As a full disk has it: nothing that is written about the sync is kept."""
+    """The ledger refuses as on a full disk: nothing that is written about the sync is kept."""
 
     def write(statement: str) -> "asyncio.Future[object]":
         writer = served.coordinator.store._ledger.writer

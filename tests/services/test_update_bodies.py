@@ -121,7 +121,7 @@ def named(count: int) -> dict[str, Any]:
 def test_parts_have_their_most_of_one_kind_and_in_all(
     monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], refused: bool
 ) -> None:
-    """Here four of one kind and six in all."""
+    """The bounds are four parts of one kind and six in all here."""
     monkeypatch.setattr(update_bodies, "MAX_PARTS", 4)
     monkeypatch.setattr(update_bodies, "MAX_ALL_PARTS", 6)
     if refused:
@@ -177,7 +177,7 @@ def test_a_sentence_that_many_parts_share_takes_its_memory_once() -> None:
 
 
 def test_what_is_beside_the_parts_takes_memory_too() -> None:
-    """Objects of a few kilobytes for each report, and for each adapter."""
+    """Each report and each adapter is objects of a few kilobytes."""
     for read in (receipt, announcement):
         bare, one, two = (
             read(parts={}, adapters=[adapter(name, "x") for name in names]).nbytes for names in ("", "a", "ab")

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 async def test_silence_about_an_update_is_a_fault_after_two_seconds(
     served: Served, arrived: float, heard: float, silent: bool
 ) -> None:
-    """Seconds since the update was announced, and since the engine was heard of last."""
+    """`arrived` and `heard` are the seconds since the update was announced, and since the engine was heard of last."""
     await make_run(served)
     await announce(served, 1, trained(1))
     await tell(served, 1, receipt(trained(1), of=1))

@@ -62,7 +62,7 @@ def test_shares_of_any_parts_add_up(data: bytes, cuts: list[int]) -> None:
 @settings(deadline=None)  # the first example may compile the loop
 @given(st.binary(max_size=9000), st.lists(st.integers(0, 9000), max_size=4), st.integers(0, 3), st.integers(0, 3))
 def test_parts_that_are_copied_arrive_and_add_up(data: bytes, cuts: list[int], out: int, into: int) -> None:
-    """From and to any alignment, nothing beside the target touched."""
+    """Bytes are copied from and to any alignment, and nothing beside the target is touched."""
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     source = np.frombuffer(bytes(out) + data, np.uint8)[out:]
     room = np.full(len(data) + 8, 0xA5, np.uint8)
@@ -92,7 +92,7 @@ def test_any_flipped_bit_is_seen(data: bytes, draw: st.DataObject) -> None:
 
 @given(st.lists(st.integers(0, 2**16 - 1), min_size=2, max_size=4000), st.data())
 def test_any_swapped_pair_is_seen(values: list[int], draw: st.DataObject) -> None:
-    """Elements of two bytes: the smallest that are sent but for bytes."""
+    """The elements have two bytes: the smallest that are sent but for single bytes."""
     i, j = draw.draw(st.integers(0, len(values) - 1)), draw.draw(st.integers(0, len(values) - 1))
     assume(values[i] != values[j])
     data = np.array(values, np.uint16)

@@ -132,7 +132,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
 
 
 def test_an_engine_whose_start_does_more_than_its_loader_is_refused(tmp_path: Path) -> None:
-    """What vLLM's own reload misses for Omni: the engine after a full start is the reference, not its loader."""
+    """The engine after a full start is the reference, not its loader: vLLM's own reload misses this for Omni."""
     model, weights = started()
     model.qkv.data[:ROWS] *= 2  # as if the start had folded a scale into the queries
     with pytest.raises(LayoutError, match="qkv differ from the engine's own load"):

@@ -80,7 +80,7 @@ def test_the_first_element_that_nothing_explains_is_named(place: int) -> None:
 
 
 def test_an_element_that_only_later_digits_betray_is_named() -> None:
-    """A sum of two elements, whose lower digits are plain ones."""
+    """The engine holds a sum of two elements, whose lower digits are plain ones."""
 
     def summed(sent: Weights) -> torch.Tensor:
         values = sent["a"].clone()
@@ -250,7 +250,7 @@ def test_an_engine_that_holds_neither_what_was_sent_nor_what_it_was_given_is_tol
 
 
 def test_what_is_not_in_this_machines_memory_is_left_to_torch_to_copy() -> None:
-    """Which has nothing to copy on this device, and says so."""
+    """torch has nothing to copy on this device, and says so."""
     engine, layout = two()
     weights = {"a": torch.empty(4, device="meta"), "b": torch.empty(3, device="meta")}
     with pytest.raises(NotImplementedError, match="meta"):

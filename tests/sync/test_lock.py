@@ -122,7 +122,7 @@ def test_runs_without_an_owner_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_what_may_not_be_looked_at_is_nobodys_to_remove(tmp_path: Path) -> None:
-    """Another user's run, say; here something that is no file at all."""
+    """It may be another user's run; here it is something that is no file at all."""
     (tmp_path / "omni-rl-odd").mkdir()
     (tmp_path / "omni-rl-odd" / LOCK).symlink_to(LOCK)
     assert abandoned(tmp_path) == []

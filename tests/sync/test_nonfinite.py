@@ -64,7 +64,7 @@ class Counted(Given):
 def test_what_is_copied_is_counted_as_torch_counts_it(
     dtype: torch.dtype, size: int, seed: int, special: int, out: int, into: int
 ) -> None:
-    """Of any bits (subnormals, NaN of every payload), from and to any alignment."""
+    """The values have any bits (subnormals, NaN of every payload), and are copied from and to any alignment."""
     generator = np.random.default_rng(seed)
     data = generator.integers(0, 256, size * dtype.itemsize, np.uint8)
     values = torch.from_numpy(data).view(dtype) if size else torch.empty(0, dtype=dtype)
@@ -103,7 +103,7 @@ def test_of_many_tensors_ten_are_named(count: int, named: int, more: tuple[str, 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_the_largest_and_the_smallest_numbers_are_finite(dtype: torch.dtype) -> None:
-    """And what comes next, by its bits, is not."""
+    """What comes next to them, by its bits, is not."""
     largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
     finite = torch.tensor([largest, -largest, 0.0, -0.0, torch.finfo(dtype).smallest_normal], dtype=dtype).repeat(4)
     assert count(as_bytes(finite), name) == (0, 0)

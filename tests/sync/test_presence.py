@@ -91,7 +91,7 @@ def test_an_answer_that_ray_lost_says_nothing_and_the_next_one_does(elsewhere: E
 
 
 def test_an_answer_is_waited_for_until_its_deadline_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an actor that answers pings; whoever waits is woken a little late."""
+    """The actor answers pings, and whoever waits is woken a little late."""
     clock = SimpleNamespace(now=100.0)
 
     def wait(references: Sequence[str], timeout: float) -> tuple[Sequence[str], Sequence[str]]:

@@ -175,7 +175,7 @@ def test_what_was_damaged_before_it_left_is_not_sealed_there(
 def test_a_host_that_comes_later_gets_what_is_sealed(
     here: SlabPair, there: SlabOwnerHandle, weights: Weights, dead: bool
 ) -> None:
-    """As when an engine is replaced on a host that had none, or whose slab owner died."""
+    """This is as when an engine is replaced on a host that had none, or whose slab owner died."""
     transport = reaching(there, here)
     write(here.at(str(here.paths[0])), weights, 0)
     if dead:

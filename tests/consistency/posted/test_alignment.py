@@ -111,7 +111,7 @@ def test_masked_tokens_are_no_partners() -> None:
 
 @pytest.mark.parametrize(("shifted", "result"), [(25, "explains"), (12, "clear")])
 def test_most_of_what_is_off_has_to_be_explained(shifted: int, result: str) -> None:
-    """Of 40 answers all are off by something else, or only those that are shifted."""
+    """All of 40 answers are off by something else, or only those that are shifted."""
     train = drawn(*[40] * 40)
     other = drawn(*[40] * 40, seed=1)
     rollout = [moved(answer, 1) if n < shifted else other[n] for n, answer in enumerate(train)]
@@ -122,7 +122,7 @@ def test_most_of_what_is_off_has_to_be_explained(shifted: int, result: str) -> N
 
 
 def test_answers_that_are_off_by_less_have_to_be_explained_too() -> None:
-    """Of 40 answers 12 are shifted, which is 0.56 of the difference; the others are half a nat off."""
+    """12 of 40 answers are shifted, which is 0.56 of the difference; the others are half a nat off."""
     train = drawn(*[40] * 40)
     half = 0.5 * np.where(np.arange(40) % 2, 1.0, -1.0)
     for count, result in ((12, "clear"), (20, "explains")):
@@ -131,7 +131,7 @@ def test_answers_that_are_off_by_less_have_to_be_explained_too() -> None:
 
 
 def test_one_shifted_answer_is_told_beside_many_that_are_within_noise() -> None:
-    """All of their noise together is half of the difference, and needs no explanation."""
+    """The noise of all answers together is half of the difference, and needs no explanation."""
     train, noise = drawn(*[40] * 240), np.where(np.arange(40) % 2, 0.009, -0.009)
     rollout = [moved(train[0], 1), *(answer + noise for answer in train[1:])]
     found = token_shift(step(rollout, train), NOISE)
@@ -199,7 +199,7 @@ def test_an_answer_is_compared_by_its_first_tokens() -> None:
 
 @pytest.mark.parametrize(("share", "result"), [(0.35, "explains"), (0.45, "clear")])
 def test_a_partner_has_to_be_much_nearer(share: float, result: str) -> None:
-    """Two answers: no third one says how near another answer is by chance."""
+    """There are two answers: no third one says how near another answer is by chance."""
     tokens = np.arange(40)
     train = [np.where(tokens % 2, -1.0, -2.0), np.where(tokens % 2, -2.0, -1.0)]
     # Each is `share` of the two answers' distance from its partner's, and the rest from its own.

@@ -49,7 +49,7 @@ def test_other_members_of_each_kind_come_out_right(seed: int) -> None:
 def test_a_light_penalty_shows_in_few_words_that_come_again(
     answers: int, tokens: int, penalty: float, presence: bool
 ) -> None:
-    """Short answers over many ids: one token in twenty came before."""
+    """The answers are short and the ids many: one token in twenty came before."""
     world = World(23, answers, tokens, 400)
     world.logits = world.logits - np.log(1 + np.arange(400, dtype=np.float32))
     logits, ids = world.penalised(penalty, presence=presence)
@@ -136,7 +136,7 @@ def test_a_float32_run_whose_logprobs_are_kept_in_fewer_bits_is_told_so(dtype: s
 
 @pytest.mark.parametrize("equal", [0.0, 0.4])
 def test_a_float32_run_of_which_one_side_computes_in_a_coarser_dtype_is_told_so_once_that_stays(equal: float) -> None:
-    """However many of its tokens are the same on both sides."""
+    """That holds however many of the run's tokens are the same on both sides."""
     judge, causes = Judge("float32"), []
     for seed in range(5):
         world = World(seed, 64, 128, 64)
@@ -181,7 +181,7 @@ def test_swapped_rows_are_told_with_what_swapping_them_back_leaves() -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 2, 7, 8, 16])
 def test_answers_that_begin_with_masked_tokens_are_not_called_swapped(first: int) -> None:
-    """Few tokens that count, among the first ones or at all, come near another answer's by chance."""
+    """Where few tokens count, among the first ones or at all, they come near another answer's by chance."""
     rng = np.random.default_rng(first)
     train = -rng.gamma(1.0, 1.0, (32, 96))
     rollout = np.minimum(train - rng.normal(-0.05, 0.3, train.shape), -1e-6)
@@ -211,7 +211,7 @@ def test_swapped_rows_are_found_wherever_the_tokens_that_count_begin(begin: np.n
 
 @pytest.mark.parametrize(("answers", "proper"), [(2, False), (64, True)])
 def test_few_answers_do_not_show_that_both_sides_are_proper_policies(answers: int, proper: bool) -> None:
-    """Other weights: of many answers the unit mean is surely near 1, of two it says nothing."""
+    """The engine has other weights: the unit mean of many answers is surely near 1, that of two says nothing."""
     world = World(20, answers, 24, 64, 1e-7)
     engine = world.elsewhere(2.0)
     ids = world.sample(engine)

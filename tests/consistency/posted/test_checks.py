@@ -77,7 +77,7 @@ def test_a_factor_beyond_reason_is_none(train: Array, by: float) -> None:
 
 @pytest.mark.parametrize(("share", "result"), [(0.75, "explains"), (1.25, "clear")])
 def test_what_is_left_must_be_little(train: Array, share: float, result: str) -> None:
-    """Of what is off, and of how far the values spread."""
+    """Little of what is off may be left, and little of how far the values spread."""
     plain = step(2 * train, train)
     spread = float(np.minimum(np.abs(2 * train - np.median(2 * train)), CAP).mean())
     signs = np.where(np.arange(len(train)) % 2, 1.0, -1.0)[np.argsort(np.argsort(train))]
@@ -222,7 +222,7 @@ def test_an_answer_that_is_far_is_told_unless_one_token_makes_it_so() -> None:
 
 
 def test_the_median_is_that_of_all_answers_with_tokens_that_count() -> None:
-    """Of most of them a single token counts, of some none."""
+    """A single token of most answers counts, and none of some."""
     d, counted = np.full((40, 50), 0.01), np.ones((40, 50), np.bool_)
     d[3], d[10:32], d[32:] = 0.4, 0.02, 0.0
     counted[10:32, 1:] = counted[32:] = False

@@ -20,7 +20,7 @@ def test_a_factor_is_a_tenth_to_ten(by: float, result: str) -> None:
 
 @pytest.mark.parametrize(("waver", "result"), [(0.006, "explains"), (0.012, "clear")])
 def test_values_that_hardly_vary_must_fit_better(waver: float, result: str) -> None:
-    """The engine's spread by 0.045 about their median, while the sides are 1.9 apart."""
+    """The engine's values spread by 0.045 about their median, while the sides are 1.9 apart."""
     train = -np.linspace(1.0, 2.0, 200)
     engine = 0.18 * train - 0.1 + waver * np.where(np.arange(200) % 2, 1.0, -1.0)
     assert scaled(step(engine, train)).result == result
@@ -121,7 +121,7 @@ def test_so_many_numbers_on_a_grid_are_no_accident(tokens: int, zeros: int, nois
 
 @pytest.mark.parametrize(("far", "by", "result"), [(1, 0.25, "explains"), (1, 0.35, "clear"), (2, 0.01, "clear")])
 def test_a_token_that_is_off_by_more_must_weigh_little(far: int, by: float, result: str) -> None:
-    """Of 300 tokens one may be off; all of them together are 1.2 nats apart."""
+    """One of 300 tokens may be off; all of them together are 1.2 nats apart."""
     values = grid(300, 8)
     other = values + 2.0**-8 * np.where(np.arange(300) % 2, 1.0, -1.0)
     other[:far] = values[:far] - by

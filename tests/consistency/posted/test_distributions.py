@@ -68,7 +68,7 @@ def test_few_guided_tokens_are_known_by_ids_that_could_not_be_sampled(seed: int)
 
 
 def test_the_most_likely_ids_logprob_is_seen_in_the_engines_own_list() -> None:
-    """In fewer tokens than a pattern needs."""
+    """The step has fewer tokens than a pattern needs."""
     w = World(7, 8, 32, 200)
     engine = w.engine(w.logits)
     ids = w.sample(engine)

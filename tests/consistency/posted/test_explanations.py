@@ -74,7 +74,7 @@ def test_nothing_is_said_of_policies_whose_mean_says_nothing(by: dict[str, objec
 
 @pytest.mark.parametrize(("waver", "said"), [(0.05, PROPER), (0.5, NOTHING)])
 def test_a_mean_that_is_not_sure_does_not_speak_for_proper_policies(waver: float, said: str) -> None:
-    """Of 8 answers, of which every second one's mean is above 1 and the others' below."""
+    """There are 8 answers: every second one's mean is above 1 and the others' are below."""
     d = proper(8, 32, 0.5) + np.log1p(waver * np.where(np.arange(8) % 2, 1.0, -1.0))[:, None]
     assert explained(d).sentence == said
 
@@ -146,7 +146,7 @@ def test_a_difference_that_grows_between_proper_policies_is_that_of_older_weight
 def test_a_coarser_dtype_is_told_once_the_difference_was_the_same_at_several_steps(
     sizes: Sequence[float], explains: bool
 ) -> None:
-    """Of a float32 run; 0.01 is what float16 is apart."""
+    """The run is in float32, and 0.01 is what float16 is apart."""
     found = explained(proper(64, 32, 0.01), "float32", History(sizes=tuple((size, 1e-5) for size in sizes)))
     assert found.cause is (Cause.ROUNDING if explains else Cause.UNKNOWN)
     if explains:
@@ -158,7 +158,7 @@ def test_a_coarser_dtype_is_told_once_the_difference_was_the_same_at_several_ste
 
 @pytest.mark.parametrize(("above", "explains"), [(19, True), (20, False), (13, True), (12, False)])
 def test_rounding_is_as_often_above_zero_as_below(above: int, explains: bool) -> None:
-    """Of 32 tokens; tokens that are equal on both sides do not count."""
+    """32 tokens of an answer count; tokens that are equal on both sides do not."""
     rng, history = np.random.default_rng(4), History(sizes=((0.01, 1e-5),) * 3)
     up, down = 0.01 * (32 - above) / 16, 0.01 * above / 16
     each = [*[up] * above, *[-down] * (32 - above), *[0.0] * 8]

@@ -128,7 +128,7 @@ def test_what_is_significant_gets_rarer_with_every_step_and_test(looks: int, tes
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("tolerance", [0.0, 1e-3])
 def test_a_bias_stays_where_its_sum_is_over_a_bound_that_holds_at_every_step(sign: int, tolerance: float) -> None:
-    """The bound of Howard et al. (2021), eq. 14, with a rate of 5e-4."""
+    """The bound is that of Howard et al. (2021), eq. 14, with a rate of 5e-4."""
     variance, scale, tokens = 40.0, 90.0, 1000
     bound = math.sqrt(130.0 * math.log(130.0 / 90.0 / 5e-4**2)) + tolerance * tokens
     found = [History(1, sign * far * bound, variance, tokens, scale).staying(tolerance) for far in (0.999, 1.001)]

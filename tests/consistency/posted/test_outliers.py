@@ -109,7 +109,7 @@ def test_a_long_answer_that_is_a_little_off_is_found_among_short_ones_that_are_n
 
 
 def test_an_answer_that_is_far_off_both_ways_is_found_though_its_mean_is_near_one() -> None:
-    """Among answers whose mean is further off, and long ones that are further off in sum."""
+    """It stands among answers whose mean is further off, and long ones that are further off in sum."""
     biased, long = [np.full(4, 0.05)] * 20, [np.log([0.082, 1.918] * 300)] * 20
     far = np.array([math.log(20.0), *[-6.0] * 19] * 3)
     assert abs(np.expm1(far).sum()) < 0.2

@@ -95,7 +95,7 @@ def test_of_ids_that_were_never_new_it_takes_more_tokens(number: int, result: st
 
 @pytest.mark.parametrize(("above", "result"), [(0.65, "clear"), (0.75, "explains")])
 def test_tokens_that_lean_a_little_are_no_penalty_however_many(above: float, result: str) -> None:
-    """Of 2000 tokens that came before and as many new ones, of the same ids."""
+    """The step has 2000 tokens that came before and as many new ones, of the same ids."""
     ids = np.tile(np.arange(2000), 2)
     d = np.r_[new(2000), np.where(np.random.default_rng(1).permutation(2000) < above * 2000, 0.1, -0.02)]
     found = penalty(step(d, ids))
@@ -125,7 +125,7 @@ def test_a_penalty_that_hardly_moves_tokens_is_told_by_new_ones_that_lean() -> N
 
 
 def test_the_lean_is_that_of_the_test_of_mantel_and_haenszel() -> None:
-    """Over 32 groups of 32 tokens that are as likely; tokens that are equal on both sides are in none."""
+    """The test is over 32 groups of 32 tokens that are as likely; tokens that are equal on both sides are in none."""
     rng = np.random.default_rng(5)
     ids = np.r_[np.arange(700), rng.integers(0, 700, 324)]
     d = rng.normal(0.0, 0.02, 1024) + np.where(np.arange(1024) < 700, -0.003, 0.003)

@@ -107,7 +107,7 @@ def test_support_lost_in_a_step_of_few_answers_is_found() -> None:
 
 @pytest.mark.parametrize("noise", [0.003, 0.05, 0.3])
 def test_a_fortune_of_f_comes_up_in_one_of_f_answers_at_most(noise: float) -> None:
-    """Two proper policies, however far apart."""
+    """That holds for two proper policies, however far apart they are."""
     world = World(61, 4000, 32, 24, noise)
     engine = world.engine(world.logits)
     ids = world.sample(engine)

@@ -59,7 +59,7 @@ def test_masked_tokens_never_matter(shape: tuple[int, int, int], seed: int, faul
 @given(SHAPES, SEEDS)
 @settings(deadline=None, max_examples=30)
 def test_ranks_do_not_matter(shape: tuple[int, int, int], seed: int) -> None:
-    """The same answers by one rank or by two that name theirs alike."""
+    """The same answers are posted by one rank, or by two that name theirs alike."""
     world = World(seed, *shape)
     ids, rollout, train = both(world, world.elsewhere(0.4))
     half = shape[0] // 2
@@ -73,7 +73,7 @@ def test_ranks_do_not_matter(shape: tuple[int, int, int], seed: int) -> None:
 def test_the_sign_of_raw_logprobs_names_no_cause(
     shape: tuple[int, int, int], seed: int, of: str, temperature: float
 ) -> None:
-    """Sampled at one temperature, with logprobs at 1: the mean of exp(d) is not 1, and nothing is lost."""
+    """Answers are sampled at one temperature, with logprobs at 1: the mean of exp(d) is not 1, and nothing is lost."""
     world = World(seed, *shape)
     engine = world.engine(world.logits)
     ids = world.sample(engine / temperature)

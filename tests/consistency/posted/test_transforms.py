@@ -70,7 +70,7 @@ def test_the_most_likely_tokens_logprobs_agree_as_often_as_they_say(tokens: int,
     ],
 )
 def test_what_was_sampled_has_what_the_most_likely_token_leaves(share: float, by: float, result: str) -> None:
-    """Of tokens that part, a share has other logprobs than a third of what is left: 1.1 less than all of it."""
+    """A share of the tokens that part has other logprobs than a third of what is left: 1.1 less than all of it."""
     top, own = sampled(4000)
     parted = np.flatnonzero(top != own)
     some = parted[: round(share * len(parted))]
@@ -98,7 +98,7 @@ def test_logprobs_that_agree_everywhere_or_too_seldom_are_no_most_likely_ones() 
 
 @pytest.mark.parametrize("level", [0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
 def test_at_each_level_of_likelihood_they_agree_as_often_as_they_say(level: float) -> None:
-    """Of 60 tokens of one level as many agree as they say, or all, or none; of 600 of each other one as many as they
+    """As many of 60 tokens of one level agree as they say, or all, or none; as many of 600 of each other level as they
     say."""
     for agreeing, result in ((level, "explains"), (1.0 if level < 0.5 else 0.0, "clear")):
         shares = {chance: (chance, 600) for chance in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)} | {level: (agreeing, 60)}

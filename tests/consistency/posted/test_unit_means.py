@@ -54,7 +54,7 @@ def test_kinds_have_a_unit_mean_where_there_are_several() -> None:
 
 
 def test_the_error_of_a_mean_is_the_scatter_of_its_answers() -> None:
-    """Of 2 and 6 tokens: the mean is (2 + 3) / 8, and the answers' sums are 0.75 over and 0.75 below theirs."""
+    """The answers have 2 and 6 tokens: the mean is (2 + 3) / 8, and their sums are 0.75 over and 0.75 below theirs."""
     places = Places.of(step([1.0, 1.0], [0.5] * 6))
     assert places.size.mean == pytest.approx(0.625)
     assert places.size.error == pytest.approx(math.sqrt(2 / 1 * (0.75**2 + 0.75**2)) / 8)
@@ -161,7 +161,7 @@ def test_a_few_tokens_of_very_many_do_not_speak_against_it(below: int, above: in
 
 @pytest.mark.parametrize(("above", "explains"), [(0.25, True), (0.35, False)])
 def test_tokens_that_weigh_little_do_not_speak_against_it(above: float, explains: bool) -> None:
-    """Two tokens against 0.6 nats in a thousand of the 300 that all tokens below zero have."""
+    """Two tokens stand against 0.6 nats in a thousand of the 300 that all tokens below zero have."""
     assert (lost([-4.0] * 75 + [above] * 2 + [-0.01] * 10)[0] == "explains") is explains
 
 

@@ -78,7 +78,8 @@ def test_values_above_zero_are_told_for_what_they_are(side: str) -> None:
 
 @pytest.mark.parametrize(("off", "told"), [(0.19, True), (0.21, False)])
 def test_what_is_left_of_a_reading_is_a_fifth_at_most(off: float, told: bool) -> None:
-    """Of twice the value where the sign is another; of 1.5 nats where 0.5 is a probability of 1 in 2.7."""
+    """A fifth is that of twice the value where the sign is another, and of 1.5 nats where 0.5 is a probability of 1 in
+    2.7."""
     sign = impossible(step([2.0] * 4, [-2.0 / (1 + off) * (1 - off)] * 4)).sentence
     assert ("negative log likelihoods" in sign) is told
     values, other = [0.5] * 4, (math.log(0.5) - off * 0.5) / (1 - off)
