@@ -10,12 +10,12 @@ import torch
 
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.feature_counts import feature_counts
-from omni_rl.models.nemotron_omni.released_shape import build
 from omni_rl.train.types import Score
 from omni_rl_bench.gpu import command
 from omni_rl_bench.gpu.agreement import figures
 from omni_rl_bench.gpu.answers import OF_KIND, PER_KIND, answers, text_answers
 from omni_rl_bench.gpu.gradients import errors
+from omni_rl_bench.gpu.released_shape import build
 from omni_rl_bench.gpu.wide import active_parameters
 from omni_rl_bench.result import BenchmarkError
 

@@ -12,7 +12,7 @@ from omni_rl.models.nemotron_omni.initial import initialise
 from omni_rl.models.nemotron_omni.language.block import Block
 from omni_rl.models.nemotron_omni.language.moe import Experts
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-from omni_rl.models.nemotron_omni.released_shape import RELEASED
+from omni_rl_bench.gpu.released_shape import RELEASED
 
 FEW_LAYERS = "MEM*"
 """The pattern of few layers. It has one MoE layer: with all its experts that is 1.3 billion parameters, 16 bytes each

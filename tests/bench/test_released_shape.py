@@ -2,8 +2,8 @@
 
 import pytest
 
-from omni_rl.models.nemotron_omni import released_shape
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from omni_rl_bench.gpu import released_shape
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Builds the public 30B-A3B Omni's shape through our classes, on the meta device, and computes what training it takes.
 
 The numbers are those of config.json of nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16 (Hugging Face), without the
-fields that no side reads. `python -m omni_rl.models.nemotron_omni.released_shape` prints the table.
+fields that no side reads. `python -m omni_rl_bench.gpu.released_shape` prints the table.
 """
 
 import json
