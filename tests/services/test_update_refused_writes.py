@@ -87,3 +87,22 @@ async def test_what_is_told_of_a_little_later_is_told_once_the_ledger_takes_it(
         while not (found := await alarms(served)):
             await asyncio.sleep(0.01)
     assert found == [f"update 1: {NORM} is zero in the engine and not in the trainer"]
+
+
+async def test_a_fault_that_the_ledger_did_not_take_at_an_announcement_is_recorded_later(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(service, "RECORD_SECONDS", 0.01)
+    await make_run(served)
+    await announce(served, 1, trained(1))
+    await tell(served, 1, receipt(trained(1), of=1))
+    broken = {**trained(2), f"model.{NORM}": trained(1)[f"model.{NORM}"]}
+    await tell(served, 2, receipt(broken, trained(1), of=2))
+    fail(served, monkeypatch, "change_update", 2)
+    with pytest.raises(AssertionError, match="ledger_failed"):
+        await announce(served, 2, trained(2))
+    async with asyncio.timeout(10):
+        while not (found := await alarms(served)):
+            await asyncio.sleep(0.01)
+    assert found == [f"update 2: {NORM} is that of update 1"]

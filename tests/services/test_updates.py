@@ -1,21 +1,18 @@
 """Updates of weights in engines that are not ours: what is told of them, and what becomes of it."""
 
-import asyncio
+import threading
 from typing import Any
 
 import pytest
-from omni_rl_services.coordinator import updates as service
 
 from tests.services.conftest import Served
 from tests.services.update_calls import (
-    K,
-    Q,
     alarms,
     announce,
     announcement,
     make_run,
     receipt,
-    seal,
+    share,
     tell,
     trained,
 )
@@ -50,22 +47,6 @@ async def test_an_update_that_changed_nothing_rings_at_once_and_ends_with_the_ne
     await announce(served, 4, trained(4))
     await tell(served, 4, receipt(trained(4), trained(1), of=4))
     assert await alarms(served) == []
-
-
-async def test_a_fault_that_goes_on_after_a_person_ended_its_incident_opens_another(served: Served) -> None:
-    await make_run(served)
-    await announce(served, 1, trained(1))
-    await tell(served, 1, receipt(trained(1), of=1))
-    await announce(served, 2, trained(2))
-    await tell(served, 2, receipt(trained(1), trained(1), of=2))
-    (first,) = (await served.http.get("/v1/incidents")).json()
-    await served.http.post(f"/v1/incidents/{first['incident']}/end")
-    assert await alarms(served) == []
-    await announce(served, 3, trained(3))
-    await tell(served, 3, receipt(trained(1), trained(1), of=3))
-    (second,) = (await served.http.get("/v1/incidents?open=true")).json()
-    assert (second["kind"], second["cause"]) == ("update", "stale_weights")
-    assert second["incident"] != first["incident"]
 
 
 async def test_several_engines_with_the_same_fault_are_counted_in_one_alarm(served: Served) -> None:
@@ -103,20 +84,6 @@ async def test_the_trainers_word_may_come_after_the_engines(served: Served) -> N
     assert {line["number"]: line["of"] for line in lines if line["engine"]} == {1: 1, 2: 2}
 
 
-async def test_an_engine_that_does_not_say_which_update_it_took_is_told_of_a_little_later(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "SETTLE_SECONDS", 0.05)
-    await make_run(served)
-    await announce(served, 1, trained(1), at=1.0)
-    broken = {**trained(1), f"model.{Q}": trained(1)[f"model.{K}"], f"model.{K}": trained(1)[f"model.{Q}"]}
-    await tell(served, 1, receipt(broken, at=1.5))
-    assert await alarms(served) == []
-    while not await alarms(served):
-        await asyncio.sleep(0.01)
-    assert await alarms(served) == [f"update 1: {Q} and {K} are swapped"]
-
-
 async def test_a_lag_that_the_run_declares_is_allowed(served: Served) -> None:
     await make_run(served, lag=1)
     for number in (1, 2, 3):
@@ -125,19 +92,6 @@ async def test_a_lag_that_the_run_declares_is_allowed(served: Served) -> None:
     assert (found["of"], found["findings"]) == (2, [])
     found = await tell(served, 2, receipt(trained(1), of=3))
     assert found["findings"][0]["sentence"] == "update 3: the engine holds the weights of update 1"
-
-
-async def test_silence_is_told_before_the_next_step_is_judged(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "QUIET_SECONDS", 0.0)
-    await make_run(served)
-    await announce(served, 1, trained(1))
-    await tell(served, 1, receipt(trained(1), of=1))
-    await announce(served, 2, trained(2))
-    verdict = await seal(served)
-    sentence = "engine e0 has confirmed update 1, and the trainer is at update 2: the run declares no lag"
-    assert sentence in await alarms(served)
-    assert verdict["cause"] == "stale_weights"
-    assert verdict["evidence"][0]["sentence"] == sentence
 
 
 async def test_a_cache_that_outlives_an_update_is_named(served: Served) -> None:
@@ -188,3 +142,32 @@ async def test_what_is_no_receipt_is_refused_and_says_why(served: Served) -> Non
     assert (await served.http.put("/v1/runs/none/engines/e0/updates/1", json=receipt(trained(1)))).status_code == 404
     async with served.http.stream("PUT", url, content=b"[" * (33 << 20)) as refused:
         assert refused.status_code == 413
+
+
+async def test_updates_are_listed_the_newest_first_and_one_for_all_workers(served: Served) -> None:
+    await make_run(served)
+    for update in (1, 2):
+        await announce(served, update, trained(update))
+        for number in (0, 1):
+            await tell(served, update, share(trained(update), number, of=update))
+    found = (await served.http.get("/v1/runs/trl/updates")).json()
+    assert [(one["engine"], one["number"]) for one in found] == [("e0", 2), (None, 2), ("e0", 1), (None, 1)]
+    assert [one["reported"] for one in found if one["engine"]] == [2, 2]
+    assert len((await served.http.get("/v1/runs/trl/updates?limit=1")).json()) == 1
+    events = [one for one in (await served.http.get("/v1/events/page")).json() if one["kind"] == "update"]
+    assert {one["run"] for one in events} == {"trl"}
+    assert [one["data"] for one in events if one["data"]["number"] == 2][-1] == {"engine": "e0", "number": 2, "of": 2}
+    assert (await served.http.get("/v1/runs/none/updates")).status_code == 404
+
+
+async def test_a_run_without_updates_has_nothing_to_say_of_its_steps(served: Served) -> None:
+    await make_run(served)
+    assert await served.coordinator.updates.before_seal(await served.coordinator.run("trl")) is None
+
+
+@pytest.mark.parametrize(("size", "aside"), [(0, False), (64 << 10, False), ((64 << 10) + 1, True)])
+async def test_more_than_64_kib_are_looked_through_in_a_thread_of_their_own(
+    served: Served, size: int, aside: bool
+) -> None:
+    thread = await served.coordinator.updates._workers.run(size, threading.get_ident)
+    assert (thread != threading.get_ident()) is aside
