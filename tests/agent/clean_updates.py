@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_rl_bench.result import Goal, write_result
-from tests.agent.process import told
+from tests.agent.process import told, vllm_nursery
 
 COUNTS = {
     ("qwen2", "float32"): 110,
@@ -21,8 +21,8 @@ COUNTS = {
 def main() -> None:
     rows = []
     for (kind, dtype), count in COUNTS.items():
-        with TemporaryDirectory() as directory:
-            answers = told(Path(directory), "tests.agent.rig", kind, dtype, str(count), FAULTS="0")
+        with TemporaryDirectory() as directory, vllm_nursery() as nursery:
+            answers = told(nursery, Path(directory), "tests.agent.rig", kind, dtype, str(count), FAULTS="0")
         rows.append(
             {
                 "model": kind,

@@ -1,21 +1,36 @@
 """Starts a rig in a process of its own, beside a coordinator that its agent and its trainer tell of updates."""
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omni_rl import runtime
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
+from tests.nursery import Forked, call_main, started
 from tests.services.live import live
 
 ROOT = Path(__file__).parents[2]
+IMPORTED = ("omni_rl.torchvision_schemas:install", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker")
+RIGS = ("tests.agent.rig", "tests.agent.adapters_rig", "tests.agent.entrances_rig", "tests.agent.workers_rig")
+SECONDS = 300.0
 
 
-def told(tmp_path: Path, rig: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+@contextlib.contextmanager
+def vllm_nursery() -> Iterator[str]:
+    """A nursery whose processes have imported what a rig imports."""
+    with (
+        tempfile.TemporaryDirectory(prefix="omni-") as directory,
+        started(f"{directory}/vllm", *IMPORTED, *RIGS, environment=os.environ | runtime.variables()) as nursery,
+    ):
+        yield nursery
+
+
+def told(nursery: str, tmp_path: Path, rig: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
     """By name of each update that a rig makes: what the coordinator said of it."""
     # vLLM inspects models, and runs workers, in processes of its own, which import torchvision first of all.
     site = tmp_path / "site"
@@ -32,7 +47,12 @@ def told(tmp_path: Path, rig: str, *arguments: str, **environment: str) -> dict[
             "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
             **environment,
         }
-        command = [sys.executable, "-m", rig, str(tmp_path), *arguments]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
+        log = tmp_path / "rig.log"
+        rig_process = Forked(nursery, log, call_main, rig, [str(tmp_path), *arguments], variables)
+        try:
+            code = rig_process.wait(SECONDS)
+        finally:
+            rig_process.kill()
+    said = log.read_text(errors="replace")
+    assert code == 0, said[-4000:]
+    return dict(json.loads(line) for line in said.splitlines() if line.startswith('["'))

@@ -3,7 +3,7 @@ the next step is judged, and no other is."""
 
 import json
 import os
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,21 @@ from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from tests.agent.faults import IN_TRL
 from tests.agent.trl_steps import fault_at, steps
+from tests.nursery import Forked, call_main
 from tests.services.live import live
-from tests.watch.trl_process import ENVIRONMENT, ROOT
-from tools import frameworks
+from tests.watch.trl_process import ENVIRONMENT, SECONDS, trl_nursery
 
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[str]:
+    with trl_nursery("tests.agent.trl_faults") as address:
+        yield address
+
+
 @pytest.mark.parametrize("kind", IN_TRL)
-def test_each_fault_of_an_update_is_told_of_at_that_update(tmp_path: Path, kind: str) -> None:
+def test_each_fault_of_an_update_is_told_of_at_that_update(nursery: str, tmp_path: Path, kind: str) -> None:
     torchvision_schemas.install()
     from tests.watch.trl_models import write_qwen, write_qwen_moe
 
@@ -31,9 +37,12 @@ def test_each_fault_of_an_update_is_told_of_at_that_update(tmp_path: Path, kind:
     with live(tmp_path) as url, Client(url) as client:
         client.create_run(RunBody(run="trl", model="tiny", dtype="float32", framework="trl"))
         environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url, "OMNI_RL_AGENT": url, "OMNI_RL_RUN": "trl"}
-        command = [str(frameworks.python("trl")), "-m", "tests.agent.trl_faults", json.dumps(options)]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-4000:]
+        log = tmp_path / "run.log"
+        run = Forked(nursery, log, call_main, "tests.agent.trl_faults", [json.dumps(options)], environment)
+        try:
+            assert run.wait(SECONDS) == 0, log.read_text(errors="replace")[-4000:]
+        finally:
+            run.kill()
         told = [one for one in client.updates("trl", 1000) if one.engine is not None][::-1]
     assert [one.of for one in told] == list(range(1, steps(faults) + 1))  # the trainer counts its updates from 1
     for step, one in enumerate(told):

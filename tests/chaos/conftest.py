@@ -17,7 +17,8 @@ from omni_rl.processes import life
 from omni_rl.sync.ownership import SHARED_MEMORY
 from omni_rl.sync.replica import Deadline, ReplicaStatus
 from omni_rl.sync.version import WeightVersion
-from tests.chaos import nursery, parties
+from tests import nursery
+from tests.chaos import parties
 from tests.chaos.fake_engine import Faults, Token
 from tests.chaos.parties import PARTIES, REPLICAS, Home, Job
 from tests.postgres import Postgres
@@ -115,7 +116,10 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="omni-") as directory, nursery.started(f"{directory}/nursery") as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="omni-") as directory,
+        nursery.started(f"{directory}/nursery", "tests.chaos.parties:rehearse") as address,
+    ):
         yield address
 
 

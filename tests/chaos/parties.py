@@ -4,9 +4,11 @@ import json
 import os
 import resource
 import signal
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -33,7 +35,7 @@ from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.states import Phase, SyncEvent
 from omni_rl.sync.weight_sync import WeightSync
 from tests.chaos.fake_engine import PLACES, RUN, FakeEngine, Faults, NumberSource
-from tests.chaos.nursery import fork
+from tests.nursery import fork
 
 REPLICAS = ("r0", "r1")
 PARTIES = ("trainer", "owner", *REPLICAS, "coordinator")
@@ -58,7 +60,7 @@ class Home:
     run: str
 
     def start(self, party: str, run: Callable[..., None], *arguments: Any) -> int:
-        pid = fork(self.nursery, self.path / f"{party}.log", run, self, party, *arguments)
+        pid = fork(self.nursery, self.path / f"{party}.log", _to_its_end, run, self, party, *arguments)
         (self.path / f"{party}.pid").write_text(str(pid))
         return pid
 
@@ -325,6 +327,20 @@ def break_ledger(home: Home) -> None:
         server = int(Path(str(url.query["host"]), "data", "postmaster.pid").read_text().split()[0])
         os.kill(server, signal.SIGQUIT)
         wait_until_gone([server])
+
+
+def _to_its_end(run: Callable[..., None], *arguments: Any) -> None:
+    """Call `run`, and end the process without waiting for threads."""
+    code = 1
+    try:
+        run(*arguments)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def rehearse() -> None:

@@ -20,7 +20,7 @@ from omni_rl.client import Client
 from tests.services.live import live
 from tests.watch.conftest import CoordinatorProcess
 from tests.watch.trl_pictures import picture
-from tests.watch.trl_process import ENVIRONMENT, ROOT, TrlRun
+from tests.watch.trl_process import ENVIRONMENT, ROOT, TrlRun, trl_nursery
 from tools import frameworks
 
 pytestmark = pytest.mark.slow
@@ -53,14 +53,20 @@ def qwen_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_qwen_vl(tmp_path_factory.mktemp("qwen-vl"))
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[str]:
+    with trl_nursery("tests.watch.trl_run") as address:
+        yield address
+
+
 @pytest.fixture
-def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+def start(tmp_path: Path, request: pytest.FixtureRequest, nursery: str) -> Iterator[Start]:
     """Starts a run that is named after its test."""
     runs: list[TrlRun] = []
 
     def begin(model: Path, url: str, **options: object) -> TrlRun:
         name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
-        runs.append(TrlRun(tmp_path / name, model, url, **options))  # type: ignore[arg-type]
+        runs.append(TrlRun(tmp_path / name, model, url, nursery=nursery, **options))  # type: ignore[arg-type]
         return runs[-1]
 
     yield begin

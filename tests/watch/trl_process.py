@@ -1,12 +1,16 @@
 """Starts TRL runs in processes of their own, and waits for them."""
 
+import contextlib
 import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omni_rl.watch.place import run_name
+from tests.nursery import Forked, call_main, started
 from tools import frameworks
 
 ROOT = Path(__file__).parents[2]
@@ -26,22 +30,40 @@ ENVIRONMENT = {
 SECONDS = 240
 
 
-class TrlRun:
-    """One run of `trl_run.py`, in `output`; its outputs are in run.log there."""
+@contextlib.contextmanager
+def trl_nursery(module: str) -> Iterator[str]:
+    """A nursery of TRL's environment, whose processes have imported `module`."""
+    with tempfile.TemporaryDirectory(prefix="omni-") as directory:
+        address, python = f"{directory}/trl", str(frameworks.python("trl"))
+        with started(address, module, python=python, environment=os.environ | ENVIRONMENT) as nursery:
+            yield nursery
 
-    def __init__(self, output: Path, model: Path, url: str, *, processes: int = 1, **options: Any) -> None:
+
+class TrlRun:
+    """One run of `trl_run.py`, in `output`; its outputs are in run.log there. A run of one process that a `nursery` of
+    TRL's environment forks need not import anything."""
+
+    def __init__(
+        self, output: Path, model: Path, url: str, *, processes: int = 1, nursery: str | None = None, **options: Any
+    ) -> None:
         self.name = run_name(output.name)
         self._output = output
         output.mkdir(parents=True, exist_ok=True)
+        plan = json.dumps({"model": str(model), "output": str(output), **options})
+        environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
+        self._process: subprocess.Popen[bytes] | Forked
+        if nursery is not None and processes == 1:
+            script = (call_main, "tests.watch.trl_run", [plan], environment)
+            self._process = Forked(nursery, output / "run.log", *script)
+            return
         # `accelerate launch --cpu --num_processes 2` starts one process; torch's own launcher starts two.
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [
             str(frameworks.python("trl")),
             *(launcher if processes > 1 else []),
             str(ROOT / "tests/watch/trl_run.py"),
-            json.dumps({"model": str(model), "output": str(output), **options}),
+            plan,
         ]
-        environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
         with (output / "run.log").open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
@@ -68,4 +90,4 @@ class TrlRun:
     def end(self) -> None:
         if self.running:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(SECONDS)
