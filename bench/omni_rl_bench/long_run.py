@@ -14,10 +14,10 @@ from omni_rl.consistency.incidents import Figure, GoodStep
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.tables import attempts, runs, steps
 from omni_rl.ledger.types import Run
+from omni_rl_bench.history import bring_in
 
 SPIKE = 0.37
 """The greatest mean abs d; one step has it."""

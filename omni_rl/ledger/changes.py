@@ -1,4 +1,7 @@
-"""The writes of the ledger, each within one transaction that its caller commits."""
+"""The writes of the ledger, each within one transaction that its caller commits.
+
+Figures, verdicts and events stay; the constants say what is dropped, and when.
+"""
 
 import json
 import time
@@ -31,6 +34,13 @@ from omni_rl.ledger.types import KeptCheck, NewState, NewStep, StepKey, Stored, 
 
 OK = 0
 """The severity of a step that nothing is wrong with."""
+PAYLOAD_STEPS = 2
+"""How many of an attempt's newest sealed steps have their parts still, so that a seal whose answer was lost can be
+asked for again."""
+SAMPLE_STEPS = 1000
+"""After how many steps the samples of a step that nothing was wrong with are dropped."""
+NEWER_CHECKS = 1000
+"""How many newer checks there are when one that found nothing wrong is dropped."""
 
 # Built once: each step would pay again for what SQLAlchemy derives of a statement.
 _into = cache(sa.insert)
@@ -67,21 +77,6 @@ _DROP_SAMPLES = sa.delete(samples).where(
         )
     ),
 )
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What is dropped, and when; figures, verdicts and events stay.
-
-    `payload_steps` is the number of an attempt's newest sealed steps whose parts stay, so that a seal whose answer was
-    lost can be asked for again. `sample_steps` is the number of steps after which the samples of a step that nothing
-    was wrong with are dropped. `checks` is how many newer checks there are when one that found nothing wrong is
-    dropped.
-    """
-
-    payload_steps: int = 2
-    sample_steps: int = 1000
-    checks: int = 1000
 
 
 @dataclass(frozen=True)
@@ -162,8 +157,9 @@ def put_part(
     return "new"
 
 
-def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stored:
-    """Close a step with all that was found. Returns "same", with nothing written, if it is sealed with the same parts.
+def seal(connection: sa.Connection, step: NewStep) -> Stored:
+    """Close a step with its figures, samples, verdict, policy, events and incidents: all of it or none. Returns "same",
+    with nothing written, if the step is sealed with the same parts.
 
     Raises:
         NotFoundError: no part of the step is there.
@@ -204,7 +200,7 @@ def seal(connection: sa.Connection, step: NewStep, retention: Retention) -> Stor
     _insert_figures(connection, where, step)
     if step.after is not None:
         put_state(connection, key.run, step.after)
-    _forget(connection, attempt, key.step, retention)
+    _forget(connection, attempt, key.step)
     return "new"
 
 
@@ -218,15 +214,14 @@ def add_training(connection: sa.Connection, key: StepKey, training: Mapping[str,
     connection.execute(sa.update(steps).where(*of_step).values(training={**known, **training}), where)
 
 
-def add_check(
-    connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None, retention: Retention
-) -> KeptCheck:
-    """Store what a check found, with its "severity" and "cause", and return it with its number."""
+def add_check(connection: sa.Connection, found: Mapping[str, Any], key: StepKey | None = None) -> KeptCheck:
+    """Store what a check of a step found, or, without a step, a check of the probe; `found` has a "severity" and a
+    "cause". Returns the check with its number."""
     at = time.time()
     where = {} if key is None else key._asdict()
     number = connection.execute(sa.insert(checks).values(at=at, found=found, **where).returning(checks.c.id))
     kept = KeptCheck(number.scalar_one(), at, key, found)
-    _forget_check(connection, retention.checks)
+    _forget_check(connection)
     return kept
 
 
@@ -280,16 +275,16 @@ def _some(metrics: Metrics) -> dict[str, float]:
     return {name: getattr(metrics, name) for name in BIN_FIGURES}
 
 
-def _forget(connection: sa.Connection, attempt: int, step: int, retention: Retention) -> None:
+def _forget(connection: sa.Connection, attempt: int, step: int) -> None:
     """Drop what this step makes too old; each step drops the one that falls out, so that every step costs the same."""
-    connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "few": max(retention.payload_steps - 1, 0)})
-    connection.execute(_DROP_SAMPLES, {"attempt": attempt, "old": step - retention.sample_steps})
+    connection.execute(_DROP_PAYLOADS, {"attempt": attempt, "few": PAYLOAD_STEPS - 1})
+    connection.execute(_DROP_SAMPLES, {"attempt": attempt, "old": step - SAMPLE_STEPS})
 
 
-def _forget_check(connection: sa.Connection, newer: int) -> None:
+def _forget_check(connection: sa.Connection) -> None:
     """Drop the check that has become too old, if it found nothing wrong; each new check looks at the one that falls
     out."""
-    falling_out = sa.select(checks.c.id, checks.c.found).order_by(checks.c.id.desc()).offset(newer).limit(1)
+    falling_out = sa.select(checks.c.id, checks.c.found).order_by(checks.c.id.desc()).offset(NEWER_CHECKS).limit(1)
     row = connection.execute(falling_out).first()
     if row is not None and row.found.get("severity") == "ok" and row.found.get("cause") is None:
         connection.execute(sa.delete(checks).where(checks.c.id == row.id))

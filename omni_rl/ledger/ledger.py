@@ -1,7 +1,7 @@
 """The ledger: writes return futures that are done when the data is on the disk, and reads are snapshots."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +11,8 @@ from sqlalchemy import Connection
 
 from omni_rl.described import described
 from omni_rl.errors import LedgerError
-from omni_rl.kinds import OVERALL
 from omni_rl.ledger import changes, incidents, queries, run_list, timeline, updates
-from omni_rl.ledger.changes import PartContent, Retention
+from omni_rl.ledger.changes import PartContent
 from omni_rl.ledger.database import Database
 from omni_rl.ledger.events import add_events
 from omni_rl.ledger.migrations import upgrade
@@ -21,18 +20,10 @@ from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.term import Term
 from omni_rl.ledger.types import (
-    Event,
-    KeptCheck,
     NewEvent,
-    NewStep,
-    Run,
     StepKey,
-    StepRow,
     Stored,
-    Sync,
-    Timeline,
 )
-from omni_rl.ledger.updates import KeptUpdate
 from omni_rl.ledger.writer import Writer
 
 P = ParamSpec("P")
@@ -63,15 +54,14 @@ class Ledger:
     raise `LedgerError` (of a write: its future), and errors that are named for a write are its future's.
     """
 
-    def __init__(self, database: Database, retention: Retention) -> None:
+    def __init__(self, database: Database) -> None:
         """Make a ledger of a database whose tables are there; `open` makes them."""
         self.database = database
         self.writer = Writer(database)
-        self._retention = retention
         self._term: Term | None = None
 
     @classmethod
-    def open(cls, url: str, *, retention: Retention | None = None) -> Self:
+    def open(cls, url: str) -> Self:
         """Open sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, and make or migrate its tables.
 
         Raises:
@@ -84,7 +74,7 @@ class Ledger:
         except BaseException:
             database.close()
             raise
-        return cls(database, retention or Retention())
+        return cls(database)
 
     def take(self) -> None:
         """Make this process the one coordinator of the ledger: from here on no other process's writes count, and once
@@ -136,7 +126,9 @@ class Ledger:
 
     put_run = _writes(changes.put_run)
     put_state = _writes(changes.put_state)
+    seal = _writes(changes.seal)
     add_training = _writes(changes.add_training)
+    add_check = _writes(changes.add_check)
     see_incident = _writes(incidents.see)
     end_incidents = _writes(incidents.end)
     end_incident = _writes(incidents.end_one)
@@ -149,17 +141,23 @@ class Ledger:
     update = _reads(updates.one)
     remembered_updates = _reads(updates.remembered)
     told_update = _reads(updates.told)
+    updates = _reads(updates.newest)
     listed = _reads(run_list.listed)
     one_listed = _reads(run_list.one_listed)
     needs = _reads(run_list.needs)
     overdue = _reads(run_list.overdue)
+    to_remember = _reads(run_list.to_remember)
     attempts = _reads(queries.attempts_of)
     runs = _reads(queries.all_runs)
     run = _reads(queries.one_run)
     parts = _reads(queries.parts_of)
     records = _reads(queries.records_of)
     step = _reads(queries.one_step)
+    steps = _reads(queries.steps_after)
+    steps_spread = _reads(queries.steps_spread)
+    timeline = _reads(timeline.read)
     sample = _reads(queries.one_sample)
+    events = _reads(queries.events_after)
     last_event = _reads(queries.last_event)
     incident = _reads(incidents.one)
     incidents_since = _reads(incidents.changed_since)
@@ -167,7 +165,9 @@ class Ledger:
     runs_with_open = _reads(incidents.runs_with_open)
     incidents = _reads(incidents.some)
     check = _reads(queries.one_check)
+    checks = _reads(queries.newest_checks)
     sync = _reads(one_sync)
+    syncs = _reads(syncs_before)
 
     def put_part(
         self,
@@ -182,75 +182,7 @@ class Ledger:
         part = PartContent(records.digest, len(records), records.tokens, records.payload)
         return self.writer.submit(lambda connection: changes.put_part(connection, key, rank, part, fits))
 
-    def seal(self, step: NewStep) -> "Future[Stored]":
-        """Close a step with its figures, samples, verdict, policy, events and incidents: all of it or none.
-
-        `NotFoundError`: the step has no parts. `ConflictError`: a part came after those that were judged.
-        """
-        return self.writer.submit(lambda connection: changes.seal(connection, step, self._retention))
-
     def add_event(self, kind: str, data: Mapping[str, Any], run: str | None = None) -> "Future[int]":
         """Write an event; the future gives its number."""
         event = NewEvent(kind, data, run)
         return self.writer.submit(lambda connection: add_events(connection, [event])[0])
-
-    def add_check(self, found: Mapping[str, Any], key: StepKey | None = None) -> "Future[KeptCheck]":
-        """Store what a check of a step found, or, without a step, a check of the probe."""
-        return self.writer.submit(lambda connection: changes.add_check(connection, found, key, self._retention))
-
-    def updates(self, run: str, *, limit: int = 100) -> list[KeptUpdate]:
-        """Return a run's updates, the newest first."""
-        with self.database.read() as connection:
-            return updates.newest(connection, run, limit)
-
-    def to_remember(self, limit: int) -> list[Run]:
-        """Return the `limit` newest runs, and those where something is under way; oldest first."""
-        with self.database.read() as connection:
-            names = dict.fromkeys((*run_list.under_way(connection), *run_list.newest(connection, limit)))
-            found = [queries.one_run(connection, name) for name in names]
-        return sorted(found, key=lambda run: (run.created, run.run))
-
-    def steps(self, run: str, attempt: int, *, after: int = -1, limit: int = 1000) -> list[StepRow]:
-        """Return sealed steps with numbers above `after`, in order."""
-        with self.database.read() as connection:
-            return queries.steps_after(connection, run, attempt, after, limit)
-
-    def steps_spread(
-        self, run: str, attempt: int, *, after: int = -1, last: int | None = None, points: int = 1000
-    ) -> list[StepRow]:
-        """Return about `points` of the sealed steps above `after` and up to `last`, at even distances, in order."""
-        with self.database.read() as connection:
-            return queries.steps_spread(connection, run, attempt, after, last, points)
-
-    def timeline(
-        self,
-        run: str,
-        attempt: int,
-        figures: Sequence[str],
-        *,
-        kind: str = OVERALL,
-        first: int | None = None,
-        last: int | None = None,
-        points: int = 1000,
-    ) -> Timeline:
-        """Return figures over the steps `first` to `last` in at most `points` buckets, without losing an extreme."""
-        with self.database.read() as connection:
-            identity = queries.attempt_id(connection, run, attempt)
-            return timeline.read(connection, identity, kind, figures, first, last, points)
-
-    def events(self, *, after: int = 0, limit: int = 1000, run: str | None = None) -> list[Event]:
-        """Return events with numbers above `after`, in order."""
-        with self.database.read() as connection:
-            return queries.events_after(connection, after, limit, run)
-
-    def checks(
-        self, *, limit: int = 100, run: str | None = None, attempt: int | None = None, step: int | None = None
-    ) -> list[KeptCheck]:
-        """Return checks, the newest first: all, or those about the steps of a run, of an attempt, or one step."""
-        with self.database.read() as connection:
-            return queries.newest_checks(connection, limit, run, attempt, step)
-
-    def syncs(self, *, before: int | None = None, limit: int = 100, run: str | None = None) -> list[Sync]:
-        """Return syncs with numbers below `before`, the newest first, without their transitions."""
-        with self.database.read() as connection:
-            return syncs_before(connection, before, limit, run)

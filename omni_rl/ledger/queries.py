@@ -106,7 +106,9 @@ def records_of(connection: sa.Connection, key: StepKey) -> dict[int, StepRecords
     return {rank: StepRecords.from_payload(bytes(payload)) for rank, payload in found}
 
 
-def steps_after(connection: sa.Connection, run: str, attempt: int, after: int, limit: int) -> list[StepRow]:
+def steps_after(
+    connection: sa.Connection, run: str, attempt: int, *, after: int = -1, limit: int = 1000
+) -> list[StepRow]:
     """Return sealed steps with numbers above `after`, in order."""
     identity = attempt_id(connection, run, attempt)
     query = _step_rows(identity).where(steps.c.step > after).order_by(steps.c.step).limit(limit)
@@ -114,7 +116,7 @@ def steps_after(connection: sa.Connection, run: str, attempt: int, after: int, l
 
 
 def steps_spread(
-    connection: sa.Connection, run: str, attempt: int, after: int, last: int | None, points: int
+    connection: sa.Connection, run: str, attempt: int, *, after: int = -1, last: int | None = None, points: int = 1000
 ) -> list[StepRow]:
     """Return about `points` of the sealed steps above `after` and up to `last`, at even distances, with the last one;
     all of them where there are no more."""
@@ -183,7 +185,9 @@ def one_sample(connection: sa.Connection, key: StepKey, sample: str, rank: int |
     return Sample(key, _kept(found), StepRecords.from_payload(bytes(first)).at_place(found.place))
 
 
-def events_after(connection: sa.Connection, after: int, limit: int, run: str | None = None) -> list[Event]:
+def events_after(
+    connection: sa.Connection, *, after: int = 0, limit: int = 1000, run: str | None = None
+) -> list[Event]:
     """Return events with numbers above `after`, in order of their numbers."""
     query = sa.select(events).where(events.c.id > after)
     if run is not None:
@@ -200,7 +204,12 @@ def last_event(connection: sa.Connection) -> int:
 
 
 def newest_checks(
-    connection: sa.Connection, limit: int, run: str | None = None, attempt: int | None = None, step: int | None = None
+    connection: sa.Connection,
+    *,
+    limit: int = 100,
+    run: str | None = None,
+    attempt: int | None = None,
+    step: int | None = None,
 ) -> list[KeptCheck]:
     """Return the newest checks about a run's steps, an attempt's or one step; without a run, all checks, those of the
     probe among them."""

@@ -92,6 +92,13 @@ def under_way(connection: sa.Connection) -> list[str]:
     ]
 
 
+def to_remember(connection: sa.Connection, limit: int) -> list[Run]:
+    """Return the `limit` newest runs, and those where something is under way; oldest first."""
+    names = dict.fromkeys((*under_way(connection), *newest(connection, limit)))
+    found = [queries.one_run(connection, name) for name in names]
+    return sorted(found, key=lambda run: (run.created, run.run))
+
+
 def newest(connection: sa.Connection, limit: int) -> list[str]:
     """Return the names of the newest runs, oldest first."""
     found = sa.select(runs.c.run).order_by(runs.c.created.desc(), runs.c.run.desc()).limit(limit)

@@ -28,7 +28,9 @@ def committed(connection: sa.Connection, run: str) -> SlabRef | None:
     return found[0].slab if found else None
 
 
-def syncs_before(connection: sa.Connection, before: int | None, limit: int, run: str | None) -> list[Sync]:
+def syncs_before(
+    connection: sa.Connection, *, before: int | None = None, limit: int = 100, run: str | None = None
+) -> list[Sync]:
     """Return syncs with numbers below `before`, the newest first, without their transitions."""
     query = _select()
     if run is not None:

@@ -15,6 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from omni_rl.consistency.figures import Metrics
 from omni_rl.errors import ConfigError
+from omni_rl.kinds import OVERALL
+from omni_rl.ledger.queries import attempt_id
 from omni_rl.ledger.tables import FIGURES, figures, steps, timeline
 from omni_rl.ledger.types import Timeline
 
@@ -33,58 +35,33 @@ def add(
     connection.execute(_ADD[connection.dialect.name], rows)
 
 
-def rebuild(connection: sa.Connection, attempt: int) -> None:
-    """Make all buckets of an attempt from its steps."""
-    connection.execute(sa.delete(timeline).where(timeline.c.attempt_id == attempt))
-    broken = sa.case((sa.and_(figures.c.tokens > 0, figures.c.logprob_abs_diff_mean.is_(None)), 1), else_=0)
-    extremes = [function(figures.c[name]) for name in FIGURES for function in (sa.func.min, sa.func.max)]
-    for width in WIDTHS:
-        bucket = figures.c.step // sa.literal_column(str(width))
-        query = (
-            sa.select(
-                figures.c.attempt_id,
-                figures.c.kind,
-                sa.literal(width, sa.Integer),
-                bucket,
-                sa.func.count(),
-                sa.func.max(steps.c.severity),
-                sa.func.sum(broken),
-                *extremes,
-            )
-            .join_from(
-                figures,
-                steps,
-                sa.and_(steps.c.attempt_id == figures.c.attempt_id, steps.c.step == figures.c.step),
-            )
-            .where(figures.c.attempt_id == attempt)
-            .group_by(figures.c.attempt_id, figures.c.kind, bucket)
-        )
-        connection.execute(sa.insert(timeline).from_select([column.name for column in timeline.columns], query))
-
-
 def read(
     connection: sa.Connection,
+    run: str,
     attempt: int,
-    kind: str,
     names: Sequence[str],
-    first: int | None,
-    last: int | None,
-    points: int,
+    *,
+    kind: str = OVERALL,
+    first: int | None = None,
+    last: int | None = None,
+    points: int = 1000,
 ) -> Timeline:
-    """Return at most `points` buckets of the steps `first` to `last`, inclusive; a bucket at either end may reach
-    beyond.
+    """Return figures over the steps `first` to `last`, inclusive, in at most `points` buckets, without losing an
+    extreme; a bucket at either end may reach beyond.
 
     Raises:
+        NotFoundError: there is no such run, or it has no such attempt.
         ConfigError: there is no figure of one of the names.
     """
+    identity = attempt_id(connection, run, attempt)
     if unknown := sorted(set(names) - set(FIGURES)):
         raise ConfigError(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
-    low, high = _ends(connection, attempt, kind, first, last)
+    low, high = _ends(connection, identity, kind, first, last)
     span = high - low + 1
     width = next((width for width in (1, *WIDTHS) if math.ceil(span / width) < ROWS), WIDTHS[-1])
-    rows = _steps(connection, attempt, kind, names, low, high) if width == 1 else []
+    rows = _steps(connection, identity, kind, names, low, high) if width == 1 else []
     if width > 1:
-        rows = _buckets(connection, attempt, kind, names, width, low, high)
+        rows = _buckets(connection, identity, kind, names, width, low, high)
     columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * (5 + 2 * len(names))
     bucket, count, severity, broken = (np.array(column, np.int64) for column in columns[:4])
     sealed = np.array(columns[4], np.float64)

@@ -107,7 +107,7 @@ def one(connection: sa.Connection, key: UpdateKey) -> KeptUpdate | None:
     return None if row is None else _kept(row)
 
 
-def newest(connection: sa.Connection, run: str, limit: int) -> list[KeptUpdate]:
+def newest(connection: sa.Connection, run: str, *, limit: int = 100) -> list[KeptUpdate]:
     """Return a run's updates, the newest first."""
     wanted = sa.select(*_ROW).where(updates.c.run == run)
     return [_kept(row) for row in connection.execute(wanted.order_by(updates.c.id.desc()).limit(limit))]

@@ -12,7 +12,7 @@ from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import ConfigError, ConflictError, LedgerError, NotFoundError
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger.changes import Retention
+from omni_rl.ledger import changes
 from omni_rl.ledger.database import SILENT_SECONDS
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
@@ -212,19 +212,18 @@ def test_events_can_be_followed(run: Ledger) -> None:
     assert run.last_event() == numbers[-1]
 
 
-def test_old_payloads_go_and_figures_stay(url: str) -> None:
-    with Ledger.open(url, retention=Retention(payload_steps=2, sample_steps=3)) as ledger:
-        ledger.put_run("run", CONFIG).result()
-        post(ledger, StepKey("run", 0, 0), records())  # never sealed: kept
-        for number in range(1, 7):
-            sealed(ledger, StepKey("run", 0, number), records(), severity=1 if number == 2 else 0)
-        kept = {number: len(ledger.step(StepKey("run", 0, number)).samples) for number in range(1, 7)}
-        assert kept == {1: 0, 2: 2, 3: 0, 4: 2, 5: 2, 6: 2}
-        assert ledger.records(StepKey("run", 0, 0))
-        assert ledger.records(StepKey("run", 0, 5))
-        with pytest.raises(NotFoundError, match="sealed long ago"):
-            ledger.records(StepKey("run", 0, 4))
-        assert ledger.put_part(StepKey("run", 0, 1), 0, records()).result() == "same"
+def test_old_payloads_go_and_figures_stay(run: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "SAMPLE_STEPS", 3)
+    post(run, StepKey("run", 0, 0), records())  # never sealed: kept
+    for number in range(1, 7):
+        sealed(run, StepKey("run", 0, number), records(), severity=1 if number == 2 else 0)
+    kept = {number: len(run.step(StepKey("run", 0, number)).samples) for number in range(1, 7)}
+    assert kept == {1: 0, 2: 2, 3: 0, 4: 2, 5: 2, 6: 2}
+    assert run.records(StepKey("run", 0, 0))
+    assert run.records(StepKey("run", 0, 5))
+    with pytest.raises(NotFoundError, match="sealed long ago"):
+        run.records(StepKey("run", 0, 4))
+    assert run.put_part(StepKey("run", 0, 1), 0, records()).result() == "same"
 
 
 def test_all_is_there_after_reopening(url: str) -> None:
@@ -284,15 +283,15 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
         Ledger.open(f"sqlite:///{file}")
 
 
-def test_old_checks_that_found_nothing_go(url: str) -> None:
-    with Ledger.open(url, retention=Retention(checks=2)) as ledger:
-        severities = ("ok", "pause", "ok", "ok", "ok", "ok", "ok")
-        made = [ledger.add_check({"severity": severity, "cause": None}).result() for severity in severities]
-        made.append(ledger.add_check({"severity": "ok", "cause": "kernel"}).result())
-        made += [ledger.add_check({"severity": "ok", "cause": None}).result() for _ in range(3)]
-        assert ledger.checks() == [made[10], made[9], made[7], made[1]]
-        with pytest.raises(NotFoundError, match="there is no check 1: those that found nothing wrong"):
-            ledger.check(1)
+def test_old_checks_that_found_nothing_go(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "NEWER_CHECKS", 2)
+    severities = ("ok", "pause", "ok", "ok", "ok", "ok", "ok")
+    made = [ledger.add_check({"severity": severity, "cause": None}).result() for severity in severities]
+    made.append(ledger.add_check({"severity": "ok", "cause": "kernel"}).result())
+    made += [ledger.add_check({"severity": "ok", "cause": None}).result() for _ in range(3)]
+    assert ledger.checks() == [made[10], made[9], made[7], made[1]]
+    with pytest.raises(NotFoundError, match="there is no check 1: those that found nothing wrong"):
+        ledger.check(1)
 
 
 def test_checks_are_numbered_and_found_by_their_step(ledger: Ledger) -> None:

@@ -22,6 +22,7 @@ from omni_rl.ledger.tables import checks, events, incidents, syncs, transitions,
 from omni_rl.ledger.tables import timeline as buckets
 from omni_rl.ledger.types import Done, NewIncident, StepKey
 from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
+from omni_rl_bench.history import rebuild
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def test_charts_of_the_first_schema_are_those_that_its_steps_make_now(ledger_url
             migrated = [tuple(row) for row in connection.execute(query)]
         with ledger.database.write() as connection:
             for attempt_id in (2, 1):  # each leaves the other as it is
-                timeline.rebuild(connection, attempt_id)
+                rebuild(connection, attempt_id)
         with ledger.database.read() as connection:
             rebuilt = [tuple(row) for row in connection.execute(query)]
     assert [row[:7] for row in migrated] == [row[:7] for row in rebuilt]

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger import events
-from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import attempts, checks, incidents, runs, syncs, updates
 from omni_rl.ledger.types import NewEvent, NewStep, StepKey, WorstSamples
+from omni_rl_bench.history import bring_in
 
 from .steps import CONFIG, judged, post, records, sealed
 
@@ -195,7 +195,7 @@ def test_what_is_asked_for_is_named(run: Ledger) -> None:
     asked: Any = run
     found = [asked.steps(run="run", attempt=0), asked.steps_spread(run="run", attempt=0), asked.updates(run="run")]
     assert [len(one) for one in found] == [1, 1, 0]
-    assert len(asked.timeline(run="run", attempt=0, figures=["ess"]).first) == 1
+    assert len(asked.timeline(run="run", attempt=0, names=["ess"]).first) == 1
     for name, plain in (
         ("steps", ("run", 0)),
         ("steps_spread", ("run", 0)),

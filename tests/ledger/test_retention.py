@@ -4,11 +4,10 @@ import pytest
 import sqlalchemy as sa
 
 from omni_rl.errors import NotFoundError
-from omni_rl.ledger.changes import Retention
+from omni_rl.ledger import changes
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.tables import checks, payloads
 from omni_rl.ledger.types import StepKey
-from tests.ledgers import open_ledger
 
 from .steps import CONFIG, post, records, sealed
 
@@ -18,27 +17,28 @@ def steps_with(ledger: Ledger, table: sa.Table) -> list[int]:
         return list(connection.execute(sa.select(table.c.step).distinct().order_by(table.c.step)).scalars())
 
 
-@pytest.mark.parametrize(("payload_steps", "left"), [(0, [9]), (1, [9]), (2, [5, 9]), (3, [4, 5, 9])])
-def test_the_newest_sealed_steps_have_their_records_still(url: str, payload_steps: int, left: list[int]) -> None:
-    with open_ledger(url) as ledger:
-        assert ledger.put_run("run", CONFIG).result() == "new"
-    with Ledger.open(url, retention=Retention(payload_steps=payload_steps)) as ledger:
-        others = [StepKey("run", attempt, step) for attempt in (0, 2) for step in (3, 7, 8)]
-        for key in others[:3]:
-            sealed(ledger, key, records(rows=1))
-        post(ledger, StepKey("run", 1, 3), records(rows=1))  # a step that is not sealed waits
-        for key in others[3:]:
-            sealed(ledger, key, records(rows=1))
-        there = [key for key in others if any(part.size for part in ledger.parts(key))]
-        for step in (2, 4, 5, 9):
-            sealed(ledger, StepKey("run", 1, step), records(rows=1), records(rows=1, rank=1))
-        post(ledger, StepKey("run", 1, 1), records(rows=1))
-        with_records = [step for step in range(10) if any(part.size for part in ledger.parts(StepKey("run", 1, step)))]
-        assert with_records == sorted([1, 3, *left])
-        assert [key for key in others if any(part.size for part in ledger.parts(key))] == there
-        assert [step for step in range(10) if ledger.parts(StepKey("run", 1, step))] == [1, 2, 3, 4, 5, 9]
-        with pytest.raises(NotFoundError, match="step 2 of run, attempt 1 was sealed long ago: its records are gone"):
-            ledger.records(StepKey("run", 1, 2))
+@pytest.mark.parametrize(("payload_steps", "left"), [(1, [9]), (2, [5, 9]), (3, [4, 5, 9])])
+def test_the_newest_sealed_steps_have_their_records_still(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, payload_steps: int, left: list[int]
+) -> None:
+    monkeypatch.setattr(changes, "PAYLOAD_STEPS", payload_steps)
+    ledger.put_run("run", CONFIG).result()
+    others = [StepKey("run", attempt, step) for attempt in (0, 2) for step in (3, 7, 8)]
+    for key in others[:3]:
+        sealed(ledger, key, records(rows=1))
+    post(ledger, StepKey("run", 1, 3), records(rows=1))  # a step that is not sealed waits
+    for key in others[3:]:
+        sealed(ledger, key, records(rows=1))
+    there = [key for key in others if any(part.size for part in ledger.parts(key))]
+    for step in (2, 4, 5, 9):
+        sealed(ledger, StepKey("run", 1, step), records(rows=1), records(rows=1, rank=1))
+    post(ledger, StepKey("run", 1, 1), records(rows=1))
+    with_records = [step for step in range(10) if any(part.size for part in ledger.parts(StepKey("run", 1, step)))]
+    assert with_records == sorted([1, 3, *left])
+    assert [key for key in others if any(part.size for part in ledger.parts(key))] == there
+    assert [step for step in range(10) if ledger.parts(StepKey("run", 1, step))] == [1, 2, 3, 4, 5, 9]
+    with pytest.raises(NotFoundError, match="step 2 of run, attempt 1 was sealed long ago: its records are gone"):
+        ledger.records(StepKey("run", 1, 2))
 
 
 def test_an_older_step_that_is_sealed_late_drops_no_newer_one(ledger: Ledger) -> None:
@@ -90,10 +90,9 @@ def test_a_check_that_found_nothing_goes_when_a_thousand_newer_ones_are_there(
     assert len(left) == 1001 - dropped
 
 
-def test_no_check_that_found_nothing_stays_where_none_shall(url: str) -> None:
-    open_ledger(url).close()
-    with Ledger.open(url, retention=Retention(checks=0)) as ledger:
-        first = ledger.add_check({"severity": "ok"}).result()
-        second = ledger.add_check({"severity": "pause"}).result()
-        assert second.id > first.id, "its number is never another's"
-        assert ledger.checks() == [second]
+def test_no_check_that_found_nothing_stays_where_none_shall(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "NEWER_CHECKS", 0)
+    first = ledger.add_check({"severity": "ok"}).result()
+    second = ledger.add_check({"severity": "pause"}).result()
+    assert second.id > first.id, "its number is never another's"
+    assert ledger.checks() == [second]

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from omni_rl.consistency.comparison import Comparison, compare
 from omni_rl.errors import ConfigError, ConflictError, NotFoundError
-from omni_rl.ledger import timeline
-from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.tables import timeline as buckets
 from omni_rl.ledger.types import StepKey, Timeline
+from omni_rl_bench.history import bring_in, rebuild
 
 from .steps import judged, post, records
 
@@ -126,7 +125,7 @@ def test_steps_one_by_one_make_the_same_buckets_as_all_at_once(run: Ledger) -> N
     with run.database.read() as connection:
         kept = connection.execute(rows).all()
     with run.database.write() as connection:
-        timeline.rebuild(connection, kept[0].attempt_id)
+        rebuild(connection, kept[0].attempt_id)
     with run.database.read() as connection:
         assert_array_equal([tuple(row)[2:] for row in connection.execute(rows)], [tuple(row)[2:] for row in kept])
 

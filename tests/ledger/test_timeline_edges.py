@@ -9,11 +9,11 @@ from numpy.testing import assert_array_equal
 
 from omni_rl.consistency.comparison import compare_step
 from omni_rl.errors import ConflictError
-from omni_rl.ledger.history import bring_in
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.run_list import Wanted
 from omni_rl.ledger.types import NewStep, StepKey
+from omni_rl_bench.history import bring_in
 
 from .steps import post, records, sealed
 

@@ -1,4 +1,4 @@
-"""Adds steps that were judged elsewhere, many at once: from another run's logs, or to measure charts with."""
+"""Adds steps that were judged elsewhere, many at once, to measure and to test charts with."""
 
 import math
 import time
@@ -15,9 +15,9 @@ from omni_rl.consistency.need import need_of
 from omni_rl.consistency.policy import Drift
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.kinds import OVERALL
-from omni_rl.ledger import timeline
 from omni_rl.ledger.ledger import Ledger
-from omni_rl.ledger.tables import COUNTS, FIGURES, attempts, figures, runs, steps
+from omni_rl.ledger.tables import COUNTS, FIGURES, attempts, figures, runs, steps, timeline
+from omni_rl.ledger.timeline import WIDTHS
 
 ROWS = 10_000
 """Rows that one statement inserts."""
@@ -69,7 +69,7 @@ def bring_in(
                     for step, *row in zip(numbers[part].tolist(), *columns, strict=True)
                 ],
             )
-        timeline.rebuild(connection, identity)
+        rebuild(connection, identity)
         last = 0 if severity is None or not len(severity) else int(severity[-1])
         now, reached = time.time(), Severity(last)
         need = need_of(Drift(severity=max(reached, Severity.OK)), "live", reached)
@@ -77,6 +77,35 @@ def bring_in(
         connection.execute(sa.update(runs).where(runs.c.run == run).values(place))
 
     return ledger.writer.submit(operation)
+
+
+def rebuild(connection: sa.Connection, attempt: int) -> None:
+    """Make all buckets of an attempt from its steps."""
+    connection.execute(sa.delete(timeline).where(timeline.c.attempt_id == attempt))
+    broken = sa.case((sa.and_(figures.c.tokens > 0, figures.c.logprob_abs_diff_mean.is_(None)), 1), else_=0)
+    extremes = [function(figures.c[name]) for name in FIGURES for function in (sa.func.min, sa.func.max)]
+    for width in WIDTHS:
+        bucket = figures.c.step // sa.literal_column(str(width))
+        query = (
+            sa.select(
+                figures.c.attempt_id,
+                figures.c.kind,
+                sa.literal(width, sa.Integer),
+                bucket,
+                sa.func.count(),
+                sa.func.max(steps.c.severity),
+                sa.func.sum(broken),
+                *extremes,
+            )
+            .join_from(
+                figures,
+                steps,
+                sa.and_(steps.c.attempt_id == figures.c.attempt_id, steps.c.step == figures.c.step),
+            )
+            .where(figures.c.attempt_id == attempt)
+            .group_by(figures.c.attempt_id, figures.c.kind, bucket)
+        )
+        connection.execute(sa.insert(timeline).from_select([column.name for column in timeline.columns], query))
 
 
 def _step_row(identity: int, step: int, severity: int, tokens: int) -> dict[str, Any]:
