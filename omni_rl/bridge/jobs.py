@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from omni_rl.api.jobs import JobStatus
-from omni_rl.bridge.seam import Job, JobRequest
+from omni_rl.api.jobs import JobAnswer, JobStatus
+from omni_rl.bridge.seam import JobRequest
 from omni_rl.errors import NotFoundError, RayUnavailableError
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class RayJobs:
         self._environment = dict(environment)
         self._client: DeadlineClient | None = None
 
-    def submit(self, request: JobRequest) -> Job:
+    def submit(self, request: JobRequest) -> JobAnswer:
         """Submit a job. A second submission under the same id changes nothing."""
         known = self._known(request.job)
         if known is not None:
@@ -67,18 +67,18 @@ class RayJobs:
             return known
         return self.job(request.job)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[JobAnswer]:
         found = self._ask(lambda ray: ray.list_jobs())
         return [_job(details) for details in found if KIND in (details.metadata or {})]
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str) -> JobAnswer:
         """Return the job of that name. Raises `NotFoundError`."""
         job = self._known(name)
         if job is None:
             raise NotFoundError(f"there is no job {name!r}")
         return job
 
-    def stop(self, job: str) -> Job:
+    def stop(self, job: str) -> JobAnswer:
         self.job(job)
         self._ask(lambda ray: ray.stop_job(job))
         return self.job(job)
@@ -88,7 +88,7 @@ class RayJobs:
         text: str = self._ask(lambda ray: ray.get_job_logs(job))
         return text[-LOG_BYTES:]
 
-    def _known(self, name: str) -> Job | None:
+    def _known(self, name: str) -> JobAnswer | None:
         try:
             details = self._ask(lambda ray: ray.get_job_info(name))
         except RayUnavailableError as error:
@@ -106,9 +106,9 @@ class RayJobs:
             raise RayUnavailableError(f"Ray's job server at {self._address}: {error}") from error
 
 
-def _job(details: JobDetails) -> Job:
+def _job(details: JobDetails) -> JobAnswer:
     metadata: Mapping[str, Any] = details.metadata
-    return Job(
+    return JobAnswer(
         job=details.submission_id,
         kind=metadata[KIND],
         status=STATUSES[details.status],

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
+from omni_rl.api.jobs import JobAnswer
+from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, JobRequest, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, error_class
 from omni_rl.sync.result import SyncResult
@@ -28,10 +29,10 @@ SIGNATURES: dict[Method, tuple[Any, Any]] = {
     "check": (CheckRequest, CheckResult),
     "pause": (str, None),
     "resume": (None, None),
-    "submit": (JobRequest, Job),
-    "jobs": (None, list[Job]),
-    "job": (str, Job),
-    "stop": (str, Job),
+    "submit": (JobRequest, JobAnswer),
+    "jobs": (None, list[JobAnswer]),
+    "job": (str, JobAnswer),
+    "stop": (str, JobAnswer),
     "logs": (str, str),
 }
 """What each method takes and returns: the methods are those of `omni_rl.bridge.seam.Bridge`."""

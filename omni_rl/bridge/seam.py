@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from omni_rl.api.jobs import JobKind, JobStatus
-from omni_rl.api.syncs import InFlight, SourceKind
+from omni_rl.api.jobs import JobAnswer, JobKind
+from omni_rl.api.syncs import CheckBody, SyncBody
 from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.limits import Figures
 from omni_rl.errors import RayUnavailableError
@@ -16,43 +16,25 @@ from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Observer
 
 
-@dataclass(frozen=True)
-class SyncRequest:
+class SyncRequest(SyncBody):
     """What a sync must bring.
 
-    `sync` is the name that it gets, and the same `key` is the same operation. `source` is the trainer's weights, what
-    was published as `version` (see `omni_rl.client.publish`), the safetensors in `path`, or nothing new (`served`).
-    `probe` asks for the agreement by kind. `allow_nonfinite` allows weights with NaN or infinity. `heal` brings the
-    served weights anew where they are not the trainer's: nobody asked for the trainer's weights in their place.
+    `sync` is the name that it gets, and the same `key` is the same operation. `heal` brings the served weights anew
+    where they are not the trainer's: nobody asked for the trainer's weights in their place.
     """
 
     sync: str
-    key: str | None
-    source: SourceKind
-    version: str | None = None
-    path: str | None = None
-    mode: InFlight = "recompute"
-    probe: bool = True
-    allow_nonfinite: bool = False
+    key: str | None = None
     heal: bool = False
 
 
-@dataclass(frozen=True)
-class CheckRequest:
-    """What a check must compare: the canonical probe, or the worst samples of a step.
+class CheckRequest(CheckBody):
+    """What a check must compare.
 
-    `legs`, `reference` (float32) and `localise` cost more each. `seconds` is when the search for a cause gives up.
     `resample`: nothing is explained; the prompts of the step's samples are answered anew, and count in the figures
     beside the probe and those samples.
     """
 
-    run: str | None = None
-    attempt: int | None = None
-    step: int | None = None
-    legs: bool = True
-    reference: bool = False
-    localise: bool = False
-    seconds: float = 60.0
     resample: bool = False
 
 
@@ -130,19 +112,6 @@ class JobRequest:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A submitted job. Times are Unix seconds."""
-
-    job: str
-    kind: JobKind
-    status: JobStatus
-    message: str = ""
-    submitted: float | None = None
-    ended: float | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Bridge(Protocol):
     """The calls to the cluster. One implementation talks to a supervised child process that owns Ray; tests have a
     hand-written one."""
@@ -170,14 +139,14 @@ class Bridge(Protocol):
     async def resume(self) -> None:
         """Open the gate of every replica again. Replicas whose weights are not proven stay closed."""
 
-    async def submit(self, request: JobRequest) -> Job: ...
-    async def jobs(self) -> list[Job]:
+    async def submit(self, request: JobRequest) -> JobAnswer: ...
+    async def jobs(self) -> list[JobAnswer]:
         """Return all jobs that the cluster knows; the cost of the call grows with their number."""
 
-    async def job(self, job: str) -> Job:
+    async def job(self, job: str) -> JobAnswer:
         """Return a job. Raises `NotFoundError`."""
 
-    async def stop(self, job: str) -> Job:
+    async def stop(self, job: str) -> JobAnswer:
         """Stop a job, and return it. Raises `NotFoundError`."""
 
     async def logs(self, job: str) -> str:
@@ -199,32 +168,10 @@ class NoBridge:
     async def state(self) -> ClusterState:
         return ClusterState(connected=False, reason=self._reason)
 
-    async def sync(self, request: SyncRequest, observe: Observer) -> SyncResult:
-        raise RayUnavailableError(self._reason)
-
-    async def check(self, request: CheckRequest) -> CheckResult:
-        raise RayUnavailableError(self._reason)
-
-    async def pause(self, reason: str) -> None:
-        raise RayUnavailableError(self._reason)
-
-    async def resume(self) -> None:
-        raise RayUnavailableError(self._reason)
-
-    async def submit(self, request: JobRequest) -> Job:
-        raise RayUnavailableError(self._reason)
-
-    async def jobs(self) -> list[Job]:
-        raise RayUnavailableError(self._reason)
-
-    async def job(self, job: str) -> Job:
-        raise RayUnavailableError(self._reason)
-
-    async def stop(self, job: str) -> Job:
-        raise RayUnavailableError(self._reason)
-
-    async def logs(self, job: str) -> str:
-        raise RayUnavailableError(self._reason)
-
     async def close(self) -> None:
         return None
+
+    async def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise RayUnavailableError(self._reason)
+
+    sync = check = pause = resume = submit = jobs = job = stop = logs = _refuse

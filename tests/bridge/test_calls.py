@@ -19,7 +19,7 @@ from omni_rl.sync.result import SyncResult
 SETTINGS = ClusterSettings(
     address="127.0.0.1:1", dashboard="http://127.0.0.1:1", run="up-1", model=Path("small"), ledger="sqlite:///ledger.db"
 )
-TAKES: dict[Method, Any] = {"pause": "maintenance", "check": CheckRequest(), "sync": SyncRequest("s", None, "trainer")}
+TAKES: dict[Method, Any] = {"pause": "maintenance", "check": CheckRequest(), "sync": SyncRequest(sync="s")}
 
 
 class Pair:

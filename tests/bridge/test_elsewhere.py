@@ -86,6 +86,6 @@ def test_a_posted_step_is_judged_by_its_own_figures(scored: str, cause: Cause) -
     known = [] if scored == "served" else [behind]
     step = of_records([StepRecords.of([record])], ["a"], "float32", known, figures)
     audit = Audit("rollout-0", version, 8)
-    found = check_elsewhere(theirs(), CheckRequest("theirs", 1, 4), lambda: [audit], step, BANDS)
+    found = check_elsewhere(theirs(), CheckRequest(run="theirs", attempt=1, step=4), lambda: [audit], step, BANDS)
     assert (found.figures, found.compared, found.cause) == (figures, False, cause)
     assert str(theirs()) in found.sentence

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from omni_rl import errors
+from omni_rl.api.jobs import JobAnswer
 from omni_rl.bridge.protocol import (
     SIGNATURES,
     VERSION,
@@ -19,7 +20,7 @@ from omni_rl.bridge.protocol import (
     pack,
     unpack,
 )
-from omni_rl.bridge.seam import CheckResult, ClusterState, Job, JobRequest, ReplicaState, SyncRequest
+from omni_rl.bridge.seam import CheckResult, ClusterState, JobRequest, ReplicaState, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase, SyncEvent
@@ -48,11 +49,11 @@ def test_a_message_is_one_line_and_comes_back_equal(message: object) -> None:
 @pytest.mark.parametrize(
     ("method", "way", "value"),
     [
-        ("sync", 0, SyncRequest("s", "key", "directory", None, "/weights", "drain", False)),
+        ("sync", 0, SyncRequest(sync="s", key="key", source="directory", path="/weights", mode="drain", probe=False)),
         ("sync", 1, SyncResult("s", "committed", "v", "v", 3, 4, 5, 6, {"apply": 0.1}, 0.2, {"text": {"x": math.inf}})),
         ("state", 1, ClusterState(True, "", "a:1", "r", "closed", (ReplicaState("n", "rollout", "v", "serving"),))),
         ("submit", 0, JobRequest("grpo-1", "grpo", {"run": "r", "steps": 3})),
-        ("jobs", 1, [Job("grpo-1", "grpo", "running", "", 1.5, None, {"run": "r"})]),
+        ("jobs", 1, [JobAnswer(job="grpo-1", kind="grpo", status="running", submitted=1.5, parameters={"run": "r"})]),
     ],
 )
 def test_a_value_comes_back_equal(method: str, way: int, value: object) -> None:

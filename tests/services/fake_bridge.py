@@ -4,14 +4,14 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from omni_rl.api.jobs import JobAnswer
 from omni_rl.bridge.seam import (
     CheckRequest,
     CheckResult,
     ClusterState,
-    Job,
     JobRequest,
     ReplicaState,
     SyncRequest,
@@ -58,7 +58,7 @@ class FakeBridge:
     cause: Cause | None = None
     sync_error: OmniRLError | None = None
     go: asyncio.Event = field(default_factory=asyncio.Event)
-    submitted: dict[str, Job] = field(default_factory=dict)
+    submitted: dict[str, JobAnswer] = field(default_factory=dict)
     requests: list[SyncRequest] = field(default_factory=list)
     checks: list[CheckRequest] = field(default_factory=list)
     journal: LedgerJournal | None = None
@@ -179,22 +179,28 @@ class FakeBridge:
         self._called("resume")
         self.open_gate = True
 
-    async def submit(self, request: JobRequest) -> Job:
+    async def submit(self, request: JobRequest) -> JobAnswer:
         self._called("submit")
-        job = Job(request.job, request.kind, "running", "", time.time(), None, request.parameters)
+        job = JobAnswer(
+            job=request.job,
+            kind=request.kind,
+            status="running",
+            submitted=time.time(),
+            parameters=dict(request.parameters),
+        )
         return self.submitted.setdefault(request.job, job)
 
-    async def jobs(self) -> list[Job]:
+    async def jobs(self) -> list[JobAnswer]:
         self._called("jobs")
         return list(self.submitted.values())
 
-    async def job(self, job: str) -> Job:
+    async def job(self, job: str) -> JobAnswer:
         self._called("job")
         return self._job(job)
 
-    async def stop(self, job: str) -> Job:
+    async def stop(self, job: str) -> JobAnswer:
         self._called("stop")
-        self.submitted[job] = replace(self._job(job), status="stopped", ended=time.time())
+        self.submitted[job] = self._job(job).model_copy(update={"status": "stopped", "ended": time.time()})
         return self.submitted[job]
 
     async def logs(self, job: str) -> str:
@@ -209,7 +215,7 @@ class FakeBridge:
             raise RayUnavailableError(self.down)
         self.calls.append(what)
 
-    def _job(self, name: str) -> Job:
+    def _job(self, name: str) -> JobAnswer:
         if name not in self.submitted:
             raise NotFoundError(f"there is no job {name!r}")
         return self.submitted[name]

@@ -1,7 +1,6 @@
 """Jobs through the API: what may be asked for, one at a time for a run, and which are known later."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,7 +67,7 @@ async def test_one_job_at_a_time_trains_a_run_over_a_restart_too(serve: Serve) -
         refused = await served.http.post("/v1/jobs", json=again)
         assert (refused.status_code, f"job {job} trains run" in refused.json()["detail"]) == (409, True)
         # Nobody asked for the job since it ended.
-        bridge.submitted[job] = replace(bridge.submitted[job], status="succeeded")
+        bridge.submitted[job] = bridge.submitted[job].model_copy(update={"status": "succeeded"})
         assert (await served.http.post("/v1/jobs", json=again)).status_code == 201
 
 

@@ -127,7 +127,7 @@ async def test_the_records_are_asked_first_and_the_pair_where_they_do_not_prove_
     requests = [one for one in world.asked if isinstance(one, CheckRequest)]
     assert (
         requests[:1]
-        == [CheckRequest("math", 2, 9, legs=True, reference=True, localise=True, seconds=60.0, resample=False)] * asks
+        == [CheckRequest(run="math", attempt=2, step=9, legs=True, reference=True, localise=True, seconds=60.0)] * asks
     )
 
 
@@ -208,7 +208,7 @@ async def test_a_recheck_looks_at_the_probe_and_at_the_steps_own_prompts(
     judgement = await world.responder._recheck(world.run, 2, 9)
     assert (None if judgement is None else judgement.severity) == severity
     (request,) = world.asked
-    assert request == CheckRequest("math", 2, 9, legs=False, resample=True)
+    assert request == CheckRequest(run="math", attempt=2, step=9, legs=False, resample=True)
 
 
 async def test_a_pursuit_goes_from_its_cause_to_an_open_gate() -> None:

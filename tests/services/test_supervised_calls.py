@@ -12,7 +12,8 @@ import pytest
 from omni_rl_services.coordinator import supervisor
 from omni_rl_services.coordinator.supervisor import SupervisedBridge
 
-from omni_rl.bridge.seam import CheckRequest, ClusterState, Job, JobRequest, SyncRequest
+from omni_rl.api.jobs import JobAnswer
+from omni_rl.bridge.seam import CheckRequest, ClusterState, JobRequest, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import NotFoundError, RayUnavailableError
 
@@ -89,7 +90,7 @@ async def test_every_call_is_answered_with_what_the_child_says() -> None:
     async with started() as bridge:
         request = JobRequest("j1", "grpo", {"run": "r"})
         job = await bridge.submit(request)
-        assert job == Job("j1", "grpo", "running", submitted=5.0, parameters={"run": "r"})
+        assert job == JobAnswer(job="j1", kind="grpo", status="running", submitted=5.0, parameters={"run": "r"})
         assert [one.job for one in await bridge.jobs()] == ["j1", "j2"]
         assert (await bridge.job("j1")).status == "failed"
         assert (await bridge.stop("j1")).status == "stopped"
@@ -230,7 +231,7 @@ async def test_a_request_for_a_sync_is_handed_on_whole() -> None:
     heard: list[Any] = []
     async with started("well") as bridge:
         with pytest.raises(Exception, match="no "):  # the child has no result for it
-            await bridge.sync(SyncRequest("s", None, "trainer"), heard.append)
+            await bridge.sync(SyncRequest(sync="s"), heard.append)
     assert heard == []
 
 

@@ -50,7 +50,7 @@ async def test_a_sync_is_followed_and_answered() -> None:
     heard: list[SyncEvent] = []
     async with started() as bridge:
         await connected(bridge)
-        result = await bridge.sync(SyncRequest("s1", None, "trainer"), heard.append)
+        result = await bridge.sync(SyncRequest(sync="s1"), heard.append)
     assert (result.sync, result.version) == ("s1", "r/1/1/d")
     assert heard == [SyncEvent("s1", Phase.APPLY, "entered")]
 
@@ -84,7 +84,7 @@ async def test_a_child_that_stays_stopped_is_ended_and_replaced() -> None:
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(RayUnavailableError, match=rf"process {stopped}\) was stopped .* killed before"):
-            await bridge.sync(SyncRequest("s1", None, "trainer"), lambda event: None)
+            await bridge.sync(SyncRequest(sync="s1"), lambda event: None)
         assert (await connected(bridge)).gate == "closed"
         assert life(stopped) == "gone"
 
@@ -115,7 +115,7 @@ async def test_everybody_who_waits_for_a_child_that_dies_is_told() -> None:
         check = asyncio.create_task(bridge.check(CheckRequest()))
         await asyncio.sleep(0)
         with pytest.raises(RayUnavailableError, match=r"code 7.*sync.*finishes or rolls back"):
-            await bridge.sync(SyncRequest("s1", None, "trainer"), lambda event: None)
+            await bridge.sync(SyncRequest(sync="s1"), lambda event: None)
         with pytest.raises(RayUnavailableError, match="check"):
             await check
 

@@ -10,7 +10,7 @@ import pytest
 from omni_rl_services.coordinator import syncs
 from omni_rl_services.coordinator.syncs import _wrong
 
-from omni_rl.bridge.seam import Job
+from omni_rl.api.jobs import JobAnswer
 from omni_rl.errors import RayUnavailableError, ReplicaDeadError
 from omni_rl.sync.result import SyncResult
 from tests.services.conftest import Serve, Served
@@ -188,8 +188,8 @@ async def test_of_a_sync_that_is_over_while_its_end_cannot_be_told_the_result_st
     assert "ended unexpectedly" in caplog.text
 
 
-def job(name: str, submitted: float | None, status: Any = "running") -> Job:
-    return Job(name, "grpo", status, "", submitted, None, {"run": name})
+def job(name: str, submitted: float | None, status: Any = "running") -> JobAnswer:
+    return JobAnswer(job=name, kind="grpo", status=status, submitted=submitted, parameters={"run": name})
 
 
 async def test_the_newest_256_jobs_are_remembered_and_the_newest_come_first(served: Served) -> None:

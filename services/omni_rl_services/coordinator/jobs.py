@@ -5,10 +5,9 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from dataclasses import asdict
 
 from omni_rl.api.jobs import ENDED, GrpoBody, GrpoParameters, JobAnswer, PpoBody, PpoParameters
-from omni_rl.bridge.seam import Bridge, Job, JobRequest
+from omni_rl.bridge.seam import Bridge, JobRequest
 from omni_rl.errors import ConflictError, IdempotencyError, NotFoundError
 from omni_rl.tasks.settings import require_task
 from omni_rl_services.coordinator.events import Events
@@ -26,7 +25,7 @@ class Jobs:
         self._bridge = bridge
         self._store = store
         self._events = events
-        self._known: dict[str, Job] = {}
+        self._known: dict[str, JobAnswer] = {}
         self._listed = False
         self._turn = asyncio.Lock()
 
@@ -48,7 +47,7 @@ class Jobs:
             await self._require_possible(body.parameters)
             job = self._keep(await self._bridge.submit(request))
         await self._events.publish("job", body.parameters.run, job=job.job, status=job.status, what="submitted")
-        return _answer(job)
+        return job
 
     async def _require_possible(self, parameters: GrpoParameters | PpoParameters) -> None:
         """Raise what the job would find out minutes later, in a log."""
@@ -69,7 +68,7 @@ class Jobs:
 
     async def newest(self, limit: int) -> list[JobAnswer]:
         await self._refresh()
-        return [_answer(job) for job in self._newest()[:limit]]
+        return self._newest()[:limit]
 
     async def _refresh(self) -> None:
         """Ask the bridge for its jobs: for all of them once, and later for those that had not ended."""
@@ -81,17 +80,17 @@ class Jobs:
             self._listed = True
 
     async def look(self, name: str) -> JobAnswer:
-        return _answer(await self._one(name))
+        return await self._one(name)
 
     async def stop(self, name: str) -> JobAnswer:
         job = self._keep(await self._bridge.stop(name))
         await self._events.publish("job", str(job.parameters["run"]), job=job.job, status=job.status, what="stopped")
-        return _answer(job)
+        return job
 
     async def logs(self, name: str) -> str:
         return await self._bridge.logs(name)
 
-    async def _one(self, name: str) -> Job:
+    async def _one(self, name: str) -> JobAnswer:
         known = self._known.get(name)
         if known is not None and known.status in ENDED:
             return known
@@ -103,21 +102,17 @@ class Jobs:
         except NotFoundError:  # the Ray cluster that had it is gone
             self._known.pop(name, None)
 
-    def _keep(self, job: Job) -> Job:
+    def _keep(self, job: JobAnswer) -> JobAnswer:
         self._known[job.job] = job
         for old in self._newest()[KEPT:]:
             del self._known[old.job]
         return job
 
-    def _newest(self) -> list[Job]:
+    def _newest(self) -> list[JobAnswer]:
         return sorted(self._known.values(), key=lambda job: job.submitted or 0.0, reverse=True)
 
 
-def _again(job: Job, request: JobRequest) -> JobAnswer:
-    if dict(job.parameters) != dict(request.parameters):
+def _again(job: JobAnswer, request: JobRequest) -> JobAnswer:
+    if job.parameters != dict(request.parameters):
         raise IdempotencyError(f"this key came before, for job {job.job} with other parameters; use a new key")
-    return _answer(job)
-
-
-def _answer(job: Job) -> JobAnswer:
-    return JobAnswer(**asdict(job))
+    return job

@@ -173,7 +173,7 @@ class Responder:
     async def _recheck(self, run: LiveRun, attempt: int, step: int) -> Judgement | None:
         """Compare the policies again, on the probe and on the step's own samples and prompts, which may show what the
         probe does not. Return None if they could not be compared."""
-        request = CheckRequest(run.name, attempt, step, legs=False, resample=True)
+        request = CheckRequest(run=run.name, attempt=attempt, step=step, legs=False, resample=True)
         try:
             checked = await self._checks.make(request, run.yardstick.limits)
         except OmniRLError as error:

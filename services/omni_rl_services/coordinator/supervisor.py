@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omni_rl.api.jobs import JobAnswer
 from omni_rl.bridge.protocol import (
     MAX_LINE,
     SIGNATURES,
@@ -26,7 +27,7 @@ from omni_rl.bridge.protocol import (
     pack,
     unpack,
 )
-from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, Job, JobRequest, SyncRequest
+from omni_rl.bridge.seam import CheckRequest, CheckResult, ClusterState, JobRequest, SyncRequest
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
 from omni_rl.processes import StopClock
@@ -117,20 +118,20 @@ class SupervisedBridge:
         self._hold = None
         await self._call("resume")
 
-    async def submit(self, request: JobRequest) -> Job:
-        job: Job = await self._call("submit", request)
+    async def submit(self, request: JobRequest) -> JobAnswer:
+        job: JobAnswer = await self._call("submit", request)
         return job
 
-    async def jobs(self) -> list[Job]:
-        jobs: list[Job] = await self._call("jobs")
+    async def jobs(self) -> list[JobAnswer]:
+        jobs: list[JobAnswer] = await self._call("jobs")
         return jobs
 
-    async def job(self, job: str) -> Job:
-        found: Job = await self._call("job", job)
+    async def job(self, job: str) -> JobAnswer:
+        found: JobAnswer = await self._call("job", job)
         return found
 
-    async def stop(self, job: str) -> Job:
-        stopped: Job = await self._call("stop", job)
+    async def stop(self, job: str) -> JobAnswer:
+        stopped: JobAnswer = await self._call("stop", job)
         return stopped
 
     async def logs(self, job: str) -> str:

@@ -204,17 +204,8 @@ class Syncs:
 
     async def _carried_out(self, begun: _Begun, path: str | None, heal: bool) -> SyncResult:
         body = begun.body
-        request = SyncRequest(
-            begun.sync,
-            begun.key,
-            body.source,
-            body.version,
-            path,
-            body.mode,
-            body.probe,
-            body.allow_nonfinite,
-            heal,
-        )
+        asked = {**body.model_dump(), "path": path}
+        request = SyncRequest(sync=begun.sync, key=begun.key, heal=heal, **asked)
         await self._events.publish("sync_started", sync=begun.sync, source=body.source)
         try:
             result = await self._bridge.sync(request, lambda event: self._observe(begun, event))
