@@ -50,39 +50,23 @@ class TrainWorker:
     `score` and `update` get this rank's share: packs of rollouts, as many as every other rank gets.
     """
 
+    device: torch.device
+    """The device on which the rank computes, once it has joined the process group."""
+    family: Family
+    """The model's family, once it is built."""
+    model: TrainingModel
+    """The rank's share of the model, once it is built."""
+
     def __init__(self, rank: int, settings: TrainSettings, run: str, attempt: int) -> None:
         torch.manual_seed(settings.seed)
-        self._rank = rank
-        self._settings = settings
+        self.rank = rank
+        self.settings = settings
         self._run = run
         self._attempt = attempt
         self._dtype = getattr(torch, settings.dtype)
         self._snapshots = Snapshots()
         self._number = 0
         self._announcer = guarded(partial(announcer, posts=rank == 0), "updates are not announced")
-
-    @property
-    def rank(self) -> int:
-        return self._rank
-
-    @property
-    def settings(self) -> TrainSettings:
-        return self._settings
-
-    @property
-    def device(self) -> torch.device:
-        """The device on which the rank computes, once it has joined the process group."""
-        return self._device
-
-    @property
-    def family(self) -> Family:
-        """The model's family, once it is built."""
-        return self._family
-
-    @property
-    def model(self) -> TrainingModel:
-        """The rank's share of the model, once it is built."""
-        return self._model
 
     def locate(self) -> tuple[str, int]:
         """Return where this rank runs: the address of its node, and its process id."""
@@ -94,20 +78,20 @@ class TrainWorker:
 
     def listen(self, host: str) -> int:
         """Open the store at which the ranks meet, and return its port; only rank 0 is asked to."""
-        self._store, port = rendezvous.listen(host, self._settings.collective_timeout)
+        self._store, port = rendezvous.listen(host, self.settings.collective_timeout)
         return port
 
     def join(self, host: str, port: int) -> None:
         """Become a member of the process group."""
-        settings = self._settings
+        settings = self.settings
         # Beside `alive`, Ray runs the other methods in one thread, which is not the constructor's; and OpenMP counts
         # threads for each.
         torch.set_num_threads(settings.threads)
-        if self._rank != 0:
+        if self.rank != 0:
             self._store = rendezvous.connect(host, port, settings.collective_timeout)
-        self._device = own_device(settings.device)
+        self.device = own_device(settings.device)
         backend = BACKENDS[settings.device]
-        rendezvous.join(self._rank, settings.world_size, backend, host, self._store, settings.collective_timeout)
+        rendezvous.join(self.rank, settings.world_size, backend, host, self._store, settings.collective_timeout)
         self._mesh = init_device_mesh(settings.device, (settings.world_size,))
         self._group = Group.default()
         self._slabs = OpenSlabs()
@@ -116,14 +100,14 @@ class TrainWorker:
         """Load the weights of a checkpoint, and its optimiser state and value head if it has them; return the version,
         which has that number, or the next one where `number` is None."""
         family = family_of(directory)
-        model = family.training.load_sharded(directory, self._mesh, self._dtype, self._settings.numerics)
-        optimizer = build_optimizer(model, self._settings)
+        model = family.training.load_sharded(directory, self._mesh, self._dtype, self.settings.numerics)
+        optimizer = build_optimizer(model, self.settings)
         if (directory / checkpoint.OPTIMIZER).exists():
             checkpoint.load_optimizer(model, optimizer, directory)
-        head = ValueHead(model.head_weight().shape[1], self._settings, self._device)
+        head = ValueHead(model.head_weight().shape[1], self.settings, self.device)
         if (directory / checkpoint.VALUE_HEAD).exists():
             head.load(directory / checkpoint.VALUE_HEAD)
-        self._family, self._model, self._optimizer, self._head = family, model, optimizer, head
+        self.family, self.model, self._optimizer, self._head = family, model, optimizer, head
         self._number = self._number + 1 if number is None else number
         self._digest: str | None = None
         # A model has reference cycles: without collecting them, the heaps would grow with each model that is replaced.
@@ -133,22 +117,22 @@ class TrainWorker:
 
     def feature_counts(self) -> FeatureCounts:
         """Return the rules by which the model makes features of media; not a collective."""
-        return self._family.training.feature_counts(self._model.config)
+        return self.family.training.feature_counts(self.model.config)
 
     def version(self) -> WeightVersion:
         """Return the version of the current weights, with the digest of exactly the tensors that `fill` writes."""
         if self._digest is None:
-            tensors = self._model.released_tensors()
+            tensors = self.model.released_tensors()
             self._digest = fill.digest(tensors, self._places(tensors), group=self._group)
         return WeightVersion(self._run, self._attempt, self._number, self._digest)
 
     def read_back(self) -> tuple[Entry, ...]:
         """Return the entry of every released tensor, with the checksum of the weights that are held now."""
-        tensors = self._model.released_tensors()
+        tensors = self.model.released_tensors()
         return fill.checksums(tensors, self._places(tensors), group=self._group)
 
     def _places(self, tensors: Sequence[Released]) -> tuple[Entry, ...]:
-        return fill.places_of(tensors, self._dtype, self._family.released)
+        return fill.places_of(tensors, self._dtype, self.family.released)
 
     def fill(self, path: Path, here: bool, claim: str | None) -> Manifest:
         """Write the weights into the slab at `path`, each rank its own shards, and return the slab's manifest. `here`
@@ -159,7 +143,7 @@ class TrainWorker:
                 self._slabs.at(path)
 
         self._group.together(open_it)
-        tensors = self._model.released_tensors()
+        tensors = self.model.released_tensors()
         manifest = fill.fill(
             self._slabs.at(path) if here else None,
             tensors,
@@ -178,28 +162,28 @@ class TrainWorker:
 
     def _fingerprints(self) -> Weights:
         shares = Shares(first=self._group.first)
-        tensors = ((each.name, shares.of(each)[1], each.shape) for each in self._model.released_tensors())
+        tensors = ((each.name, shares.of(each)[1], each.shape) for each in self.model.released_tensors())
         return Weights(of_shares(tensors, dtype=self._dtype), ())
 
     def take_snapshot(self, name: str) -> None:
         """Hold a snapshot of the current weights, to score with them later."""
-        self._snapshots.take(name, self._model, str(self.version()))
+        self._snapshots.take(name, self.model, str(self.version()))
 
     def drop_snapshot(self, name: str | None) -> None:
         self._snapshots.drop(name)
 
     def score(self, packs: Sequence[Sequence[Rollout]], snapshot: str | None, replay: bool) -> list[list[Score]]:
         version = str(self.version()) if snapshot is None else self._snapshots.version(snapshot)
-        with contextlib.nullcontext() if snapshot is None else self._snapshots.in_place(snapshot, self._model):
+        with contextlib.nullcontext() if snapshot is None else self._snapshots.in_place(snapshot, self.model):
             return [
                 score_pack(
-                    self._model,
+                    self.model,
                     each,
                     version=version,
-                    logprob_chunk=self._settings.logprob_chunk,
+                    logprob_chunk=self.settings.logprob_chunk,
                     head=self._head,
                     replay=replay,
-                    device=self._device,
+                    device=self.device,
                 )
                 for each in packs
             ]
@@ -208,14 +192,14 @@ class TrainWorker:
         self, packs: Sequence[Sequence[Rollout]], targets: Sequence[Sequence[Targets]], objective: Objective
     ) -> StepStats:
         stats = train_step(
-            self._model,
+            self.model,
             self._optimizer,
             packs,
             targets,
             objective=objective,
-            settings=self._settings,
+            settings=self.settings,
             head=self._head,
-            device=self._device,
+            device=self.device,
         )
         if not math.isfinite(stats.grad_norm):
             raise GradientError(f"the gradient's norm is {stats.grad_norm}; the weights stay at {self.version()}")
@@ -232,15 +216,15 @@ class TrainWorker:
         version = self.version()
         checkpoint.write(
             directory,
-            self._model.write_beside,
-            Stored.served(self._model.released_tensors(), self._family.released, torch.float32),
-            checkpoint.optimizer_tensors(self._model, self._optimizer),
+            self.model.write_beside,
+            Stored.served(self.model.released_tensors(), self.family.released, torch.float32),
+            checkpoint.optimizer_tensors(self.model, self._optimizer),
             {name: tensor.cpu() for name, tensor in self._head.tensors().items()},
             self._group,
             run=version.run,
             attempt=version.attempt,
             number=version.number,
-            dtype=self._settings.dtype,
+            dtype=self.settings.dtype,
         )
 
     def read_record(self, directory: Path) -> checkpoint.Record:
