@@ -16,7 +16,7 @@ from omni_rl.bridge.seam import CheckRequest, CheckResult, TokenLegs
 from omni_rl.consistency.attribution.legs import Legs
 from omni_rl.consistency.attribution.search import Attribution, attribute
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import furthest
+from omni_rl.consistency.comparison import as_floats, furthest
 from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Figures, Severity, judge
 from omni_rl.consistency.records import SampleRecord
@@ -148,8 +148,7 @@ class Checks:
         return f"the trainer has {trainer}, replicas serve {version}: sync first"
 
     def _by_kind(self, records: Sequence[SampleRecord]) -> Figures:
-        kinds = self._yardstick.compare(StepColumns.of(records)).figures
-        return {kind: {name: float(value) for name, value in found.items()} for kind, found in kinds.items()}
+        return as_floats(self._yardstick.compare(StepColumns.of(records)).comparisons)
 
 
 class Search:

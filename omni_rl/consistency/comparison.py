@@ -109,6 +109,14 @@ def compare_each(columns: StepColumns, ties: Ties = FLOAT32) -> list[Metrics]:
     return [found.metrics(number, int(number in columns.flipped)) for number in range(count)]
 
 
+def as_floats(comparisons: Mapping[str, Comparison]) -> Figures:
+    """Return the figures of comparisons, counts as floats too: a check and a sync store them so."""
+    return {
+        kind: {name: float(value) for name, value in comparison.figures.items()}
+        for kind, comparison in comparisons.items()
+    }
+
+
 def furthest(replicas: Sequence[Figures]) -> Figures:
     """Return for each kind the figures of the replica with the largest mean difference; NaN is larger than any."""
     kinds = dict.fromkeys(kind for figures in replicas for kind in figures)

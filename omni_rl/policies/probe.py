@@ -12,16 +12,16 @@ import numpy as np
 from PIL import Image
 
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.comparison import compare_step, furthest
+from omni_rl.consistency.comparison import as_floats, compare_step, furthest
 from omni_rl.consistency.left_out import TIES
 from omni_rl.consistency.limits import Figures
-from omni_rl.consistency.records import SampleRecord
 from omni_rl.media.formats import fits
 from omni_rl.media.types import Prompt, RenderedPrompt, Sound, Video
 from omni_rl.models.families import family_of
 from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import Dtype
 from omni_rl.rollout.types import Rescore, Rollout
+from omni_rl.train.pairing import train_against_prefill
 from omni_rl.train.types import Score
 
 ANSWER_TOKENS = 16
@@ -103,21 +103,5 @@ class AgreementProbe:
         return furthest([self._figures(scored) for scored in scores.values()])
 
     def _figures(self, scored: Sequence[Rescore]) -> Figures:
-        records = [
-            SampleRecord(
-                answer.prompt.id,
-                answer.prompt.kind,
-                len(answer.prompt.ids),
-                engine.logprobs,
-                trained.logprobs,
-                engine.experts,
-                trained.experts,
-                trained.margins,
-            )
-            for answer, engine, trained in zip(self.command, scored, self._trained, strict=True)
-        ]
-        found = compare_step(StepColumns.of(records), TIES[self.dtype]).by_kind
-        return {
-            kind: {name: float(value) for name, value in comparison.figures.items()}
-            for kind, comparison in found.items()
-        }
+        records = train_against_prefill(self.command, self._trained, scored)
+        return as_floats(compare_step(StepColumns.of(records), TIES[self.dtype]).by_kind)
