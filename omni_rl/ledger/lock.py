@@ -25,14 +25,13 @@ class CoordinatorLock:
     """A lock on a file beside SQLite's, or a session's advisory lock in PostgreSQL. If the lock is lost, fencing
     prevents harm."""
 
-    def __init__(self, database: Database, name: str, does: str, *, force: bool | None = None) -> None:
+    def __init__(self, database: Database, name: str, does: str, *, force: bool = False) -> None:
         """Take the lock of this name. `does` says what its holder does, in the error of whoever is refused.
 
-        `force` says whether to go on although another process holds the lock; None: no caller may. A holder that was
-        just killed is waited for.
+        With `force`, another process may hold the lock, and be stopped. A holder that was just killed is waited for.
 
         Raises:
-            CoordinatorRunningError: another process holds the lock.
+            CoordinatorRunningError: without `force`, another process holds the lock.
         """
         self._database, self._does, self._force = database, does, force
         self._file: FileLock | None = None
@@ -87,9 +86,8 @@ class CoordinatorLock:
                 raise self._running(holder())
 
     def _running(self, holder: str) -> CoordinatorRunningError:
-        advice = "" if self._force is None else ", or take over with force=True if it is stopped"
         return CoordinatorRunningError(
-            f"process {holder or 'unknown'} {self._does} in {self._database.name} and still runs; end it first{advice}"
+            f"process {holder or 'unknown'} {self._does} in {self._database.name} and still runs; end it first"
         )
 
 

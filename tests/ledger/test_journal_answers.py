@@ -128,7 +128,9 @@ def test_what_cannot_be_written_of_a_sync_is_logged(
 
 
 def test_a_run_is_taken_from_another_by_force_alone(ledger: Ledger, journal: LedgerJournal) -> None:
-    with pytest.raises(CoordinatorRunningError, match=r"coordinates the syncs of run in .*, or take over with force"):
+    with pytest.raises(
+        CoordinatorRunningError, match=r"coordinates the syncs of run in .* and still runs; end it first$"
+    ):
         LedgerJournal(ledger=ledger, run="run")
     assert journal.next_epoch(None) == 1
     LedgerJournal(ledger=ledger, run="run", force=True).close()
