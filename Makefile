@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
-# A file's tests in one process: what a file starts is started once. More processes than cores, since many tests wait.
-PYTEST := $(BIN)/pytest -n 3 --dist loadfile
+# A file's tests in one process: what a file starts is started once. Of the quick ones many wait for others.
+PYTEST := $(BIN)/pytest --dist loadfile
 
 .PHONY: help setup demo test test-slow check format sabotage mutants bench screenshots lock wheel clean
 
@@ -26,11 +26,11 @@ demo: setup
 	@$(BIN)/omni-rl demo $(ARGS)
 
 test: setup
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 3 $(ARGS)
 
 # In the order of the files: the longest have the fewest tests, and would come last otherwise.
 test-slow: setup
-	@$(PYTEST) --no-loadscope-reorder -m slow --durations=15 $(ARGS)
+	@$(PYTEST) -n 2 --no-loadscope-reorder -m slow --durations=15 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .

@@ -23,6 +23,8 @@ BACK = (
     "back resume:r0",
     "back idle",
 )
+VICTIMS = [*((party, "sqlite") for party in PARTIES), ("coordinator", "postgresql")]
+"""Each party, and the database of the journal: the coordinator alone writes to one."""
 # So that r0 has done its part of a phase while r1 is still in the middle of it.
 SLOW = 0.15
 
@@ -42,7 +44,7 @@ def goes_through(point: str, victim: str) -> bool:
     return at >= FORWARD.index(proven)
 
 
-@pytest.mark.parametrize("victim", PARTIES)
+@pytest.mark.parametrize(("victim", "ledger_url"), VICTIMS, indirect=["ledger_url"])
 @pytest.mark.parametrize("point", FORWARD)
 def test_killed_on_the_way_forward(scene: Scene, point: str, victim: str) -> None:
     assert scene.coordinate(Job()) is not None
@@ -65,7 +67,7 @@ def test_killed_on_the_way_forward(scene: Scene, point: str, victim: str) -> Non
     scene.expect_all_serve(2)
 
 
-@pytest.mark.parametrize("victim", PARTIES)
+@pytest.mark.parametrize(("victim", "ledger_url"), VICTIMS, indirect=["ledger_url"])
 @pytest.mark.parametrize("point", BACK)
 def test_killed_on_the_way_back(scene: Scene, point: str, victim: str) -> None:
     """The sync fails because r1 skips a tensor; then somebody dies while everything is undone."""
