@@ -60,6 +60,7 @@ class Forked:
 
     def __init__(self, address: str, log: Path, run: Callable[..., object], *arguments: Any) -> None:
         """Have the nursery at `address` call `run`, which it imports by name, in a new process."""
+        log.touch()  # there for whoever reads it before the process has begun
         self._connection = Client(address)
         self._connection.send((log, run, arguments))
         self.pid: int = self._connection.recv()
