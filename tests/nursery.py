@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
@@ -100,22 +101,22 @@ def call_main(module: str, arguments: Sequence[str], environment: Mapping[str, s
 
 
 @contextlib.contextmanager
-def started(
-    address: str, *prepare: str, python: str = sys.executable, environment: Mapping[str, str] = os.environ
-) -> Iterator[str]:
-    """A nursery at `address`, in an interpreter with these environment variables, ended with the block."""
-    code = f"from tests.nursery import serve; serve({address!r}, {prepare!r})()"
-    process = subprocess.Popen(
-        [python, "-c", code],
-        cwd=ROOT,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield address
-    finally:
-        process.kill()
-        process.communicate()
+def started(*prepare: str, python: str = sys.executable, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A nursery in an interpreter with these environment variables, ended with the block; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="omni-") as directory:
+        address = f"{directory}/nursery"
+        code = f"from tests.nursery import serve; serve({address!r}, {prepare!r})()"
+        process = subprocess.Popen(
+            [python, "-c", code],
+            cwd=ROOT,
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield address
+        finally:
+            process.kill()
+            process.communicate()

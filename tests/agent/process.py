@@ -1,10 +1,8 @@
 """Starts a rig in a process of its own, beside a coordinator that its agent and its trainer tell of updates."""
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,9 @@ RIGS = ("tests.agent.rig", "tests.agent.adapters_rig", "tests.agent.entrances_ri
 SECONDS = 300.0
 
 
-@contextlib.contextmanager
-def vllm_nursery() -> Iterator[str]:
+def vllm_nursery() -> AbstractContextManager[str]:
     """A nursery whose processes have imported what a rig imports."""
-    with (
-        tempfile.TemporaryDirectory(prefix="omni-") as directory,
-        started(f"{directory}/vllm", *IMPORTED, *RIGS, environment=os.environ | runtime.variables()) as nursery,
-    ):
-        yield nursery
+    return started(*IMPORTED, *RIGS, environment=os.environ | runtime.variables())
 
 
 def told(nursery: str, tmp_path: Path, rig: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:

@@ -116,10 +116,7 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="omni-") as directory,
-        nursery.started(f"{directory}/nursery", "tests.chaos.parties:rehearse") as address,
-    ):
+    with nursery.started("tests.chaos.parties:rehearse") as address:
         yield address
 
 

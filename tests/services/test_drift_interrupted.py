@@ -6,9 +6,7 @@ import pytest
 from omni_rl_services.coordinator import core, responder
 
 from omni_rl.consistency.actions import Cause
-from omni_rl.errors import (
-    LedgerError,
-)
+from omni_rl.errors import LedgerError
 from omni_rl.ledger.types import NewState, NewStep, Stored
 from tests.services.conftest import Serve, Served
 from tests.services.fake_bridge import FakeBridge
@@ -17,16 +15,21 @@ from tests.services.posted import DRIFTED, GATED, post, rest, seal
 pytestmark = pytest.mark.anyio
 
 
+async def begin_pursuit(served: Served, bridge: FakeBridge) -> None:
+    """Post a step that drifted, and return once its run's pursuit has asked the bridge for the first sync."""
+    await served.http.post("/v1/runs", json=GATED)
+    await post(served, DRIFTED)
+    await seal(served)
+    async with asyncio.timeout(10):
+        while bridge.requests == []:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_pursuit_goes_on_after_a_restart(serve: Serve) -> None:
     bridge = FakeBridge(cause=Cause.STALE_WEIGHTS)
     bridge.go.clear()
     async with serve(bridge) as served:
-        await served.http.post("/v1/runs", json=GATED)
-        await post(served, DRIFTED)
-        await seal(served)
-        async with asyncio.timeout(10):
-            while bridge.requests == []:
-                await asyncio.sleep(0.01)
+        await begin_pursuit(served, bridge)
     assert not bridge.open_gate
     bridge.go.set()
     async with serve(bridge) as served:
@@ -93,12 +96,7 @@ async def test_a_pursuit_waits_after_a_restart_until_the_cluster_is_connected(
     bridge = FakeBridge(cause=Cause.STALE_WEIGHTS)
     bridge.go.clear()
     async with serve(bridge) as served:
-        await served.http.post("/v1/runs", json=GATED)
-        await post(served, DRIFTED)
-        await seal(served)
-        async with asyncio.timeout(10):
-            while bridge.requests == []:
-                await asyncio.sleep(0.01)
+        await begin_pursuit(served, bridge)
     bridge.go.set()
     bridge.down = "the bridge is starting"
     async with serve(bridge) as served:

@@ -1,7 +1,5 @@
 """What becomes of updates and their faults while the ledger refuses to be written."""
 
-import asyncio
-
 import pytest
 import torch
 from omni_rl_services.coordinator import updates as service
@@ -10,11 +8,11 @@ from tests.services.conftest import Served
 from tests.services.update_calls import (
     NORM,
     STALE,
-    alarms,
     announce,
     announcement,
     ended,
     fail,
+    first_alarms,
     go_stale,
     make_run,
     receipt,
@@ -83,10 +81,7 @@ async def test_what_is_told_of_a_little_later_is_told_once_the_ledger_takes_it(
     await announce(served, 1, trained(1), at=1.0)
     fail(served, monkeypatch, "change_update", 2)
     await tell(served, 1, receipt({**trained(1), f"model.{NORM}": torch.zeros(4)}, at=1.5))
-    async with asyncio.timeout(10):
-        while not (found := await alarms(served)):
-            await asyncio.sleep(0.01)
-    assert found == [f"update 1: {NORM} is zero in the engine and not in the trainer"]
+    assert await first_alarms(served) == [f"update 1: {NORM} is zero in the engine and not in the trainer"]
 
 
 async def test_a_fault_that_the_ledger_did_not_take_at_an_announcement_is_recorded_later(
@@ -102,7 +97,4 @@ async def test_a_fault_that_the_ledger_did_not_take_at_an_announcement_is_record
     fail(served, monkeypatch, "change_update", 2)
     with pytest.raises(AssertionError, match="ledger_failed"):
         await announce(served, 2, trained(2))
-    async with asyncio.timeout(10):
-        while not (found := await alarms(served)):
-            await asyncio.sleep(0.01)
-    assert found == [f"update 2: {NORM} is that of update 1"]
+    assert await first_alarms(served) == [f"update 2: {NORM} is that of update 1"]

@@ -1,5 +1,6 @@
 """What a trainer and its engines report of updates of weights, and what the service makes of it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -88,6 +89,14 @@ async def seal(served: Served, number: int = 1) -> dict[str, Any]:
 async def alarms(served: Served) -> list[str]:
     found = (await served.http.get("/v1/runs/trl/alarms")).json()
     return [one["sentence"] for one in found if one["closed"] is None]
+
+
+async def first_alarms(served: Served) -> list[str]:
+    """What rings, once anything does."""
+    async with asyncio.timeout(10):
+        while not (found := await alarms(served)):
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def wrong(served: Served) -> list[str]:

@@ -1,11 +1,9 @@
 """Starts TRL runs in processes of their own, and waits for them."""
 
-import contextlib
 import json
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,9 @@ ENVIRONMENT = {
 SECONDS = 240
 
 
-@contextlib.contextmanager
-def trl_nursery(module: str) -> Iterator[str]:
+def trl_nursery(module: str) -> AbstractContextManager[str]:
     """A nursery of TRL's environment, whose processes have imported `module`."""
-    with tempfile.TemporaryDirectory(prefix="omni-") as directory:
-        address, python = f"{directory}/trl", str(frameworks.python("trl"))
-        with started(address, module, python=python, environment=os.environ | ENVIRONMENT) as nursery:
-            yield nursery
+    return started(module, python=str(frameworks.python("trl")), environment=os.environ | ENVIRONMENT)
 
 
 class TrlRun:
