@@ -120,11 +120,13 @@ def test_what_trainers_post_is_drawn_with_its_units_and_zoomed(served: str, open
     figures = page.get_by_role("region", name="Reward and training")
     titles = ["reward, mean", "kl, nats", "clipped, share of tokens", "effective sample size, share of tokens"]
     expect(figures.locator(".two h2")).to_have_text(titles)
-    page.goto(f"{served}/#run=recorded&x=2-4")
-    expect(page.locator("#in-view")).to_have_text("steps 2 to 4")
     figures.locator("summary", has_text="Table").first.click()
     steps = figures.locator("details[open] tbody td:first-child")
-    expect(steps.first).to_have_text("2")
+    expect(steps.first).to_have_text("0")
+    page.goto(f"{served}/#run=recorded&x=2-4")
+    expect(page.locator("#in-view")).to_have_text("steps 2 to 4")
+    expect(figures.locator(".two h2")).to_have_text([titles[0], titles[-1]])
+    expect(steps).to_have_text(["2", "3", "4"])
     over = figures.locator(".u-over").first
     over.scroll_into_view_if_needed()
     box = over.bounding_box()
@@ -134,6 +136,26 @@ def test_what_trainers_post_is_drawn_with_its_units_and_zoomed(served: str, open
     page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 20, steps=4)
     page.mouse.up()
     page.wait_for_function("() => location.hash.includes('x=2-3')")
+
+
+def test_a_first_step_takes_the_place_of_what_said_that_there_is_none(tmp_path: Path, opened: Open) -> None:
+    with live(tmp_path) as url, httpx.Client(base_url=url) as http:
+        post_recorded(url, "new", steps=0)
+        page = opened(url, run="new", view="timeline")
+        expect(page.locator("main")).to_contain_text("No step yet")
+        expect(page.locator("#live")).to_have_text("live")
+        post_step(http, "new", 0, records_of(0))
+        expect(page.locator("#in-view")).to_have_text("steps 0 to 0")
+        expect(page.locator("main")).not_to_contain_text("No step yet")
+
+
+def test_an_open_table_stays_open_with_another_figure(served: str, opened: Open) -> None:
+    page = opened(served, run="recorded", metric="gen_kl_error")
+    page.locator("section.panel", has_text="image: gen_kl_error").locator("summary").click()
+    page.get_by_label("figure").select_option("logprob_abs_diff_p99")
+    tables = page.locator("main details[open]")
+    expect(tables.get_by_role("region")).to_have_attribute("aria-label", "image: logprob_abs_diff_p99, nats, as a table")
+    expect(tables).to_have_count(1)
 
 
 def test_keys_of_the_page_and_of_its_dialogs(served: str, opened: Open) -> None:

@@ -3,6 +3,7 @@
 import { DRIFT, SHIFT, titleOf, what } from "../metrics.js";
 import { attemptsOf, joined } from "../attempts.js";
 import { ChartPanel } from "../chartpanel.js";
+import { Panels } from "../panels.js";
 import { byBreach, breachText, worst } from "../breach.js";
 import { empty, h } from "../dom.js";
 import { NOT_A_NUMBER, count, figure } from "../format.js";
@@ -20,26 +21,25 @@ const LINES = 2000; // steps whose training figures are drawn; of more, so many 
 
 export class TimelineView {
   constructor(box) {
-    this.charts = new Map();
+    this.panels = new Panels();
     this.log = h("button", { type: "button", onclick: () => go({ log: place().log === "0" ? null : "0" }) }, "log");
     this.reset = h("button", { type: "button", onclick: () => go({ x: null }) }, "All steps");
     this.choice = h("span", { className: "bar" });
     this.note = h("span", { className: "quiet num", id: "in-view" });
-    this.body = h("div", { className: "two" });
     this.training = new TrainingFigures();
-    box.replaceChildren(h("div", { className: "bar" }, this.log, this.reset, this.choice, this.note, h("span", { className: "grow" }), legend()), this.body, this.training.box);
+    box.replaceChildren(h("div", { className: "bar" }, this.log, this.reset, this.choice, this.note, h("span", { className: "grow" }), legend()), this.panels.box, this.training.box);
   }
 
   async load(run, signal) {
     if (!run || run.step === null) {
       this.destroy();
-      this.body.replaceChildren(h("section", { className: "panel wide" }, empty("No step yet", "This page fills as soon as a step is sealed.", "omni-rl demo --serve")));
+      this.panels.clear(h("section", { className: "panel wide" }, empty("No step yet", "This page fills as soon as a step is sealed.", "omni-rl demo --serve")));
       return;
     }
     const [first, last] = range();
     const { kind, log, attempt } = place();
     const path = `/v1/runs/${segment(run.run)}`;
-    const points = Math.min(1600, Math.max(200, Math.round(this.body.clientWidth)));
+    const points = Math.min(1600, Math.max(200, Math.round(this.panels.box.clientWidth)));
     const shown = kind ? [kind] : shownKinds(run);
     const attempts = await attemptsOf(run, signal);
     const parts = attempt === undefined ? attempts : [{ attempt, until: null }];
@@ -83,26 +83,18 @@ export class TimelineView {
   }
 
   draw(charts, options, marks) {
-    const keys = charts.map(({ kind, metric }) => `${kind} ${metric}`);
-    for (const [key, panel] of this.charts) if (!keys.includes(key)) { panel.destroy(); this.charts.delete(key); }
-    const panels = charts.map(({ kind, metric }, index) => {
-      if (!this.charts.has(keys[index])) this.charts.set(keys[index], panelOf(kind, metric));
-      return this.charts.get(keys[index]);
-    });
-    const boxes = panels.map(({ box }) => box);
-    if (boxes.some((box, index) => this.body.children[index] !== box) || this.body.children.length !== boxes.length) this.body.replaceChildren(...boxes);
+    const panels = this.panels.show(charts.map(({ kind, metric }) => ({ key: `${kind} ${metric}`, of: kind, make: () => panelOf(kind, metric) })));
     charts.forEach(({ data, limits, breach }, index) => {
-      boxes[index].classList.toggle("wide", index === 0);
+      panels[index].box.classList.toggle("wide", index === 0);
       panels[index].tell(breachText(breach), breach?.severity);
       panels[index].show(data, { ...options, limits, marks: { changes: changes(data), ...marks } });
     });
   }
 
-  redraw() { for (const panel of this.charts.values()) panel.redraw(); this.training.redraw(); }
+  redraw() { this.panels.redraw(); this.training.redraw(); }
 
   destroy() {
-    for (const panel of this.charts.values()) panel.destroy();
-    this.charts.clear();
+    this.panels.clear();
     this.training.destroy();
   }
 }

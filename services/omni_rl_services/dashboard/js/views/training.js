@@ -1,6 +1,7 @@
 // What trainers post with a step (reward, kl, clipped …), and the effective sample size, which is ours.
 
 import { ChartPanel } from "../chartpanel.js";
+import { Panels } from "../panels.js";
 import { figure } from "../format.js";
 import { go, place } from "../place.js";
 import { h } from "../dom.js";
@@ -12,10 +13,9 @@ const SMOOTH = [{ value: "", name: "as posted" }, { value: "0.9", name: "smoothe
 
 export class TrainingFigures {
   constructor() {
-    this.charts = new Map();
+    this.panels = new Panels();
     this.bar = h("div", { className: "bar" });
-    this.panels = h("div", { className: "two" });
-    this.box = h("section", { "aria-label": "Reward and training", className: "stacked", hidden: true }, this.bar, this.panels);
+    this.box = h("section", { "aria-label": "Reward and training", className: "stacked", hidden: true }, this.bar, this.panels.box);
   }
 
   /** `lines`: steps in order; `range` and `clock` as for `Chart.show`. */
@@ -24,22 +24,20 @@ export class TrainingFigures {
     const names = lines.length ? [...new Set(["ess", ...lines.flatMap((line) => Object.keys(line.training))])].sort((a, b) => order(a) - order(b) || a.localeCompare(b)) : [];
     this.box.hidden = !names.length;
     const smooth = place().smooth ?? "";
-    if (names.join() !== [...this.charts.keys()].join()) {
-      this.destroy();
-      this.charts = new Map(names.map((name) => [name, chartOf(name)]));
-      this.bar.replaceChildren(...(names.length ? [h("h2", {}, "Reward and training"), picker("smooth", "drawn", SMOOTH, smooth)] : []));
-      this.panels.replaceChildren(...[...this.charts.values()].map((chart) => chart.box));
-    }
+    const now = JSON.stringify([Boolean(names.length), smooth]);
+    if (this.offered !== now) this.bar.replaceChildren(...(names.length ? [h("h2", {}, "Reward and training"), picker("smooth", "drawn", SMOOTH, smooth)] : []));
+    this.offered = now;
+    const panels = this.panels.show(names.map((name) => ({ key: name, make: () => chartOf(name) })));
     const steps = lines.map((line) => line.step);
     const sealed = lines.map((line) => line.sealed);
-    for (const [name, chart] of this.charts) {
+    names.forEach((name, index) => {
       const values = smoothed(lines.map(of(name)), Number(smooth));
-      chart.show({ first: steps, last: steps, sealed, low: { [name]: values }, high: { [name]: values } }, { log: false, range, clock });
-    }
+      panels[index].show({ first: steps, last: steps, sealed, low: { [name]: values }, high: { [name]: values } }, { log: false, range, clock });
+    });
   }
 
-  redraw() { for (const chart of this.charts.values()) chart.redraw(); }
-  destroy() { for (const chart of this.charts.values()) chart.destroy(); this.charts = new Map(); this.panels.replaceChildren(); this.bar.replaceChildren(); }
+  redraw() { this.panels.redraw(); }
+  destroy() { this.panels.clear(); this.bar.replaceChildren(); this.offered = null; }
 }
 
 const order = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
