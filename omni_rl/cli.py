@@ -13,7 +13,7 @@ from omni_rl.commands.ending import end
 from omni_rl.errors import NotInstalledError, OmniRLError
 from omni_rl.runtime import prepare
 
-PAIR = {"av", "numba", "PIL", "ray", "safetensors", "sklearn", "skimage", "skvideo", "tokenizers", "torch", "vllm"}
+PAIR = {"av", "numba", "PIL", "ray", "safetensors", "skimage", "skvideo", "tokenizers", "torch", "vllm"}
 """The packages that engines, trainers and jobs import; a light installation of this package does not have them."""
 
 app = typer.Typer(

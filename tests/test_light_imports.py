@@ -94,6 +94,18 @@ def test_a_checkpoint_is_looked_at_before_anything_heavy_is_loaded() -> None:
 
 
 def test_whoever_drives_the_policies_loads_neither_torch_nor_vllm_before_it_asks_them() -> None:
-    code = "import json, sys, omni_rl.policies.attach; print(json.dumps(sorted(sys.modules)))"
+    jobs = modules(import_module("omni_rl.jobs"))
+    assert {"torch", "vllm"} & _loaded("omni_rl.policies.attach", *jobs) == set()
+
+
+def test_whoever_asks_engines_and_ranks_loads_nothing_that_only_they_need() -> None:
+    """The bridge, the demo and a replay would start ten seconds later, and hold a few hundred MiB for nothing."""
+    asking = ("omni_rl.bridge.cluster", "omni_rl.demo.pair", "omni_rl.demo.run", "omni_rl.replay.run")
+    assert {"vllm", "transformers"} & _loaded(*asking) == set()
+    assert {"torch.distributed.fsdp"} & _loaded("omni_rl.bridge.cluster") == set()
+
+
+def _loaded(*names: str) -> set[str]:
+    code = f"import json, sys, {', '.join(names)}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"torch", "vllm"} & set(json.loads(done.stdout)) == set()
+    return set(json.loads(done.stdout))

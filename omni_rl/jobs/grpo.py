@@ -8,7 +8,7 @@ from omni_rl.api.jobs import GrpoParameters
 from omni_rl.jobs.batch import Array, Batch
 from omni_rl.jobs.updates import Update, learnt, objective_at
 from omni_rl.train.advantages import Baseline, relative_advantages
-from omni_rl.train.surrogates import shares
+from omni_rl.train.shares import shares
 from omni_rl.train.targets import Targets
 
 

@@ -10,7 +10,7 @@ from omni_rl.api.jobs import PpoParameters
 from omni_rl.jobs.batch import Batch
 from omni_rl.jobs.updates import Update, learnt, objective_at
 from omni_rl.train.advantages import generalised_advantages, whitened
-from omni_rl.train.surrogates import shares
+from omni_rl.train.shares import shares
 from omni_rl.train.targets import Targets
 
 

@@ -5,28 +5,17 @@ Shapes: R rows of one step, V tokens of the vocabulary, T tokens of one answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from omni_rl.rollout.engine import RolloutEngine
-from omni_rl.rollout.types import Rollout, SamplingSettings
+from omni_rl.rollout.types import Decoded, Rollout, SamplingSettings
 
 LONGEST = 256
 """The most tokens of an answer that are decoded: each costs a step of the engine, and wrongly carried state shows in
 these."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The logprobs of the first `LONGEST` tokens of an answer, from the logits before the sampler touched them: `plain`
-    float64 [T] at temperature 1, `tempered` float64 [T] at the answer's temperature."""
-
-    plain: NDArray[np.float64]
-    tempered: NDArray[np.float64]
 
 
 def decode(engine: RolloutEngine, answers: Sequence[Rollout]) -> list[Decoded]:

@@ -77,3 +77,13 @@ class Rescore:
     logprobs: NDArray[np.float64]
     experts: NDArray[np.int16] | None
     version: str = ""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An answer's first tokens decoded one by one, as many as `omni_rl.rollout.forced.LONGEST`; their logprobs are from
+    the logits before the sampler touched them: `plain` float64 [T] at temperature 1, `tempered` float64 [T] at the
+    answer's temperature."""
+
+    plain: NDArray[np.float64]
+    tempered: NDArray[np.float64]

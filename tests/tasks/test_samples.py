@@ -9,6 +9,7 @@ import pytest
 
 from omni_rl.kinds import KINDS, Kind
 from omni_rl.media.types import Prompt
+from omni_rl.tasks.digits import load_digits
 from omni_rl.tasks.samples import PHOTOGRAPHS, clip_sound, clip_video, demo_prompts, photograph
 
 
@@ -42,12 +43,10 @@ def test_photographs_are_scikit_images_own() -> None:
 
 
 def test_every_other_image_prompt_is_a_digit_with_its_answer() -> None:
-    from sklearn.datasets import load_digits
-
-    stored = load_digits()
+    stored = load_digits("train")
     known = {
         (np.kron(np.round(ink * 255 / 16), np.ones((8, 8))).astype(np.uint8).tobytes(), str(label))
-        for ink, label in zip(stored.images, stored.target, strict=True)
+        for ink, label in zip(stored.images, stored.labels, strict=True)
     }
     prompts = demo_prompts("image", 8, 0)
     for number, prompt in enumerate(prompts):

@@ -9,8 +9,8 @@ import torch
 from omni_rl.rollout.types import Rollout
 from omni_rl.train.plan import distribute, plan_packs, sequence_length
 from omni_rl.train.settings import PLAIN, Objective, TrainSettings
+from omni_rl.train.shares import shares
 from omni_rl.train.step import build_optimizer, train_step
-from omni_rl.train.surrogates import shares
 from omni_rl.train.targets import Targets, targets_of
 from omni_rl.train.types import StepStats
 from omni_rl.train.value import ValueHead

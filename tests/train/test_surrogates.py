@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from omni_rl.train.surrogates import clipped_surrogate, clipped_value_loss, reference_kl, shares
+from omni_rl.train.shares import shares
+from omni_rl.train.surrogates import clipped_surrogate, clipped_value_loss, reference_kl
 
 
 def test_clip_higher_stops_gradients_only_where_the_ratio_has_gone_far_enough() -> None:

@@ -9,8 +9,8 @@ import torch
 
 from omni_rl.models.packed import PackedScores
 from omni_rl.train.settings import Objective
+from omni_rl.train.shares import Aggregation, shares
 from omni_rl.train.step import pack_loss
-from omni_rl.train.surrogates import Aggregation, shares
 from omni_rl.train.targets import Targets
 
 from .trl_values import LENGTHS, VALUES, arrays
