@@ -28,6 +28,7 @@ from omni_rl.bridge.protocol import (
 from omni_rl.bridge.seam import ClusterState
 from omni_rl.bridge.settings import ClusterSettings
 from omni_rl.errors import BridgeProtocolError, OmniRLError, RayUnavailableError
+from omni_rl.heap import uncollected
 
 if TYPE_CHECKING:
     from omni_rl.bridge.cluster import Cluster
@@ -152,9 +153,9 @@ class Child:
             self._end(self._reason)
 
     def _serve(self, settings: ClusterSettings) -> None:
-        from omni_rl.bridge.cluster import Cluster
-        from omni_rl.bridge.jobs import RayJobs
-
+        with uncollected():
+            from omni_rl.bridge.cluster import Cluster
+            from omni_rl.bridge.jobs import RayJobs
         if settings.join:
             join(settings.address)
         with self._holding:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from omni_rl.errors import ConfigError
+from omni_rl.heap import uncollected
 from omni_rl.kinds import Modality
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.models.recording import ModuleSide
@@ -86,11 +87,13 @@ class Family:
     @property
     def training(self) -> Training:
         """The training side. Asking for it imports torch and transformers."""
-        found: Training = resolve_name(self.training_at)
+        with uncollected():
+            found: Training = resolve_name(self.training_at)
         return found
 
     @property
     def serving(self) -> Serving:
         """The engine's side. Asking for it imports vLLM's insides."""
-        found: Serving = Serving() if self.serving_at is None else resolve_name(self.serving_at)
+        with uncollected():
+            found: Serving = Serving() if self.serving_at is None else resolve_name(self.serving_at)
         return found

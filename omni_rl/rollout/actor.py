@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from omni_rl.heap import uncollected
 from omni_rl.media.types import Prompt, RenderedPrompt
 from omni_rl.rollout.service import ReplicaService
 from omni_rl.rollout.settings import EngineSettings, require_checkpoint, require_vllm
@@ -45,9 +46,10 @@ class RolloutActor:
     async def start(self, settings: EngineSettings, name: str, closed: bool, held: str | None) -> int:
         """Load the checkpoint and return its number of parameters. Raises `CheckpointError` or `ConfigError`."""
         require_checkpoint(settings.model)
-        require_vllm()
-        from omni_rl.media.renderer import Renderer
-        from omni_rl.rollout.engine import RolloutEngine
+        with uncollected():
+            require_vllm()
+            from omni_rl.media.renderer import Renderer
+            from omni_rl.rollout.engine import RolloutEngine
 
         def build() -> RolloutEngine:
             return RolloutEngine(settings)
