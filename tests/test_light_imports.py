@@ -102,7 +102,7 @@ def test_whoever_asks_engines_and_ranks_loads_nothing_that_only_they_need() -> N
     """The bridge, the demo and a replay would start ten seconds later, and hold a few hundred MiB for nothing."""
     asking = ("omni_rl.bridge.cluster", "omni_rl.demo.pair", "omni_rl.demo.run", "omni_rl.replay.run")
     assert {"vllm", "transformers"} & _loaded(*asking) == set()
-    assert {"torch.distributed.fsdp"} & _loaded("omni_rl.bridge.cluster") == set()
+    assert {"torch.distributed.tensor"} & _loaded("omni_rl.bridge.cluster") == set()
 
 
 def _loaded(*names: str) -> set[str]:

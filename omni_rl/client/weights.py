@@ -19,7 +19,7 @@ from omni_rl.sync.fill import fill
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import arrange
 from omni_rl.sync.ownership import SHARED_MEMORY
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import INBOX, RECORD, RunRecord, runs_at, slab_directory
 

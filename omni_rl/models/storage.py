@@ -21,8 +21,8 @@ from omni_rl.files.weights import INDEX, WEIGHTS
 from omni_rl.media.digests import combined_digest, pieces_digest
 from omni_rl.models import tensor_file
 from omni_rl.sync.group import ALONE, Group
-from omni_rl.sync.parts import Released, Shares, own_rows
-from omni_rl.sync.released import ReleasedFormat
+from omni_rl.sync.parts import Shares, own_rows
+from omni_rl.sync.released import Released, ReleasedFormat
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a weight file, if nobody says otherwise; what most checkpoints on the hub have."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from omni_rl.models.packed import PackedScores, PackedSequences
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 
 
 class TrainingModel(nn.Module):

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from omni_rl.sync.checksum import LANES, Checksum
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, Origin, arrange, root_digest
-from omni_rl.sync.parts import Released, Shares
+from omni_rl.sync.parts import Shares
 from omni_rl.sync.pieces import TensorPart, checksum_of, take_all
-from omni_rl.sync.released import ReleasedFormat
+from omni_rl.sync.released import Released, ReleasedFormat
 from omni_rl.sync.slab import Slab, written
 
 

@@ -1,31 +1,10 @@
 """Describes what one process holds of released tensors: all of each, or the rows that a sharded state dict gave it."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-
-@dataclass(frozen=True)
-class Released:
-    """One released tensor: `tensor` itself, or its row `row` where several released tensors are stacked in it.
-
-    `tensor` is whole, or a DTensor; every process of its mesh then has this object, with its own shard.
-    """
-
-    name: str
-    tensor: torch.Tensor
-    row: int | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the whole released tensor."""
-        return tuple(self.tensor.shape if self.row is None else self.tensor.shape[1:])
+from omni_rl.sync.released import Released
 
 
 class Shares:

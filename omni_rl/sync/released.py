@@ -1,5 +1,5 @@
-"""Says which of a model family's released tensors a weight sync sends, and in which dtype each travels and is
-served."""
+"""Says what a released tensor is, which of a model family's tensors a weight sync sends, and in which dtype each
+travels and is served."""
 
 import re
 from dataclasses import dataclass
@@ -13,6 +13,27 @@ class TensorSpec:
 
     dtype: torch.dtype
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Released:
+    """One released tensor: `tensor` itself, or its row `row` where several released tensors are stacked in it.
+
+    `tensor` is whole, or a DTensor; every process of its mesh then has this object, with its own shard.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    row: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole released tensor."""
+        return tuple(self.tensor.shape if self.row is None else self.tensor.shape[1:])
 
 
 @dataclass(frozen=True)

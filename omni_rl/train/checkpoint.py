@@ -16,7 +16,7 @@ from omni_rl.models import storage
 from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import read_places
 from omni_rl.sync.group import ALONE, Group
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 from omni_rl.train.moments import MOMENTS
 
 OPTIMIZER = f"{STATE}/optimizer.safetensors"

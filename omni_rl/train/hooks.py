@@ -2,7 +2,7 @@
 logits, the checksums of its weights, and the logprobs of a float32 reference.
 
 Every function is given a rank, and all ranks call it: under FSDP they run the same units in the same order. Whoever
-asks imports this module to name the function, and needs no trainer's process for that, which loads FSDP.
+asks imports this module to name the function, and needs nothing of FSDP for that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from omni_rl.models.recording import LAST_NORM, LOGITS, ModuleSide, places, recording
 from omni_rl.models.training_model import TrainingModel
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.manifest import root_digest
-from omni_rl.sync.parts import Shares
 from omni_rl.train.device import CPU
 from omni_rl.train.scoring import score_pack
 from omni_rl.train.settings import TrainSettings
@@ -85,6 +83,8 @@ def _answers(rows: NDArray[np.float32], rollout: Rollout) -> NDArray[np.float32]
 def _logits(model: TrainingModel, hidden: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.float32]:
     """Return the logits of rows of the last norm's output, computed in the forward's dtype. No hook can take them,
     because the loss computes its logits outside of any module."""
+    from torch.distributed.tensor import DTensor
+
     weight = model.head_weight().detach()
     whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
     logits = F.linear(torch.from_numpy(hidden).to(whole.device, dtype), whole.to(dtype))
@@ -111,6 +111,8 @@ def reference(worker: "TrainWorker", rollouts: Sequence[Rollout]) -> list[NDArra
     Rank 0 computes them on its host, which holds all weights meanwhile; the other ranks return an empty list. The
     answers run one at a time, without packing.
     """
+    from omni_rl.sync.parts import Shares
+
     version = str(worker.version())
     dtype, family = getattr(torch, worker.settings.dtype), worker.family
     shares = Shares(first=worker.rank == 0, gather=True)

@@ -25,7 +25,8 @@ from omni_rl.rollout.types import Rollout
 from omni_rl.sync import fill
 from omni_rl.sync.group import Group
 from omni_rl.sync.manifest import Entry, Manifest
-from omni_rl.sync.parts import Released, Shares
+from omni_rl.sync.parts import Shares
+from omni_rl.sync.released import Released
 from omni_rl.sync.slab import OpenSlabs
 from omni_rl.sync.version import WeightVersion
 from omni_rl.train import checkpoint, rendezvous

@@ -13,7 +13,7 @@ from omni_rl.media.types import Prompt, Sound, Video
 from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.sync.fill import fill, places_of
 from omni_rl.sync.manifest import end
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
 

@@ -14,8 +14,7 @@ from omni_rl.sync import fill
 from omni_rl.sync.digest import checksums, weights_digest
 from omni_rl.sync.group import ALONE, Group
 from omni_rl.sync.manifest import Entry, Manifest, end
-from omni_rl.sync.parts import Released
-from omni_rl.sync.released import ReleasedFormat
+from omni_rl.sync.released import Released, ReleasedFormat
 from omni_rl.sync.slab import Slab
 
 from .conftest import Weights, places, same

@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from omni_rl.sync.parts import Released, Shares, own_rows
+from omni_rl.sync.parts import Shares, own_rows
+from omni_rl.sync.released import Released
 
 ROWS = torch.arange(24.0).reshape(4, 2, 3)
 

@@ -17,8 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from omni_rl.sync import pieces
 from omni_rl.sync.checksum import Checksum
-from omni_rl.sync.parts import Released, Shares, own_rows
+from omni_rl.sync.parts import Shares, own_rows
 from omni_rl.sync.pieces import AHEAD, THREADS, TensorPart, checksum_of, in_threads, take_all, totals
+from omni_rl.sync.released import Released
 
 ROWS = torch.arange(24.0).reshape(4, 2, 3)
 

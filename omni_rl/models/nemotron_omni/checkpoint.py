@@ -26,7 +26,7 @@ from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import TensorPlace, read_places
 from omni_rl.sync.group import ALONE, Group
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

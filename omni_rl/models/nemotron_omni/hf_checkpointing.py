@@ -13,7 +13,7 @@ from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.initial import initialise
 from omni_rl.models.nemotron_omni.keywords import Loading
 from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 
 
 class HFCheckpointingMixin(NemotronOmniParts):

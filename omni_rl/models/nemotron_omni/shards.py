@@ -7,7 +7,7 @@ from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
 from omni_rl.models.nemotron_omni.released import RELEASED
 from omni_rl.models.nemotron_omni.state_dict_adapter import NemotronOmniStateDictAdapter
 from omni_rl.models.storage import Stored
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 
 
 def released_tensors(model: NemotronOmniParts) -> list[Released]:

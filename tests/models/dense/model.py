@@ -11,7 +11,7 @@ from omni_rl.files.companions import Companions
 from omni_rl.models.logprobs import token_logprobs
 from omni_rl.models.packed import PackedScores, PackedSequences
 from omni_rl.models.training_model import TrainingModel
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 
 
 class DenseModel(TrainingModel):
