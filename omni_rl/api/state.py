@@ -27,7 +27,7 @@ class Scope(StrEnum):
 class SessionBody(Body):
     """A token, to be exchanged for a session cookie."""
 
-    token: SecretStr = Field(max_length=256)
+    token: SecretStr = Field(max_length=256, json_schema_extra={"pattern": NO_NUL})
 
     model_config = example(token="orl_…")  # noqa: S106 - no token
 

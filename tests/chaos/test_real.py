@@ -27,15 +27,18 @@ from omni_rl.processes import life
 from omni_rl.rollout.handle import RolloutHandle
 from omni_rl.rollout.settings import EngineSettings
 from omni_rl.rollout.syncing import weight_sync
-from omni_rl.rollout.types import Rollout
+from omni_rl.rollout.types import Rollout, SamplingSettings
 from omni_rl.sync.manifest import Entry
 from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.slabs import FILES, RunRecord, slab_directory
 from omni_rl.sync.sources import DirectorySource, FsdpSource
 from omni_rl.sync.states import Phase, SyncEvent
+from omni_rl.sync.version import WeightVersion
 from omni_rl.sync.weight_sync import WeightSync
+from omni_rl.tasks.samples import demo_prompts
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.settings import TrainSettings
+from omni_rl.train.types import Score
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -111,6 +114,7 @@ def real(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_sync_of_the_same_weights_changes_nothing(real: Real) -> None:
+    assert {handle.weight_version for handle in real.handles} == {str(real.trainer.version())}
     assert {answer.prompt.kind for answer in real.probe} == set(KINDS)
     before = real.scores()
     assert before["r0"] == before["r1"]
@@ -125,6 +129,47 @@ def test_a_sync_of_the_same_weights_changes_nothing(real: Real) -> None:
         assert figures["tokens"] == len(real.probe[0].ids)
         assert figures["logprob_abs_diff_mean"] < 1e-5, kind
         assert figures["logprob_abs_diff_max"] < 1e-4, kind
+
+
+def sampled(engine: RolloutHandle) -> list[Rollout]:
+    """Answers to real media of every kind."""
+    prompts = [prompt for kind in KINDS for prompt in demo_prompts(kind, 2, 0)]
+    return engine.sample(engine.render(prompts), SamplingSettings(max_tokens=8, seed=5, ignore_eos=True))
+
+
+def assert_agreement(rollouts: list[Rollout], scores: list[Score]) -> None:
+    for rollout, score in zip(rollouts, scores, strict=True):
+        assert {span.version for span in rollout.version_spans} == {score.version}
+        assert rollout.engine_digests == score.digests
+        kind, difference = rollout.prompt.kind, np.abs(score.logprobs - rollout.logprobs)
+        assert difference.mean() < 1e-5, kind
+        assert difference.max() < 1e-4, kind
+
+
+def test_both_sides_agree_before_and_after_an_update_and_on_what_was_saved(real: Real, tmp_path: Path) -> None:
+    engine = real.handles[0]
+    assert engine.weight_version == str(real.trainer.version())
+    rollouts = sampled(engine)
+    before = real.trainer.score(rollouts)
+    assert_agreement(rollouts, before)
+
+    real.trainer.update(rollouts, [1.0, -1.0] * len(KINDS))
+    version = real.trainer.version()
+    result = real.sync.sync(FsdpSource(real.trainer))
+    assert result.version == result.serving == str(version)
+    assert result.elements_proven == result.elements > engine.parameters
+    rollouts = sampled(engine)
+    after = real.trainer.score(rollouts)
+    assert_agreement(rollouts, after)
+    assert after[0].version != before[0].version
+
+    real.trainer.save(tmp_path / "saved")
+    with RolloutHandle.start(EngineSettings(model=tmp_path / "saved", run=RUN)) as served:
+        assert WeightVersion.parse(served.weight_version).digest == version.digest[:16]
+        again = sampled(served)
+    for rollout, fresh in zip(rollouts, again, strict=True):
+        assert fresh.ids.tolist() == rollout.ids.tolist()
+        assert np.abs(fresh.logprobs - rollout.logprobs).max() < 1e-4
 
 
 def flip(real: Real, entry: Entry) -> None:
@@ -276,7 +321,7 @@ def test_a_trainer_that_dies_halfway_is_named_and_nothing_happens(real: Real) ->
 def test_the_run_outlives_its_ray(real: Real, small_checkpoint: Path) -> None:
     """Slabs and journal are files: with another Ray the run goes on where it was."""
     before, version = real.scores(), real.sync.version
-    checkpoint = DirectorySource(small_checkpoint, torch.float32, RELEASED, run=RUN, number=9)
+    checkpoint = DirectorySource(small_checkpoint, torch.float32, RELEASED, run=RUN, number=10)
     ray.shutdown()
     with pytest.raises(SyncRolledBackError, match="no connection to Ray"):
         real.sync.sync(checkpoint)

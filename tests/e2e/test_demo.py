@@ -1,25 +1,31 @@
 """The main job for real: Ray, vLLM, two FSDP2 ranks, and real media."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from omni_rl.config import SMALL_CHECKPOINT, DemoSettings
-from omni_rl.demo.pair import demo_pair
-from omni_rl.demo.report import StepReport
-from omni_rl.demo.run import run
+from omni_rl.api.steps import StepLine
+from omni_rl.api.syncs import SyncAnswer
+from omni_rl.client.blocking import Client
 from omni_rl.kinds import KINDS
+from tests.pinned.kept_meaning import assert_agrees, lost_shape
+from tests.pinned.pinned_files import pinned_json
 
 pytestmark = pytest.mark.slow
 
+DEMO = (str(Path(sys.executable).parent / "omni-rl"), "demo")
 MARK = "OMNI_RL_TEST_MARK"
 METRICS = {
     "tokens",
@@ -33,15 +39,6 @@ METRICS = {
     "router_flips",
     "excluded_tokens",
 }
-
-
-@pytest.fixture
-def mark() -> Iterator[str]:
-    """A value that every process started with it in its environment carries; nothing of it may outlive the test."""
-    value = uuid.uuid4().hex
-    yield value
-    for pid in marked(value):
-        os.kill(pid, signal.SIGKILL)
 
 
 def marked(value: str) -> list[int]:
@@ -66,17 +63,96 @@ def none_left(value: str, within: float) -> bool:
     return not marked(value)
 
 
-def demo(mark: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "omni_rl", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {MARK: mark})
+@dataclass
+class Ran:
+    """A demo that ended: what it printed and wrote, and the mark of its processes."""
+
+    printed: str
+    out: Path
+    mark: str
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_demo_agrees_and_leaves_a_report(dtype: str, tmp_path: Path, mark: str) -> None:
-    done = demo(mark, "--dtype", dtype, "--steps", "3", "--out", str(tmp_path), "--json")
+@dataclass
+class Served(Ran):
+    """A demo that was served until Ctrl-C: what its dashboard had, and its exit code."""
+
+    steps: list[StepLine]
+    syncs: list[SyncAnswer]
+    code: int
+
+
+@contextlib.contextmanager
+def marking() -> Iterator[str]:
+    """A value that every process started with it in its environment carries; nothing of it outlives the context."""
+    value = uuid.uuid4().hex
+    yield value
+    for pid in marked(value):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    with marking() as value:
+        yield value
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Three steps in float32, with the dashboard that stays until Ctrl-C."""
+    out = tmp_path_factory.mktemp("served")
+    command = [*DEMO, "--serve", "--dtype", "float32", "--steps", "3", "--json", "--out", str(out)]
+    with marking() as mark, (out / "printed").open("w+") as printed:
+        environment = {**os.environ, MARK: mark, "OMNI_RL_DEMO__PORT": "0"}
+        with subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stderr is not None
+            try:
+                stays = (re.search(r"the dashboard stays at (\S+)/#run=(\S+)", line) for line in process.stderr)
+                found = next(match for match in stays if match)
+                with Client(found[1]) as client:
+                    steps, syncs = client.steps(found[2]), client.syncs()
+                process.send_signal(signal.SIGINT)
+                code = process.wait(60)
+            finally:
+                process.kill()
+        yield Served((out / "printed").read_text(), out, mark, steps, syncs, code)
+
+
+def test_the_served_demo_agrees_and_leaves_a_report(served: Served) -> None:
+    report = report_of(served, "float32")
+    for step in report["steps"]:
+        for metrics in step["by_modality"].values():
+            assert metrics["logprob_abs_diff_mean"] <= 1e-5
+            assert metrics["logprob_abs_diff_max"] <= 1e-4
+
+
+def test_its_dashboard_stays_up_with_the_run_until_ctrl_c(served: Served) -> None:
+    assert [(line.step, line.severity) for line in served.steps] == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert served.syncs[0].outcome == "committed"
+    assert served.code == 0
+
+
+def test_it_prints_the_report_that_version_0_1_0_did(served: Served) -> None:
+    """That one had one step: the last, which the legs follow."""
+    now = json.loads(served.printed)
+    assert_agrees(now)
+    assert lost_shape(pinned_json("report.json"), {**now, "steps": now["steps"][-1:]}) == []
+
+
+def test_the_demo_agrees_in_bfloat16(tmp_path: Path, mark: str) -> None:
+    command = [*DEMO, "--dtype", "bfloat16", "--steps", "3", "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {MARK: mark})
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report == json.loads((tmp_path / "report.json").read_text())
+    report = report_of(Ran(done.stdout, tmp_path, mark), "bfloat16")
+    for step in report["steps"]:
+        for metrics in step["by_modality"].values():
+            assert metrics["token_mult_prob_error"] <= 1.05
+            assert metrics["logprob_abs_diff_mean"] > 1e-4  # two bfloat16 implementations are never this equal
+
+
+def report_of(ran: Ran, dtype: str) -> Any:
+    """The report, once what any dtype's has to have is there, and no process is left."""
+    report = json.loads(ran.printed)
+    assert report == json.loads((ran.out / "report.json").read_text())
     assert report["schema"] == 1
     assert report["dtype"] == dtype
     assert report["engine"] == {"name": "vllm", "version": "0.32.0"}
@@ -89,19 +165,14 @@ def test_the_demo_agrees_and_leaves_a_report(dtype: str, tmp_path: Path, mark: s
             assert set(metrics) == METRICS
         for metrics in step["by_modality"].values():
             assert metrics["tokens"] + metrics["excluded_tokens"] == 8 * 32
-            if dtype == "float32":
-                assert metrics["logprob_abs_diff_mean"] <= 1e-5
-                assert metrics["logprob_abs_diff_max"] <= 1e-4
-            else:
-                assert metrics["token_mult_prob_error"] <= 1.05
-                assert metrics["logprob_abs_diff_mean"] > 1e-4  # two bfloat16 implementations are never this equal
     assert set(report["legs"]) == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
-    assert none_left(mark, within=10)
+    assert none_left(ran.mark, within=10)
+    return report
 
 
 @pytest.mark.parametrize("phase", ["sampling", "scoring"])
 def test_ctrl_c_ends_every_process(tmp_path: Path, mark: str, phase: str) -> None:
-    command = [sys.executable, "-m", "omni_rl", "demo", "--out", str(tmp_path)]
+    command = [*DEMO, "--out", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {MARK: mark}, start_new_session=True
     ) as process:
@@ -111,29 +182,3 @@ def test_ctrl_c_ends_every_process(tmp_path: Path, mark: str, phase: str) -> Non
         assert process.wait(timeout=60) == 130
     assert none_left(mark, within=10)
     assert not (tmp_path / "report.json").exists()
-
-
-class Lines:
-    """Keeps what the run says."""
-
-    def __init__(self) -> None:
-        self.steps: list[StepReport] = []
-
-    def phase(self, step: int, phase: str) -> None: ...
-    def step(self, report: StepReport) -> None:
-        self.steps.append(report)
-
-
-def test_weights_that_never_arrived_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync that reports success and moves nothing: the fault that the demo exists to catch."""
-    settings = DemoSettings(steps=2, prompts_per_kind=2, model=SMALL_CHECKPOINT)
-    lines = Lines()
-    with demo_pair(settings) as pair:
-        monkeypatch.setattr(pair, "sync", lambda: None)
-        report = run(settings, pair, lines)
-    assert [step.verdict for step in lines.steps] == ["agree", "disagree"]
-    assert not report.agreed
-    breaches = report.steps[1].breaches
-    # Versions give it away at once; without them the logprobs, or routers that part by more than a tie, would.
-    assert any("logprob_abs_diff" in breach or "flip_margin_max" in breach for breach in breaches)
-    assert any("sampled under demo-" in breach for breach in breaches)

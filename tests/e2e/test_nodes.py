@@ -18,7 +18,7 @@ from omni_rl.demo.environment import DemoEnvironment
 from omni_rl.demo.pair import demo_pair
 from omni_rl.errors import SyncRolledBackError, TrainerDeadError
 from omni_rl.ledger.ledger import Ledger
-from omni_rl.ledger.sync_journal import LedgerJournal, opened_journal
+from omni_rl.ledger.sync_journal import LedgerJournal
 from omni_rl.policies.local import LocalPair
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.processes import wait_until_gone
@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 HOME = "127.0.0.2"
 """The driver's node, and the first rank's."""
-SMALL = DemoSettings(prompts_per_kind=1, max_tokens=8, replicas=2, nodes=NodesSettings(count=3))
+SMALL = DemoSettings(prompts_per_kind=1, max_tokens=8, replicas=2, nodes=NodesSettings(count=5))
+"""Two nodes have a rank each. Of the others three are lost, one after the other, and Ray puts an engine where least is.
+"""
 LONG, SOON = 1000, 1.0
 """Tokens of an answer that takes long enough for a node to be lost meanwhile, after so many seconds."""
 
@@ -75,51 +77,60 @@ class Struck(LedgerJournal):
             self.strike()
 
 
-@pytest.mark.parametrize("moment", ["prepared", "decide"])
-def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(tmp_path: Path, moment: str) -> None:
-    """Before it is paused, and when it has proven them."""
-    with (
-        Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger,
-        contextlib.closing(Struck(ledger)) as journal,
-        demo_pair(SMALL, journal) as pair,
-    ):
-        learn(pair)
-        pair.sync()
-        before = pair.weight_version
-        learn(pair)
-        lost = only_engines(pair)
-        journal.moment, journal.strike = moment, lambda: kill_node(lost)
-        if moment == "decide":
-            pair.sync()
-        else:
-            with pytest.raises(SyncRolledBackError):
-                pair.sync()
-        serving = all_serve(pair, without=lost)
-        assert serving == (before if moment != "decide" else str(pair.trainer.version()))
-        pair.sync()
-        assert all_serve(pair, without=lost) == str(pair.trainer.version())
-        learn(pair)
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Struck]:
+    path = tmp_path_factory.mktemp("nodes") / "ledger.db"
+    with Ledger.open(f"sqlite:///{path}") as ledger, contextlib.closing(Struck(ledger)) as journal:
+        yield journal
+
+
+@pytest.fixture(scope="module")
+def pair(journal: Struck) -> Iterator[LocalPair]:
+    """One pair for all losses; each test leaves it whole, on the nodes that are left, but for the last one."""
+    with demo_pair(SMALL, journal) as pair:
+        yield pair
     assert not list(SHARED_MEMORY.glob(f"{PREFIX}{pair.settings.run}*"))
 
 
-def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(tmp_path: Path) -> None:
-    with opened_journal(tmp_path / "ledger.db", "nodes") as journal, demo_pair(SMALL, journal) as pair:
-        learn(pair)
+@pytest.mark.parametrize("moment", ["prepared", "decide"])
+def test_a_node_that_is_lost_in_a_sync_leaves_nothing_half_done(journal: Struck, pair: LocalPair, moment: str) -> None:
+    """The node is lost before its engine is paused, or when the engine has proven the weights."""
+    learn(pair)
+    pair.sync()
+    before = pair.weight_version
+    learn(pair)
+    lost = only_engines(pair)
+    journal.moment, journal.strike = moment, lambda: kill_node(lost)
+    if moment == "decide":
         pair.sync()
-        before = pair.weight_version
-        lost = only_engines(pair)
-        asked = DemoEnvironment(SMALL.model_copy(update={"max_tokens": LONG})).asked(2)
-        strike = threading.Timer(SOON, kill_node, [lost])
-        strike.start()
-        answers = pair.sample(pair.render(asked.prompts), asked.sampling)
-        strike.join()
-        assert [len(answer.ids) for answer in answers] == [LONG] * len(asked.prompts)
-        assert {span.version for answer in answers for span in answer.version_spans} == {before}
-        assert all_serve(pair, without=lost) == before
-        # A rank cannot be made up for: what it had of the optimiser's state is lost.
-        kill_node(pair.trainer.built.addresses[1])
-        with pytest.raises(TrainerDeadError, match="rank"):
-            pair.score(answers)
+    else:
+        with pytest.raises(SyncRolledBackError):
+            pair.sync()
+    serving = all_serve(pair, without=lost)
+    assert serving == (before if moment != "decide" else str(pair.trainer.version()))
+    pair.sync()
+    assert all_serve(pair, without=lost) == str(pair.trainer.version())
+    learn(pair)
+
+
+# The last test with this pair.
+def test_a_node_that_is_lost_in_a_step_is_made_up_for_or_told(pair: LocalPair) -> None:
+    learn(pair)
+    pair.sync()
+    before = pair.weight_version
+    lost = only_engines(pair)
+    asked = DemoEnvironment(SMALL.model_copy(update={"max_tokens": LONG})).asked(2)
+    strike = threading.Timer(SOON, kill_node, [lost])
+    strike.start()
+    answers = pair.sample(pair.render(asked.prompts), asked.sampling)
+    strike.join()
+    assert [len(answer.ids) for answer in answers] == [LONG] * len(asked.prompts)
+    assert {span.version for answer in answers for span in answer.version_spans} == {before}
+    assert all_serve(pair, without=lost) == before
+    # A rank cannot be made up for: what it had of the optimiser's state is lost.
+    kill_node(pair.trainer.built.addresses[1])
+    with pytest.raises(TrainerDeadError, match="rank"):
+        pair.score(answers)
 
 
 def learn(pair: LocalPair) -> None:

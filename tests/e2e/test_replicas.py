@@ -61,6 +61,10 @@ def sampling(step: int, tokens: int = TOKENS) -> SamplingSettings:
     return SamplingSettings(max_tokens=tokens, seed=1000 * step, ignore_eos=True)
 
 
+LONGER = sampling(4, tokens=160)
+"""For answers that an engine is lost over."""
+
+
 def alone(pair: LocalPair) -> Pair[Any]:
     """The same pair with its first replica only."""
     return Pair(pair.rollouts[:1], pair.trainer)
@@ -164,27 +168,33 @@ def test_the_noise_between_two_tokens_says_which_of_them_is_sampled() -> None:
             logprobs[0, second] -= margins[second] + change
 
 
+@pytest.fixture(scope="module")
+def undisturbed(pair: LocalPair) -> list[Rollout]:
+    """The answers of one replica that nothing happens to, with the weights that the pair keeps from here on."""
+    return alone(pair).sample(prompts(pair, 4), LONGER)
+
+
 @pytest.mark.parametrize("strike", [signal.SIGSTOP, signal.SIGKILL])
 def test_an_engine_that_is_killed_or_stopped_while_it_samples_loses_nothing(
-    pair: LocalPair, strike: signal.Signals
+    pair: LocalPair, undisturbed: list[Rollout], strike: signal.Signals
 ) -> None:
-    given, longer = prompts(pair, 4), sampling(4, tokens=160)
-    one = alone(pair).sample(given, longer)
+    given = prompts(pair, 4)
     victim = pair.rollouts[1]
     version, pid = pair.weight_version, victim.pid
     assert pid is not None
     under_way = threading.Thread(target=_strike_once_busy, args=(victim, pid, strike))
     under_way.start()
     try:
-        answers = pair.sample(given, longer)
+        answers = pair.sample(given, LONGER)
     finally:
         under_way.join()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    ties = partings(one, answers, longer.seed)
+    assert {span.version for one in undisturbed for span in one.version_spans} == {version}
+    ties = partings(undisturbed, answers, LONGER.seed)
     assert [tie for tie in ties if tie.margin > TIE] == []
     assert len(ties) <= TIES, ties
-    assert [len(answer.ids) for answer in answers] == [160] * ANSWERS
+    assert [len(answer.ids) for answer in answers] == [LONGER.max_tokens] * ANSWERS
     assert victim.pid == pid if strike == signal.SIGSTOP else victim.pid not in (None, pid)
     assert [handle.weight_version for handle in pair.rollouts] == [version] * 2
 

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 
 from omni_rl.api.jobs import GrpoParameters
 from omni_rl.api.runs import RunBody
-from omni_rl.api.syncs import CheckBody, SyncBody
+from omni_rl.api.syncs import CheckBody, SyncAnswer, SyncBody
 from omni_rl.client import Client, publish
 from omni_rl.errors import ForbiddenError, InvalidRequestError, NonFiniteWeightsError, RayUnavailableError
 from omni_rl.jobs.following import follow
 from omni_rl.kinds import KINDS
-from omni_rl.processes import life
+from omni_rl.processes import wait_until_gone
 from omni_rl.service.settings import SMALL_CHECKPOINT
 from omni_rl.service.state import ServiceState, marked
 
@@ -101,6 +101,11 @@ class Service:
     def client(self) -> Client:
         return Client(self.state.url, (self.directory / "tokens" / "owner").read_text())
 
+    def synced(self) -> SyncAnswer:
+        """The answer to a sync, as `omni-rl sync` gets it."""
+        with self.client() as client:
+            return client.sync()
+
     @contextlib.contextmanager
     def job(self, script: str = SAMPLE) -> Iterator[subprocess.Popen[str]]:
         """A driver with the environment of a job."""
@@ -165,9 +170,8 @@ def until(client: Client, connected: bool) -> None:
 
 def test_up_again_changes_nothing(service: Service) -> None:
     before = service.state
-    answer = service.up()
+    assert service.up()["url"] == before.url
     assert service.state == before
-    assert answer["url"] == before.url
     for secret in ("ray_token", "tokens/owner", "tokens.json"):
         assert (service.directory / secret).stat().st_mode & 0o077 == 0
 
@@ -197,10 +201,11 @@ def test_weights_of_a_directory_and_of_another_process_come_the_same_way(service
     shutil.copytree(SMALL_CHECKPOINT, service.weights / "small")
     answer = service.run("sync", "--source", "directory", "--path", str(service.weights / "small"))
     assert (answer["outcome"], answer["elements_proven"]) == ("committed", answer["elements"])
-    with service.client() as client, pytest.raises(InvalidRequestError):
-        client.sync(SyncBody(source="directory", path=str(SMALL_CHECKPOINT)))
-    # The engines have the trainer's weights, under another name.
-    assert service.run("check")["severity"] == "ok"
+    with service.client() as client:
+        with pytest.raises(InvalidRequestError):
+            client.sync(SyncBody(source="directory", path=str(SMALL_CHECKPOINT)))
+        # The engines have the trainer's weights, under another name.
+        assert client.check().severity == "ok"
 
 
 def test_a_jobs_prompts_are_dealt_over_all_engines(service: Service) -> None:
@@ -222,7 +227,7 @@ def published_state() -> dict[str, torch.Tensor]:
 
 
 def test_what_is_not_finite_is_refused_by_tensor_unless_the_sync_allows_it(service: Service) -> None:
-    serving = service.run("sync")["serving"]
+    serving = service.synced().serving
     state = published_state()
     name = next(name for name in state if name.endswith(".A_log"))
     state[name][:2] = float("nan")
@@ -236,11 +241,11 @@ def test_what_is_not_finite_is_refused_by_tensor_unless_the_sync_allows_it(servi
     answer = service.run("sync", "--source", "published", "--version", broken.version, "--allow-nonfinite")
     assert (answer["serving"], answer["allow_nonfinite"], answer["nonfinite"]) == (broken.version, True, [what])
     assert "2 NaN of" in service.says("check")
-    service.run("sync")
+    service.synced()
 
 
 def test_published_weights_are_nobodys_stale_ones_and_stay(service: Service) -> None:
-    service.run("sync")
+    service.synced()
     published = publish(published_state(), run=service.state.name, number=7)
     assert service.run("sync", "--source", "published", "--version", published.version)["outcome"] == "committed"
     with service.client() as client:
@@ -269,8 +274,8 @@ def test_published_weights_are_nobodys_stale_ones_and_stay(service: Service) -> 
         members = client.state().cluster.members
         assert {member.version for member in members[:-1]} == {published.version}
         client.resume()
-    service.run("sync")
-    assert service.run("check")["severity"] == "ok"
+        client.sync()
+        assert client.check().severity == "ok"
 
 
 def post(client: Client, step: int, version: str, apart: float) -> None:
@@ -295,7 +300,7 @@ def test_a_hold_stops_generation_through_syncs_and_the_bridges_death(service: Se
     with service.job() as job, service.client() as client:
         assert job.stdout is not None
         assert job.stdout.readline() == "asking\n"
-        assert service.run("sync")["outcome"] == "committed"
+        assert client.sync().outcome == "committed"
         os.kill(service.bridge(), signal.SIGKILL)
         until(client, False)
         with pytest.raises(RayUnavailableError):
@@ -309,17 +314,16 @@ def test_a_hold_stops_generation_through_syncs_and_the_bridges_death(service: Se
         assert job.stdout.readline() == "answered\n"
         learnt = job.stdout.readline().strip()
         assert job.wait() == 0
-    assert service.run("sync")["version"] == learnt
+    assert service.synced().version == learnt
 
 
 def test_a_killed_coordinator_comes_back_to_the_same_actors(service: Service) -> None:
-    served = service.run("sync")["version"]
+    served = service.synced().version
     with service.client() as client:
         coordinator = service.state.coordinator
         assert coordinator is not None
         os.kill(coordinator.pid, signal.SIGKILL)
-        while life(coordinator.pid) != "gone":
-            time.sleep(0.05)
+        wait_until_gone([coordinator.pid])
         token = made(service, "viewer", "read")
         service.up()
         with Client(service.state.url, token.read_text()) as viewer:
@@ -331,7 +335,7 @@ def test_a_killed_coordinator_comes_back_to_the_same_actors(service: Service) ->
 
 
 def test_without_rays_head_the_api_answers_and_says_so(service: Service) -> None:
-    served = service.run("sync")["version"]
+    served = service.synced().version
     with service.client() as client:
         head = service.state.head
         assert head is not None

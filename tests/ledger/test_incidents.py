@@ -143,13 +143,17 @@ def test_one_person_has_it_and_it_takes_notes_when_it_is_over(run: Ledger) -> No
         run.acknowledge(other, "bob").result()
 
 
-def test_it_takes_so_many_notes_and_keeps_the_newest_actions(run: Ledger) -> None:
+def test_it_takes_so_many_notes(run: Ledger) -> None:
     number = run.see_incident("run", SEEN).result()
     for note in range(256):
         run.add_note(number, "ann", f"note {note}")
     with pytest.raises(ConflictError, match=f"incident {number} has 256 notes"):
         run.add_note(number, "ann", "one more").result()
     assert len(run.incident(number).notes) == 256
+
+
+def test_it_keeps_the_newest_actions(run: Ledger) -> None:
+    number = run.see_incident("run", SEEN).result()
     for action in range(300):
         run.see_incident("run", replace(SEEN, action=f"action {action}"))
     run.end_incident(number, "mended").result()

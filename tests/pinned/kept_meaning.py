@@ -1,9 +1,10 @@
 """What a later version may do to an answer: add to it. What was there stays, with its value or at least its type."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+KINDS = {"text", "image", "audio", "video", "mixed"}
 EXACT = 1e-12
 """Relative: a figure that was stored is read as it was stored; one that is summed anew may round otherwise."""
 
@@ -53,3 +54,15 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "number"
     return type(value).__name__
+
+
+def assert_agrees(report: Mapping[str, Any]) -> None:
+    """A demo's report means what it did: both policies agreed, in every step, kind of prompt and leg."""
+    assert (report["schema"], report["verdict"], report["breaches"]) == (1, "agree", [])
+    assert report["steps"]
+    for step in report["steps"]:
+        assert set(step["by_modality"]) == KINDS
+        for figures in (step["overall"], *step["by_modality"].values(), *report["legs"].values()):
+            assert figures["tokens"] + figures["excluded_tokens"] > 0
+            assert 0 <= figures["logprob_abs_diff_mean"] < 1e-5
+    assert set(report["legs"]) == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}

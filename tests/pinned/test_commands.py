@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,14 +10,12 @@ from omni_rl.demo.run import run
 from tests.demo.test_demo_loop import FakePolicies, Silent
 from tests.pinned.command_outputs import every_help, offers, printed
 from tests.pinned.job_lines import lines
-from tests.pinned.kept_meaning import lost, lost_shape
+from tests.pinned.kept_meaning import assert_agrees, lost, lost_shape
 from tests.pinned.pinned_files import DATA, pinned_json
-from tests.test_cli import omni_rl
 
 LEVELS = {"ok", "warn", "missing"}
 OF_THE_MACHINE = ("/", "gpu")
 """How an item of doctor's begins that a machine has or has not."""
-KINDS = {"text", "image", "audio", "video", "mixed"}
 
 
 @pytest.fixture(scope="module")
@@ -73,30 +70,10 @@ def test_a_jobs_lines_have_their_figures(algorithm: str) -> None:
 
 
 def test_a_demo_still_leaves_such_a_report(tmp_path: Path) -> None:
-    """By the demo's loop against two hand-written policies, with as many steps."""
+    """By the demo's loop against two hand-written policies, with as many steps; real ones: tests/e2e/test_demo.py."""
     settings = DemoSettings(steps=1, prompts_per_kind=2, max_tokens=8)
     now = json.loads(run(settings, FakePolicies(), Silent()).write(tmp_path).read_text())
     then = pinned_json("report.json")
     assert lost_shape(then, now) == []
     for report in (then, now):
-        _agrees(report)
-
-
-@pytest.mark.slow
-def test_the_demo_prints_the_report_that_it_leaves(tmp_path: Path) -> None:
-    done = omni_rl("demo", "--steps", "1", "--json", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    now = json.loads(done.stdout)
-    assert lost_shape(pinned_json("report.json"), now) == []
-    assert now == json.loads((tmp_path / "report.json").read_text())
-    _agrees(now)
-
-
-def _agrees(report: dict[str, Any]) -> None:
-    assert (report["schema"], report["verdict"], report["breaches"]) == (1, "agree", [])
-    (step,) = report["steps"]
-    assert set(step["by_modality"]) == KINDS
-    for figures in (step["overall"], *step["by_modality"].values(), *report["legs"].values()):
-        assert figures["tokens"] + figures["excluded_tokens"] > 0
-        assert 0 <= figures["logprob_abs_diff_mean"] < 1e-5
-    assert set(report["legs"]) == {"train_vs_prefill", "prefill_vs_decode", "batch_vs_alone"}
+        assert_agrees(report)

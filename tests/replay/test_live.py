@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pydantic_core
 import pytest
 
 from omni_rl.kinds import KINDS, Kind
@@ -16,6 +17,8 @@ from omni_rl.rollout.types import SamplingSettings
 from omni_rl.tasks.samples import demo_prompts
 from omni_rl_bench.sabotage import patches
 from omni_rl_bench.sabotage.media import normalised_twice
+from tests.pinned.kept_meaning import lost, lost_shape
+from tests.pinned.pinned_files import DATA, pinned_json
 from tests.replay.bundles import write_played
 from tests.test_cli import omni_rl
 
@@ -23,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 SEEN: tuple[Kind, ...] = ("image", "video", "mixed")
 """Kinds of prompt that the fault changes."""
+OF_BOTH = ("sample", "step", "kind", "prompt_tokens", "ids", "texts", "temperature", "recorded")
+"""What a replay says of the record, whatever the policies are now."""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,17 @@ def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: LocalPair, bu
     assert found.now.abs_diff_mean == pytest.approx(found.recorded.abs_diff_mean, rel=1e-3)
 
 
+def test_a_bundle_of_version_0_1_0_is_replayed_against_the_same_record(pair: LocalPair) -> None:
+    """What the command would print with `--json`."""
+    found = replay(read_bundle(DATA / "mixed.zip"), pair)
+    then, now = pinned_json("replay.json"), json.loads(pydantic_core.to_json(found, inf_nan_mode="null"))
+    assert lost_shape(then, now) == []
+    assert lost({name: then[name] for name in OF_BOTH}, now) == []
+    assert now["agree"] is True
+    assert [item["modality"] for item in now["media"]] == [item["modality"] for item in then["media"]]
+    assert len(now["now"]["rollout"]) == len(now["ids"])
+
+
 def test_the_command_replays_with_other_weights_and_says_so(
     pair: LocalPair, bundles: dict[Kind, Path], tmp_path: Path
 ) -> None:
@@ -85,6 +101,7 @@ def test_the_command_replays_with_other_weights_and_says_so(
     done = omni_rl("replay", str(bundles["image"]), "--model", str(tmp_path / "later"), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert lost_shape(pinned_json("replay.json"), found) == []
     assert found["agree"] is True
     assert found["weights"]["equal"] is False
     assert found["now"]["abs_diff_max"] < 1e-4

@@ -17,6 +17,7 @@ import pytest
 
 from omni_rl.api.runs import RunBody
 from omni_rl.api.state import Scope
+from omni_rl.cli import main
 from omni_rl.client import Client
 from omni_rl.client.retries import Retries
 from omni_rl.commands.service import connect
@@ -120,17 +121,26 @@ def test_commands_find_it_by_its_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each refusal is the command's own, in this process; that of a taken port and the last are a process's too."""
+    monkeypatch.chdir(tmp_path)
+
     def refused(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["omni-rl", "serve", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return one_line(ended.value.code, out, err)
+
+    def refused_by_a_process(*arguments: str) -> str:
         done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        (line,) = done.stderr.splitlines()
-        return line
+        return one_line(done.returncode, done.stdout, done.stderr)
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert f"port {port} of 127.0.0.1 is taken" in refused("--port", str(port))
+        assert f"port {port} of 127.0.0.1 is taken" in refused_by_a_process("--port", str(port))
     assert "neither sqlite nor postgresql" in refused("--ledger", "mysql://me:secret@elsewhere/x")
     nobody = refused("--port", "0", "--ledger", "postgresql://me:secret@127.0.0.1:1/x")
     assert "ledger_failed" in nobody
@@ -142,10 +152,18 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     assert "port" in refused("--port", "70000")
     assert "token cannot be made" in refused("--port", "0", "--directory", "token")
     with serving(tmp_path, "--port", "0") as served:
-        line = refused("--port", "0")
+        line = refused_by_a_process("--port", "0")
         assert f"process {served.process.pid} serves {tmp_path}/runs/serve already" in line
         with served.client() as client:
             assert client.ready().ready
+
+
+def one_line(code: str | int | None, out: str, err: str) -> str:
+    """What a command that was refused says: one line, and nothing on its standard output."""
+    assert code == 2
+    assert out == ""
+    (line,) = err.splitlines()
+    return line
 
 
 def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What the OpenAPI document says that clients are generated from: statuses, parameters, and the schema of records."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -134,6 +136,28 @@ async def test_one_event_stream_more_than_there_may_be_is_refused_as_its_documen
         found = document["paths"]["/v1/events"]["get"]["responses"]
         assert set(found) == set(f"{READ} 422 429".split())
         assert list(found["200"]["content"]) == ["text/event-stream"]
+
+
+def test_no_text_of_a_body_may_have_a_nul_and_the_document_says_so(document: dict[str, Any]) -> None:
+    bodies = {name: schema for name, schema in document["components"]["schemas"].items() if name.endswith("Body")}
+    assert len(bodies) > 10
+    silent = [
+        (name, text) for name, schema in bodies.items() for text in _texts(schema) if re.search(text["pattern"], "a\0b")
+    ]
+    assert silent == []
+
+
+def _texts(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schemas of texts within a schema, but for those that name the few texts that there may be."""
+    if isinstance(schema, list):
+        for one in schema:
+            yield from _texts(one)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "string" and not schema.keys() & {"enum", "const"}:
+            yield {"pattern": "", **schema}
+        for key, value in schema.items():
+            if key not in ("examples", "example", "default"):
+                yield from _texts(value)
 
 
 def test_every_problem_is_of_one_schema_and_nothing_else_is(document: dict[str, Any]) -> None:

@@ -24,19 +24,17 @@ from omni_rl.errors import (
     TrainerDeadError,
 )
 from omni_rl.kinds import KINDS
-from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.rollout.types import Rollout
 from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.slab import Slab
 from omni_rl.train import checkpoint
 from omni_rl.train.group import TrainerGroup
 from omni_rl.train.packing import pack
-from omni_rl.train.settings import PLAIN, TrainSettings
-from omni_rl.train.step import build_optimizer, train_step
-from omni_rl.train.targets import targets_of
+from omni_rl.train.settings import TrainSettings
 from tests.released import all_as_sent
 
 from .conftest import MakeRollout
+from .one_process import assert_same_step, whole_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -76,9 +74,19 @@ def group(shared: tuple[TrainerGroup, Path]) -> TrainerGroup:
     return started
 
 
-def _model(directory: Path) -> NemotronOmniForConditionalGeneration:
-    torch.set_num_threads(1)
-    return NemotronOmniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+@pytest.fixture(scope="module")
+def second(local_ray: None, small_checkpoint: Path) -> Iterator[TrainerGroup]:
+    """Another group of the same settings, with the checkpoint's weights."""
+    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def coarse(local_ray: None, small_checkpoint: Path) -> Iterator[TrainerGroup]:
+    """A group in bfloat16."""
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    with TrainerGroup.start(small_checkpoint, settings, run="test") as started:
+        yield started
 
 
 def _weights(group: TrainerGroup, directory: Path) -> dict[str, torch.Tensor]:
@@ -110,7 +118,7 @@ def test_job_after_job_takes_no_more_memory(group: TrainerGroup) -> None:
 def test_scores_are_those_of_the_whole_model_alone(
     group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path
 ) -> None:
-    model = _model(small_checkpoint)
+    model = whole_model(small_checkpoint)
     scores = group.score(rollouts)
     assert len(scores) == len(rollouts)
     for rollout, score in zip(rollouts, scores, strict=True):
@@ -150,40 +158,10 @@ def test_the_version_is_the_digest_that_an_engine_computes_for_the_same_checkpoi
     assert (version.run, version.attempt, version.number) == ("test", 1, 0)
 
 
-def _assert_same_step(
-    group: TrainerGroup, rollouts: list[Rollout], advantages: list[float], initial: Path, saved: Path
-) -> None:
-    """The group's step and gradient are those of one process that holds the whole model of `initial`."""
-    before = group.version()
-    stats = group.update(rollouts, advantages)
-    after = group.version()
-    assert (after.number, before.number) == (1, 0)
-    assert after.digest != before.digest
-    group.save(saved)
-    sharded = load_file(saved / checkpoint.OPTIMIZER)
-
-    model = _model(initial)
-    optimizer = build_optimizer(model, SETTINGS)
-    alone = SETTINGS.model_copy(update={"world_size": 1})
-    tokens = sum(len(rollout.ids) for rollout in rollouts)
-    targets = [targets_of(rollouts, advantages)]
-    whole = train_step(model, optimizer, [rollouts], targets, objective=PLAIN, settings=alone)
-    assert stats.tokens == tokens
-    assert stats.loss == pytest.approx(whole.loss, abs=1e-5)
-    assert stats.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
-    # The first moment is (1 - beta1) times the clipped gradient.
-    state = [stored.released for stored in checkpoint.optimizer_tensors(model, optimizer)]
-    expected = {moment.name: moment.tensor for moment in state if moment.name.startswith("exp_avg/")}
-    assert len(expected) > 50
-    for name, moment in expected.items():
-        assert torch.allclose(sharded[name], moment, atol=1e-7, rtol=1e-4), name
-    assert {name for name in sharded if name.startswith("exp_avg/")} == expected.keys()
-
-
 def test_a_step_of_two_ranks_is_the_step_of_one_process(
     group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    _assert_same_step(group, rollouts, ADVANTAGES, small_checkpoint, tmp_path / "saved")
+    assert_same_step(group, SETTINGS, rollouts, ADVANTAGES, small_checkpoint, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +173,7 @@ def test_media_on_one_rank_only(
     group: TrainerGroup, make_rollout: MakeRollout, media: Any, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     rollouts = [make_rollout(0, prompt=20, answer=9), make_rollout(1, media=media)]
-    _assert_same_step(group, rollouts, [0.5, -1.0], small_checkpoint, tmp_path / "saved")
+    assert_same_step(group, SETTINGS, rollouts, [0.5, -1.0], small_checkpoint, tmp_path / "saved")
 
 
 def test_every_part_of_the_model_learns_from_one_batch(
@@ -212,18 +190,17 @@ def test_every_part_of_the_model_learns_from_one_batch(
 
 
 def test_training_resumes_bitwise(
-    group: TrainerGroup, rollouts: list[Rollout], small_checkpoint: Path, tmp_path: Path
+    group: TrainerGroup, second: TrainerGroup, rollouts: list[Rollout], tmp_path: Path
 ) -> None:
     group.update(rollouts, ADVANTAGES)
     group.save(tmp_path / "saved")
     group.update(rollouts[::-1], ADVANTAGES)
     version, uninterrupted = group.version(), _weights(group, tmp_path)
-    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as second:
-        second.load(tmp_path / "saved")
-        assert second.version().number == 1
-        second.update(rollouts[::-1], ADVANTAGES)
-        assert second.version() == version
-        resumed = _weights(second, tmp_path)
+    second.load(tmp_path / "saved")
+    assert second.version().number == 1
+    second.update(rollouts[::-1], ADVANTAGES)
+    assert second.version() == version
+    resumed = _weights(second, tmp_path)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
 
 
@@ -292,13 +269,13 @@ def test_what_cannot_be_learnt_from_is_refused_and_changes_nothing(
     assert group.version() == version
 
 
-def test_bfloat16_scores_with_float32_masters(small_checkpoint: Path, rollouts: list[Rollout], tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
-    exact = _model(small_checkpoint)
-    with TrainerGroup.start(small_checkpoint, settings, run="test") as group:
-        scores = group.score(rollouts)
-        stats = group.update(rollouts, ADVANTAGES)
-        weights = _weights(group, tmp_path)
+def test_bfloat16_scores_with_float32_masters(
+    coarse: TrainerGroup, small_checkpoint: Path, rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    exact = whole_model(small_checkpoint)
+    scores = coarse.score(rollouts)
+    stats = coarse.update(rollouts, ADVANTAGES)
+    weights = _weights(coarse, tmp_path)
     for rollout, score in zip(rollouts, scores, strict=True):
         with torch.no_grad():
             alone = exact.score_packed(pack([rollout]), temperature=rollout.temperature).logprobs.double().numpy()
@@ -314,29 +291,6 @@ def test_a_checkpoint_that_cannot_be_loaded_is_the_callers_error(small_checkpoin
     shutil.copy(small_checkpoint / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="safetensors"):
         TrainerGroup.start(tmp_path, SETTINGS, run="test")
-
-
-def test_a_rank_killed_while_it_works_raises_within_seconds(small_checkpoint: Path, rollouts: list[Rollout]) -> None:
-    with TrainerGroup.start(small_checkpoint, SETTINGS, run="test") as group:
-        pids = group.pids
-        started = time.monotonic()
-        os.kill(pids[1], signal.SIGKILL)
-        with pytest.raises(TrainerDeadError, match="process of rank 1 died"):
-            group.update(rollouts, ADVANTAGES)
-        assert time.monotonic() - started < 10
-        with pytest.raises(TrainerDeadError, match="start a new one"):
-            group.score(rollouts)
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
-
-
-def test_close_leaves_no_process(small_checkpoint: Path) -> None:
-    group = TrainerGroup.start(small_checkpoint, SETTINGS, run="test")
-    pids = group.pids
-    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == pids
-    group.close()
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
-    with pytest.raises(TrainerDeadError, match="it was closed"):
-        group.version()
 
 
 def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGroup, rollouts: list[Rollout]) -> None:
@@ -363,3 +317,27 @@ def test_earlier_weights_score_as_they_did_and_change_nothing(group: TrainerGrou
 def test_devices_that_the_cluster_lacks_are_refused_at_once(small_checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"2 ranks need a CUDA device each, and this Ray cluster has 0"):
         TrainerGroup.start(small_checkpoint, TrainSettings(world_size=2, device="cuda"), run="none")
+
+
+# The last test with this group.
+def test_a_rank_killed_while_it_works_raises_within_seconds(second: TrainerGroup, rollouts: list[Rollout]) -> None:
+    pids = second.pids
+    started = time.monotonic()
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(TrainerDeadError, match="process of rank 1 died"):
+        second.update(rollouts, ADVANTAGES)
+    assert time.monotonic() - started < 10
+    with pytest.raises(TrainerDeadError, match="start a new one"):
+        second.score(rollouts)
+    second.close()
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+# The last test with this group.
+def test_close_leaves_no_process(coarse: TrainerGroup) -> None:
+    pids = coarse.pids
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == pids
+    coarse.close()
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    with pytest.raises(TrainerDeadError, match="it was closed"):
+        coarse.version()

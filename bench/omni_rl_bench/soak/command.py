@@ -76,11 +76,12 @@ def _start(load: Load, chaos: Chaos, readiness: Readiness, sizes: list[memory.Lo
 
 def _wait(load: Load, chaos: Chaos, minutes: float, say: Say) -> None:
     """Wait until the time is over and every fault of a round has happened."""
-    for minute in range(1, LONGEST * int(minutes) + 1):
-        time.sleep(60)
-        say(
-            f"minute {minute} of {minutes:g}: {load.acknowledged.counts()['steps']} steps posted, "
-            f"{len(load.jobs)} jobs, {len(chaos.met)} faults, {len(load.calls.failed)} calls failed"
-        )
-        if minute >= minutes and not chaos.missing:
-            return
+    began, told = time.monotonic(), 0
+    while (passed := (time.monotonic() - began) / 60) < minutes or (chaos.missing and passed < LONGEST * minutes):
+        time.sleep(1)
+        if passed >= told + 1:
+            told = int(passed)
+            say(
+                f"minute {told} of {minutes:g}: {load.acknowledged.counts()['steps']} steps posted, "
+                f"{len(load.jobs)} jobs, {len(chaos.met)} faults, {len(load.calls.failed)} calls failed"
+            )

@@ -15,8 +15,8 @@ TOKENS, ERROR = 4096, 1e-3
 
 
 def _steps(excess: float, count: int, seed: int) -> list[UnitMean]:
-    rng = np.random.default_rng(seed)
-    return [UnitMean(excess + ERROR * float(rng.standard_normal()), ERROR, 64, 0.0) for _ in range(count)]
+    drawn = excess + ERROR * np.random.default_rng(seed).standard_normal(count)
+    return [UnitMean(one, ERROR, 64, 0.0) for one in drawn.tolist()]
 
 
 def _told(means: list[UnitMean]) -> int | None:
