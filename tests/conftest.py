@@ -1,5 +1,6 @@
 """Fixtures that every room may use."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -23,6 +24,16 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 # What `omni-rl` does first: engines, renderers and ranks of these tests are in this process.
 prepare()
+
+
+def pytest_collection() -> None:
+    """What is collected stays to the end: the garbage collector would walk over it again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
