@@ -1,59 +1,112 @@
 """Forks processes that cost milliseconds: it has imported everything once, which takes most of a short process's
 time."""
 
+import atexit
 import contextlib
+import functools
+import gc
 import importlib
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+MODEL = (
+    "omni_rl.models.nemotron_omni.model",
+    "omni_rl.models.nemotron_omni.parallel",
+    "omni_rl.client",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+)
+"""What ranks of a training model import."""
+SECONDS = 300.0
 
 
-def serve(address: str, prepare: Sequence[str]) -> Callable[[], object]:
+def serve(address: str, prepare: Sequence[str]) -> None:
     """Fork for each (log file, function, arguments) that arrives, and send the process's id, and its exit code once it
-    has ended. Returns in a forked process with what it has to call.
+    has ended. A forked process returns from here when it has called its function.
 
     `prepare` has what is done once before: modules to import, or functions to call as `module:function`.
     """
+    end = _End()
     for each in prepare:
         module, _, function = each.partition(":")
         found = importlib.import_module(module)
         if function:
             getattr(found, function)()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for those who wait
-    with Listener(address, backlog=64) as listener:
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy all that it shares with this one
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
         os.write(1, b"ready\n")
-        while True:
-            with listener.accept() as connection:
-                log, run, arguments = connection.recv()
-                if os.fork():
-                    continue
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                if child := os.fork():
-                    _report(connection, child)
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            return partial(run, *arguments)
+        log, run, arguments = _next(listener)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    end.call(run, *arguments)
 
 
-def _report(connection: Connection, child: int) -> None:
-    """Send a child's id and then its exit code, and end."""
-    with contextlib.suppress(OSError):  # nobody listens any more
-        connection.send(child)
-        connection.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(child, 0)
-    os._exit(0)
+def _next(listener: socket.socket) -> Any:
+    """Return, in a forked process, with what arrived for it; the process that forks stays in here."""
+    running: dict[int, tuple[int, Connection]] = {}  # by the descriptor that tells of a process's end
+    while True:
+        ready, _, _ = select.select([listener.fileno(), *running], [], [])
+        for each in ready:
+            if each in running:
+                pid, connection = running.pop(each)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with contextlib.suppress(OSError), connection:  # nobody may listen any more
+                    connection.send(code)
+                os.close(each)
+                continue
+            connection = Connection(listener.accept()[0].detach())
+            asked = connection.recv()
+            if not (pid := os.fork()):
+                connection.close()
+                for descriptor, (_, others) in running.items():
+                    os.close(descriptor)
+                    others.close()
+                return asked
+            with contextlib.suppress(OSError):
+                connection.send(pid)
+            running[os.pidfd_open(pid)] = pid, connection
+
+
+class _End:
+    """Ends the process after all that is to be called at its exit, and leaves its modules as they are: to take them
+    apart would copy them first, which takes longer than many a process."""
+
+    def __init__(self) -> None:
+        """What is registered first is called last."""
+        self._code = 0
+        atexit.register(self._end)
+
+    def call(self, run: Callable[..., object], *arguments: Any) -> None:
+        """Call `run`; what it raises decides the exit code, as in any process."""
+        try:
+            run(*arguments)
+        except SystemExit as error:
+            self._code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        except BaseException:
+            traceback.print_exc()
+            self._code = 1
+
+    def _end(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self._code)
 
 
 class Forked:
@@ -92,6 +145,51 @@ def fork(address: str, log: Path, run: Callable[..., object], *arguments: Any) -
     return Forked(address, log, run, *arguments).pid
 
 
+class Ranks:
+    """Processes of a nursery that are the ranks of one run; the output of all is in one log file."""
+
+    def __init__(self, address: str, log: Path, count: int, run: Callable[..., object], *arguments: Any) -> None:
+        """Have each of `count` new processes call `run` with its rank and the arguments."""
+        self.processes = [Forked(address, log, run, rank, *arguments) for rank in range(count)]
+
+    def poll(self, seconds: float = 0.0) -> int | None:
+        """Return 0 once all have ended well, or the exit code of one that has not, after ending the others; None if
+        they still run after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            codes = [process.poll() for process in self.processes]
+            if failed := [code for code in codes if code]:
+                self.kill()
+                return failed[0]
+            if None not in codes:
+                return 0
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+
+    def wait(self, timeout: float) -> int:
+        """Return what `poll` does once they have ended. Raises `subprocess.TimeoutExpired`."""
+        code = self.poll(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"{len(self.processes)} ranks", timeout)
+        return code
+
+    def kill(self) -> None:
+        """End all that still run."""
+        for process in self.processes:
+            process.kill()
+
+
+def run_ranks(log: Path, count: int, run: Callable[..., object], *arguments: Any) -> None:
+    """Call `run` with a rank and the arguments in each of `count` processes that have imported the training model, and
+    return when all have ended well."""
+    ranks = Ranks(shared(*MODEL), log, count, run, *arguments)
+    try:
+        assert ranks.wait(SECONDS) == 0, log.read_text(errors="replace")[-4000:]
+    finally:
+        ranks.kill()
+
+
 def call_main(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Call a module's `main` with these arguments of the command line and environment variables."""
     os.environ.clear()
@@ -100,12 +198,36 @@ def call_main(module: str, arguments: Sequence[str], environment: Mapping[str, s
     importlib.import_module(module).main()
 
 
+def call_main_of_rank(rank: int, count: int, port: int, *main: Any) -> None:
+    """Call a module's `main`, as `call_main` does, with the variables that `torchrun` sets for a rank besides."""
+    module, arguments, environment = main
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    variables = {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    call_main(module, arguments, {**environment, **variables})
+
+
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@functools.cache
+def shared(*prepare: str) -> str:
+    """The address of a nursery that all tests of this process have in common, and that ends with it."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(started(*prepare))
+
+
 @contextlib.contextmanager
 def started(*prepare: str, python: str = sys.executable, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
     """A nursery in an interpreter with these environment variables, ended with the block; yields its address."""
     with tempfile.TemporaryDirectory(prefix="omni-") as directory:
         address = f"{directory}/nursery"
-        code = f"from tests.nursery import serve; serve({address!r}, {prepare!r})()"
+        code = f"from tests.nursery import serve; serve({address!r}, {prepare!r})"
         process = subprocess.Popen(
             [python, "-c", code],
             cwd=ROOT,

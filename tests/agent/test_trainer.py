@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from omni_rl.agent.fingerprint import total
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import adapters, fingerprints, of_tensors
 from tests.agent import ranks
+from tests.nursery import SECONDS, Ranks, call_main_of_rank, free_port, shared
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -92,15 +91,13 @@ def test_adapters_are_told_apart_from_their_base_or_merged_into_it() -> None:
 
 
 def said_by_ranks(tmp_path: Path, count: int, *failing: int) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*command, "-m", "tests.agent.ranks", str(tmp_path), *map(str, failing)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[:3000]
+    log, module = tmp_path / "run.log", "tests.agent.ranks"
+    main = (module, [str(tmp_path), *map(str, failing)], os.environ.copy())
+    started = Ranks(shared(module, "torch._dynamo"), log, count, call_main_of_rank, count, free_port(), *main)
+    try:
+        assert started.wait(SECONDS) == 0, log.read_text(errors="replace")[:3000]
+    finally:
+        started.kill()
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)]
 
 

@@ -1,10 +1,10 @@
 """Acknowledged means durable: under kill -9 of the writer and of the database, and with two writers at once."""
 
 import random
-import subprocess
-import sys
+import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,30 +16,44 @@ from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.tables import parts, payloads
 from omni_rl.ledger.types import StepKey
+from tests.nursery import Forked, started
 from tests.postgres import Postgres
 
-from .killed_writer import part
+from .killed_writer import PARTS, RANKS, part, post_parts, say_digests
 from .steps import judged, post, records, sealed
 
-SCRIPT = Path(__file__).parent / "killed_writer.py"
-PARTS = 10_000
 KILLS = 12
+LONGEST = 300.0
+"""Seconds in which a writer posts all parts, on any machine."""
 
 
-def posted(url: str, first: int, last: int, seconds: float | None) -> list[tuple[int, str]]:
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[str]:
+    """A nursery whose processes have made every part."""
+    with started("tests.ledger.killed_writer:make_parts") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def digests(nursery: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Each part's digest."""
+    log = tmp_path_factory.mktemp("digests") / "log"
+    assert Forked(nursery, log, say_digests).wait(LONGEST) == 0, log.read_text()
+    return log.read_text().split()
+
+
+def posted(nursery: str, log: Path, url: str, first: int, last: int, seconds: float | None) -> list[tuple[int, str]]:
     """What a writer acknowledged before it was killed after so many seconds of work (None: it may finish)."""
-    writer = subprocess.Popen(
-        [sys.executable, str(SCRIPT), url, str(first), str(last)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert writer.stdout is not None
-    lines = [writer.stdout.readline()]
-    if seconds is not None:
-        timer = threading.Timer(seconds, writer.kill)
-        timer.start()
-    out, errors = writer.communicate()
-    assert writer.returncode in (0, -9), errors.decode()
-    lines += out.splitlines(keepends=True)
-    whole = (line.split() for line in lines if line.endswith(b"\n"))
+    writer = Forked(nursery, log, post_parts, url, first, last)
+    while b"\n" not in log.read_bytes():
+        assert writer.poll(0.01) in (None, 0), log.read_text()
+    if seconds is None:
+        assert writer.wait(LONGEST) == 0, log.read_text()
+    elif writer.poll(seconds) is None:
+        writer.kill()
+        writer.wait(LONGEST)
+    assert writer.poll() in (0, -signal.SIGKILL), log.read_text()
+    whole = (line.split() for line in log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
     return [(int(number), stored.decode()) for number, stored in whole]
 
 
@@ -57,7 +71,9 @@ def contents(url: str) -> dict[tuple[int, int], tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_no_acknowledged_part_is_lost_or_doubled_by_repeated_kills(url: str) -> None:
+def test_no_acknowledged_part_is_lost_or_doubled_by_repeated_kills(
+    url: str, nursery: str, digests: list[str], tmp_path: Path
+) -> None:
     """10,000 parts; each writer begins where a client would that lost its connection: some way before the last
     acknowledgement, so that what was written and not acknowledged comes again."""
     with Ledger.open(url) as ledger:
@@ -66,8 +82,9 @@ def test_no_acknowledged_part_is_lost_or_doubled_by_repeated_kills(url: str) -> 
     acknowledged: dict[int, str] = {}
     kills, first = 0, 0
     while len(acknowledged) < PARTS:
-        seconds = None if kills >= KILLS else chance.uniform(0.1, 2.0)
-        for number, stored in posted(url, first, PARTS, seconds):
+        seconds = None if kills >= KILLS else chance.uniform(0.05, 1.0)
+        log = tmp_path / f"{kills}-{first}.log"
+        for number, stored in posted(nursery, log, url, first, PARTS, seconds):
             assert not (stored == "new" and acknowledged.get(number)), f"part {number} was stored twice"
             acknowledged.setdefault(number, stored)
         kills += seconds is not None
@@ -75,9 +92,7 @@ def test_no_acknowledged_part_is_lost_or_doubled_by_repeated_kills(url: str) -> 
         first = max(0, missing - 5)
     there = contents(url)
     assert set(acknowledged) == set(range(PARTS))
-    for number in range(PARTS):
-        key, rank, made = part(number)
-        assert there[key.step, rank] == (made.digest, made.digest)
+    assert there == {divmod(number, RANKS): (digest, digest) for number, digest in enumerate(digests)}
     assert len(there) == PARTS
     assert kills > KILLS / 2
     assert Counter(acknowledged.values())["same"] < kills * 40

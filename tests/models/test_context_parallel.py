@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from omni_rl.errors import ConfigError
 from omni_rl.models.nemotron_omni.context_parallel import Context
 from omni_rl.models.nemotron_omni.language.layout import PackedLayout
 from omni_rl.models.nemotron_omni.language.model import NemotronHForCausalLM
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from tests.nursery import run_ranks
 
 BATCH, LENGTH = 2, 24
 
@@ -56,7 +56,7 @@ def _rank(rank: int, checkpoint: str, out: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(saved: Path, tmp_path: Path) -> None:
-    spawn(_rank, (str(saved), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(tmp_path / "log", 2, _rank, str(saved), str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     model = NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype=torch.float32)
     embeds = model.prepare_inputs_embeds_for_cp(**_prompt()).detach().requires_grad_()

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from tests.nursery import run_ranks
 
 RANKS = 2
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def _rank(rank: int, checkpoint: str, out: str) -> None:
 
 
 def test_gradients_are_the_mean_of_the_ranks(saved: Path, tmp_path: Path) -> None:
-    spawn(_rank, (str(saved), str(tmp_path)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    run_ranks(tmp_path / "log", RANKS, _rank, str(saved), str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
     model = NemotronOmniForConditionalGeneration.from_pretrained(saved, dtype=torch.float32)
     sum(model(**_batch(rank)).loss for rank in range(RANKS)).backward()

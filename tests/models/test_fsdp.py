@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from omni_rl.errors import CheckpointError
 from omni_rl.models.nemotron_omni.checkpoint import released_state
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
 from omni_rl.models.nemotron_omni.parallel import shard
 from omni_rl.models.packed import PackedMedia, PackedSequences
+from tests.nursery import run_ranks
 from tests.released import read_released
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def ranks(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ranks")
     (out / "refused" / "training").mkdir(parents=True)
     (out / "refused" / "training" / "step.json").touch()
-    spawn(_rank, (str(saved), str(out)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(out / "log", 2, _rank, str(saved), str(out))
     return out
 
 
@@ -121,7 +121,7 @@ def _alone(index: int, checkpoint: str, out: str) -> None:
 def alone(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process found, in both dtypes."""
     out = tmp_path_factory.mktemp("alone")
-    spawn(_alone, (str(saved), str(out)), nprocs=1)  # type: ignore[no-untyped-call]
+    run_ranks(out / "log", 1, _alone, str(saved), str(out))
     return out
 
 

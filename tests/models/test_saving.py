@@ -1,12 +1,11 @@
 """What `save_pretrained` leaves behind: the new weights whole, what the source had, and nothing that misleads."""
 
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from omni_rl.errors import CheckpointError
 from omni_rl.files.weights import weight_files
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
+from tests.nursery import MODEL, SECONDS, Forked, shared
 from tests.sync.conftest import files_end_at
 
 from .conftest import CONFIG
@@ -260,35 +260,36 @@ def test_a_full_disk_leaves_the_old_checkpoint(source: Path) -> None:
     assert same_weights(source, model)
 
 
-WRITER = """
-import itertools, sys
-import torch
-from pathlib import Path
-from omni_rl.models.nemotron_omni.model import NemotronOmniForConditionalGeneration
-torch.set_num_threads(1)
-model = NemotronOmniForConditionalGeneration.from_pretrained(sys.argv[1])
-for number in itertools.count(int(sys.argv[2])):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(number)
-    model.save_pretrained(sys.argv[1], dtype=(torch.float32, torch.bfloat16)[number % 2])
-    print(number, flush=True)
-"""
+def save_for_ever(directory: Path, first: int) -> None:
+    """Save a model in place again and again, with a number in all its weights that is said when it is saved."""
+    torch.set_num_threads(1)
+    model = load(directory)
+    for number in itertools.count(first):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(number)
+        model.save_pretrained(directory, dtype=(torch.float32, torch.bfloat16)[number % 2])
+        os.write(1, f"{number}\n".encode())
+
+
+def saves_told(log: Path) -> list[int]:
+    """The numbers of whole lines."""
+    return [int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_the_old_or_the_new_one_is_there(source: Path) -> None:
+def test_killed_at_any_moment_the_old_or_the_new_one_is_there(source: Path, tmp_path: Path) -> None:
     """Real saves in place, whose numbers say which save a tensor and a configuration are of."""
     chance = random.Random(0)
     for attempt in range(8):
-        command = [sys.executable, "-c", WRITER, os.fspath(source), str(1 + 20 * attempt)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            reported = int(process.stdout.readline())
-            time.sleep(chance.uniform(0, 0.3))
-            process.kill()
-            reported = max([reported, *map(int, process.stdout.read().split())])
-        assert process.returncode == -signal.SIGKILL
+        log = tmp_path / f"{attempt}.log"
+        process = Forked(shared(*MODEL), log, save_for_ever, source, 1 + 20 * attempt)
+        while "\n" not in log.read_text():
+            assert process.poll(0.01) is None, log.read_text()
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        assert process.wait(SECONDS) == -signal.SIGKILL
+        reported = max(saves_told(log))
         model = load(source)
         numbers = {value for parameter in model.parameters() for value in parameter.detach().flatten().tolist()}
         (number,) = numbers
@@ -296,4 +297,4 @@ def test_killed_at_any_moment_the_old_or_the_new_one_is_there(source: Path) -> N
         assert model.config.dtype == (torch.float32, torch.bfloat16)[int(number) % 2]
         assert files(source).keys() - {"model.safetensors"} >= BESIDE.keys()
     load(source).save_pretrained(source)
-    assert [path.name for path in source.parent.iterdir()] == ["source"]
+    assert [path.name for path in source.parent.iterdir() if path.suffix != ".log"] == ["source"]

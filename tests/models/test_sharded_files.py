@@ -13,7 +13,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from omni_rl.checkpoints.build import write_random
 from omni_rl.files.weights import weight_files
@@ -25,6 +24,7 @@ from omni_rl.sync.group import Group
 from omni_rl.train import checkpoint
 from omni_rl.train.settings import TrainSettings
 from omni_rl.train.step import build_optimizer
+from tests.nursery import run_ranks
 
 from .conftest import CONFIG, LANGUAGE
 from .resources import Watch
@@ -115,7 +115,7 @@ def _rank(rank: int, ranks: int, source: str, out: str) -> None:
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_no_rank_holds_or_reads_more_than_its_own(large: Path, tmp_path: Path, ranks: int) -> None:
-    spawn(_rank, (ranks, str(large), str(tmp_path)), nprocs=ranks)  # type: ignore[no-untyped-call]
+    run_ranks(tmp_path / "log", ranks, _rank, ranks, str(large), str(tmp_path))
     size = (large / "model.safetensors").stat().st_size
     assert size > 1000 * MEGABYTE
     allowed = 0.15 * size

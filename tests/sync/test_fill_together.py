@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
-from torch.multiprocessing.spawn import spawn
 
 from omni_rl.client import publish
 from omni_rl.errors import OmniRLError
@@ -22,11 +21,12 @@ from omni_rl.sync import fill
 from omni_rl.sync.digest import weights_digest
 from omni_rl.sync.group import Group
 from omni_rl.sync.manifest import Manifest, end
-from omni_rl.sync.parts import Released
+from omni_rl.sync.released import Released
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slab_owner import SlabOwner
 from omni_rl.sync.slabs import SlabPair
 from omni_rl.sync.sources import PublishedSource
+from tests.nursery import MODEL, SECONDS, Ranks, run_ranks, shared
 from tests.released import all_as_sent
 
 from .conftest import Weights, places, same
@@ -154,7 +154,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
         Slab.create(where / f"{name}.weights", end(places(masters()))).close()
     flat = {name: tensor for name, tensor in masters().items() if name not in EXPERTS}
     owner = SlabOwner("run", places(all_as_sent(flat, torch.bfloat16)), where)
-    spawn(work, (str(where),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(where / "log", 2, work, str(where))
     owner.close(remove=False)
     return Worked(where)
 
@@ -235,11 +235,10 @@ def die_halfway(rank: int, directory: str) -> None:
 
 def test_a_rank_that_is_killed_halfway_seals_nothing_and_frees_the_slab(tmp_path: Path) -> None:
     slab = Slab.create(tmp_path / "slab.weights", end(places(masters())))
-    context = spawn(die_halfway, (str(tmp_path),), nprocs=2, join=False)  # type: ignore[no-untyped-call]
-    for process in context.processes:
-        process.join()
+    survivor, killed = Ranks(shared(*MODEL), tmp_path / "log", 2, die_halfway, str(tmp_path)).processes
     # How the survivor's process ends after it caught the error is gloo's: its threads may abort a normal exit.
-    assert context.processes[1].exitcode == -signal.SIGKILL
+    survivor.wait(SECONDS)
+    assert killed.wait(SECONDS) == -signal.SIGKILL
     assert (
         (tmp_path / "error").read_text().startswith("TrainerDeadError: a rank that writes weights with this one died")
     )

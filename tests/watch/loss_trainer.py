@@ -1,4 +1,4 @@
-"""A trainer whose loss is watched, under `torch.distributed.run`: `python -m tests.watch.loss_trainer PLAN.json`.
+"""A trainer whose loss is watched, as `torchrun` starts each of its ranks: `-m tests.watch.loss_trainer PLAN.json`.
 
 The model is one parameter. What its loss is handed is what prime-rl, Miles or slime hand to theirs, in micro-batches;
 every data-parallel rank has its share of a step's answers.
@@ -130,7 +130,8 @@ def _tis(others: dict[str, Any]) -> Micro:
     return micro
 
 
-def main(plan: dict[str, Any]) -> None:
+def main() -> None:
+    plan: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     dist.init_process_group("gloo")
     micro = {"prime-rl": prime_rl, "miles": miles, "slime": slime}[plan["framework"]]()
     parameter = torch.nn.Parameter(torch.zeros(()))
@@ -148,4 +149,4 @@ def main(plan: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    main()

@@ -2,36 +2,37 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from omni_rl.api.steps import Verdict
 from omni_rl.client import Client
+from tests.nursery import SECONDS, Ranks, call_main_of_rank, free_port, shared
 from tests.services.live import live
 from tests.watch.run_steps import ANSWERS, FAULTS, FROM
 
-ROOT = Path(__file__).parents[2]
+TRAINER = "tests.watch.loss_trainer"
+IMPORTED = (TRAINER, "torch._dynamo", "omni_rl.watch.miles")
+RANKS = 2
 STEPS = 6
 
 
 def verdicts(directory: Path, framework: str, fault: str, steps: int = STEPS) -> list[Verdict]:
     """Of a run in two processes."""
-    plan = directory / "plan.json"
+    plan, log = directory / "plan.json", directory / "run.log"
     plan.write_text(json.dumps({"framework": framework, "fault": fault, "steps": steps}))
     with live(directory) as url:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        done = subprocess.run(
-            [*command, "-m", "tests.watch.loss_trainer", str(plan)],
-            cwd=ROOT,
-            env=os.environ | {"OMNI_RL_URL": url, "OMNI_RL_RUN": "run", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "not watched" not in done.stderr, done.stderr[-3000:]
+        environment = os.environ | {"OMNI_RL_URL": url, "OMNI_RL_RUN": "run"}
+        main = (TRAINER, [str(plan)], environment)
+        ranks = Ranks(shared(*IMPORTED), log, RANKS, call_main_of_rank, RANKS, free_port(), *main)
+        try:
+            code = ranks.wait(SECONDS)
+        finally:
+            ranks.kill()
+        said = log.read_text(errors="replace")
+        assert code == 0, said[-3000:]
+        assert "not watched" not in said, said[-3000:]
         with Client(url) as client:
             return [client.step("run", 1, line.step).verdict for line in client.steps("run")]
 

@@ -10,7 +10,7 @@ from omni_rl import torchvision_schemas
 from omni_rl.client import Client
 from tests.services.live import live
 from tests.watch.test_trl import assert_clean, steps_of
-from tests.watch.trl_process import TrlRun
+from tests.watch.trl_process import TrlRun, trl_nursery
 from tests.watch.trl_server import VllmServer
 
 pytestmark = pytest.mark.slow
@@ -43,9 +43,21 @@ def served(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         server.end()
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[str]:
+    with trl_nursery("tests.watch.trl_run") as address:
+        yield address
+
+
 @pytest.mark.parametrize(("fault", "processes"), [(None, 1), ("stale", 1), (None, 2)])
 def test_a_run_with_a_server_is_judged_as_one_without(
-    fault: str | None, processes: int, url: str, original: Path, served: tuple[Path, str], tmp_path: Path
+    fault: str | None,
+    processes: int,
+    url: str,
+    original: Path,
+    served: tuple[Path, str],
+    nursery: str,
+    tmp_path: Path,
 ) -> None:
     directory, server = served
     run = TrlRun(
@@ -53,6 +65,7 @@ def test_a_run_with_a_server_is_judged_as_one_without(
         original,
         url,
         processes=processes,
+        nursery=nursery,
         fault=fault,
         at=2,
         server={"url": server, "directory": str(directory)},

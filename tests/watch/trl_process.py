@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.watch.place import run_name
-from tests.nursery import Forked, call_main, started
+from tests.nursery import Forked, Ranks, call_main, call_main_of_rank, free_port, started
 from tools import frameworks
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,8 @@ def trl_nursery(module: str) -> AbstractContextManager[str]:
 
 
 class TrlRun:
-    """One run of `trl_run.py`, in `output`; its outputs are in run.log there. A run of one process that a `nursery` of
-    TRL's environment forks need not import anything."""
+    """One run of `trl_run.py`, in `output`, where run.log has what it says. Processes that a `nursery` of TRL's
+    environment forks need not import anything; a run without one is a single new process."""
 
     def __init__(
         self, output: Path, model: Path, url: str, *, processes: int = 1, nursery: str | None = None, **options: Any
@@ -45,21 +45,16 @@ class TrlRun:
         output.mkdir(parents=True, exist_ok=True)
         plan = json.dumps({"model": str(model), "output": str(output), **options})
         environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url}
-        self._process: subprocess.Popen[bytes] | Forked
-        if nursery is not None and processes == 1:
-            script = (call_main, "tests.watch.trl_run", [plan], environment)
-            self._process = Forked(nursery, output / "run.log", *script)
-            return
-        # `accelerate launch --cpu --num_processes 2` starts one process; torch's own launcher starts two.
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [
-            str(frameworks.python("trl")),
-            *(launcher if processes > 1 else []),
-            str(ROOT / "tests/watch/trl_run.py"),
-            plan,
-        ]
-        with (output / "run.log").open("wb") as log:
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        log, main = output / "run.log", ("tests.watch.trl_run", [plan], environment)
+        self._process: subprocess.Popen[bytes] | Forked | Ranks
+        if nursery is None:
+            command = [str(frameworks.python("trl")), str(ROOT / "tests/watch/trl_run.py"), plan]
+            with log.open("wb") as out:
+                self._process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        elif processes == 1:
+            self._process = Forked(nursery, log, call_main, *main)
+        else:
+            self._process = Ranks(nursery, log, processes, call_main_of_rank, processes, free_port(), *main)
 
     @property
     def running(self) -> bool:

@@ -1,7 +1,6 @@
 """A real TRL run on the CPU, as a user writes it: `watch(trainer)`, then `trainer.train()`.
 
-Run by the interpreter of TRL's own environment (tools/frameworks.py), in one process or under torch.distributed.run, as
-`trl_process` says:
+Run by the interpreter of TRL's own environment (tools/frameworks.py), in one process or as the ranks of `torchrun`:
     python tests/watch/trl_run.py '{"model": DIRECTORY, "output": DIRECTORY, "fault": "stale"}'
 The first process writes the trainer's own log to log.json in the output directory.
 """
