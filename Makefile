@@ -10,8 +10,8 @@ PYTEST := $(BIN)/pytest --dist loadfile
 help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
 	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
-	@echo "make test       the quick tests (4 minutes)"
-	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (an hour)"
+	@echo "make test       the quick tests (5 minutes)"
+	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (50 minutes)"
 	@echo "make check      ruff, mypy, and which room imports which"
 	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
 	@echo "make mutants    change the code at random and see what its room's tests do not notice (an hour)"
