@@ -20,6 +20,8 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[1]
 MODEL = (
     "omni_rl.models.nemotron_omni.model",
@@ -28,7 +30,7 @@ MODEL = (
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
 )
-"""What ranks of a training model import."""
+"""The modules that ranks of a training model import."""
 SECONDS = 300.0
 
 
@@ -183,11 +185,18 @@ class Ranks:
 def run_ranks(log: Path, count: int, run: Callable[..., object], *arguments: Any) -> None:
     """Call `run` with a rank and the arguments in each of `count` processes that have imported the training model, and
     return when all have ended well."""
-    ranks = Ranks(shared(*MODEL), log, count, run, *arguments)
+    said_by(Ranks(shared(*MODEL), log, count, run, *arguments), log)
+
+
+def said_by(processes: Forked | Ranks, log: Path) -> str:
+    """Return what the processes have said in their log once they have ended well; none of them outlives this call."""
     try:
-        assert ranks.wait(SECONDS) == 0, log.read_text(errors="replace")[-4000:]
+        code = processes.wait(SECONDS)
     finally:
-        ranks.kill()
+        processes.kill()
+    said = log.read_text(errors="replace")
+    assert code == 0, said[-4000:]
+    return said
 
 
 def call_main(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -198,20 +207,20 @@ def call_main(module: str, arguments: Sequence[str], environment: Mapping[str, s
     importlib.import_module(module).main()
 
 
-def call_main_of_rank(rank: int, count: int, port: int, *main: Any) -> None:
+def torchrun(
+    address: str, log: Path, count: int, module: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> Ranks:
+    """Have the nursery at `address` call a module's `main` in `count` ranks, as `torchrun` would start them."""
+    return Ranks(address, log, count, _call_main_of_rank, count, free_port(), module, arguments, environment)
+
+
+def _call_main_of_rank(
+    rank: int, count: int, port: int, module: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> None:
     """Call a module's `main`, as `call_main` does, with the variables that `torchrun` sets for a rank besides."""
-    module, arguments, environment = main
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     variables = {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
     call_main(module, arguments, {**environment, **variables})
-
-
-def free_port() -> int:
-    """A port of this machine at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @functools.cache

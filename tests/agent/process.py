@@ -9,13 +9,12 @@ from typing import Any
 from omni_rl import runtime
 from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
-from tests.nursery import Forked, call_main, started
+from tests.nursery import Forked, call_main, said_by, started
 from tests.services.live import live
 
 ROOT = Path(__file__).parents[2]
 IMPORTED = ("omni_rl.torchvision_schemas:install", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker")
 RIGS = ("tests.agent.rig", "tests.agent.adapters_rig", "tests.agent.entrances_rig", "tests.agent.workers_rig")
-SECONDS = 300.0
 
 
 def vllm_nursery() -> AbstractContextManager[str]:
@@ -41,11 +40,5 @@ def told(nursery: str, tmp_path: Path, rig: str, *arguments: str, **environment:
             **environment,
         }
         log = tmp_path / "rig.log"
-        rig_process = Forked(nursery, log, call_main, rig, [str(tmp_path), *arguments], variables)
-        try:
-            code = rig_process.wait(SECONDS)
-        finally:
-            rig_process.kill()
-    said = log.read_text(errors="replace")
-    assert code == 0, said[-4000:]
+        said = said_by(Forked(nursery, log, call_main, rig, [str(tmp_path), *arguments], variables), log)
     return dict(json.loads(line) for line in said.splitlines() if line.startswith('["'))

@@ -14,7 +14,7 @@ from omni_rl.agent.fingerprint import total
 from omni_rl.agent.tensors import fingerprint
 from omni_rl.agent.trainer import adapters, fingerprints, of_tensors
 from tests.agent import ranks
-from tests.nursery import SECONDS, Ranks, call_main_of_rank, free_port, shared
+from tests.nursery import said_by, shared, torchrun
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -93,11 +93,7 @@ def test_adapters_are_told_apart_from_their_base_or_merged_into_it() -> None:
 def said_by_ranks(tmp_path: Path, count: int, *failing: int) -> list[dict[str, Any]]:
     log, module = tmp_path / "run.log", "tests.agent.ranks"
     main = (module, [str(tmp_path), *map(str, failing)], os.environ.copy())
-    started = Ranks(shared(module, "torch._dynamo"), log, count, call_main_of_rank, count, free_port(), *main)
-    try:
-        assert started.wait(SECONDS) == 0, log.read_text(errors="replace")[:3000]
-    finally:
-        started.kill()
+    said_by(torchrun(shared(module, "torch._dynamo"), log, count, *main), log)
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(count)]
 
 

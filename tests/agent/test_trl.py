@@ -13,9 +13,9 @@ from omni_rl.api.runs import RunBody
 from omni_rl.client import Client
 from tests.agent.faults import IN_TRL
 from tests.agent.trl_steps import fault_at, steps
-from tests.nursery import Forked, call_main
+from tests.nursery import Forked, call_main, said_by
 from tests.services.live import live
-from tests.watch.trl_process import ENVIRONMENT, SECONDS, trl_nursery
+from tests.watch.trl_process import ENVIRONMENT, trl_nursery
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +38,7 @@ def test_each_fault_of_an_update_is_told_of_at_that_update(nursery: str, tmp_pat
         client.create_run(RunBody(run="trl", model="tiny", dtype="float32", framework="trl"))
         environment = {**os.environ, **ENVIRONMENT, "OMNI_RL_URL": url, "OMNI_RL_AGENT": url, "OMNI_RL_RUN": "trl"}
         log = tmp_path / "run.log"
-        run = Forked(nursery, log, call_main, "tests.agent.trl_faults", [json.dumps(options)], environment)
-        try:
-            assert run.wait(SECONDS) == 0, log.read_text(errors="replace")[-4000:]
-        finally:
-            run.kill()
+        said_by(Forked(nursery, log, call_main, "tests.agent.trl_faults", [json.dumps(options)], environment), log)
         told = [one for one in client.updates("trl", 1000) if one.engine is not None][::-1]
     assert [one.of for one in told] == list(range(1, steps(faults) + 1))  # the trainer counts its updates from 1
     for step, one in enumerate(told):

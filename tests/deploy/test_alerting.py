@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.deploy.compose import ROOT
+from tests.ports import free_port
 from tests.services.live import live
 from tests.services.receiver import Receiver, receiving
 from tests.services.test_verdicts import CLEAN, RUN, SHIFTED
@@ -25,13 +25,6 @@ PROGRAMS = ("prometheus", "prometheus-alertmanager")
 PATIENCE_SECONDS = 120.0
 DOWN_SECONDS = 6.0
 """How long the coordinator is away: several scrapes and evaluations."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_its_dashboard_stays_up_with_the_run_until_ctrl_c(served: Served) -> Non
 
 
 def test_it_prints_the_report_that_version_0_1_0_did(served: Served) -> None:
-    """That one had one step: the last, which the legs follow."""
+    """That report had one step, which is like the last one here: the legs follow it."""
     now = json.loads(served.printed)
     assert_agrees(now)
     assert lost_shape(pinned_json("report.json"), {**now, "steps": now["steps"][-1:]}) == []

@@ -56,7 +56,8 @@ print(json.dumps({"sides": sides, "driver": dict(os.environ), "apart": float(apa
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a driver found whose environment has none of ours: of its actors, and of a demo whose syncs move nothing."""
+    """Return what a driver found whose environment has none of ours: of its actors, and of a demo whose syncs move
+    nothing."""
     bare = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT} | CHOSEN
     folder = tmp_path_factory.mktemp("driver")
     done = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True, env=bare, cwd=folder)

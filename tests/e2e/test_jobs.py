@@ -82,7 +82,7 @@ class Service:
         return Client(self.state.url, (self.directory / "tokens" / "owner").read_text(), retries=retries or Retries())
 
     def pids(self, name: str) -> list[int]:
-        """Of processes that are called so."""
+        """Return the ids of the service's processes that are called so."""
         return [pid for pid in marked(self.state.name) if name in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def reason(self) -> str:

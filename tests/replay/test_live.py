@@ -81,7 +81,7 @@ def test_while_the_fault_is_there_the_pair_parts_where_it_is(pair: LocalPair, bu
 
 
 def test_a_bundle_of_version_0_1_0_is_replayed_against_the_same_record(pair: LocalPair) -> None:
-    """What the command would print with `--json`."""
+    """Return what the command would print with `--json`."""
     found = replay(read_bundle(DATA / "mixed.zip"), pair)
     then, now = pinned_json("replay.json"), json.loads(pydantic_core.to_json(found, inf_nan_mode="null"))
     assert lost_shape(then, now) == []

@@ -8,7 +8,7 @@ import pytest
 
 from omni_rl.api.steps import Verdict
 from omni_rl.client import Client
-from tests.nursery import SECONDS, Ranks, call_main_of_rank, free_port, shared
+from tests.nursery import said_by, shared, torchrun
 from tests.services.live import live
 from tests.watch.run_steps import ANSWERS, FAULTS, FROM
 
@@ -24,14 +24,7 @@ def verdicts(directory: Path, framework: str, fault: str, steps: int = STEPS) ->
     plan.write_text(json.dumps({"framework": framework, "fault": fault, "steps": steps}))
     with live(directory) as url:
         environment = os.environ | {"OMNI_RL_URL": url, "OMNI_RL_RUN": "run"}
-        main = (TRAINER, [str(plan)], environment)
-        ranks = Ranks(shared(*IMPORTED), log, RANKS, call_main_of_rank, RANKS, free_port(), *main)
-        try:
-            code = ranks.wait(SECONDS)
-        finally:
-            ranks.kill()
-        said = log.read_text(errors="replace")
-        assert code == 0, said[-3000:]
+        said = said_by(torchrun(shared(*IMPORTED), log, RANKS, TRAINER, [str(plan)], environment), log)
         assert "not watched" not in said, said[-3000:]
         with Client(url) as client:
             return [client.step("run", 1, line.step).verdict for line in client.steps("run")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_rl.watch.place import run_name
-from tests.nursery import Forked, Ranks, call_main, call_main_of_rank, free_port, started
+from tests.nursery import Forked, Ranks, call_main, started, torchrun
 from tools import frameworks
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ class TrlRun:
         elif processes == 1:
             self._process = Forked(nursery, log, call_main, *main)
         else:
-            self._process = Ranks(nursery, log, processes, call_main_of_rank, processes, free_port(), *main)
+            self._process = torchrun(nursery, log, processes, *main)
 
     @property
     def running(self) -> bool:

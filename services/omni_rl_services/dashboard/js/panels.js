@@ -1,10 +1,11 @@
 // Panels of charts in a box, which stay as their reader has them while others come and go.
 
+import { h } from "./dom.js";
+
 export class Panels {
   constructor() {
     this.kept = new Map();
-    this.box = document.createElement("div");
-    this.box.className = "two";
+    this.box = h("div", { className: "two" });
   }
 
   /** The panels of `wanted`, `[{ key, of?, make() }]`, in that order; `make` gives a ChartPanel where there is none of this key. A table that is open stays open with another figure of the same `of`. */
