@@ -23,11 +23,11 @@ def down(directory: Path) -> int:
     if state is None:
         return 0
     count = len(marked(state.name))
-    # The coordinator first: it would start its bridge again. Then Ray's head, which ends its own.
-    for process in (state.coordinator, state.head):
-        if process is not None and process.lives:
-            os.kill(process.pid, signal.SIGTERM)
-            wait_until_gone([process.pid])
+    # The coordinator ends in order: it has a ledger to close, and would start its bridge again. Ray's head would wait
+    # for its actors longer than we wait for it, and nothing of it is kept.
+    if state.coordinator is not None and state.coordinator.lives:
+        os.kill(state.coordinator.pid, signal.SIGTERM)
+        wait_until_gone([state.coordinator.pid])
     for _ in range(3):  # a process that is being started while others end is found the next time
         left = marked(state.name)
         for pid in left:
