@@ -88,8 +88,8 @@ def _intended(settings: UpSettings, directory: Path) -> tuple[UpSettings, Servic
         settings = settings.over(before.settings)
     settings = settings.model_copy(update={"model": settings.model.resolve()})
     if before is None:
+        require_devices(settings, settings.replicas)  # the quicker answer first
         require_servable(settings.model)
-        require_devices(settings, settings.replicas)
     return settings, before
 
 
