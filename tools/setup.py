@@ -63,10 +63,11 @@ def build(wanted_state: str) -> None:
     check_libraries()
     STAMP.unlink(missing_ok=True)
     torch, rest = locked()
-    step("1/4 virtual environment", make_venv)
-    step(f"2/4 {torch} (about 200 MB)", lambda: install_torch(torch))
-    step(f"3/4 {len(rest)} locked packages (about 1 GB)", lambda: install_rest(rest))
-    step("4/4 this package", install_package)
+    step("1/5 virtual environment", make_venv)
+    step(f"2/5 {torch} (about 200 MB)", lambda: install_torch(torch))
+    step(f"3/5 {len(rest)} locked packages (about 1 GB)", lambda: install_rest(rest))
+    step("4/5 this package", install_package)
+    step("5/5 compiling all modules", compile_modules)
     STAMP.write_text(wanted_state)
     print(f"setup: done in {time.monotonic() - started:.0f} s; try .venv/bin/omni-rl doctor")
 
@@ -115,10 +116,10 @@ def make_venv() -> None:
 
 def install_torch(pin: str) -> None:
     # A second index costs seconds for every package that is looked up there, so it serves this one only.
-    if pip("install", "--no-deps", pin, quiet=True):
+    if install(pin, quiet=True):
         return
     print(f"setup:   the CPU build is not in the configured index, asking {TORCH_CPU_INDEX}", flush=True)
-    if not pip("install", "--no-deps", "--index-url", TORCH_CPU_INDEX, pin):
+    if not install("--index-url", TORCH_CPU_INDEX, pin):
         raise SetupError(
             f"{pin} could be had neither from the configured index nor from {TORCH_CPU_INDEX} (log: {LOG}).\n"
             "Behind a mirror: put the wheel into a folder and run: PIP_FIND_LINKS=<folder> make setup"
@@ -128,19 +129,27 @@ def install_torch(pin: str) -> None:
 def install_rest(pins: list[str]) -> None:
     wanted = VENV / "cpu-without-torch.txt"
     wanted.write_text("\n".join(pins) + "\n")
-    if not pip("install", "--no-deps", "--require-hashes", "-r", str(wanted)):
+    if not install("--require-hashes", "-r", str(wanted)):
         raise SetupError(f"installing the locked packages failed (log: {LOG}). Network or disk? Then run it again.")
 
 
 def install_package() -> None:
     # The build backend is in the lock; building in isolation would download it again.
-    if not pip("install", "--no-deps", "--no-build-isolation", "-e", str(ROOT)):
+    if not install("--no-build-isolation", "-e", str(ROOT)):
         raise SetupError(f"installing this package failed (log: {LOG})")
 
 
-def pip(*arguments: str, quiet: bool = False) -> bool:
-    """Run pip in the environment with its output in the log; print the log's end on failure unless `quiet`."""
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
+def compile_modules() -> None:
+    # Each install would compile its own on one core. What does not compile is for another Python, and says so if used.
+    modules = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    subprocess.run([VENV / "bin" / "python", "-m", "compileall", "-qq", "-j", "0", modules])
+
+
+def install(*arguments: str, quiet: bool = False) -> bool:
+    """Have pip install in the environment, with its output in the log; print the log's end on failure unless
+    `quiet`."""
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+    command = [*pip, "--no-deps", "--no-compile", *arguments]
     with LOG.open("a") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode == 0
     if not done and not quiet:
