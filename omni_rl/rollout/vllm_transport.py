@@ -17,7 +17,6 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from omni_rl.errors import WeightUpdateError
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
-from omni_rl.sync.transport import Rollback
 
 
 class SlabWeights(WeightSource):  # type: ignore[misc]  # vLLM is not typed here
@@ -59,10 +58,6 @@ class VllmTransport:
         self._device = device
         self._weights = SlabWeights(device)
         self._engine: Any = None
-
-    @property
-    def rollback(self) -> Rollback:
-        return "none"
 
     @property
     def pushes(self) -> bool:

@@ -13,7 +13,6 @@ from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slab_owner_actor import SlabOwnerHandle
 from omni_rl.sync.slabs import SlabPair
-from omni_rl.sync.transport import Rollback
 
 T = TypeVar("T")
 MESSAGE_BYTES = 2**26
@@ -34,10 +33,6 @@ class ObjectStoreTransport:
         self._start = start
         self._owners: dict[str, SlabOwnerHandle] = {}
         self._reaching = threading.Lock()
-
-    @property
-    def rollback(self) -> Rollback:
-        return "slab"
 
     @property
     def pushes(self) -> bool:

@@ -17,7 +17,7 @@ from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import OpenSlabs, Slab
 from omni_rl.sync.sources import Source
 from omni_rl.sync.transaction import Filled
-from omni_rl.sync.transport import Rollback, SlabTransport, WeightTransport
+from omni_rl.sync.transport import SlabTransport, WeightTransport
 
 RECORD = "run.json"
 FILES = ("slab-0.weights", "slab-1.weights")
@@ -134,11 +134,6 @@ class SlabPair:
     def pushes(self) -> bool:
         """Whether `push` writes into the engines; else they copy from their host's slab."""
         return self._transport.pushes
-
-    @property
-    def rollback(self) -> Rollback:
-        """What engines go back to when an update failed."""
-        return self._transport.rollback
 
     def push(self) -> None:
         """Write what was filled last into the engines. Raises `WeightUpdateError`."""

@@ -25,7 +25,6 @@ from omni_rl.sync.replica_group import ReplicaAnswers, ReplicaGroup
 from omni_rl.sync.result import Outcome, SyncResult
 from omni_rl.sync.roofline import copy_rate
 from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
-from omni_rl.sync.transport import Rollback
 
 DECIDE_PAUSE = 0.2
 """The seconds between two tries of a decision that could not be written."""
@@ -60,11 +59,7 @@ class Slabs(Protocol):
 
     @property
     def pushes(self) -> bool:
-        """Whether `push` writes into the engines; else they copy from the slab."""
-
-    @property
-    def rollback(self) -> Rollback:
-        """What engines go back to when an update failed."""
+        """Whether `push` writes into the engines, which then have no way back; else they copy from the slab."""
 
     def push(self) -> None:
         """Write what was filled last into the engines, which stand still. Raises `WeightUpdateError`."""
@@ -246,7 +241,7 @@ class Transaction:
         self.epoch = self.journal.next_epoch(self.epoch)
         failed = error.failed if isinstance(error, PhaseFailedError) else {}
         lost = {name: str(why) for name, why in failed.items() if isinstance(why, UNREACHABLE)}
-        if self._touched and self.slabs.rollback == "none":
+        if self._touched and self.slabs.pushes:
             lost |= dict.fromkeys(names, f"its transport has no way back: {_reason(error)}") | lost
         convergence = Convergence(self.replicas, names, self.previous, self.epoch, self.sync)
         return self._result("rolled_back", roll_back(self.machine, convergence, lost), error)

@@ -1,13 +1,9 @@
 """Defines how weights get from the host of their source to the replicas, and what that is on one host."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
-
-Rollback = Literal["slab", "host_snapshot", "none"]
-"""What an engine goes back to when an update fails: the other slab on its host, a copy that it made of itself, or
-nothing, which means that it is quarantined and loaded anew."""
 
 
 class WeightTransport(Protocol):
@@ -15,11 +11,9 @@ class WeightTransport(Protocol):
     replicas."""
 
     @property
-    def rollback(self) -> Rollback: ...
-
-    @property
     def pushes(self) -> bool:
-        """Whether the transport writes into the engines itself, instead of letting them copy from a slab."""
+        """Whether the transport writes into the engines itself, instead of letting them copy from a slab. Such engines
+        have nothing to go back to when an update fails: they are quarantined, and loaded anew."""
 
     def stage(self, slab: Slab) -> None:
         """Bring a sealed slab to where replicas take it from, while they generate.
@@ -36,10 +30,6 @@ class WeightTransport(Protocol):
 
 class SlabTransport:
     """The transport for replicas on the slab's host, which map it: nothing needs to be moved."""
-
-    @property
-    def rollback(self) -> Rollback:
-        return "slab"
 
     @property
     def pushes(self) -> bool:

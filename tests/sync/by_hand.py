@@ -25,7 +25,6 @@ from omni_rl.sync.replica import (
 from omni_rl.sync.replica_group import Deadlines
 from omni_rl.sync.states import Decision, SyncEvent
 from omni_rl.sync.transaction import Filled
-from omni_rl.sync.transport import Rollback
 from omni_rl.sync.weight_sync import WeightSync
 
 PATHS = ("slab-0", "slab-1")
@@ -156,7 +155,6 @@ class SlabsByHand:
     """A source is the version that its weights have, or what it raises."""
 
     pushes: bool = False
-    rollback: Rollback = "slab"
     push_fails: OmniRLError | None = None
     pushed: int = 0
     allowed: list[bool] = field(default_factory=list)

@@ -35,7 +35,7 @@ def test_the_two_slabs_take_turns(tmp_path: Path, weights: Weights) -> None:
     second = pair.fill(pair.idle(first.slab), Given(make_weights(1), 1))
     assert first.slab.path != second.slab.path
     assert pair.idle(second.slab) == first.slab.path
-    assert pair.rollback == "slab"
+    assert not pair.pushes
     assert (first.tensors, first.bytes) == (6, sum(tensor.nbytes for tensor in weights.values()))
     assert same(Slab.open(Path(first.slab.path)).tensors(), weights)
     assert same(Slab.open(Path(second.slab.path)).tensors(), make_weights(1))
