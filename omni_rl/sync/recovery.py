@@ -1,7 +1,8 @@
 """Brings every replica to the weights that were decided for: after a failure, a decision, a crash or a replacement."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from omni_rl.sync.replica import (
     Apply,
@@ -17,7 +18,7 @@ from omni_rl.sync.replica import (
     SlabRef,
     Verify,
 )
-from omni_rl.sync.replica_group import ReplicaAnswers, ReplicaGroup
+from omni_rl.sync.replica_group import ReplicaGroup
 from omni_rl.sync.states import Machine, Phase
 
 MISMATCHES_IN_REASON = 5
@@ -72,7 +73,7 @@ class Convergence:
         """Fence all replicas but those already `lost`, and learn where they stand."""
         self.lost = dict(lost)
         here = [name for name in self._names if name not in lost]
-        self._at = self._tell(phase, here, lambda name: Fence(self._epoch, self._sync), self._answer("fence")).done
+        self._at = self._tell(phase, here, Fence(self._epoch, self._sync), self._answer("fence"))
         for name, status in list(self._at.items()):
             if status.standing == "quarantined":
                 self._lose(name, f"it is quarantined: {status.reason}")
@@ -85,39 +86,31 @@ class Convergence:
     def write(self, phase: Phase) -> None:
         """Stop the replicas that serve something else, and write the target into those that may hold something else."""
         serving = [n for n, at in self._at.items() if at.standing == "serving" and at.holds != self._target.version]
-        self._note(self._tell(phase, serving, lambda name: Pause(self._epoch, self._sync), self._answer("pause")))
+        self._at |= self._tell(phase, serving, Pause(self._epoch, self._sync), self._answer("pause"))
         dirty = [name for name, at in self._at.items() if at.holds != self._target.version]
-        self._note(
-            self._tell(
-                phase,
-                dirty,
-                lambda name: Apply(self._epoch, self._sync, self._target),
-                Deadline("apply", self._replicas.deadlines.write),
-            )
-        )
+        apply = Apply(self._epoch, self._sync, self._target)
+        self._at |= self._tell(phase, dirty, apply, Deadline("apply", self._replicas.deadlines.write))
 
     def prove(self, phase: Phase) -> None:
         """Read back every byte of the replicas that do not serve yet."""
         unproven = [name for name, at in self._at.items() if at.standing in ("closed", "paused", "unproven")]
-        proofs = self._tell(
-            phase,
-            unproven,
-            lambda name: Verify(self._epoch, self._sync, self._target),
-            Deadline("verify", self._replicas.deadlines.prove),
-        )
-        for name, reason in defects(proofs.done).items():
+        verify = Verify(self._epoch, self._sync, self._target)
+        proofs = self._tell(phase, unproven, verify, Deadline("verify", self._replicas.deadlines.prove))
+        for name, reason in defects(proofs).items():
             self._lose(name, reason)
 
     def open(self, phase: Phase) -> None:
         """Let the replicas that are proven sample again."""
         waiting = [name for name, at in self._at.items() if at.standing != "serving"]
-        answers = self._tell(
-            phase,
-            waiting,
-            lambda name: Resume(self._epoch, self._sync, self._target.version),
-            self._answer("resume"),
-        )
-        self.settled.resumed.update(answers.done)
+        resume = Resume(self._epoch, self._sync, self._target.version)
+        self.settled.resumed |= self._tell(phase, waiting, resume, self._answer("resume"))
+
+    def run(self, phase: Phase) -> None:
+        """Go through these stages, from `find` to `open`, as one phase."""
+        self.find({}, phase)
+        self.write(phase)
+        self.prove(phase)
+        self.open(phase)
 
     def replace_lost(self) -> Settled:
         """Quarantine the lost replicas, start a successor for each, and bring those to the target; or leave them
@@ -133,10 +126,7 @@ class Convergence:
         )
         started = self._replicas.replace(self._sync, reasons)
         successors = Convergence(self._replicas, started.done, self._target, self._epoch, self._sync)
-        successors.find({}, Phase.QUARANTINE)
-        successors.write(Phase.QUARANTINE)
-        successors.prove(Phase.QUARANTINE)
-        successors.open(Phase.QUARANTINE)
+        successors.run(Phase.QUARANTINE)
         for name, reason in reasons.items():
             if name in successors.settled.resumed:
                 self.settled.replaced[name] = reason
@@ -145,16 +135,12 @@ class Convergence:
                 self.settled.out[name] = f"{reason}; no successor: {why}"
         return self.settled
 
-    def _tell(
-        self, phase: Phase, names: Iterable[str], command: Callable[[str], Command], deadline: Deadline
-    ) -> ReplicaAnswers:
-        answers = self._replicas.tell(phase, {name: command(name) for name in names}, deadline)
+    def _tell(self, phase: Phase, names: Iterable[str], command: Command, deadline: Deadline) -> dict[str, Any]:
+        """Give replicas a command, and return the answers by name; those that fail are lost."""
+        answers = self._replicas.tell(phase, dict.fromkeys(names, command), deadline)
         for name, error in answers.failed.items():
             self._lose(name, str(error))
-        return answers
-
-    def _note(self, answers: ReplicaAnswers) -> None:
-        self._at.update(answers.done)
+        return answers.done
 
     def _lose(self, name: str, reason: str) -> None:
         self._at.pop(name, None)
@@ -179,10 +165,7 @@ def roll_back(machine: Machine, convergence: Convergence, lost: dict[str, str]) 
 def bring_forward(machine: Machine, convergence: Convergence) -> Settled:
     """Bring every replica to the convergence's target, which is decided for, wherever a crash left them."""
     machine.enter(Phase.RESUME)
-    convergence.find({}, Phase.RESUME)
-    convergence.write(Phase.RESUME)
-    convergence.prove(Phase.RESUME)
-    convergence.open(Phase.RESUME)
+    convergence.run(Phase.RESUME)
     return end(machine, convergence)
 
 

@@ -150,10 +150,7 @@ class Transaction:
     def _join(self) -> Settled:
         """Let replicas that do not serve the committed weights (replaced ones, those left out before) join first."""
         convergence = Convergence(self.replicas, self.replicas.names, self.previous, self.epoch, self.sync)
-        convergence.find({}, Phase.PREPARE)
-        convergence.write(Phase.PREPARE)
-        convergence.prove(Phase.PREPARE)
-        convergence.open(Phase.PREPARE)
+        convergence.run(Phase.PREPARE)
         settled = convergence.replace_lost()
         if set(settled.out) == set(self.replicas.names):
             raise QuarantinedError("; ".join(f"replica {name}: {why}" for name, why in sorted(settled.out.items())))
