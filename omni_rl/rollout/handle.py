@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -11,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from omni_rl.actors import ReservedBundle, kill, place, share
 from omni_rl.agent.settings import for_actor
+from omni_rl.closing import Closing
 from omni_rl.errors import EngineDeadError, ReplicaDeadError, WeightUpdateError
 from omni_rl.media.prompts import plain
 from omni_rl.media.types import Prompt, RenderedPrompt
@@ -40,7 +40,7 @@ class _Hold:
     address: str = ""
 
 
-class RolloutHandle:
+class RolloutHandle(Closing):
     """One rollout engine in a Ray actor. Make the handle with `start` or `attach`; close it, or use it as a context.
 
     Any thread may call its methods; requests of several callers share the engine's steps.
@@ -205,14 +205,6 @@ class RolloutHandle:
         if hold.pid is not None:
             ended(hold.pid)
         hold.actor = hold.pid = None
-
-    def __enter__(self) -> "RolloutHandle":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self, closed: bool, held: str | None) -> None:
         self._require_ray()

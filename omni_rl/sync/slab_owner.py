@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
+from omni_rl.closing import Closing
 from omni_rl.errors import SlabError, SlabFullError
 from omni_rl.locks import FileLock
 from omni_rl.sync.manifest import Entry
@@ -13,7 +13,7 @@ from omni_rl.sync.slab import Slab
 from omni_rl.sync.slabs import FILES, RECORD, RunRecord, slab_directory
 
 
-class SlabOwner:
+class SlabOwner(Closing):
     """Owns the slabs of `run` on this host as long as it lives; use it as a context, or `close` it.
 
     Slabs are files: they outlive a slab owner that dies, and the next one adopts them as they are. (Python's own shared
@@ -53,14 +53,6 @@ class SlabOwner:
         if remove:
             shutil.rmtree(self.directory, ignore_errors=True)
         self._release()
-
-    def __enter__(self) -> "SlabOwner":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _adopt(self) -> bool:
         """Return whether there are slabs of this run to adopt; one that was removed or cut is made anew."""

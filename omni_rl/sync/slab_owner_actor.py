@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from omni_rl.closing import Closing
 from omni_rl.errors import (
     ReplicaDeadError,
     ReplicaStoppedError,
@@ -105,7 +105,7 @@ def node_at(address: str) -> str:
     raise SlabOwnerDeadError(f"Ray has no node at {address} for a slab owner")
 
 
-class SlabOwnerHandle:
+class SlabOwnerHandle(Closing):
     """A handle on one slab owner. Make it with `start`; close it, or use it as a context, to remove the slabs of its
     host.
 
@@ -223,14 +223,6 @@ class SlabOwnerHandle:
             self._call("close")
         finally:
             self._kill()
-
-    def __enter__(self) -> "SlabOwnerHandle":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return self.wait(getattr(self._alive(), method).remote(*arguments), method)

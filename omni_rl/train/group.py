@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ray
 
 from omni_rl.actors import ReservedBundle, share
 from omni_rl.agent.settings import for_actor
+from omni_rl.closing import Closing
 from omni_rl.errors import ConfigError, OmniRLError, TrainerDeadError
 from omni_rl.media.slots import FeatureCounts
 from omni_rl.processes import PLACEMENT_TIMEOUT
@@ -21,7 +21,7 @@ from omni_rl.train.trainer import Built, Trainer
 from omni_rl.train.worker import TrainWorker
 
 
-class TrainerGroup(Trainer):
+class TrainerGroup(Closing, Trainer):
     """A trainer whose ranks this process holds. Make one with `start`, and end it with `close`.
 
     A call waits for a rank that is stopped, for `collective_timeout` seconds of the settings.
@@ -95,14 +95,6 @@ class TrainerGroup(Trainer):
     def close(self) -> None:
         """End every rank's process. The call is idempotent."""
         self._ranks.close()
-
-    def __enter__(self) -> "TrainerGroup":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _require_devices(settings: TrainSettings) -> None:
