@@ -14,7 +14,7 @@ from omni_rl.bridge.now import Now, sampled_now
 from omni_rl.bridge.posted import Posted
 from omni_rl.bridge.seam import CheckRequest, CheckResult, TokenLegs
 from omni_rl.consistency.attribution.legs import Legs
-from omni_rl.consistency.attribution.search import Attribution, attribute
+from omni_rl.consistency.attribution.search import attribute
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import as_floats, furthest
 from omni_rl.consistency.evidence import Finding
@@ -101,7 +101,6 @@ class Checks:
             # First of all: whatever is scored drops the caches that the step was sampled with.
             own = self._own(posted, again, version)
             search = Search(replace(everything, answers=self._asked(again), case=posted.case, own=own), request)
-            search.run()
         now = Now.of([*self.probe, *again.values()], self._rollouts, self._trainer)
         records = now.by_replica
         if request.resample and again:
@@ -110,7 +109,6 @@ class Checks:
         if posted is None and judge(figures, self._yardstick.limits).severity > Severity.OK:
             of_probe = {answer.prompt.id: answer for answer in self.probe}
             search = Search(replace(everything, case=now.case(self._yardstick, bands), own=of_probe), request)
-            search.run()
         findings: Sequence[Finding] = () if search is None else search.found.findings
         if search is None and request.localise:
             findings = self.noise.calibrate([answer.prompt.id for answer in self.probe], everything.localise)
@@ -152,28 +150,20 @@ class Checks:
 
 
 class Search:
-    """The search for a cause, with the legs (pairs of scores that are compared) that it measured on its way."""
+    """What a search for a cause found, with the legs (pairs of scores that are compared) that it measured on its
+    way."""
 
-    def __init__(self, experiments: LiveExperiments, request: CheckRequest) -> None:
-        self._experiments = experiments
-        self._request = request
-        self._found: Attribution | None = None
+    def __init__(self, live: LiveExperiments, request: CheckRequest) -> None:
+        """Search. The experiments that the request does not allow are not made."""
+        self._live = live
         self.legs: Legs | None = None
-
-    def run(self) -> None:
-        request, live = self._request, self._experiments
         chosen = live.chosen(legs=request.legs, reference=request.reference, localise=request.localise)
         if request.legs:
             chosen = replace(chosen, legs=self._take_legs)
-        self._found = attribute(live.case, chosen, live.bands, seconds=request.seconds)
-
-    @property
-    def found(self) -> Attribution:
-        assert self._found is not None, "run() finds it"
-        return self._found
+        self.found = attribute(live.case, chosen, live.bands, seconds=request.seconds)
 
     def _take_legs(self) -> Legs:
-        self.legs = self._experiments.legs()
+        self.legs = self._live.legs()
         return self.legs
 
 
