@@ -1,6 +1,7 @@
 """What the drivers of actors share: how long Ray may take, and whether a process runs, is stopped, or is gone."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ SILENT_AFTER = 20.0
 """Seconds without an answer to a ping after which a process of another machine counts as stopped. Its answering thread
 needs Python's lock, which a busy process may hold for seconds."""
 
+_PR_SET_PDEATHSIG = 1
 Life = Literal["runs", "stopped", "gone"]
 
 
@@ -30,6 +32,11 @@ def ended(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     wait_until_gone([pid])
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wait_until_gone(pids: Collection[int]) -> None:

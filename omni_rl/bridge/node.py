@@ -1,13 +1,12 @@
 """Starts a Ray node of the bridge's own: a driver needs one on its host, and a coordinator's host need not have any."""
 
-import ctypes
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from omni_rl.processes import end_with_parent
+
 OBJECT_STORE = 128 * 2**20
 """The bytes of the node's object store: enough for the probe's media tensors on their way to the engines."""
 
@@ -30,8 +29,4 @@ def join(address: str) -> None:
         f"--object-store-memory={OBJECT_STORE}",
     ]
     # Ray ends the node's own processes with it.
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)  # noqa: S603, the command is made here
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)  # noqa: S603, the command is made here
