@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from omni_rl.errors import ConfigError
+from omni_rl.files.toml import read_toml
 from omni_rl.kinds import Modality
 from omni_rl.media.types import Prompt
 from omni_rl.settings import StrictSettings
@@ -77,11 +77,7 @@ def load_task(name: str) -> Task:
         ConfigError: there is no such file, it is not right, or what it names cannot be imported or has no prompts.
     """
     path = _file(name)
-    try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    settings = TaskSettings(**values)
+    settings = TaskSettings(**read_toml(path))
     split: Callable[[Split], Prompts] = _imported(path, settings.prompts)
     task = Task(
         name=name,
