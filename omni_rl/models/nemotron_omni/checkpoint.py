@@ -19,10 +19,9 @@ from omni_rl.models.nemotron_omni import placement
 from omni_rl.models.nemotron_omni.config import NemotronOmniConfig
 from omni_rl.models.nemotron_omni.keywords import Loading
 from omni_rl.models.nemotron_omni.parts import NemotronOmniParts
-from omni_rl.models.nemotron_omni.released import LAYER_SCALES
+from omni_rl.models.nemotron_omni.released import LAYER_SCALES, RELEASED
 from omni_rl.models.nemotron_omni.shards import released_tensors, stored_tensors
 from omni_rl.models.nemotron_omni.spelling import respelled, served_config
-from omni_rl.models.nemotron_omni.state_dict_adapter import released_items
 from omni_rl.models.storage import Stored
 from omni_rl.models.tensor_file import TensorPlace, read_places
 from omni_rl.sync.group import ALONE, Group
@@ -100,7 +99,9 @@ def released_state(model: NemotronOmniParts, dtype: torch.dtype) -> Iterator[tup
 
     A sharded tensor is gathered when its turn comes, so all ranks must iterate together, to the end.
     """
-    return released_items(((name, _whole(tensor)) for name, tensor in model.state_dict().items()), dtype)
+    for name, tensor in model.state_dict().items():
+        for released, value in model.state_dict_adapter.convert_single_tensor_to_hf(name, _whole(tensor)):
+            yield released, RELEASED.as_sent(released, value, dtype)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Translates released checkpoint names to internal names and back, one tensor at a time, bit for bit."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,13 +168,3 @@ def _translate(name: str, back: bool = False) -> str:
                 break
         return target + rest
     raise CheckpointError(f"{name} is no tensor of Nemotron Omni; remove it or use the checkpoint's own loader")
-
-
-def released_items(
-    tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield internal (name, tensor) pairs as released pairs in the dtypes of an engine of `dtype`, one at a time."""
-    adapter = NemotronOmniStateDictAdapter()
-    for name, tensor in tensors:
-        for released, value in adapter.convert_single_tensor_to_hf(name, tensor):
-            yield released, RELEASED.as_sent(released, value, dtype)
