@@ -39,14 +39,14 @@ def _number(value: object) -> float | None:
         return None
 
 
-def for_trainer(verdict: Verdict, prefix: str = PREFIX) -> dict[str, float]:
+def for_trainer(verdict: Verdict) -> dict[str, float]:
     """Return a verdict as numbers for the framework's own metrics: `severity` (-1 unjudged, 0 ok, 1 warn, 2 mask,
     3 pause), the `step` that it is of, overall figures, and 1.0 under `cause/NAME` where there is a cause."""
     overall = verdict.figures.get(OVERALL, {})
     figures: dict[str, float | None] = {name: overall.get(name) for name in SHOWN}
-    found = {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
-    found[f"{prefix}severity"] = float(Severity[verdict.severity.upper()])
-    found[f"{prefix}step"] = float(verdict.step)
+    found = {f"{PREFIX}{name}": value for name, value in figures.items() if value is not None}
+    found[f"{PREFIX}severity"] = float(Severity[verdict.severity.upper()])
+    found[f"{PREFIX}step"] = float(verdict.step)
     if verdict.cause is not None:
-        found[f"{prefix}cause/{verdict.cause}"] = 1.0
+        found[f"{PREFIX}cause/{verdict.cause}"] = 1.0
     return found

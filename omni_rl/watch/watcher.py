@@ -235,19 +235,16 @@ class Watcher:
         """Wait for steps that still have to arrive, for `seconds` at most (None: the watcher's `timeout`), and end. The
         first rank says that the run is over, so that nobody waits for its next step, unless `over` is false. A watcher
         that has ended does nothing."""
-        self._close(self._timeout if seconds is None else seconds, over=over)
-
-    def _at_exit(self) -> None:
-        # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is reported.
-        self._close(self._timeout, over=self.over_at_exit and getattr(sys, "last_value", None) is None)
-
-    def _close(self, seconds: float, *, over: bool) -> None:
         atexit.unregister(self._at_exit)
         # A fork has the queue, and no thread that would empty it.
         if os.getpid() != self._pid or self._poster.ended:
             return
-        if not self._poster.close(seconds, over=over) and self.counts.waiting:
+        if not self._poster.close(self._timeout if seconds is None else seconds, over=over) and self.counts.waiting:
             log.warning("omni-rl: the run ends with %d steps that did not arrive", self.counts.waiting)
+
+    def _at_exit(self) -> None:
+        # The interpreter keeps the exception that it printed: a run that died is not over, and its silence is reported.
+        self.close(over=self.over_at_exit and getattr(sys, "last_value", None) is None)
 
     def _wait(self, step: int) -> None:
         if self.place.rank:
