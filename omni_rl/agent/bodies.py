@@ -23,6 +23,13 @@ class AdapterSums(NamedTuple):
     norm: float
     parts: Sums
 
+    @classmethod
+    def of(cls, name: str, rank: int, parts: Sums) -> "AdapterSums":
+        """Return an adapter by the fingerprints of its matrices, `...lora_A` and `...lora_B`."""
+        targets = tuple(sorted({part.split(".")[-2] for part in parts}))
+        norm = sum(one.squares for each in parts.values() for one in each) ** 0.5
+        return cls(name, rank, targets, norm, parts)
+
 
 def sum_body(one: Fingerprint) -> Sum:
     """Return the body of one fingerprint."""

@@ -19,16 +19,13 @@ def adapters(manager: Any, names: Mapping[int, str]) -> list[AdapterSums]:
     found = []
     for number, adapter in manager.list_adapters().items():
         sums: Sums = {}
-        ranks, targets = [0], set()
+        ranks = [0]
         for path, weights in adapter.loras.items():
             for name, first, second in _members(manager, path, weights):
                 sums[f"{name}.lora_A"] = (fingerprint(first),)
                 sums[f"{name}.lora_B"] = (fingerprint(second),)
                 ranks.append(first.shape[0])
-                targets.add(name.rpartition(".")[2])
-        norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
-        name = names.get(number, str(number))
-        found.append(AdapterSums(name, max(ranks), tuple(sorted(targets)), norm, sums))
+        found.append(AdapterSums.of(names.get(number, str(number)), max(ranks), sums))
     return found
 
 

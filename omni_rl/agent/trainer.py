@@ -281,7 +281,7 @@ def adapters(model: nn.Module, *, dtype: torch.dtype | None = None, group: Any =
     for part, sums in _by_part(rows).items():
         adapter, _, inside = part.partition(_OF)
         found[adapter][inside] = sums
-    return [adapter_of(name, ranks[name], sums) for name, sums in found.items()]
+    return [AdapterSums.of(name, ranks[name], sums) for name, sums in found.items()]
 
 
 def _adapter_tensors(
@@ -293,10 +293,3 @@ def _adapter_tensors(
             scaled = second.to(dtype or second.dtype) * layer.scaling[name]
             yield f"{name}{_OF}{base}.lora_A", first.to(scaled.dtype)
             yield f"{name}{_OF}{base}.lora_B", scaled
-
-
-def adapter_of(name: str, rank: int, sums: Sums) -> AdapterSums:
-    """Return an adapter by the fingerprints of its matrices, `...lora_A` and `...lora_B`."""
-    targets = tuple(sorted({part.split(".")[-2] for part in sums}))
-    norm = sum(one.squares for each in sums.values() for one in each) ** 0.5
-    return AdapterSums(name, rank, targets, norm, sums)

@@ -157,9 +157,7 @@ class Sent:
             return ()
         from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_NAME
 
-        from omni_rl.agent.trainer import adapter_of
-
-        return (adapter_of(VLLM_LORA_NAME, self._lora.r, self._factors),)
+        return (AdapterSums.of(VLLM_LORA_NAME, self._lora.r, self._factors),)
 
     def _weight(self, name: str, value: Any) -> None:
         from omni_rl.agent.trainer import of_whole
