@@ -197,13 +197,10 @@ class StepPoster:
             return self._refused(part)
         try:
             client.put_part(self._run.run, attempt, part.step, self._place.rank, rows)
-        except ConflictError as error:
-            if not self._attempt.settled:
+        except REFUSED as error:
+            if isinstance(error, ConflictError) and not self._attempt.settled:
                 self._attempt.taken()
                 return False
-            self._poster.say("refused", f"step {part.step} was refused: {error}")
-            return self._refused(part)
-        except REFUSED as error:
             self._poster.say("refused", f"step {part.step} was refused: {error}")
             return self._refused(part)
         except NotFoundError:

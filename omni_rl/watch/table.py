@@ -175,14 +175,14 @@ def _names(given: Mapping[str, Any], count: int) -> list[str]:
 def _add_prompts(records: Sequence[dict[str, Any]], given: Mapping[str, Any]) -> None:
     trainer = _prompts(given["prompt_ids"], given.get("prompt_mask")) if "prompt_ids" in given else None
     engine = rows_of("rollout_prompt_ids", given["rollout_prompt_ids"]) if "rollout_prompt_ids" in given else None
-    for name, column, digests, prompts in (
-        ("rollout_prompt_ids", "prompt_ids", "rollout_prompt_digest", engine),
-        ("prompt_ids", "prompt_ids", "train_prompt_digest", trainer),
+    for name, digests, prompts in (
+        ("rollout_prompt_ids", "rollout_prompt_digest", engine),
+        ("prompt_ids", "train_prompt_digest", trainer),
     ):
         if prompts is not None:
             if len(prompts) != len(records):
                 raise RecordError(f"{name} has {counted(len(prompts), 'row')} for {counted(len(records), 'answer')}")
-            _add(records, column, prompts)
+            _add(records, "prompt_ids", prompts)
             if engine is not None:
                 _add(records, digests, [prompt_digest(row) for row in prompts])
 
