@@ -50,6 +50,8 @@ class VllmTransport:
     the replicas are paused. A push that fails leaves the engines with unknown weights, and the connection is given up.
     """
 
+    pushes = True
+
     def __init__(
         self, init_info: Callable[[], TrainerInitInfo], client: VLLMWeightSyncClient, device: torch.device
     ) -> None:
@@ -58,10 +60,6 @@ class VllmTransport:
         self._device = device
         self._weights = SlabWeights(device)
         self._engine: Any = None
-
-    @property
-    def pushes(self) -> bool:
-        return True
 
     def stage(self, slab: Slab) -> None:
         """Choose the slab that `push` sends. Raises `SlabError` unless it is sealed."""

@@ -13,6 +13,7 @@ from omni_rl.sync.replica import SlabRef
 from omni_rl.sync.slab import Slab
 from omni_rl.sync.slab_owner_actor import SlabOwnerHandle
 from omni_rl.sync.slabs import SlabPair
+from omni_rl.sync.transport import SlabTransport
 
 T = TypeVar("T")
 MESSAGE_BYTES = 2**26
@@ -21,7 +22,7 @@ size."""
 UNDER_WAY = 2
 
 
-class ObjectStoreTransport:
+class ObjectStoreTransport(SlabTransport):
     """Brings weights to replicas on other hosts, which map slabs there; `start` makes the slab owner at an address that
     is not the source's.
 
@@ -33,13 +34,6 @@ class ObjectStoreTransport:
         self._start = start
         self._owners: dict[str, SlabOwnerHandle] = {}
         self._reaching = threading.Lock()
-
-    @property
-    def pushes(self) -> bool:
-        return False
-
-    def push(self) -> None:
-        raise AssertionError("engines copy from the slab of their host")
 
     def reach(self, address: str, pair: SlabPair) -> Path:
         """Return where the host at `address` has its slabs, after sending what it lacks of what `pair` has sealed.

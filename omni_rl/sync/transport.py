@@ -31,9 +31,7 @@ class WeightTransport(Protocol):
 class SlabTransport:
     """The transport for replicas on the slab's host, which map it: nothing needs to be moved."""
 
-    @property
-    def pushes(self) -> bool:
-        return False
+    pushes = False
 
     def stage(self, slab: Slab) -> None:
         pass

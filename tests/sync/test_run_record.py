@@ -162,12 +162,10 @@ def end_of(at: tuple[object, ...]) -> int:
 class Link(SlabTransport):
     """A transport that writes into the engines, and remembers what it was told."""
 
+    pushes = True
+
     def __init__(self) -> None:
         self.did: list[str] = []
-
-    @property
-    def pushes(self) -> bool:
-        return True
 
     def stage(self, slab: Slab) -> None:
         self.did.append(f"stage {slab.path.name}")
