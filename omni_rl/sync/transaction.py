@@ -141,7 +141,7 @@ class Transaction:
         except (FencedError, SyncUndecidedError):
             raise
         except BaseException as error:
-            decision, failure = self._decide("abort"), error
+            decision, failure = self._decide_abort(), error
         if decision == "abort":
             return self._finish(self._back(failure, names), failure)
         self.machine.decide("commit")
@@ -202,14 +202,14 @@ class Transaction:
         except JournalError:
             # It is not known now whether the row is there. The first row stands, so an "abort" which went in, or the
             # "commit" it met, is certain.
-            return self._decide("abort")
+            return self._decide_abort()
 
-    def _decide(self, decision: Decision) -> Decision:
-        """Write the decision, trying again while its deadline allows; return the one that stands."""
+    def _decide_abort(self) -> Decision:
+        """Write that the sync is given up, trying again while the deadline allows; return the decision that stands."""
         deadline = time.monotonic() + self.replicas.deadlines.decide
         while True:
             try:
-                return self.journal.decide(self.sync, self.epoch, decision)
+                return self.journal.decide(self.sync, self.epoch, "abort")
             except JournalError as error:
                 if time.monotonic() > deadline:
                     raise SyncUndecidedError(
@@ -222,7 +222,7 @@ class Transaction:
         """End a sync whose source, journal or join failed: no replica has heard of the new weights."""
         self.machine.decide("abort")
         if self.journal.record(self.sync) is not None:
-            self._decide("abort")
+            self._decide_abort()
         self.machine.enter(Phase.IDLE)
         return self._result("rolled_back", Settled(), error)
 

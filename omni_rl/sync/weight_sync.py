@@ -21,7 +21,7 @@ from omni_rl.sync.recovery import Convergence, bring_forward, roll_back
 from omni_rl.sync.replica import Command, Deadline, HoldGate, InFlight, Release, Replica, SlabRef
 from omni_rl.sync.replica_group import Deadlines, ReplicaGroup
 from omni_rl.sync.result import SyncResult
-from omni_rl.sync.states import Machine, Observer, Phase, SyncEvent
+from omni_rl.sync.states import Decision, Machine, Observer, Phase, SyncEvent
 from omni_rl.sync.transaction import Probe, Slabs, Transaction
 
 CRASHED = "its coordinator ended before anything was decided"
@@ -218,26 +218,23 @@ class WeightSync:
     def _settle(self, sync: str) -> SyncResult:
         """Finish or roll back what the journal has not finished, and bring every replica to the committed weights."""
         left = self._journal.unfinished()
-        decision = "commit"
+        decision: Decision = "commit"
         if left is not None:
             sync = left.sync
             decision = left.decision or self._journal.decide(sync, self._epoch, "abort")
         target = self._committed()
         machine = Machine(sync, self._observe)
         convergence = Convergence(self._replicas, self._replicas.names, target, self._epoch, sync)
-        if decision == "commit":
-            machine.decide("commit")
-            settled = bring_forward(machine, convergence)
-        else:
-            machine.decide("abort")
-            settled = roll_back(machine, convergence, {})
+        machine.decide(decision)
+        commit = decision == "commit"
+        settled = bring_forward(machine, convergence) if commit else roll_back(machine, convergence, {})
         result = SyncResult(
             sync=sync,
-            outcome="committed" if decision == "commit" else "rolled_back",
+            outcome="committed" if commit else "rolled_back",
             version=left.slab.version if left is not None else target.version,
             serving=target.version,
             seconds=dict(machine.seconds),
-            reason="" if decision == "commit" else CRASHED,
+            reason="" if commit else CRASHED,
             replaced=settled.replaced,
             out=settled.out,
         )
