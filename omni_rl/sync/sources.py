@@ -1,5 +1,6 @@
 """Defines where new weights come from: anything that can write all of them into a slab."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -88,12 +89,8 @@ class PublishedSource:
         self._version = version
 
     def fill(self, slab: Slab) -> Manifest:
-        inbox = Slab.open(self._path)
-        try:
-            with inbox.reading():
-                return self._copy(inbox, slab)
-        finally:
-            inbox.close()
+        with closing(Slab.open(self._path)) as inbox, inbox.reading():
+            return self._copy(inbox, slab)
 
     def _copy(self, inbox: Slab, slab: Slab) -> Manifest:
         published = inbox.sealed()
