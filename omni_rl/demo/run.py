@@ -82,10 +82,9 @@ class LocalRun:
         """
         rollouts, scores = self._judged.rollouts, self._judged.scores
         batch, alone = self._pair.rescore(rollouts, alone=False), self._pair.rescore(rollouts, alone=True)
-        decode = pairing.decode_as_leg(rollouts)
         sides = {
             "train_vs_prefill": pairing.train_against_prefill(rollouts, scores, batch),
-            "prefill_vs_decode": pairing.engine_against_itself(rollouts, decode, batch, scores),
+            "prefill_vs_decode": pairing.engine_against_itself(rollouts, rollouts, batch, scores),
             "batch_vs_alone": pairing.engine_against_itself(rollouts, batch, alone, scores),
         }
         return {leg: compare(pairs, self._yardstick.ties) for leg, pairs in sides.items()}
