@@ -71,8 +71,7 @@ def _wrong(theirs: Loaded, ours: Loaded, earlier: Mapping[int, Loaded | None]) -
     if not off:
         strange = [part for part in held if part not in mine]
         return Cause.CORRUPT_WEIGHTS, f"has {len(strange)} matrices that the trainer's has not, {strange[0]} first"
-    second = [part for part in mine if part.endswith("lora_B")]
-    if off and set(off) <= set(second):
+    if all(part.endswith("lora_B") for part in off):
         zero = all(one.vanishes for part, sums in theirs.parts.items() if part.endswith("lora_B") for one in sums)
         if zero:
             return Cause.CORRUPT_WEIGHTS, "has a scale of 0: its B matrices are zeros, and the trainer's are not"
