@@ -44,7 +44,7 @@ def test_a_short_soak_loses_nothing_and_comes_back_from_every_fault(temporary: P
     found = json.loads((temporary / "soak.json").read_text())
     goals = {goal["name"]: goal for goal in found["goals"] if not goal["name"].startswith(LONG + TIMED)}
     assert len(goals) == len(found["goals"]) - len(LONG) - 1 - len(TIMED), "two are about memory"
-    assert [goal for goal in goals.values() if not goal["met"]] == [], found["results"]
+    assert [goal for goal in goals.values() if not goal["met"]] == [], json.dumps(found["results"])
     assert {fault["how"] for fault in found["results"]["faults"]} == {"stop", "kill", "fill", "clock"}
 
 
