@@ -1,6 +1,5 @@
 """Defines what all bodies share."""
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +13,7 @@ from pydantic import (
 )
 
 from omni_rl.consistency.limits import Label
+from omni_rl.consistency.shown import number_or_none
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_INT = 2**31 - 1
@@ -84,7 +84,4 @@ def example(**values: Any) -> ConfigDict:
 
 def finite(figures: Mapping[str, Mapping[str, float]]) -> Figures:
     """Return the figures with null for NaN and infinity, which JSON does not have."""
-    return {
-        kind: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        for kind, metrics in figures.items()
-    }
+    return {kind: {name: number_or_none(value) for name, value in metrics.items()} for kind, metrics in figures.items()}

@@ -1,12 +1,12 @@
 """Defines a step's parts, its verdict, and what is stored of it."""
 
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from omni_rl.api.base import Answer, Body, Figures, Name, SeverityName, example
 from omni_rl.api.runs import DriftAnswer
+from omni_rl.consistency.shown import number_or_none
 
 VERDICT_KEY = b"omni_rl.verdict"
 """The key of the verdict, as JSON, in the schema's metadata of an Arrow answer to a seal. Such an answer has a row a
@@ -30,12 +30,8 @@ class PartAnswer(Answer):
     )
 
 
-def _number_or_null(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
-
-
 Training = Annotated[
-    dict[Name, Annotated[float | None, Field(allow_inf_nan=True), AfterValidator(_number_or_null)]],
+    dict[Name, Annotated[float | None, Field(allow_inf_nan=True), AfterValidator(number_or_none)]],
     Field(
         max_length=64,
         description="The trainer's own figures: reward, loss, KL and so on; null where one is not a number, or "

@@ -1,4 +1,4 @@
-"""Writes figures as people read them: one that is NaN says so in words, wherever it stands."""
+"""Writes figures as people and JSON read them: one that is NaN says so in words, or is null, wherever it stands."""
 
 import math
 from collections.abc import Mapping
@@ -14,6 +14,11 @@ def shown(value: float | None, form: str) -> str:
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
     return format(value, form)
+
+
+def number_or_none(value: float | None) -> float | None:
+    """Return `value`, or None for NaN and infinity, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def mean_abs(figures: Mapping[str, float | None]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from omni_rl.consistency.incidents import Figure, GoodStep
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.events import add_events
 from omni_rl.ledger.tables import incidents
@@ -221,10 +222,7 @@ def _document(part: Figure | GoodStep | None) -> dict[str, Any] | None:
     """Return a figure or a step as a document. A number that is not finite is null there, since JSON has none."""
     if part is None:
         return None
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(part).items()
-    }
+    return {name: number_or_none(value) if isinstance(value, float) else value for name, value in asdict(part).items()}
 
 
 def _value(known: Incident, name: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.errors import RecordError
 from omni_rl.ledger.schema import COLUMNS, SCHEMA, VERSION, VERSION_KEY, RecordLimits
 from omni_rl.pieces import load
@@ -256,7 +257,7 @@ def _with_doubles(wanted: pa.DataType) -> pa.DataType:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return number_or_none(value)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """What a run's line on the first screen says beside its drift. It is carried from step to step, so that no step is read
 for it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from omni_rl.consistency.incidents import Figure, GoodStep, figure_of
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.judging import Judged
@@ -40,7 +40,7 @@ class Line:
         own = judged.judgement.severity
         figure = figure_of(judged.judgement) or self.figure
         mean = judged.comparison.figures[OVERALL]["logprob_abs_diff_mean"]
-        recent = (*self.recent, (key.step, _number(training.get(REWARD)), _number(mean)))[-RECENT:]
+        recent = (*self.recent, (key.step, number_or_none(training.get(REWARD)), number_or_none(mean)))[-RECENT:]
         good = GoodStep(key.attempt, key.step, ", ".join(judged.versions)) if own is Severity.OK else self.good
         calm = drift.severity is Severity.OK and drift.gate == "open"
         return Line(key.attempt, key.step, sealed, own, None if calm else figure, good, recent)
@@ -52,7 +52,8 @@ class Line:
         if REWARD not in training or key.attempt != self.attempt or not drawn:
             return self
         recent = list(self.recent)
-        recent[drawn[-1]] = (key.step, _number(training[REWARD]), recent[drawn[-1]][2])  # others: earlier attempts
+        latest = drawn[-1]  # the others are of earlier attempts
+        recent[latest] = (key.step, number_or_none(training[REWARD]), recent[latest][2])
         return replace(self, recent=tuple(recent))
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +73,3 @@ class Line:
             None if good is None else GoodStep(**good),
             tuple((step, reward, mean) for step, reward, mean in kept.get("recent", ())),
         )
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

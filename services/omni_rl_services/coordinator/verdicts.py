@@ -1,11 +1,10 @@
 """What the coordinator says of a judged step, and of what was done about it."""
 
-import math
-
 from omni_rl.api.base import finite
 from omni_rl.api.steps import BreachAnswer, Verdict, WeightsAnswer, WorstSample
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.ledger.types import StepKey
 from omni_rl_services.coordinator.judging import Judged, StepWeights
 from omni_rl_services.coordinator.runs import drift_answer
@@ -52,7 +51,7 @@ def verdict_of(
             BreachAnswer(
                 kind=breach.kind,
                 metric=breach.metric,
-                value=_finite(breach.value),
+                value=number_or_none(breach.value),
                 limit=breach.limit,
                 severity=breach.severity.label,
             )
@@ -67,7 +66,7 @@ def verdict_of(
                 rank=rank,
                 sample=judged.columns.samples[number],
                 kind=judged.columns.kinds[number],
-                error=_finite(metrics.seq_mult_prob_error_mean),
+                error=number_or_none(metrics.seq_mult_prob_error_mean),
             )
             for number, rank, metrics in zip(judged.worst, judged.kept.ranks, judged.kept.figures, strict=True)
         ],
@@ -91,7 +90,3 @@ def done_about(drift: Drift, gated: bool) -> str:
     generation = "goes on" if drift.gate == "open" else "is stopped"
     pursuit = "the weights are brought again" if drift.pursuit == "resyncing" else "the cause is looked for"
     return f"generation {generation}, and {pursuit}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,5 @@
 """Turns rows of the ledger into answers of the API."""
 
-import math
-from collections.abc import Iterable
 from typing import Any
 
 from omni_rl.api.base import finite
@@ -21,6 +19,7 @@ from omni_rl.bridge.seam import CheckResult
 from omni_rl.consistency.guidance import GUIDE, remedy, section
 from omni_rl.consistency.incidents import Figure
 from omni_rl.consistency.limits import Judgement, Severity
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.kinds import OVERALL
 from omni_rl.ledger.run_list import Listed
 from omni_rl.ledger.types import Incident, KeptCheck, Sample, Step, StepRow, Sync, Timeline
@@ -61,13 +60,12 @@ def step_answer(step: Step) -> StepAnswer:
 
 def sample_answer(sample: Sample) -> SampleAnswer:
     (record,) = sample.record.to_json()["records"]
-    error = sample.kept.figures["seq_mult_prob_error_mean"]
     return SampleAnswer(
         **sample.key._asdict(),
         rank=sample.kept.rank,
         sample=sample.kept.sample,
         kind=sample.kept.kind,
-        error=error if math.isfinite(error) else None,
+        error=number_or_none(sample.kept.figures["seq_mult_prob_error_mean"]),
         record=record,
     )
 
@@ -94,7 +92,7 @@ def incident_answer(incident: Incident, guide: str = GUIDE) -> IncidentAnswer:
 def _figure(figure: Figure | None) -> FigureAnswer | None:
     if figure is None:
         return None
-    value = figure.value if math.isfinite(figure.value) else None
+    value = number_or_none(figure.value)
     return FigureAnswer(kind=figure.kind, metric=figure.metric, value=value, limit=figure.limit)
 
 
@@ -146,13 +144,9 @@ def timeline_answer(run: str, attempt: int, found: Timeline) -> TimelineAnswer:
         sealed=found.sealed.tolist(),
         severity=[Severity(severity).label for severity in found.severity.tolist()],
         broken=found.broken.tolist(),
-        low={name: _numbers(values.tolist()) for name, values in found.low.items()},
-        high={name: _numbers(values.tolist()) for name, values in found.high.items()},
+        low={name: list(map(number_or_none, values.tolist())) for name, values in found.low.items()},
+        high={name: list(map(number_or_none, values.tolist())) for name, values in found.high.items()},
     )
-
-
-def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
 
 
 def sync_answer(sync: Sync) -> SyncAnswer:
@@ -191,7 +185,11 @@ def check_document(found: CheckResult, judgement: Judgement) -> dict[str, Any]:
         "figures": finite(found.figures),
         "legs": {leg: finite(figures) for leg, figures in found.legs.items()},
         "answers": [
-            {"sample": one.sample, "kind": one.kind, "legs": {leg: _numbers(d) for leg, d in one.legs.items()}}
+            {
+                "sample": one.sample,
+                "kind": one.kind,
+                "legs": {leg: list(map(number_or_none, d)) for leg, d in one.legs.items()},
+            }
             for one in found.answers
         ],
         "compared": found.compared,
