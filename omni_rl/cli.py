@@ -125,13 +125,30 @@ def demo(
     raise typer.Exit(0 if run_demo(settings, as_json=as_json, serve=serve) else 1)
 
 
-serve.register(app)
-judge.register(app)
-watch.register(app)
-service.register(app)
-incidents.register(app)
-jobs.register(app)
-plan.register(app)
-bundle.register(app)
+app.add_typer(watch.following, name="watch")
+for command in (
+    serve.serve,
+    judge.judge,
+    service.up,
+    service.down,
+    service.status,
+    service.token,
+    service.sync,
+    service.check,
+    service.pause,
+    service.resume,
+    incidents.incidents,
+    incidents.incident,
+    incidents.runs,
+    incidents.export,
+    jobs.submit,
+    jobs.jobs,
+    jobs.stop,
+    jobs.run,
+    jobs.plot,
+    plan.plan,
+    bundle.bundle,
+):
+    app.command()(command)
 checkout.register(app)
-replay.register(app)
+app.command()(replay.replay)

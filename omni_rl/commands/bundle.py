@@ -8,11 +8,6 @@ import typer
 from omni_rl.commands.service import AskedDirectory, connect, step_named
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(bundle)
-
-
 def bundle(
     step: Annotated[str, typer.Argument(help="RUN/ATTEMPT/STEP.")],
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("sample.zip"),

@@ -23,12 +23,6 @@ OfLedger = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (incidents, incident, runs, export):
-        app.command()(command)
-
-
 def incidents(
     everything: Annotated[bool, typer.Option("--all", help="List ended incidents too.")] = False,
     run: Annotated[str | None, typer.Option(help="List the incidents of this run alone.")] = None,

@@ -20,12 +20,6 @@ KINDS = ("grpo", "ppo")
 Kind = Annotated[str, typer.Argument(help="grpo or ppo.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (submit, jobs, stop, run, plot):
-        app.command()(command)
-
-
 def submit(
     kind: Kind,
     config: Annotated[Path | None, typer.Option(help="TOML file of the job's parameters.")] = None,

@@ -9,11 +9,6 @@ import typer
 from omni_rl.consistency.dtypes import Dtype
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(judge)
-
-
 def judge(
     files: Annotated[
         list[Path],

@@ -12,11 +12,6 @@ from omni_rl.commands.service import AsJson
 MEASURED_HERE = Path("bench")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(plan)
-
-
 def plan(
     total: Annotated[float, typer.Option(help="The model's parameters, in billions.")] = 30.0,
     active: Annotated[float, typer.Option(help="The parameters that a token uses, in billions.")] = 3.0,

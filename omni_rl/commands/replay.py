@@ -10,11 +10,6 @@ from omni_rl.rollout.settings import Dtype, require_checkpoint
 from omni_rl.runtime import prepare
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(replay)
-
-
 def replay(
     bundle: Annotated[Path, typer.Argument(help="The zip file that omni-rl bundle wrote.")],
     model: Annotated[Path, typer.Option(help="Checkpoint directory, for both policies.")],

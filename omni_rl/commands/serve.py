@@ -6,11 +6,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(serve)
-
-
 def serve(
     directory: Annotated[
         Path | None, typer.Option(help="Where ledger, media and tokens are kept.  \\[default: runs/serve]")

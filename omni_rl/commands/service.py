@@ -30,12 +30,6 @@ RUNS = Path("runs/up")
 TRANSPORTS = get_args(Transport)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (up, down, status, token, sync, check, pause, resume):
-        app.command()(command)
-
-
 def up(
     directory: Annotated[
         Path | None, typer.Option(help="Where the service keeps its state.  \\[default: runs/up]")

@@ -20,11 +20,6 @@ following = typer.Typer(
 """The group of commands, one for each framework."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(following, name="watch")
-
-
 @following.callback()
 def frameworks() -> None:
     """Hold the commands in a group, which Typer would drop while it has a single command."""
