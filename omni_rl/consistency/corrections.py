@@ -55,7 +55,7 @@ class Correction:
 def weights(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
     """Return the weight of each token, float64 [N]; 0 where `mask` is False. `d` = lt - lr, float64 [N]."""
     with np.errstate(over="ignore"):  # a ratio may well be infinite: it is capped or masked below
-        result = _RULES[correction.method](d, offsets, mask, correction)
+        result = _rule(d, offsets, mask, correction)
     if correction.veto is not None:
         result = np.where(spread(vetoed(d, offsets, mask, correction.veto), offsets), 0.0, result)
     return np.where(mask & ~np.isnan(d), result, 0.0)
@@ -108,44 +108,22 @@ def spread(values: NDArray[Value], offsets: Offsets) -> NDArray[Value]:
     return np.repeat(values, np.diff(offsets))
 
 
-def _none(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return np.ones_like(d)
-
-
-def _tis(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return truncated(d, correction.cap)
-
-
-def _mis(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return masked(d, correction.cap)
-
-
-def _icepop(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return icepop(d, correction.low, correction.high)
-
-
-def _sequence_tis(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return spread(truncated(sequence_sums(d, offsets, mask), correction.cap), offsets)
-
-
-def _sequence_mis(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    return spread(masked(sequence_sums(d, offsets, mask), correction.cap), offsets)
-
-
-def _geometric(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
-    """Return 1 for sequences whose geometric mean ratio lies in the interval, else 0: SkyRL's geometric sequence
-    mask."""
-    ratio = np.exp(sequence_means(d, offsets, mask))
-    inside = (ratio >= correction.geometric_low) & (ratio <= correction.geometric_high)
-    return spread(inside.astype(np.float64), offsets)
-
-
-_RULES = {
-    "none": _none,
-    "tis": _tis,
-    "mis": _mis,
-    "icepop": _icepop,
-    "sequence_tis": _sequence_tis,
-    "sequence_mis": _sequence_mis,
-    "geometric": _geometric,
-}
+def _rule(d: Array, offsets: Offsets, mask: Mask, correction: Correction) -> Array:
+    """Return the weight that the method gives each token, whether its sequence is vetoed or not."""
+    match correction.method:
+        case "none":
+            return np.ones_like(d)
+        case "tis":
+            return truncated(d, correction.cap)
+        case "mis":
+            return masked(d, correction.cap)
+        case "icepop":
+            return icepop(d, correction.low, correction.high)
+        case "sequence_tis":
+            return spread(truncated(sequence_sums(d, offsets, mask), correction.cap), offsets)
+        case "sequence_mis":
+            return spread(masked(sequence_sums(d, offsets, mask), correction.cap), offsets)
+        case "geometric":  # SkyRL's geometric sequence mask
+            ratio = np.exp(sequence_means(d, offsets, mask))
+            inside = (ratio >= correction.geometric_low) & (ratio <= correction.geometric_high)
+            return spread(inside.astype(np.float64), offsets)
