@@ -48,16 +48,14 @@ class StoredReport:
 
 @dataclass(frozen=True)
 class NewUpdate:
-    """A change to the updates. `told` is the report, None where the row is there already. `also` has answers to other
-    rows that change with it. `over` says, by number, why incidents end with it; `seen` are those that it opens, or lets
-    grow. `reports` is how many of the newest reports of this engine's worker, or of the trainer, stay stored. With
-    `gone`, no report stays of an engine that has reported nothing since the trainer's `gone` updates before this
-    one."""
+    """A change to the updates. `told` is the report, None where the row is there already. `over` says, by number, why
+    incidents end with it; `seen` are those that it opens, or lets grow. `reports` is how many of the newest reports of
+    this engine's worker, or of the trainer, stay stored. With `gone`, no report stays of an engine that has reported
+    nothing since the trainer's `gone` updates before this one."""
 
     key: UpdateKey
     told: StoredReport | None
     answer: Mapping[str, Any]
-    also: Mapping[UpdateKey, Mapping[str, Any]]
     over: Mapping[int, str] = field(default_factory=dict)
     seen: Sequence[NewIncident] = ()
     events: Sequence[NewEvent] = ()
@@ -92,9 +90,8 @@ def put(connection: sa.Connection, new: NewUpdate) -> list[int]:
 
 
 def change(connection: sa.Connection, new: NewUpdate) -> list[int]:
-    """Write the answers, incidents and events of `new`, and return the numbers of the incidents in `seen`."""
-    for key, answer in {**new.also, new.key: new.answer}.items():
-        connection.execute(sa.update(updates).where(_is(key)).values(answer=answer))
+    """Write the answer, incidents and events of `new`, and return the numbers of the incidents in `seen`."""
+    connection.execute(sa.update(updates).where(_is(new.key)).values(answer=new.answer))
     for number, why in new.over.items():
         incidents.end_one(connection, number, why)
     add_events(connection, new.events)

@@ -173,7 +173,7 @@ def test_the_first_incident_after_the_alarms_of_an_older_ledger_has_the_next_num
 
 def given(ledger: Ledger) -> list[int]:
     """Write one of everything that has a number, and return the numbers."""
-    ledger.put_update(NewUpdate(UpdateKey("run", "", "session", 1, 0), StoredReport.of(b"{}"), {}, {})).result()
+    ledger.put_update(NewUpdate(UpdateKey("run", "", "session", 1, 0), StoredReport.of(b"{}"), {})).result()
     with ledger.database.write() as connection:
         sync = {"run": "run", "sync": "s", "epoch": 1, "slab": "", "version": "", "mode": "", "started": 0.0}
         happened = {"sync": "s", "at": 0.0, "phase": "", "what": "", "detail": ""}

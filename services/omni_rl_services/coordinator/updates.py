@@ -107,11 +107,12 @@ class Updates:
             if newest:
                 live.keys[engine] = key
                 live.heard[engine] = asyncio.get_running_loop().time()
+            new = NewUpdate(key, told, answer.model_dump(mode="json"))
             if judged.pending:
                 self._settle(run, live, state)
-                await self._change(live, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
+                await self._change(live, new)
             else:
-                await self._tell(live, state, judged, NewUpdate(key, told, answer.model_dump(mode="json"), {}))
+                await self._tell(live, state, judged, new)
         self._events.poke()
         return answer
 
@@ -138,7 +139,7 @@ class Updates:
                 live.over[one.incident] = AGAIN if again else GONE
             # After a restart an engine may be as far behind as before it.
             reports = TOLD_KEPT + live.of.lag
-            new = NewUpdate(key, told, answer.model_dump(mode="json"), {}, reports=reports, gone=judging.GONE + 1)
+            new = NewUpdate(key, told, answer.model_dump(mode="json"), reports=reports, gone=judging.GONE + 1)
             await self._change(live, new)
             for state in live.of.engines.values():
                 if live.of.concerns(state, number):
@@ -228,7 +229,7 @@ class Updates:
         if judged is judging.NOTHING or (judged.pending and not last):
             return
         answer = await self._workers.run(live.of.nbytes(), answers.answer, state, judged)
-        again = NewUpdate(live.keys[state.name], None, answer.model_dump(mode="json"), {})
+        again = NewUpdate(live.keys[state.name], None, answer.model_dump(mode="json"))
         await self._tell(live, state, judged, again)
 
     async def _tell(self, live: LiveUpdates, state: EngineUpdates, judged: JudgedUpdate, new: NewUpdate) -> None:
@@ -258,7 +259,7 @@ class Updates:
         if not new:
             return
         kept = await self._store.update(key)
-        change = NewUpdate(key, None, {} if kept is None else kept.answer, {})
+        change = NewUpdate(key, None, {} if kept is None else kept.answer)
         await self._change(live, change, new, state.name, live.of.newest)
 
     async def _change(
