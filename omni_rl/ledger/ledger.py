@@ -148,7 +148,6 @@ class Ledger:
     overdue = _reads(run_list.overdue)
     to_remember = _reads(run_list.to_remember)
     attempts = _reads(queries.attempts_of)
-    runs = _reads(queries.all_runs)
     run = _reads(queries.one_run)
     parts = _reads(queries.parts_of)
     records = _reads(queries.records_of)

@@ -27,30 +27,19 @@ from omni_rl.ledger.types import Attempt, Bin, Event, KeptCheck, KeptSample, Par
 EVERY_KIND = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
 
 
-def all_runs(connection: sa.Connection) -> list[Run]:
-    """Return all runs, oldest first."""
-    rows = connection.execute(sa.select(runs).order_by(runs.c.created, runs.c.run)).all()
-    return [_run(connection, row) for row in rows]
-
-
 def one_run(connection: sa.Connection, run: str) -> Run:
     row = connection.execute(sa.select(runs).where(runs.c.run == run)).first()
     if row is None:
         raise NotFoundError(f"there is no run {run}")
-    return _run(connection, row)
-
-
-def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
-    of_run = sa.select(attempts.c.attempt, attempts.c.id).where(attempts.c.run == row.run)
-    known = [tuple(found) for found in connection.execute(of_run.order_by(attempts.c.attempt))]
+    of_run = sa.select(attempts.c.attempt, attempts.c.id).where(attempts.c.run == run)
     latest, sealed = None, None
-    for number, identity in reversed(known):
+    for number, identity in connection.execute(of_run.order_by(attempts.c.attempt.desc())).all():
         of_attempt = sa.select(steps.c.step, steps.c.sealed).where(steps.c.attempt_id == identity)
         last = connection.execute(of_attempt.order_by(steps.c.step.desc()).limit(1)).first()
         if last is not None:
-            latest, sealed = StepKey(row.run, number, last.step), last.sealed
+            latest, sealed = StepKey(run, number, last.step), last.sealed
             break
-    return Run(row.run, row.created, row.config, row.state, tuple(number for number, _ in known), latest, sealed)
+    return Run(run, row.created, row.config, row.state, latest, sealed)
 
 
 def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:

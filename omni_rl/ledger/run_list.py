@@ -150,4 +150,4 @@ def _run(connection: sa.Connection, row: sa.Row[Any]) -> Run:
     if line is None:
         return queries.one_run(connection, row.run)
     latest = None if line["step"] is None else StepKey(row.run, line["attempt"], line["step"])
-    return Run(row.run, row.created, row.config, row.state, (), latest, line["sealed"])
+    return Run(row.run, row.created, row.config, row.state, latest, line["sealed"])

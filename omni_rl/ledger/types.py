@@ -46,7 +46,6 @@ class Run:
     created: float
     config: Mapping[str, Any]
     state: Any = None
-    attempts: tuple[int, ...] = ()
     latest: StepKey | None = None
     sealed: float | None = None
 
@@ -310,15 +309,6 @@ class Timeline:
     broken: NDArray[np.int64]
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
-
-    def at(self) -> NDArray[np.int64]:
-        """Return the steps at which `line` has its points: each step, or a bucket's first and last."""
-        return self.first if self.width == 1 else np.stack([self.first, self.last], axis=1).reshape(-1)
-
-    def line(self, figure: str) -> NDArray[np.float64]:
-        """Return one line through every extreme: each step's value, or a bucket's least and greatest."""
-        low, high = self.low[figure], self.high[figure]
-        return high if self.width == 1 else np.stack([low, high], axis=1).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,32 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import compare, compare_step
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.records import StepRecords
-from omni_rl.ledger.types import NewStep, StepKey, WorstSamples
+from omni_rl.ledger.types import NewStep, StepKey, Timeline, WorstSamples
 
 CONFIG = {"model": "small", "dtype": "float32", "limits": {"overall": {"gen_kl_error": 0.01}}}
 KINDS = ("text", "image")
+
+
+def attempt_numbers(ledger: Ledger, run: str) -> tuple[int, ...]:
+    """The numbers of a run's attempts."""
+    return tuple(one.attempt for one in ledger.attempts(run))
+
+
+def steps_of(found: Timeline) -> NDArray[np.int64]:
+    """The steps at which `line` has its points: each step, or a bucket's first and last."""
+    return found.first if found.width == 1 else np.stack([found.first, found.last], axis=1).reshape(-1)
+
+
+def line(found: Timeline, figure: str) -> NDArray[np.float64]:
+    """One line through every extreme: each step's value, or a bucket's least and greatest."""
+    low, high = found.low[figure], found.high[figure]
+    return high if found.width == 1 else np.stack([low, high], axis=1).reshape(-1)
 
 
 def records(seed: int = 0, rows: int = 3, tokens: int = 20, rank: int = 0) -> StepRecords:

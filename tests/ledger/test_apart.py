@@ -9,7 +9,7 @@ from omni_rl.errors import ConflictError
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.types import Step, StepKey
 
-from .steps import CONFIG, judged, post, records, sealed
+from .steps import CONFIG, attempt_numbers, judged, line, post, records, sealed
 
 MIDDLE = StepKey("m", 1, 5)
 BESIDE = [
@@ -57,11 +57,11 @@ def test_a_step_between_others_is_as_it_would_be_alone(beside: Ledger) -> None:
     }
     assert [row.key.step for row in beside.steps("m", 1)] == [4, 5, 6]
     assert [row.training["n"] for row in beside.steps("m", 1, after=4, limit=1)] == [-1]
-    assert beside.timeline("m", 1, ["tokens"]).line("tokens")[1] == 40
+    assert line(beside.timeline("m", 1, ["tokens"]), "tokens")[1] == 40
     for one in found.samples:
         assert beside.sample(MIDDLE, one.sample, one.rank).record.to_json() == parts[one.rank].to_json()
     latest = [StepKey("a", 1, 5), StepKey("m", 2, 6), StepKey("z", 1, 5)]
-    assert [run.latest for run in beside.runs()] == [beside.run(key.run).latest for key in latest] == latest
+    assert [run.latest for run in beside.to_remember(100)] == [beside.run(key.run).latest for key in latest] == latest
     assert [(one.attempt, one.first, one.last) for one in beside.attempts("m")] == [(0, 5, 6), (1, 4, 6), (2, 5, 6)]
     beside.add_training(MIDDLE, {"n": -2}).result()
     assert beside.step(MIDDLE).row.training == {"n": -2}
@@ -94,8 +94,8 @@ def test_a_new_attempt_between_others_begins_with_nothing(ledger: Ledger) -> Non
         ledger.put_run(run, CONFIG).result()
     for key in (StepKey("z", 1, 5), StepKey("m", 2, 5), StepKey("m", 0, 5), StepKey("a", 1, 5)):
         sealed(ledger, key, records(rows=1))
-    assert ledger.run("m").attempts == (0, 2)
+    assert attempt_numbers(ledger, "m") == (0, 2)
     sealed(ledger, MIDDLE, records(seed=3))
-    assert ledger.run("m").attempts == (0, 1, 2)
+    assert attempt_numbers(ledger, "m") == (0, 1, 2)
     assert ledger.step(MIDDLE).row.tokens == 60
-    assert [ledger.run(run).attempts for run in "az"] == [(1,), (1,)]
+    assert [attempt_numbers(ledger, run) for run in "az"] == [(1,), (1,)]

@@ -26,7 +26,7 @@ def test_a_reader_sees_one_moment_whatever_is_written_meanwhile(ledger: Ledger) 
         first = connection.execute(sa.select(runs.c.run)).scalars().all()
         ledger.put_run("meanwhile", {}).result()
         assert connection.execute(sa.select(runs.c.run)).scalars().all() == first == ["before"]
-    assert len(ledger.runs()) == 2
+    assert len(ledger.to_remember(100)) == 2
 
 
 def test_what_refers_to_a_row_that_is_not_there_is_refused(ledger: Ledger) -> None:
@@ -42,7 +42,7 @@ def test_a_write_waits_for_another_process_and_then_says_what_to_do(url: str, mo
             said = r"cannot be written: .*; another process is in the middle of a write, end it if it is stopped$"
             with pytest.raises(LedgerError, match=said):
                 second.put_run("run", {}).result()
-            assert second.runs() == []
+            assert second.to_remember(100) == []
         assert second.put_run("run", {}).result() == "new"
         with pytest.raises(LedgerError) as other:
             second.writer.submit(lambda connection: connection.execute(sa.text("SELECT no_such")).close()).result()

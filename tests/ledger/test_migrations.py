@@ -114,7 +114,7 @@ def test_two_that_open_an_empty_ledger_at_once_both_get_it(url: str) -> None:
         thread.join()
     assert errors == []
     with Ledger.open(url) as ledger:
-        assert {run.run for run in ledger.runs()} == {"run0", "run1", "run2", "run3"}
+        assert {run.run for run in ledger.to_remember(100)} == {"run0", "run1", "run2", "run3"}
 
 
 @pytest.mark.slow

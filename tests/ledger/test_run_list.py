@@ -40,7 +40,7 @@ def test_the_newest_come_first_and_of_one_moment_the_last_by_name(ledger: Ledger
     found, total = ledger.listed(Wanted(offset=1, limit=2))
     assert ([one.run.run for one in found], total) == (["b", "a"], 4)
     assert ledger.listed(Wanted(offset=4)) == ([], 4)
-    assert [run.run for run in ledger.runs()] == ["d", "a", "b", "c"]
+    assert [run.run for run in ledger.to_remember(100)] == ["d", "a", "b", "c"]
     with ledger.database.read() as connection:
         assert run_list.newest(connection, 3) == ["a", "b", "c"]
 

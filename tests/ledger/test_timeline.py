@@ -16,7 +16,7 @@ from omni_rl.ledger.tables import timeline as buckets
 from omni_rl.ledger.types import StepKey, Timeline
 from omni_rl_bench.history import bring_in, rebuild
 
-from .steps import judged, post, records
+from .steps import judged, line, post, records, steps_of
 
 MEAN, KL = "logprob_abs_diff_mean", "gen_kl_error"
 
@@ -66,9 +66,9 @@ def test_no_extreme_is_lost_at_any_scale(run: Ledger, count: int, width: int) ->
     check(found, steps, values, 5000)
     few = run.timeline("run", 0, [MEAN], points=64)
     check(few, steps, values, 64)
-    assert few.line(MEAN).max() == values.max()
-    assert few.line(MEAN).min() == values.min()
-    assert len(few.at()) == len(few.line(MEAN))
+    assert line(few, MEAN).max() == values.max()
+    assert line(few, MEAN).min() == values.min()
+    assert len(steps_of(few)) == len(line(few, MEAN))
 
 
 @pytest.mark.parametrize(("severities", "need"), [([3, 0, 1], "warn"), ([0, 0, 3], "pause")])
@@ -109,8 +109,8 @@ def test_a_range_is_what_was_asked_for(run: Ledger) -> None:
     near = run.timeline("run", 0, [MEAN], first=299, last=1500)
     assert near.width == 1
     inside = (steps >= 299) & (steps <= 1500)
-    assert_array_equal(near.at(), steps[inside])
-    assert_array_equal(near.line(MEAN), values[inside])
+    assert_array_equal(steps_of(near), steps[inside])
+    assert_array_equal(line(near, MEAN), values[inside])
     far = run.timeline("run", 0, [MEAN], first=3000, last=20_000, points=500)
     assert far.width > 1
     assert (far.first[0], far.last[-1]) == (3000, 19_998)
@@ -143,7 +143,7 @@ def test_a_figure_that_is_no_number_hides_no_other_and_is_counted(run: Ledger) -
     assert found.high[MEAN].max() == math.inf
     assert np.isnan(found.high[KL]).all()
     near = run.timeline("run", 0, [MEAN], first=1699, last=1702)
-    assert_array_equal(near.line(MEAN), [1699, math.nan, math.nan, 1702])
+    assert_array_equal(line(near, MEAN), [1699, math.nan, math.nan, 1702])
     assert near.broken.tolist() == [0, 1, 1, 0]
 
 
@@ -164,8 +164,8 @@ def test_kinds_have_lines_of_their_own(run: Ledger) -> None:
         run.seal(judged(key, part)).result()
     expected = {kind: compare([part.columns.record(n)]).metrics for n, kind in enumerate(("text", "image"))}
     for kind, metrics in expected.items():
-        assert_array_equal(run.timeline("run", 0, [KL], kind=kind).line(KL), [metrics.gen_kl_error] * 3)
-    assert len(run.timeline("run", 0, [KL], kind="audio").at()) == 0
+        assert_array_equal(line(run.timeline("run", 0, [KL], kind=kind), KL), [metrics.gen_kl_error] * 3)
+    assert len(steps_of(run.timeline("run", 0, [KL], kind="audio"))) == 0
 
 
 def test_what_is_not_there(run: Ledger) -> None:
@@ -178,4 +178,4 @@ def test_what_is_not_there(run: Ledger) -> None:
         bring_in(run, "run", 0, np.arange(3), {}).result()
     with pytest.raises(NotFoundError, match="no run other"):
         bring_in(run, "other", 0, np.arange(3), {}).result()
-    assert len(run.timeline("run", 0, [KL], first=10).at()) == 0
+    assert len(steps_of(run.timeline("run", 0, [KL], first=10))) == 0

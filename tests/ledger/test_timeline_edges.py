@@ -15,7 +15,7 @@ from omni_rl.ledger.run_list import Wanted
 from omni_rl.ledger.types import NewStep, StepKey
 from omni_rl_bench.history import bring_in
 
-from .steps import post, records, sealed
+from .steps import attempt_numbers, line, post, records, sealed, steps_of
 
 MEAN, KL = "logprob_abs_diff_mean", "gen_kl_error"
 
@@ -64,10 +64,10 @@ def test_as_many_points_as_were_asked_for_are_as_they_are_and_one_more_is_put_to
     most = [values[start : start + width].max() for start in starts]
     assert_array_equal((found.low[MEAN], found.high[MEAN]), (least, most))
     if width == 1:
-        assert_array_equal((found.at(), found.line(MEAN)), (np.arange(50), values))
+        assert_array_equal((steps_of(found), line(found, MEAN)), (np.arange(50), values))
     else:
-        assert_array_equal(found.line(MEAN), np.array([least, most]).T.reshape(-1))
-        assert_array_equal(found.at(), np.array([found.first, found.last]).T.reshape(-1))
+        assert_array_equal(line(found, MEAN), np.array([least, most]).T.reshape(-1))
+        assert_array_equal(steps_of(found), np.array([found.first, found.last]).T.reshape(-1))
 
 
 def test_a_range_has_both_its_ends(run: Ledger) -> None:
@@ -75,15 +75,16 @@ def test_a_range_has_both_its_ends(run: Ledger) -> None:
     for first, last in ((12, 15), (None, 12), (18, None), (10, 10), (19, 99), (0, 10)):
         found = run.timeline("run", 0, [MEAN], first=first, last=last)
         inside = np.arange(max(first or 10, 10), min(19 if last is None else last, 19) + 1)
-        assert_array_equal(found.at(), inside)
-        assert_array_equal(found.line(MEAN), inside)
+        assert_array_equal(steps_of(found), inside)
+        assert_array_equal(line(found, MEAN), inside)
     for first, last in ((20, None), (None, 9), (15, 14)):
         for names in ([], [MEAN], [MEAN, KL]):
             found = run.timeline("run", 0, names, first=first, last=last)
-            assert (len(found.at()), [len(found.line(name)) for name in names], found.width) == (0, [0] * len(names), 1)
+            lengths = [len(steps_of(found)), *(len(line(found, name)) for name in names)]
+            assert (lengths, found.width) == ([0] * (1 + len(names)), 1)
     bring_in(run, "run", 1, np.arange(1, 4), {MEAN: np.array([1.0, 3.0, 2.0])}).result()
     found = run.timeline("run", 1, [MEAN])
-    assert (found.at().tolist(), found.line(MEAN).tolist()) == ([1, 2, 3], [1.0, 3.0, 2.0])
+    assert (steps_of(found).tolist(), line(found, MEAN).tolist()) == ([1, 2, 3], [1.0, 3.0, 2.0])
 
 
 def test_a_bucket_says_the_sum_of_what_is_broken_and_the_worst_of_what_is_judged(run: Ledger) -> None:
@@ -109,7 +110,7 @@ def test_other_attempts_steps_are_in_no_chart_of_one(run: Ledger) -> None:
     for attempt, numbers in enumerate((wide, few, wide)):
         bring_in(run, "run", attempt, numbers, {MEAN: np.full(len(numbers), float(attempt))}).result()
     near = run.timeline("run", 1, [MEAN], first=400, last=600)
-    assert (near.width, near.at().tolist()) == (1, [500, 501, 600])
+    assert (near.width, steps_of(near).tolist()) == (1, [500, 501, 600])
     far = run.timeline("run", 1, [MEAN], points=5000)
     assert (far.width, far.first[0], far.last[-1], far.steps.sum()) == (4, 500, 8185, 6)
     assert (far.low[MEAN].min(), far.high[MEAN].max()) == (1.0, 1.0)
@@ -158,17 +159,17 @@ def test_steps_that_are_brought_in_have_what_is_given_and_nothing_else(run: Ledg
         (),
         None,
     )
-    assert run.run("run").attempts == (3,)
+    assert attempt_numbers(run, "run") == (3,)
 
 
 def test_steps_that_are_brought_in_may_be_of_one_kind_or_none_at_all(run: Ledger) -> None:
     bring_in(run, "run", 0, np.arange(3), {KL: np.ones(3)}, kind="image").result()
-    assert run.timeline("run", 0, [KL], kind="image").line(KL).tolist() == [1, 1, 1]
-    assert len(run.timeline("run", 0, [KL]).at()) == 0
+    assert line(run.timeline("run", 0, [KL], kind="image"), KL).tolist() == [1, 1, 1]
+    assert len(steps_of(run.timeline("run", 0, [KL]))) == 0
     bring_in(run, "run", 1, np.arange(0), {}, severity=np.arange(0)).result()
     assert run.steps("run", 1) == []
     ((listed,), _) = run.listed(Wanted())
-    assert (listed.need.label, listed.run.attempts) == ("ok", (0, 1))
+    assert (listed.need.label, attempt_numbers(run, listed.run.run)) == ("ok", (0, 1))
     assert run.overdue(math.inf, 9) == ["run"], "unless another step comes it is silent from now on"
 
 

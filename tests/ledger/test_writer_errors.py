@@ -49,7 +49,7 @@ def registered(run: str, then: Callable[[sa.Connection], object] = lambda connec
 
 
 def names(ledger: Ledger) -> list[str]:
-    return [run.run for run in ledger.runs()]
+    return [run.run for run in ledger.to_remember(100)]
 
 
 @pytest.mark.parametrize("beside", ["b", "bc"])
@@ -137,7 +137,7 @@ def test_a_write_whose_connection_is_lost_before_its_commit_is_tried_again(postg
             writes = [ledger.writer.submit(registered("run", ended(1)))]
             writes += [ledger.writer.submit(registered(f"other-{number}")) for number in range(others)]
         assert [write.result() for write in writes] == ["run", *(f"other-{number}" for number in range(others))]
-        assert len(ledger.runs()) == 1 + others
+        assert len(ledger.to_remember(100)) == 1 + others
         assert ledger.writer.refusal is None
 
 

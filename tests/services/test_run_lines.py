@@ -191,7 +191,7 @@ def test_a_run_comes_back_from_the_ledger_as_it_was() -> None:
     line = Line(2, 7, 90.0, PAUSE, Figure("text", "ess", 0.1, 0.2))
     state = run.after(drift=drift, history=history, line=line, activity="silent").state
     config = run.body.model_dump(mode="json")
-    back = read_run(Run("math", 1.0, config, state, (2,), StepKey("math", 2, 7), 90.0), 4, 600.0)
+    back = read_run(Run("math", 1.0, config, state, StepKey("math", 2, 7), 90.0), 4, 600.0)
     assert (back.drift, back.history, back.line, back.activity) == (drift, history, line, "silent")
     assert (back.latest, back.created, back.silent_after, back.policy.settle) == ((2, 7), 1.0, 5.0, 4)
     assert back.holder == "run:math"
@@ -201,11 +201,11 @@ def test_a_run_of_an_older_ledger_has_what_its_latest_step_says() -> None:
     config = live().body.model_dump(mode="json")
     bare = read_run(Run("math", 1.0, config), 3, 600.0)
     assert (bare.latest, bare.activity, bare.line, bare.drift, bare.sealed) == (None, "waiting", Line(), Drift(), None)
-    run = read_run(Run("math", 1.0, config, None, (2,), StepKey("math", 2, 7), 90.0), 3, 600.0)
+    run = read_run(Run("math", 1.0, config, None, StepKey("math", 2, 7), 90.0), 3, 600.0)
     assert (run.latest, run.activity, run.line, run.sealed) == ((2, 7), "live", Line(2, 7, 90.0), 90.0)
     assert run.silent_after == 600.0
     old = {"severity": 2, "at": 0, "cause": None, "gate": "open", "pursuit": "nothing", "surprise": 1}
-    run = read_run(Run("math", 1.0, config, old, (2,), StepKey("math", 2, 7), 90.0), 3, 600.0)
+    run = read_run(Run("math", 1.0, config, old, StepKey("math", 2, 7), 90.0), 3, 600.0)
     assert (run.drift, run.activity, run.line) == (Drift(MASK), "live", Line(2, 7, 90.0))
 
 
