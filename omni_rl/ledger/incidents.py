@@ -8,21 +8,13 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from omni_rl.api.incidents import AcknowledgementAnswer, ActionAnswer, NoteAnswer
 from omni_rl.consistency.incidents import Figure, GoodStep
 from omni_rl.consistency.shown import number_or_none
 from omni_rl.errors import ConflictError, NotFoundError
 from omni_rl.ledger.events import add_events
 from omni_rl.ledger.tables import incidents
-from omni_rl.ledger.types import (
-    Acknowledgement,
-    Done,
-    Incident,
-    IncidentEnd,
-    NewEvent,
-    NewIncident,
-    Note,
-    StepKey,
-)
+from omni_rl.ledger.types import Incident, IncidentEnd, NewEvent, NewIncident, StepKey
 
 WORSE = 1.5
 """An open incident is worse if its figure exceeds its limit by more than this many times as much as before."""
@@ -83,7 +75,7 @@ def _grown(connection: sa.Connection, known: Incident, new: NewIncident) -> int:
         changes |= {"cause": new.cause, "why": new.why, "evidence": new.evidence or known.evidence}
     changes = {name: value for name, value in changes.items() if value != _value(known, name)}
     if new.action and (not known.actions or known.actions[-1].what != new.action):
-        actions = [*map(asdict, known.actions), {"at": time.time(), "what": new.action}]
+        actions = [*map(dict, known.actions), {"at": time.time(), "what": new.action}]
         changes["actions"] = actions[-LISTED:]
     if changes:
         _change(connection, known, "grew", **changes)
@@ -105,7 +97,7 @@ def end_one(connection: sa.Connection, number: int, why: str) -> Incident:
     if known.ended is not None:
         return known
     now = time.time()
-    actions = [*map(asdict, known.actions), {"at": now, "what": why}][-LISTED:]
+    actions = [*map(dict, known.actions), {"at": now, "what": why}][-LISTED:]
     return _change(connection, known, "ended", ended=now, actions=actions)
 
 
@@ -132,7 +124,7 @@ def add_note(connection: sa.Connection, number: int, by: str, text: str) -> Inci
     known = one(connection, number)
     if len(known.notes) >= LISTED:
         raise ConflictError(f"incident {number} has {LISTED} notes; end it, and write to the next")
-    notes = [*map(asdict, known.notes), {"by": by, "at": time.time(), "text": text}]
+    notes = [*map(dict, known.notes), {"by": by, "at": time.time(), "text": text}]
     return _change(connection, known, "noted", notes=notes)
 
 
@@ -237,9 +229,9 @@ def incident_of(row: sa.Row[Any]) -> Incident:
             **row._mapping,
             "figure": None if row.figure is None else _figure(row.figure),
             "good": None if row.good is None else GoodStep(**row.good),
-            "actions": tuple(Done(**done) for done in row.actions),
-            "acknowledged": None if row.acknowledged is None else Acknowledgement(**row.acknowledged),
-            "notes": tuple(Note(**note) for note in row.notes),
+            "actions": tuple(ActionAnswer(**done) for done in row.actions),
+            "acknowledged": None if row.acknowledged is None else AcknowledgementAnswer(**row.acknowledged),
+            "notes": tuple(NoteAnswer(**note) for note in row.notes),
         }
     )
 

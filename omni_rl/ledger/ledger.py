@@ -19,11 +19,7 @@ from omni_rl.ledger.migrations import upgrade
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.syncs import one_sync, syncs_before
 from omni_rl.ledger.term import Term
-from omni_rl.ledger.types import (
-    NewEvent,
-    StepKey,
-    Stored,
-)
+from omni_rl.ledger.types import NewEvent, StepKey, Stored
 from omni_rl.ledger.writer import Writer
 
 P = ParamSpec("P")

@@ -4,7 +4,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from omni_rl.api.events import EventAnswer
+from omni_rl.api.runs import AttemptAnswer
+from omni_rl.api.steps import PositionBin
 from omni_rl.consistency.figures import Metrics
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.errors import NotFoundError
 from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL, WITH_FLIPS
 from omni_rl.ledger.records import StepRecords
@@ -22,7 +26,7 @@ from omni_rl.ledger.tables import (
     samples,
     steps,
 )
-from omni_rl.ledger.types import Attempt, Bin, Event, KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
+from omni_rl.ledger.types import KeptCheck, KeptSample, Part, Run, Sample, Step, StepKey, StepRow
 
 EVERY_KIND = (OVERALL, *KINDS, MIXED_STATE, WITH_FLIPS)
 
@@ -42,7 +46,7 @@ def one_run(connection: sa.Connection, run: str) -> Run:
     return Run(run, row.created, row.config, row.state, latest, sealed)
 
 
-def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:
+def attempts_of(connection: sa.Connection, run: str) -> list[AttemptAnswer]:
     """Return the attempts of a run, oldest first. Raises `NotFoundError`."""
     one_run(connection, run)
     found = []
@@ -51,7 +55,7 @@ def attempts_of(connection: sa.Connection, run: str) -> list[Attempt]:
         of = steps.c.attempt_id == row.id
         ends = sa.select(sa.func.min(steps.c.step)).where(of), sa.select(sa.func.max(steps.c.step)).where(of)
         first, last = (connection.execute(end).scalar() for end in ends)
-        found.append(Attempt(row.attempt, row.started, first, last))
+        found.append(AttemptAnswer(attempt=row.attempt, started=row.started, first=first, last=last))
     return found
 
 
@@ -137,11 +141,12 @@ def one_step(connection: sa.Connection, key: StepKey) -> Step:
     of_kinds = (figures.c.attempt_id == identity, figures.c.kind.in_(kinds), figures.c.step == key.step)
     of_step = (samples.c.attempt_id == identity, samples.c.step == key.step)
     by_kind = {found.kind: _metrics(found) for found in connection.execute(sa.select(figures).where(*of_kinds))}
-    by_position: dict[str, list[Bin]] = {}
+    by_position: dict[str, list[PositionBin]] = {}
     query = sa.select(bins).where(bins.c.attempt_id == identity, bins.c.step == key.step)
     for found in connection.execute(query.order_by(bins.c.kind, bins.c.first)):
-        values = {name: getattr(found, name) for name in BIN_FIGURES}
-        by_position.setdefault(found.kind, []).append(Bin(found.first, found.last, values))
+        values = {name: number_or_none(getattr(found, name)) for name in BIN_FIGURES}
+        one = PositionBin(first=found.first, last=found.last, figures=values)
+        by_position.setdefault(found.kind, []).append(one)
     kept = sa.select(samples.c.rank, samples.c.sample, samples.c.kind, samples.c.place, samples.c.figures).where(
         *of_step
     )
@@ -176,13 +181,13 @@ def one_sample(connection: sa.Connection, key: StepKey, sample: str, rank: int |
 
 def events_after(
     connection: sa.Connection, *, after: int = 0, limit: int = 1000, run: str | None = None
-) -> list[Event]:
+) -> list[EventAnswer]:
     """Return events with numbers above `after`, in order of their numbers."""
     query = sa.select(events).where(events.c.id > after)
     if run is not None:
         query = query.where(events.c.run == run)
     return [
-        Event(row.id, row.at, row.kind, row.run, row.data)
+        EventAnswer(id=row.id, at=row.at, kind=row.kind, run=row.run, data=row.data)
         for row in connection.execute(query.order_by(events.c.id).limit(limit))
     ]
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from omni_rl.api.syncs import SyncPhase
 from omni_rl.errors import NotFoundError
 from omni_rl.ledger.tables import decisions, syncs, transitions
-from omni_rl.ledger.types import Sync, SyncTransition
+from omni_rl.ledger.types import Sync
 from omni_rl.sync.journal import SyncRecord
 from omni_rl.sync.replica import SlabRef
 
@@ -50,7 +51,7 @@ def one_sync(connection: sa.Connection, sync: str) -> Sync:
         raise NotFoundError(f"there is no sync {sync}")
     query = sa.select(transitions).where(transitions.c.sync == sync).order_by(transitions.c.id)
     happened = (
-        SyncTransition(found.at, found.phase, found.what, found.replica, found.detail)
+        SyncPhase(at=found.at, phase=found.phase, what=found.what, replica=found.replica, detail=found.detail)
         for found in connection.execute(query)
     )
     return Sync(row.number, row.run, _record(row), tuple(happened))

@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rl.api.incidents import AcknowledgementAnswer, ActionAnswer, NoteAnswer
+from omni_rl.api.steps import PositionBin
+from omni_rl.api.syncs import SyncPhase
 from omni_rl.consistency.comparison import StepComparison
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.incidents import Figure, GoodStep, IncidentKind
@@ -51,16 +54,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """An attempt of a run, with its first and last sealed step, None before there is one."""
-
-    attempt: int
-    started: float
-    first: int | None
-    last: int | None
-
-
-@dataclass(frozen=True)
 class Part:
     """One rank's records of a step, as they were acknowledged. `size` is their bytes, 0 where they were dropped."""
 
@@ -77,17 +70,6 @@ class NewEvent:
     kind: str
     data: Mapping[str, Any]
     run: str | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """A stored event. The `id`s rise in the order in which events became durable."""
-
-    id: int
-    at: float
-    kind: str
-    run: str | None
-    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,31 +105,6 @@ class IncidentEnd:
 
 
 @dataclass(frozen=True)
-class Acknowledgement:
-    """Who takes care of an incident, and since when (Unix seconds)."""
-
-    by: str
-    at: float
-
-
-@dataclass(frozen=True)
-class Note:
-    """A note that somebody wrote to an incident, at a time in Unix seconds."""
-
-    by: str
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """Something that was done about an incident, at a time in Unix seconds."""
-
-    at: float
-    what: str
-
-
-@dataclass(frozen=True)
 class Incident:
     """An incident as the ledger has it. `told` has, by webhook, the state that was sent there last."""
 
@@ -168,9 +125,9 @@ class Incident:
     excess: float
     good: GoodStep | None
     evidence: Mapping[str, Any]
-    actions: tuple[Done, ...]
-    acknowledged: Acknowledgement | None
-    notes: tuple[Note, ...]
+    actions: tuple[ActionAnswer, ...]
+    acknowledged: AcknowledgementAnswer | None
+    notes: tuple[NoteAnswer, ...]
     told: Mapping[str, str]
 
     @property
@@ -246,15 +203,6 @@ class StepRow:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Figures of the answer positions [first, last)."""
-
-    first: int
-    last: int
-    figures: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class KeptSample:
     """A stored sample without its tokens, known by the rank that posted it and its name; `place` 0 is the worst of its
     step."""
@@ -274,7 +222,7 @@ class Step:
     row: StepRow
     verdict: Mapping[str, Any]
     by_kind: Mapping[str, Metrics]
-    by_position: Mapping[str, tuple[Bin, ...]]
+    by_position: Mapping[str, tuple[PositionBin, ...]]
     samples: tuple[KeptSample, ...]
     parts: tuple[Part, ...]
     flips: tuple[int, ...] | None
@@ -312,22 +260,10 @@ class Timeline:
 
 
 @dataclass(frozen=True)
-class SyncTransition:
-    """One event of a sync. `what` says that a phase was entered, or that a replica did its part of it, or failed. `at`
-    is in Unix seconds."""
-
-    at: float
-    phase: str
-    what: str
-    replica: str | None
-    detail: str
-
-
-@dataclass(frozen=True)
 class Sync:
     """A weight sync of a run, numbered in the order in which syncs began."""
 
     number: int
     run: str
     record: SyncRecord
-    transitions: tuple[SyncTransition, ...]
+    transitions: tuple[SyncPhase, ...]

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from numpy.testing import assert_array_equal
 
+from omni_rl.api.incidents import ActionAnswer
 from omni_rl.consistency.need import Need
 from omni_rl.ledger import timeline
 from omni_rl.ledger.database import Database
@@ -20,7 +21,7 @@ from omni_rl.ledger.migrations.versions import r0001_ledger
 from omni_rl.ledger.run_list import Wanted
 from omni_rl.ledger.tables import checks, events, incidents, syncs, transitions, updates
 from omni_rl.ledger.tables import timeline as buckets
-from omni_rl.ledger.types import Done, NewIncident, StepKey
+from omni_rl.ledger.types import NewIncident, StepKey
 from omni_rl.ledger.updates import NewUpdate, StoredReport, UpdateKey
 from omni_rl_bench.history import rebuild
 
@@ -146,9 +147,9 @@ def test_alarms_of_an_older_ledger_say_when_they_ended_and_what_was_done(ledger_
     with Ledger.open(ledger_url) as ledger:
         update, opened, ended = ledger.incidents(run="run")
         assert (ended.id, ended.opened, ended.changed, ended.ended) == (3, 6.0, 9.0, 9.0)
-        assert ended.actions == (Done(9.0, "masked"),)
+        assert ended.actions == (ActionAnswer(at=9.0, what="masked"),)
         assert (opened.id, opened.opened, opened.changed, opened.ended) == (7, 7.0, 7.0, None)
-        assert opened.actions == (Done(7.0, "halted"),)
+        assert opened.actions == (ActionAnswer(at=7.0, what="halted"),)
         assert (update.id, update.actions, update.step, update.kind) == (8, (), None, "update")
         assert (opened.attempt, opened.step, opened.kind, opened.severity) == (2, 0, "drift", 3)
         assert (opened.headline, opened.what, opened.cause) == ("It parts.", "It parts.", None)

@@ -16,8 +16,9 @@ from omni_rl_services.coordinator.telemetry import Telemetry
 from omni_rl_services.coordinator.webhooks import PagerSettings, WebhookSettings
 from pydantic import SecretStr
 
+from omni_rl.api.incidents import AcknowledgementAnswer
 from omni_rl.errors import ConfigError, LedgerError
-from omni_rl.ledger.types import Acknowledgement, Incident
+from omni_rl.ledger.types import Incident
 from tests.services.receiver import receiving
 from tests.services.test_telemetry import samples
 
@@ -99,7 +100,11 @@ async def told(kept: Kept, receiver: Receiver, *webhooks: WebhookSettings) -> Te
         (replace(OPEN, told={"ops": "open mask kernel"}), "mask", False),
         (replace(OPEN, told={"other": "open mask kernel"}), "mask", True),
         (replace(OPEN, told={"ops": "open mask unknown"}), "mask", True),
-        (replace(OPEN, acknowledged=Acknowledgement("ann", 6.0), told={"ops": "open mask kernel"}), "mask", True),
+        (
+            replace(OPEN, acknowledged=AcknowledgementAnswer(by="ann", at=6.0), told={"ops": "open mask kernel"}),
+            "mask",
+            True,
+        ),
         (replace(OPEN, ended=7.0), "mask", False),
         (replace(OPEN, ended=7.0, told={"ops": "open mask kernel"}), "mask", True),
         (replace(OPEN, ended=7.0, told={"ops": "ended"}), "mask", False),

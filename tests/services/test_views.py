@@ -19,6 +19,7 @@ from omni_rl_services.coordinator.views import (
     told,
 )
 
+from omni_rl.api.incidents import AcknowledgementAnswer, ActionAnswer, NoteAnswer
 from omni_rl.api.syncs import SyncAnswer
 from omni_rl.bridge.seam import CheckResult, TokenLegs
 from omni_rl.consistency.actions import Cause
@@ -28,7 +29,7 @@ from omni_rl.consistency.need import Need
 from omni_rl.consistency.policy import Drift
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.run_list import Listed
-from omni_rl.ledger.types import Acknowledgement, Done, Incident, KeptCheck, Note, Run, StepKey, Timeline
+from omni_rl.ledger.types import Incident, KeptCheck, Run, StepKey, Timeline
 from omni_rl.sync.result import SyncResult
 from omni_rl.sync.states import Phase
 from tests.services.conftest import Serve
@@ -53,9 +54,9 @@ INCIDENT = Incident(
     5.0,
     GoodStep(2, 8, "v"),
     {"media": {"equal": True}},
-    (Done(5.0, "the trainer was told"), Done(6.0, "generation is stopped")),
-    Acknowledgement("ann", 5.5),
-    (Note("bob", 5.6, "mine"),),
+    (ActionAnswer(at=5.0, what="the trainer was told"), ActionAnswer(at=6.0, what="generation is stopped")),
+    AcknowledgementAnswer(by="ann", at=5.5),
+    (NoteAnswer(by="bob", at=5.6, text="mine"),),
     {"ops": "open"},
 )
 

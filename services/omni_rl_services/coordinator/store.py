@@ -8,17 +8,12 @@ from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
-from omni_rl.api.events import EventAnswer
 from omni_rl.api.runs import RunBody
 from omni_rl.described import described
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.media_store import MediaStore, Put
 from omni_rl.ledger.tables import events, syncs
-from omni_rl.ledger.types import (
-    Event,
-    Run,
-    Stored,
-)
+from omni_rl.ledger.types import Run, Stored
 
 READERS = 4
 """The number of threads that read, so that a slow query does not make others wait."""
@@ -94,6 +89,7 @@ class Store:
     timeline = _reads(Ledger.timeline)
     step = _reads(Ledger.step)
     sample = _reads(Ledger.sample)
+    events = _reads(Ledger.events)
     last_event = _reads(Ledger.last_event)
     incident = _reads(Ledger.incident)
     incidents = _reads(Ledger.incidents)
@@ -109,9 +105,6 @@ class Store:
 
     async def add_event(self, kind: str, run: str | None, data: dict[str, object]) -> None:
         await asyncio.wrap_future(self._ledger.add_event(kind, data, run))
-
-    async def events(self, *, after: int, limit: int) -> list[EventAnswer]:
-        return [_event(event) for event in await self._read(self._ledger.events, after=after, limit=limit)]
 
     async def put_media(self, content: bytes) -> Put:
         return await self._read(self._media.put, content)
@@ -140,7 +133,3 @@ class Store:
 
     async def _read(self, query: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, partial(query, *args, **kwargs))
-
-
-def _event(event: Event) -> EventAnswer:
-    return EventAnswer(id=event.id, at=event.at, kind=event.kind, run=event.run, data=dict(event.data))

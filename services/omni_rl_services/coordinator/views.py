@@ -3,18 +3,11 @@
 from typing import Any
 
 from omni_rl.api.base import finite
-from omni_rl.api.incidents import (
-    AcknowledgementAnswer,
-    ActionAnswer,
-    FigureAnswer,
-    GoodStepAnswer,
-    IncidentAnswer,
-    NoteAnswer,
-)
+from omni_rl.api.incidents import FigureAnswer, GoodStepAnswer, IncidentAnswer
 from omni_rl.api.runs import Recent, RunLine
 from omni_rl.api.state import AlarmAnswer
-from omni_rl.api.steps import PositionBin, SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
-from omni_rl.api.syncs import CheckAnswer, SyncAnswer, SyncPhase
+from omni_rl.api.steps import SampleAnswer, StepAnswer, StepLine, TimelineAnswer, Verdict
+from omni_rl.api.syncs import CheckAnswer, SyncAnswer
 from omni_rl.bridge.seam import CheckResult
 from omni_rl.consistency.guidance import GUIDE, remedy, section
 from omni_rl.consistency.incidents import Figure
@@ -49,10 +42,7 @@ def step_answer(step: Step) -> StepAnswer:
         verdict=Verdict.model_validate(step.verdict),
         sealed=step.row.sealed,
         weight_version=step.row.weight_version,
-        positions={
-            kind: [PositionBin(first=b.first, last=b.last, figures=finite({"": b.figures})[""]) for b in found]
-            for kind, found in step.by_position.items()
-        },
+        positions={kind: list(found) for kind, found in step.by_position.items()},
         training=dict(step.row.training),
         flips=None if step.flips is None else list(step.flips),
     )
@@ -72,7 +62,6 @@ def sample_answer(sample: Sample) -> SampleAnswer:
 
 def incident_answer(incident: Incident, guide: str = GUIDE) -> IncidentAnswer:
     """Return an incident as the API has it. `guide` is where the operating guide is read."""
-    acknowledged = incident.acknowledged
     return IncidentAnswer(
         incident=incident.id,
         **{name: getattr(incident, name) for name in ("run", "kind", "what", "cause", "attempt", "step")},
@@ -83,9 +72,9 @@ def incident_answer(incident: Incident, guide: str = GUIDE) -> IncidentAnswer:
         figure=_figure(incident.figure),
         good=None if incident.good is None else GoodStepAnswer(**vars(incident.good)),
         evidence=dict(incident.evidence),
-        actions=[ActionAnswer(**vars(done)) for done in incident.actions],
-        acknowledged=None if acknowledged is None else AcknowledgementAnswer(**vars(acknowledged)),
-        notes=[NoteAnswer(**vars(note)) for note in incident.notes],
+        actions=list(incident.actions),
+        acknowledged=incident.acknowledged,
+        notes=list(incident.notes),
     )
 
 
@@ -115,7 +104,6 @@ def alarm_answer(incident: Incident) -> AlarmAnswer:
 
 def run_line(run: LiveRun, listed: Listed) -> RunLine:
     incident, recent = listed.incident, run.line.recent
-    acknowledged = None if incident is None else incident.acknowledged
     return RunLine(
         **dict(run.answer()),
         need=listed.need.label,
@@ -128,7 +116,7 @@ def run_line(run: LiveRun, listed: Listed) -> RunLine:
             drift=tuple(mean for _, _, mean in recent),
         ),
         incident=None if incident is None else incident.id,
-        acknowledged=None if acknowledged is None else AcknowledgementAnswer(**vars(acknowledged)),
+        acknowledged=None if incident is None else incident.acknowledged,
     )
 
 
@@ -160,7 +148,7 @@ def sync_answer(sync: Sync) -> SyncAnswer:
         started=record.started,
         finished=record.finished,
         version=record.slab.version,
-        phases=[SyncPhase(**vars(moved)) for moved in sync.transitions],
+        phases=list(sync.transitions),
     )
     return answer if record.result is None else told(answer, SyncResult.from_json(record.result))
 

@@ -70,4 +70,4 @@ async def one(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> RunL
 @router.get("/{run}/attempts", responses=documented(401, 403, 404, 422, 503))
 async def attempts(run: RunPath, coordinator: CoordinatorDep, caller: Reader) -> list[AttemptAnswer]:
     """Return each attempt of a run with its first and last steps, oldest first."""
-    return [AttemptAnswer(**vars(one)) for one in await coordinator.store.attempts(run)]
+    return await coordinator.store.attempts(run)
