@@ -9,10 +9,8 @@ from omni_rl_services.coordinator import answers
 from omni_rl_services.coordinator.answers import ChunkedAnswers
 from omni_rl_services.coordinator.app import METHODS, RequestCounter
 from omni_rl_services.coordinator.guard import (
-    NoNul,
-    SameOrigin,
+    HeadGuard,
     SecurityHeaders,
-    SmallHead,
     Unexpected,
 )
 from omni_rl_services.coordinator.telemetry import Telemetry
@@ -37,9 +35,7 @@ async def untouched(of: Scope, receive: Receive, send: Send) -> None:
     [
         SecurityHeaders(untouched),
         Unexpected(untouched),
-        SameOrigin(untouched, ()),
-        SmallHead(untouched),
-        NoNul(untouched),
+        HeadGuard(untouched, ()),
         ChunkedAnswers(untouched),
         RequestCounter(untouched, Telemetry(1)),
     ],
@@ -66,7 +62,7 @@ def problem(sent: list[Message]) -> tuple[int, str]:
     ],
 )
 async def test_a_path_and_its_query_have_their_most_bytes_together(path: str, query: bytes, status: int) -> None:
-    sent = await call(SmallHead(echo), scope(path=path, query=query), body(b""))
+    sent = await call(HeadGuard(echo, None), scope(path=path, query=query), body(b""))
     assert sent[0]["status"] == status
     if status != 200:
         assert problem(sent) == (414, "too_large")
@@ -85,14 +81,14 @@ async def test_a_path_and_its_query_have_their_most_bytes_together(path: str, qu
     ],
 )
 async def test_headers_have_their_most_number_and_bytes(headers: list[tuple[str, str]], status: int) -> None:
-    sent = await call(SmallHead(echo), scope(headers=headers), body(b""))
+    sent = await call(HeadGuard(echo, None), scope(headers=headers), body(b""))
     assert sent[0]["status"] == status
     if status != 200:
         assert problem(sent) == (431, "too_large")
 
 
 async def test_a_path_of_which_the_server_has_no_bytes_has_no_length() -> None:
-    assert await passed_on(SmallHead(echo), {**scope(), "raw_path": None}, body(b""))
+    assert await passed_on(HeadGuard(echo, None), {**scope(), "raw_path": None}, body(b""))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +103,7 @@ async def test_a_path_of_which_the_server_has_no_bytes_has_no_length() -> None:
     ],
 )
 async def test_a_nul_is_no_part_of_a_path_or_a_query(path: str, query: bytes, passes: bool) -> None:
-    sent = await call(NoNul(echo), scope(path=path, query=query), body(b""))
+    sent = await call(HeadGuard(echo, None), scope(path=path, query=query), body(b""))
     assert (sent[0]["status"] == 200) is passes
     if not passes:
         assert problem(sent) == (422, "invalid_request")
@@ -141,7 +137,7 @@ async def test_a_nul_is_no_part_of_a_path_or_a_query(path: str, query: bytes, pa
 async def test_who_may_send_what_through_a_browser(
     hosts: tuple[str, ...] | None, method: str, headers: dict[str, str], says: str | None
 ) -> None:
-    sent = await call(SameOrigin(echo, hosts), scope(method, headers=list(headers.items())), body(b""))
+    sent = await call(HeadGuard(echo, hosts), scope(method, headers=list(headers.items())), body(b""))
     if says is None:
         assert sent[0]["status"] == 200
     else:

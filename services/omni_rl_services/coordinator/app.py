@@ -18,7 +18,7 @@ from omni_rl_services.coordinator.answers import ChunkedAnswers
 from omni_rl_services.coordinator.auth import SESSION_COOKIE, caller_of
 from omni_rl_services.coordinator.bodies import Bodies
 from omni_rl_services.coordinator.core import Coordinator
-from omni_rl_services.coordinator.guard import NoNul, SameOrigin, SecurityHeaders, SmallHead, Unexpected
+from omni_rl_services.coordinator.guard import HeadGuard, SecurityHeaders, Unexpected
 from omni_rl_services.coordinator.openapi import complete
 from omni_rl_services.coordinator.problems import add_handlers
 from omni_rl_services.coordinator.routes import (
@@ -100,9 +100,7 @@ def create_app(
     complete(app, RECORDS_VERSION)
     # The last one added is the outermost.
     app.add_middleware(Bodies, bounds=settings.bounds, knows=partial(_knows, coordinator))
-    app.add_middleware(SameOrigin, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
-    app.add_middleware(NoNul)
-    app.add_middleware(SmallHead)
+    app.add_middleware(HeadGuard, hosts=None if coordinator.tokens else (settings.host, *settings.allowed_hosts))
     app.add_middleware(RequestCounter, telemetry=coordinator.telemetry)
     app.add_middleware(Unexpected)
     app.add_middleware(SecurityHeaders)

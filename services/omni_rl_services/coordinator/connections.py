@@ -21,7 +21,7 @@ UNREAD_SECONDS = 30.0
 WAITING = 256
 """The most connections without a whole head; with one more, the one that has waited longest is closed."""
 UNFINISHED = 256 << 10
-"""The most bytes of a head that has no end yet; `guard.SmallHead` refuses a whole one that is longer than it takes."""
+"""The most bytes of a head that has no end yet; `guard.HeadGuard` refuses a whole one that is longer than it takes."""
 BESIDE = 256
 """Descriptors that are left for the ledger, media and logs."""
 _Uvicorn: Any = AutoHTTPProtocol

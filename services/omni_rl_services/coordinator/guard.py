@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_rl.errors import ForbiddenError, InvalidRequestError, OmniRLError, TooLargeError
@@ -82,8 +83,9 @@ class Unexpected:
             await respond(OmniRLError, 500, "a fault of the coordinator's own; its log has it")(scope, receive, send)
 
 
-class SameOrigin:
-    """Middleware that refuses what another site's page sends through the reader's browser.
+class HeadGuard:
+    """Middleware that refuses requests by their heads, before anything else looks through them: one that is larger than
+    any client's, one with a NUL, and what another site's page sends through the reader's browser.
 
     A page may send requests to any address, and by rebinding its own name it may even read answers. Browsers name the
     page in `Origin` and `Sec-Fetch-Site`; other programs send neither. `hosts` are, where there are no tokens, the only
@@ -95,12 +97,22 @@ class SameOrigin:
         self._hosts = None if hosts is None else LOOPBACK_NAMES | set(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (reason := self._refusal(scope["method"], Headers(scope=scope))):
-            await respond(ForbiddenError, 403, reason)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        answer: ASGIApp = self._app if refusal is None else refusal
+        await answer(scope, receive, send)
 
-    def _refusal(self, method: str, headers: Headers) -> str | None:
+    def _refusal(self, scope: Scope) -> Response | None:
+        if (large := _too_large(scope)) is not None:
+            # The body may be as large as it is said to be: nobody reads it.
+            return respond(TooLargeError, *large, {"Connection": "close"})
+        # No name has a NUL, and PostgreSQL takes no text with one.
+        if "\0" in scope["path"] or _NUL.search(scope["query_string"]):
+            return respond(InvalidRequestError, 422, "a NUL in the path or the query")
+        foreign = self._foreign(scope["method"], Headers(scope=scope))
+        return None if foreign is None else respond(ForbiddenError, 403, foreign)
+
+    def _foreign(self, method: str, headers: Headers) -> str | None:
+        """Return why a request counts as another site's, or None."""
         host = headers.get("host", "")
         if self._hosts is not None and _parsed(f"//{host}").hostname not in self._hosts:
             return f"host {host!r} is not one of this coordinator; add it to allowed_hosts, or use tokens"
@@ -114,42 +126,16 @@ class SameOrigin:
         return None
 
 
-class SmallHead:
-    """Middleware that refuses a head that is larger than any client's, before anything looks through it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refusal(scope)) is not None:
-            # The body may be as large as it is said to be: nobody reads it.
-            await respond(TooLargeError, *refused, {"Connection": "close"})(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return the status and the reason of a refusal, or None."""
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_BYTES:
-            return 414, f"the path and its query are longer than {TARGET_BYTES:,} bytes"
-        headers = scope["headers"]
-        if len(headers) > HEADERS:
-            return 431, f"{len(headers):,} headers; at most {HEADERS} are read"
-        if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
-            return 431, f"the headers are longer than {HEADER_BYTES:,} bytes"
-        return None
-
-
-class NoNul:
-    """Middleware that refuses a NUL in a path or a query: no name has one, and PostgreSQL takes no text with one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and ("\0" in scope["path"] or _NUL.search(scope["query_string"])):
-            await respond(InvalidRequestError, 422, "a NUL in the path or the query")(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+def _too_large(scope: Scope) -> tuple[int, str] | None:
+    """Return the status and the reason of the refusal of a head that is too large, or None."""
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_BYTES:
+        return 414, f"the path and its query are longer than {TARGET_BYTES:,} bytes"
+    headers = scope["headers"]
+    if len(headers) > HEADERS:
+        return 431, f"{len(headers):,} headers; at most {HEADERS} are read"
+    if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
+        return 431, f"the headers are longer than {HEADER_BYTES:,} bytes"
+    return None
 
 
 def _parsed(url: str) -> SplitResult:
