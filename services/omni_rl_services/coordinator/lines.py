@@ -2,8 +2,7 @@
 for it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from omni_rl.consistency.incidents import Figure, GoodStep, figure_of
 from omni_rl.consistency.limits import Severity
@@ -55,21 +54,3 @@ class Line:
         latest = drawn[-1]  # the others are of earlier attempts
         recent[latest] = (key.step, number_or_none(training[REWARD]), recent[latest][2])
         return replace(self, recent=tuple(recent))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the line as the ledger stores it."""
-        return {**asdict(self), "own": None if self.own is None else int(self.own)}
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> "Line":
-        """Return a line that this version wrote, or one with fewer fields that a migration wrote."""
-        own, figure, good = (kept.get(name) for name in ("own", "figure", "good"))
-        return cls(
-            kept["attempt"],
-            kept["step"],
-            kept["sealed"],
-            None if own is None else Severity(own),
-            None if figure is None else Figure(**figure),
-            None if good is None else GoodStep(**good),
-            tuple((step, reward, mean) for step, reward, mean in kept.get("recent", ())),
-        )

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from omni_rl.api.runs import Activity, DriftAnswer, RunAnswer, RunBody
-from omni_rl.consistency.actions import Cause
 from omni_rl.consistency.corrections import Correction
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.need import need_of
@@ -16,6 +17,9 @@ from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.types import NewEvent, NewState, SortKeys
 from omni_rl_services.coordinator.lines import Line
+
+# What the ledger has of a run may have more fields, or fewer: older versions wrote it.
+_DRIFT, _LINE, _HISTORY = TypeAdapter(Drift), TypeAdapter(Line), TypeAdapter(History)
 
 
 @dataclass
@@ -90,19 +94,19 @@ class LiveRun:
             **asdict(drift),
             "history": asdict(history or self.history),
             "activity": activity,
-            "line": line.to_json(),
+            "line": asdict(line),
         }
         due = None if activity != "live" or line.sealed is None else line.sealed + self.silent_after
         return NewState(state, SortKeys(int(need_of(drift, activity, line.own)), line.sealed, due), **told)
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Restore the drift, the activity, the line and the history from the ledger's state."""
-        self.drift = _drift(state)
+        self.drift = _DRIFT.validate_python(state)
         self.activity = state.get("activity", self.activity)
         if (line := state.get("line")) is not None:
-            self.line = Line.from_json(line)
+            self.line = _LINE.validate_python(line)
         if (history := state.get("history")) is not None:
-            self.history = History(**{**history, "sizes": tuple(map(tuple, history["sizes"]))})
+            self.history = _HISTORY.validate_python(history)
 
     def weighs(self, severity: Severity) -> bool:
         """Return whether a step of this severity gets weights."""
@@ -141,22 +145,6 @@ class LiveRun:
 
 def drift_answer(drift: Drift) -> DriftAnswer:
     return DriftAnswer(severity=drift.severity.label, gate=drift.gate, pursuit=drift.pursuit, cause=drift.cause)
-
-
-def _drift(values: dict[str, Any]) -> Drift:
-    cause = values["cause"]
-    return Drift(
-        **{
-            **{name: value for name, value in values.items() if name in _DRIFT},  # older ledgers have more
-            "severity": Severity(values["severity"]),
-            "at": Severity(values["at"]),
-            "recent": tuple(map(Severity, values.get("recent", ()))),
-            "cause": None if cause is None else Cause(cause),
-        }
-    )
-
-
-_DRIFT = frozenset(field.name for field in fields(Drift))
 
 
 def transition_events(run: str, outcome: Outcome, **where: Any) -> tuple[NewEvent, ...]:
