@@ -81,10 +81,8 @@ def _without_columns(stream: bytes, known: Mapping[str, Any]) -> tuple[bytes, li
     # Arrow is loaded only where records are posted.
     import pyarrow as pa
 
+    from omni_rl.ledger.wire import as_stream
+
     table = pa.ipc.open_stream(stream).read_all()
     unknown = [name for name in table.column_names if name not in known]
-    sink = pa.BufferOutputStream()
-    fewer = table.drop_columns(unknown)
-    with pa.ipc.new_stream(sink, fewer.schema) as writer:
-        writer.write_table(fewer)
-    return sink.getvalue().to_pybytes(), unknown
+    return as_stream(table.drop_columns(unknown)), unknown

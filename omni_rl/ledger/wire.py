@@ -61,7 +61,11 @@ def write_arrow(table: pa.Table) -> bytes:
     """Return the table as an Arrow IPC stream of one batch; columns of nulls are left out."""
     rows = len(table)
     used = [number for number, column in enumerate(table.columns) if column.null_count < rows or not rows]
-    table = table.select(used).combine_chunks()
+    return as_stream(table.select(used).combine_chunks())
+
+
+def as_stream(table: pa.Table) -> bytes:
+    """Return any table as an Arrow IPC stream, with the metadata of its schema."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -23,6 +23,7 @@ from omni_rl.ledger.lists import single
 from omni_rl.ledger.posted import posted_step
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.types import WorstSamples
+from omni_rl.ledger.wire import as_stream
 
 LEFT_OVER = frozenset({Cause.UNKNOWN, Cause.STALE_WEIGHTS, Cause.ROUNDING, Cause.KERNEL, Cause.ROUTER})
 """The causes that nothing in a step's records proves."""
@@ -150,11 +151,5 @@ def weights_stream(columns: StepColumns, ranks: Ranks, found: StepWeights | None
         lists = pa.nulls(len(columns.samples), pa.list_(pa.float32()))
     else:
         lists = pa.ListArray.from_arrays(pa.array(columns.offsets, pa.int32()), pa.array(found.values))
-    table = pa.table({"rank": ranks, "sample": names, "weights": lists}).replace_schema_metadata(
-        {VERDICT_KEY: verdict.encode()}
-    )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    result: bytes = sink.getvalue().to_pybytes()
-    return result
+    table = pa.table({"rank": ranks, "sample": names, "weights": lists})
+    return as_stream(table.replace_schema_metadata({VERDICT_KEY: verdict.encode()}))
