@@ -43,7 +43,7 @@ class Jobs:
         async with self._turn:
             if key is not None:
                 with contextlib.suppress(NotFoundError):
-                    return _again(await self._one(request.job), request)
+                    return _again(await self.look(request.job), request)
             await self._require_possible(body.parameters)
             job = self._keep(await self._bridge.submit(request))
         await self._events.publish("job", body.parameters.run, job=job.job, status=job.status, what="submitted")
@@ -80,7 +80,10 @@ class Jobs:
             self._listed = True
 
     async def look(self, name: str) -> JobAnswer:
-        return await self._one(name)
+        known = self._known.get(name)
+        if known is not None and known.status in ENDED:
+            return known
+        return self._keep(await self._bridge.job(name))
 
     async def stop(self, name: str) -> JobAnswer:
         job = self._keep(await self._bridge.stop(name))
@@ -90,15 +93,9 @@ class Jobs:
     async def logs(self, name: str) -> str:
         return await self._bridge.logs(name)
 
-    async def _one(self, name: str) -> JobAnswer:
-        known = self._known.get(name)
-        if known is not None and known.status in ENDED:
-            return known
-        return self._keep(await self._bridge.job(name))
-
     async def _again_asked(self, name: str) -> None:
         try:
-            await self._one(name)
+            await self.look(name)
         except NotFoundError:  # the Ray cluster that had it is gone
             self._known.pop(name, None)
 

@@ -58,7 +58,7 @@ class Roster:
 
     def newest(self) -> list[LiveRun]:
         """Return the runs that stay in memory, the newest first."""
-        return heapq.nlargest(NEWEST, self._runs.values(), key=_created)
+        return heapq.nlargest(NEWEST, self._runs.values(), key=lambda run: run.created)
 
     def read(self, row: Run) -> LiveRun:
         """Return a run as the ledger has it, for reading alone: it is not put into memory."""
@@ -68,7 +68,7 @@ class Roster:
         """Drop the runs that were used longest ago, but not `used`, which is about to be."""
         if len(self._runs) <= KEPT:
             return
-        stay = {run.name for run in heapq.nlargest(NEWEST, self._runs.values(), key=_created)} | {used.name}
+        stay = {run.name for run in self.newest()} | {used.name}
         for run in self:
             if len(self._runs) <= KEPT:
                 return
@@ -88,7 +88,3 @@ def read_run(row: Run, settle: int, silent_after: float) -> LiveRun:
     if row.state is not None:
         run.take_up(row.state)
     return run
-
-
-def _created(run: LiveRun) -> float:
-    return run.created
