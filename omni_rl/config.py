@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from omni_rl.errors import ConfigError
 from omni_rl.files.toml import read_toml
 from omni_rl.policies.settings import NodesSettings
 from omni_rl.service.settings import SMALL_CHECKPOINT as SMALL_CHECKPOINT
 from omni_rl.service.settings import ServeSettings, UpSettings
-from omni_rl.settings import NumericsSettings, describe
+from omni_rl.settings import NumericsSettings, validated
 
 PREFIX = "OMNI_RL_"
 
@@ -63,10 +62,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
     for path, value in (flags or {}).items():
         if value is not None:
             _set(tree, path.split("."), value)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+    return validated(Settings, tree)
 
 
 def _set(tree: dict[str, Any], path: list[str], value: object) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from omni_rl.errors import ConfigError
 
+M = TypeVar("M", bound=BaseModel)
 DeviceKind = Literal["cpu", "cuda"]
 """The kind of device that the trainer computes on; with cuda, each rank has a device."""
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
@@ -51,6 +52,14 @@ class NumericsSettings(BaseModel):
     def engine_is_batch_invariant(self) -> bool:
         """Whether engines beside such a trainer are to be started with `batch_invariant`."""
         return self.numerics == "batch_invariant"
+
+
+def validated(model: type[M], values: Any) -> M:
+    """Return the model that the values give. Raises `ConfigError`, which lists every invalid one by name."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
 
 
 def describe(error: ValidationError) -> str:

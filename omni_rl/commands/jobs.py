@@ -11,6 +11,7 @@ from omni_rl.commands.service import AsJson, AskedDirectory, connect, print_json
 from omni_rl.errors import ConfigError
 from omni_rl.files.toml import read_toml
 from omni_rl.runtime import prepare
+from omni_rl.settings import validated
 
 if TYPE_CHECKING:
     from omni_rl.api.steps import StepLine
@@ -131,15 +132,8 @@ def _from_flags(values: list[str]) -> dict[str, Any]:
 
 
 def _parameters(kind: str, values: Any) -> Any:
-    from pydantic import ValidationError
-
     from omni_rl.api.jobs import GrpoParameters, PpoParameters
-    from omni_rl.settings import describe
 
     if kind not in KINDS:
         raise ConfigError(f"job {kind!r}: there are {' and '.join(KINDS)}")
-    model = GrpoParameters if kind == "grpo" else PpoParameters
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+    return validated(GrpoParameters if kind == "grpo" else PpoParameters, values)

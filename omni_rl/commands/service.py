@@ -13,7 +13,7 @@ import typer
 from omni_rl.consistency.shown import mean_abs
 from omni_rl.counting import counted
 from omni_rl.errors import ConfigError, ServiceError
-from omni_rl.settings import Transport
+from omni_rl.settings import Transport, validated
 
 if TYPE_CHECKING:
     from omni_rl.api.runs import RunAnswer
@@ -281,15 +281,9 @@ def print_json(found: Sequence[Any]) -> None:
 
 
 def _body(kind: str, **values: Any) -> Any:
-    from pydantic import ValidationError
-
     from omni_rl.api import syncs
-    from omni_rl.settings import describe
 
-    try:
-        return getattr(syncs, kind)(**values)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+    return validated(getattr(syncs, kind), values)
 
 
 def step_named(step: str) -> dict[str, Any]:

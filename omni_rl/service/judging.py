@@ -6,15 +6,13 @@ from omni_rl_services.coordinator.judging import judge_step
 from omni_rl_services.coordinator.runs import LiveRun
 from omni_rl_services.coordinator.settings import CoordinatorSettings
 from omni_rl_services.coordinator.verdicts import verdict_of
-from pydantic import ValidationError
 
 from omni_rl.api.runs import RunBody
 from omni_rl.api.steps import Verdict
 from omni_rl.consistency.dtypes import Dtype
-from omni_rl.errors import ConfigError
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.types import StepKey
-from omni_rl.settings import describe
+from omni_rl.settings import validated
 from omni_rl.watch.readers.dumps import DumpedStep
 
 ATTEMPT = 1
@@ -29,19 +27,17 @@ def body_of(
         ConfigError: a kind has a name that no run can have.
     """
     kinds = {kind for step in steps for part in step.parts.values() for kind in part.kinds}
-    try:
-        return RunBody.model_validate(
-            {
-                "run": "judged",
-                "model": "model",
-                "dtype": dtype,
-                "train_dtype": train_dtype,
-                "lag": lag,
-                "kinds": sorted(kinds - {*KINDS}),
-            }
-        )
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+    return validated(
+        RunBody,
+        {
+            "run": "judged",
+            "model": "model",
+            "dtype": dtype,
+            "train_dtype": train_dtype,
+            "lag": lag,
+            "kinds": sorted(kinds - {*KINDS}),
+        },
+    )
 
 
 def judge_steps(steps: Sequence[DumpedStep], body: RunBody) -> Iterator[Verdict]:
