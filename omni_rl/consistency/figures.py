@@ -111,12 +111,6 @@ class Grouping:
     group: Index
     count: int
 
-    @classmethod
-    def whole(cls, lengths: Index) -> "Grouping":
-        """Return one group of sequences that follow each other; those of length 0 are no runs."""
-        edges = edges_of(lengths[lengths > 0])
-        return cls(edges, np.zeros(len(edges) - 1, np.int64), 1)
-
 
 class GroupFigures:
     """The figures of each group of a grouping.

@@ -103,9 +103,8 @@ def test_answers_that_fill_a_bin_exactly_have_no_tokens_in_the_next() -> None:
     assert found[(0, 8)].seq_mult_prob_error_max == pytest.approx(math.exp(0.25))
 
 
-def test_a_group_of_whole_sequences_leaves_out_the_empty_ones() -> None:
-    whole = Grouping.whole(np.array([0, 2, 0, 1]))
-    assert (whole.edges.tolist(), whole.group.tolist(), whole.count) == ([0, 2, 3], [0, 0], 1)
+def test_a_group_of_whole_sequences_has_the_figures_of_their_step() -> None:
+    whole = Grouping(np.array([0, 2, 3]), np.zeros(2, np.int64), 1)
     lr, lt = np.array([-1.0, -1.0, -2.0]), np.array([-1.5, -1.25, -1.0])
     (found,) = reduce(lr, lt, [whole])
     sequences = [record([-0.5, -0.25]), record([1.0], "b", at=-2.0)]
