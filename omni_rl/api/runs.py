@@ -12,7 +12,6 @@ from omni_rl.consistency.dtypes import Dtype, coarser
 from omni_rl.consistency.figures import Metrics
 from omni_rl.consistency.left_out import LeaveOut
 from omni_rl.consistency.need import NeedName
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.kinds import KINDS, MIXED_STATE, OVERALL
 
@@ -57,13 +56,15 @@ LimitChanges = dict[Name, dict[Limited, LimitValues]]
 """A run's own limits by `overall` or a kind of prompt, and by metric."""
 
 
-def yardstick(dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None) -> Yardstick:
+def yardstick(
+    dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None, lag: int | None = None
+) -> Yardstick:
     """Return a dtype's yardstick (its limits, and which tokens are left out) with a run's own limits in place of the
     dtype's. Raises ConfigError, a ValueError, where limits do not rise from warn to pause."""
     values: dict[str, dict[str, dict[str, float]]] = {
         kind: {name: limit.model_dump() for name, limit in metrics.items()} for kind, metrics in changes.items()
     }
-    return Yardstick.of(dtype, values, leave_out)
+    return Yardstick.of(dtype, values, leave_out, lag)
 
 
 class CorrectionBody(Body):
@@ -140,10 +141,6 @@ class RunBody(Body):
         correction={"method": "tis", "cap": 2.0},
     )
 
-    def terms(self) -> Terms:
-        """Return how the run's records are to be read."""
-        return Terms.of(coarser(self.dtype, self.train_dtype), self.lag, self.judged_by().limits)
-
     @property
     def every_kind(self) -> tuple[str, ...]:
         """The kinds of prompt that the run's records may name."""
@@ -162,7 +159,7 @@ class RunBody(Body):
     def judged_by(self) -> Yardstick:
         """Return the yardstick that the run is judged by. Raises ConfigError, a ValueError, where limits do not rise
         from warn to pause."""
-        return yardstick(coarser(self.dtype, self.train_dtype), self.limits, self.leave_out)
+        return yardstick(coarser(self.dtype, self.train_dtype), self.limits, self.leave_out, self.lag)
 
 
 class DriftAnswer(Answer):

@@ -8,7 +8,6 @@ from omni_rl.consistency.attribution.case import Case, found_in
 from omni_rl.consistency.attribution.parting import apart
 from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.columns import StepColumns
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.rollout import diagnosis
@@ -42,7 +41,7 @@ class Now:
         records = max(self.by_replica, key=lambda each: apart(each, bands))
         columns = StepColumns.of(records)
         step = posted_step(columns, self.answers, self.scores)
-        known = found_in(columns, step, yardstick, Terms.of(bands.dtype))
+        known = found_in(columns, step, yardstick)
         return Case.of(step, records, known)
 
 

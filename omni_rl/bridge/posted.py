@@ -9,7 +9,6 @@ from omni_rl.consistency.attribution.case import Case, found_in
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Figures
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.ledger import Ledger
 from omni_rl.ledger.posted import posted_step
@@ -70,5 +69,5 @@ def of_records(
     step = replace(posted_step(dict(enumerate(records)), columns), samples=list(names))
     samples = [replace(record.columns.record(0), sample=name) for record, name in zip(records, names, strict=True)]
     if known is None:
-        known = found_in(columns, step, Yardstick.of(dtype), Terms.of(dtype))
+        known = found_in(columns, step, Yardstick.of(dtype))
     return Posted(Case.of(step, samples, known), rows, figures or {})

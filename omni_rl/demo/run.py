@@ -9,7 +9,6 @@ from omni_rl.config import DemoSettings
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.comparison import Comparison, compare
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.demo.display import Display
@@ -51,7 +50,7 @@ class LocalRun:
     """A run that this process judges: its verdict is the step's report. `beside`, if given, judges each step too."""
 
     def __init__(self, dtype: Dtype, pair: LocalPolicies, beside: Judge[object] | None) -> None:
-        self._yardstick, self._terms, self._history = Yardstick.of(dtype), Terms.of(dtype, lag=0), History()
+        self._yardstick, self._history = Yardstick.of(dtype, lag=0), History()
         self._pair = pair
         self._beside = beside
         self._judged: StepAnswers
@@ -61,7 +60,7 @@ class LocalRun:
             self._beside.judge(step, answers, training)
         columns = StepColumns.of(pairing.train_against_decode(answers.rollouts, answers.scores))
         posted = posted_step(columns, answers.rollouts, answers.scores)
-        judged = judge_posted(columns, posted, self._yardstick, self._terms, self._history)
+        judged = judge_posted(columns, posted, self._yardstick, self._history)
         self._judged, self._history = answers, judged.history
         return StepReport.of(step, self._pair.weight_version, training["reward"], judged), None
 

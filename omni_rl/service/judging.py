@@ -47,7 +47,7 @@ def judge_steps(steps: Sequence[DumpedStep], body: RunBody) -> Iterator[Verdict]
     run = LiveRun.of(body, 0.0, settings.settle)
     for step in steps:
         key = StepKey(body.run, ATTEMPT, step.step)
-        judged = judge_step(step.parts, run.yardstick, run.terms, run.history_of(ATTEMPT), settings.worst_samples)
+        judged = judge_step(step.parts, run.yardstick, run.history_of(ATTEMPT), settings.worst_samples)
         outcome = run.policy.judged(run.drift, judged.judgement)
         yield verdict_of(key, judged, outcome.drift, None, run.policy.settle, live=True)
         run.drift, run.history, run.latest = outcome.drift, judged.history, (ATTEMPT, step.step)

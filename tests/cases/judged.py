@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.posted import posted_step
@@ -25,14 +24,13 @@ class Judge:
 
     def __init__(self, dtype: str = "bfloat16", lag: int | None = None) -> None:
         self.history = History()
-        self.yardstick = Yardstick.of(dtype)
-        self.terms = Terms.of(dtype, lag)
+        self.yardstick = Yardstick.of(dtype, lag=lag)
 
     def rows(self, *parts: list[Row]) -> Judged:
         """Records of each rank, as they are posted."""
         records = {rank: StepRecords.of(rows) for rank, rows in enumerate(parts)}
         columns = StepColumns.joined([part.columns for part in records.values()])
-        found = judge_posted(columns, posted_step(records, columns), self.yardstick, self.terms, self.history)
+        found = judge_posted(columns, posted_step(records, columns), self.yardstick, self.history)
         self.history = found.history
         why = found.explanation
         return Judged(found.judgement.severity, str(why.cause) if why else None, why.sentence if why else "")

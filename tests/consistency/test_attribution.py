@@ -16,7 +16,6 @@ from omni_rl.consistency.bands import NOISE, noise_of
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Audit, Check, Finding, Result, TrainerAudit, WrongTensor
 from omni_rl.consistency.localisation import ModuleDifference
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
@@ -321,7 +320,7 @@ def test_lost_support_is_found_in_a_step_that_no_service_has_sealed() -> None:
     ids = world.sample(engine)
     sides = zip(world.logprobs(engine, ids), world.logprobs(world.logits, ids), strict=True)
     columns = StepColumns.of([SampleRecord(f"a{n}", "text", 3, *both) for n, both in enumerate(sides)])
-    found = found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"), Terms.of("bfloat16"))
+    found = found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"))
     assert found[-1].cause is Cause.SAMPLING_SUPPORT
 
 

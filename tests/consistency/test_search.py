@@ -16,7 +16,6 @@ from omni_rl.consistency.bands import Bands
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Audit, Check, Finding, TrainerAudit, WrongTensor
 from omni_rl.consistency.localisation import ModuleDifference
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.records import SampleRecord
 from omni_rl.consistency.yardstick import Yardstick
@@ -208,4 +207,4 @@ def test_a_case_without_samples_was_sampled_at_no_temperature() -> None:
 
 def test_nothing_is_found_in_a_step_that_is_ok() -> None:
     columns = StepColumns.of([record([0.01, -0.01] * 8, name) for name in "ab"])
-    assert found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16"), Terms.of("bfloat16")) == ()
+    assert found_in(columns, PostedStep.of(columns), Yardstick.of("bfloat16")) == ()

@@ -43,7 +43,7 @@ def row(name: str, shift: float, tokens: int = 4, **more: Any) -> dict[str, Any]
 
 def judged(parts: dict[int, list[dict[str, Any]]], worst: int = 16) -> Judged:
     records = {rank: StepRecords.of(rows) for rank, rows in parts.items()}
-    return judge_step(records, BODY.judged_by(), BODY.terms(), History(), worst)
+    return judge_step(records, BODY.judged_by(), History(), worst)
 
 
 def spans(*versions: str) -> dict[str, Any]:

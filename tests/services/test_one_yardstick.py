@@ -148,10 +148,10 @@ def posted(record: SampleRecord) -> dict[str, Any]:
 def test_the_demo_agrees_where_the_service_says_ok_and_nowhere_else(seed: int, dtype: Dtype) -> None:
     records = step_of(np.random.default_rng(seed), dtype)
     run_body, columns = RunBody(run="r", model="m", dtype=dtype), StepColumns.of(records)
-    judged = judge_posted(columns, PostedStep.of(columns), Yardstick.of(dtype), run_body.terms(), History())
+    judged = judge_posted(columns, PostedStep.of(columns), Yardstick.of(dtype, lag=run_body.lag), History())
     there = StepReport.of(0, "v", 0.0, judged)
     parts = {0: StepRecords.of([posted(record) for record in records])}
-    here = judge_step(parts, run_body.judged_by(), run_body.terms(), History(), 2).judgement
+    here = judge_step(parts, run_body.judged_by(), History(), 2).judgement
     assert there.verdict == ("agree" if here.severity is Severity.OK else "disagree")
     wrong = [*map(str, here.breaches), *(one.sentence for one in here.concerns)]
     assert list(there.breaches) == (wrong or ([] if here.severity is Severity.OK else [here.reason]))

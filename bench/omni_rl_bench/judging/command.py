@@ -11,7 +11,6 @@ from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.policy import Drift, DriftPolicy
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.posted import posted_step
@@ -66,11 +65,11 @@ def judge_run(shape: Shape, seed: int, steps: int) -> Told:
     """Judge the steps of one run, one after the other."""
     run, told = Run(shape, seed), Told(shape)
     history, drift, policy = History(), Drift(), DriftPolicy(gated=True)
-    yardstick, terms = Yardstick.of(shape.dtype), Terms.of(shape.dtype, shape.lag)
+    yardstick = Yardstick.of(shape.dtype, lag=shape.lag)
     for _ in range(steps):
         parts = {rank: StepRecords.of(rows) for rank, rows in enumerate(run.step())}
         columns = StepColumns.joined([part.columns for part in parts.values()])
-        found = judge_posted(columns, posted_step(parts, columns), yardstick, terms, history)
+        found = judge_posted(columns, posted_step(parts, columns), yardstick, history)
         history, drift = found.history, policy.judged(drift, found.judgement).drift
         told.severities[found.judgement.severity.label] += 1
         told.caused += found.explanation is not None and found.explanation.cause != "unknown"

@@ -10,7 +10,6 @@ from omni_rl.consistency.attribution.reported import Rescore, Values
 from omni_rl.consistency.columns import StepColumns
 from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.records import SampleRecord
@@ -57,10 +56,10 @@ class Case:
         return lambda temperature, names: self.cut(rescore(temperature, names))
 
 
-def found_in(columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms) -> tuple[Finding, ...]:
+def found_in(columns: StepColumns, step: PostedStep, yardstick: Yardstick) -> tuple[Finding, ...]:
     """Return what the checks of a posted step find in one that no service has sealed; nothing in one that is ok.
     `columns` and `step` are of the same records."""
-    found = judge_posted(columns, step, yardstick, terms, History()).explanation
+    found = judge_posted(columns, step, yardstick, History()).explanation
     return () if found is None else found.findings
 
 

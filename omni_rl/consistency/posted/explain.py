@@ -16,11 +16,12 @@ from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import LIMITS, Figures, Severity, judge
 from omni_rl.consistency.posted import alignment, copies, distributions, proofs, transforms, values
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import NOISE, Look, Terms
+from omni_rl.consistency.posted.look import Look, noise_of_versions
 from omni_rl.consistency.posted.outliers import is_biased
 from omni_rl.consistency.posted.places import LAST
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.posted.support import support
+from omni_rl.consistency.yardstick import NOISE, Yardstick
 from omni_rl.kinds import OVERALL
 
 EVEN = 0.1
@@ -51,19 +52,19 @@ class Explanation:
     findings: tuple[Finding, ...]
 
 
-def explain(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Explanation:
+def explain(step: PostedStep, yardstick: Yardstick, history: History, seen: Look, figures: Figures) -> Explanation:
     """Find out why a step is not ok, as far as its records and `figures` tell."""
     findings = []
-    for finding in _checks(step, terms, history, seen):
+    for finding in _checks(step, yardstick, history, seen):
         findings.append(finding)
         if finding.result == "explains":
             return _explained(finding, findings)
     said = next((finding for finding in findings if finding.result == "suspicious" and finding.cause), None)
-    if said is not None and step.size <= terms.noise:
+    if said is not None and step.size <= yardstick.noise:
         # Nothing is to be reproduced: the difference that the records state is all that there is.
         explains = replace(said, result="explains")
         return _explained(explains, [explains if finding is said else finding for finding in findings])
-    findings.append(_rounding(step, terms, history, seen, figures))
+    findings.append(_rounding(step, yardstick, history, seen, figures))
     if findings[-1].result == "explains":
         return _explained(findings[-1], findings)
     return Explanation(Cause.UNKNOWN, _unknown(step, seen, findings), tuple(findings))
@@ -74,34 +75,34 @@ def _explained(finding: Finding, findings: list[Finding]) -> Explanation:
     return Explanation(finding.cause, finding.sentence, tuple(findings))
 
 
-def _checks(step: PostedStep, terms: Terms, history: History, seen: Look) -> Iterator[Finding]:
-    noise = history.noise(terms.noise)
+def _checks(step: PostedStep, yardstick: Yardstick, history: History, seen: Look) -> Iterator[Finding]:
+    noise = history.noise(yardstick.noise)
     yield values.nonfinite(step)
     yield values.impossible(step)
-    yield proofs.versions(step, terms.noise_of_versions(history), terms.lag)
+    yield proofs.versions(step, noise_of_versions(yardstick, history), yardstick.lag)
     yield proofs.media(step, noise)
     yield proofs.prompt(step, noise)
     yield proofs.dtypes(step, NOISE)
-    yield copies.kept_in_fewer_bits(step, terms.noise)
+    yield copies.kept_in_fewer_bits(step, yardstick.noise)
     yield values.placeholders(step)
     yield alignment.token_shift(step, noise)
     yield alignment.sample_pairing(step, noise)
     yield copies.scaled(step)
     yield copies.clipped(step)
-    yield distributions.wrong_entry(step, terms.noise)
-    yield distributions.other_ids(step, terms.noise)
-    yield transforms.most_likely(step, terms.noise)
+    yield distributions.wrong_entry(step, yardstick.noise)
+    yield distributions.other_ids(step, yardstick.noise)
+    yield transforms.most_likely(step, yardstick.noise)
     yield transforms.penalty(step)
-    yield distributions.cut_off(step, terms.noise)
-    yield _support(step, terms, seen)
+    yield distributions.cut_off(step, yardstick.noise)
+    yield _support(step, yardstick, seen)
     yield transforms.temperature(step)
     yield from (finding for finding, _ in seen.found if finding.check in (Check.POSITIONS, Check.ANSWERS))
     yield _stale(step, seen)
 
 
-def _support(step: PostedStep, terms: Terms, seen: Look) -> Finding:
+def _support(step: PostedStep, yardstick: Yardstick, seen: Look) -> Finding:
     """Check whether support was lost, in the subset whose unit mean is off. No sampler cuts the last tokens alone."""
-    if not seen.means or (seen.has_unit_mean and not is_biased(step, terms.bias, FALLS)):
+    if not seen.means or (seen.has_unit_mean and not is_biased(step, yardstick.bias, FALLS)):
         return Finding(Check.SUPPORT, "clear", "the mean of exp(d) is 1: no support was lost")
     subset = seen.biased[0] if seen.biased else OVERALL
     inside = seen.places.inside(subset)
@@ -115,7 +116,7 @@ def _support(step: PostedStep, terms: Terms, seen: Look) -> Finding:
             "appended, cut off or replaced)",
             numbers={"carried": abs(carried)},
         )
-    return support(step if subset == OVERALL else step.without(~inside), seen.means[subset], terms.noise)
+    return support(step if subset == OVERALL else step.without(~inside), seen.means[subset], yardstick.noise)
 
 
 def _stale(step: PostedStep, seen: Look) -> Finding:
@@ -135,7 +136,7 @@ def _stale(step: PostedStep, seen: Look) -> Finding:
     )
 
 
-def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look, figures: Figures) -> Finding:
+def _rounding(step: PostedStep, yardstick: Yardstick, history: History, seen: Look, figures: Figures) -> Finding:
     """Check whether the difference is that of a dtype: every figure is within the dtype's own limits, d is as often
     above zero as below, nothing else was found, and the difference was the same at every step since the first."""
     clear = Finding(Check.ROUNDING, "clear", "the difference is not that of a dtype")
@@ -146,7 +147,7 @@ def _rounding(step: PostedStep, terms: Terms, history: History, seen: Look, figu
     sizes = [size for size, _ in history.sizes]
     constant = all(step.size / 2 <= size <= step.size * 2 for size in sizes)
     # Of the run's own dtypes it is expected from the first step on; of a coarser one it has to stay what it is.
-    expected = of is not None and NOISE[of] <= terms.noise
+    expected = of is not None and NOISE[of] <= yardstick.noise
     if of is None or not constant or (not expected and len(sizes) < CONSTANT):
         return clear
     said = (

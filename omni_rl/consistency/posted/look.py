@@ -9,21 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_rl.consistency.evidence import Check, Finding
-from omni_rl.consistency.limits import LIMITS, Concern, Limits, Severity
+from omni_rl.consistency.limits import Concern, Severity
 from omni_rl.consistency.posted import proofs, transforms, values
 from omni_rl.consistency.posted.history import ANSWERS, History
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
 from omni_rl.consistency.posted.places import Places, Size
 from omni_rl.consistency.posted.step import Array, PostedStep
 from omni_rl.consistency.posted.support import UnitMean
+from omni_rl.consistency.yardstick import NOISE, Yardstick
 from omni_rl.counting import counted
 from omni_rl.kinds import OVERALL
 
-NOISE: Mapping[str, float] = {"float32": 1e-5, "float16": 1.25e-2, "bfloat16": 0.05, "fp8": 0.1}
-"""The mean abs d of two correct computations, at most, by dtype."""
-ROUNDING: Mapping[str, float] = {"float32": 3e-6, "float16": 1e-3, "bfloat16": 2e-3, "fp8": 4e-3}
-"""What rounding may leave in the mean of exp(d), by dtype: both sides are proper policies up to the last bits of their
-log-softmax."""
 BIASED = {Severity.PAUSE: 0.5, Severity.MASK: 0.1, Severity.WARN: 0.0}
 """By how much the mean of exp(d) has to be off for a severity, where it is off by more than chance."""
 LARGE = 0.5
@@ -39,44 +35,6 @@ HOLES = 0.01
 
 
 Found = Iterator[tuple[Finding, Severity]]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a run's records are to be read.
-
-    `noise` is the mean abs d of two correct computations in the run's dtypes. `bias` is what rounding may leave in the
-    mean of exp(d). `limits` are those of the run's figures. `lag` is how many weight versions the engine may be behind;
-    None: not said.
-    """
-
-    noise: float
-    bias: float
-    limits: Limits
-    lag: int | None = None
-
-    @classmethod
-    def of(cls, dtype: str, lag: int | None = None, limits: Limits | None = None) -> "Terms":
-        """Return the terms of a dtype; `limits` are a run's own in place of the dtype's."""
-        return cls(NOISE[dtype], ROUNDING[dtype], limits or LIMITS[dtype], lag)
-
-    def noise_of_versions(self, history: History) -> float:
-        """Return the mean abs d above which older weights are a difference's cause: within a lag that the run states,
-        the dtype's, as such weights are expected to be further off than the trainer's own."""
-        return history.noise(self.noise) if self.lag is None else self.noise
-
-    def far(self, step: PostedStep) -> float:
-        """Return the mean abs d above which a position's tokens are reported: the widest limit from which those of a
-        whole kind are masked, as some positions are less sure than others."""
-        return max(self._mean_limit(kind, Severity.MASK) for kind in {OVERALL, *step.kinds})
-
-    def far_answer(self, step: PostedStep) -> float:
-        """Return the mean abs d above which an answer is reported by itself: what stops a run where all answers show
-        it."""
-        return max(self._mean_limit(kind, Severity.PAUSE) for kind in {OVERALL, *step.kinds})
-
-    def _mean_limit(self, kind: str, severity: Severity) -> float:
-        return self.limits.get(kind, self.limits[OVERALL])["logprob_abs_diff_mean"].above(severity)
 
 
 @dataclass(frozen=True)
@@ -108,7 +66,13 @@ class Look:
         return not self.biased and not any(finding.check == Check.BIAS for finding, _ in self.found)
 
 
-def look(step: PostedStep, terms: Terms, history: History, errors: Array) -> Look:
+def noise_of_versions(yardstick: Yardstick, history: History) -> float:
+    """Return the mean abs d above which older weights are a difference's cause: within a lag that the run states, the
+    dtype's, as such weights are expected to be further off than the trainer's own."""
+    return history.noise(yardstick.noise) if yardstick.lag is None else yardstick.noise
+
+
+def look(step: PostedStep, yardstick: Yardstick, history: History, errors: Array) -> Look:
     """Make every check that needs no experiment and no search. `errors` float64 [N] is the mean exp(abs d) of each
     answer."""
     places = Places.of(step)
@@ -120,14 +84,14 @@ def look(step: PostedStep, terms: Terms, history: History, errors: Array) -> Loo
     biased = tuple(
         subset
         for subset, mean in means.items()
-        if mean.is_beyond(terms.bias) and history.significant(mean.t, mean.answers, tests)
+        if mean.is_beyond(yardstick.bias) and history.significant(mean.t, mean.answers, tests)
     )
-    if means and not biased and is_biased(step, terms.bias, history.share / tests):
+    if means and not biased and is_biased(step, yardstick.bias, history.share / tests):
         biased = (OVERALL,)
-    found = [*_values(step), *_patterns(step), *_proofs(step, terms, history)]
+    found = [*_values(step), *_patterns(step), *_proofs(step, yardstick, history)]
     if means:
-        found += _means(places, means, biased, terms, history, history.share / tests)
-    found += _sizes(places, errors, terms, history, tests)
+        found += _means(places, means, biased, yardstick, history, history.share / tests)
+    found += _sizes(places, errors, yardstick, history, tests)
     return Look(tuple(found), places, means, biased)
 
 
@@ -153,11 +117,11 @@ def _patterns(step: PostedStep) -> Found:
             yield found, Severity.WARN
 
 
-def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
+def _proofs(step: PostedStep, yardstick: Yardstick, history: History) -> Found:
     """Yield what the records state of both sides."""
-    noise = history.noise(terms.noise)
+    noise = history.noise(yardstick.noise)
     for found in (
-        proofs.versions(step, terms.noise_of_versions(history), terms.lag),
+        proofs.versions(step, noise_of_versions(yardstick, history), yardstick.lag),
         proofs.media(step, noise),
         proofs.prompt(step, noise),
         proofs.dtypes(step, NOISE),
@@ -167,7 +131,12 @@ def _proofs(step: PostedStep, terms: Terms, history: History) -> Found:
 
 
 def _means(
-    places: Places, means: Mapping[str, UnitMean], biased: Sequence[str], terms: Terms, history: History, share: float
+    places: Places,
+    means: Mapping[str, UnitMean],
+    biased: Sequence[str],
+    yardstick: Yardstick,
+    history: History,
+    share: float,
 ) -> Found:
     """Yield what is off in the unit mean of all tokens and of each kind; where these are 1, of each bin of positions,
     and of each answer, whose tests all together may have a `share` of false alarms; and over steps."""
@@ -177,16 +146,16 @@ def _means(
         yield _biased(subset, means[subset]), next(s for s, least in BIASED.items() if at >= least)
     if biased and not whole:
         yield _biased(biased[0], means[biased[0]]), Severity.WARN
-    if not biased and (off := biased_answers(places, terms.bias, share)) is not None:
+    if not biased and (off := biased_answers(places, yardstick.bias, share)) is not None:
         yield off.finding(places.step), Severity.WARN
-    if (staying := history.staying(terms.bias)) is not None:
+    if (staying := history.staying(yardstick.bias)) is not None:
         yield _staying(staying, history), Severity.WARN
 
 
-def _sizes(places: Places, errors: Array, terms: Terms, history: History, tests: int) -> Found:
+def _sizes(places: Places, errors: Array, yardstick: Yardstick, history: History, tests: int) -> Found:
     """Yield which bins of positions and which answers are far apart, and whether the difference grows from step to
     step."""
-    step, far = places.step, terms.far(places.step)
+    step, far = places.step, yardstick.far(places.step.kinds)
     over = {
         place: size
         for place, size in places.positions.items()
@@ -195,9 +164,9 @@ def _sizes(places: Places, errors: Array, terms: Terms, history: History, tests:
     if over and step.size <= far:  # otherwise the step's own figures tell it
         worst = max(over, key=lambda place: over[place].mean)
         yield _distant(worst, over[worst], step), Severity.WARN
-    elif not over and (off := distant_answers(places, errors, terms.far_answer(step))) is not None:
+    elif not over and (off := distant_answers(places, errors, yardstick.far_answer(step.kinds))) is not None:
         yield off.finding(step), Severity.WARN
-    if step.size > LARGE * terms.noise and (grown := history.grows(step.size, places.size.error)) is not None:
+    if step.size > LARGE * yardstick.noise and (grown := history.grows(step.size, places.size.error)) is not None:
         yield _growing(step, *grown), Severity.WARN
 
 

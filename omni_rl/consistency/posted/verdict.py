@@ -9,7 +9,7 @@ from omni_rl.consistency.comparison import StepComparison
 from omni_rl.consistency.limits import Judgement, Severity
 from omni_rl.consistency.posted.explain import Explanation, explain
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms, look
+from omni_rl.consistency.posted.look import look
 from omni_rl.consistency.posted.step import PostedStep
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.kinds import OVERALL
@@ -26,16 +26,14 @@ class JudgedStep:
     history: History
 
 
-def judge_posted(
-    columns: StepColumns, step: PostedStep, yardstick: Yardstick, terms: Terms, history: History
-) -> JudgedStep:
+def judge_posted(columns: StepColumns, step: PostedStep, yardstick: Yardstick, history: History) -> JudgedStep:
     """Judge a step by all that its records say. `columns` and `step` are of the same records."""
     comparison = _compare(columns, step, yardstick)
-    seen = look(step, terms, history, comparison.sequence_error)
+    seen = look(step, yardstick, history, comparison.sequence_error)
     judgement = yardstick.judge(comparison).with_concerns(seen.concerns)
     explanation = None
     if judgement.severity > Severity.OK:
-        explanation = explain(step, terms, history, seen, comparison.figures)
+        explanation = explain(step, yardstick, history, seen, comparison.figures)
     clean = not judgement.breaches and seen.clean
     size = step.size, seen.places.size.error
     after = history.after(size, seen.means.get(OVERALL), step.tokens, clean=clean)

@@ -16,7 +16,6 @@ from omni_rl.consistency.evidence import Finding
 from omni_rl.consistency.limits import Judgement
 from omni_rl.consistency.posted.explain import Explanation
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.verdict import judge_posted
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.lists import single
@@ -60,14 +59,12 @@ class StepWeights:
     effective_sample_size: float
 
 
-def judge_step(
-    parts: Mapping[int, StepRecords], yardstick: Yardstick, terms: Terms, history: History, worst: int
-) -> Judged:
+def judge_step(parts: Mapping[int, StepRecords], yardstick: Yardstick, history: History, worst: int) -> Judged:
     """Reduce the parts of all ranks, in the order given, judge them, explain what is wrong, and pick the `worst`
     samples to store."""
     columns = StepColumns.joined([part.columns for part in parts.values()])
     ranks = np.repeat(np.array(list(parts), np.int64), [len(part) for part in parts.values()])
-    found = judge_posted(columns, posted_step(parts, columns), yardstick, terms, history)
+    found = judge_posted(columns, posted_step(parts, columns), yardstick, history)
     numbers = found.comparison.worst(worst)
     alone = compare_each(columns.take(numbers), yardstick.ties)
     kept = WorstSamples(tuple(ranks[numbers].tolist()), tuple(alone), _rows(tuple(parts.values()), numbers))

@@ -13,7 +13,6 @@ from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.need import need_of
 from omni_rl.consistency.policy import Drift, DriftPolicy, Outcome
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.yardstick import Yardstick
 from omni_rl.ledger.types import NewEvent, NewState, SortKeys
 from omni_rl_services.coordinator.lines import Line
@@ -32,7 +31,6 @@ class LiveRun:
     policy: DriftPolicy
     yardstick: Yardstick
     correction: Correction
-    terms: Terms
     silent_after: float
     drift: Drift = field(default_factory=Drift)
     history: History = field(default_factory=History)
@@ -47,7 +45,7 @@ class LiveRun:
         policy = DriftPolicy(settle=settle, gated=body.gated)
         correction = body.correction.correction()
         after = body.silent_after or silent_after
-        return cls(body, created, policy, body.judged_by(), correction, body.terms(), after)
+        return cls(body, created, policy, body.judged_by(), correction, after)
 
     @property
     def name(self) -> str:

@@ -132,7 +132,6 @@ class Steps:
                 judge_step,
                 parts,
                 run.yardstick,
-                run.terms,
                 run.history_of(key.attempt),
                 self._settings.worst_samples,
             )

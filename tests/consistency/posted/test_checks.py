@@ -11,13 +11,14 @@ from omni_rl.consistency.evidence import Check, TensorSeen
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.copies import BELOW, HELD, LEFT, clipped, is_floor, kept_in_fewer_bits, scaled
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms, look
+from omni_rl.consistency.posted.look import look
 from omni_rl.consistency.posted.outliers import biased_answers, distant_answers, is_biased
 from omni_rl.consistency.posted.places import Places
 from omni_rl.consistency.posted.proofs import media, versions
 from omni_rl.consistency.posted.step import CAP, Array, PostedStep, Proofs, Spans
 from omni_rl.consistency.posted.support import ABOVE, FAR, UnitMean, support
 from omni_rl.consistency.posted.values import CONSTANT_TOKENS, impossible, placeholders
+from omni_rl.consistency.yardstick import Yardstick
 
 NOISE = 1e-3
 
@@ -237,7 +238,7 @@ def test_a_step_of_which_many_tokens_are_placeholders_is_masked(tokens: int, sev
     train = np.full((8, tokens), -2.0)
     rollout = train.copy()
     rollout[:, -1] = 0.0
-    seen = look(step(rollout.ravel(), train.ravel(), answers=8), Terms.of("bfloat16"), History(), np.ones(8))
+    seen = look(step(rollout.ravel(), train.ravel(), answers=8), Yardstick.of("bfloat16"), History(), np.ones(8))
     assert [of for finding, of in seen.found if finding.check is Check.PLACEHOLDERS] == [severity]
 
 

@@ -13,7 +13,6 @@ from omni_rl.consistency.evidence import Check
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.explain import Explanation
 from omni_rl.consistency.posted.history import History
-from omni_rl.consistency.posted.look import Terms
 from omni_rl.consistency.posted.step import Array, PostedStep, Proofs, Spans
 from omni_rl.consistency.posted.verdict import JudgedStep, judge_posted
 from omni_rl.consistency.records import SampleRecord
@@ -37,17 +36,26 @@ def posted(d: Array, seed: int = 0) -> tuple[StepColumns, PostedStep]:
 
 
 def judged(
-    d: Array, dtype: str = "bfloat16", history: History | None = None, *, terms: Terms | None = None, **more: object
+    d: Array,
+    dtype: str = "bfloat16",
+    history: History | None = None,
+    *,
+    yardstick: Yardstick | None = None,
+    **more: object,
 ) -> JudgedStep:
     columns, step = posted(d)
     step = replace(step, **more)  # type: ignore[arg-type]
-    return judge_posted(columns, step, Yardstick.of(dtype), terms or Terms.of(dtype), history or History())
+    return judge_posted(columns, step, yardstick or Yardstick.of(dtype), history or History())
 
 
 def explained(
-    d: Array, dtype: str = "bfloat16", history: History | None = None, terms: Terms | None = None, **more: object
+    d: Array,
+    dtype: str = "bfloat16",
+    history: History | None = None,
+    yardstick: Yardstick | None = None,
+    **more: object,
 ) -> Explanation:
-    found = judged(d, dtype, history, terms=terms, **more).explanation
+    found = judged(d, dtype, history, yardstick=yardstick, **more).explanation
     assert found is not None
     return found
 
@@ -99,8 +107,7 @@ def test_a_mean_that_is_too_low_of_tokens_that_went_both_ways_is_told() -> None:
     """Tokens that are far likelier at the trainer speak against lost support."""
     rng = np.random.default_rng(3)
     d = np.log1p(rng.permuted(np.tile([*[-0.5] * 7, 2.0], (64, 4)), axis=1))
-    terms = replace(Terms.of("bfloat16"), noise=0.05)
-    found = explained(d, terms=terms)
+    found = explained(d, yardstick=replace(Yardstick.of("bfloat16"), noise=0.05))
     assert found.cause is Cause.UNKNOWN
     assert "% less probability than a policy's own samples have (" in found.sentence
     assert found.sentence.endswith(" answers): support was lost, or the numbers are not that policy's")
@@ -172,7 +179,7 @@ def test_a_runs_own_limits_may_be_tighter_than_its_dtypes(by: float, warn: float
     limits = {"overall": {"logprob_abs_diff_mean": {"warn": warn, "mask": 0.5, "pause": 0.6}}}
     columns, step = posted(proper(64, 32, by))
     yardstick = Yardstick.of("bfloat16", limits)
-    found = judge_posted(columns, step, yardstick, Terms.of("bfloat16", limits=yardstick.limits), History())
+    found = judge_posted(columns, step, yardstick, History())
     assert found.judgement.severity is Severity.WARN
     assert found.explanation is not None
     assert (found.explanation.cause, found.explanation.sentence) == (
@@ -186,7 +193,7 @@ def test_support_that_is_lost_in_one_kind_is_measured_there() -> None:
     columns, step = posted(np.concatenate([proper(32, 32, 0.01), lost]))
     kinds = ["text"] * 32 + ["image"] * 32
     both = replace(columns, kinds=kinds), replace(step, kinds=kinds)
-    found = judge_posted(*both, Yardstick.of("bfloat16"), Terms.of("bfloat16"), History()).explanation
+    found = judge_posted(*both, Yardstick.of("bfloat16"), History()).explanation
     assert found is not None
     assert found.cause is Cause.SAMPLING_SUPPORT
 
@@ -246,7 +253,6 @@ def test_figures_are_of_the_tokens_with_finite_logprobs_and_the_others_answers_a
         replace(columns, loss_mask=mask),
         replace(step, counted=mask),
         Yardstick.of("bfloat16"),
-        Terms.of("bfloat16"),
         History(),
     )
     assert masked.judgement.severity is Severity.OK

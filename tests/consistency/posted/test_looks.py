@@ -11,11 +11,12 @@ from scipy.optimize import brentq
 from omni_rl.consistency.evidence import Check, Finding
 from omni_rl.consistency.limits import Severity, limits_for
 from omni_rl.consistency.posted.history import History, two_sided
-from omni_rl.consistency.posted.look import Look, Terms, look
+from omni_rl.consistency.posted.look import Look, look, noise_of_versions
 from omni_rl.consistency.posted.outliers import log_fortune
 from omni_rl.consistency.posted.step import Array, PostedStep, Proofs
+from omni_rl.consistency.yardstick import Yardstick
 
-BFLOAT16 = Terms.of("bfloat16")
+BFLOAT16 = Yardstick.of("bfloat16")
 
 
 def step(d: Array, kinds: Sequence[str] = (), rollout: Array | None = None) -> PostedStep:
@@ -46,9 +47,9 @@ def shifted(ratio: float, answers: int = 64, tokens: int = 32) -> Array:
     return found
 
 
-def seen(of: PostedStep, terms: Terms = BFLOAT16, history: History | None = None) -> Look:
+def seen(of: PostedStep, yardstick: Yardstick = BFLOAT16, history: History | None = None) -> Look:
     errors = np.exp(np.abs(of.d)).reshape(len(of), -1).mean(1)
-    return look(of, terms, history or History(), errors)
+    return look(of, yardstick, history or History(), errors)
 
 
 def found(of: Look) -> Mapping[Check, tuple[Finding, Severity]]:
@@ -69,7 +70,7 @@ def test_a_proper_step_shows_nothing() -> None:
 def test_what_rounding_may_leave_in_a_mean_is_no_bias(dtype: str, bias: float) -> None:
     for by, biased in ((0.9, ()), (1.1, ("overall",))):
         for sign in (1, -1):
-            assert seen(step(shifted(1 + sign * by * bias)), Terms.of(dtype)).biased[:1] == biased
+            assert seen(step(shifted(1 + sign * by * bias)), Yardstick.of(dtype)).biased[:1] == biased
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_place_is_far_beyond_the_widest_limit_from_which_a_kind_is_masked(
     kind: str, far: float, of_answer: float
 ) -> None:
     of = step(proper(16, 64, 0.01), [kind] * 16)
-    assert (BFLOAT16.far(of), BFLOAT16.far_answer(of)) == (far, of_answer)
+    assert (BFLOAT16.far(of.kinds), BFLOAT16.far_answer(of.kinds)) == (far, of_answer)
     for at, told in ((0.95 * far, False), (1.06 * far, True)):
         d = proper(16, 64, 0.01)
         d[:, 0] = np.where(np.arange(16) % 2, 1.0, -1.0) * at * np.where(np.arange(16) % 4 < 2, 0.99, 1.01)
@@ -195,20 +196,20 @@ def test_an_answer_is_told_beyond_the_widest_limit_that_stops_a_run(at: float, t
 
 
 def test_a_runs_own_limits_say_what_is_far() -> None:
-    limits = limits_for("bfloat16", {"text": {"logprob_abs_diff_mean": {"warn": 0.2, "mask": 0.6, "pause": 0.7}}})
-    terms, of = Terms.of("bfloat16", limits=limits), step(proper(2, 4, 0.01))
-    assert (terms.far(of), terms.far_answer(of)) == (0.6, 0.7)
+    limits = {"text": {"logprob_abs_diff_mean": {"warn": 0.2, "mask": 0.6, "pause": 0.7}}}
+    yardstick, of = Yardstick.of("bfloat16", limits), step(proper(2, 4, 0.01))
+    assert (yardstick.far(of.kinds), yardstick.far_answer(of.kinds)) == (0.6, 0.7)
 
 
 @pytest.mark.parametrize(("lag", "noise"), [(None, 0.02), (0, 0.05), (2, 0.05)])
 def test_within_a_lag_that_a_run_states_noise_is_that_of_the_dtype(lag: int | None, noise: float) -> None:
     clean = History(clean=0.01, clean_steps=9)
-    assert Terms.of("bfloat16", lag).noise_of_versions(clean) == noise
+    assert noise_of_versions(Yardstick.of("bfloat16", lag=lag), clean) == noise
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "fp8"])
 def test_noise_is_what_the_dtypes_limit_of_the_mean_lets_pass(dtype: str) -> None:
-    assert Terms.of(dtype).noise == limits_for(dtype)["overall"]["logprob_abs_diff_mean"].warn
+    assert Yardstick.of(dtype).noise == limits_for(dtype)["overall"]["logprob_abs_diff_mean"].warn
 
 
 def test_two_dtypes_are_told_with_a_warning() -> None:
