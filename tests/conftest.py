@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,24 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 # What `omni-rl` does first: engines, renderers and ranks of these tests are in this process.
 prepare()
+
+# The assignment that marks every test of a module, from the beginning of its line.
+ALL_SLOW = re.compile(r"^pytestmark = \[?pytest\.mark\.slow\b", re.MULTILINE)
+
+
+class NotImported(pytest.Module):
+    """A module of which no test would be run; vLLM and Ray need seconds to be imported, in each test process."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        return []
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Where slow tests are left out, so are modules of them alone, unless they are named: the others are collected."""
+    named = parent.session.isinitpath(module_path)
+    if parent.config.option.markexpr == "not slow" and not named and ALL_SLOW.search(module_path.read_text()):
+        return NotImported.from_parent(parent, path=module_path)
+    return None
 
 
 def pytest_collection() -> None:
