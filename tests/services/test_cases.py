@@ -1,6 +1,7 @@
-"""Faults that real teams reported, posted to a coordinator by itself, on both databases: severity and cause are right.
+"""Faults that real teams reported: severity and cause are right, of the records alone and of a coordinator on both
+databases that they are posted to.
 
-The same through the records alone, and other members of each kind: tests/consistency/posted.
+The cases take seconds to make, so both are here. Other members of each kind: tests/consistency/posted.
 """
 
 import json
@@ -12,6 +13,7 @@ import pytest
 
 from omni_rl.ledger.records import StepRecords
 from tests.cases.cases import cases
+from tests.cases.judged import Judge
 from tests.cases.world import Case, Row, World, records
 from tests.services.conftest import Serve, Served
 from tests.services.posted import ARROW
@@ -89,6 +91,16 @@ async def test_likeliest_ids_and_entropies_come_in_either_form_and_name_the_caus
         )
         assert answer.status_code == 422
         assert "column train_entropy: has 63 values, rollout_logprobs has 64" in answer.text
+
+
+def test_the_records_of_every_case_alone_have_its_severity_and_its_cause() -> None:
+    wrong = []
+    for case, _ in every():
+        judge = Judge(case.dtype)
+        found = [judge.rows(*parts) for parts in case.steps][-1]
+        if found.severity.label not in case.severity or (case.cause and found.cause not in case.cause):
+            wrong.append((case.name, found.severity.label, found.cause, found.sentence))
+    assert not wrong
 
 
 @pytest.mark.anyio
