@@ -1,5 +1,5 @@
-"""Debian's Chromium against a live coordinator: its headless shell where that is installed, which opens a page with half
-the work of the whole browser."""
+"""Debian's Chromium against a live coordinator: its headless shell where there is one, which opens a page with half of
+the whole browser's work."""
 
 import shutil
 from collections.abc import Callable, Iterator
