@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from omni_rl.client.blocking import Client
 from omni_rl.errors import ConfigError, CoordinatorUnreachableError, ServiceError, UnauthenticatedError
 from omni_rl.service.directory import held, prepared, write_private
 from omni_rl.service.down import down
+from omni_rl.service.ports import LOOPBACK, free_port
 from omni_rl.service.servable import require_servable
 from omni_rl.service.settings import OF_A_CALL, UpSettings
 from omni_rl.service.state import MARK, Process, ServiceState
@@ -34,7 +34,6 @@ LOG_LINES = 5
 HEADS = 3
 """How often Ray's head is started. On a busy machine the head ends by itself: Ray gives a node 30 s, whatever one
 sets."""
-LOOPBACK = "127.0.0.1"
 NODES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Else Ray's head keeps an entry for each of the last 100,000 calls of any actor, which nobody reads here.
@@ -140,21 +139,15 @@ def _same_run(state: ServiceState | None) -> ServiceState | None:
 
 
 def _new(settings: UpSettings) -> ServiceState:
-    ray_port, dashboard_port = _free_port(), _free_port()
+    ray_port, dashboard_port = free_port(), free_port()
     return ServiceState(
         name=f"up-{secrets.token_hex(4)}",
         ray_address=f"{LOOPBACK}:{ray_port}",
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
         # A Unix socket's path has 107 bytes at most, and Ray adds some 70 to this.
         ray_directory=Path(tempfile.mkdtemp(prefix="omni-rl-")) / RAY,
-        url=f"http://{settings.host}:{settings.port or _free_port()}",
+        url=f"http://{settings.host}:{settings.port or free_port()}",
     )
-
-
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def environment(directory: Path, state: ServiceState) -> dict[str, str]:
@@ -187,8 +180,8 @@ def _start_head(settings: UpSettings, directory: Path, state: ServiceState) -> P
     command += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}"]
     command += [f"--dashboard-port={state.dashboard.rpartition(':')[2]}"]
     # The agent takes jobs; at Ray's own port, another Ray of this machine would leave this one without it.
-    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--dashboard-agent-grpc-port={_free_port()}"]
-    command += [f"--object-store-memory={settings.object_store}", f"--ray-client-server-port={_free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
+    command += [f"--object-store-memory={settings.object_store}", f"--ray-client-server-port={free_port()}"]
     variables = environment(directory, state)
     return _spawn(command, directory / "ray.log", {k: v for k, v in variables.items() if k != "RAY_ADDRESS"})
 
