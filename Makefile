@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := $(or $(OMNI_RL_VENV),.venv)
 BIN := $(VENV)/bin
-# A file's tests in one process: what a file starts is started once. Three for two cores: many tests wait for others.
-PYTEST := $(BIN)/pytest --dist loadfile -n 3
+# A file's tests in one process: what a file starts is started once. Of the quick ones many wait for others.
+PYTEST := $(BIN)/pytest --dist loadfile
 
 .PHONY: help setup demo test test-slow check format sabotage mutants bench screenshots lock wheel clean
 
@@ -11,7 +11,7 @@ help:
 	@echo "make setup      make $(VENV) (done by the others when needed)"
 	@echo "make demo       run the main job: vLLM rollouts against an FSDP2 copy, on real media (3 minutes)"
 	@echo "make test       the quick tests (4 minutes)"
-	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (42 minutes)"
+	@echo "make test-slow  the end-to-end tests: real vLLM, Ray, FSDP2 (50 minutes)"
 	@echo "make check      ruff, mypy, and which room imports which"
 	@echo "make sabotage   break a live service on purpose, fault by fault, and see what it says (6 minutes)"
 	@echo "make mutants    change the code at random and see what its room's tests do not notice (an hour)"
@@ -26,11 +26,11 @@ demo: setup
 	@$(BIN)/omni-rl demo $(ARGS)
 
 test: setup
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 3 $(ARGS)
 
 # In the order of the files: the longest have the fewest tests, and would come last otherwise.
 test-slow: setup
-	@$(PYTEST) --no-loadscope-reorder -m slow --durations=15 $(ARGS)
+	@$(PYTEST) -n 2 --no-loadscope-reorder -m slow --durations=15 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .

@@ -26,7 +26,11 @@ DRIVER = """
 import json, sys, time, ray
 from omni_rl.bridge.node import join
 join(sys.argv[1])
-ray.init(address=sys.argv[1], log_to_driver=False)
+while not ray.is_initialized():
+    try:
+        ray.init(address=sys.argv[1], log_to_driver=False)
+    except ConnectionError:  # Ray waits five seconds for the node, of which a busy machine makes more
+        time.sleep(1)
 while len(ray.nodes()) < 2:
     time.sleep(0.1)
 print(json.dumps([node["Resources"].get("CPU", 0) for node in ray.nodes()]), flush=True)
