@@ -20,7 +20,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from tests.ports import free_port
+from omni_rl.service.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 MODEL = (

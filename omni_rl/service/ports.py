@@ -1,6 +1,6 @@
 """Chooses ports for servers that start later."""
 
-import random
+import secrets
 import socket
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def free_port() -> int:
     listen, and one of them, the agent that takes jobs, says nothing if it cannot.
     """
     kept_back = range(FIRST, int(GIVEN_OUT.read_text().split()[0]))
-    for port in random.sample(kept_back, min(TRIES, len(kept_back))):
+    for port in secrets.SystemRandom().sample(kept_back, min(TRIES, len(kept_back))):
         try:
             return _listened_at(port)
         except OSError:

@@ -1,11 +1,9 @@
 """A driver on a host without a Ray node: the bridge brings one, which offers nothing and ends with it."""
 
-import contextlib
 import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from omni_rl.actors import share
 from omni_rl.bridge.child import answers
 from omni_rl.processes import wait_until_gone
 from omni_rl.runtime import variables
+from omni_rl.service.ports import free_port
 from omni_rl.service.state import MARK, marked
 
 PATIENCE = 120.0
@@ -50,12 +49,12 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a Ray head with one CPU, which this process and its children have the token of."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    port, client_port = _free_ports()
+    port = free_port()
     # A Unix socket's path has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="omni-rl-", ignore_cleanup_errors=True) as directory:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"]
         command += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
-        command += ["--include-dashboard=false", f"--ray-client-server-port={client_port}"]
+        command += ["--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
         command += ["--object-store-memory=80000000"]
         log = Path(directory) / "log"
         with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
@@ -68,12 +67,6 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                 yield address
             finally:
                 process.terminate()
-
-
-def _free_ports() -> tuple[int, int]:
-    with contextlib.ExitStack() as stack:
-        first, second = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 @pytest.mark.slow

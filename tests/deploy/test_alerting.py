@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from omni_rl.service.ports import free_port
 from tests.deploy.compose import ROOT
-from tests.ports import free_port
 from tests.services.live import live
 from tests.services.receiver import Receiver, receiving
 from tests.services.test_verdicts import CLEAN, RUN, SHIFTED

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,14 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from omni_rl.service.ports import free_port
+
 
 class CoordinatorProcess:
     """`python -m omni_rl_services.coordinator` with its ledger in `directory`."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None

