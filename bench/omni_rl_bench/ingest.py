@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.schema import SCHEMA
+from omni_rl.ledger.wire import as_stream
 from omni_rl_bench.coordinator import Running, coordinator
 from omni_rl_bench.processor import processor_seconds
 from omni_rl_bench.result import Goal, write_result
@@ -125,9 +126,4 @@ def _part(rng: np.random.Generator, rank: int, samples: int, length: int) -> byt
         "rollout_logprobs": pa.ListArray.from_arrays(offsets, pa.array(rollout)),
         "train_logprobs": pa.ListArray.from_arrays(offsets, pa.array(train)),
     }
-    table = pa.table(columns).replace_schema_metadata(SCHEMA.metadata)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    result: bytes = sink.getvalue().to_pybytes()
-    return result
+    return as_stream(pa.table(columns).replace_schema_metadata(SCHEMA.metadata))

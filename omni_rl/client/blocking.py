@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -15,13 +15,14 @@ from omni_rl.client.retries import Retries, after_answer, after_failure
 from omni_rl.client.routes import Routes
 from omni_rl.client.settings import ClientSettings
 from omni_rl.client.streams import EventReader
+from omni_rl.closing import Closing
 from omni_rl.errors import InvalidRequestError, RecordError
 
 T = TypeVar("T")
 DEFAULT = Retries()
 
 
-class Client(Routes):
+class Client(Closing, Routes):
     """Every method raises what the coordinator raised (`omni_rl.errors`, by the problem's code), or
     `CoordinatorUnreachableError`. A request whose answer was lost is sent again if a second one changes nothing more.
 
@@ -53,12 +54,6 @@ class Client(Routes):
             verify=settings.verify,
             trust_env=False,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._http.close()

@@ -1,7 +1,6 @@
 """Writes the report that a run leaves behind, `report.json`."""
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from omni_rl.consistency.comparison import Comparison
 from omni_rl.consistency.limits import Severity
 from omni_rl.consistency.posted.verdict import JudgedStep
+from omni_rl.consistency.shown import number_or_none
 from omni_rl.policies.types import Placed
 
 SCHEMA = 1
@@ -117,4 +117,4 @@ class Report:
 
 def _metrics(comparison: Comparison) -> dict[str, float | None]:
     """Return a comparison's metrics, with None for NaN and infinity, which JSON does not have."""
-    return {name: value if math.isfinite(value) else None for name, value in comparison.metrics.report().items()}
+    return {name: number_or_none(value) for name, value in comparison.metrics.report().items()}

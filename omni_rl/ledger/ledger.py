@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 
+from omni_rl.closing import Closing
 from omni_rl.described import described
 from omni_rl.errors import LedgerError
 from omni_rl.ledger import changes, incidents, queries, run_list, timeline, updates
@@ -43,7 +43,7 @@ def _reads(query: Callable[Concatenate[Connection, P], T]) -> "Callable[Concaten
     return described(method, query, first=1)
 
 
-class Ledger:
+class Ledger(Closing):
     """A ledger. Any thread may call it; asyncio code awaits `asyncio.wrap_future` of a write.
 
     Writes go through one thread, several in one transaction: many small ones share the disk's flush. Every method may
@@ -106,14 +106,6 @@ class Ledger:
         if self._term is not None:
             self._term.close()
         self.database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def file(self) -> Path | None:

@@ -17,6 +17,7 @@ from omni_rl.errors import RecordError
 from omni_rl.kinds import KINDS
 from omni_rl.ledger.records import StepRecords
 from omni_rl.ledger.schema import VERSION, VERSION_KEY, RecordLimits
+from omni_rl.ledger.wire import as_stream
 from omni_rl.watch.readers.lines import Located, checked
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -128,11 +129,9 @@ def _records(path: Path, table: pa.Table) -> StepRecords:
     metadata = table.schema.metadata or {}
     version = {VERSION_KEY: metadata.get(VERSION_KEY, VERSION.encode())}
     kinds = table.column("kind").unique().to_pylist() if "kind" in table.column_names else ()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema.with_metadata(version)) as writer:
-        writer.write_table(table.replace_schema_metadata(version))
+    stream = as_stream(table.replace_schema_metadata(version))
     try:
-        return StepRecords.from_arrow(sink.getvalue().to_pybytes(), RecordLimits(kinds=_kinds(kinds)))
+        return StepRecords.from_arrow(stream, RecordLimits(kinds=_kinds(kinds)))
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from None
 
