@@ -59,8 +59,8 @@ LimitChanges = dict[Name, dict[Limited, LimitValues]]
 def yardstick(
     dtype: str, changes: LimitChanges, leave_out: LeaveOut | None = None, lag: int | None = None
 ) -> Yardstick:
-    """Return a dtype's yardstick (its limits, and which tokens are left out) with a run's own limits in place of the
-    dtype's. Raises ConfigError, a ValueError, where limits do not rise from warn to pause."""
+    """Return a dtype's yardstick with a run's own limits and rule of what is left out in place of the dtype's, and with
+    the run's lag. Raises ConfigError, a ValueError, where limits do not rise from warn to pause."""
     values: dict[str, dict[str, dict[str, float]]] = {
         kind: {name: limit.model_dump() for name, limit in metrics.items()} for kind, metrics in changes.items()
     }

@@ -150,7 +150,7 @@ class Checks:
 
 
 class Search:
-    """What a search for a cause found, with the legs (pairs of scores that are compared) that it measured on its
+    """Has what a search for a cause found, and the legs (pairs of scores that are compared) that it measured on its
     way."""
 
     def __init__(self, live: LiveExperiments, request: CheckRequest) -> None:

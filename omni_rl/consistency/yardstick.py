@@ -1,4 +1,4 @@
-"""What every comparison is judged by, whoever asks: the demo, the service, a check, a replay."""
+"""Defines what every comparison is judged by, whoever asks: the demo, the service, a check, a replay."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

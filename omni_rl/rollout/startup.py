@@ -51,8 +51,8 @@ def start(settings: EngineSettings) -> LLMEngine:
         # vLLM loads its plug-ins once in a process: it may have done so before anybody asked.
         registration.register()
         registration.load_class(settings.model)
-        # vLLM collects garbage five times as it starts, and freezes what is left. All that is imported by now stays:
-        # frozen before, it's not walked over each time, which takes three quarters of a start on a CPU.
+        # vLLM collects garbage five times as it starts, and freezes what is left. What is imported by now stays:
+        # frozen before, it is not walked over each time, which takes three quarters of a start on a CPU.
         gc.freeze()
         return LLMEngine.from_engine_args(_engine_args(settings))
 
